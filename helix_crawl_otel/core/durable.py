@@ -1,0 +1,70 @@
+"""What is kept between processes, and what is forgotten of shards that are done.
+
+Source: DESIGN.md, section 4, rule 9, and section 5: "ladder state is plain JSON beside the shard".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from helix_crawl_otel.core.baseline import BaselineMeter
+from helix_crawl_otel.core.codec import decode, encode
+from helix_crawl_otel.core.ladder import Ladder
+from helix_crawl_otel.core.state import DurableShard, DurableState, PolicyState, ShardState
+
+__all__ = ["dump_durable", "forget_closed", "restore_durable"]
+
+VERSION = 1
+
+CLOSED_KEPT = 256
+"""Closed shards whose state is kept whole, in case they are opened again. Of older ones only a rung above 0 stays: so
+the memory is flat over 10,000 shards, and still no shard gets more than three interventions."""
+
+
+def dump_durable(state: PolicyState) -> dict[str, Any]:
+    """The state file's content: rungs and baselines of the shards that need them again, and the cards' baselines."""
+    shards = {
+        name: DurableShard(shard.ladder.rung, shard.unit, shard.meters)
+        for name, shard in state.shards.items()
+        if shard.is_open or shard.ladder.rung > 0
+    }
+    durable: dict[str, Any] = encode(DurableState(VERSION, state.encoder, shards, state.cards))
+    return durable
+
+
+def restore_durable(content: Any, encoder: str) -> PolicyState:
+    """The state that `dump_durable` described.
+
+    Args:
+        content: Parsed JSON.
+        encoder: Identity of the encoder in use. A baseline belongs to one encoder: with another, rungs stay and the
+            shards' baselines go.
+
+    Raises:
+        ValueError: The content is damaged or of another version; the message says where.
+    """
+    durable = decode(DurableState, content)
+    if durable.version != VERSION:
+        raise ValueError(f"DurableState.version is {durable.version}; accepted: {VERSION}")
+    same_encoder = durable.encoder == encoder
+    state = PolicyState(encoder=encoder, cards=durable.cards)
+    for name, kept in durable.shards.items():
+        if not 0 <= kept.rung <= 3:
+            raise ValueError(f"DurableState.shards[{name!r}].rung is {kept.rung}; accepted: 0 to 3")
+        meters: dict[str, BaselineMeter] = kept.meters if same_encoder else {}
+        unit = kept.unit if same_encoder else ""
+        state.shards[name] = ShardState(unit=unit, is_open=False, ladder=Ladder(rung=kept.rung), meters=meters)
+    return state
+
+
+def forget_closed(state: PolicyState) -> None:
+    """Bound what is kept of closed shards, the oldest first."""
+    closed = [name for name, shard in state.shards.items() if not shard.is_open and _is_whole(shard)]
+    for name in closed[: max(0, len(closed) - CLOSED_KEPT)]:
+        shard = state.shards.pop(name)
+        if shard.ladder.rung > 0:
+            state.shards[name] = ShardState(is_open=False, ladder=Ladder(rung=shard.ladder.rung))
+
+
+def _is_whole(shard: ShardState) -> bool:
+    return bool(shard.meters or shard.detectors)

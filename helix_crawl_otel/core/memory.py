@@ -1,0 +1,60 @@
+"""Remembers how full a device has been, so that a batch can be judged by the highest reading since it began.
+
+Sampling at the batch boundary alone is wrong: the periodic release of the cache has just run.
+
+Source: DESIGN.md, section 4, rule 6.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+from helix_crawl_otel.core.model import MemoryReading
+
+__all__ = ["STALE_SECONDS", "MemoryTrack"]
+
+STALE_SECONDS = 60.0
+"""With no reading since the batch began, the last one counts for so long."""
+
+_KEPT = 4096
+
+
+@dataclass
+class MemoryTrack:
+    """Readings of one device.
+
+    `peaks` holds (t, fraction) with falling fractions: a reading that a later one reaches is never the highest since
+    any moment, so it can go. The first peak at or after a moment is the highest reading since then.
+    """
+
+    peaks: list[tuple[float, float]] = field(default_factory=list)
+    used_bytes: int | None = None
+    limit_bytes: int | None = None
+    known_at: float | None = None
+
+    def add(self, t: float, reading: MemoryReading) -> None:
+        """Take a reading of time `t`, in seconds, not before the previous one. An unknown one adds nothing."""
+        fraction = reading.fraction
+        if fraction is None:
+            return
+        if self.known_at is not None and t < self.known_at:
+            t = self.known_at  # a clock that steps back must not unsort the peaks
+        while self.peaks and self.peaks[-1][1] <= fraction:
+            self.peaks.pop()
+        self.peaks.append((t, fraction))
+        del self.peaks[:-_KEPT]
+        self.used_bytes, self.limit_bytes, self.known_at = reading.used_bytes, reading.limit_bytes, t
+
+    def highest(self, since: float, now: float) -> float | None:
+        """Highest fraction from `since` on; else the last one if it is at most 60 s old at `now`; else `None`."""
+        at = bisect_left(self.peaks, (since, -1.0))
+        if at < len(self.peaks):
+            return self.peaks[at][1]
+        return self.newest(now)
+
+    def newest(self, now: float) -> float | None:
+        """The last known fraction if it is at most 60 s old at `now`, else `None`."""
+        if self.known_at is None or now - self.known_at > STALE_SECONDS:
+            return None
+        return self.peaks[-1][1]
