@@ -2,3 +2,62 @@
 
 The public names are given lazily (PEP 562), so that importing the pure core loads neither torch nor opentelemetry.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from helix_crawl_otel.actions import ActionQueue, PauseRequested
+    from helix_crawl_otel.config import CrawlConfig
+    from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
+    from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
+    from helix_crawl_otel.watch import CrawlWatch
+
+_HOMES = {
+    "Action": "core.model",
+    "ActionKind": "core.model",
+    "ActionQueue": "actions",
+    "CrawlConfig": "config",
+    "CrawlWatch": "watch",
+    "MemoryReading": "core.model",
+    "MetricsEndpoint": "otel.endpoint",
+    "Outcome": "core.model",
+    "PauseRequested": "actions",
+    "ShardStatus": "core.model",
+    "Verdict": "core.model",
+    "serve_metrics": "otel.endpoint",
+}
+
+__all__ = [
+    "Action",
+    "ActionKind",
+    "ActionQueue",
+    "CrawlConfig",
+    "CrawlWatch",
+    "MemoryReading",
+    "MetricsEndpoint",
+    "Outcome",
+    "PauseRequested",
+    "ShardStatus",
+    "Verdict",
+    "__version__",
+    "serve_metrics",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -22,12 +22,20 @@ class Baseline:
     Args:
         rate: Judged rate, in the shard's unit (work or genes) a second; more than 0.
         genes_rate: The same batches in genes a second, for reports.
-        work: Median work of the batches measured, in the shard's unit.
+        work: Median work of the batches measured, in the shard's unit; more than 0.
+
+    Raises:
+        ValueError: A value is not more than 0, as in a damaged state file.
     """
 
     rate: float
     genes_rate: float
     work: float
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "genes_rate", "work"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; accepted: a number > 0")
 
 
 def _median(samples: list[Baseline]) -> Baseline:

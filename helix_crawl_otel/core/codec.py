@@ -7,12 +7,13 @@ clear `ValueError` and never a strange verdict later.
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
 from enum import Enum
 from functools import cache
 from typing import Any, TypeVar
+
+from helix_crawl_otel.core.samples import is_number
 
 __all__ = ["decode", "encode"]
 
@@ -75,7 +76,11 @@ def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
     names = {f.name for f in dataclasses.fields(kind)}
     _expect(names == set(value), path, f"an object with {', '.join(sorted(names))}", value)
     hints = _hints(kind)
-    return kind(**{name: _decode(hints[name], value[name], f"{path}.{name}") for name in value})
+    fields = {name: _decode(hints[name], value[name], f"{path}.{name}") for name in value}
+    try:
+        return kind(**fields)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
@@ -83,8 +88,7 @@ def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
         _expect(value in [member.value for member in kind], path, f"one of {[m.value for m in kind]}", value)
         return kind(value)
     if kind is float:
-        ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        _expect(ok, path, "a finite number", value)
+        _expect(is_number(value), path, "a finite number", value)
         return float(value)
     _expect(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), path, kind.__name__, value)
     return value

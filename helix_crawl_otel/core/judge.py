@@ -134,12 +134,13 @@ class Judge:
             hold_seconds=self.settings.window * self.tick_seconds,
             may_trip=not state.ladder.blocks_trips(),
         )
-        if finding is Finding.RECOVERED:
-            reason = f"recovered: {self.settings.window} healthy observations in a row"
-            return [self._decide(t, What.RECOVERED, batch, state, None, reason, self._evidence_now(t, batch, state))]
         if finding is None or baseline is None:
             return []
         sight = report.Sight(detector, baseline, source, genes_rate, fraction, inflight_seconds)
+        if finding is Finding.RECOVERED:
+            reason = f"recovered: {self.settings.window} healthy observations in a row"
+            evidence = report.evidence(sight, self.settings)
+            return [self._decide(t, What.RECOVERED, batch, state, None, reason, evidence)]
         return self._trip(t, batch, state, sight)
 
     def _trip(self, t: float, batch: Batch, state: ShardState, sight: report.Sight) -> list[Decision]:
@@ -196,7 +197,7 @@ class Judge:
                 t, What.OVERDUE, batch, state, pending.kind, waited, evidence, forced=ends_now, action_id=pending.id
             )
         ]
-        if state.can_end_worker and not pending.ends_worker:
+        if state.can_end_worker and not pending.ends_worker and state.ladder.rung < ActionKind.RECYCLE.rung:
             state.ladder.rung = ActionKind.RECYCLE.rung
             reason = f"recycle the worker: {waited}"
             forced = self._decide(t, What.ISSUE, batch, state, ActionKind.RECYCLE, reason, evidence, forced=True)
@@ -209,9 +210,8 @@ class Judge:
         if baseline is None:
             return {"inflight_seconds": t - batch.started}
         age = t - batch.started
-        sight = report.Sight(
-            state.detector(batch.device), baseline, source, batch.genes / age, self._fraction(t, batch), age
-        )
+        rate = batch.genes / age if age > 0 else None
+        sight = report.Sight(state.detector(batch.device), baseline, source, rate, self._fraction(t, batch), age)
         return report.evidence(sight, self.settings)
 
     def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:

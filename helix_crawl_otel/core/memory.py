@@ -7,6 +7,7 @@ Source: DESIGN.md, section 4, rule 6.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
@@ -36,7 +37,7 @@ class MemoryTrack:
     def add(self, t: float, reading: MemoryReading) -> None:
         """Take a reading of time `t`, in seconds, not before the previous one. An unknown one adds nothing."""
         fraction = reading.fraction
-        if fraction is None:
+        if fraction is None or not math.isfinite(t):
             return
         if self.known_at is not None and t < self.known_at:
             t = self.known_at  # a clock that steps back must not unsort the peaks

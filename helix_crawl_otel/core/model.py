@@ -5,11 +5,12 @@ Everything here is a value: frozen, comparable, free of clocks and threads. DESI
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
+
+from helix_crawl_otel.core.samples import is_number
 
 __all__ = [
     "Action",
@@ -89,7 +90,7 @@ class MemoryReading:
         for name, value, least in (("used_bytes", self.used_bytes, 0), ("limit_bytes", self.limit_bytes, 1)):
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if not is_number(value):
                 raise ValueError(f"MemoryReading.{name} is {value!r}; accepted: a whole number of bytes, or None")
             if value < least:
                 raise ValueError(f"MemoryReading.{name} is {value!r}; accepted: {least} or more bytes, or None")

@@ -72,21 +72,22 @@ class Policy:
             can_end_worker: Whether an overdue action has the worker ended.
         """
         state = self._shard(shard)
-        state.can_take = [kind for kind in REMEDIES if kind in set(can_take)]
+        allowed = frozenset(can_take)
+        state.can_take = [kind for kind in REMEDIES if kind in allowed]
         state.can_end_worker = can_end_worker
-        state.is_open = True
+        state.is_open, state.is_done = True, False
         decisions = self._hand_over(t, shard, state, worker)
         state.device = device
         return decisions
 
-    def close_shard(self, t: float, shard: str) -> list[Decision]:
-        """Say that the driver has left a shard. What it learnt stays, should the shard be opened again."""
+    def close_shard(self, t: float, shard: str, *, is_done: bool = True) -> list[Decision]:
+        """Say that the driver has left a shard, done with it or not. What was learnt stays, should it come back."""
         state = self.state.shards.get(shard)
         if state is None:
             return []
         decisions = self._judge.settle(t, shard, state, What.SUPERSEDED)
         self._drop_batches(lambda batch: batch.shard == shard)
-        state.is_open = False
+        state.is_open, state.is_done = False, is_done
         forget_closed(self.state)
         return decisions
 
@@ -200,6 +201,7 @@ class Policy:
         if previous in ("", worker):
             return []
         state.detectors = {}
+        self._drop_batches(lambda batch: batch.shard == name and batch.worker == previous)
         return self._judge.settle(t, name, state, What.APPLIED)
 
     @staticmethod

@@ -20,7 +20,7 @@ class Sight:
         detector: Before the trip was noted, so that the streak is still there.
         baseline: The one in force.
         source: Whose baseline it is: `shard` or `card`.
-        genes_rate: Rate of the newest observation, genes/s.
+        genes_rate: Rate of the newest observation, genes/s; `None` when no time has passed.
         memory_fraction: Highest since the batch began, `None` when unknown.
         inflight_seconds: Age of the batch in flight, `None` between batches.
     """
@@ -28,7 +28,7 @@ class Sight:
     detector: Detector
     baseline: Baseline
     source: str
-    genes_rate: float
+    genes_rate: float | None
     memory_fraction: float | None
     inflight_seconds: float | None
 

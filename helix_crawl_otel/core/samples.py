@@ -7,28 +7,42 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["sample_problem"]
+__all__ = ["is_number", "sample_problem"]
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+LEAST, MOST = 1e-12, 1e18
+"""Range of what a driver may report. Beyond it are bugs and rates that overflow, not batches."""
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number that a float can hold: not a `bool`, NaN, infinite, or an integer too large."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _accepted(value: object) -> bool:
+    return isinstance(value, (int, float)) and is_number(value) and LEAST <= value <= MOST
 
 
 def sample_problem(genes: object, seconds: object = 1.0, work: object = None) -> str | None:
     """The first thing wrong with a sample, as the label `reason` of `helix_dense_samples_ignored`.
 
     Args:
-        genes: Passages of the batch; accepted: a finite number > 0.
-        seconds: Time of the encode stage; accepted: a finite number > 0 (0 is a clock that stands still).
-        work: Cost of the batch, in the driver's unit; accepted: a finite number > 0, or `None`.
+        genes: Passages of the batch; accepted: a number from 1e-12 to 1e18.
+        seconds: Time of the encode stage; accepted: a number from 1e-12 to 1e18 (0 is a clock that stands still).
+        work: Cost of the batch, in the driver's unit; accepted: a number from 1e-12 to 1e18, or `None`.
 
     Returns:
         `genes`, `seconds`, `work`, or `None` when nothing is wrong.
     """
-    if not _positive(genes):
+    if not _accepted(genes):
         return "genes"
-    if not _positive(seconds):
+    if not _accepted(seconds):
         return "seconds"
-    if work is not None and not _positive(work):
+    if work is not None and not _accepted(work):
         return "work"
     return None

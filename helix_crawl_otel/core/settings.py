@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+from helix_crawl_otel.core.samples import is_number
 
 __all__ = ["ACTION_MODES", "Settings"]
 
@@ -11,7 +12,7 @@ ACTION_MODES = ("ladder", "cpu", "off")
 
 
 def _number(name: str, value: object, accepted: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not isinstance(value, (int, float)) or not is_number(value):
         raise ValueError(f"{name} is {value!r}; accepted: {accepted}")
     return float(value)
 

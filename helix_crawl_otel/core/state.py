@@ -43,6 +43,7 @@ class ShardState:
         can_take: Rungs that its driver can take.
         can_end_worker: Somebody outside can end the worker, and will when an action is overdue.
         is_open: Between `open_shard` and `close_shard`.
+        is_done: Closed with nothing left to encode; another process need not know its baseline.
         ladder: The rung (survives every worker) and the action that waits (does not).
         meters: Baselines by device (survive every worker).
         detectors: EMA, streak and episode by device (do not).
@@ -54,6 +55,7 @@ class ShardState:
     can_take: list[ActionKind] = field(default_factory=lambda: list(REMEDIES))
     can_end_worker: bool = False
     is_open: bool = True
+    is_done: bool = False
     ladder: Ladder = field(default_factory=Ladder)
     meters: dict[str, BaselineMeter] = field(default_factory=dict)
     detectors: dict[str, Detector] = field(default_factory=dict)

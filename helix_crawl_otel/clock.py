@@ -1,0 +1,74 @@
+"""A clock that does not count the time the machine slept: a laptop's lid must not look like a crawl.
+
+Linux and macOS: `time.monotonic` does not count it (CLOCK_MONOTONIC, mach_absolute_time). Windows: `time.monotonic`
+does (GetTickCount64, and the performance counter from Python 3.13 on), the unbiased interrupt time does not.
+
+Sleep is the difference between a clock that counts it and one that does not, never a gap between ticks: a driver call
+that holds the GIL makes such gaps.
+
+Source: DESIGN.md, section 4, rule 5. The Windows part has run under Wine only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable
+
+__all__ = ["awake_clock", "slept_seconds"]
+
+_INTERRUPT_UNITS_A_SECOND = 10_000_000  # 100 ns
+
+
+def awake_clock(clock: Callable[[], float] = time.monotonic) -> Callable[[], float]:
+    """The clock to watch by, in seconds.
+
+    Args:
+        clock: What the caller asked for. `time.monotonic` is replaced where it counts sleep; anything else is taken
+            as it is.
+    """
+    if clock is time.monotonic and sys.platform == "win32":
+        return _windows_unbiased_clock() or clock
+    return clock
+
+
+def slept_seconds() -> float:
+    """Seconds that this machine has slept since it was started, 0.0 where that cannot be told."""
+    try:
+        if sys.platform == "win32":
+            return _windows_slept_seconds()
+        if sys.platform == "darwin":
+            # CLOCK_MONOTONIC goes on during sleep on macOS, CLOCK_UPTIME_RAW does not.
+            return time.clock_gettime(time.CLOCK_MONOTONIC) - time.clock_gettime(time.CLOCK_UPTIME_RAW)
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    except (AttributeError, OSError):
+        return 0.0
+
+
+if sys.platform == "win32":
+
+    def _windows_unbiased_clock() -> Callable[[], float] | None:
+        try:
+            query = ctypes.windll.kernel32.QueryUnbiasedInterruptTime
+        except (AttributeError, OSError):
+            return None
+        ticks = ctypes.c_ulonglong()
+
+        def unbiased() -> float:
+            value = ctypes.c_ulonglong()
+            query(ctypes.byref(value))
+            return value.value / _INTERRUPT_UNITS_A_SECOND
+
+        return unbiased if query(ctypes.byref(ticks)) else None
+
+    def _windows_slept_seconds() -> float:
+        unbiased = _windows_unbiased_clock()
+        if unbiased is None:
+            return 0.0
+        counting = ctypes.c_ulonglong()
+        # QueryInterruptTime (Windows 10 on) lives in the API set, not in kernel32.
+        query = ctypes.WinDLL("api-ms-win-core-realtime-l1-1-1").QueryInterruptTime
+        query.restype = None
+        query(ctypes.byref(counting))
+        return max(0.0, counting.value / _INTERRUPT_UNITS_A_SECOND - unbiased())

@@ -1,0 +1,1 @@
+"""What runs behind `CrawlWatch` when everything lives in the process of the job."""

@@ -1,0 +1,204 @@
+"""What runs behind an embedded watch: one pipeline, a ticker, a memory sampler a device; made anew after a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from opentelemetry.metrics import MeterProvider
+
+from helix_crawl_otel import __version__
+from helix_crawl_otel.config import CrawlConfig, environment
+from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.core.policy import TICK_SECONDS
+from helix_crawl_otel.core.state import PolicyState
+from helix_crawl_otel.embedded.sleep import SleepMeter
+from helix_crawl_otel.memory.combined import CombinedProbe
+from helix_crawl_otel.memory.default import default_probe
+from helix_crawl_otel.memory.probe import CallableProbe
+from helix_crawl_otel.memory.sampler import MemorySampler
+from helix_crawl_otel.otel import hub
+from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.statefile import StateFile
+from helix_crawl_otel.ticker import Ticker
+from helix_crawl_otel.timeline import TimelineWriter
+
+__all__ = ["Runtime"]
+
+UNKNOWN = MemoryReading(None, None)
+
+
+class Runtime:
+    """The machinery of one `CrawlWatch`. Its shards use it; authors of jobs do not.
+
+    Args:
+        config: The knobs.
+        meter_provider: The app's, `None` for the global one.
+        memory: Somebody's probe, `None` for the package's own.
+        clock: Seconds, not counting sleep.
+        tick_seconds: `None` starts no thread.
+        state: File of the ladder's state, `None` to keep none.
+        timeline: File of the flight recorder, `None` to record nothing.
+        encoder: Identity of the encoder, for baselines that outlive the process.
+
+    Threads: any. `_devices` guards the samplers and the workers.
+    """
+
+    def __init__(
+        self,
+        config: CrawlConfig,
+        *,
+        meter_provider: MeterProvider | None,
+        memory: Callable[[], MemoryReading] | None,
+        clock: Callable[[], float],
+        tick_seconds: float | None,
+        state: Path | None,
+        timeline: Path | None,
+        encoder: str,
+    ) -> None:
+        self.clock = clock
+        self.sleep = SleepMeter(clock)
+        self._config = config
+        self._memory = memory
+        self._tick_seconds = tick_seconds
+        self._hub = hub.hub_of(meter_provider, __version__)
+        self._state_file = StateFile(state) if state is not None else None
+        self._timeline = TimelineWriter(timeline, clock) if timeline is not None else None
+        loaded = self._state_file.load(encoder) if self._state_file else PolicyState(encoder=encoder)
+        self._resumed = bool(loaded.shards or loaded.cards.cards)
+        self._reset(loaded)
+        if self._timeline is not None:
+            self._timeline.run(config=config, encoder=encoder)
+        _live.add(self)
+
+    def _reset(self, state: PolicyState) -> None:
+        self._devices = threading.Lock()
+        self._workers: set[str] = set()
+        self._samplers: dict[str, MemorySampler] = {}
+        self._ticker: Ticker | None = None
+        self._closed = False
+        self.pipeline = Pipeline(
+            self._config,
+            self._hub,
+            self.clock,
+            tick_seconds=self._tick_seconds or TICK_SECONDS,
+            state=state,
+            save_state=self._state_file.save if self._state_file else None,
+            timeline=self._timeline,
+        )
+
+    def guarded(self, place: str, step: Callable[[], None]) -> None:
+        """Do something for the driver. What goes wrong is logged and counted, and never reaches the job."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - nothing in this package may break the job it watches
+            self._report(place, error)
+
+    # -- workers and devices ------------------------------------------------------------------------------------------
+
+    def run_worker(self, device: str, reason: str | None = None) -> None:
+        """Make sure that this process counts as the worker of a device, and that its memory is read.
+
+        Args:
+            device: Its name.
+            reason: `None` for `first`, or `resume` where an earlier process left its state.
+        """
+        with self._devices:
+            self._run_threads()
+            known = device in self._workers
+            self._workers.add(device)
+            self._watch_memory(device)
+        if not known:
+            self.pipeline.start_worker(device, device, reason or ("resume" if self._resumed else "first"), os.getpid())
+
+    def leave_device(self, device: str) -> None:
+        """The driver has moved its encoder away; should it come back, it counts as a new worker."""
+        with self._devices:
+            self._workers.discard(device)
+        self.pipeline.stop_worker(device)
+
+    def close(self) -> None:
+        """End the threads, keep the state, close the files."""
+        with self._devices:
+            self._closed = True
+            ticker, samplers = self._ticker, list(self._samplers.values())
+            self._ticker, self._samplers = None, {}
+        if ticker is not None:
+            ticker.stop()
+        for sampler in samplers:
+            sampler.stop()
+        for device in sorted(self._workers):
+            self.pipeline.stop_worker(device)
+        self.pipeline.close()
+        if self._timeline is not None:
+            self._timeline.close()
+        _live.discard(self)
+
+    def tick(self) -> None:
+        """Look at the clock and, where no thread does, at the memory."""
+        with self._devices:
+            samplers = list(self._samplers.values())
+        for sampler in samplers:
+            if self._tick_seconds is None:
+                sampler.sample()
+            else:
+                sampler.check()
+        self.pipeline.tick()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _run_threads(self) -> None:
+        if self._ticker is None and self._tick_seconds is not None and not self._closed:
+            on_error = self._on_error("policy")
+            self._ticker = Ticker("helix-crawl-ticker", self.tick, self._tick_seconds, on_error).start()
+
+    def _watch_memory(self, device: str) -> None:
+        if device in self._samplers or self._closed:
+            return
+        if self._memory is None:
+            probe = default_probe(device, environment())
+        elif device == "cpu" and self._samplers:
+            return  # the caller's probe reads the card that the driver has just left
+        else:
+            probe = CombinedProbe([CallableProbe(self._memory, device)])
+        sampler = MemorySampler(
+            device, probe, self.pipeline.read_memory, self._lose_memory, self.clock, self._on_error("probe")
+        )
+        self._samplers[device] = sampler
+        if self._tick_seconds is not None:
+            sampler.start(self._tick_seconds)
+
+    def _lose_memory(self, device: str, sources: Mapping[str, bool]) -> None:
+        self.pipeline.read_memory(device, UNKNOWN, sources)
+
+    def _on_error(self, place: str) -> Callable[[Exception], None]:
+        return lambda error: self._report(place, error)
+
+    def _report(self, place: str, error: Exception) -> None:
+        try:
+            self.pipeline.error(place, error)
+        except Exception:  # noqa: BLE001 - counting an error failed as well; the job goes on all the same
+            pass
+
+    def after_fork(self) -> None:
+        """In a forked child: locks of its own, threads when it needs them, none of the parent's files."""
+        if self._timeline is not None:
+            self._timeline.abandon()
+        self._timeline, self._state_file = None, None
+        self._reset(PolicyState())
+
+
+_live: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    hub.after_fork()
+    for runtime in list(_live):
+        runtime.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,248 @@
+"""What a driver holds of one shard: it tells of batches, asks for its status, and obeys at the boundary."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from helix_crawl_otel.actions import PauseRequested
+from helix_crawl_otel.core.model import Action, ActionKind, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.otel.logline import PREFIX
+from helix_crawl_otel.release import release_cache
+
+if TYPE_CHECKING:
+    from helix_crawl_otel.embedded.runtime import Runtime
+    from helix_crawl_otel.otel.pipeline import RunningBatch
+
+__all__ = ["BatchScope", "ShardWatch"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+_NOTHING_KNOWN = ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, None)
+
+
+class BatchScope:
+    """The `with` block around one encode. Made by `ShardWatch.batch`; used once."""
+
+    __slots__ = ("_genes", "_running", "_shard", "_work")
+
+    def __init__(self, shard: ShardWatch, genes: float, work: float | None) -> None:
+        self._shard = shard
+        self._genes = genes
+        self._work = work
+        self._running: RunningBatch | None = None
+
+    def __enter__(self) -> None:
+        self._running = self._shard._begin(self._genes, self._work)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running is not None:
+            self._shard._end(self._running, failed=kind is not None)
+
+
+class ShardWatch:
+    """One shard, watched. Made by `CrawlWatch.shard`.
+
+    Args:
+        runtime: What runs behind the watch.
+        name: Of the shard.
+        device: Where it is encoded; becomes `cpu` when `on_demote` has moved it there.
+        on_demote: Rebuilds the driver's encoder on the CPU, in place; `None` when the driver cannot.
+        exit_to_recycle: Something restarts the process and the driver resumes.
+
+    Threads: any may tell of batches. `boundary` can end the process in the main thread only.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        name: str,
+        device: str,
+        on_demote: Callable[[], object] | None,
+        exit_to_recycle: bool,
+    ) -> None:
+        self.name = name
+        self.device = device
+        self._runtime = runtime
+        self._on_demote = on_demote
+        self._exit_to_recycle = exit_to_recycle
+        self._opened_by: object = None  # the pipeline that knows this shard; a forked child has another
+        self._opening = threading.Lock()
+        self._gap = threading.local()  # per thread: when the stage between two encodes began
+
+    def __enter__(self) -> ShardWatch:
+        self._runtime.guarded("driver", self._open)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        state = "done" if kind is None else "paused" if not issubclass(kind, Exception) else "failed"
+        self._runtime.guarded("driver", lambda: self._close(state))
+
+    def batch(self, genes: float, work: float | None = None) -> BatchScope:
+        """A context manager around the encode of one batch.
+
+        Args:
+            genes: Passages in the batch, more than 0.
+            work: What the batch costs, more than 0, in any unit that is the same for all batches: passages times the
+                longest token count for a padded transformer; characters are a fair stand-in. `None` judges by genes.
+
+        An exception inside is the driver's: it passes through, and the batch is not counted.
+        """
+        return BatchScope(self, genes, work)
+
+    def record(self, genes: float, seconds: float, work: float | None = None) -> None:
+        """Tell of a batch that has ended, timed by the driver.
+
+        Args:
+            genes: As for `batch`.
+            seconds: Time of the encode, more than 0.
+            work: As for `batch`.
+
+        Numbers that cannot be judged are counted (`helix_dense_samples_ignored`) and ignored.
+        """
+        self._runtime.guarded("driver", lambda: self._record(genes, seconds, work))
+
+    def boundary(self) -> list[Action]:
+        """Apply what the ladder asks: call it between batches, when all earlier ones are committed.
+
+        Returns:
+            The actions applied, oldest first; mostly none.
+
+        Raises:
+            PauseRequested: The process has to end so that another goes on (RECYCLE, DEMOTE_CPU). It is no
+                `Exception`; let it pass.
+        """
+        self._runtime.guarded("driver", lambda: self._end_gap("commit"))
+        applied: list[Action] = []
+        for action in self._runtime.pipeline.actions.drain(self.name):
+            outcome = self._apply(action)
+            self._acknowledge(action, outcome)
+            if outcome is not Outcome.APPLIED:
+                continue
+            applied.append(action)
+            if self._must_exit(action):
+                raise PauseRequested(action)
+        self._runtime.guarded("driver", self._begin_gap)
+        return applied
+
+    def status(self) -> ShardStatus:
+        """What is known of the shard now: a frozen snapshot."""
+        found: list[ShardStatus] = []
+        self._runtime.guarded("driver", lambda: found.append(self._runtime.pipeline.status(self.name)))
+        return found[0] if found else _NOTHING_KNOWN
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def _begin(self, genes: float, work: float | None) -> RunningBatch | None:
+        found: list[RunningBatch] = []
+
+        def begin() -> None:
+            self._open()
+            self._end_gap("read")
+            found.append(self._runtime.pipeline.start_batch(self.name, self.device, self.device, genes, work))
+
+        self._runtime.guarded("driver", begin)
+        return found[0] if found else None
+
+    def _end(self, running: RunningBatch, *, failed: bool) -> None:
+        def end() -> None:
+            pipeline = self._runtime.pipeline
+            if failed:
+                pipeline.abandon_batch(running)
+                return
+            pipeline.finish_batch(running, self._runtime.clock() - running[1])
+            self._begin_gap()
+
+        self._runtime.guarded("driver", end)
+
+    def _record(self, genes: float, seconds: float, work: float | None) -> None:
+        self._open()
+        seconds = self._runtime.sleep.taken_off(seconds)
+        self._runtime.pipeline.record_batch(self.name, self.device, self.device, genes, seconds, work)
+
+    def _begin_gap(self) -> None:
+        self._gap.since = self._runtime.clock()
+
+    def _end_gap(self, stage: str) -> None:
+        since = getattr(self._gap, "since", None)
+        if since is not None:
+            self._gap.since = None
+            self._runtime.pipeline.stage(self.device, stage, self._runtime.clock() - since)
+
+    # -- opening and closing ------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        pipeline = self._runtime.pipeline
+        if self._opened_by is pipeline:
+            return
+        with self._opening:
+            if self._opened_by is pipeline:
+                return
+            self._runtime.run_worker(self.device)
+            pipeline.open_shard(self.name, self.device, self.device, self._can_take())
+            self._opened_by = pipeline
+
+    def _close(self, state: str) -> None:
+        pipeline = self._runtime.pipeline
+        if self._opened_by is pipeline:
+            self._opened_by = None
+            pipeline.close_shard(self.name, state)
+
+    def _can_take(self) -> list[ActionKind]:
+        kinds = [ActionKind.EMPTY_CACHE]
+        if self._exit_to_recycle:
+            kinds.append(ActionKind.RECYCLE)
+        if self._on_demote is not None or self._exit_to_recycle:
+            kinds.append(ActionKind.DEMOTE_CPU)
+        return kinds
+
+    # -- actions ------------------------------------------------------------------------------------------------------
+
+    def _acknowledge(self, action: Action, outcome: Outcome) -> None:
+        self._runtime.guarded("driver", lambda: self._runtime.pipeline.actions.acknowledge(action, outcome))
+
+    def _must_exit(self, action: Action) -> bool:
+        if action.kind is ActionKind.RECYCLE:
+            return True
+        return action.kind is ActionKind.DEMOTE_CPU and self._on_demote is None
+
+    def _apply(self, action: Action) -> Outcome:
+        if self._must_exit(action):
+            if threading.current_thread() is threading.main_thread():
+                return Outcome.APPLIED
+            logger.warning(
+                "%s passed over action=%s shard=%s: only the main thread can end the process; call boundary() there",
+                PREFIX,
+                action.kind.value,
+                self.name,
+            )
+            return Outcome.PASSED_OVER
+        try:
+            if action.kind is ActionKind.EMPTY_CACHE:
+                self._release(action)
+            elif action.kind is ActionKind.DEMOTE_CPU:
+                self._demote()
+        except Exception as error:  # noqa: BLE001 - torch's or the driver's own; the job must be able to go on
+            self._runtime.pipeline.error("release" if action.kind is ActionKind.EMPTY_CACHE else "driver", error)
+            return Outcome.FAILED
+        return Outcome.APPLIED
+
+    def _release(self, action: Action) -> None:
+        freed = release_cache()
+        what = "no CUDA context here, garbage collected" if freed is None else f"{freed / 2**20:.0f} MiB freed"
+        logger.warning("%s applied action=%s shard=%s: %s", PREFIX, action.kind.value, self.name, what)
+
+    def _demote(self) -> None:
+        assert self._on_demote is not None
+        self._on_demote()
+        left, self.device = self.device, "cpu"
+        self._runtime.leave_device(left)
+        self._runtime.run_worker("cpu", reason="demote")
+        self._runtime.pipeline.move_shard(self.name, "cpu")

@@ -1,0 +1,171 @@
+"""Carries decisions to where they matter: the hook, the queue, the counters, the log, the timeline."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Protocol
+
+from helix_crawl_otel.actions import ActionQueue
+from helix_crawl_otel.core.decisions import Decision, What
+from helix_crawl_otel.core.model import Action, ActionKind, Evidence, Outcome
+from helix_crawl_otel.otel.exported import Exported
+from helix_crawl_otel.otel.feed import PolicyFeed
+from helix_crawl_otel.otel.logline import decision_line
+
+__all__ = ["ActionHook", "ActionSink", "Dispatcher"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+ActionHook = Callable[[Action], object]
+
+
+class ActionSink(Protocol):
+    """Where actions are recorded: the timeline."""
+
+    def action(self, t: float, shard: str, kind: str, outcome: str, evidence: Evidence) -> None:
+        """Record how an action ended."""
+
+
+class Dispatcher:
+    """Takes decisions from the feed, in order, and carries them out.
+
+    Args:
+        feed: Where decisions come from and outcomes go.
+        exported: To count on.
+        clock: Seconds.
+        can_end_worker: Somebody acts on forced decisions, so an overdue action is over.
+        on_forced: Called with each decision that needs the worker ended.
+        on_error: Called with the place and what was raised there.
+
+    Threads: any. One thread at a time carries out, the others leave their decisions to it: a hook that hangs in the
+    ticker's thread must not stop the thread of a batch.
+    """
+
+    def __init__(
+        self,
+        feed: PolicyFeed,
+        exported: Exported,
+        clock: Callable[[], float],
+        *,
+        can_end_worker: bool,
+        on_forced: Callable[[Decision], None] | None,
+        on_error: Callable[[str, Exception], None],
+    ) -> None:
+        self.queue = ActionQueue(self.acknowledge)
+        self.hooks: list[ActionHook] = []
+        self.sink: ActionSink | None = None
+        self._feed = feed
+        self._exported = exported
+        self._clock = clock
+        self._can_end_worker = can_end_worker
+        self._on_forced = on_forced
+        self._on_error = on_error
+        self._running = threading.Lock()
+        self._open: dict[int, Action] = {}  # issued, not ended; guarded by _opening
+        self._opening = threading.Lock()
+
+    def run(self) -> None:
+        """Carry out what has been decided since the last call."""
+        while True:
+            if not self._running.acquire(blocking=False):
+                return
+            try:
+                decision = self._feed.next_decision()
+                while decision is not None:
+                    self._carry_out(decision)
+                    decision = self._feed.next_decision()
+            finally:
+                self._running.release()
+            if not self._feed.has_decisions():
+                return
+
+    def acknowledge(self, action: Action, outcome: Outcome) -> None:
+        """Take note of how an action ended, once; a second word about it changes nothing."""
+        self._feed.tell(lambda policy: policy.resolve(action.shard, action.id, outcome))
+        self._settle(action.id, outcome)
+        self.run()
+
+    def _carry_out(self, decision: Decision) -> None:
+        if decision.what is What.ISSUE:
+            self._issue(decision)
+        elif decision.what is What.PASSED_OVER:
+            self._log(logging.WARNING, "passed over", decision)
+            self._count(decision, Outcome.PASSED_OVER)
+        elif decision.what in (What.SUPERSEDED, What.APPLIED):
+            self.queue.discard(decision.action_id)
+            self._settle(decision.action_id, Outcome(decision.what.value))
+        elif decision.what is What.OVERDUE:
+            self._log(logging.WARNING, "overdue", decision)
+            if self._can_end_worker:
+                self.queue.discard(decision.action_id)
+                self._settle(decision.action_id, Outcome.OVERDUE)
+        elif decision.what is What.RECOVERED:
+            self._log(logging.WARNING, "recovered", decision)
+        elif decision.what is What.HANG:
+            self._log(logging.ERROR, "hang", decision)
+        if decision.forced and self._on_forced is not None and not self._was_vetoed(decision):
+            self._on_forced(decision)
+
+    def _issue(self, decision: Decision) -> None:
+        kind = decision.kind
+        assert kind is not None
+        action = Action(
+            id=decision.action_id,
+            kind=kind,
+            shard=decision.shard,
+            device=decision.device,
+            reason=decision.reason,
+            evidence=MappingProxyType(dict(decision.evidence)),
+        )
+        if kind is ActionKind.DETECT:
+            self._exported.crawl(decision.shard, decision.device)
+        with self._opening:
+            self._open[action.id] = action
+        if self._is_vetoed(action):
+            self._log(logging.WARNING, "vetoed by the hook", decision)
+            self.acknowledge(action, Outcome.VETOED)
+            return
+        self._log(logging.WARNING, "issued", decision)
+        if kind is ActionKind.DETECT:
+            # It is done by being said: nobody has to apply it, and it may wait in the queue for whoever polls.
+            self._settle(action.id, Outcome.APPLIED)
+        self.queue.put(action)
+
+    def _is_vetoed(self, action: Action) -> bool:
+        vetoed = False
+        for hook in list(self.hooks):
+            try:
+                vetoed = hook(action) is False or vetoed
+            except Exception as error:  # noqa: BLE001 - the hook is the user's; it must not stop the ladder
+                self._on_error("hook", error)
+        return vetoed
+
+    def _was_vetoed(self, decision: Decision) -> bool:
+        if decision.what is not What.ISSUE:
+            return False
+        with self._opening:
+            return decision.action_id not in self._open
+
+    def _settle(self, action_id: int, outcome: Outcome) -> None:
+        with self._opening:
+            action = self._open.pop(action_id, None)
+        if action is None:
+            return
+        self._exported.action(action.shard, action.kind, outcome)
+        self._record(action.shard, action.kind, outcome, action.evidence)
+
+    def _count(self, decision: Decision, outcome: Outcome) -> None:
+        assert decision.kind is not None
+        self._exported.action(decision.shard, decision.kind, outcome)
+        self._record(decision.shard, decision.kind, outcome, decision.evidence)
+
+    def _record(self, shard: str, kind: ActionKind, outcome: Outcome, evidence: Evidence) -> None:
+        if self.sink is not None:
+            self.sink.action(self._clock(), shard, kind.value, outcome.value, evidence)
+
+    @staticmethod
+    def _log(level: int, happened: str, decision: Decision) -> None:
+        logger.log(level, "%s", decision_line(happened, decision))

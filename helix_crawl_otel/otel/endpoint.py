@@ -1,0 +1,103 @@
+"""A Prometheus endpoint for a job that has no meter provider of its own: on loopback, with a registry of its own."""
+
+from __future__ import annotations
+
+import errno
+from threading import Thread
+from types import TracebackType
+from wsgiref.simple_server import WSGIServer
+
+from opentelemetry import metrics
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from prometheus_client import CollectorRegistry, start_http_server
+
+__all__ = ["MetricsEndpoint", "serve_metrics"]
+
+
+class MetricsEndpoint:
+    """A running endpoint.
+
+    Args:
+        provider: Whose metrics it shows.
+        server: The HTTP server, listening.
+        thread: The server's.
+
+    Threads: any.
+    """
+
+    def __init__(self, provider: MeterProvider, server: WSGIServer, thread: Thread) -> None:
+        self.provider = provider
+        self.host = str(server.server_address[0])
+        self.port = int(server.server_port)
+        self._server = server
+        self._thread = thread
+
+    @property
+    def url(self) -> str:
+        """Where to scrape."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/metrics"
+
+    def close(self) -> None:
+        """Stop listening. The provider stays: instruments recorded on are still counted. A second call does nothing."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=5)
+
+    def __enter__(self) -> MetricsEndpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
+    """Set up a global meter provider and serve its metrics to Prometheus.
+
+    Args:
+        host: Address to listen on. Loopback by default: metrics name shards and devices, and the endpoint asks nobody
+            who they are.
+        port: TCP port, 0 to 65535; 0 takes a free one, see `MetricsEndpoint.port`.
+
+    Returns:
+        The endpoint; closing it is optional, its thread is a daemon.
+
+    Raises:
+        ValueError: The port is out of range.
+        RuntimeError: A global meter provider is set already: its readers export our instruments, nothing is needed.
+        OSError: The address cannot be bound; the message says which and what to do.
+
+    Threads: one call a process.
+    """
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ValueError(f"port is {port!r}; accepted: an integer from 0 to 65535")
+    present = metrics.get_meter_provider()
+    if isinstance(present, MeterProvider | NoOpMeterProvider):
+        raise RuntimeError(
+            f"a global meter provider is set already ({type(present).__name__}); its readers export the instruments "
+            "of helix_crawl_otel, so serve_metrics() is not needed"
+        )
+    registry = CollectorRegistry()
+    reader = PrometheusMetricReader(registry=registry, scope_info_enabled=False)
+    try:
+        server, thread = start_http_server(port, addr=host, registry=registry)
+    except OSError as error:
+        reader.shutdown()
+        raise _explained(error, host, port) from error
+    resource = Resource.create({SERVICE_NAME: "helix-crawl-otel"})
+    provider = MeterProvider(metric_readers=[reader], resource=resource)
+    metrics.set_meter_provider(provider)
+    return MetricsEndpoint(provider, server, thread)
+
+
+def _explained(error: OSError, host: str, port: int) -> OSError:
+    if error.errno == errno.EADDRINUSE:
+        text = f"port {port} on {host} is in use; free it, or choose another (0 takes any that is free)"
+    else:
+        text = f"cannot listen on {host}, port {port}: {error.strerror or error}"
+    return OSError(error.errno, text)

@@ -1,0 +1,139 @@
+"""What happens, as measurements on a private meter provider, and the collections that feed the policy.
+
+Private, because the policy would share views, callbacks and locks with the app: a `View("*", Drop)` of the app would
+blind it, a slow callback stall it. With `OTEL_SDK_DISABLED=true` the same facts reach the policy without instruments:
+the watchdog does not depend on telemetry being on.
+
+Source: DESIGN.md, section 6.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+from opentelemetry.metrics import CallbackOptions, NoOpMeter, Observation
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Histogram, MeterProvider
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import Resource
+
+from helix_crawl_otel.core.inflight import BatchInfo
+from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.otel import reader as names
+from helix_crawl_otel.otel.feed import Collected
+from helix_crawl_otel.otel.reader import CrawlPolicyReader, batch_attributes
+
+__all__ = ["Measurements"]
+
+_SUM_ONLY = View(
+    instrument_type=Histogram,
+    aggregation=ExplicitBucketHistogramAggregation(boundaries=(), record_min_max=False),
+)
+
+
+class Measurements:
+    """The instruments that the policy reads.
+
+    A batch that ends is one record of one histogram, an atom: measured, across several instruments 6 of 7,882
+    collections were torn. A batch that begins or fails is one record of an up-down counter.
+
+    Args:
+        receive: Called with each collection.
+        clock: Seconds.
+        on_error: Called with anything that goes wrong.
+
+    Threads: any; `_collecting` keeps the collections in order, so that no end overtakes its start.
+    """
+
+    def __init__(
+        self, receive: Callable[[Collected], None], clock: Callable[[], float], on_error: Callable[[Exception], None]
+    ) -> None:
+        self._receive = receive
+        self._clock = clock
+        self._collecting = threading.RLock()
+        self._readings: dict[str, tuple[float, MemoryReading]] = {}  # guarded by _collecting; seen by the callbacks
+        self._reader = CrawlPolicyReader(receive, clock, on_error)
+        self._provider = MeterProvider(
+            metric_readers=[self._reader],
+            resource=Resource.get_empty(),
+            exemplar_filter=AlwaysOffExemplarFilter(),
+            shutdown_on_exit=False,
+            views=[_SUM_ONLY],
+        )
+        meter = self._provider.get_meter("helix_crawl_otel.policy")
+        self.disabled = isinstance(meter, NoOpMeter)
+        self._inflight = meter.create_up_down_counter(names.BATCHES_INFLIGHT, "{batch}")
+        # Measured first, collected first: a batch that ends in between is then seen to start before it is seen to end.
+        self._inflight.add(0)
+        self._duration = meter.create_histogram(names.BATCH_DURATION, "s")
+        meter.create_observable_gauge(names.MEMORY_USED, [self._observe_used], "By")
+        meter.create_observable_gauge(names.MEMORY_LIMIT, [self._observe_limit], "By")
+        meter.create_observable_gauge(names.MEMORY_READ_AT, [self._observe_read_at], "s")
+
+    def start(self, info: BatchInfo, started: float) -> None:
+        """A batch begins. Seen by the policy at the next collection."""
+        if self.disabled:
+            self._feed(lambda collected: collected.started.append((started, info)))
+            return
+        self._inflight.add(1, batch_attributes(info, started))
+
+    def finish(self, info: BatchInfo, started: float, seconds: float) -> None:
+        """A batch has ended; `seconds` is more than 0. The policy has judged it when this returns."""
+        if self.disabled:
+            self._feed(lambda collected: collected.finished.append((started + seconds, info, seconds)))
+            return
+        attributes = batch_attributes(info, started)
+        self._duration.record(seconds, attributes)
+        self._inflight.add(-1, attributes)
+        self.collect()
+
+    def abandon(self, info: BatchInfo, started: float) -> None:
+        """A batch has raised."""
+        if self.disabled:
+            self._feed(lambda collected: collected.abandoned.append(info.id))
+            return
+        self._inflight.add(-1, batch_attributes(info, started))
+
+    def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
+        """A reading of a device's memory, known or not, at `t`."""
+        if self.disabled:
+            self._feed(lambda collected: collected.memory.append((t, device, reading)))
+            return
+        with self._collecting:
+            self._readings = {device: (t, reading)}
+            self.collect()
+
+    def collect(self) -> None:
+        """Bring everything new to the policy, and let it look at the clock."""
+        if self.disabled:
+            self._feed(lambda collected: None)
+            return
+        with self._collecting:
+            try:
+                self._reader.collect()
+            finally:
+                self._readings = {}
+
+    def _feed(self, put: Callable[[Collected], None]) -> None:
+        with self._collecting:
+            collected = Collected(self._clock())
+            put(collected)
+            self._receive(collected)
+
+    # The callbacks run inside a collection, which `_collecting` guards: the three see the same readings, each once.
+
+    def _observe_used(self, _: CallbackOptions) -> Iterable[Observation]:
+        return self._known(lambda t, used, limit: used)
+
+    def _observe_limit(self, _: CallbackOptions) -> Iterable[Observation]:
+        return self._known(lambda t, used, limit: limit)
+
+    def _observe_read_at(self, _: CallbackOptions) -> Iterable[Observation]:
+        return self._known(lambda t, used, limit: t)
+
+    def _known(self, value: Callable[[float, int, int], float]) -> list[Observation]:
+        return [
+            Observation(value(t, reading.used_bytes, reading.limit_bytes), {"device": device})
+            for device, (t, reading) in self._readings.items()
+            if reading.used_bytes is not None and reading.limit_bytes is not None
+        ]

@@ -1,0 +1,266 @@
+"""The whole way from what a driver does to what it is asked to do, for one process or one supervisor.
+
+driver -> instruments -> CrawlPolicyReader -> core.policy -> decisions -> hook, queue, counters, log, timeline.
+
+Source: DESIGN.md, section 6.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from helix_crawl_otel.core.decisions import Decision
+from helix_crawl_otel.core.durable import dump_durable
+from helix_crawl_otel.core.inflight import BatchInfo
+from helix_crawl_otel.core.model import ActionKind, MemoryReading, ShardStatus
+from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
+from helix_crawl_otel.core.samples import sample_problem
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.core.state import PolicyState
+from helix_crawl_otel.otel.board import Board
+from helix_crawl_otel.otel.dispatch import Dispatcher
+from helix_crawl_otel.otel.exported import Exported
+from helix_crawl_otel.otel.feed import PolicyFeed
+from helix_crawl_otel.otel.hub import InstrumentHub
+from helix_crawl_otel.otel.logline import PREFIX
+from helix_crawl_otel.otel.measurements import Measurements
+from helix_crawl_otel.timeline import TimelineWriter
+
+__all__ = ["Pipeline", "RunningBatch"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+RunningBatch = tuple[BatchInfo, float]
+"""A batch and when it began, in seconds."""
+
+
+class Pipeline:
+    """Instruments, policy and actions.
+
+    Args:
+        settings: The knobs.
+        hub: For the exported instruments.
+        clock: Seconds, not counting sleep.
+        tick_seconds: Length of a tick; the owner calls `tick` about so often.
+        state: Of an earlier process, `None` to begin.
+        save_state: Called with the durable state when it has changed; may raise `OSError`.
+        timeline: Where everything is recorded, `None` for nowhere.
+        can_end_worker: Whether the owner ends workers when `on_forced` says so.
+        on_forced: Called with each decision that needs the worker ended.
+
+    Threads: any. The owner guards the calls: what goes wrong in here must not reach the job.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        hub: InstrumentHub,
+        clock: Callable[[], float],
+        *,
+        tick_seconds: float = TICK_SECONDS,
+        state: PolicyState | None = None,
+        save_state: Callable[[dict[str, Any]], None] | None = None,
+        timeline: TimelineWriter | None = None,
+        can_end_worker: bool = False,
+        on_forced: Callable[[Decision], None] | None = None,
+    ) -> None:
+        self._clock = clock
+        self._can_end_worker = can_end_worker
+        self._timeline = timeline
+        self._save_state = save_state
+        self._saving = threading.Lock()
+        self._ids = itertools.count(1)
+        self._running: dict[str, RunningBatch] = {}  # by batch id; any thread, single operations only
+        self._told: set[tuple[str, str]] = set()  # errors logged in full; bounded by the kinds there are
+        self._board = Board()
+        self._feed = PolicyFeed(Policy(settings, tick_seconds=tick_seconds, state=state))
+        self._exported = Exported(
+            hub,
+            limit_ratio=1 / settings.factor,
+            batch_age=self._batch_age,
+            queue_length=lambda: len(self.actions),
+        )
+        self._dispatcher = Dispatcher(
+            self._feed,
+            self._exported,
+            clock,
+            can_end_worker=can_end_worker,
+            on_forced=on_forced,
+            on_error=self.error,
+        )
+        self._dispatcher.sink = timeline
+        self._measurements = Measurements(self._feed.apply, clock, lambda error: self.error("policy", error))
+        self.actions = self._dispatcher.queue
+        self.hooks = self._dispatcher.hooks
+
+    # -- workers and shards -------------------------------------------------------------------------------------------
+
+    def start_worker(self, worker: str, device: str, reason: str, pid: int) -> None:
+        """A worker runs, for one of `exported.START_REASONS`."""
+        t = self._clock()
+        for batch_id, (info, _) in list(self._running.items()):
+            if info.worker == worker:
+                self._running.pop(batch_id, None)
+        self._feed.tell(lambda policy: policy.start_worker(t, worker, device))
+        self._board.set_worker(device, up=True)
+        self._exported.begin_worker(device, reason)
+        if self._timeline is not None:
+            self._timeline.worker(t, device=device, pid=pid, reason=reason, worker=worker)
+        self._settle()
+
+    def stop_worker(self, device: str) -> None:
+        """The worker of a device runs no longer."""
+        self._board.set_worker(device, up=False)
+        self._settle()
+
+    def open_shard(
+        self, shard: str, worker: str, device: str, can_take: Iterable[ActionKind], pending_genes: int | None = None
+    ) -> None:
+        """A worker begins a shard; `can_take` is what its driver can do."""
+        t = self._clock()
+        kinds = tuple(can_take)
+        self._feed.tell(
+            lambda policy: policy.open_shard(t, shard, worker, device, kinds, can_end_worker=self._can_end_worker)
+        )
+        self._board.open_shard(shard, device, pending_genes)
+        self._exported.begin_shard(shard, device)
+        self._settle()
+
+    def move_shard(self, shard: str, device: str) -> None:
+        """An open shard goes on on another device, in the same process."""
+        self._board.move_shard(shard, device)
+        self._exported.begin_shard(shard, device)
+        self._settle()
+
+    def close_shard(self, shard: str, state: str) -> None:
+        """A worker leaves a shard that is now `done`, `paused`, `failed` or `pending`."""
+        t = self._clock()
+        self._feed.tell(lambda policy: policy.close_shard(t, shard, is_done=state == "done"))
+        self._board.close_shard(shard, state)
+        self.actions.drain(shard)  # nobody is left to take them
+        self._settle()
+        self.save_state()
+
+    def close(self) -> None:
+        """Show the gauges no longer and keep the state. Counters stay with the provider."""
+        self.save_state()
+        self._exported.close()
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def start_batch(self, shard: str, worker: str, device: str, genes: float, work: float | None) -> RunningBatch:
+        """A batch begins now. Its numbers are looked at when it ends."""
+        started = self._clock()
+        running = (BatchInfo(str(next(self._ids)), shard, worker, device, genes, work), started)
+        if sample_problem(genes, work=work) is None:
+            self._running[running[0].id] = running
+            self._measurements.start(*running)
+        return running
+
+    def finish_batch(self, running: RunningBatch, seconds: float) -> None:
+        """A batch has been encoded in `seconds`: measure, judge, and carry out what is decided."""
+        info, started = running
+        tracked = self._running.pop(info.id, None) is not None
+        problem = sample_problem(info.genes, seconds, info.work)
+        if problem is not None:
+            if tracked:
+                self._measurements.abandon(info, started)
+            self._exported.ignored(problem)
+            return
+        self._exported.genes(info.shard, info.device, info.genes)
+        self._exported.stage(info.device, "encode", seconds)
+        self._board.encoded(info.shard, int(info.genes))
+        if self._timeline is not None:
+            self._timeline.batch(
+                started + seconds,
+                shard=info.shard,
+                device=info.device,
+                genes=info.genes,
+                work=info.work,
+                seconds=seconds,
+                worker=info.worker,
+            )
+        self._measurements.finish(info, started, seconds)
+        self._settle()
+
+    def abandon_batch(self, running: RunningBatch) -> None:
+        """A batch has raised: it is the driver's affair, and not counted."""
+        info, started = running
+        if self._running.pop(info.id, None) is not None:
+            self._measurements.abandon(info, started)
+
+    def record_batch(
+        self, shard: str, worker: str, device: str, genes: float, seconds: float, work: float | None
+    ) -> None:
+        """A batch that the driver has timed itself has ended now."""
+        problem = sample_problem(genes, seconds, work)
+        if problem is not None:
+            self._exported.ignored(problem)
+            return
+        info = BatchInfo(str(next(self._ids)), shard, worker, device, genes, work)
+        self.finish_batch((info, self._clock() - seconds), seconds)
+
+    def stage(self, device: str, stage: str, seconds: float) -> None:
+        """A read or a commit took so long."""
+        if seconds > 0:
+            self._exported.stage(device, stage, seconds)
+
+    # -- the world ----------------------------------------------------------------------------------------------------
+
+    def read_memory(self, device: str, reading: MemoryReading, sources: Mapping[str, bool]) -> None:
+        """A reading of a device's memory has been made; an unknown one too."""
+        t = self._clock()
+        self._board.set_memory(device, reading, sources)
+        if self._timeline is not None and reading.fraction is not None:
+            self._timeline.memory(t, device=device, used_bytes=reading.used_bytes, limit_bytes=reading.limit_bytes)
+        self._measurements.read_memory(t, device, reading)
+        self._settle()
+
+    def tick(self) -> None:
+        """Look at the clock: batches in flight are judged, deadlines pass, the gauges are made new."""
+        self._measurements.collect()
+        self._settle()
+
+    def status(self, shard: str) -> ShardStatus:
+        """A snapshot of a shard."""
+        now = self._clock()
+        return self._feed.ask(lambda policy: policy.status(shard, now))
+
+    def save_state(self) -> None:
+        """Write the durable state, if anybody keeps it."""
+        if self._save_state is None:
+            return
+        with self._saving:
+            try:
+                self._save_state(self._feed.ask(lambda policy: dump_durable(policy.state)))
+            except OSError as error:
+                self.error("state", error)
+
+    def error(self, place: str, error: Exception) -> None:
+        """Count and log an error of our own; it goes no further."""
+        self._exported.error(place)
+        kind = (place, type(error).__name__)
+        level = logging.DEBUG if kind in self._told else logging.WARNING
+        self._told.add(kind)
+        logger.log(level, "%s internal error in %s, the job goes on: %r", PREFIX, place, error, exc_info=error)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """After every change: carry out what was decided, save what must survive, show what is."""
+        self._dispatcher.run()
+        reason = self._feed.next_ignored()
+        while reason is not None:
+            self._exported.ignored(reason)
+            reason = self._feed.next_ignored()
+        if self._save_state is not None and self._feed.durable_changed():
+            self.save_state()
+        self._exported.snapshot = self._board.snapshot(self._feed, self._clock())
+
+    def _batch_age(self, shard: str) -> float:
+        started = [start for info, start in list(self._running.values()) if info.shard == shard]
+        return max(0.0, self._clock() - min(started)) if started else 0.0

@@ -1,0 +1,175 @@
+"""The best possible time for a scenario: the cheapest plan of releases, recycles and moves between card and CPU.
+
+A shortest path over the batch boundaries. What makes it small, and exact:
+
+- a younger context is never slower than an older one (`card.Context`), and starting one costs the same anywhere, so a
+  reset is never needed before the first batch that would spill or stall (put it off until there: the context is
+  younger from then on);
+- once something has spilled a release is useless, so what is left is a recycle, at any boundary after;
+- as soon as a context has lost more than a reset at that first boundary would have cost, it is not followed further.
+
+No policy can be faster: the closed loop offers nothing else to do, charges the same costs, and ending a worker inside a
+batch only adds the part of the batch that is lost.
+
+Source: DESIGN.md, section 10: "time to finish over the best possible".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from helix_crawl_otel.replay.card import BatchLoad, CardModel, Context
+from helix_crawl_otel.replay.policies import CARD, CPU, Planned, Step
+from helix_crawl_otel.replay.scenario import Scenario
+
+__all__ = ["Plan", "best_plan"]
+
+_NEVER = math.inf
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, known beforehand.
+
+    Args:
+        seconds: Time to finish.
+        steps: By index of the batch, what is done before it.
+        first_device: Where the first worker starts.
+    """
+
+    seconds: float
+    steps: dict[int, Step]
+    first_device: str
+
+    def policy(self) -> Planned:
+        """The policy that follows the plan in the closed loop."""
+        return Planned(dict(self.steps), self.first_device)
+
+
+@dataclass
+class _Way:
+    """The earliest way to a state at a boundary, and where it came from.
+
+    Args:
+        seconds: When.
+        via: Boundary at which the context (or the stay on the CPU) before it began, -1 for the beginning of the run.
+        device: Of what was before it.
+        step: What leads here.
+    """
+
+    seconds: float = _NEVER
+    via: int = -1
+    device: str = ""
+    step: Step | None = None
+
+    def offer(self, seconds: float, via: int, device: str, step: Step | None) -> None:
+        if seconds < self.seconds:
+            self.seconds, self.via, self.device, self.step = seconds, via, device, step
+
+
+class _Search:
+    """Over boundaries 0 to n; boundary i lies before batch i.
+
+    `fresh[i]`: a fresh context begins at i by a new process; `emptied[i]`: one begins by a release.
+    `on_card[i]`: all before i is done and the worker is on the card. `on_cpu[i]`: the same on the CPU.
+    """
+
+    def __init__(self, loads: list[BatchLoad], card: CardModel) -> None:
+        self.loads, self.card = loads, card
+        count = len(loads) + 1
+        self.fresh = [_Way() for _ in range(count)]
+        self.emptied = [_Way() for _ in range(count)]
+        self.on_card = [_Way() for _ in range(count)]
+        self.on_cpu = [_Way() for _ in range(count)]
+        self.start_seconds = card.start_seconds + card.warmup_seconds
+        self.recycle_seconds = card.memory_return_seconds + self.start_seconds
+
+    def run(self) -> Plan:
+        self.fresh[0].offer(self.start_seconds, -1, "", None)
+        for i, load in enumerate(self.loads):
+            self._stay_on_cpu(i, load)
+            if self.on_cpu[i].seconds <= self.on_card[i].seconds and i > 0:
+                cpu = self.on_cpu[i]
+                self.fresh[i].offer(cpu.seconds + self.start_seconds, cpu.via, CPU, Step.RETURN)
+            begun = self._begun(i)
+            if begun.seconds < _NEVER:
+                self._follow(i, begun)
+        return self._plan()
+
+    def _begun(self, i: int) -> _Way:
+        """The better of a fresh and an emptied context; one that meets a stall has to be fresh."""
+        if self.loads[i].stalls or self.fresh[i].seconds <= self.emptied[i].seconds:
+            return self.fresh[i]
+        return self.emptied[i]
+
+    def _stay_on_cpu(self, i: int, load: BatchLoad) -> None:
+        """One batch further on the CPU: already there, moved there now, or begun there."""
+        seconds = load.read_seconds + load.cpu_seconds(self.card)
+        before, after = self.on_cpu[i], self.on_cpu[i + 1]
+        after.offer(before.seconds + seconds, before.via, before.device, None)
+        start = 0.0 if i == 0 else self.on_card[i].seconds
+        after.offer(start + self.card.cpu_start_seconds + seconds, i, CARD if i else "", Step.DEMOTE_CPU)
+
+    def _follow(self, i: int, begun: _Way) -> None:
+        """Follow the context that begins at i for as long as that can be the best."""
+        context, t = Context(self.card), begun.seconds
+        young: Context | None = None
+        at_risk: int | None = None
+        lost, reset_seconds = 0.0, self.recycle_seconds
+        for k in range(i, len(self.loads)):
+            load, before = self.loads[k], t
+            seconds = context.encode(load)
+            if at_risk is None and (context.spilled_gib > 0 or math.isinf(seconds)):
+                at_risk = k
+                if k > i:
+                    self.emptied[k].offer(before + self.card.release_seconds, i, CARD, Step.EMPTY_CACHE)
+                    if not load.stalls:
+                        reset_seconds = self.card.release_seconds
+            if at_risk is not None and k > i:
+                self.fresh[k].offer(before + self.recycle_seconds, i, CARD, Step.RECYCLE)
+            if math.isinf(seconds):
+                return
+            t += load.read_seconds + seconds
+            self.on_card[k + 1].offer(t, i, CARD, None)
+            if at_risk is not None and k >= max(at_risk, i + 1):
+                young = young or Context(self.card)
+                lost += seconds - young.encode(load)
+                if lost >= reset_seconds:
+                    self.fresh[k + 1].offer(t + self.recycle_seconds, i, CARD, Step.RECYCLE)
+                    return
+
+    def _plan(self) -> Plan:
+        end = len(self.loads)
+        steps: dict[int, Step] = {}
+        card, cpu = self.on_card[end], self.on_cpu[end]
+        seconds = min(card.seconds, cpu.seconds)
+        device, at = (CARD, card.via) if card.seconds <= cpu.seconds else (CPU, cpu.via)
+        way = self._begun(at) if device == CARD else cpu
+        # `at` is where the last stretch on one context or on the CPU began; go back from stretch to stretch.
+        while at > 0:
+            if device == CARD:
+                assert way.step is not None
+                steps[at] = way.step
+                device = way.device
+                at, way = self._before(way, at)
+            else:
+                steps[at] = Step.DEMOTE_CPU
+                device, before = CARD, self.on_card[at].via
+                at, way = before, self._begun(before)
+        return Plan(seconds, steps, device)
+
+    def _before(self, way: _Way, at: int) -> tuple[int, _Way]:
+        """Where the stretch that ended at `at` began."""
+        if way.device == CPU:
+            return self.on_cpu[at].via, self.on_cpu[at]
+        return way.via, self._begun(way.via)
+
+
+def best_plan(scenario: Scenario) -> Plan:
+    """The least time in which the scenario can be done, and how.
+
+    Args:
+        scenario: The card and the batches.
+    """
+    return _Search(scenario.loads(), scenario.card).run()

@@ -1,0 +1,180 @@
+"""The closed loop: a policy sees what the modelled card does, and what it decides changes what the card does next.
+
+Virtual time only: a run of days takes milliseconds.
+
+Source: DESIGN.md, section 7 for what a supervisor and a worker do, section 5 for the memory gate.
+"""
+
+from __future__ import annotations
+
+import math
+
+from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.core.policy import TICK_SECONDS
+from helix_crawl_otel.replay.card import BatchLoad, Context, slowdown
+from helix_crawl_otel.replay.policies import CARD, CPU, SimulatedPolicy, Step
+from helix_crawl_otel.replay.scenario import Scenario
+from helix_crawl_otel.replay.trace import GIVE_UP_SECONDS, Attempt, Mark, Run
+
+__all__ = ["play"]
+
+CRAWL_SLOWDOWN = 2.0
+"""What the model calls a crawl: the batch takes at least twice as long because of what has spilled, or stands still.
+A definition of the truth, apart from every policy's rule."""
+
+_FINE_TICKS = 2000
+_COARSE_TICKS = 12
+"""A batch is watched every 5 s for 2,000 ticks (almost three hours), every minute after that."""
+
+
+class _GivenUp(Exception):
+    """The run has passed `GIVE_UP_SECONDS`."""
+
+
+class _Loop:
+    def __init__(self, scenario: Scenario, policy: SimulatedPolicy) -> None:
+        self.scenario, self.card, self.policy = scenario, scenario.card, policy
+        self.run = Run(policy.name)
+        self.now = 0.0
+        self.device = policy.first_device
+        self.context: Context | None = None
+        self.batches = 0  # of this worker
+        self.crawling = False
+
+    def play(self) -> Run:
+        try:
+            self._start(self.device)
+            for load in self.scenario.loads():
+                while not self._encode(load):
+                    pass
+            self.run.finish_seconds = self.now
+        except _GivenUp:
+            self.run.finish_seconds = None
+        return self.run
+
+    # -- workers ------------------------------------------------------------------------------------------------------
+
+    def _start(self, device: str) -> None:
+        """Start a worker; its first batch begins when it is ready."""
+        self._pass(self.card.cpu_start_seconds if device == CPU else self.card.start_seconds)
+        self.device, self.batches, self.crawling = device, 0, False
+        self.context = None if device == CPU else Context(self.card)
+        self._sample()
+        self.policy.worker_started(self.now, device)
+
+    def _replace(self, device: str, *, gate: bool) -> None:
+        """End the worker and start another, after the old one's memory has come back where that is waited for."""
+        held, self.context = self.context, None
+        self._sample()
+        if held is not None and gate:
+            self._pass(self.card.memory_return_seconds)
+        self._start(device)
+
+    def _apply(self, step: Step, load: BatchLoad, *, forced: bool = False) -> None:
+        self.run.marks.append(Mark(self.now, step.value, load.shard, forced, self.crawling))
+        if step in (Step.RELEASE, Step.EMPTY_CACHE):
+            if self.context is not None:
+                self.context.release()
+                self._sample()
+                self._pass(self.card.release_seconds)
+        elif step is Step.DEMOTE_CPU:
+            self._replace(CPU, gate=self.policy.supervised)
+        elif step is Step.RESTART:
+            self._replace(self.device, gate=True)
+        else:
+            self._replace(CARD, gate=True)
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def _encode(self, load: BatchLoad) -> bool:
+        """Boundary, read, encode, commit. Returns False when the worker was ended inside the batch."""
+        if self._routine_release_is_due():
+            self._apply(Step.RELEASE, load)
+        while (step := self.policy.boundary(self.now, load, self.device)) is not None:
+            self._apply(step, load)
+        self._pass(load.read_seconds)
+        began, seconds = self.now, self._take_memory(load)
+        reading = MemoryReading(None, None) if self.context is None else self.context.reading()
+        self._sample()
+        if self.crawling and self.run.crawl_began is None:
+            self.run.crawl_began = began
+        self.policy.batch_started(began, load, self.device, reading)
+        self._note_detection(load)
+        end: Step | None = None
+        if self.policy.ticks:
+            ticks = 0
+            t = TICK_SECONDS * (math.floor(began / TICK_SECONDS) + 1)
+            while end is None and t < began + seconds:
+                self._reach(t, load, began)
+                end = self.policy.tick(t, reading)
+                self._note_detection(load)
+                ticks += 1
+                t += TICK_SECONDS * (1 if ticks < _FINE_TICKS else _COARSE_TICKS)
+        if end is not None:
+            self._note(load, began, finished=False)
+            self._apply(end, load, forced=True)
+            return False
+        self._reach(began + seconds, load, began)
+        self.policy.batch_finished(self.now, load, self.device, seconds, reading)
+        self._note_detection(load)
+        self._note(load, began, finished=True)
+        self.batches += 1
+        return True
+
+    def _take_memory(self, load: BatchLoad) -> float:
+        """Seconds of the encode stage; whether it crawls goes to `crawling`."""
+        if self.context is None:
+            self.crawling = False
+            return load.cpu_seconds(self.card)
+        warmup = self.card.warmup_seconds if self.context.batches == 0 else 0.0
+        seconds = self.context.encode(load)
+        self.crawling = math.isinf(seconds) or slowdown(self.card, self.context.spilled_gib) >= CRAWL_SLOWDOWN
+        return seconds + warmup
+
+    def _routine_release_is_due(self) -> bool:
+        every = self.scenario.release_every if self.policy.routine_release else 0
+        return every > 0 and self.context is not None and self.batches > 0 and self.batches % every == 0
+
+    # -- time and records ---------------------------------------------------------------------------------------------
+
+    def _pass(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now > GIVE_UP_SECONDS:
+            self.now = GIVE_UP_SECONDS
+            raise _GivenUp
+
+    def _reach(self, t: float, load: BatchLoad, began: float) -> None:
+        """Go on to `t` inside a batch."""
+        self.now = min(t, GIVE_UP_SECONDS)
+        if t > GIVE_UP_SECONDS:
+            self._note(load, began, finished=False)
+            raise _GivenUp
+
+    def _note(self, load: BatchLoad, began: float, *, finished: bool) -> None:
+        known = self.policy.baseline(load, self.device)
+        used_gib = self.card.others_gib if self.context is None else self.context.used_gib
+        self.run.attempts.append(
+            Attempt(load, self.device, began, self.now, finished, self.crawling, used_gib, *(known or (None, None)))
+        )
+
+    def _note_detection(self, load: BatchLoad) -> None:
+        if self.policy.detected():
+            self.run.marks.append(Mark(self.now, "DETECT", load.shard, crawling=self.crawling))
+
+    def _sample(self) -> None:
+        used_gib = self.card.others_gib if self.context is None else self.context.used_gib
+        if not self.run.memory or self.run.memory[-1][1] != used_gib:
+            self.run.memory.append((self.now, used_gib))
+
+
+def play(scenario: Scenario, policy: SimulatedPolicy) -> Run:
+    """Run a scenario under a policy.
+
+    Args:
+        scenario: The card and the batches.
+        policy: A fresh one; it keeps state.
+
+    Returns:
+        The run; one that is not over after `GIVE_UP_SECONDS` has no finish time.
+    """
+    return _Loop(scenario, policy).play()

@@ -1,0 +1,240 @@
+"""The policies that `simulate` compares, each with its definition.
+
+A policy is told what a driver and a supervisor would see, and says what they do; the closed loop does it. `ladder` and
+`finished-batches` hold the real core; nothing is decided here that the product does not decide.
+
+Source: DESIGN.md, sections 4 and 5; issue "simulate": none, release only, finished batches, ours, best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from helix_crawl_otel.core.decisions import Decision, What
+from helix_crawl_otel.core.inflight import BatchInfo
+from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome
+from helix_crawl_otel.core.policy import Policy
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.replay.card import BatchLoad
+
+__all__ = [
+    "CARD",
+    "CPU",
+    "DEFINITIONS",
+    "CorePolicy",
+    "Planned",
+    "SimulatedPolicy",
+    "Step",
+    "finished_batches",
+    "ladder",
+]
+
+CARD, CPU = "cuda:0", "cpu"
+_WORKER = "worker"
+
+DEFINITIONS = {
+    "none": "no policy and no release: the driver encodes to the end in one context, however slow it gets",
+    "release": "the driver's own release of the cache every so many batches (256 unless the scenario says), no more",
+    "finished-batches": "release, and the rule on finished batches only, with two rungs: release, then the CPU for the "
+    "rest of the shard; acts between batches, and nobody can end the worker",
+    "ladder": "release, and this package: the rule on finished batches and batches in flight, all rungs, under a "
+    "supervisor that ends a worker stuck in a batch; with the knobs given",
+    "best": "the least time there is, knowing all that will come: the cheapest plan of releases, recycles, moves to "
+    "the CPU and back, at any batch boundary, each at its full cost",
+}
+"""What each policy is, in the order of the table."""
+
+
+class Step(str, Enum):
+    """What is done at a boundary, or to a worker."""
+
+    RELEASE = "release"
+    EMPTY_CACHE = "EMPTY_CACHE"
+    RECYCLE = "RECYCLE"
+    DEMOTE_CPU = "DEMOTE_CPU"
+    RESTART = "RESTART"
+    RETURN = "RETURN"
+
+
+class SimulatedPolicy:
+    """Does nothing: `none`, and with the routine release of the loop, `release`.
+
+    Args:
+        name: Shown in the table.
+        routine_release: Whether the driver releases every `Scenario.release_every` batches.
+    """
+
+    ticks = False
+    """Whether it is asked every 5 s inside a batch."""
+    supervised = False
+    """Whether a move to the CPU is a new process, which waits for the memory of the old one."""
+    first_device = CARD
+
+    def __init__(self, name: str, *, routine_release: bool) -> None:
+        self.name = name
+        self.routine_release = routine_release
+
+    def boundary(self, t: float, load: BatchLoad, device: str) -> Step | None:
+        """What to do before this batch. Asked again after each step until there is none."""
+        return None
+
+    def worker_started(self, t: float, device: str) -> None:
+        """A worker is ready."""
+
+    def batch_started(self, t: float, load: BatchLoad, device: str, reading: MemoryReading) -> None:
+        """A batch begins its encode stage."""
+
+    def tick(self, t: float, reading: MemoryReading) -> Step | None:
+        """Asked inside a batch: how to end its worker, or `None`."""
+        return None
+
+    def batch_finished(self, t: float, load: BatchLoad, device: str, seconds: float, reading: MemoryReading) -> None:
+        """A batch has ended."""
+
+    def detected(self) -> bool:
+        """Whether a crawl was detected since this was last asked."""
+        return False
+
+    def baseline(self, load: BatchLoad, device: str) -> tuple[float, float] | None:
+        """Baseline and limit in genes/s for a batch of this length, `None` when there is none."""
+        return None
+
+
+@dataclass
+class Planned(SimulatedPolicy):
+    """Follows a plan made with foresight: `best`.
+
+    Args:
+        steps: By index of the batch, what is done before it.
+        first_device: Where the first worker starts.
+        name: Shown in the table.
+    """
+
+    steps: dict[int, Step]
+    first_device: str = CARD
+    name: str = "best"
+    routine_release: bool = False
+    taken: set[int] = field(default_factory=set)
+
+    def boundary(self, t: float, load: BatchLoad, device: str) -> Step | None:
+        """The planned step, once."""
+        if load.index in self.taken:
+            return None
+        self.taken.add(load.index)
+        return self.steps.get(load.index)
+
+
+class CorePolicy(SimulatedPolicy):
+    """Feeds the real core and does what it decides.
+
+    Args:
+        name: Shown in the table.
+        settings: The knobs.
+        can_take: Rungs that the driver can take.
+        can_end_worker: A supervisor ends the worker of an overdue action or a hang.
+    """
+
+    def __init__(
+        self, name: str, settings: Settings, *, can_take: tuple[ActionKind, ...], can_end_worker: bool
+    ) -> None:
+        super().__init__(name, routine_release=True)
+        self.core = Policy(settings)
+        self.can_take = can_take
+        self.ticks = self.supervised = can_end_worker
+        self._shard: str | None = None
+        self._pending: Decision | None = None
+        self._end: Step | None = None
+        self._detected = False
+        self._info: BatchInfo | None = None
+        self._batches = 0
+
+    def boundary(self, t: float, load: BatchLoad, device: str) -> Step | None:
+        """The action that waits; the next shard goes back to the card first."""
+        if self._shard != load.shard:
+            if self._shard is not None:
+                self._take(self.core.close_shard(t, self._shard))
+                self._shard = self._pending = None
+            if device == CPU:
+                return Step.RETURN
+            self._shard = load.shard
+            self._open(t, device)
+        pending, self._pending = self._pending, None
+        if pending is None or pending.kind is None:
+            return None
+        if pending.kind is ActionKind.EMPTY_CACHE:
+            self.core.resolve(load.shard, pending.action_id, Outcome.APPLIED)
+        return Step(pending.kind.value)
+
+    def worker_started(self, t: float, device: str) -> None:
+        """The core is told; the worker goes on with the shard."""
+        self._pending = None
+        self._take(self.core.start_worker(t, _WORKER, device))
+        if self._shard is not None:
+            self._open(t, device)
+
+    def batch_started(self, t: float, load: BatchLoad, device: str, reading: MemoryReading) -> None:
+        """As the driver says it."""
+        self._batches += 1
+        self._info = BatchInfo(f"{self._batches}", load.shard, _WORKER, device, load.genes, load.work)
+        self.core.read_memory(t, device, reading)
+        self._take(self.core.start_batch(t, self._info))
+
+    def tick(self, t: float, reading: MemoryReading) -> Step | None:
+        """As the supervisor's ticker does it."""
+        assert self._info is not None
+        self.core.read_memory(t, self._info.device, reading)
+        self._end = None
+        self._take(self.core.advance(t))
+        return self._end
+
+    def batch_finished(self, t: float, load: BatchLoad, device: str, seconds: float, reading: MemoryReading) -> None:
+        """As the driver says it, before its boundary."""
+        assert self._info is not None
+        self.core.read_memory(t, device, reading)
+        decisions, problem = self.core.finish_batch(t, self._info, seconds)
+        assert problem is None, problem
+        self._take(decisions)
+
+    def detected(self) -> bool:
+        """Whether a DETECT was issued since this was last asked."""
+        detected, self._detected = self._detected, False
+        return detected
+
+    def baseline(self, load: BatchLoad, device: str) -> tuple[float, float] | None:
+        """The judged baseline is a rate of work; at the length of this batch it is so many genes/s."""
+        baseline, _ = self.core.baseline(load.shard, device)
+        if baseline is None:
+            return None
+        return baseline.rate / load.tokens, baseline.rate / load.tokens / self.core.settings.factor
+
+    def _open(self, t: float, device: str) -> None:
+        assert self._shard is not None
+        self._take(self.core.open_shard(t, self._shard, _WORKER, device, self.can_take, can_end_worker=self.supervised))
+
+    def _take(self, decisions: list[Decision]) -> None:
+        for decision in decisions:
+            if decision.forced:
+                self._end = Step.RESTART if decision.kind is None else Step(decision.kind.value)
+            elif decision.what is What.ISSUE and decision.kind is ActionKind.DETECT:
+                self._detected = True
+            elif decision.what is What.ISSUE:
+                self._pending = decision
+            elif (
+                decision.what is What.SUPERSEDED
+                and self._pending is not None
+                and self._pending.action_id == decision.action_id
+            ):
+                self._pending = None
+
+
+def ladder(settings: Settings) -> CorePolicy:
+    """`ladder`: see `DEFINITIONS`."""
+    kinds = (ActionKind.EMPTY_CACHE, ActionKind.RECYCLE, ActionKind.DEMOTE_CPU)
+    return CorePolicy("ladder", settings, can_take=kinds, can_end_worker=True)
+
+
+def finished_batches(settings: Settings) -> CorePolicy:
+    """`finished-batches`: see `DEFINITIONS`. It judges by work, as ours does, so that only two things differ."""
+    kinds = (ActionKind.EMPTY_CACHE, ActionKind.DEMOTE_CPU)
+    return CorePolicy("finished-batches", replace(settings, inflight=False), can_take=kinds, can_end_worker=False)

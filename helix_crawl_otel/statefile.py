@@ -1,0 +1,82 @@
+"""Keeps the ladder's state between processes: one plain JSON file, replaced whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from helix_crawl_otel.core.durable import restore_durable
+from helix_crawl_otel.core.state import PolicyState
+
+__all__ = ["StateFile"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+
+class StateFile:
+    """The file behind `CrawlWatch(state=...)`.
+
+    Args:
+        path: Where it is, or will be; its folder must exist or be creatable.
+
+    Threads: the owner serialises the calls.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._written: str | None = None
+
+    def load(self, encoder: str) -> PolicyState:
+        """The state to go on from; a new one where there is no file.
+
+        A damaged file is set aside under another name, never deleted, and a warning says so: the job starts with
+        rung 0 rather than not at all.
+        """
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return PolicyState(encoder=encoder)
+        except (OSError, UnicodeDecodeError) as error:
+            return self._start_anew(encoder, error)
+        try:
+            return restore_durable(json.loads(text), encoder)
+        except (ValueError, RecursionError) as error:
+            return self._start_anew(encoder, error)
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Replace the file, unless it holds this already.
+
+        Raises:
+            OSError: It cannot be written; the old content is still there.
+        """
+        text = json.dumps(content, allow_nan=False, sort_keys=True, indent=1)
+        if text == self._written:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        try:
+            with beside.open("w", encoding="utf-8", newline="\n") as out:
+                out.write(text)
+            beside.replace(self.path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+        self._written = text
+
+    def _start_anew(self, encoder: str, error: Exception) -> PolicyState:
+        aside = self.path.with_name(f"{self.path.name}.damaged-{os.getpid()}")
+        try:
+            self.path.replace(aside)
+            kept = f"set aside as {aside.name}"
+        except OSError as failure:
+            kept = f"left where it is ({failure.strerror})"
+        logger.warning(
+            "[crawl-watchdog] state file %s cannot be used (%s); %s; every shard starts on rung 0",
+            self.path,
+            error,
+            kept,
+        )
+        return PolicyState(encoder=encoder)

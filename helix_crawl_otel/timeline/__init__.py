@@ -1,0 +1,29 @@
+"""The flight recorder: what happened in a run, as JSON lines that can be replayed.
+
+Source: DESIGN.md, section 3.6.
+"""
+
+from helix_crawl_otel.timeline.events import (
+    ActionEvent,
+    BatchEvent,
+    Event,
+    MemoryEvent,
+    RunEvent,
+    WorkerEvent,
+)
+from helix_crawl_otel.timeline.reader import SkippedLine, TimelineError, TimelineReader, read_timeline
+from helix_crawl_otel.timeline.writer import TimelineWriter
+
+__all__ = [
+    "ActionEvent",
+    "BatchEvent",
+    "Event",
+    "MemoryEvent",
+    "RunEvent",
+    "SkippedLine",
+    "TimelineError",
+    "TimelineReader",
+    "TimelineWriter",
+    "WorkerEvent",
+    "read_timeline",
+]

@@ -1,0 +1,225 @@
+"""The lines of a timeline as values, and what a line must hold to be one.
+
+A timeline may come from somebody else's job: the device defaults to `cuda:0`, `work` and `worker` are optional, unknown
+keys are ignored. Numbers have bounds far outside any real job, so that no rate made from them overflows.
+
+Source: DESIGN.md, section 3.6.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+__all__ = [
+    "DEFAULT_DEVICE",
+    "VERSION",
+    "ActionEvent",
+    "BadLine",
+    "BatchEvent",
+    "Event",
+    "MemoryEvent",
+    "RunEvent",
+    "WorkerEvent",
+    "parse_event",
+]
+
+VERSION = 1
+DEFAULT_DEVICE = "cuda:0"
+
+_LONGEST_TIME = 1e11
+"""Seconds: 3,000 years, and beyond it a float no longer tells milliseconds apart."""
+_LEAST, _MOST = 1e-9, 1e15
+
+
+class BadLine(ValueError):
+    """A line cannot be used; the message says why."""
+
+
+class RunEvent(NamedTuple):
+    """A run begins, and with it a time axis. `encoder` is empty where it was not recorded."""
+
+    t: float
+    config: Mapping[str, Any]
+    encoder: str
+    host: str
+    source: str
+    """Where the timeline comes from, when it was reconstructed rather than recorded; else empty."""
+
+
+class WorkerEvent(NamedTuple):
+    """A worker has been started: the first of its name, or in place of the one before."""
+
+    t: float
+    device: str
+    worker: str
+    reason: str
+
+
+class BatchEvent(NamedTuple):
+    """A batch has ended at `t`; its encode stage began at `t - seconds`."""
+
+    t: float
+    shard: str
+    device: str
+    worker: str
+    genes: float
+    work: float | None
+    seconds: float
+
+
+class MemoryEvent(NamedTuple):
+    """A reading of a device's memory, in bytes; `None` where it was unknown."""
+
+    t: float
+    device: str
+    used_bytes: int | None
+    limit_bytes: int | None
+
+
+class ActionEvent(NamedTuple):
+    """What the job's own policy asked for, and what became of it."""
+
+    t: float
+    shard: str
+    kind: str
+    outcome: str
+    evidence: Mapping[str, Any]
+
+
+Event = RunEvent | WorkerEvent | BatchEvent | MemoryEvent | ActionEvent
+
+
+def parse_event(line: object) -> Event | None:
+    """The event of a parsed line, `None` for an event of another kind than these.
+
+    Raises:
+        BadLine: It is no event, lacks a key, or has a value that is not accepted.
+    """
+    if not isinstance(line, dict):
+        raise BadLine("not an object")
+    name = line.get("event")
+    if not isinstance(name, str):
+        raise BadLine("no event named")
+    parse = _PARSERS.get(name)
+    return parse(line) if parse else None
+
+
+def _run(line: dict[str, Any]) -> RunEvent:
+    version = line.get("version", VERSION)
+    if version != VERSION or isinstance(version, bool):
+        raise BadLine(f"version is {_shown(version)}; accepted: {VERSION}")
+    config = line.get("config")
+    source = _word(line, "source") if line.get("reconstructed") else ""
+    return RunEvent(
+        _time(line) if "t" in line else 0.0,
+        config if isinstance(config, dict) else {},
+        _word(line, "encoder"),
+        _word(line, "host"),
+        source or ("not said" if line.get("reconstructed") else ""),
+    )
+
+
+def _worker(line: dict[str, Any]) -> WorkerEvent:
+    device = _device(line)
+    return WorkerEvent(_time(line), device, _worker_name(line, device), _word(line, "reason"))
+
+
+def _batch(line: dict[str, Any]) -> BatchEvent:
+    device = _device(line)
+    return BatchEvent(
+        _time(line),
+        _name(line, "shard"),
+        device,
+        _worker_name(line, device),
+        _amount(line, "genes"),
+        None if line.get("work") is None else _amount(line, "work"),
+        _amount(line, "seconds"),
+    )
+
+
+def _memory(line: dict[str, Any]) -> MemoryEvent:
+    return MemoryEvent(_time(line), _device(line), _bytes(line, "used_bytes", 0), _bytes(line, "limit_bytes", 1))
+
+
+def _action(line: dict[str, Any]) -> ActionEvent:
+    evidence = line.get("evidence")
+    return ActionEvent(
+        _time(line),
+        _name(line, "shard"),
+        _name(line, "kind"),
+        _word(line, "outcome"),
+        evidence if isinstance(evidence, dict) else {},
+    )
+
+
+_PARSERS: dict[str, Callable[[dict[str, Any]], Event]] = {
+    "run": _run,
+    "worker": _worker,
+    "batch": _batch,
+    "memory": _memory,
+    "action": _action,
+}
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+# `type(...)` and comparisons rather than isinstance and isfinite: True is no number, NaN fails every comparison, and
+# an integer of 400 digits compares without being made a float.
+
+
+def _time(line: dict[str, Any]) -> float:
+    value = line.get("t")
+    if type(value) not in (int, float) or not -_LONGEST_TIME <= value <= _LONGEST_TIME:
+        raise BadLine(f"t is {_shown(value)}; accepted: a number of seconds")
+    return float(value)
+
+
+def _amount(line: dict[str, Any], key: str) -> float:
+    value = line.get(key)
+    if type(value) not in (int, float) or not _LEAST <= value <= _MOST:
+        raise BadLine(f"{key} is {_shown(value)}; accepted: a number > 0")
+    return value  # type: ignore[no-any-return]  # checked above, in a way that mypy does not follow
+
+
+def _bytes(line: dict[str, Any], key: str, least: int) -> int | None:
+    if key not in line:
+        raise BadLine(f"{key} is missing")
+    value = line[key]
+    if value is not None and (type(value) not in (int, float) or not least <= value <= 1e18):
+        raise BadLine(f"{key} is {_shown(value)}; accepted: {least} or more bytes, or null")
+    return None if value is None else int(value)
+
+
+def _name(line: dict[str, Any], key: str) -> str:
+    value = line.get(key)
+    if not isinstance(value, str) or not value:
+        raise BadLine(f"{key} is {_shown(value)}; accepted: a name")
+    return sys.intern(value)
+
+
+def _device(line: dict[str, Any]) -> str:
+    return _name(line, "device") if line.get("device") is not None else DEFAULT_DEVICE
+
+
+def _worker_name(line: dict[str, Any], device: str) -> str:
+    value = line.get("worker")
+    if value is None:
+        return device
+    if type(value) is int and abs(value) < 10**18:
+        return sys.intern(str(value))
+    return _name(line, "worker")
+
+
+def _word(line: dict[str, Any], key: str) -> str:
+    value = line.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "missing"
+    if type(value) is int and abs(value) >= 10**40:
+        return "an integer of more than 40 digits"  # repr refuses 4,300 and more
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

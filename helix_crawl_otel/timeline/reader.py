@@ -1,0 +1,201 @@
+"""Reads a timeline, tolerant of what a crash, a full disk or another program has left in it.
+
+A line that cannot be used is named by number, skipped and counted. A torn last line is no error: it is what a killed
+job leaves. Only a file that cannot be read at all, or is no timeline, is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+from helix_crawl_otel.timeline.events import BadLine, Event, parse_event
+
+__all__ = ["SkippedLine", "TimelineError", "TimelineReader", "read_timeline"]
+
+MAX_LINE_BYTES = 1 << 20
+SKIPPED_KEPT = 100
+"""Skipped lines remembered with their reason; beyond that they are only counted."""
+
+
+class TimelineError(ValueError):
+    """There is nothing to read: the message names the file and says why."""
+
+
+class SkippedLine(NamedTuple):
+    """A line that could not be used."""
+
+    number: int
+    reason: str
+
+
+def read_timeline(source: str | os.PathLike[str] | BinaryIO) -> TimelineReader:
+    """Read a timeline; see `TimelineReader`."""
+    return TimelineReader(source)
+
+
+class TimelineReader:
+    """The events of a timeline, in the order of its lines. Iterate once; the counts are complete after that.
+
+    Args:
+        source: A file, plain or gzip, or an open binary stream.
+
+    Attributes:
+        lines: Lines seen, blank ones included.
+        events: Events given out.
+        unknown_events: Lines of a kind of event that this version does not know; ignored.
+        skipped_lines: Lines that could not be used.
+        skipped: The first 100 of them, each with its number and reason.
+        torn_line: Number of a last line that was cut short, else `None`.
+
+    Raises:
+        TimelineError: While iterating: it cannot be opened or read, is a folder, is empty, or has no line of a
+            timeline.
+
+    Threads: one.
+    """
+
+    def __init__(self, source: str | os.PathLike[str] | BinaryIO) -> None:
+        if isinstance(source, (str, os.PathLike)):
+            self.name = os.fspath(source)
+        else:
+            self.name = str(getattr(source, "name", "the stream"))
+        self._source = source
+        self.lines = self.events = self.unknown_events = self.skipped_lines = 0
+        self.skipped: list[SkippedLine] = []
+        self.torn_line: int | None = None
+
+    def __iter__(self) -> Iterator[Event]:
+        with contextlib.ExitStack() as stack:
+            stream = self._open(stack)
+            for raw in self._lines(stream):
+                try:
+                    event = self._parse(raw)
+                except BadLine as problem:
+                    self._skip(raw, str(problem))
+                else:
+                    if event is not None:
+                        self.events += 1
+                        yield event
+        if not (self.events or self.unknown_events):
+            self._refuse_empty()
+
+    # -- bytes --------------------------------------------------------------------------------------------------------
+
+    def _open(self, stack: contextlib.ExitStack) -> BinaryIO:
+        try:
+            if isinstance(self._source, (str, os.PathLike)):
+                if Path(self._source).is_dir():
+                    self._refuse("is a folder; accepted: a file of JSON lines")
+                stream: BinaryIO = stack.enter_context(Path(self._source).open("rb"))
+            else:
+                stream = self._source
+            buffered = io.BufferedReader(_Raw(stream), 1 << 16)
+            if buffered.peek(2)[:2] == b"\x1f\x8b":
+                return gzip.GzipFile(fileobj=buffered)  # type: ignore[return-value]  # it reads lines as BinaryIO does
+            return buffered
+        except (OSError, ValueError) as error:
+            if isinstance(error, TimelineError):
+                raise
+            self._refuse(f"cannot be read: {_why(error)}")
+
+    def _lines(self, stream: BinaryIO) -> Iterator[bytes]:
+        """Lines with their line end, at most `MAX_LINE_BYTES` + 1 of each; the last one may have none."""
+        while True:
+            try:
+                raw = stream.readline(MAX_LINE_BYTES + 1)
+                rest = raw
+                while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+                    if not (self.events or self.unknown_events):
+                        self._refuse("is not a timeline: it begins with a line of more than 1 MiB")
+                    rest = stream.readline(MAX_LINE_BYTES + 1)
+            except (OSError, EOFError, zlib.error) as error:  # a damaged end of a gzip file, a share that went away
+                if not (self.events or self.unknown_events):
+                    self._refuse(f"cannot be read: {_why(error)}")
+                self.lines += 1
+                self.torn_line = self.lines
+                return
+            if not raw:
+                return
+            self.lines += 1
+            yield raw
+
+    # -- lines --------------------------------------------------------------------------------------------------------
+
+    def _parse(self, raw: bytes) -> Event | None:
+        if len(raw) > MAX_LINE_BYTES:
+            raise BadLine("longer than 1 MiB")
+        try:
+            text = raw.decode("utf-8-sig" if self.lines == 1 else "utf-8").strip()
+        except UnicodeDecodeError:
+            raise BadLine("not UTF-8") from None
+        if not text:
+            return None
+        try:
+            line = json.loads(text, parse_constant=_no_number)
+        except json.JSONDecodeError as error:
+            cut = error.pos >= len(text) or error.msg.startswith("Unterminated")
+            raise BadLine("cut short" if cut else f"not JSON ({error.msg.lower()}, column {error.colno})") from None
+        except (ValueError, RecursionError):  # an integer of thousands of digits, brackets thousands deep
+            raise BadLine("not JSON (too long a number, or too deep)") from None
+        event = parse_event(line)
+        if event is None:
+            self.unknown_events += 1
+        return event
+
+    def _skip(self, raw: bytes, reason: str) -> None:
+        if not raw.endswith(b"\n") and len(raw) <= MAX_LINE_BYTES and not _is_whole(raw):
+            self.torn_line = self.lines
+            return
+        self.skipped_lines += 1
+        if len(self.skipped) < SKIPPED_KEPT:
+            self.skipped.append(SkippedLine(self.lines, reason))
+
+    # -- refusals -----------------------------------------------------------------------------------------------------
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise TimelineError(f"{self.name} {why}")
+
+    def _refuse_empty(self) -> NoReturn:
+        if self.skipped:
+            number, reason = self.skipped[0]
+            self._refuse(f"is not a timeline: none of its {self.lines} lines can be used; line {number}: {reason}")
+        if self.torn_line is not None:
+            self._refuse("is not a timeline: it has no whole line")
+        self._refuse("is empty; accepted: a file of JSON lines, see the timeline's reference")
+
+
+class _Raw(io.RawIOBase):
+    """A stream under a buffer of ours, which can be peeked into and does not close the stream."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        read = getattr(self._stream, "read1", self._stream.read)
+        data: bytes = read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _no_number(name: str) -> NoReturn:
+    raise BadLine(f"{name} is not a number")
+
+
+def _is_whole(raw: bytes) -> bool:
+    """Whether a line without its line end is all there: then it is bad, not torn."""
+    return raw.rstrip().endswith(b"}") and raw.lstrip().startswith(b"{")
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

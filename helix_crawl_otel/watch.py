@@ -1,0 +1,167 @@
+"""`CrawlWatch`: the one class that the author of an embedding job meets."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from opentelemetry.metrics import MeterProvider
+
+from helix_crawl_otel.actions import ActionQueue
+from helix_crawl_otel.clock import awake_clock
+from helix_crawl_otel.config import CrawlConfig
+from helix_crawl_otel.core.model import Action, MemoryReading
+from helix_crawl_otel.embedded.runtime import Runtime
+from helix_crawl_otel.embedded.shard import ShardWatch
+from helix_crawl_otel.memory.device import parse_device
+
+__all__ = ["CrawlWatch"]
+
+Hook = TypeVar("Hook", bound=Callable[[Action], object])
+
+
+class CrawlWatch:
+    """Watches an embedding job from inside its process.
+
+    Four lines in a loop: `with CrawlWatch() as watch`, `with watch.shard(...) as shard`, `with shard.batch(...)`,
+    `shard.boundary()`. What the ladder asks for is done at the boundary.
+
+    Args:
+        config: The knobs; `None` reads them from the environment, warning of each value that cannot be used.
+        meter_provider: Where the instruments are made. `None` is the global provider, set before or after.
+        memory: A callable that returns a `MemoryReading` of the card that the job encodes on. `None` reads NVML and
+            torch for a card, the control group for the CPU. It may fail or hang: then memory is unknown, and nothing
+            trips.
+        clock: Returns seconds, and must not count sleep; the default does not, on any system.
+        tick_seconds: How often memory is read and batches in flight are looked at, more than 0. `None` starts no
+            thread, and the owner calls `tick`.
+        state: A file in which rungs and baselines outlive the process (plain JSON). `None` keeps none.
+        timeline: A file to which everything is recorded, for `helix-crawl replay`. `None` records nothing.
+        encoder: Identity of the encoder, such as `BAAI/bge-m3`. Baselines in `state` serve the same encoder only.
+
+    Raises:
+        ValueError: An argument is of the wrong kind or out of range; the message says which, and what is accepted.
+
+    Threads: all methods from any. After construction no error of ours reaches the job: each is caught, logged and
+    counted (`helix_dense_internal_errors`).
+    """
+
+    def __init__(
+        self,
+        config: CrawlConfig | None = None,
+        *,
+        meter_provider: MeterProvider | None = None,
+        memory: Callable[[], MemoryReading] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        tick_seconds: float | None = 5.0,
+        state: str | os.PathLike[str] | None = None,
+        timeline: str | os.PathLike[str] | None = None,
+        encoder: str = "",
+    ) -> None:
+        _accept(config is None or isinstance(config, CrawlConfig), "config", config, "a CrawlConfig, or None")
+        provider_fits = meter_provider is None or callable(getattr(meter_provider, "get_meter", None))
+        _accept(provider_fits, "meter_provider", meter_provider, "an OpenTelemetry MeterProvider, or None")
+        _accept(
+            memory is None or callable(memory), "memory", memory, "a callable that returns a MemoryReading, or None"
+        )
+        _accept(callable(clock), "clock", clock, "a callable that returns seconds")
+        _accept(_is_tick(tick_seconds), "tick_seconds", tick_seconds, "a number of seconds > 0, or None")
+        _accept(isinstance(encoder, str), "encoder", encoder, "a string")
+        self._runtime = Runtime(
+            config or CrawlConfig.from_env(),
+            meter_provider=meter_provider,
+            memory=memory,
+            clock=awake_clock(clock),
+            tick_seconds=tick_seconds,
+            state=_file("state", state),
+            timeline=_file("timeline", timeline),
+            encoder=encoder,
+        )
+
+    def __enter__(self) -> CrawlWatch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads, keep the state, close the timeline. A second call does nothing."""
+        self._runtime.guarded("driver", self._runtime.close)
+
+    @property
+    def actions(self) -> ActionQueue:
+        """The queue, for a driver that wants no help: it polls this and leaves `boundary` alone."""
+        return self._runtime.pipeline.actions
+
+    def shard(
+        self,
+        name: str,
+        *,
+        device: str = "cuda:0",
+        on_demote: Callable[[], object] | None = None,
+        exit_to_recycle: bool | None = None,
+    ) -> ShardWatch:
+        """A shard that is about to be encoded; use it in a `with` block.
+
+        Args:
+            name: Of the shard, the same each time the job runs.
+            device: Where it is encoded: `cuda:0`, `cuda` (the same), `cpu`, or another of torch's names.
+            on_demote: Rebuilds the driver's encoder on the CPU, in place, for this shard. Called at the boundary.
+                With it, DEMOTE_CPU does not end the process.
+            exit_to_recycle: True when something restarts this process and the job resumes: then RECYCLE, and
+                DEMOTE_CPU without `on_demote`, end it by `PauseRequested`. `None` is false in a job that nobody
+                supervises: a library must not end a job that nobody restarts.
+
+        Raises:
+            ValueError: An argument is of the wrong kind.
+        """
+        _accept(isinstance(name, str) and name != "", "shard name", name, "a string that is not empty")
+        _accept(isinstance(device, str), "device", device, "a name such as cuda:0 or cpu")
+        _accept(on_demote is None or callable(on_demote), "on_demote", on_demote, "a callable, or None")
+        _accept(exit_to_recycle in (None, True, False), "exit_to_recycle", exit_to_recycle, "True, False or None")
+        return ShardWatch(self._runtime, name, str(parse_device(device)), on_demote, bool(exit_to_recycle))
+
+    def on_action(self, hook: Hook) -> Hook:
+        """Have a callable asked about each `Action` before it is queued; usable as a decorator.
+
+        Args:
+            hook: Gets the action. Returning `False` vetoes it: it is counted and logged, its rung is used up. Runs in
+                the thread that decided, the ticker's or the driver's; what it raises is logged and no veto.
+
+        Raises:
+            ValueError: `hook` is not callable.
+        """
+        _accept(callable(hook), "hook", hook, "a callable that takes an Action")
+        self._runtime.pipeline.hooks.append(hook)
+        return hook
+
+    def tick(self) -> None:
+        """Look at the clock and the memory now. For a watch with `tick_seconds=None`; harmless otherwise."""
+        self._runtime.guarded("policy", self._runtime.tick)
+
+
+def _accept(fits: bool, name: str, given: object, accepted: str) -> None:
+    if not fits:
+        raise ValueError(f"{name} is {given!r}; accepted: {accepted}")
+
+
+def _is_tick(seconds: object) -> bool:
+    if seconds is None:
+        return True
+    return isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 < seconds < math.inf
+
+
+def _file(name: str, path: str | os.PathLike[str] | None) -> Path | None:
+    if path is None:
+        return None
+    _accept(isinstance(path, (str, os.PathLike)), name, path, "the path of a file, or None")
+    found = Path(path)
+    _accept(not found.is_dir(), name, str(path), "the path of a file, not of a folder")
+    return found
