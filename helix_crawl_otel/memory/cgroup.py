@@ -7,7 +7,7 @@ counts as used while the group takes major faults, and as free while it does not
 
 Source: INCIDENTS.md, "Probes", cgroup memory.
 
-Blocking: a few small files of /proc and the cgroup file system, about 0.1 ms, read without the GIL. In a group at its
+Blocking: a few small files of /proc and of the groups, 0.6 ms, read without the GIL. In a group at its
 limit the reading thread itself may have to wait for the kernel to free a page.
 """
 

@@ -83,11 +83,9 @@ def _ask(probe: Probe) -> tuple[MemoryReading, str | None]:
 
 def _fullest(readings: Sequence[MemoryReading]) -> MemoryReading:
     limit = next((reading.limit_bytes for reading in readings if reading.limit_bytes is not None), None)
-    candidates = [
-        reading if (reading.fraction or 0.0) > 1.0 else MemoryReading(reading.used_bytes, limit)
-        for reading in readings
-        if reading.used_bytes is not None
-    ]
+    known = [reading for reading in readings if reading.used_bytes is not None]
+    candidates = [MemoryReading(reading.used_bytes, limit) for reading in known]
+    candidates += [reading for reading in known if (reading.fraction or 0.0) > 1.0]
     if not candidates:
         return MemoryReading(None, limit)
     return max(candidates, key=lambda reading: reading.fraction or 0.0)

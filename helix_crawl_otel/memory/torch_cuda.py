@@ -83,9 +83,10 @@ class TorchProbe:
     def _read(self, cuda: Any) -> MemoryReading:
         if self._limit is None:
             self._limit = int(cuda.get_device_properties(self._index).total_memory)
-        used = int(cuda.memory_reserved(self._index))
-        peak = int(cuda.max_memory_reserved(self._index))
-        self.allocated_bytes = int(cuda.memory_allocated(self._index))
+        stats = cuda.memory_stats(self._index)  # one snapshot under one lock: the three figures fit each other
+        used = int(stats["reserved_bytes.all.current"])
+        peak = int(stats["reserved_bytes.all.peak"])
+        self.allocated_bytes = int(stats["allocated_bytes.all.current"])
         if self._peak is not None and peak != self._peak:
             used = max(used, peak)
         self._peak = peak

@@ -43,7 +43,7 @@ class _Loop:
 
     def play(self) -> Run:
         try:
-            self._start(self.device)
+            self._start(self.device, "first")
             for load in self.scenario.loads():
                 while not self._encode(load):
                     pass
@@ -54,21 +54,22 @@ class _Loop:
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    def _start(self, device: str) -> None:
+    def _start(self, device: str, reason: str) -> None:
         """Start a worker; its first batch begins when it is ready."""
         self._pass(self.card.cpu_start_seconds if device == CPU else self.card.start_seconds)
         self.device, self.batches, self.crawling = device, 0, False
         self.context = None if device == CPU else Context(self.card)
         self._sample()
+        self.run.workers.append((self.now, device, reason))
         self.policy.worker_started(self.now, device)
 
-    def _replace(self, device: str, *, gate: bool) -> None:
+    def _replace(self, device: str, reason: str, *, gate: bool) -> None:
         """End the worker and start another, after the old one's memory has come back where that is waited for."""
         held, self.context = self.context, None
         self._sample()
         if held is not None and gate:
             self._pass(self.card.memory_return_seconds)
-        self._start(device)
+        self._start(device, reason)
 
     def _apply(self, step: Step, load: BatchLoad, *, forced: bool = False) -> None:
         self.run.marks.append(Mark(self.now, step.value, load.shard, forced, self.crawling))
@@ -78,11 +79,11 @@ class _Loop:
                 self._sample()
                 self._pass(self.card.release_seconds)
         elif step is Step.DEMOTE_CPU:
-            self._replace(CPU, gate=self.policy.supervised)
+            self._replace(CPU, "demote", gate=self.policy.supervised)
         elif step is Step.RESTART:
-            self._replace(self.device, gate=True)
+            self._replace(self.device, "crash", gate=True)
         else:
-            self._replace(CARD, gate=True)
+            self._replace(CARD, "recycle" if step is Step.RECYCLE else "resume", gate=True)
 
     # -- batches ------------------------------------------------------------------------------------------------------
 

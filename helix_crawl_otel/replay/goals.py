@@ -64,8 +64,8 @@ def _times(ratio: float | None) -> str:
 def _recurring_note(item: Comparison) -> str:
     row = item.row("ladder")
     return (
-        f"No goal, shown beside it: {item.scenario.name}, ladder {_times(row.ratio_to_best)} of best: a crawl that comes "
-        "back in a fresh context ends on the CPU"
+        f"No goal, shown beside it: {item.scenario.name}, ladder {_times(row.ratio_to_best)} of best: a crawl that "
+        "comes back in a fresh context ends on the CPU"
     )
 
 

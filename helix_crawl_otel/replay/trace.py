@@ -79,6 +79,7 @@ class Run:
         attempts: Every try at a batch, in order.
         marks: What was done, in order.
         memory: Readings of the card by time, (seconds, GiB), where they change.
+        workers: Workers as they became ready: (seconds, device, reason).
         crawl_began: Start of the first batch that crawled, `None` when none did.
     """
 
@@ -87,6 +88,7 @@ class Run:
     attempts: list[Attempt] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
+    workers: list[tuple[float, str, str]] = field(default_factory=list)
     crawl_began: float | None = None
 
     @property

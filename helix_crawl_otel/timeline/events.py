@@ -19,6 +19,7 @@ __all__ = [
     "BadLine",
     "BatchEvent",
     "Event",
+    "FutureVersion",
     "MemoryEvent",
     "RunEvent",
     "WorkerEvent",
@@ -35,6 +36,10 @@ _LEAST, _MOST = 1e-9, 1e15
 
 class BadLine(ValueError):
     """A line cannot be used; the message says why."""
+
+
+class FutureVersion(BadLine):
+    """A run was recorded in a later version of the format: nothing after it can be trusted."""
 
 
 class RunEvent(NamedTuple):
@@ -108,8 +113,10 @@ def parse_event(line: object) -> Event | None:
 
 def _run(line: dict[str, Any]) -> RunEvent:
     version = line.get("version", VERSION)
-    if version != VERSION or isinstance(version, bool):
+    if type(version) is not int or version < 1:
         raise BadLine(f"version is {_shown(version)}; accepted: {VERSION}")
+    if version > VERSION:
+        raise FutureVersion(f"version is {_shown(version)}; accepted: {VERSION}")
     config = line.get("config")
     source = _word(line, "source") if line.get("reconstructed") else ""
     return RunEvent(
@@ -169,17 +176,17 @@ _PARSERS: dict[str, Callable[[dict[str, Any]], Event]] = {
 
 
 def _time(line: dict[str, Any]) -> float:
-    value = line.get("t")
+    value: Any = line.get("t")
     if type(value) not in (int, float) or not -_LONGEST_TIME <= value <= _LONGEST_TIME:
         raise BadLine(f"t is {_shown(value)}; accepted: a number of seconds")
     return float(value)
 
 
-def _amount(line: dict[str, Any], key: str) -> float:
-    value = line.get(key)
+def _amount(line: dict[str, Any], key: str) -> Any:
+    value: Any = line.get(key)
     if type(value) not in (int, float) or not _LEAST <= value <= _MOST:
-        raise BadLine(f"{key} is {_shown(value)}; accepted: a number > 0")
-    return value  # type: ignore[no-any-return]  # checked above, in a way that mypy does not follow
+        raise BadLine(f"{key} is {_shown(value)}; accepted: a number > 0 (from {_LEAST:g} to {_MOST:g})")
+    return value
 
 
 def _bytes(line: dict[str, Any], key: str, least: int) -> int | None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-from helix_crawl_otel.timeline.events import BadLine, Event, parse_event
+from helix_crawl_otel.timeline.events import BadLine, Event, FutureVersion, parse_event
 
 __all__ = ["SkippedLine", "TimelineError", "TimelineReader", "read_timeline"]
 
@@ -78,8 +78,10 @@ class TimelineReader:
             for raw in self._lines(stream):
                 try:
                     event = self._parse(raw)
+                except FutureVersion as problem:
+                    self._refuse(f"line {self.lines}: {problem}")
                 except BadLine as problem:
-                    self._skip(raw, str(problem))
+                    self._skip(raw, problem)
                 else:
                     if event is not None:
                         self.events += 1
@@ -94,7 +96,8 @@ class TimelineReader:
             if isinstance(self._source, (str, os.PathLike)):
                 if Path(self._source).is_dir():
                     self._refuse("is a folder; accepted: a file of JSON lines")
-                stream: BinaryIO = stack.enter_context(Path(self._source).open("rb"))
+                file = Path(self._source).open("rb")  # noqa: SIM115 - the stack of the caller closes it
+                stream: BinaryIO = stack.enter_context(file)
             else:
                 stream = self._source
             buffered = io.BufferedReader(_Raw(stream), 1 << 16)
@@ -135,28 +138,28 @@ class TimelineReader:
         try:
             text = raw.decode("utf-8-sig" if self.lines == 1 else "utf-8").strip()
         except UnicodeDecodeError:
-            raise BadLine("not UTF-8") from None
+            raise _NotJson("not UTF-8") from None
         if not text:
             return None
         try:
             line = json.loads(text, parse_constant=_no_number)
         except json.JSONDecodeError as error:
             cut = error.pos >= len(text) or error.msg.startswith("Unterminated")
-            raise BadLine("cut short" if cut else f"not JSON ({error.msg.lower()}, column {error.colno})") from None
+            raise _NotJson("cut short" if cut else f"not JSON ({error.msg.lower()}, column {error.colno})") from None
         except (ValueError, RecursionError):  # an integer of thousands of digits, brackets thousands deep
-            raise BadLine("not JSON (too long a number, or too deep)") from None
+            raise _NotJson("not JSON (too long a number, or too deep)") from None
         event = parse_event(line)
         if event is None:
             self.unknown_events += 1
         return event
 
-    def _skip(self, raw: bytes, reason: str) -> None:
-        if not raw.endswith(b"\n") and len(raw) <= MAX_LINE_BYTES and not _is_whole(raw):
+    def _skip(self, raw: bytes, problem: BadLine) -> None:
+        if isinstance(problem, _NotJson) and not raw.endswith(b"\n"):
             self.torn_line = self.lines
             return
         self.skipped_lines += 1
         if len(self.skipped) < SKIPPED_KEPT:
-            self.skipped.append(SkippedLine(self.lines, reason))
+            self.skipped.append(SkippedLine(self.lines, str(problem)))
 
     # -- refusals -----------------------------------------------------------------------------------------------------
 
@@ -170,6 +173,10 @@ class TimelineReader:
         if self.torn_line is not None:
             self._refuse("is not a timeline: it has no whole line")
         self._refuse("is empty; accepted: a file of JSON lines, see the timeline's reference")
+
+
+class _NotJson(BadLine):
+    """The text of a line is damaged; at the end of a file that is a torn line."""
 
 
 class _Raw(io.RawIOBase):
@@ -190,11 +197,6 @@ class _Raw(io.RawIOBase):
 
 def _no_number(name: str) -> NoReturn:
     raise BadLine(f"{name} is not a number")
-
-
-def _is_whole(raw: bytes) -> bool:
-    """Whether a line without its line end is all there: then it is bad, not torn."""
-    return raw.rstrip().endswith(b"}") and raw.lstrip().startswith(b"{")
 
 
 def _why(error: Exception) -> str:

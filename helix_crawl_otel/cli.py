@@ -1,0 +1,116 @@
+"""The command `helix-crawl`: finds the subcommand, turns what can go wrong into a message and an exit code.
+
+Source: DESIGN.md, section 3.3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.timeline import TimelineError
+
+__all__ = ["main"]
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+COMMAND_MODULES = ("replay", "simulate")
+"""Modules of `helix_crawl_otel.replay` that have `register(subparsers)`; it sets `func`, which takes the parsed
+arguments and returns the exit code. Heavy imports belong inside `func`."""
+
+_DESCRIPTION = """\
+Keeps dense-embedding jobs on small GPUs from crawling. A full card under Windows does not raise out-of-memory: it goes
+on at a fifth to a thousandth of its speed. helix-crawl recognises that by its signature and climbs a ladder of
+remedies until the job is fast again."""
+
+_EPILOG = """\
+examples:
+  helix-crawl replay timeline.jsonl            what the policy would have done on a recorded timeline
+  helix-crawl COMMAND --help                   options and examples of a command
+
+exit codes:
+  0    done
+  1    finished, with something failed
+  2    wrong usage or configuration; the message names the option or variable, the value and what is accepted
+  130  interrupted
+
+environment:
+  The knobs of the rule are HELIX_BFM_CRAWL_FACTOR, _WINDOW, _ACTION, _VRAM, _EMA_ALPHA, _WARMUP and _INFLIGHT; an
+  option of the same name wins. `helix-crawl replay --help` lists them with their defaults."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; `None` means those of this process.
+
+    Returns:
+        The exit code. Wrong usage raises `SystemExit` with code 2, as `argparse` does.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a letter shows ? instead
+            stream.reconfigure(errors="replace")
+    try:
+        args = _parser().parse_args(argv)
+        code: int = args.func(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except (ConfigError, TimelineError) as error:
+        return _say(str(error), USAGE)
+    except BrokenPipeError:  # the reader has seen enough: `| head`
+        _silence_stdout()
+        return DONE
+    except OSError as error:
+        _silence_stdout()
+        return _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
+    except KeyboardInterrupt:
+        _silence_stdout()
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="helix-crawl",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"helix-crawl {_version()}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for name in COMMAND_MODULES:
+        module = f"helix_crawl_otel.replay.{name}"
+        if importlib.util.find_spec(module) is not None:
+            importlib.import_module(module).register(subparsers)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("helix-crawl-otel")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _say(message: str, code: int) -> int:
+    print(f"helix-crawl: error: {message}", file=sys.stderr)
+    return code
+
+
+def _silence_stdout() -> None:
+    """Nothing more can be written: keep the interpreter's last flush from raising."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    except (AttributeError, OSError, ValueError):  # stdout is no file: nothing to flush
+        pass

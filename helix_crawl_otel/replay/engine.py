@@ -1,0 +1,226 @@
+"""Drives the policy along a timeline as a job and its supervisor would have driven it, and keeps what it decided.
+
+What the policy asks for changes nothing but its own state, because the timeline is already there. An action counts as
+applied at the end of the shard's next batch. One that is overdue inside a batch, and a hang, end the worker there: the
+rest of that batch is not judged, and its line is ignored.
+
+Source: DESIGN.md, section 3.6, and section 5 for deadlines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from helix_crawl_otel.core.decisions import Decision, What
+from helix_crawl_otel.core.durable import dump_durable, restore_durable
+from helix_crawl_otel.core.inflight import BatchInfo
+from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome
+from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.replay.order import in_order
+from helix_crawl_otel.timeline import ActionEvent, BatchEvent, Event, MemoryEvent, RunEvent, WorkerEvent
+
+__all__ = ["ReplayResult", "replay"]
+
+_JUST_BEFORE = 4e-9
+"""Part of a tick. The policy takes what is due within a billionth of a tick; a reading at the moment a slice is due
+has to come first, so the policy is taken up to a little before every event."""
+
+
+@dataclass
+class ReplayResult:
+    """What the policy would have done.
+
+    Args:
+        settings: The knobs it was given.
+        decisions: Each with the number of its run (from 0), in order.
+        runs: The `run` lines.
+        shards: Names, in the order in which they were first seen.
+        batches: Batch lines.
+        trips: Windows that the signature filled.
+        actions: Issued, by kind; every kind is there.
+        recorded: Actions that the recorded job itself issued, by kind.
+        ignored_samples: Batch lines that could not be judged, such as one without work in a shard judged by work.
+        cut_batches: Batch lines ignored because their worker would have been ended inside.
+        seconds: Length of the timeline, over all its runs.
+    """
+
+    settings: Settings
+    decisions: list[tuple[int, Decision]] = field(default_factory=list)
+    runs: list[RunEvent] = field(default_factory=list)
+    shards: dict[str, None] = field(default_factory=dict)
+    batches: int = 0
+    trips: int = 0
+    actions: dict[str, int] = field(default_factory=lambda: {kind.value: 0 for kind in ActionKind})
+    recorded: dict[str, int] = field(default_factory=dict)
+    ignored_samples: int = 0
+    cut_batches: int = 0
+    seconds: float = 0.0
+
+    def issued(self) -> list[Decision]:
+        """Every DETECT and every action issued, in order."""
+        return [decision for _, decision in self.decisions if decision.what is What.ISSUE]
+
+    def count(self, what: What) -> int:
+        """How many decisions of a kind there were."""
+        return sum(decision.what is what for _, decision in self.decisions)
+
+
+def replay(events: Iterable[Event], settings: Settings, *, tick_seconds: float = TICK_SECONDS) -> ReplayResult:
+    """Take a timeline's events through the policy.
+
+    Args:
+        events: From `read_timeline`, or made; in the order of the lines. All events of one run are held in memory.
+        settings: The knobs.
+        tick_seconds: Length of a tick.
+    """
+    engine = _Engine(settings, tick_seconds)
+    axis: list[Event] = []
+    for event in events:
+        if type(event) is RunEvent:
+            engine.play(axis)
+            axis = []
+            engine.begin_run(event)
+        else:
+            axis.append(event)
+    engine.play(axis)
+    engine.result.trips = engine.policy.state.trips + engine.earlier_trips
+    return engine.result
+
+
+class _Engine:
+    """Threads: one."""
+
+    def __init__(self, settings: Settings, tick_seconds: float) -> None:
+        self.policy = Policy(settings, tick_seconds=tick_seconds)
+        self.result = ReplayResult(settings)
+        self.earlier_trips = 0
+        self._margin = _JUST_BEFORE * tick_seconds
+        self._forget_axis()
+
+    def begin_run(self, run: RunEvent) -> None:
+        """A new time axis; rungs and baselines carry on. A baseline belongs to one encoder."""
+        self.result.runs.append(run)
+        state = self.policy.state
+        if run.encoder and run.encoder != state.encoder and state.shards:
+            self.earlier_trips += state.trips
+            restored = restore_durable(dump_durable(state), run.encoder)
+            restored.next_action = state.next_action
+            self.policy = Policy(self.policy.settings, tick_seconds=self.policy.tick_seconds, state=restored)
+        elif run.encoder:
+            state.encoder = run.encoder
+        self.policy.restart()
+
+    def play(self, axis: list[Event]) -> None:
+        """Take all events of one time axis."""
+        self._forget_axis()
+        first: float | None = None
+        last = 0.0
+        for t, number, event, begins in in_order(axis):
+            self._advance(t)
+            first, last = (t if first is None else first), t
+            if type(event) is BatchEvent:
+                if begins:
+                    self._begin_batch(t, number, event)
+                else:
+                    self._end_batch(t, number, event)
+            elif type(event) is MemoryEvent:
+                self.policy.read_memory(t, event.device, MemoryReading(event.used_bytes, event.limit_bytes))
+            elif type(event) is WorkerEvent:
+                self._start_worker(t, event.worker, event.device)
+            elif type(event) is ActionEvent:
+                self.result.recorded[event.kind] = self.result.recorded.get(event.kind, 0) + 1
+        if first is not None:
+            self.result.seconds += last - min(first, 0.0)
+
+    def _forget_axis(self) -> None:
+        self._now = float("-inf")
+        self._running: dict[int, tuple[float, BatchInfo]] = {}  # beginning and batch, by number of the line
+        self._cut: set[int] = set()
+        self._opened: set[str] = set()
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def _begin_batch(self, t: float, number: int, event: BatchEvent) -> None:
+        info = self._info(t, number, event)
+        self._running[number] = (t, info)
+        self._take(self.policy.start_batch(t, info))
+
+    def _end_batch(self, t: float, number: int, event: BatchEvent) -> None:
+        self.result.batches += 1
+        if number in self._cut:
+            self._cut.discard(number)
+            self.result.cut_batches += 1
+            return
+        _, info = self._running.pop(number, None) or (t, self._info(t, number, event))
+        decisions, problem = self.policy.finish_batch(t, info, event.seconds)
+        if problem is not None:
+            self.result.ignored_samples += 1
+        if decisions:
+            self._take(decisions)
+        self._reach_boundary(t, info)
+
+    def _info(self, t: float, number: int, event: BatchEvent) -> BatchInfo:
+        info = BatchInfo(str(number), event.shard, event.worker, event.device, event.genes, event.work)
+        if event.shard not in self._opened:
+            self._opened.add(event.shard)
+            self.result.shards[event.shard] = None
+            self._take(self.policy.open_shard(t, event.shard, event.worker, event.device, can_end_worker=True))
+        return info
+
+    def _reach_boundary(self, t: float, info: BatchInfo) -> None:
+        """The action that waits for this shard is applied."""
+        pending = self.policy.state.shards[info.shard].ladder.pending
+        if pending is None:
+            return
+        if pending.ends_worker:
+            self._start_worker(t, info.worker, info.device)
+        else:
+            self.policy.resolve(info.shard, pending.id, Outcome.APPLIED)
+
+    def _start_worker(self, t: float, worker: str, device: str) -> None:
+        """A worker in place of the one before. A batch that the timeline ends later is the new one's: rounded times
+        overlap a little, and workers that share a device may not be told apart."""
+        self._take(self.policy.start_worker(t, worker, device))
+        for begun, info in self._running.values():
+            if info.worker == worker:
+                self._take(self.policy.start_batch(begun, info))
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def _advance(self, t: float) -> None:
+        """Take the policy up to just before `t`, in steps of at most one slice: whoever is asked to end a worker does
+        it before the next slice of its batch."""
+        until = t - self._margin
+        inflight = self.policy.state.inflight
+        while inflight and self._now < until:
+            step = min(batch.slice_seconds or self.policy.tick_seconds for batch in inflight.values())
+            self._now = min(max(self._now, self._oldest()) + max(step, 1e-3), until)
+            decisions = self.policy.advance(self._now)
+            if decisions:
+                self._take(decisions)
+            inflight = self.policy.state.inflight
+        self._now = max(self._now, until)
+
+    def _oldest(self) -> float:
+        return min(begun for begun, _ in self._running.values())
+
+    def _take(self, decisions: list[Decision]) -> None:
+        """Keep decisions, and do at once what a supervisor does at once."""
+        ended: dict[str, float] = {}
+        for decision in sorted(decisions, key=lambda decision: decision.t):
+            if decision.t > ended.get(decision.worker, decision.t):
+                continue  # said of the rest of a batch whose worker has just been ended
+            self.result.decisions.append((max(len(self.result.runs) - 1, 0), decision))
+            if decision.what is What.ISSUE and decision.kind is not None:
+                self.result.actions[decision.kind.value] += 1
+            if decision.forced:
+                ended[decision.worker] = decision.t
+                self._end_worker(decision)
+
+    def _end_worker(self, decision: Decision) -> None:
+        for number in [number for number, (_, info) in self._running.items() if info.worker == decision.worker]:
+            del self._running[number]
+            self._cut.add(number)
+        self._take(self.policy.start_worker(decision.t, decision.worker, decision.device))

@@ -1,0 +1,66 @@
+"""Puts the events of one run in the order in which a policy has to take them: by time, memory first.
+
+A timeline says of a batch when it ended and how long it took. A policy that lives with the job sees it begin, so its
+beginning is made here.
+
+Source: DESIGN.md, section 3.6.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from operator import itemgetter
+
+from helix_crawl_otel.timeline import BatchEvent, Event, MemoryEvent
+
+__all__ = ["Moment", "in_order"]
+
+OVERLAP_SECONDS = 0.01
+"""A timeline is rounded: a batch that seems to begin so little before the end of its worker's previous batch began
+when that one ended."""
+
+NOISE_SECONDS = 1e-6
+
+Moment = tuple[float, int, Event, bool]
+"""When, the event's number, the event, and whether this is the beginning of a batch rather than the event itself."""
+
+
+def in_order(events: list[Event]) -> Iterator[Moment]:
+    """The moments of a run. At one time: memory, then the lines in their own order, then the batches that begin.
+
+    Args:
+        events: All of one time axis; the list is sorted in place. Its places are the events' numbers.
+
+    Yields:
+        The beginning of every batch before its end, unless both are one moment: then there is no beginning.
+    """
+    events.sort(key=lambda event: type(event) is not MemoryEvent)
+    events.sort(key=itemgetter(0))  # stable
+    numbers, begins = _beginnings(events)
+    order = sorted(range(len(begins)), key=begins.__getitem__)
+    waiting = 0
+    for number, event in enumerate(events):
+        t = event.t
+        while waiting < len(order) and begins[order[waiting]] < t:
+            at = order[waiting]
+            waiting += 1
+            if numbers[at] >= number:
+                yield begins[at], numbers[at], events[numbers[at]], True
+        yield t, number, event, False
+
+
+def _beginnings(events: list[Event]) -> tuple[array[int], array[float]]:
+    """Number and beginning of every batch."""
+    numbers, begins = array("q"), array("d")
+    ends: dict[str, float] = {}
+    for number, event in enumerate(events):
+        if type(event) is not BatchEvent:
+            continue
+        begin, previous = event.t - event.seconds, ends.get(event.worker)
+        if previous is not None and -OVERLAP_SECONDS <= begin - previous <= NOISE_SECONDS and previous < event.t:
+            begin = previous
+        ends[event.worker] = event.t
+        numbers.append(number)
+        begins.append(begin)
+    return numbers, begins

@@ -1,0 +1,101 @@
+"""Writes a simulated run as a timeline, so that `helix-crawl replay` and `report` can read it.
+
+A batch whose worker was ended leaves no line, as in a real job: only the action and the new worker tell of it.
+
+Source: DESIGN.md, section 3.6.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.replay.card import GIB
+from helix_crawl_otel.replay.policies import CARD, CPU
+from helix_crawl_otel.replay.scenario import Scenario
+from helix_crawl_otel.replay.trace import Attempt, Run
+
+__all__ = ["timeline", "write_timeline"]
+
+_WORKER, _MEMORY, _ACTION, _BATCH = range(4)  # order of lines of the same moment
+
+
+def timeline(scenario: Scenario, run: Run, settings: Settings) -> list[dict[str, Any]]:
+    """The events of a run, in the order of time.
+
+    Args:
+        scenario: What was run.
+        run: One policy's.
+        settings: The knobs it was run with.
+    """
+    source = f"helix-crawl simulate {scenario.name}, policy {run.policy}: a model, not a recording"
+    first = {
+        "event": "run",
+        "version": 1,
+        "t": 0.0,
+        "config": asdict(settings),
+        "encoder": "modelled",
+        "host": "modelled",
+        "reconstructed": True,
+        "source": source,
+    }
+    return [first, *(event for _, event in sorted(_events(scenario, run), key=lambda item: item[0]))]
+
+
+def _events(scenario: Scenario, run: Run) -> Iterator[tuple[tuple[float, int], dict[str, Any]]]:
+    limit_bytes = round(scenario.card.limit_gib * GIB)
+    for at, (t, device, reason) in enumerate(run.workers):
+        yield (t, _WORKER), {"event": "worker", "t": t, "device": device, "pid": at + 1, "reason": reason}
+    for mark in run.marks:
+        if mark.intervenes or mark.what == "DETECT":
+            outcome = "overdue" if mark.forced else "applied"
+            yield (
+                (mark.t, _ACTION),
+                {
+                    "event": "action",
+                    "t": mark.t,
+                    "shard": mark.shard,
+                    "kind": mark.what,
+                    "outcome": outcome,
+                    "evidence": {},
+                },
+            )
+    for t, used_gib in run.memory:
+        yield (t, _MEMORY), _memory(t, used_gib, limit_bytes)
+    for item in run.attempts:
+        if item.device != CPU:
+            for t in (item.began, item.ended):
+                yield (t, _MEMORY), _memory(t, item.used_gib, limit_bytes)
+        if item.finished:
+            yield (item.ended, _BATCH), _batch(item)
+
+
+def _memory(t: float, used_gib: float, limit_bytes: int) -> dict[str, Any]:
+    used_bytes = round(used_gib * GIB)
+    return {"event": "memory", "t": t, "device": CARD, "used_bytes": used_bytes, "limit_bytes": limit_bytes}
+
+
+def _batch(item: Attempt) -> dict[str, Any]:
+    return {
+        "event": "batch",
+        "t": item.ended,
+        "shard": item.load.shard,
+        "device": item.device,
+        "genes": item.load.genes,
+        "work": item.load.work,
+        "seconds": item.ended - item.began,
+    }
+
+
+def write_timeline(path: Path, scenario: Scenario, run: Run, settings: Settings) -> None:
+    """Write the timeline of a run, JSON lines.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    lines = (json.dumps(event, allow_nan=False) for event in timeline(scenario, run, settings))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,151 @@
+"""Shows what a replay found to a person: a header, a table with reasons, a sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+from helix_crawl_otel.core.decisions import Decision, What
+from helix_crawl_otel.core.model import ActionKind
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.replay.engine import ReplayResult
+from helix_crawl_otel.timeline import TimelineReader
+
+__all__ = ["replay_text", "skipped_text"]
+
+SKIPPED_SHOWN = 10
+
+_SHOWN = {
+    What.PASSED_OVER: "passed over",
+    What.OVERDUE: "overdue",
+    What.RECOVERED: "recovered",
+    What.HANG: "hang",
+}
+"""Decisions shown beside the actions. That an action was applied or superseded says nothing new."""
+
+
+def replay_text(result: ReplayResult, reader: TimelineReader) -> str:
+    """The whole output, without a last line end."""
+    parts = [*_header(result, reader), "", *_table(result), _sentence(result)]
+    notes = skipped_text(reader).splitlines()
+    if result.ignored_samples:
+        notes.append(f"{_many(result.ignored_samples, 'batch', 'batches')} could not be judged and did not count")
+    return "\n".join(parts + notes)
+
+
+def skipped_text(reader: TimelineReader) -> str:
+    """Which lines could not be used and why; empty when all could."""
+    lines = [f"line {number} skipped: {printable(reason)}" for number, reason in reader.skipped[:SKIPPED_SHOWN]]
+    if reader.skipped_lines > SKIPPED_SHOWN:
+        lines.append(f"and {reader.skipped_lines - SKIPPED_SHOWN} more; {reader.skipped_lines} lines skipped in all")
+    if reader.torn_line is not None:
+        lines.append(f"line {reader.torn_line}, the last, is cut short, as a killed job leaves it; not used")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def printable(text: str) -> str:
+    """Text of somebody else's file, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _header(result: ReplayResult, reader: TimelineReader) -> Iterator[str]:
+    yield f"timeline  {printable(reader.name)}"
+    yield (
+        f"          {_many(result.batches, 'batch', 'batches')}, {_many(len(result.shards), 'shard')}, "
+        f"{_many(max(len(result.runs), 1), 'run')}, {_duration(result.seconds)}"
+    )
+    for source in dict.fromkeys(run.source for run in result.runs if run.source):
+        yield f"          reconstructed, not recorded: {printable(source)}"
+    yield f"knobs     {_knobs(result.settings)}"
+    for difference in dict.fromkeys(_differences(result)):
+        yield f"          {difference}"
+    if result.recorded:
+        counts = ", ".join(f"{count} {printable(kind)}" for kind, count in sorted(result.recorded.items()))
+        yield f"recorded  actions of the job itself: {counts}"
+
+
+def _knobs(settings: Settings) -> str:
+    return ", ".join(f"{field.name} {_value(getattr(settings, field.name))}" for field in dataclasses.fields(settings))
+
+
+def _differences(result: ReplayResult) -> Iterator[str]:
+    for run in result.runs:
+        for field in dataclasses.fields(result.settings):
+            recorded = run.config.get(field.name)
+            if recorded is not None and recorded != getattr(result.settings, field.name):
+                yield f"the job ran with {field.name} {printable(_value(recorded))}"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)[:40]
+
+
+def _table(result: ReplayResult) -> Iterator[str]:
+    rows: list[tuple[str, ...]] = [("t (s)", "shard", "device", "what", "rung", "why")]
+    run = 0
+    for at, decision in result.decisions:
+        what = decision.kind.value if decision.what is What.ISSUE and decision.kind else _SHOWN.get(decision.what)
+        if what is None:
+            continue
+        if at != run:
+            rows.append(("", f"run {at + 1}", "", "", "", ""))
+            run = at
+        rows.append(_row(decision, what))
+    if len(rows) == 1:
+        return
+    widths = [min(max(map(len, column)), 40) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            row[0].rjust(widths[0]),
+            *(cell.ljust(width) for cell, width in zip(row[1:5], widths[1:5], strict=True)),
+        ]
+        yield "  ".join([*cells, row[5]]).rstrip()
+    yield ""
+
+
+def _row(decision: Decision, what: str) -> tuple[str, ...]:
+    kind = f" ({decision.kind.value})" if decision.kind and decision.what is not What.ISSUE else ""
+    return (
+        f"{decision.t:.1f}",
+        printable(decision.shard),
+        printable(decision.device),
+        what + kind,
+        str(decision.rung),
+        printable(decision.reason),
+    )
+
+
+def _sentence(result: ReplayResult) -> str:
+    if not result.batches:
+        return "No batch is recorded, so there is nothing to judge."
+    crawls = result.actions[ActionKind.DETECT.value]
+    hangs = result.count(What.HANG)
+    tail = f"; {_many(hangs, 'hang')}" if hangs else ""
+    if not crawls:
+        return f"No crawl: the policy would have left {_all(len(result.shards))} alone{tail}."
+    shards = {decision.shard for decision in result.issued()}
+    remedies = [
+        f"{count} {kind}" for kind, count in result.actions.items() if count and kind != ActionKind.DETECT.value
+    ]
+    return (
+        f"{_many(crawls, 'crawl')} in {len(shards)} of {_many(len(result.shards), 'shard')}; "
+        f"actions: {', '.join(remedies) or 'none'}{tail}."
+    )
+
+
+def _all(shards: int) -> str:
+    return "the shard" if shards == 1 else f"all {shards} shards"
+
+
+def _many(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def _duration(seconds: float) -> str:
+    return _first(((86400.0, "d"), (3600.0, "h"), (60.0, "min")), seconds) or f"{seconds:.1f} s"
+
+
+def _first(units: Iterable[tuple[float, str]], seconds: float) -> str | None:
+    return next((f"{seconds / length:.1f} {unit}" for length, unit in units if seconds >= 2 * length), None)

@@ -1,0 +1,130 @@
+"""The command `helix-crawl simulate`: the closed loop on a modelled card, ladder against no ladder, in seconds.
+
+Source: DESIGN.md, section 3.3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from helix_crawl_otel.config import ConfigError, add_options, config_from_options, option_values
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.replay.compare import Comparison, compare
+from helix_crawl_otel.replay.goals import goal_notes
+from helix_crawl_otel.replay.plot import PictureError, check_picture, draw
+from helix_crawl_otel.replay.policies import DEFINITIONS
+from helix_crawl_otel.replay.recording import write_timeline
+from helix_crawl_otel.replay.scenario import Scenario
+from helix_crawl_otel.replay.scenario_file import EXAMPLE, ScenarioFileError, load_scenario
+from helix_crawl_otel.replay.scenarios import SCENARIOS, by_name
+from helix_crawl_otel.replay.table import legend, table
+
+__all__ = ["register", "run"]
+
+
+class _UsageError(Exception):
+    """Wrong usage; the message is one sentence."""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the parser of `simulate` to the command line; `args.func(args)` runs it."""
+    parser = subparsers.add_parser(
+        "simulate",
+        help="what the ladder is worth on a modelled card",
+        description="Runs a job on a modelled card in virtual time, under each policy side by side. A model, not a "
+        "measurement; its parameters and where they come from stand in helix_crawl_otel/replay/card.py.",
+        epilog=legend(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "scenario", nargs="?", metavar="SCENARIO", help="one of --list, or a FILE.toml of your own; default: all"
+    )
+    parser.add_argument("--list", action="store_true", help="say which scenarios there are, and what they model")
+    parser.add_argument("--example", action="store_true", help="print an example of a FILE.toml, with every key")
+    parser.add_argument("--json", action="store_true", help="print the rows as one JSON list")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the scenario over time into a .png or .html")
+    parser.add_argument("--record", metavar="FILE", type=Path, help="write one policy's run as a timeline (.jsonl)")
+    parser.add_argument("--policy", default="ladder", metavar="NAME", help="whose run --record writes (ladder)")
+    parser.add_argument(
+        "--seed", metavar="N", help="another draw of the batches, a whole number (default: the scenario's)"
+    )
+    add_options(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Returns:
+        Exit code: 0, or 2 for wrong usage or configuration, or a file that cannot be read or written.
+    """
+    try:
+        return _run(args)
+    except (_UsageError, ConfigError, PictureError, ScenarioFileError) as error:
+        print(f"helix-crawl simulate: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"helix-crawl simulate: {error.filename}: cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.example:
+        print(EXAMPLE, end="")
+        return 0
+    if args.list:
+        for scenario in SCENARIOS:
+            print(f"{scenario.name:16} {scenario.text}")
+        return 0
+    settings = config_from_options(option_values(args))
+    scenarios = _scenarios(args.scenario, args.seed)
+    for name in ("plot", "record"):
+        if getattr(args, name) is not None and len(scenarios) > 1:
+            raise _UsageError(f"--{name} is for one scenario; name one of --list, or a FILE.toml")
+    if args.policy not in DEFINITIONS:
+        raise _UsageError(f"--policy is {args.policy!r}; accepted: {', '.join(DEFINITIONS)}")
+    if args.plot is not None:
+        check_picture(args.plot)
+    comparisons = [compare(scenario, settings) for scenario in scenarios]
+    if args.json:
+        print(json.dumps([row.as_json() for item in comparisons for row in item.rows], indent=1))
+    else:
+        _show(comparisons, settings)
+    if args.plot is not None:
+        draw(args.plot, comparisons[0])
+        print(f"picture: {args.plot}", file=sys.stderr)
+    if args.record is not None:
+        write_timeline(args.record, scenarios[0], comparisons[0].runs[args.policy], settings)
+        print(f"timeline of {args.policy}: {args.record}", file=sys.stderr)
+    return 0
+
+
+def _scenarios(name: str | None, seed: str | None) -> list[Scenario]:
+    if name is None:
+        chosen = list(SCENARIOS)
+    elif name.endswith(".toml"):
+        chosen = [load_scenario(Path(name))]
+    else:
+        scenario = by_name(name)
+        if scenario is None:
+            names = ", ".join(item.name for item in SCENARIOS)
+            raise _UsageError(f"no scenario {name!r}; accepted: {names}, or a FILE.toml")
+        chosen = [scenario]
+    if seed is None:
+        return chosen
+    if not (seed.isascii() and seed.isdigit() and len(seed) <= 9):
+        raise _UsageError(f"--seed is {seed!r}; accepted: a whole number from 0 to 999999999")
+    return [replace(scenario, seed=int(seed)) for scenario in chosen]
+
+
+def _show(comparisons: Sequence[Comparison], settings: Settings) -> None:
+    print(table(comparisons))
+    print()
+    for note in goal_notes(comparisons, settings):
+        print(note)
+    print("A model in virtual time, not a measurement. `helix-crawl simulate --help` says what the policies are.")

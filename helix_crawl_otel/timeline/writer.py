@@ -1,0 +1,233 @@
+"""Writes a timeline, one `write` a line, so that a killed job leaves at most its last line torn.
+
+After opening, nothing raises into the job: a line that cannot be written is counted, and the first failure is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from helix_crawl_otel.core.samples import sample_problem
+from helix_crawl_otel.timeline.events import VERSION
+
+__all__ = ["TimelineWriter"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+LOCK_SECONDS = 1.0
+"""A write that hangs (a network share) holds the lock; the other threads give their line up after this."""
+
+
+class TimelineWriter:
+    """The file of the flight recorder. Appends: a second run on the same output goes on in the same file.
+
+    A torn end, left by a crash, stays as it is, and the new run begins on a line of its own.
+
+    Args:
+        path: The file; made when it is not there, its folder is not. Plain text whatever its name.
+        clock: Seconds; what `t` is on. The run's time axis begins with `run`.
+        on_failure: Called once, with what went wrong first.
+
+    Attributes:
+        path: As given.
+        lost_lines: Lines that could not be written, or held nothing that can be.
+        failure: What went wrong first, `None` while nothing has.
+
+    Raises:
+        OSError: The file cannot be opened for appending.
+
+    Threads: any.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        on_failure: Callable[[Exception], None] | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.lost_lines = 0
+        self.failure: Exception | None = None
+        self._clock = clock
+        self._origin = clock()
+        self._on_failure = on_failure
+        self._lock = threading.Lock()  # guards all below
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        self._file: int | None = os.open(self.path, flags, 0o666)
+        self._is_torn = self._ends_torn(self._file)
+
+    @staticmethod
+    def _ends_torn(file: int) -> bool:
+        """Whether the last line has no end. A pipe or a device has no lines to look at."""
+        try:
+            if os.lseek(file, 0, os.SEEK_END) == 0:
+                return False
+            os.lseek(file, -1, os.SEEK_END)
+            return os.read(file, 1) != b"\n"
+        except OSError:
+            return False
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    def run(self, *, config: object = None, encoder: str = "", host: str = "", **more: object) -> None:
+        """A run begins now: `t` counts from here.
+
+        Args:
+            config: The knobs, a mapping or a dataclass.
+            encoder: Identity of the encoder.
+            host: Name of the machine; left out when empty.
+            more: Further keys.
+        """
+        self._origin = self._clock()
+        knobs = (
+            dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
+        )
+        named = {"host": host} if host else {}
+        self.write("run", self._origin, version=VERSION, config=knobs or {}, encoder=encoder, **named, **more)
+
+    def worker(self, t: float, device: str, *, pid: int, reason: str, worker: str | None = None) -> None:
+        """A worker has been started, for `first`, `recycle`, `demote`, `crash` or `resume`."""
+        self.write("worker", t, device=device, **_named(worker, device), pid=pid, reason=reason)
+
+    def batch(
+        self,
+        t: float,
+        shard: str,
+        device: str,
+        genes: float,
+        seconds: float,
+        work: float | None = None,
+        worker: str | None = None,
+    ) -> None:
+        """A batch has ended at `t`. One whose numbers cannot be judged is not written, but counted as lost."""
+        if sample_problem(genes, seconds, work) is not None:
+            self.lost_lines += 1
+            return
+        weight = {} if work is None else {"work": _short(work, 9)}
+        self.write(
+            "batch",
+            t,
+            shard=shard,
+            device=device,
+            **_named(worker, device),
+            genes=_short(genes, 9),
+            **weight,
+            seconds=_short(seconds, 7),
+        )
+
+    def memory(self, t: float, device: str, used_bytes: float | None, limit_bytes: float | None) -> None:
+        """A reading, `None` where it is unknown. How often is the caller's matter."""
+        self.write("memory", t, device=device, used_bytes=_whole(used_bytes), limit_bytes=_whole(limit_bytes))
+
+    def action(
+        self, t: float, shard: str, kind: str, outcome: str, evidence: Mapping[str, Any] | None = None, **more: object
+    ) -> None:
+        """What the ladder asked for, and how it ended."""
+        numbers = {key: _short(value, 6) for key, value in (evidence or {}).items()}
+        self.write("action", t, shard=shard, kind=kind, outcome=outcome, **more, evidence=numbers)
+
+    def write(self, event: str, t: float, **keys: object) -> None:
+        """Any event. Readers ignore kinds that they do not know."""
+        try:
+            since = round(t - self._origin, 6)
+            if not math.isfinite(since):
+                raise ValueError(f"t is {t!r}; accepted: a number of seconds")
+            line = {"event": event, "t": since, **keys}
+            text = json.dumps(_clean(line), allow_nan=False, separators=(",", ":"), default=str)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            self._lose(error)
+            return
+        self._append(text.encode("ascii") + b"\n")
+
+    def close(self) -> None:
+        """Close the file. Lines after that are lost. A second call does nothing."""
+        with self._lock:
+            file, self._file = self._file, None
+        if file is not None:
+            try:
+                os.close(file)
+            except OSError as error:
+                self._lose(error)
+
+    def abandon(self) -> None:
+        """In a forked child: leave the parent's file and lock alone."""
+        self._lock = threading.Lock()
+        self.close()
+
+    def __enter__(self) -> TimelineWriter:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _append(self, line: bytes) -> None:
+        if not self._lock.acquire(timeout=LOCK_SECONDS):
+            self._lose(TimeoutError("another thread's write hangs"))
+            return
+        failure: OSError | None = None
+        try:
+            if self._file is None:
+                self.lost_lines += 1
+                return
+            data = b"\n" + line if self._is_torn else line
+            written = os.write(self._file, data)
+            self._is_torn = self._is_torn if written == 0 else data[written - 1 : written] != b"\n"
+            if written < len(data):
+                failure = OSError(f"only {written} of {len(data)} bytes could be written; is the disk full?")
+        except OSError as error:
+            failure = error
+        finally:
+            self._lock.release()
+        if failure is not None:
+            self._lose(failure)
+
+    def _lose(self, error: Exception) -> None:
+        self.lost_lines += 1
+        if self.failure is not None:
+            return
+        self.failure = error
+        logger.warning("[crawl-watchdog] the timeline %s cannot be written: %s; the job goes on", self.path, error)
+        if self._on_failure is not None:
+            try:
+                self._on_failure(error)
+            except Exception:
+                logger.exception("[crawl-watchdog] on_failure of the timeline raised")
+
+
+def _named(worker: str | None, device: str) -> dict[str, str]:
+    """The key `worker`, where it says more than the device."""
+    return {} if worker is None or worker == device else {"worker": worker}
+
+
+def _short(value: Any, digits: int) -> Any:
+    """A float to so many significant digits; whole numbers as integers; anything else as it is."""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    rounded = float(f"{value:.{digits}g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None or not math.isfinite(value) else int(value)
+
+
+def _clean(value: Any) -> Any:
+    """NaN and infinity are unknown: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    return value

@@ -1,0 +1,24 @@
+"""What every test gets: a hypothesis profile for shared machines and an environment without the user's own settings."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# A deadline per example measures the neighbours on a shared core; pytest-timeout bounds the whole test instead.
+settings.register_profile("local", deadline=None)
+# The gate tries the same examples every time: a red gate is a fact about the change. Local runs go on searching.
+settings.register_profile(
+    "gate", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", deadline=None, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow])
+
+_USER_SETTINGS = ("BGEM3_", "CYMATIX_", "HELIX_BFM_", "HELIX_DENSE_", "OTEL_")
+
+
+def pytest_configure() -> None:
+    """Choose the profile (HELIX_TEST_HYPOTHESIS, else by CI) and forget the knobs of the user's shell."""
+    settings.load_profile(os.environ.get("HELIX_TEST_HYPOTHESIS") or ("gate" if os.environ.get("CI") else "local"))
+    for name in [name for name in os.environ if name.startswith(_USER_SETTINGS)]:
+        del os.environ[name]

@@ -1,0 +1,95 @@
+"""CgroupProbe in a real group of version 1 with a real limit: page cache is not full, thrashing is.
+
+Needs a memory group that this process may divide; elsewhere the tests are left out and say so.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel.memory.cgroup_groups import CgroupUnknown, find_groups
+
+MIB = 1024**2
+LIMIT = 64 * MIB
+
+PROGRAM = """
+import mmap, os, random, sys, time
+from helix_crawl_otel.memory.cgroup import CgroupProbe
+
+group, path, how = sys.argv[1:]
+with open(group + "/cgroup.procs", "w") as procs:
+    procs.write(str(os.getpid()))
+with open(path, "wb") as file:
+    for _ in range(160):
+        file.write(os.urandom(1024**2))
+    file.flush()
+    os.fsync(file.fileno())
+file = open(path, "rb")
+os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+table = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+table.madvise(mmap.MADV_RANDOM)
+os.unlink(path)
+probe, rest = CgroupProbe(), random.Random(1)
+probe()
+end = time.monotonic() + 3.0
+while time.monotonic() < end:
+    if how == "read":
+        file.seek(0)
+        while file.read(1024**2):
+            pass
+    else:
+        for _ in range(200):
+            table[rest.randrange(len(table))]
+fraction = probe().fraction
+usage = int(open(group + "/memory.usage_in_bytes").read()) / int(open(group + "/memory.limit_in_bytes").read())
+print(fraction, usage)
+"""
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A group of 64 MiB below this process's own."""
+    try:
+        groups = find_groups(Path("/"))
+    except (OSError, CgroupUnknown) as error:
+        pytest.skip(f"no memory control group here: {error}")
+    if groups.version != 1:
+        pytest.skip("the control groups here are of version 2: a group with processes cannot be divided")
+    folder = groups.folders[0] / f"helix_crawl_test_{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no memory control group can be made here: {error}")
+    try:
+        (folder / "memory.limit_in_bytes").write_text(str(LIMIT))
+        yield folder
+    finally:
+        folder.rmdir()
+
+
+def run(group: Path, tmp_path: Path, how: str) -> tuple[float, float]:
+    """Run the program in the group; the probe's fraction, and usage over limit."""
+    command = [sys.executable, "-c", PROGRAM, str(group), str(tmp_path / "table"), how]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    fraction, usage = done.stdout.split()
+    return float(fraction), float(usage)
+
+
+def test_a_real_group_full_of_page_cache_is_not_full(group: Path, tmp_path: Path) -> None:
+    """A file of twice the limit read over and over: the group is at its limit and healthy."""
+    fraction, usage = run(group, tmp_path, "read")
+    assert usage > 0.9
+    assert fraction < 0.5
+
+
+def test_a_real_group_that_thrashes_is_full(group: Path, tmp_path: Path) -> None:
+    """The same file probed through a mapping: every probe waits for the disk."""
+    fraction, usage = run(group, tmp_path, "map")
+    assert usage > 0.9
+    assert fraction > 0.9

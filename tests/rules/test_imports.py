@@ -1,0 +1,91 @@
+"""What importing the package costs, each time in a fresh process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.rules.fresh import loaded_by, roots
+from tests.rules.tree import PACKAGE, ROOT, python_files
+
+GPU = {"pynvml", "sentence_transformers", "torch"}
+METERS = {"opentelemetry", "prometheus_client"}
+HEAVY = GPU | METERS | {"asyncio", "concurrent", "matplotlib", "multiprocessing", "numpy", "sqlite3", "subprocess"}
+
+# DESIGN, section 3.4.
+PUBLIC = {"Action", "ActionKind", "ActionQueue", "CrawlConfig", "CrawlWatch", "MemoryReading", "PauseRequested"}
+PUBLIC |= {"serve_metrics"}
+
+CORE = ["helix_crawl_otel.core"] + [
+    f"helix_crawl_otel.core.{path.stem}" for path in python_files(PACKAGE / "core") if path.stem != "__init__"
+]
+
+
+@pytest.fixture
+def decoys(tmp_path: Path) -> Path:
+    """An empty folder for the stand-ins."""
+    folder = tmp_path / "decoys"
+    folder.mkdir()
+    return folder
+
+
+def test_core_loads_nothing_heavy(decoys: Path) -> None:
+    """The decisions can be tested, replayed and reasoned about without a GPU, a meter or a thread."""
+    loaded = loaded_by("; ".join(f"import {name}" for name in CORE), decoys)
+    assert set(CORE) <= loaded
+    assert roots(loaded) & (HEAVY | {"socket", "threading"}) == set()
+
+
+def test_core_loads_nothing_else_of_the_package(decoys: Path) -> None:
+    """Core knows nobody: the package's own `__init__` does not bring the rest in."""
+    loaded = loaded_by("; ".join(f"import {name}" for name in CORE), decoys)
+    ours = {name for name in loaded if name.startswith("helix_crawl_otel")}
+    assert ours == {"helix_crawl_otel", *CORE}
+
+
+def test_package_gives_its_public_names_lazily(decoys: Path) -> None:
+    """`import helix_crawl_otel` runs before every submodule, so it must cost next to nothing (PEP 562)."""
+    assert roots(loaded_by("import helix_crawl_otel", decoys)) & HEAVY == set()
+
+
+@pytest.mark.parametrize("name", ["CrawlConfig", "ActionQueue", "MemoryReading"])
+def test_plain_public_names_need_no_meter(decoys: Path, name: str) -> None:
+    """Reading the knobs or the queue's types loads no opentelemetry."""
+    assert roots(loaded_by(f"from helix_crawl_otel import {name}", decoys)) & (GPU | METERS) == set()
+
+
+def test_watch_loads_no_torch(decoys: Path) -> None:
+    """A job on the CPU, or a supervisor, gets no CUDA context from watching: probes load late."""
+    assert roots(loaded_by("from helix_crawl_otel import CrawlWatch", decoys)) & GPU == set()
+
+
+def test_command_line_loads_no_torch(decoys: Path) -> None:
+    """`helix-crawl --help` is quick, and the parent of a worker never holds a CUDA context."""
+    assert roots(loaded_by("import helix_crawl_otel.cli", decoys)) & (GPU | {"matplotlib", "numpy"}) == set()
+
+
+def test_every_public_name_can_be_had() -> None:
+    """What `__all__` and `dir()` promise exists: a lazy table can name what is not there."""
+    import helix_crawl_otel
+
+    names = helix_crawl_otel.__all__
+    assert set(names) >= PUBLIC
+    assert set(names) <= set(dir(helix_crawl_otel))
+    assert [name for name in names if getattr(helix_crawl_otel, name, None) is None] == []
+    with pytest.raises(AttributeError, match="no_such_name"):
+        getattr(helix_crawl_otel, "no_such_" + "name")
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["import torch", "def f():\n    import torch\nf()", "try:\n    import torch\nexcept ImportError:\n    pass"],
+    ids=["plain", "late-but-called", "tolerant"],
+)
+def test_a_heavy_import_is_found(decoys: Path, tmp_path: Path, body: str) -> None:
+    """The probe of these tests sees an import, however it is written, with torch installed or not."""
+    sample = tmp_path / "sample_package"
+    sample.mkdir()
+    (sample / "__init__.py").write_text(body + "\n")
+    (sample / "core.py").write_text("")
+    assert "torch" in roots(loaded_by("import sample_package.core", decoys, path=(tmp_path, ROOT)))

@@ -1,0 +1,36 @@
+"""`require_program`: a missing program is a skip on a laptop and a failure in the gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.programs import REQUIRE, require_program
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with one program in it."""
+    program = tmp_path / "promtool-of-the-test"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return tmp_path
+
+
+def test_a_program_on_path_is_returned_with_its_path(folder: Path) -> None:
+    """The answer can be run as it is."""
+    assert require_program("promtool-of-the-test", {"PATH": str(folder)}) == str(folder / "promtool-of-the-test")
+
+
+@pytest.mark.parametrize("extra", [{}, {REQUIRE: ""}, {REQUIRE: "0"}], ids=["unset", "empty", "zero"])
+def test_a_missing_program_skips_and_names_it(folder: Path, extra: dict[str, str]) -> None:
+    """Without the gate's promise the test is left out, and the reason names the program."""
+    with pytest.raises(pytest.skip.Exception, match="no-such-program is not on PATH"):
+        require_program("no-such-program", {"PATH": str(folder), **extra})
+
+
+def test_a_missing_program_fails_where_it_is_promised(folder: Path) -> None:
+    """In the gate a missing program is red, so that a skipped test cannot pass for a green one."""
+    with pytest.raises(pytest.fail.Exception, match=f"no-such-program is not on PATH, and {REQUIRE}=1"):
+        require_program("no-such-program", {"PATH": str(folder), REQUIRE: "1"})

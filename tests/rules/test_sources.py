@@ -1,0 +1,163 @@
+"""Rules about the source text. Each is shown by a bad sample to be able to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.rules.checks import (
+    MAX_LINES,
+    dangerous_calls,
+    environment_readers,
+    forbidden_imports,
+    machine_traces,
+    print_calls,
+    too_long,
+    unreasoned_skips,
+    unreasoned_suppressions,
+)
+from tests.rules.tree import PACKAGE, ROOT, kept_files, name_of, python_files
+
+IMPURE = {"asyncio", "concurrent", "datetime", "multiprocessing", "os", "pathlib", "random", "secrets", "socket"} | {
+    "sqlite3",
+    "subprocess",
+    "threading",
+    "time",
+    "uuid",
+}
+HEAVY = {"numpy", "opentelemetry", "prometheus_client", "pynvml", "torch"}
+# File -> why it may be longer than 300 lines.
+LONG_FOR_A_REASON: dict[str, str] = {}
+
+Check = Callable[[str], list[str]]
+
+
+def core_imports(source: str) -> list[str]:
+    """The imports that core may not have."""
+    return forbidden_imports(source, IMPURE | HEAVY)
+
+
+def findings(check: Check, paths: list[Path]) -> list[str]:
+    """Apply a check to files and name the file in each finding."""
+    assert paths, "a rule that looks at no file holds for no reason"
+    return [f"{name_of(path)}: {found}" for path in paths for found in check(path.read_text(encoding="utf-8"))]
+
+
+def test_core_imports_neither_clock_nor_environment_nor_thread() -> None:
+    """Decisions are pure: numbers in, values out (DESIGN, section 9)."""
+    assert findings(core_imports, python_files(PACKAGE / "core")) == []
+
+
+def test_only_config_reads_the_environment() -> None:
+    """The environment is one seam: everybody else takes a mapping or a value."""
+    others = [path for path in python_files(PACKAGE) if path != PACKAGE / "config.py"]
+    assert findings(environment_readers, others) == []
+
+
+def test_package_neither_unpickles_nor_starts_a_shell_nor_forks() -> None:
+    """State files are data, commands are lists, and a fork after CUDA has started is broken."""
+    assert findings(dangerous_calls, python_files(PACKAGE)) == []
+
+
+def test_only_commands_print() -> None:
+    """A library inside somebody's job logs; stdout belongs to that job."""
+    commands = {PACKAGE / "cli.py", *python_files(PACKAGE / "replay")}
+    assert findings(print_calls, [path for path in python_files(PACKAGE) if path not in commands]) == []
+
+
+def test_no_module_is_longer_than_300_lines() -> None:
+    """One idea, one file; an exception stands in the list with its reason."""
+    long = findings(too_long, [path for path in python_files(PACKAGE) if name_of(path) not in LONG_FOR_A_REASON])
+    assert long == []
+    stale = [name for name in LONG_FOR_A_REASON if not too_long((ROOT / name).read_text(encoding="utf-8"))]
+    assert stale == [], "no longer needed in LONG_FOR_A_REASON"
+
+
+def test_every_suppression_names_its_rule_and_its_reason() -> None:
+    """A silenced check is a decision that the next reader can judge."""
+    paths = [*python_files(PACKAGE), *python_files(ROOT / "tests")]
+    assert findings(unreasoned_suppressions, paths) == []
+
+
+def test_every_skip_has_a_reason() -> None:
+    """Whoever reads the summary knows what was left out and why."""
+    assert findings(unreasoned_skips, python_files(ROOT / "tests")) == []
+
+
+def test_no_file_names_a_machine_or_a_registry() -> None:
+    """The tree works anywhere: no path of one machine, no host of a package registry."""
+    found = []
+    for path in kept_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:  # a picture
+            continue
+        # The bad samples of this file break the rule on purpose.
+        if path != Path(__file__).resolve():
+            found += [f"{name_of(path)}: {trace}" for trace in machine_traces(text)]
+    assert found == []
+
+
+BAD = [
+    (core_imports, "import time"),
+    (core_imports, "import os.path as p"),
+    (core_imports, "from datetime import timedelta"),
+    (core_imports, "def f():\n    import torch"),
+    (core_imports, "import importlib\nimportlib.import_module('opentelemetry.metrics')"),
+    (environment_readers, "import os\nx = os.environ['A']"),
+    (environment_readers, "import os as system\nx = system.getenv('A')"),
+    (environment_readers, "from os import environ"),
+    (dangerous_calls, "import pickle"),
+    (dangerous_calls, "from shelve import open"),
+    (dangerous_calls, "import subprocess\nsubprocess.run('ls', shell=True)"),
+    (dangerous_calls, "import subprocess\nsubprocess.run('ls', shell=flag)"),
+    (dangerous_calls, "import os\nos.fork()"),
+    (dangerous_calls, "from os import fork"),
+    (print_calls, "def f():\n    print('x')"),
+    (too_long, "x = 1\n" * (MAX_LINES + 1)),
+    (unreasoned_skips, "import pytest\npytest.skip()"),
+    (unreasoned_skips, "import pytest\npytest.skip('  ')"),
+    (unreasoned_skips, "import pytest\n@pytest.mark.skip\ndef test_a(): ..."),
+    (unreasoned_skips, "import pytest\n@pytest.mark.skip()\ndef test_a(): ..."),
+    (unreasoned_skips, "import pytest\n@pytest.mark.skipif(True)\ndef test_a(): ..."),
+    (unreasoned_skips, "import pytest\n@pytest.mark.xfail(raises=OSError)\ndef test_a(): ..."),
+    (unreasoned_skips, "import pytest\npytest.importorskip('torch')"),
+    (unreasoned_suppressions, "x = 1  # noqa"),
+    (unreasoned_suppressions, "x = 1  # noqa: E501"),
+    (unreasoned_suppressions, "x = 1  # type: ignore"),
+    (unreasoned_suppressions, "x = 1  # type: ignore[attr-defined]"),
+    (unreasoned_suppressions, "x = 1  # type: ignore  # it is fine"),
+    (machine_traces, "python /opt/venv/bin/thing"),
+    (machine_traces, "see /work/main/README.md"),
+    (machine_traces, "cd /home/ada/src"),
+    (machine_traces, r"C:\Users\ada"),
+    (machine_traces, "pip install -i https://pypi.org/simple thing"),
+]
+
+GOOD = [
+    (core_imports, "import math\nfrom dataclasses import dataclass\nfrom helix_crawl_otel.core import model"),
+    (environment_readers, "def f(environ):\n    return environ['A'], self.environ"),
+    (dangerous_calls, "import os, subprocess\nsubprocess.run(['ls'], shell=False)\nos.register_at_fork(before=f)"),
+    (print_calls, "log.info('print(x)')\nself.print(x)"),
+    (too_long, "x = 1\n" * MAX_LINES),
+    (unreasoned_skips, "import pytest\npytest.skip('no card')\npytest.skip(reason=f'{x}')\nselector.skip()"),
+    (unreasoned_skips, "import pytest\n@pytest.mark.skipif(a, reason='no cgroup v2 here')\ndef test_a(): ..."),
+    (unreasoned_skips, "import pytest\npytest.importorskip('torch', reason='needs the real allocator')"),
+    (unreasoned_suppressions, "x = 1  # noqa: BLE001, E501 - the driver goes on"),
+    (unreasoned_suppressions, "x = 1  # type: ignore[attr-defined]  # pynvml is untyped"),
+    (machine_traces, "/sys/fs/cgroup/memory.max and /proc/self/cgroup and ./work/x and /home/you/job.py"),
+]
+
+
+@pytest.mark.parametrize(("check", "source"), BAD, ids=lambda value: getattr(value, "__name__", None))
+def test_bad_sample_is_found(check: Check, source: str) -> None:
+    """Each rule can fail."""
+    assert check(source)
+
+
+@pytest.mark.parametrize(("check", "source"), GOOD, ids=lambda value: getattr(value, "__name__", None))
+def test_good_sample_passes(check: Check, source: str) -> None:
+    """No rule cries wolf at its neighbours."""
+    assert check(source) == []

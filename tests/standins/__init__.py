@@ -1,0 +1,1 @@
+"""Stand-ins for programs and libraries that a test machine lacks."""

@@ -1,0 +1,124 @@
+"""A C library that answers as NVIDIA's management library does, so that the real `pynvml` runs without a card.
+
+Build it, write an answer file, and start a process with both in its environment:
+
+    library = build(tmp_path)
+    answers = Answers(tmp_path / "answers.txt", [Card(total=12 * GIB, used=3 * GIB)])
+    subprocess.run([...], env={**os.environ, **answers.environ(library)})
+
+The file is read again at every call: `answers.change(used=11 * GIB)` shows at the next reading. nvml.c lists the keys.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.programs import require_program
+
+__all__ = ["GIB", "NOT_AVAILABLE", "Answers", "Card", "build"]
+
+GIB = 1024**3
+NOT_AVAILABLE = 2**64 - 1
+"""What NVML answers under WDDM where it has no value."""
+
+_SOURCE = Path(__file__).with_name("nvml.c")
+
+
+def build(folder: Path, flags: Sequence[str] = ()) -> Path:
+    """Compile the library into a folder of its own below `folder`; skip the test where it cannot be built.
+
+    Args:
+        folder: Where to build.
+        flags: Such as `-DNO_V2`, for a driver that has no version 2 of the memory call.
+
+    Returns:
+        The library. Its parent is what goes into `LD_LIBRARY_PATH`.
+
+    Raises:
+        subprocess.CalledProcessError: It does not compile.
+    """
+    if sys.platform != "linux":
+        pytest.skip("the NVML stand-in is built for Linux only")
+    compiler = require_program("cc")
+    library = folder / "-".join(["nvml", *flags]).replace("=", "_") / "libnvidia-ml.so.1"
+    library.parent.mkdir(parents=True, exist_ok=True)
+    linked = ["-shared", "-fPIC", f"-Wl,-soname,{library.name}"]
+    subprocess.run([compiler, "-Wall", "-Werror", *linked, *flags, str(_SOURCE), "-o", str(library)], check=True)
+    return library
+
+
+@dataclass(frozen=True)
+class Card:
+    """What one card answers; `None` is left out of the file."""
+
+    name: str | None = "NVIDIA GeForce RTX 3080 Ti"
+    uuid: str | None = "GPU-00000000-0000-0000-0000-000000000000"
+    total: int | None = 12 * GIB
+    used: int | None = 1 * GIB
+    reserved: int | None = 256 * 1024**2
+    free: int | None = None
+    model: int | None = None
+    mig: int | None = None
+    lost: int | None = None
+    cgroup: Path | None = None
+
+
+@dataclass
+class Answers:
+    """The answer file. Every change replaces it at once, so that no call ever reads half a file."""
+
+    path: Path
+    cards: list[Card] = field(default_factory=lambda: [Card()])
+    instances: list[Card] = field(default_factory=list)
+    """MIG instances: not counted, found by their uuid only."""
+    errors: dict[str, int] = field(default_factory=dict)
+    hangs: dict[str, float] = field(default_factory=dict)
+    driver: str = "610.43"
+
+    def __post_init__(self) -> None:
+        self.log = self.path.with_suffix(".log")
+        self.write()
+
+    def change(self, card: int = 0, **values: Any) -> None:
+        """Give one card other values."""
+        self.cards[card] = replace(self.cards[card], **values)
+        self.write()
+
+    def fail(self, **errors: int) -> None:
+        """Let functions answer errors, by name; 0 takes one back."""
+        self.errors.update(errors)
+        self.errors = {function: error for function, error in self.errors.items() if error}
+        self.write()
+
+    def write(self) -> None:
+        """Write the file and put it in the place of the old one."""
+        lines = [f"driver={self.driver}", f"cards={len(self.cards)}", f"log={self.log}"]
+        for index, card in enumerate([*self.cards, *self.instances]):
+            values = ((name.name, getattr(card, name.name)) for name in fields(card))
+            lines += [f"{index}.{name}={value}" for name, value in values if value is not None]
+        lines += [f"error.{function}={error}" for function, error in self.errors.items()]
+        lines += [f"hang.{function}={seconds}" for function, seconds in self.hangs.items()]
+        new = self.path.with_suffix(".new")
+        new.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        new.replace(self.path)
+
+    def calls(self) -> list[str]:
+        """Names of the functions called since the last time this was asked."""
+        if not self.log.exists():
+            return []
+        names = self.log.read_text(encoding="ascii").split()
+        self.log.unlink()
+        return names
+
+    def environ(self, library: Path) -> dict[str, str]:
+        """Variables for a process that shall find the stand-in first."""
+        found = [str(library.parent), os.environ.get("LD_LIBRARY_PATH", "")]
+        return {"NVML_STANDIN_FILE": str(self.path), "LD_LIBRARY_PATH": os.pathsep.join(filter(None, found))}

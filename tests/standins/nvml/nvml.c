@@ -1,0 +1,250 @@
+/* Answers as NVIDIA's management library does, from a text file that is read again at every call.
+ *
+ * The file is named by NVML_STANDIN_FILE; one "key=value" a line, the first line of a key counts:
+ *   driver=610.43            what nvmlSystemGetDriverVersion says
+ *   cards=2                  how many cards
+ *   0.name= 0.uuid=          card 0; a uuid may also be that of a MIG instance
+ *   0.total= 0.used= 0.reserved= 0.free=   bytes; free is what the others leave when it is not given
+ *   0.model=0                driver model; not given: "not supported", as outside Windows
+ *   0.mig=1                  MIG mode on; not given: "not supported"
+ *   0.lost=1                 its handle cannot be had: "GPU is lost"
+ *   0.cgroup=/sys/fs/cgroup/memory/x       total and used are that group's limit and usage (version 1 or 2)
+ *   error.nvmlDeviceGetMemoryInfo_v2=15    this function answers this error
+ *   hang.nvmlDeviceGetMemoryInfo_v2=2.5    this function answers after so many seconds
+ *   log=/tmp/calls           the name of each function called is appended there
+ * -DNO_V2 and -DNO_V1 leave functions out, as drivers of other ages do.
+ * Build: cc -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 nvml.c -o libnvidia-ml.so.1; on Windows as nvml.dll. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _WIN32
+#include <windows.h>
+#define API __declspec(dllexport)
+static void wait_seconds(double seconds) { Sleep((DWORD)(seconds * 1000)); }
+#else
+#include <time.h>
+#define API
+static void wait_seconds(double seconds) {
+    struct timespec rest = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
+    while (nanosleep(&rest, &rest) != 0) {}
+}
+#endif
+
+enum { OK, UNINITIALIZED, INVALID, NOT_SUPPORTED, NOT_FOUND = 6, TOO_SMALL, LOST = 15, VERSION = 25, UNKNOWN = 999 };
+enum { MOST_CARDS = 16 };
+typedef unsigned long long u64;
+typedef struct { u64 total, free, used; } memory_v1;
+typedef struct { unsigned version; u64 total, reserved, free, used; } memory_v2;
+typedef struct { char text[16384]; } answers;
+
+static int started = 0;         /* nvmlInit calls not yet undone; cards are handles by their address */
+static char cards[MOST_CARDS];
+
+static int read_all(const char *path, char *into, size_t size) {
+    FILE *file = path ? fopen(path, "rb") : NULL;
+    size_t length = 0;
+    if (file) length = fread(into, 1, size - 1, file);
+    if (file) fclose(file);
+    into[length] = 0;
+    return file != NULL;
+}
+
+/* The value of a key, made as printf makes it and copied to `into`; 0 when there is none. */
+static int get(const answers *from, char *into, size_t size, const char *format, ...) {
+    char key[128];
+    va_list rest;
+    va_start(rest, format);
+    size_t length = (size_t)vsnprintf(key, sizeof key, format, rest);
+    va_end(rest);
+    for (const char *line = from->text; line && *line; line = (line = strchr(line, '\n')) ? line + 1 : NULL) {
+        size_t whole = strcspn(line, "\r\n");
+        if (whole > length && strncmp(line, key, length) == 0 && line[length] == '=') {
+            snprintf(into, size, "%.*s", (int)(whole - length - 1), line + length + 1);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static u64 card_number(const answers *from, int card, const char *name, u64 otherwise) {
+    char value[64];
+    return get(from, value, sizeof value, "%d.%s", card, name) ? strtoull(value, NULL, 10) : otherwise;
+}
+
+/* What every function does first: read the file, log, hang, fail as told, and want an nvmlInit. */
+static int begin(const char *function, answers *from, int wants_init) {
+    char value[512];
+    if (!read_all(getenv("NVML_STANDIN_FILE"), from->text, sizeof from->text)) return UNKNOWN;
+    FILE *log = get(from, value, sizeof value, "log") ? fopen(value, "ab") : NULL;
+    if (log) fprintf(log, "%s\n", function);
+    if (log) fclose(log);
+    if (get(from, value, sizeof value, "hang.%s", function)) wait_seconds(atof(value));
+    if (get(from, value, sizeof value, "error.%s", function)) return atoi(value);
+    return wants_init && started == 0 ? UNINITIALIZED : OK;
+}
+
+static int count_of(const answers *from) {
+    char value[16];
+    int count = get(from, value, sizeof value, "cards") ? atoi(value) : 0;
+    return count < MOST_CARDS ? count : MOST_CARDS;
+}
+
+/* Begin a function that is asked of one card. */
+static int begin_card(const char *function, answers *from, const void *handle, int *card) {
+    char uuid[96];
+    int error = begin(function, from, 1);
+    if (error) return error;
+    *card = (int)((const char *)handle - cards);
+    if ((const char *)handle < cards || *card >= MOST_CARDS) return INVALID;
+    if (*card < count_of(from)) return OK;
+    return get(from, uuid, sizeof uuid, "%d.uuid", *card) && strncmp(uuid, "MIG-", 4) == 0 ? OK : LOST;
+}
+
+static int give(const char *text, char *into, unsigned size) {
+    if (strlen(text) >= size) return TOO_SMALL;
+    strcpy(into, text);
+    return OK;
+}
+
+static u64 group_number(const char *folder, const char *name_v1, const char *name_v2) {
+    char one[640], two[640], value[64];
+    snprintf(one, sizeof one, "%s/%s", folder, name_v1);
+    snprintf(two, sizeof two, "%s/%s", folder, name_v2);
+    return read_all(one, value, sizeof value) || read_all(two, value, sizeof value) ? strtoull(value, NULL, 10) : 0;
+}
+
+static int memory_of(const char *function, const void *handle, memory_v2 *into) {
+    answers from;
+    char folder[512];
+    int card, error = begin_card(function, &from, handle, &card);
+    if (error) return error;
+    into->total = card_number(&from, card, "total", 0);
+    into->used = card_number(&from, card, "used", 0);
+    into->reserved = card_number(&from, card, "reserved", 0);
+    if (get(&from, folder, sizeof folder, "%d.cgroup", card)) {
+        into->total = group_number(folder, "memory.limit_in_bytes", "memory.max");
+        into->used = group_number(folder, "memory.usage_in_bytes", "memory.current");
+        if (into->total == 0) return UNKNOWN;
+        if (into->used > into->total) into->used = into->total;
+    }
+    into->free = card_number(&from, card, "free", into->total - into->used - into->reserved);
+    return OK;
+}
+
+#ifndef NO_V1
+API int nvmlDeviceGetMemoryInfo(const void *handle, memory_v1 *into) {
+    memory_v2 all;
+    int error = memory_of("nvmlDeviceGetMemoryInfo", handle, &all);
+    if (error) return error;
+    into->total = all.total;
+    into->free = all.free;
+    into->used = all.used + all.reserved; /* as version 1 does */
+    return OK;
+}
+#endif
+
+#ifndef NO_V2
+API int nvmlDeviceGetMemoryInfo_v2(const void *handle, memory_v2 *into) {
+    memory_v2 all;
+    int error = memory_of("nvmlDeviceGetMemoryInfo_v2", handle, &all);
+    if (error) return error;
+    if (into->version != 0x02000028u) return VERSION;
+    all.version = into->version;
+    *into = all;
+    return OK;
+}
+#endif
+
+static int start(const char *function) {
+    answers from;
+    int error = begin(function, &from, 0);
+    if (!error) started++;
+    return error;
+}
+API int nvmlInitWithFlags(unsigned flags) { (void)flags; return start("nvmlInitWithFlags"); }
+API int nvmlInit_v2(void) { return start("nvmlInit_v2"); }
+API int nvmlInit(void) { return start("nvmlInit"); }
+
+API int nvmlShutdown(void) {
+    answers from;
+    int error = begin("nvmlShutdown", &from, 1);
+    if (!error) started--;
+    return error;
+}
+
+API const char *nvmlErrorString(int error) { return error == LOST ? "GPU is lost" : "stand-in error"; }
+
+API int nvmlSystemGetDriverVersion(char *into, unsigned size) {
+    answers from;
+    char value[80];
+    int error = begin("nvmlSystemGetDriverVersion", &from, 1);
+    if (error) return error;
+    return get(&from, value, sizeof value, "driver") ? give(value, into, size) : NOT_SUPPORTED;
+}
+
+API int nvmlDeviceGetCount_v2(unsigned *into) {
+    answers from;
+    int error = begin("nvmlDeviceGetCount_v2", &from, 1);
+    if (!error) *into = (unsigned)count_of(&from);
+    return error;
+}
+
+API int nvmlDeviceGetHandleByIndex_v2(unsigned index, const void **into) {
+    answers from;
+    char value[16];
+    int error = begin("nvmlDeviceGetHandleByIndex_v2", &from, 1);
+    if (error) return error;
+    if (index >= (unsigned)count_of(&from)) return INVALID;
+    if (get(&from, value, sizeof value, "%u.lost", index)) return LOST;
+    *into = cards + index;
+    return OK;
+}
+
+API int nvmlDeviceGetHandleByUUID(const char *uuid, const void **into) {
+    answers from;
+    char value[96];
+    int error = begin("nvmlDeviceGetHandleByUUID", &from, 1);
+    if (error) return error;
+    for (int card = 0; card < MOST_CARDS; card++) /* one past `cards=` is an instance, seen only by its uuid */
+        if (get(&from, value, sizeof value, "%d.uuid", card) && strcmp(uuid, value) == 0) {
+            *into = cards + card;
+            return OK;
+        }
+    return NOT_FOUND;
+}
+
+static int text_of(const char *function, const char *name, const void *handle, char *into, unsigned size) {
+    answers from;
+    char value[96];
+    int card, error = begin_card(function, &from, handle, &card);
+    if (error) return error;
+    return get(&from, value, sizeof value, "%d.%s", card, name) ? give(value, into, size) : NOT_SUPPORTED;
+}
+API int nvmlDeviceGetUUID(const void *handle, char *into, unsigned size) {
+    return text_of("nvmlDeviceGetUUID", "uuid", handle, into, size);
+}
+API int nvmlDeviceGetName(const void *handle, char *into, unsigned size) {
+    return text_of("nvmlDeviceGetName", "name", handle, into, size);
+}
+
+static int pair_of(const char *function, const char *name, const void *handle, unsigned *one, unsigned *two) {
+    answers from;
+    char value[16];
+    int card, error = begin_card(function, &from, handle, &card);
+    if (error) return error;
+    if (!get(&from, value, sizeof value, "%d.%s", card, name)) return NOT_SUPPORTED;
+    *one = *two = (unsigned)atoi(value);
+    return OK;
+}
+API int nvmlDeviceGetMigMode(const void *handle, unsigned *now, unsigned *next) {
+    return pair_of("nvmlDeviceGetMigMode", "mig", handle, now, next);
+}
+API int nvmlDeviceGetDriverModel(const void *handle, unsigned *now, unsigned *next) {
+    return pair_of("nvmlDeviceGetDriverModel", "model", handle, now, next);
+}
+#ifndef NO_V2
+API int nvmlDeviceGetDriverModel_v2(const void *handle, unsigned *now, unsigned *next) {
+    return pair_of("nvmlDeviceGetDriverModel_v2", "model", handle, now, next);
+}
+#endif
