@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import importlib.util
 import io
 import os
 import sys
 from collections.abc import Sequence
 
+from helix_crawl_otel import __version__
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.timeline import TimelineError
 
@@ -85,20 +85,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"helix-crawl {_version()}")
+    parser.add_argument("--version", action="version", version=f"helix-crawl {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for name in COMMAND_MODULES:
         module = f"helix_crawl_otel.replay.{name}"
         if importlib.util.find_spec(module) is not None:
             importlib.import_module(module).register(subparsers)
     return parser
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("helix-crawl-otel")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def _say(message: str, code: int) -> int:

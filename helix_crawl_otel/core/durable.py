@@ -63,7 +63,9 @@ def restore_durable(content: Any, encoder: str) -> PolicyState:
             )
         meters: dict[str, BaselineMeter] = kept.meters if same_encoder else {}
         unit = kept.unit if same_encoder else ""
-        state.shards[name] = ShardState(unit=unit, is_open=False, is_done=False, ladder=Ladder(rung=kept.rung), meters=meters)
+        state.shards[name] = ShardState(
+            unit=unit, is_open=False, is_done=False, ladder=Ladder(rung=kept.rung), meters=meters
+        )
     return state
 
 
@@ -78,11 +80,12 @@ def durable_mark(state: PolicyState) -> tuple[object, ...]:
 
 
 def forget_closed(state: PolicyState) -> None:
-    """Bound what is kept of closed shards, the oldest first."""
+    """Bound what is kept of closed shards: those that are done go first, and the oldest of them."""
     running = {batch.shard for batch in state.inflight.values()}
     closed = [
         name for name, shard in state.shards.items() if not shard.is_open and _is_whole(shard) and name not in running
     ]
+    closed.sort(key=lambda name: not state.shards[name].is_done)  # one that was paused comes back: it goes last
     for name in closed[: max(0, len(closed) - CLOSED_KEPT)]:
         shard = state.shards.pop(name)
         if shard.ladder.rung > 0:

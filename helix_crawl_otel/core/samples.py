@@ -6,9 +6,9 @@ A bad sample is counted and ignored, never an exception into the job.
 from __future__ import annotations
 
 import math
+from typing import Any
 
-__all__ = ["is_number", "sample_problem"]
-
+__all__ = ["is_number", "plain_number", "sample_problem"]
 
 LEAST, MOST = 1e-12, 1e18
 """Range of what a driver may report. Beyond it are bugs and rates that overflow, not batches."""
@@ -22,6 +22,20 @@ def is_number(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def plain_number(value: Any) -> Any:
+    """A scalar of numpy or torch as Python's own number; anything else as it is.
+
+    Lengths come as such scalars from tokenizers, and as attributes of a measurement only plain numbers are kept.
+    """
+    item = getattr(value, "item", None)
+    if isinstance(value, (int, float)) or not callable(item):
+        return value
+    try:
+        return item()
+    except (RuntimeError, TypeError, ValueError):  # more than one element
+        return value
 
 
 def _accepted(value: object) -> bool:

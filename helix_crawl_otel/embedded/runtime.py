@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from opentelemetry.metrics import MeterProvider
@@ -66,12 +69,15 @@ class Runtime:
         self._tick_seconds = tick_seconds
         self._hub = hub.hub_of(meter_provider, __version__)
         self._state_file = StateFile(state) if state is not None else None
-        self._timeline = TimelineWriter(timeline, clock) if timeline is not None else None
+        self._timeline = (
+            TimelineWriter(timeline, clock, on_failure=self._on_error("timeline")) if timeline is not None else None
+        )
         loaded = self._state_file.load(encoder) if self._state_file else PolicyState(encoder=encoder)
         self._resumed = bool(loaded.shards or loaded.cards.cards)
         self._reset(loaded)
         if self._timeline is not None:
-            self._timeline.run(config=config, encoder=encoder)
+            ticks = {"tick_seconds": tick_seconds or TICK_SECONDS}
+            self._timeline.run(config=asdict(config) | ticks, encoder=encoder, host=platform.node())
         _live.add(self)
 
     def _reset(self, state: PolicyState) -> None:
@@ -178,10 +184,8 @@ class Runtime:
         return lambda error: self._report(place, error)
 
     def _report(self, place: str, error: Exception) -> None:
-        try:
+        with suppress(Exception):  # counting an error failed as well; the job goes on all the same
             self.pipeline.error(place, error)
-        except Exception:  # noqa: BLE001 - counting an error failed as well; the job goes on all the same
-            pass
 
     def after_fork(self) -> None:
         """In a forked child: locks of its own, threads when it needs them, none of the parent's files."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.core.model import Action, ActionKind, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.core.samples import plain_number, sample_problem
 from helix_crawl_otel.otel.logline import PREFIX
 from helix_crawl_otel.release import release_cache
 
@@ -146,7 +147,8 @@ class ShardWatch:
         def begin() -> None:
             self._open()
             self._end_gap("read")
-            found.append(self._runtime.pipeline.start_batch(self.name, self.device, self.device, genes, work))
+            costs = plain_number(genes), plain_number(work)
+            found.append(self._runtime.pipeline.start_batch(self.name, self.device, self.device, *costs))
 
         self._runtime.guarded("driver", begin)
         return found[0] if found else None
@@ -164,7 +166,9 @@ class ShardWatch:
 
     def _record(self, genes: float, seconds: float, work: float | None) -> None:
         self._open()
-        seconds = self._runtime.sleep.taken_off(seconds)
+        genes, seconds, work = plain_number(genes), plain_number(seconds), plain_number(work)
+        if sample_problem(genes, seconds, work) is None:
+            seconds = self._runtime.sleep.taken_off(seconds)
         self._runtime.pipeline.record_batch(self.name, self.device, self.device, genes, seconds, work)
 
     def _begin_gap(self) -> None:

@@ -20,8 +20,9 @@ class CombinedProbe:
     """Asks every probe at each call and answers with the fuller reading.
 
     The limit is that of the first probe that knows one, so the order of the probes is an order of trust: NVML before
-    the framework. One exception: where the framework holds more than it believes the device has, its own limit
-    stands, since that alone is near-proof of a spill (INCIDENTS.md, RTX 3070) and must not read as less than full.
+    the framework. One exception: where the framework holds more than it believes the device has, the smaller of the
+    two limits counts, since that alone is near-proof of a spill (INCIDENTS.md, RTX 3070) and must not read as less
+    than full.
 
     A probe that raises is unknown at that call, and the others go on.
 

@@ -15,7 +15,7 @@ from helix_crawl_otel.replay.policies import DEFINITIONS, SimulatedPolicy, finis
 from helix_crawl_otel.replay.scenario import Scenario
 from helix_crawl_otel.replay.trace import Run
 
-__all__ = ["Comparison", "Row", "compare", "ladder_ratios"]
+__all__ = ["Comparison", "Row", "compare", "ladder_ratios", "middle_and_worst"]
 
 
 @dataclass(frozen=True)

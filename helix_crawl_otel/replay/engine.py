@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from helix_crawl_otel.core.decisions import Decision, What
 from helix_crawl_otel.core.durable import dump_durable, restore_durable
-from helix_crawl_otel.core.inflight import BatchInfo
+from helix_crawl_otel.core.inflight import Batch, BatchInfo
 from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome
 from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.core.settings import Settings
@@ -67,13 +67,14 @@ class ReplayResult:
         return sum(decision.what is what for _, decision in self.decisions)
 
 
-def replay(events: Iterable[Event], settings: Settings, *, tick_seconds: float = TICK_SECONDS) -> ReplayResult:
+def replay(events: Iterable[Event], settings: Settings, *, tick_seconds: float | None = None) -> ReplayResult:
     """Take a timeline's events through the policy.
 
     Args:
         events: From `read_timeline`, or made; in the order of the lines. All events of one run are held in memory.
         settings: The knobs.
-        tick_seconds: Length of a tick.
+        tick_seconds: Length of a tick; `None` takes what each run recorded, else 5 s. It is no knob: it says how often
+            the run was looked at.
     """
     engine = _Engine(settings, tick_seconds)
     axis: list[Event] = []
@@ -92,16 +93,18 @@ def replay(events: Iterable[Event], settings: Settings, *, tick_seconds: float =
 class _Engine:
     """Threads: one."""
 
-    def __init__(self, settings: Settings, tick_seconds: float) -> None:
-        self.policy = Policy(settings, tick_seconds=tick_seconds)
+    def __init__(self, settings: Settings, tick_seconds: float | None) -> None:
+        self._tick_seconds = tick_seconds
+        self.policy = Policy(settings, tick_seconds=tick_seconds or TICK_SECONDS)
         self.result = ReplayResult(settings)
         self.earlier_trips = 0
-        self._margin = _JUST_BEFORE * tick_seconds
         self._forget_axis()
 
     def begin_run(self, run: RunEvent) -> None:
         """A new time axis; rungs and baselines carry on. A baseline belongs to one encoder."""
         self.result.runs.append(run)
+        ticks = self._tick_seconds or run.tick_seconds or TICK_SECONDS
+        self.policy = Policy(self.policy.settings, tick_seconds=ticks, state=self.policy.state)
         state = self.policy.state
         if run.encoder and run.encoder != state.encoder and state.shards:
             self.earlier_trips += state.trips
@@ -153,7 +156,8 @@ class _Engine:
             self._cut.discard(number)
             self.result.cut_batches += 1
             return
-        _, info = self._running.pop(number, None) or (t, self._info(t, number, event))
+        running = self._running.pop(number, None)
+        info = running[1] if running else self._info(t, number, event)
         decisions, problem = self.policy.finish_batch(t, info, event.seconds)
         if problem is not None:
             self.result.ignored_samples += 1
@@ -190,21 +194,25 @@ class _Engine:
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def _advance(self, t: float) -> None:
-        """Take the policy up to just before `t`, in steps of at most one slice: whoever is asked to end a worker does
-        it before the next slice of its batch."""
-        until = t - self._margin
+        """Take the policy up to just before `t`, in steps: whoever is asked to end a worker does so at that moment,
+        not after what else would have become of its batch."""
+        until = t - _JUST_BEFORE * self.policy.tick_seconds
         inflight = self.policy.state.inflight
         while inflight and self._now < until:
-            step = min(batch.slice_seconds or self.policy.tick_seconds for batch in inflight.values())
-            self._now = min(max(self._now, self._oldest()) + max(step, 1e-3), until)
+            self._now = min(until, *map(self._next_stop, inflight.values()))
             decisions = self.policy.advance(self._now)
             if decisions:
                 self._take(decisions)
             inflight = self.policy.state.inflight
         self._now = max(self._now, until)
 
-    def _oldest(self) -> float:
-        return min(begun for begun, _ in self._running.values())
+    def _next_stop(self, batch: Batch) -> float:
+        """How far this batch may be taken in one step: to its deadline or hang, at most one slice."""
+        now = max(self._now, batch.started)
+        stop = now + max(batch.slice_seconds or self.policy.tick_seconds, 1e-3)
+        pending = self.policy.state.shards[batch.shard].ladder.pending
+        deadline = stop if pending is None else pending.deadline(batch.slice_seconds)
+        return min([stop, *(due for due in (deadline, batch.hang_at()) if due > now)])
 
     def _take(self, decisions: list[Decision]) -> None:
         """Keep decisions, and do at once what a supervisor does at once."""

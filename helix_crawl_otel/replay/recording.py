@@ -8,11 +8,13 @@ Source: DESIGN.md, section 3.6.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from helix_crawl_otel.core.policy import TICK_SECONDS
 from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.replay.card import GIB
 from helix_crawl_otel.replay.policies import CARD, CPU
@@ -68,10 +70,16 @@ def _events(scenario: Scenario, run: Run) -> Iterator[tuple[tuple[float, int], d
         yield (t, _MEMORY), _memory(t, used_gib, limit_bytes)
     for item in run.attempts:
         if item.device != CPU:
-            for t in (item.began, item.ended):
+            for t in _read_at(item):
                 yield (t, _MEMORY), _memory(t, item.used_gib, limit_bytes)
         if item.finished:
             yield (item.ended, _BATCH), _batch(item)
+
+
+def _read_at(item: Attempt) -> tuple[float, ...]:
+    """When the card's memory was read: as the batch began, at the first tick inside it, as it ended."""
+    tick = TICK_SECONDS * (math.floor(item.began / TICK_SECONDS) + 1)
+    return (item.began, tick, item.ended) if tick < item.ended else (item.began, item.ended)
 
 
 def _memory(t: float, used_gib: float, limit_bytes: int) -> dict[str, Any]:

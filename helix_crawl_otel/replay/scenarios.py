@@ -91,7 +91,7 @@ def _born_crawling() -> Scenario:
 def _release_is_enough() -> Scenario:
     return Scenario(
         name="release-is-enough",
-        text="129 shapes fill a context within some 320 batches; a release every 256 comes in time, without one it spills",
+        text="129 shapes fill a context within some 320 batches; a release every 256 is in time, without one it spills",
         stretches=(Stretch("repository", 40_000, pad=2, fragment_gib=0.042),),
         kind="one-crawl",
     )

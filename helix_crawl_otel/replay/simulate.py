@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "measurement; its parameters and where they come from stand in helix_crawl_otel/replay/card.py.",
         epilog=legend(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "scenario", nargs="?", metavar="SCENARIO", help="one of --list, or a FILE.toml of your own; default: all"
@@ -49,7 +51,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--json", action="store_true", help="print the rows as one JSON list")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the scenario over time into a .png or .html")
     parser.add_argument("--record", metavar="FILE", type=Path, help="write one policy's run as a timeline (.jsonl)")
-    parser.add_argument("--policy", default="ladder", metavar="NAME", help="whose run --record writes (ladder)")
+    parser.add_argument("--policy", default="ladder", metavar="NAME", help="whose run --record writes; default: ladder")
     parser.add_argument(
         "--seed", metavar="N", help="another draw of the batches, a whole number (default: the scenario's)"
     )
@@ -66,10 +68,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _run(args)
     except (_UsageError, ConfigError, PictureError, ScenarioFileError) as error:
-        print(f"helix-crawl simulate: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"helix-crawl simulate: {error.filename}: cannot be written: {error.strerror}", file=sys.stderr)
+        print(f"helix-crawl: error: {error}", file=sys.stderr)
         return 2
 
 
@@ -86,6 +85,8 @@ def _run(args: argparse.Namespace) -> int:
     for name in ("plot", "record"):
         if getattr(args, name) is not None and len(scenarios) > 1:
             raise _UsageError(f"--{name} is for one scenario; name one of --list, or a FILE.toml")
+    if args.plot is not None and args.record is not None and args.plot == args.record:
+        raise _UsageError(f"--plot and --record are both {str(args.plot)!r}; accepted: two files")
     if args.policy not in DEFINITIONS:
         raise _UsageError(f"--policy is {args.policy!r}; accepted: {', '.join(DEFINITIONS)}")
     if args.plot is not None:
@@ -96,12 +97,22 @@ def _run(args: argparse.Namespace) -> int:
     else:
         _show(comparisons, settings)
     if args.plot is not None:
-        draw(args.plot, comparisons[0])
+        with _writing("--plot", args.plot):
+            draw(args.plot, comparisons[0])
         print(f"picture: {args.plot}", file=sys.stderr)
     if args.record is not None:
-        write_timeline(args.record, scenarios[0], comparisons[0].runs[args.policy], settings)
+        with _writing("--record", args.record):
+            write_timeline(args.record, scenarios[0], comparisons[0].runs[args.policy], settings)
         print(f"timeline of {args.policy}: {args.record}", file=sys.stderr)
     return 0
+
+
+@contextmanager
+def _writing(option: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _UsageError(f"{option} is {str(path)!r}, which cannot be written: {error.strerror or error}") from error
 
 
 def _scenarios(name: str | None, seed: str | None) -> list[Scenario]:

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from helix_crawl_otel.core.samples import LEAST, MOST, is_number
+
 __all__ = [
     "DEFAULT_DEVICE",
     "VERSION",
@@ -31,7 +33,6 @@ DEFAULT_DEVICE = "cuda:0"
 
 _LONGEST_TIME = 1e11
 """Seconds: 3,000 years, and beyond it a float no longer tells milliseconds apart."""
-_LEAST, _MOST = 1e-9, 1e15
 
 
 class BadLine(ValueError):
@@ -51,6 +52,12 @@ class RunEvent(NamedTuple):
     host: str
     source: str
     """Where the timeline comes from, when it was reconstructed rather than recorded; else empty."""
+
+    @property
+    def tick_seconds(self) -> float | None:
+        """The length of a tick that the run recorded with its knobs, `None` where it did not."""
+        ticks = self.config.get("tick_seconds")
+        return float(ticks) if is_number(ticks) and ticks > 0 else None
 
 
 class WorkerEvent(NamedTuple):
@@ -184,8 +191,8 @@ def _time(line: dict[str, Any]) -> float:
 
 def _amount(line: dict[str, Any], key: str) -> Any:
     value: Any = line.get(key)
-    if type(value) not in (int, float) or not _LEAST <= value <= _MOST:
-        raise BadLine(f"{key} is {_shown(value)}; accepted: a number > 0 (from {_LEAST:g} to {_MOST:g})")
+    if type(value) not in (int, float) or not LEAST <= value <= MOST:
+        raise BadLine(f"{key} is {_shown(value)}; accepted: a number > 0 (from {LEAST:g} to {MOST:g})")
     return value
 
 

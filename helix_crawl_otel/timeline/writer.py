@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from helix_crawl_otel.core.samples import sample_problem
+from helix_crawl_otel.core.samples import plain_number, sample_problem
 from helix_crawl_otel.timeline.events import VERSION
 
 __all__ = ["TimelineWriter"]
@@ -109,6 +109,7 @@ class TimelineWriter:
         worker: str | None = None,
     ) -> None:
         """A batch has ended at `t`. One whose numbers cannot be judged is not written, but counted as lost."""
+        genes, seconds, work = plain_number(genes), plain_number(seconds), plain_number(work)
         if sample_problem(genes, seconds, work) is not None:
             self.lost_lines += 1
             return

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from helix_crawl_otel.memory.cgroup import CgroupProbe
+from tests.memory.groups import Clock, Machine
 from tests.memory.process import Reader
 from tests.standins.nvml import Answers, build
 
@@ -56,3 +58,23 @@ def nvml_environ(answers: Answers, nvml_library: Path) -> dict[str, str]:
     """Environment of a process that sees one card of 12 GiB."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
     return {**inherited, **answers.environ(nvml_library)}
+
+
+@pytest.fixture(params=[1, 2], ids=["v1", "v2"])
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
+    """A process in the group /app of a machine of either version."""
+    machine = Machine(tmp_path, request.param)
+    machine.place("/app")
+    return machine
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of the probe."""
+    return Clock()
+
+
+@pytest.fixture
+def probe(machine: Machine, clock: Clock) -> CgroupProbe:
+    """A probe of that machine."""
+    return CgroupProbe(machine.root, clock=clock, platform="linux")

@@ -1,0 +1,130 @@
+"""`best` is a time that can be had, and no policy has a better one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.replay.best import best_plan
+from helix_crawl_otel.replay.card import CardModel
+from helix_crawl_otel.replay.closed_loop import play
+from helix_crawl_otel.replay.compare import compare
+from helix_crawl_otel.replay.policies import Planned, Step
+from helix_crawl_otel.replay.scenario import Scenario, Stretch
+from helix_crawl_otel.replay.scenarios import SCENARIOS
+from helix_crawl_otel.replay.trace import GIVE_UP_SECONDS
+from tests.simulate.results import result
+
+cards = st.builds(
+    CardModel,
+    limit_gib=st.floats(4, 24),
+    context_gib=st.floats(0.5, 6),
+    activation_mib_per_token=st.floats(0, 0.3),
+    tokens_per_second=st.floats(500, 20_000),
+    spill_cost=st.floats(0, 200),
+    spill_power=st.floats(0.5, 3),
+    start_seconds=st.floats(1, 60),
+    warmup_seconds=st.floats(0, 20),
+    memory_return_seconds=st.floats(0, 60),
+    release_seconds=st.floats(0, 1),
+    cpu_tokens_per_second=st.floats(50, 20_000),
+    cpu_start_seconds=st.floats(0, 60),
+)
+
+
+def stretches(most_genes: int) -> st.SearchStrategy[tuple[Stretch, ...]]:
+    """One to four stretches of up to three shards, with what can happen in them."""
+    one = st.builds(
+        Stretch,
+        shard=st.sampled_from(["a", "b", "c"]),
+        genes=st.integers(1, most_genes),
+        batch_size=st.sampled_from([16, 64]),
+        tokens=st.tuples(st.integers(16, 256), st.integers(256, 1024)),
+        pad=st.sampled_from([4, 32]),
+        fragment_gib=st.floats(0, 1),
+        surge_gib=st.sampled_from([0.0, 0.0, 1.0, 5.0]),
+        stalls=st.sampled_from([False, False, True]),
+        speed=st.sampled_from([1.0, 0.5]),
+        read_seconds=st.sampled_from([0.0, 5.0]),
+    )
+    return st.lists(one, min_size=1, max_size=4).map(tuple)
+
+
+def scenarios(most_genes: int) -> st.SearchStrategy[Scenario]:
+    """Cards and shards of any kind."""
+    return st.builds(
+        Scenario,
+        name=st.just("random"),
+        text=st.just("random"),
+        stretches=stretches(most_genes),
+        card=cards,
+        release_every=st.sampled_from([0, 3, 64]),
+        seed=st.integers(0, 1000),
+    )
+
+
+@pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])
+def test_best_can_be_had(name: str) -> None:
+    """The plan, played in the closed loop, takes the time that was promised."""
+    comparison = result(name)
+    plan = best_plan(comparison.scenario)
+    assert comparison.runs["best"].finish_seconds == pytest.approx(plan.seconds)
+
+
+@pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])
+def test_no_policy_is_faster_than_best(name: str) -> None:
+    """In every scenario."""
+    for row in result(name).rows:
+        assert row.ratio_to_best is None or row.ratio_to_best >= 1 - 1e-9
+
+
+@settings(max_examples=60)
+@given(scenario=scenarios(2_000), window=st.integers(1, 4), action=st.sampled_from(["ladder", "cpu", "off"]))
+def test_random_cards_finish_or_are_bounded_and_none_beats_best(scenario: Scenario, window: int, action: str) -> None:
+    """Never a crash; genes are accounted for; best is a lower bound, and can be had."""
+    comparison = compare(scenario, Settings(window=window, action=action))
+    plan = best_plan(scenario)
+    if plan.seconds <= GIVE_UP_SECONDS:
+        assert comparison.runs["best"].finish_seconds == pytest.approx(plan.seconds)
+    for run in comparison.runs.values():
+        done = [item.load.index for item in run.attempts if item.finished]
+        assert done == list(range(len(done)))
+        if run.finish_seconds is None:
+            assert run.attempts[-1].ended <= GIVE_UP_SECONDS
+        else:
+            assert run.genes_encoded == scenario.genes
+            assert run.finish_seconds >= plan.seconds * (1 - 1e-9)
+
+
+@settings(max_examples=40)
+@given(scenario=scenarios(64), data=st.data())
+def test_best_is_found_among_all_plans(scenario: Scenario, data: st.DataObject) -> None:
+    """On runs of a few batches every plan is tried, and none is faster."""
+    scenario = replace(
+        scenario,
+        stretches=tuple(replace(item, genes=min(item.genes, 2 * item.batch_size)) for item in scenario.stretches[:2]),
+    )
+    count = scenario.batches
+    if count > 4:
+        return
+    least = best_plan(scenario).seconds
+    choices = (None, Step.EMPTY_CACHE, Step.RECYCLE, Step.DEMOTE_CPU, Step.RETURN)
+    for first_device in ("cuda:0", "cpu"):
+        for steps in product(choices, repeat=count - 1):
+            plan = Planned({at + 1: step for at, step in enumerate(steps) if step is not None}, first_device)
+            finish = play(scenario, plan).finish_seconds
+            assert finish is None or finish >= least * (1 - 1e-9), (first_device, steps)
+
+
+def test_best_takes_the_cpu_where_the_card_is_too_small() -> None:
+    """Weights alone do not fit: every context spills from its first batch."""
+    card = CardModel(limit_gib=4.0, context_gib=5.0)
+    scenario = Scenario("small", "a card that is too small", (Stretch("a", 1_000),), card=card)
+    plan = best_plan(scenario)
+    assert plan.first_device == "cpu"
+    assert plan.steps == {}
