@@ -12,6 +12,9 @@ from helix_crawl_otel.core.model import Action, ActionKind, Outcome
 
 __all__ = ["DEMOTED_EXIT_CODE", "PAUSED_EXIT_CODE", "ActionQueue", "PauseRequested"]
 
+_LONGEST_WAIT = threading.TIMEOUT_MAX / 2
+"""Seconds; a lock cannot wait for longer than TIMEOUT_MAX."""
+
 PAUSED_EXIT_CODE = 75
 DEMOTED_EXIT_CODE = 79
 
@@ -38,7 +41,8 @@ class ActionQueue:
     """Actions that wait for the driver, oldest first.
 
     `get`, `get_nowait` and `drain` hand actions out once, as `queue.Queue` does; `acknowledge` says how one ended.
-    Bounded by what the policy can ask for: at most four actions an open shard.
+    Bounded by what the policy can ask for: at most four actions an open shard, since a newer DETECT takes the place of
+    one that nobody has fetched.
 
     Args:
         on_acknowledge: Called with each acknowledged action and its outcome, outside the queue's lock.
@@ -57,6 +61,8 @@ class ActionQueue:
     def put(self, action: Action) -> None:
         """Append an action. The policy calls this, not the driver."""
         with self._ready:
+            if action.kind is ActionKind.DETECT:
+                self._actions = deque(a for a in self._actions if (a.kind, a.shard) != (action.kind, action.shard))
             self._actions.append(action)
             self._ready.notify()
 
@@ -68,11 +74,11 @@ class ActionQueue:
 
         Raises:
             queue.Empty: Nothing came in time.
-            ValueError: `timeout` is negative.
+            ValueError: `timeout` is negative or no number.
         """
-        if timeout is not None and timeout < 0:
+        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
             raise ValueError(f"timeout is {timeout!r}; accepted: seconds >= 0, or None")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + min(timeout, _LONGEST_WAIT)
         with self._ready:
             while not self._actions:
                 left = None if deadline is None else deadline - time.monotonic()

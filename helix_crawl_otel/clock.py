@@ -16,7 +16,9 @@ import sys
 import time
 from collections.abc import Callable
 
-__all__ = ["awake_clock", "slept_seconds"]
+from helix_crawl_otel.core.samples import is_number
+
+__all__ = ["awake_clock", "checked_clock", "slept_seconds"]
 
 _INTERRUPT_UNITS_A_SECOND = 10_000_000  # 100 ns
 
@@ -31,6 +33,21 @@ def awake_clock(clock: Callable[[], float] = time.monotonic) -> Callable[[], flo
     if clock is time.monotonic and sys.platform == "win32":
         return _windows_unbiased_clock() or clock
     return clock
+
+
+def checked_clock(clock: Callable[[], float]) -> Callable[[], float]:
+    """The same clock, which raises `ValueError` instead of answering something that is no time.
+
+    A NaN among times is worse than an error: every comparison with it is false, and a batch that began then never ends.
+    """
+
+    def checked() -> float:
+        now = clock()
+        if not is_number(now):
+            raise ValueError(f"clock answered {now!r}; accepted: a finite number of seconds")
+        return float(now)
+
+    return checked
 
 
 def slept_seconds() -> float:

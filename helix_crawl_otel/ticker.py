@@ -51,5 +51,7 @@ class Ticker:
                 self._work()
             except Exception as error:  # noqa: BLE001 - a watchdog's thread outlives every error; it is handed on
                 self._on_error(error)
+            except SystemExit as error:  # somebody's hook; it cannot end the process from here, only this thread
+                self._on_error(RuntimeError(f"{type(error).__name__} outside the main thread: {error}"))
             if self._stopping.wait(self._seconds):
                 return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TypeVar
 from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel.actions import ActionQueue
-from helix_crawl_otel.clock import awake_clock
+from helix_crawl_otel.clock import awake_clock, checked_clock
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.core.model import Action, MemoryReading
 from helix_crawl_otel.embedded.runtime import Runtime
@@ -70,13 +70,14 @@ class CrawlWatch:
             memory is None or callable(memory), "memory", memory, "a callable that returns a MemoryReading, or None"
         )
         _accept(callable(clock), "clock", clock, "a callable that returns seconds")
+        _accept_clock(clock)
         _accept(_is_tick(tick_seconds), "tick_seconds", tick_seconds, "a number of seconds > 0, or None")
         _accept(isinstance(encoder, str), "encoder", encoder, "a string")
         self._runtime = Runtime(
             config or CrawlConfig.from_env(),
             meter_provider=meter_provider,
             memory=memory,
-            clock=awake_clock(clock),
+            clock=checked_clock(awake_clock(clock)),
             tick_seconds=tick_seconds,
             state=_file("state", state),
             timeline=_file("timeline", timeline),
@@ -125,7 +126,8 @@ class CrawlWatch:
         _accept(isinstance(name, str) and name != "", "shard name", name, "a string that is not empty")
         _accept(isinstance(device, str), "device", device, "a name such as cuda:0 or cpu")
         _accept(on_demote is None or callable(on_demote), "on_demote", on_demote, "a callable, or None")
-        _accept(exit_to_recycle in (None, True, False), "exit_to_recycle", exit_to_recycle, "True, False or None")
+        fits = exit_to_recycle is None or isinstance(exit_to_recycle, bool)
+        _accept(fits, "exit_to_recycle", exit_to_recycle, "True, False or None")
         return ShardWatch(self._runtime, name, str(parse_device(device)), on_demote, bool(exit_to_recycle))
 
     def on_action(self, hook: Hook) -> Hook:
@@ -152,10 +154,17 @@ def _accept(fits: bool, name: str, given: object, accepted: str) -> None:
         raise ValueError(f"{name} is {given!r}; accepted: {accepted}")
 
 
+def _accept_clock(clock: Callable[[], float]) -> None:
+    try:
+        checked_clock(clock)()
+    except Exception as error:
+        raise ValueError(f"clock cannot be read ({error}); accepted: a callable that returns seconds") from error
+
+
 def _is_tick(seconds: object) -> bool:
     if seconds is None:
         return True
-    return isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 < seconds < math.inf
+    return isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and 0 < seconds <= threading.TIMEOUT_MAX
 
 
 def _file(name: str, path: str | os.PathLike[str] | None) -> Path | None:

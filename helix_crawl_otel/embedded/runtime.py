@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import threading
@@ -9,7 +10,9 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import MeterProvider
 
@@ -29,7 +32,12 @@ from helix_crawl_otel.statefile import StateFile
 from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.timeline import TimelineWriter
 
+if TYPE_CHECKING:
+    from helix_crawl_otel.embedded.shard import ShardWatch
+
 __all__ = ["Runtime"]
+
+logger = logging.getLogger("helix_crawl_otel")
 
 UNKNOWN = MemoryReading(None, None)
 
@@ -69,16 +77,26 @@ class Runtime:
         self._tick_seconds = tick_seconds
         self._hub = hub.hub_of(meter_provider, __version__)
         self._state_file = StateFile(state) if state is not None else None
-        self._timeline = (
-            TimelineWriter(timeline, clock, on_failure=self._on_error("timeline")) if timeline is not None else None
-        )
+        self._shards: weakref.WeakSet[ShardWatch] = weakref.WeakSet()  # those that the driver still holds
+        self._timeline, unopened = self._open_timeline(timeline)
         loaded = self._state_file.load(encoder) if self._state_file else PolicyState(encoder=encoder)
         self._resumed = bool(loaded.shards or loaded.cards.cards)
         self._reset(loaded)
+        if unopened is not None:
+            self._report("timeline", unopened)
         if self._timeline is not None:
             ticks = {"tick_seconds": tick_seconds or TICK_SECONDS}
             self._timeline.run(config=asdict(config) | ticks, encoder=encoder, host=platform.node())
         _live.add(self)
+
+    def _open_timeline(self, path: Path | None) -> tuple[TimelineWriter | None, OSError | None]:
+        """A timeline that cannot be opened is no reason for the job not to run."""
+        if path is None:
+            return None, None
+        try:
+            return TimelineWriter(path, self.clock, on_failure=self._on_error("timeline")), None
+        except OSError as error:
+            return None, error
 
     def _reset(self, state: PolicyState) -> None:
         self._devices = threading.Lock()
@@ -120,9 +138,15 @@ class Runtime:
         if not known:
             self.pipeline.start_worker(device, device, reason or ("resume" if self._resumed else "first"), os.getpid())
 
+    def add_shard(self, shard: ShardWatch) -> None:
+        """Know a shard for as long as the driver holds it."""
+        self._shards.add(shard)
+
     def leave_device(self, device: str) -> None:
-        """The driver has moved its encoder away; should it come back, it counts as a new worker."""
+        """A shard's encoder has moved away. When it was the last there and comes back, it counts as a new worker."""
         with self._devices:
+            if any(shard.is_open and shard.device == device for shard in list(self._shards)):
+                return
             self._workers.discard(device)
         self.pipeline.stop_worker(device)
 
@@ -137,8 +161,8 @@ class Runtime:
         for sampler in samplers:
             sampler.stop()
         for device in sorted(self._workers):
-            self.pipeline.stop_worker(device)
-        self.pipeline.close()
+            self.guarded("driver", partial(self.pipeline.stop_worker, device))
+        self.guarded("driver", self.pipeline.close)
         if self._timeline is not None:
             self._timeline.close()
         _live.discard(self)
@@ -192,7 +216,11 @@ class Runtime:
         if self._timeline is not None:
             self._timeline.abandon()
         self._timeline, self._state_file = None, None
+        hooks = self.pipeline.hooks
         self._reset(PolicyState())
+        self.pipeline.hooks.extend(hooks)
+        for shard in list(self._shards):
+            shard.after_fork()
 
 
 _live: weakref.WeakSet[Runtime] = weakref.WeakSet()
@@ -201,7 +229,10 @@ _live: weakref.WeakSet[Runtime] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     hub.after_fork()
     for runtime in list(_live):
-        runtime.after_fork()
+        try:
+            runtime.after_fork()
+        except Exception as error:  # noqa: BLE001 - one watch that cannot start anew must not take the others down
+            logger.warning("[crawl-watchdog] a watch cannot go on in the forked child: %r", error)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

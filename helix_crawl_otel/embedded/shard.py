@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.core.model import Action, ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.core.samples import plain_number, sample_problem
-from helix_crawl_otel.otel.logline import PREFIX
+from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.release import release_cache
 
 if TYPE_CHECKING:
     from helix_crawl_otel.embedded.runtime import Runtime
-    from helix_crawl_otel.otel.pipeline import RunningBatch
+    from helix_crawl_otel.otel.pipeline import Pipeline, RunningBatch
 
 __all__ = ["BatchScope", "ShardWatch"]
 
@@ -34,7 +35,7 @@ class BatchScope:
         self._shard = shard
         self._genes = genes
         self._work = work
-        self._running: RunningBatch | None = None
+        self._running: tuple[Pipeline, RunningBatch] | None = None
 
     def __enter__(self) -> None:
         self._running = self._shard._begin(self._genes, self._work)
@@ -43,7 +44,8 @@ class BatchScope:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._running is not None:
-            self._shard._end(self._running, failed=kind is not None)
+            running, self._running = self._running, None
+            self._shard._end(*running, failed=kind is not None)
 
 
 class ShardWatch:
@@ -75,6 +77,7 @@ class ShardWatch:
         self._opened_by: object = None  # the pipeline that knows this shard; a forked child has another
         self._opening = threading.Lock()
         self._gap = threading.local()  # per thread: when the stage between two encodes began
+        runtime.add_shard(self)
 
     def __enter__(self) -> ShardWatch:
         self._runtime.guarded("driver", self._open)
@@ -141,25 +144,32 @@ class ShardWatch:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, genes: float, work: float | None) -> RunningBatch | None:
-        found: list[RunningBatch] = []
+    def _begin(self, genes: float, work: float | None) -> tuple[Pipeline, RunningBatch] | None:
+        found: list[tuple[Pipeline, RunningBatch]] = []
 
         def begin() -> None:
             self._open()
             self._end_gap("read")
             costs = plain_number(genes), plain_number(work)
-            found.append(self._runtime.pipeline.start_batch(self.name, self.device, self.device, *costs))
+            pipeline = self._runtime.pipeline
+            found.append((pipeline, pipeline.start_batch(self.name, self.device, self.device, *costs)))
 
         self._runtime.guarded("driver", begin)
         return found[0] if found else None
 
-    def _end(self, running: RunningBatch, *, failed: bool) -> None:
+    def _end(self, pipeline: Pipeline, running: RunningBatch, *, failed: bool) -> None:
         def end() -> None:
-            pipeline = self._runtime.pipeline
+            if pipeline is not self._runtime.pipeline:
+                return  # begun by the parent of this forked child
             if failed:
                 pipeline.abandon_batch(running)
                 return
-            pipeline.finish_batch(running, self._runtime.clock() - running[1])
+            try:
+                seconds = self._runtime.clock() - running[1]
+            except Exception:
+                pipeline.abandon_batch(running)  # or it would be in flight for ever
+                raise
+            pipeline.finish_batch(running, seconds)
             self._begin_gap()
 
         self._runtime.guarded("driver", end)
@@ -179,6 +189,15 @@ class ShardWatch:
         if since is not None:
             self._gap.since = None
             self._runtime.pipeline.stage(self.device, stage, self._runtime.clock() - since)
+
+    @property
+    def is_open(self) -> bool:
+        """Between its first word and the end of its `with` block."""
+        return self._opened_by is self._runtime.pipeline
+
+    def after_fork(self) -> None:
+        """In a forked child: a lock that another thread held is held by nobody now."""
+        self._opening = threading.Lock()
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -219,34 +238,49 @@ class ShardWatch:
 
     def _apply(self, action: Action) -> Outcome:
         if self._must_exit(action):
-            if threading.current_thread() is threading.main_thread():
-                return Outcome.APPLIED
-            logger.warning(
-                "%s passed over action=%s shard=%s: only the main thread can end the process; call boundary() there",
-                PREFIX,
-                action.kind.value,
-                self.name,
-            )
-            return Outcome.PASSED_OVER
+            return self._may_exit(action)
         try:
+            what = ""
             if action.kind is ActionKind.EMPTY_CACHE:
-                self._release(action)
+                what = self._release()
             elif action.kind is ActionKind.DEMOTE_CPU:
-                self._demote()
+                what = self._demote()
         except Exception as error:  # noqa: BLE001 - torch's or the driver's own; the job must be able to go on
-            self._runtime.pipeline.error("release" if action.kind is ActionKind.EMPTY_CACHE else "driver", error)
+            place = "release" if action.kind is ActionKind.EMPTY_CACHE else "driver"
+            self._runtime.guarded(place, partial(self._failed, action, place, error))
             return Outcome.FAILED
+        if what:
+            self._tell("applied", action, what)
         return Outcome.APPLIED
 
-    def _release(self, action: Action) -> None:
-        freed = release_cache()
-        what = "no CUDA context here, garbage collected" if freed is None else f"{freed / 2**20:.0f} MiB freed"
-        logger.warning("%s applied action=%s shard=%s: %s", PREFIX, action.kind.value, self.name, what)
+    def _may_exit(self, action: Action) -> Outcome:
+        if threading.current_thread() is not threading.main_thread():
+            self._tell("passed over", action, "only the main thread can end the process; call boundary() there")
+            return Outcome.PASSED_OVER
+        self._tell("applied", action, f"the process ends with exit code {PauseRequested(action).code}")
+        return Outcome.APPLIED
 
-    def _demote(self) -> None:
+    def _failed(self, action: Action, place: str, error: Exception) -> None:
+        self._tell("failed", action, f"{type(error).__name__}: {error}; the job goes on as it is")
+        self._runtime.pipeline.error(place, error)
+
+    @staticmethod
+    def _tell(happened: str, action: Action, what: str) -> None:
+        logger.warning("%s", action_line(happened, action, what))
+
+    @staticmethod
+    def _release() -> str:
+        freed = release_cache()
+        return "no CUDA context here, garbage collected" if freed is None else f"{freed / 2**20:.0f} MiB freed"
+
+    def _demote(self) -> str:
         assert self._on_demote is not None
         self._on_demote()
         left, self.device = self.device, "cpu"
+        self._runtime.guarded("driver", lambda: self._move_from(left))
+        return "the encoder was rebuilt on the CPU"
+
+    def _move_from(self, left: str) -> None:
         self._runtime.leave_device(left)
         self._runtime.run_worker("cpu", reason="demote")
         self._runtime.pipeline.move_shard(self.name, "cpu")

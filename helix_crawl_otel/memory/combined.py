@@ -59,7 +59,7 @@ class CombinedProbe:
             readings.append(reading)
             up[probe.source] = reading.used_bytes is not None
             if why is not None:
-                reasons.append(f"{probe.source}: {why}")
+                reasons.append(why if why.lower().startswith(probe.source) else f"{probe.source}: {why}")
         self._up = up
         self.why = "; ".join(reasons) or None
         return _fullest(readings)

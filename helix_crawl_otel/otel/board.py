@@ -12,6 +12,9 @@ from helix_crawl_otel.otel.feed import PolicyFeed
 
 __all__ = ["Board"]
 
+CLOSED_KEPT = 1024
+"""Shards closed last whose state is remembered: the memory stays flat over 10,000 shards."""
+
 
 class Board:
     """Open shards, memory, probes, workers.
@@ -26,12 +29,16 @@ class Board:
         self._sources: dict[tuple[str, str], bool] = {}
         self._workers: dict[str, bool] = {}
         self._states = dict.fromkeys(SHARD_STATES, 0)
+        self._closed: dict[str, str] = {}  # state of the shards closed last: one that comes back is counted once
 
     def open_shard(self, shard: str, device: str, pending_genes: int | None) -> None:
         """A shard is running."""
         with self._lock:
             if shard not in self._open:
                 self._states["running"] += 1
+                earlier = self._closed.pop(shard, None)
+                if earlier is not None:
+                    self._states[earlier] = max(0, self._states[earlier] - 1)
             self._open[shard] = (device, pending_genes)
 
     def close_shard(self, shard: str, state: str) -> None:
@@ -40,6 +47,9 @@ class Board:
             if self._open.pop(shard, None) is not None:
                 self._states["running"] -= 1
                 self._states[state] += 1
+                self._closed[shard] = state
+                if len(self._closed) > CLOSED_KEPT:
+                    del self._closed[next(iter(self._closed))]
 
     def encoded(self, shard: str, genes: int) -> None:
         """Genes that were pending no longer are."""

@@ -163,8 +163,12 @@ class Dispatcher:
         self._record(decision.shard, decision.kind, outcome, decision.evidence)
 
     def _record(self, shard: str, kind: ActionKind, outcome: Outcome, evidence: Evidence) -> None:
-        if self.sink is not None:
+        if self.sink is None:
+            return
+        try:
             self.sink.action(self._clock(), shard, kind.value, outcome.value, evidence)
+        except Exception as error:  # noqa: BLE001 - the clock is the caller's; an action must not be lost by it
+            self._on_error("timeline", error)
 
     @staticmethod
     def _log(level: int, happened: str, decision: Decision) -> None:

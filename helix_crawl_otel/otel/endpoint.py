@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from threading import Thread
 from types import TracebackType
 from wsgiref.simple_server import WSGIServer
@@ -32,6 +33,7 @@ class MetricsEndpoint:
         self.provider = provider
         self.host = str(server.server_address[0])
         self.port = int(server.server_port)
+        self._pid = os.getpid()
         self._server = server
         self._thread = thread
 
@@ -43,7 +45,8 @@ class MetricsEndpoint:
 
     def close(self) -> None:
         """Stop listening. The provider stays: instruments recorded on are still counted. A second call does nothing."""
-        self._server.shutdown()
+        if os.getpid() == self._pid:  # a forked child has the socket, but no thread that could answer a shutdown
+            self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=5)
 
@@ -60,15 +63,15 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
     """Set up a global meter provider and serve its metrics to Prometheus.
 
     Args:
-        host: Address to listen on. Loopback by default: metrics name shards and devices, and the endpoint asks nobody
-            who they are.
+        host: Name or address to listen on, not empty. Loopback by default: metrics name shards and devices, and the
+            endpoint asks nobody who they are.
         port: TCP port, 0 to 65535; 0 takes a free one, see `MetricsEndpoint.port`.
 
     Returns:
         The endpoint; closing it is optional, its thread is a daemon.
 
     Raises:
-        ValueError: The port is out of range.
+        ValueError: The port is out of range, or the host is no name.
         RuntimeError: A global meter provider is set already: its readers export our instruments, nothing is needed.
         OSError: The address cannot be bound; the message says which and what to do.
 
@@ -76,12 +79,11 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
     """
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise ValueError(f"port is {port!r}; accepted: an integer from 0 to 65535")
+    if not isinstance(host, str) or not host.strip():
+        raise ValueError(f"host is {host!r}; accepted: a host name or address, such as 127.0.0.1")
     present = metrics.get_meter_provider()
     if isinstance(present, MeterProvider | NoOpMeterProvider):
-        raise RuntimeError(
-            f"a global meter provider is set already ({type(present).__name__}); its readers export the instruments "
-            "of helix_crawl_otel, so serve_metrics() is not needed"
-        )
+        raise _not_needed(present)
     registry = CollectorRegistry()
     reader = PrometheusMetricReader(registry=registry, scope_info_enabled=False)
     try:
@@ -91,8 +93,21 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
         raise _explained(error, host, port) from error
     resource = Resource.create({SERVICE_NAME: "helix-crawl-otel"})
     provider = MeterProvider(metric_readers=[reader], resource=resource)
+    endpoint = MetricsEndpoint(provider, server, thread)
     metrics.set_meter_provider(provider)
-    return MetricsEndpoint(provider, server, thread)
+    present = metrics.get_meter_provider()
+    if present is not provider:  # somebody else's class of provider: the API keeps the first
+        endpoint.close()
+        provider.shutdown()
+        raise _not_needed(present)
+    return endpoint
+
+
+def _not_needed(present: object) -> RuntimeError:
+    return RuntimeError(
+        f"a global meter provider is set already ({type(present).__name__}); its readers export the instruments "
+        "of helix_crawl_otel, so serve_metrics() is not needed"
+    )
 
 
 def _explained(error: OSError, host: str, port: int) -> OSError:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome, ShardStatus
 from helix_crawl_otel.otel.hub import InstrumentHub, Rows
-from helix_crawl_otel.otel.labels import ShardLabels
 
 __all__ = ["ERROR_PLACES", "SHARD_STATES", "START_REASONS", "Exported", "ShardView", "Snapshot"]
+
+logger = logging.getLogger("helix_crawl_otel")
 
 START_REASONS = ("first", "recycle", "demote", "crash", "resume")
 IGNORED_REASONS = ("genes", "seconds", "work")
@@ -48,12 +50,13 @@ class Snapshot:
 
 
 class Exported:
-    """Counts, and shows the newest snapshot.
+    """Counts, and shows the newest snapshot once it is `open`.
 
     Args:
         hub: Instruments of the app's provider, or ours.
         limit_ratio: 1 / factor.
-        batch_age: Seconds that the oldest batch in flight of a shard has been running, 0 between batches.
+        batch_age: Seconds that the oldest batch in flight of a shard has been running, 0 between batches, `None` when
+            the clock cannot tell.
         queue_length: How many actions wait.
 
     Threads: any. `rows` runs in whatever thread collects, and only reads.
@@ -64,24 +67,26 @@ class Exported:
         hub: InstrumentHub,
         *,
         limit_ratio: float,
-        batch_age: Callable[[str], float],
+        batch_age: Callable[[str], float | None],
         queue_length: Callable[[], int],
     ) -> None:
         self.snapshot = Snapshot()
-        self.labels = ShardLabels()
         self._hub = hub
+        self._told: set[str] = set()  # kinds of failure logged; any thread, single operations only
+        self._shard_gauges: dict[str, Callable[[str, ShardView], float | None]] = {
+            "helix_dense_throughput": lambda _, view: view.status.ema,
+            "helix_dense_baseline": lambda _, view: view.status.baseline,
+            "helix_dense_crawl_ratio": lambda _, view: view.status.ratio,
+            "helix_dense_crawl_active": lambda _, view: int(view.status.episode_open),
+            "helix_dense_crawl_streak": lambda _, view: view.status.streak,
+            "helix_dense_batch_inflight": lambda shard, _: batch_age(shard),
+            "helix_dense_ladder_rung": lambda _, view: view.status.rung,
+        }
         self._gauges: dict[str, Callable[[], Rows]] = {
-            "helix_dense_throughput": lambda: self._by_shard(lambda _, view: view.status.ema),
-            "helix_dense_baseline": lambda: self._by_shard(lambda _, view: view.status.baseline),
-            "helix_dense_crawl_ratio": lambda: self._by_shard(lambda _, view: view.status.ratio),
             "helix_dense_crawl_limit_ratio": lambda: [(limit_ratio, {})],
-            "helix_dense_crawl_active": lambda: self._by_shard(lambda _, view: int(view.status.episode_open)),
-            "helix_dense_crawl_streak": lambda: self._by_shard(lambda _, view: view.status.streak),
-            "helix_dense_batch_inflight": lambda: self._by_shard(lambda shard, _: batch_age(shard)),
             "helix_dense_vram_used": lambda: self._by_device(lambda reading: reading.used_bytes),
             "helix_dense_vram_limit": lambda: self._by_device(lambda reading: reading.limit_bytes),
             "helix_dense_vram_probe_up": self._probes,
-            "helix_dense_ladder_rung": lambda: self._by_shard(lambda _, view: view.status.rung),
             "helix_dense_action_queue_length": lambda: [(queue_length(), {})],
             "helix_dense_worker_up": lambda: [(int(up), {"device": d}) for d, up in self.snapshot.workers.items()],
             "helix_dense_genes_pending": self._pending,
@@ -91,7 +96,10 @@ class Exported:
             self.ignored(reason, 0)
         for place in ERROR_PLACES:
             self.error(place, 0)
-        hub.add(self)
+
+    def open(self) -> None:
+        """Show the gauges from now on."""
+        self._hub.add(self)
 
     def close(self) -> None:
         """The gauges are shown no longer; the counters stay."""
@@ -99,16 +107,16 @@ class Exported:
 
     def rows(self, gauge: str) -> Rows:
         """Values of one gauge; see `GaugeSource`."""
-        return self._gauges[gauge]()
+        value = self._shard_gauges.get(gauge)
+        return self._gauges[gauge]() if value is None else self._by_shard(gauge, value)
 
     # A counter first seen at 1 has no increase(): every series that an alert may ask for begins at 0.
 
     def begin_shard(self, shard: str, device: str) -> None:
         """A shard is opened, or goes on on another device."""
-        attributes = self.labels.of(shard, device=device)
-        self._count("helix_dense_crawl_detected", 0, attributes)
-        self._count("helix_dense_genes", 0, attributes)
-        if self.labels.count() <= ZEROED_SHARDS:
+        self._count_shard("helix_dense_crawl_detected", 0, shard, device=device)
+        self._count_shard("helix_dense_genes", 0, shard, device=device)
+        if self._hub.labels.count() <= ZEROED_SHARDS:
             self._zero_remedies(shard)
 
     def begin_worker(self, device: str, reason: str) -> None:
@@ -118,21 +126,23 @@ class Exported:
 
     def crawl(self, shard: str, device: str) -> None:
         """An episode opens."""
-        self._count("helix_dense_crawl_detected", 1, self.labels.of(shard, device=device))
+        self._count_shard("helix_dense_crawl_detected", 1, shard, device=device)
         self._zero_remedies(shard)
 
     def genes(self, shard: str, device: str, genes: float) -> None:
         """Genes have been encoded."""
-        self._count("helix_dense_genes", genes, self.labels.of(shard, device=device))
+        self._count_shard("helix_dense_genes", genes, shard, device=device)
 
     def stage(self, device: str, stage: str, seconds: float) -> None:
         """A stage of a batch has ended: `read`, `encode` or `commit`."""
-        self._hub.histograms["helix_dense_batch_duration"].record(seconds, {"device": device, "stage": stage})
+        try:
+            self._hub.histograms["helix_dense_batch_duration"].record(seconds, {"device": device, "stage": stage})
+        except Exception as error:  # noqa: BLE001 - the app's provider; it is told once
+            self._tell(error)
 
     def action(self, shard: str, kind: ActionKind, outcome: Outcome, times: int = 1) -> None:
         """An action has ended."""
-        attributes = self.labels.of(shard, action=kind.value, outcome=outcome.value)
-        self._count("helix_dense_ladder_actions", times, attributes)
+        self._count_shard("helix_dense_ladder_actions", times, shard, action=kind.value, outcome=outcome.value)
 
     def ignored(self, reason: str, times: int = 1) -> None:
         """A sample could not be judged."""
@@ -142,16 +152,28 @@ class Exported:
         """The watchdog itself has failed at something."""
         self._count("helix_dense_internal_errors", times, {"where": place})
 
-    def _count(self, counter: str, amount: float, attributes: dict[str, str]) -> None:
-        self._hub.counters[counter].add(amount, attributes)
+    def _count_shard(self, counter: str, amount: float, shard: str, **others: str) -> None:
+        self._count(counter, amount, self._hub.labels.of(counter, shard, **others))
+
+    def _count(self, counter: str, amount: float, attributes: Mapping[str, str]) -> None:
+        try:
+            self._hub.counters[counter].add(amount, attributes)
+        except Exception as error:  # noqa: BLE001 - the app's provider; it is told once, and the policy goes on
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        kind = type(error).__name__
+        if kind not in self._told:
+            self._told.add(kind)
+            logger.warning("[crawl-watchdog] the meter provider failed to count, detection goes on: %r", error)
 
     def _zero_remedies(self, shard: str) -> None:
         for kind in (ActionKind.EMPTY_CACHE, ActionKind.RECYCLE, ActionKind.DEMOTE_CPU):
             self.action(shard, kind, Outcome.APPLIED, times=0)
 
-    def _by_shard(self, value: Callable[[str, ShardView], float | None]) -> Rows:
+    def _by_shard(self, gauge: str, value: Callable[[str, ShardView], float | None]) -> Rows:
         for shard, view in self.snapshot.shards.items():
-            yield value(shard, view), self.labels.of(shard, device=view.device)
+            yield value(shard, view), self._hub.labels.of(gauge, shard, device=view.device)
 
     def _by_device(self, value: Callable[[MemoryReading], float | None]) -> Rows:
         for device, reading in self.snapshot.memory.items():
@@ -163,4 +185,4 @@ class Exported:
 
     def _pending(self) -> Rows:
         for shard, view in self.snapshot.shards.items():
-            yield view.pending_genes, self.labels.of(shard)
+            yield view.pending_genes, self._hub.labels.of("helix_dense_genes_pending", shard)

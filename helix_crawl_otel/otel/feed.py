@@ -1,4 +1,4 @@
-"""Hands collected measurements to the policy, one collection at a time, and keeps what it decided until it is fetched."""
+"""Hands collected measurements to the policy, one at a time, and keeps what it decided until it is fetched."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Collected:
     """What one collection brought, in the order in which the policy takes it.
 
     Args:
-        now: Seconds, when the collection was made.
+        now: Seconds, when the collection was made; `None` when the clock could not tell.
         memory: (t, device, reading), each a new one.
         started: (t, batch), batches that began.
         finished: (t, batch, seconds), batches that ended.
         abandoned: Ids of batches that raised. An id that has finished already means nothing.
     """
 
-    now: float
+    now: float | None
     memory: list[tuple[float, str, MemoryReading]] = field(default_factory=list)
     started: list[tuple[float, BatchInfo]] = field(default_factory=list)
     finished: list[tuple[float, BatchInfo, float]] = field(default_factory=list)
@@ -68,7 +68,8 @@ class PolicyFeed:
                     self._ignored.append(problem)
             for batch_id in collected.abandoned:
                 self._policy.abandon_batch(batch_id)
-            self._outbox.extend(self._policy.advance(collected.now))
+            if collected.now is not None:
+                self._outbox.extend(self._policy.advance(collected.now))
 
     def tell(self, change: Callable[[Policy], list[Decision] | None]) -> None:
         """Change the policy's state by one of its own calls, and keep what it decides."""
@@ -82,11 +83,11 @@ class PolicyFeed:
 
     def next_decision(self) -> Decision | None:
         """Take the oldest decision, `None` when there is none."""
-        return self._outbox.popleft() if self._outbox else None
+        return _first(self._outbox)
 
     def next_ignored(self) -> str | None:
         """Take the reason of an ignored sample, `None` when there is none."""
-        return self._ignored.popleft() if self._ignored else None
+        return _first(self._ignored)
 
     def durable_changed(self) -> bool:
         """Whether what must survive this process has changed since the last time this was asked."""
@@ -98,3 +99,10 @@ class PolicyFeed:
     def has_decisions(self) -> bool:
         """Whether a decision waits."""
         return bool(self._outbox)
+
+
+def _first(waiting: deque[T]) -> T | None:
+    try:
+        return waiting.popleft()
+    except IndexError:  # another thread may have taken the last one
+        return None

@@ -6,15 +6,18 @@ gauge has one callback, which asks every live watch.
 
 from __future__ import annotations
 
+import operator
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, MeterProvider, Observation
 
 from helix_crawl_otel.core.instruments import BATCH_DURATION_BOUNDS, INSTRUMENTS, Instrument, Kind
+from helix_crawl_otel.otel.forked import free_locks
+from helix_crawl_otel.otel.labels import ShardLabels
 
 __all__ = ["GaugeSource", "InstrumentHub", "Rows", "hub_of"]
 
@@ -34,11 +37,14 @@ class InstrumentHub:
 
     Args:
         meter: Of one provider.
+        provider: The provider, `None` for the global one.
 
     Threads: any.
     """
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, provider: MeterProvider | None = None) -> None:
+        self.labels = ShardLabels()
+        self._is_of_global = _compared_to_global(provider)
         self.counters: dict[str, Counter] = {}
         self.histograms: dict[str, Histogram] = {}
         self._lock = threading.Lock()
@@ -64,23 +70,56 @@ class InstrumentHub:
             self._sources.discard(source)
 
     def after_fork(self) -> None:
-        """In a forked child: the parent's watches are not this process's."""
+        """In a forked child: the parent's watches are not this process's, and no lock is left held."""
         self._lock = threading.Lock()
         self._sources = weakref.WeakSet()
+        self.labels.after_fork()
+        free_locks([*self.counters.values(), *self.histograms.values()])
+
+    def sources(self) -> list[GaugeSource]:
+        """Who is asked now."""
+        with self._lock:
+            found = list(self._sources)
+        if self._is_of_global() and _global_hub:
+            # It became the global one after this hub was made: the SDK dropped the global hub's callbacks on it.
+            found += _global_hub[0].sources()
+        return found
 
     def _create_gauge(self, meter: Meter, row: Instrument) -> None:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
-            with self._lock:
-                sources = list(self._sources)
             # An unknown value is an absent series: the exporter would drop a NaN, and a 0 would be a lie.
-            return [
-                Observation(value, attributes)
-                for source in sources
+            known = [
+                (value, attributes)
+                for source in self.sources()
                 for value, attributes in source.rows(row.name)
                 if value is not None
             ]
+            return _merged(known, _TOGETHER.get(row.name))
 
         meter.create_observable_gauge(row.name, [observe], row.unit, row.description)
+
+
+# Where two watches, or two shards without a label, share a series. Of any other gauge the last value is shown.
+_TOGETHER: dict[str, Callable[[float, float], float]] = {
+    "helix_dense_action_queue_length": operator.add,
+    "helix_dense_batch_inflight": max,
+    "helix_dense_crawl_active": max,
+    "helix_dense_crawl_streak": max,
+    "helix_dense_genes_pending": operator.add,
+    "helix_dense_ladder_rung": max,
+    "helix_dense_shards": operator.add,
+    "helix_dense_worker_up": max,
+}
+
+
+def _merged(
+    known: list[tuple[float, dict[str, str]]], together: Callable[[float, float], float] | None
+) -> list[Observation]:
+    values: dict[tuple[tuple[str, str], ...], float] = {}
+    for value, attributes in known:
+        key = tuple(attributes.items())
+        values[key] = together(values[key], value) if together and key in values else value
+    return [Observation(value, dict(key)) for key, value in values.items()]
 
 
 _hubs: weakref.WeakKeyDictionary[MeterProvider, InstrumentHub] = weakref.WeakKeyDictionary()
@@ -102,8 +141,15 @@ def hub_of(provider: MeterProvider | None, version: str) -> InstrumentHub:
                 _global_hub.append(InstrumentHub(metrics.get_meter("helix_crawl_otel", version)))
             return _global_hub[0]
         if provider not in _hubs:
-            _hubs[provider] = InstrumentHub(provider.get_meter("helix_crawl_otel", version))
+            _hubs[provider] = InstrumentHub(provider.get_meter("helix_crawl_otel", version), provider)
         return _hubs[provider]
+
+
+def _compared_to_global(provider: MeterProvider | None) -> Callable[[], bool]:
+    if provider is None:
+        return lambda: False  # it is the global one's own
+    weak = weakref.ref(provider)
+    return lambda: weak() is metrics.get_meter_provider()
 
 
 def after_fork() -> None:

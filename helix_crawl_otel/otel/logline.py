@@ -1,13 +1,13 @@
-"""Writes decisions as log lines that a person on call can read and a script can grep."""
+"""Writes decisions and actions as log lines that a person on call can read and a script can grep."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from helix_crawl_otel.core.decisions import Decision
-from helix_crawl_otel.core.model import EvidenceValue
+from helix_crawl_otel.core.model import Action, EvidenceValue
 
-__all__ = ["PREFIX", "decision_line"]
+__all__ = ["PREFIX", "action_line", "decision_line"]
 
 PREFIX = "[crawl-watchdog]"
 
@@ -20,11 +20,40 @@ def decision_line(happened: str, decision: Decision) -> str:
         decision: Its evidence may be empty.
     """
     action = decision.kind.value if decision.kind else "-"
-    reason = f": {decision.reason}" if decision.reason else ""
+    return _line(happened, action, decision.shard, decision.device, decision.rung, decision.evidence, decision.reason)
+
+
+def action_line(happened: str, action: Action, what: str = "") -> str:
+    """The same of an action that the driver has in its hands.
+
+    Args:
+        happened: What became of it, such as `applied` or `failed`.
+        action: As it was queued.
+        what: How, in one sentence.
+    """
+    kind = action.kind
+    return _line(happened, kind.value, action.shard, action.device, kind.rung, action.evidence, what)
+
+
+def _line(
+    happened: str,
+    action: str,
+    shard: str,
+    device: str,
+    rung: int,
+    evidence: Mapping[str, EvidenceValue],
+    reason: str,
+) -> str:
+    why = f": {reason}" if reason else ""
     return (
-        f"{PREFIX} {happened} action={action} shard={decision.shard} device={decision.device} "
-        f"rung={decision.rung} {_numbers(decision.evidence)}{reason}"
+        f"{PREFIX} {happened} action={action} shard={_name(shard)} device={device} rung={rung} "
+        f"{_numbers(evidence)}{why}"
     )
+
+
+def _name(shard: str) -> str:
+    """As it is, unless it would break the line or its fields."""
+    return shard if shard.isprintable() and " " not in shard else ascii(shard)
 
 
 def _numbers(evidence: Mapping[str, EvidenceValue]) -> str:

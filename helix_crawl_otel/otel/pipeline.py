@@ -73,6 +73,7 @@ class Pipeline:
         self._timeline = timeline
         self._save_state = save_state
         self._saving = threading.Lock()
+        self._unsaved = False  # the last save failed; the next tick tries again
         self._ids = itertools.count(1)
         self._running: dict[str, RunningBatch] = {}  # by batch id; any thread, single operations only
         self._told: set[tuple[str, str]] = set()  # errors logged in full; bounded by the kinds there are
@@ -96,15 +97,14 @@ class Pipeline:
         self._measurements = Measurements(self._feed.apply, clock, lambda error: self.error("policy", error))
         self.actions = self._dispatcher.queue
         self.hooks = self._dispatcher.hooks
+        self._exported.open()  # last: a scrape may come at once
 
     # -- workers and shards -------------------------------------------------------------------------------------------
 
     def start_worker(self, worker: str, device: str, reason: str, pid: int) -> None:
         """A worker runs, for one of `exported.START_REASONS`."""
         t = self._clock()
-        for batch_id, (info, _) in list(self._running.items()):
-            if info.worker == worker:
-                self._running.pop(batch_id, None)
+        self._forget_running(lambda info: info.worker == worker)
         self._feed.tell(lambda policy: policy.start_worker(t, worker, device))
         self._board.set_worker(device, up=True)
         self._exported.begin_worker(device, reason)
@@ -139,6 +139,7 @@ class Pipeline:
     def close_shard(self, shard: str, state: str) -> None:
         """A worker leaves a shard that is now `done`, `paused`, `failed` or `pending`."""
         t = self._clock()
+        self._forget_running(lambda info: info.shard == shard)
         self._feed.tell(lambda policy: policy.close_shard(t, shard, is_done=state == "done"))
         self._board.close_shard(shard, state)
         self.actions.drain(shard)  # nobody is left to take them
@@ -169,7 +170,7 @@ class Pipeline:
         if problem is not None:
             if tracked:
                 self._measurements.abandon(info, started)
-            self._exported.ignored(problem)
+            self._ignore(problem, info, seconds)
             return
         self._exported.genes(info.shard, info.device, info.genes)
         self._exported.stage(info.device, "encode", seconds)
@@ -192,16 +193,17 @@ class Pipeline:
         info, started = running
         if self._running.pop(info.id, None) is not None:
             self._measurements.abandon(info, started)
+            self._settle()
 
     def record_batch(
         self, shard: str, worker: str, device: str, genes: float, seconds: float, work: float | None
     ) -> None:
         """A batch that the driver has timed itself has ended now."""
+        info = BatchInfo(str(next(self._ids)), shard, worker, device, genes, work)
         problem = sample_problem(genes, seconds, work)
         if problem is not None:
-            self._exported.ignored(problem)
+            self._ignore(problem, info, seconds)
             return
-        info = BatchInfo(str(next(self._ids)), shard, worker, device, genes, work)
         self.finish_batch((info, self._clock() - seconds), seconds)
 
     def stage(self, device: str, stage: str, seconds: float) -> None:
@@ -224,6 +226,8 @@ class Pipeline:
         """Look at the clock: batches in flight are judged, deadlines pass, the gauges are made new."""
         self._measurements.collect()
         self._settle()
+        if self._unsaved:
+            self.save_state()
 
     def status(self, shard: str) -> ShardStatus:
         """A snapshot of a shard."""
@@ -237,7 +241,9 @@ class Pipeline:
         with self._saving:
             try:
                 self._save_state(self._feed.ask(lambda policy: dump_durable(policy.state)))
-            except OSError as error:
+                self._unsaved = False
+            except (OSError, ValueError) as error:
+                self._unsaved = True
                 self.error("state", error)
 
     def error(self, place: str, error: Exception) -> None:
@@ -261,6 +267,31 @@ class Pipeline:
             self.save_state()
         self._exported.snapshot = self._board.snapshot(self._feed, self._clock())
 
-    def _batch_age(self, shard: str) -> float:
+    def _ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
+        """Count a sample that cannot be judged, and say once of each kind that there are such."""
+        self._exported.ignored(problem)
+        if ("ignored", problem) in self._told:
+            return
+        self._told.add(("ignored", problem))
+        given = repr({"genes": info.genes, "work": info.work, "seconds": seconds}[problem])[:80]
+        logger.warning(
+            "%s a batch of shard %r is not judged: %s is %s; accepted: a number > 0. Further ones are only counted",
+            PREFIX,
+            info.shard,
+            problem,
+            given,
+        )
+
+    def _forget_running(self, which: Callable[[BatchInfo], bool]) -> None:
+        for batch_id, (info, _) in list(self._running.items()):
+            if which(info):
+                self._running.pop(batch_id, None)
+
+    def _batch_age(self, shard: str) -> float | None:
         started = [start for info, start in list(self._running.values()) if info.shard == shard]
-        return max(0.0, self._clock() - min(started)) if started else 0.0
+        if not started:
+            return 0.0
+        try:
+            return max(0.0, self._clock() - min(started))
+        except Exception:  # noqa: BLE001 - the clock is the caller's; unknown is an absent series
+            return None

@@ -70,8 +70,13 @@ class CrawlPolicyReader(MetricReader):
         self._on_error = on_error
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
+        now: float | None = None
         try:
-            self._receive(read_collection(metrics_data, self._clock()))
+            now = self._clock()
+        except Exception as error:  # noqa: BLE001 - the clock is the caller's; what was collected must not be lost by it
+            self._on_error(error)
+        try:
+            self._receive(read_collection(metrics_data, now))
         except Exception as error:  # noqa: BLE001 - nothing may reach the job from here; it is counted and logged
             self._on_error(error)
 
@@ -79,17 +84,24 @@ class CrawlPolicyReader(MetricReader):
         """Nothing to do: the reader holds no resource."""
 
 
-def read_collection(metrics_data: MetricsData, now: float) -> Collected:
-    """What a collection says, in the policy's terms."""
+def read_collection(metrics_data: MetricsData, now: float | None) -> Collected:
+    """What a collection says, in the policy's terms.
+
+    Points without a batch are left out: the SDK's overflow series, and the 0 that creates the instrument.
+    """
     points = {name: list(values) for name, values in _points_by_name(metrics_data)}
     collected = Collected(now)
     collected.memory = _readings(points)
     for attributes, change in points.get(BATCHES_INFLIGHT, ()):
+        if "batch" not in attributes:
+            continue
         if change > 0:
             collected.started.append((float(attributes["started"]), _info(attributes)))
         elif change < 0:
             collected.abandoned.append(str(attributes["batch"]))
     for attributes, seconds in points.get(BATCH_DURATION, ()):
+        if "batch" not in attributes:
+            continue
         collected.finished.append((float(attributes["started"]) + seconds, _info(attributes), seconds))
     return collected
 

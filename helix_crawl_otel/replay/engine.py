@@ -184,8 +184,8 @@ class _Engine:
             self.policy.resolve(info.shard, pending.id, Outcome.APPLIED)
 
     def _start_worker(self, t: float, worker: str, device: str) -> None:
-        """A worker in place of the one before. A batch that the timeline ends later is the new one's: rounded times
-        overlap a little, and workers that share a device may not be told apart."""
+        """A worker in place of the one before. A batch that the timeline ends later cannot be the old one's, so it is
+        the first of the new one: rounded times overlap a little."""
         self._take(self.policy.start_worker(t, worker, device))
         for begun, info in self._running.values():
             if info.worker == worker:

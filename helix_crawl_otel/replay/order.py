@@ -9,6 +9,7 @@ Source: DESIGN.md, section 3.6.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from operator import itemgetter
 
@@ -20,7 +21,9 @@ OVERLAP_SECONDS = 0.01
 """A timeline is rounded: a batch that seems to begin so little before the end of its worker's previous batch began
 when that one ended."""
 
-NOISE_SECONDS = 1e-6
+NOISE_SECONDS = 1e-5
+"""A batch that seems to begin so little after another event began with it. A reading made as the batch began must not
+seem to be from before it."""
 
 Moment = tuple[float, int, Event, bool]
 """When, the event's number, the event, and whether this is the beginning of a batch rather than the event itself."""
@@ -53,13 +56,17 @@ def in_order(events: list[Event]) -> Iterator[Moment]:
 def _beginnings(events: list[Event]) -> tuple[array[int], array[float]]:
     """Number and beginning of every batch."""
     numbers, begins = array("q"), array("d")
+    times = array("d", map(itemgetter(0), events))
     ends: dict[str, float] = {}
     for number, event in enumerate(events):
         if type(event) is not BatchEvent:
             continue
         begin, previous = event.t - event.seconds, ends.get(event.worker)
-        if previous is not None and -OVERLAP_SECONDS <= begin - previous <= NOISE_SECONDS and previous < event.t:
+        if previous is not None and 0 < previous - begin <= OVERLAP_SECONDS and previous < event.t:
             begin = previous
+        at = bisect_right(times, begin)
+        if at and begin - times[at - 1] <= NOISE_SECONDS:
+            begin = times[at - 1]
         ends[event.worker] = event.t
         numbers.append(number)
         begins.append(begin)

@@ -56,7 +56,7 @@ class RunEvent(NamedTuple):
     @property
     def tick_seconds(self) -> float | None:
         """The length of a tick that the run recorded with its knobs, `None` where it did not."""
-        ticks = self.config.get("tick_seconds")
+        ticks: Any = self.config.get("tick_seconds")
         return float(ticks) if is_number(ticks) and ticks > 0 else None
 
 

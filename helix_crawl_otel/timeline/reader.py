@@ -146,6 +146,8 @@ class TimelineReader:
         except json.JSONDecodeError as error:
             cut = error.pos >= len(text) or error.msg.startswith("Unterminated")
             raise _NotJson("cut short" if cut else f"not JSON ({error.msg.lower()}, column {error.colno})") from None
+        except BadLine:
+            raise
         except (ValueError, RecursionError):  # an integer of thousands of digits, brackets thousands deep
             raise _NotJson("not JSON (too long a number, or too deep)") from None
         event = parse_event(line)

@@ -122,7 +122,7 @@ class TimelineWriter:
             **_named(worker, device),
             genes=_short(genes, 9),
             **weight,
-            seconds=_short(seconds, 7),
+            seconds=round(seconds, 6) if seconds > 0.001 else _short(seconds, 6),
         )
 
     def memory(self, t: float, device: str, used_bytes: float | None, limit_bytes: float | None) -> None:

@@ -1,4 +1,4 @@
-"""What is kept between processes: rungs, baselines, batches measured, the cards' history; and what damage looks like."""
+"""What is kept between processes: rungs, baselines, batches measured, the cards' history. And what damage is."""
 
 from __future__ import annotations
 
@@ -179,8 +179,9 @@ def test_every_single_damage_is_a_value_error_or_harmless() -> None:
 
     walk(content, [])
     assert len(paths) > 30
+    damage: tuple[Any, ...] = (None, -1, 0, 1e308, 5e-324, "", "x", [], {}, True, [None], float("nan"), 10**400)
     for path in paths:
-        for value in (None, -1, 0, 1e308, 5e-324, "", "x", [], {}, True, [None], float("nan"), 10**400):
+        for value in damage:
             broken = copy.deepcopy(content)
             at = broken
             for key in path[:-1]:

@@ -18,26 +18,26 @@ from helix_crawl_otel.core.model import Outcome
 
 # OTel name | kind | unit | Prometheus name | labels. A unit of "" is one that the specification leaves open.
 FIXED = """
-helix_dense_crawl_detected      | counter   | {crawl}       | helix_dense_crawl_detected_total      | shard, device
-helix_dense_genes               | counter   | {gene}        | helix_dense_genes_total               | shard, device
-helix_dense_batch_duration      | histogram | s             | helix_dense_batch_duration_seconds    | device, stage
-helix_dense_throughput          | gauge     | {gene}/s      | helix_dense_throughput_per_second     | shard, device
-helix_dense_baseline            | gauge     | {gene}/s      | helix_dense_baseline_per_second       | shard, device
-helix_dense_crawl_ratio         | gauge     | 1             | helix_dense_crawl_ratio               | shard, device
-helix_dense_crawl_limit_ratio   | gauge     | 1             | helix_dense_crawl_limit_ratio         |
-helix_dense_crawl_active        | gauge     |               | helix_dense_crawl_active              | shard, device
-helix_dense_crawl_streak        | gauge     | {observation} | helix_dense_crawl_streak              | shard, device
-helix_dense_batch_inflight      | gauge     | s             | helix_dense_batch_inflight_seconds    | shard, device
-helix_dense_vram_used           | gauge     | By            | helix_dense_vram_used_bytes           | device
-helix_dense_vram_limit          | gauge     | By            | helix_dense_vram_limit_bytes          | device
-helix_dense_vram_probe_up       | gauge     |               | helix_dense_vram_probe_up             | device, source
-helix_dense_ladder_rung         | gauge     |               | helix_dense_ladder_rung               | shard, device
-helix_dense_ladder_actions      | counter   | {action}      | helix_dense_ladder_actions_total      | shard, action, outcome
-helix_dense_action_queue_length | gauge     |               | helix_dense_action_queue_length       |
-helix_dense_worker_starts       | counter   |               | helix_dense_worker_starts_total       | device, reason
-helix_dense_worker_up           | gauge     |               | helix_dense_worker_up                 | device
-helix_dense_genes_pending       | gauge     | {gene}        | helix_dense_genes_pending             | shard
-helix_dense_shards              | gauge     |               | helix_dense_shards                    | state
+helix_dense_crawl_detected      |counter   |{crawl}       |helix_dense_crawl_detected_total   |shard, device
+helix_dense_genes               |counter   |{gene}        |helix_dense_genes_total            |shard, device
+helix_dense_batch_duration      |histogram |s             |helix_dense_batch_duration_seconds |device, stage
+helix_dense_throughput          |gauge     |{gene}/s      |helix_dense_throughput_per_second  |shard, device
+helix_dense_baseline            |gauge     |{gene}/s      |helix_dense_baseline_per_second    |shard, device
+helix_dense_crawl_ratio         |gauge     |1             |helix_dense_crawl_ratio            |shard, device
+helix_dense_crawl_limit_ratio   |gauge     |1             |helix_dense_crawl_limit_ratio      |
+helix_dense_crawl_active        |gauge     |              |helix_dense_crawl_active           |shard, device
+helix_dense_crawl_streak        |gauge     |{observation} |helix_dense_crawl_streak           |shard, device
+helix_dense_batch_inflight      |gauge     |s             |helix_dense_batch_inflight_seconds |shard, device
+helix_dense_vram_used           |gauge     |By            |helix_dense_vram_used_bytes        |device
+helix_dense_vram_limit          |gauge     |By            |helix_dense_vram_limit_bytes       |device
+helix_dense_vram_probe_up       |gauge     |              |helix_dense_vram_probe_up          |device, source
+helix_dense_ladder_rung         |gauge     |              |helix_dense_ladder_rung            |shard, device
+helix_dense_ladder_actions      |counter   |{action}      |helix_dense_ladder_actions_total   |shard, action, outcome
+helix_dense_action_queue_length |gauge     |              |helix_dense_action_queue_length    |
+helix_dense_worker_starts       |counter   |              |helix_dense_worker_starts_total    |device, reason
+helix_dense_worker_up           |gauge     |              |helix_dense_worker_up              |device
+helix_dense_genes_pending       |gauge     |{gene}        |helix_dense_genes_pending          |shard
+helix_dense_shards              |gauge     |              |helix_dense_shards                 |state
 """
 
 ROWS = [[cell.strip() for cell in line.split("|")] for line in FIXED.strip().splitlines()]

@@ -57,9 +57,9 @@ def test_a_batch_that_cannot_be_judged_is_not_in_flight() -> None:
 
 def test_the_first_batch_settles_the_unit() -> None:
     """A shard judged by genes goes on so, whatever else a batch brings."""
-    job = Job().batches(9, work=None).batches(1, work=30 * WORK)
+    job = Job().batches(9, work=None).batches(1, work=2 * WORK)
     assert job.policy.state.shards["a"].unit == "genes"
-    assert job.ema == pytest.approx(0.7 * 16 + 0.3 * 64 / 120)
+    assert job.ema == pytest.approx(0.7 * 16 + 0.3 * 8)
 
 
 def test_a_finished_batch_counts_without_its_start() -> None:

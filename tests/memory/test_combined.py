@@ -139,10 +139,10 @@ def test_sources_are_a_copy() -> None:
 
 
 def test_the_reasons_of_all_that_are_down_are_told() -> None:
-    """Each with its source."""
-    combined = CombinedProbe([nvml(None, None, "NVML: GPU is lost"), torch(None, None, "torch is not loaded")])
+    """Each with its source, once."""
+    combined = CombinedProbe([nvml(None, None, "NVML: GPU is lost"), torch(None, None, "not loaded")])
     assert combined() == UNKNOWN
-    assert combined.why == "nvml: NVML: GPU is lost; torch: torch is not loaded"
+    assert combined.why == "NVML: GPU is lost; torch: not loaded"
 
 
 def test_an_unknown_reading_without_a_reason_gets_one() -> None:

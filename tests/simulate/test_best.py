@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_crawl_otel.core.settings import Settings
@@ -68,6 +68,29 @@ def scenarios(most_genes: int) -> st.SearchStrategy[Scenario]:
     )
 
 
+short_scenarios = st.builds(
+    Scenario,
+    name=st.just("random"),
+    text=st.just("random"),
+    stretches=st.lists(
+        st.builds(
+            Stretch,
+            shard=st.sampled_from(["a", "b"]),
+            genes=st.integers(1, 64),
+            tokens=st.just((128, 1024)),
+            fragment_gib=st.floats(0, 4),
+            surge_gib=st.sampled_from([0.0, 1.0, 4.0, 8.0]),
+            stalls=st.sampled_from([False, False, False, True]),
+            speed=st.sampled_from([1.0, 0.1]),
+        ),
+        min_size=2,
+        max_size=4,
+    ).map(tuple),
+    card=cards,
+    seed=st.integers(0, 1000),
+)
+
+
 @pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])
 def test_best_can_be_had(name: str) -> None:
     """The plan, played in the closed loop, takes the time that was promised."""
@@ -83,7 +106,6 @@ def test_no_policy_is_faster_than_best(name: str) -> None:
         assert row.ratio_to_best is None or row.ratio_to_best >= 1 - 1e-9
 
 
-@settings(max_examples=60)
 @given(scenario=scenarios(2_000), window=st.integers(1, 4), action=st.sampled_from(["ladder", "cpu", "off"]))
 def test_random_cards_finish_or_are_bounded_and_none_beats_best(scenario: Scenario, window: int, action: str) -> None:
     """Never a crash; genes are accounted for; best is a lower bound, and can be had."""
@@ -101,24 +123,19 @@ def test_random_cards_finish_or_are_bounded_and_none_beats_best(scenario: Scenar
             assert run.finish_seconds >= plan.seconds * (1 - 1e-9)
 
 
-@settings(max_examples=40)
-@given(scenario=scenarios(64), data=st.data())
-def test_best_is_found_among_all_plans(scenario: Scenario, data: st.DataObject) -> None:
-    """On runs of a few batches every plan is tried, and none is faster."""
-    scenario = replace(
-        scenario,
-        stretches=tuple(replace(item, genes=min(item.genes, 2 * item.batch_size)) for item in scenario.stretches[:2]),
-    )
-    count = scenario.batches
-    if count > 4:
-        return
+@given(scenario=short_scenarios)
+def test_best_is_found_among_all_plans(scenario: Scenario) -> None:
+    """On runs of two to four batches every plan is tried: none is faster, and one is as fast."""
     least = best_plan(scenario).seconds
     choices = (None, Step.EMPTY_CACHE, Step.RECYCLE, Step.DEMOTE_CPU, Step.RETURN)
+    found = []
     for first_device in ("cuda:0", "cpu"):
-        for steps in product(choices, repeat=count - 1):
+        for steps in product(choices, repeat=scenario.batches - 1):
             plan = Planned({at + 1: step for at, step in enumerate(steps) if step is not None}, first_device)
             finish = play(scenario, plan).finish_seconds
             assert finish is None or finish >= least * (1 - 1e-9), (first_device, steps)
+            found.append(GIVE_UP_SECONDS if finish is None else finish)
+    assert min(found) == pytest.approx(min(least, GIVE_UP_SECONDS))
 
 
 def test_best_takes_the_cpu_where_the_card_is_too_small() -> None:

@@ -1,0 +1,89 @@
+"""What a watch comes to hold over a long run: of batches in one shard, of shards one after the other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.figures import Benchmark, Figures
+from tests.benchmarks.long_run import PARTS
+from tests.rules.tree import ROOT
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1200)]
+
+WARMUP_PARTS = 2
+"""Parts of a run that fill caches, pools and, with many shards, the 1,000 labels; growth is counted after them."""
+
+TITLE = "Memory over a long run, and time, after a warm-up of two tenths"
+
+
+@dataclass(frozen=True)
+class LongRun:
+    """What a run has printed, and over how many steps growth is counted."""
+
+    parts: list[dict[str, float]]
+    steps: int
+
+    def growth(self, key: str) -> float:
+        """Bytes a step, from the end of the warm-up on."""
+        return (self.parts[-1][key] - self.parts[WARMUP_PARTS - 1][key]) / self.steps
+
+    def slowing(self) -> float:
+        """Time of a step in the second half after the warm-up over that in the first; the best part of each, because
+        what else a shared machine does only ever adds."""
+        times = [part["median_seconds"] for part in self.parts[WARMUP_PARTS:]]
+        half = len(times) // 2
+        return min(times[half:]) / min(times[:half])
+
+
+def long_run(what: str, count: int, *, traced: bool) -> LongRun:
+    """Run the program beside this file."""
+    command = [sys.executable, "-m", "tests.benchmarks.long_run", what, str(count), *(["--traced"] if traced else [])]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    printed: dict[str, Any] = json.loads(done.stdout)
+    assert printed["scrapes"] > 0
+    return LongRun(printed["parts"], count * (PARTS - WARMUP_PARTS) // PARTS)
+
+
+@pytest.mark.parametrize(
+    ("what", "count", "unit", "most_traced", "most_rss"),
+    [
+        pytest.param("batches", 50_000, 10_000, 5_000, 1_000_000, id="batches"),
+        # A closed shard leaves what may serve the next ones; see core.durable.
+        pytest.param("shards", 10_000, 1_000, 100_000, 2_000_000, id="shards"),
+    ],
+)
+def test_a_long_run_holds_no_more_and_takes_no_longer(
+    benchmark: Benchmark, figures: Figures, what: str, count: int, unit: int, most_traced: float, most_rss: float
+) -> None:
+    """No growth of memory or time with the number of batches or shards."""
+    runs: list[LongRun] = []
+    short = benchmark.disabled
+    size = count // 10 if short else count
+
+    benchmark.group = "long run"
+    benchmark.pedantic(lambda: runs.append(long_run(what, size, traced=False)))
+    plain, traced = runs[-1], long_run(what, size, traced=True)
+
+    figures.add(
+        TITLE,
+        {
+            "run": f"{size:,} {what}",
+            "per": f"{unit:,} {what}",
+            "traced bytes": f"{unit * traced.growth('traced_bytes'):,.0f}",
+            "RSS bytes": f"{unit * plain.growth('rss_bytes'):,.0f}",
+            "RSS at the end": f"{plain.parts[-1]['rss_bytes'] / 2**20:.1f} MiB",
+            "time, second half over first": f"{plain.slowing():.2f}",
+        },
+    )
+    benchmark.extra_info["parts"] = plain.parts
+    benchmark.extra_info["traced_parts"] = traced.parts
+    if not short:  # a short run is all warm-up
+        assert unit * traced.growth("traced_bytes") < most_traced
+        assert unit * plain.growth("rss_bytes") < most_rss
+        assert plain.slowing() < 2

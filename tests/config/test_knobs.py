@@ -1,0 +1,230 @@
+"""Promises of the table of knobs and of its only reader. Source: DESIGN.md, sections 3.2 and 3.4."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helix_crawl_otel.config import (
+    KNOBS,
+    ConfigError,
+    CrawlConfig,
+    Knob,
+    environment,
+    knob,
+    metrics_address,
+    otel_disabled,
+    read_knob,
+)
+from helix_crawl_otel.core.settings import Settings
+
+CONTRACT = {
+    "HELIX_BFM_CRAWL_FACTOR": ("--factor", 5.0),
+    "HELIX_BFM_CRAWL_WINDOW": ("--window", 8),
+    "HELIX_BFM_CRAWL_ACTION": ("--action", "ladder"),
+    "HELIX_BFM_CRAWL_VRAM": ("--vram", 0.92),
+    "HELIX_BFM_CRAWL_EMA_ALPHA": ("--ema-alpha", 0.3),
+    "HELIX_BFM_CRAWL_WARMUP": ("--warmup", 1),
+    "HELIX_BFM_CRAWL_INFLIGHT": ("--inflight", True),
+    "HELIX_DENSE_CPU_BELOW_GIB": ("--cpu-below-gib", 12.0),
+    "BGEM3_DEVICE": ("--device", "auto"),
+    "HELIX_DENSE_VRAM_RELEASE_EVERY": ("--release-every", 256),
+    "OTEL_EXPORTER_PROMETHEUS_HOST": ("--metrics-host", "127.0.0.1"),
+    "OTEL_EXPORTER_PROMETHEUS_PORT": ("--metrics-port", 9464),
+}
+
+ACCEPTED = [
+    ("HELIX_BFM_CRAWL_FACTOR", "3", 3.0),
+    ("HELIX_BFM_CRAWL_FACTOR", " 2.5 ", 2.5),
+    ("HELIX_BFM_CRAWL_FACTOR", "1e1", 10.0),
+    ("HELIX_BFM_CRAWL_FACTOR", ".15e2", 15.0),
+    ("HELIX_BFM_CRAWL_WINDOW", "1", 1),
+    ("HELIX_BFM_CRAWL_WINDOW", "\t12\n", 12),
+    ("HELIX_BFM_CRAWL_ACTION", "CPU", "cpu"),
+    ("HELIX_BFM_CRAWL_ACTION", "Off", "off"),
+    ("HELIX_BFM_CRAWL_ACTION", "ladder", "ladder"),
+    ("HELIX_BFM_CRAWL_VRAM", "1", 1.0),
+    ("HELIX_BFM_CRAWL_VRAM", "0.5", 0.5),
+    ("HELIX_BFM_CRAWL_EMA_ALPHA", "1.0", 1.0),
+    ("HELIX_BFM_CRAWL_WARMUP", "0", 0),
+    ("HELIX_BFM_CRAWL_INFLIGHT", "OFF", False),
+    ("HELIX_BFM_CRAWL_INFLIGHT", "yes", True),
+    ("HELIX_BFM_CRAWL_INFLIGHT", "0", False),
+    ("HELIX_BFM_CRAWL_INFLIGHT", "True", True),
+    ("HELIX_DENSE_CPU_BELOW_GIB", "0", 0.0),
+    ("BGEM3_DEVICE", "CUDA:1", "cuda:1"),
+    ("BGEM3_DEVICE", "cuda", "cuda"),
+    ("HELIX_DENSE_VRAM_RELEASE_EVERY", "0", 0),
+    ("OTEL_EXPORTER_PROMETHEUS_HOST", "::1", "::1"),
+    ("OTEL_EXPORTER_PROMETHEUS_PORT", "0", 0),
+    ("OTEL_EXPORTER_PROMETHEUS_PORT", "65535", 65535),
+]
+
+REFUSED = [
+    ("HELIX_BFM_CRAWL_FACTOR", text) for text in ("1", "0", "-5", "nan", "inf", "1e999", "5,0", "5x", "1_0", "0x10")
+] + [
+    ("HELIX_BFM_CRAWL_WINDOW", "8.5"),
+    ("HELIX_BFM_CRAWL_WINDOW", "1e3"),
+    ("HELIX_BFM_CRAWL_WINDOW", "0"),
+    ("HELIX_BFM_CRAWL_WINDOW", "1_0"),
+    ("HELIX_BFM_CRAWL_WINDOW", "٣"),
+    ("HELIX_BFM_CRAWL_WINDOW", "9" * 5000),
+    ("HELIX_BFM_CRAWL_ACTION", "ladders"),
+    ("HELIX_BFM_CRAWL_VRAM", "0"),
+    ("HELIX_BFM_CRAWL_VRAM", "1.01"),
+    ("HELIX_BFM_CRAWL_VRAM", "92%"),
+    ("HELIX_BFM_CRAWL_EMA_ALPHA", "-0.1"),
+    ("HELIX_BFM_CRAWL_WARMUP", "-1"),
+    ("HELIX_BFM_CRAWL_INFLIGHT", "2"),
+    ("HELIX_BFM_CRAWL_INFLIGHT", "enabled"),
+    ("HELIX_DENSE_CPU_BELOW_GIB", "-1"),
+    ("BGEM3_DEVICE", "gpu"),
+    ("BGEM3_DEVICE", "cuda:"),
+    ("HELIX_DENSE_VRAM_RELEASE_EVERY", "-1"),
+    ("OTEL_EXPORTER_PROMETHEUS_HOST", "two words"),
+    ("OTEL_EXPORTER_PROMETHEUS_PORT", "65536"),
+    ("OTEL_EXPORTER_PROMETHEUS_PORT", "-1"),
+]
+
+
+def test_table_has_every_knob_of_the_contract() -> None:
+    """Variables, options and defaults are what section 3.2 says; nothing is missing, nothing more is there."""
+    assert {row.variable: (row.option, row.default) for row in KNOBS} == CONTRACT
+
+
+def test_the_fields_are_the_rule() -> None:
+    """`CrawlConfig` takes the arguments of section 3.4, with those defaults, and each has a knob."""
+    assert [field.name for field in dataclasses.fields(CrawlConfig)] == [row.field for row in KNOBS if row.field]
+    assert CrawlConfig() == CrawlConfig(5.0, 8, "ladder", 0.92, 0.3, 1, True)
+    assert isinstance(CrawlConfig(), Settings)
+
+
+def test_a_config_cannot_be_changed() -> None:
+    """It is a value: whoever wants another makes one."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CrawlConfig().window = 3  # type: ignore[misc]  # that is the point
+
+
+def test_a_wrong_argument_is_refused() -> None:
+    """A constructor argument of the wrong kind raises `ValueError` that names it."""
+    with pytest.raises(ValueError, match=r"window is 8\.5; accepted: an integer >= 1"):
+        CrawlConfig(window=8.5)  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize(("variable", "text", "value"), ACCEPTED)
+def test_accepted(variable: str, text: str, value: object) -> None:
+    """White space around a value and the case of words do not matter."""
+    read = read_knob(variable, {variable: text}, strict=True)
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(("variable", "text"), REFUSED, ids=lambda value: str(value)[:24])
+def test_refused_where_it_is_strict(variable: str, text: str) -> None:
+    """The message names the variable, the value and what is accepted."""
+    with pytest.raises(ConfigError) as caught:
+        read_knob(variable, {variable: text}, strict=True)
+    message = str(caught.value)
+    assert message.startswith(f"{variable} is {text[:80]!r}; accepted: ")
+    assert knob(variable).accepted in message
+
+
+@pytest.mark.parametrize(("variable", "text"), REFUSED, ids=lambda value: str(value)[:24])
+def test_the_default_where_it_is_not(variable: str, text: str) -> None:
+    """Embedded in somebody's job a bad value never raises."""
+    assert read_knob(variable, {variable: text}) == knob(variable).default
+
+
+@pytest.mark.parametrize("row", KNOBS, ids=lambda row: row.variable)
+def test_an_empty_value_is_no_value(row: Knob) -> None:
+    """Empty and blank mean unset, as OpenTelemetry specifies."""
+    assert read_knob(row.variable, {row.variable: ""}, strict=True) == row.default
+    assert read_knob(row.variable, {row.variable: " \t"}, strict=True) == row.default
+
+
+@pytest.mark.parametrize("row", KNOBS, ids=lambda row: row.variable)
+def test_the_default_can_be_written(row: Knob) -> None:
+    """What the reference shows as the default is accepted and means the default."""
+    assert row.parse(row.shown_default) == row.default
+
+
+def test_an_alias_is_read_and_the_newer_name_wins() -> None:
+    """The app of the incidents was renamed; its users' settings go on working."""
+    old = {"CYMATIX_BFM_CRAWL_FACTOR": "3", "CYMATIX_BFM_CRAWL_WINDOW": "5", "CYMATIX_BFM_CRAWL_ACTION": "off"}
+    assert CrawlConfig.from_env(old, strict=True) == CrawlConfig(factor=3.0, window=5, action="off")
+    assert CrawlConfig.from_env({**old, "HELIX_BFM_CRAWL_FACTOR": "4"}).factor == 4.0
+    assert CrawlConfig.from_env({**old, "HELIX_BFM_CRAWL_FACTOR": " "}).factor == 3.0
+    assert knob("CYMATIX_BFM_CRAWL_WINDOW") is knob("HELIX_BFM_CRAWL_WINDOW")
+
+
+def test_the_knobs_without_an_alias_have_none() -> None:
+    """Three knobs were there before the rename, no more."""
+    assert CrawlConfig.from_env({"CYMATIX_BFM_CRAWL_VRAM": "0.5", "CYMATIX_BFM_CRAWL_WARMUP": "7"}) == CrawlConfig()
+
+
+def test_a_bad_alias_is_named_as_it_was_written() -> None:
+    """The user looks for the name that they set."""
+    with pytest.raises(ConfigError, match="CYMATIX_BFM_CRAWL_WINDOW is '0'"):
+        CrawlConfig.from_env({"CYMATIX_BFM_CRAWL_WINDOW": "0"}, strict=True)
+
+
+def test_a_bad_newer_name_does_not_fall_back_to_the_alias() -> None:
+    """HELIX wins, also when it is wrong: two half-read settings are worse than a default."""
+    environ = {"HELIX_BFM_CRAWL_FACTOR": "fast", "CYMATIX_BFM_CRAWL_FACTOR": "3"}
+    assert CrawlConfig.from_env(environ).factor == 5.0
+
+
+def test_a_bad_value_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Once a variable and value, with the prefix, what is accepted and what happens now."""
+    environ = {"HELIX_BFM_CRAWL_WINDOW": "warn-once"}
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            CrawlConfig.from_env(environ)
+        CrawlConfig.from_env({"HELIX_BFM_CRAWL_WINDOW": "warn-again"})
+    assert [record.getMessage() for record in caplog.records] == [
+        "[crawl-watchdog] HELIX_BFM_CRAWL_WINDOW is 'warn-once'; accepted: an integer >= 1; using the default, 8",
+        "[crawl-watchdog] HELIX_BFM_CRAWL_WINDOW is 'warn-again'; accepted: an integer >= 1; using the default, 8",
+    ]
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`from_env()` reads this process, as it is now."""
+    monkeypatch.setenv("HELIX_BFM_CRAWL_WINDOW", "11")
+    assert CrawlConfig.from_env().window == 11
+    assert environment()["HELIX_BFM_CRAWL_WINDOW"] == "11"
+
+
+def test_metrics_address() -> None:
+    """Loopback and OpenTelemetry's port unless told otherwise."""
+    assert metrics_address({}) == ("127.0.0.1", 9464)
+    told = {"OTEL_EXPORTER_PROMETHEUS_HOST": "0.0.0.0", "OTEL_EXPORTER_PROMETHEUS_PORT": "9000"}
+    assert metrics_address(told) == ("0.0.0.0", 9000)
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_PROMETHEUS_PORT is 'http'"):
+        metrics_address({"OTEL_EXPORTER_PROMETHEUS_PORT": "http"}, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "disabled"), [("true", True), ("TRUE", True), ("1", False), ("yes", False), ("", False)]
+)
+def test_otel_disabled(text: str, disabled: bool) -> None:
+    """Only the word true counts, as the OpenTelemetry specification says of booleans."""
+    assert otel_disabled({"OTEL_SDK_DISABLED": text}) is disabled
+    assert otel_disabled({}) is False
+
+
+@given(st.sampled_from([row.variable for row in KNOBS]), st.text(max_size=30))
+def test_any_text_is_accepted_or_refused_clearly(variable: str, text: str) -> None:
+    """No text gives another exception or a value out of range."""
+    try:
+        value = read_knob(variable, {variable: text}, strict=True)
+    except ConfigError:
+        return
+    assert not isinstance(value, float) or math.isfinite(value)
+    field = knob(variable).field
+    if field:
+        CrawlConfig(**{field: value})  # type: ignore[arg-type]  # one keyword, made from its own row

@@ -1,0 +1,187 @@
+"""Promise: a replay decides what the policy decided when it lived with the job.
+
+The other side is written apart from the engine: a job on a virtual clock, ticking every quarter of a second, that
+drives `Policy` as a supervisor does, records itself with `TimelineWriter`, and acts on nothing but the policy's state.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helix_crawl_otel.core.decisions import Decision, What
+from helix_crawl_otel.core.inflight import BatchInfo
+from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome
+from helix_crawl_otel.core.policy import Policy
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.replay.replay import replay
+from helix_crawl_otel.timeline import TimelineWriter, read_timeline
+
+GPU = "cuda:0"
+TICK = 1.0
+ENDS_WORKER = (ActionKind.RECYCLE, ActionKind.DEMOTE_CPU)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One batch of the job: how long it takes, how full the card is then, what comes before it."""
+
+    seconds: float
+    used: int
+    work: int = 64_000
+    pause: float = 0.5
+    before: str = ""
+    """`worker` for a new worker, `run` for a new run, else nothing."""
+    shard: str = "a"
+
+
+class Live:
+    """Drives the policy beside a job and records the job."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.now = 0.0
+        self.policy = Policy(settings)
+        self.issued: list[Decision] = []
+        self.writer = TimelineWriter(path, lambda: 0.0)
+        self.writer.run()
+        self.batches = 0
+
+    def play(self, plans: list[Plan]) -> list[Decision]:
+        """The whole job; returns what was issued."""
+        for plan in plans:
+            if plan.before == "run":
+                self.now = 0.0
+                self.writer.run()
+                self.policy.restart()
+            elif plan.before == "worker":
+                self.writer.worker(self.now, GPU, pid=1, reason="crash")
+                self.policy.start_worker(self.now, GPU, GPU)
+            self.encode(plan)
+            self.now += plan.pause
+        self.writer.close()
+        return self.issued
+
+    def encode(self, plan: Plan) -> None:
+        """One batch; a worker that is ended inside takes no more part in it, though the recorded job goes on."""
+        self.batches += 1
+        info = BatchInfo(str(self.batches), plan.shard, GPU, GPU, 64, plan.work)
+        end = round(self.now + plan.seconds, 6)
+        self.read(plan.used)
+        self.keep(self.policy.open_shard(self.now, plan.shard, GPU, GPU, can_end_worker=True))
+        self.keep(self.policy.start_batch(self.now, info))
+        alive, now = True, self.now
+        while alive and now + TICK < end:
+            now += TICK
+            alive = self.keep(self.policy.advance(now))
+        if alive:
+            # What was due before the end is seen by a tick just before it.
+            alive = self.keep(self.policy.advance(end - 1e-6))
+        self.now = end
+        self.read(plan.used)
+        self.writer.batch(end, plan.shard, GPU, 64, plan.seconds, work=plan.work)
+        if alive:
+            decisions, problem = self.policy.finish_batch(end, info, plan.seconds)
+            assert problem is None
+            self.keep(decisions)
+            self.boundary(plan.shard)
+
+    def read(self, used: int) -> None:
+        """A reading, now."""
+        self.writer.memory(self.now, GPU, used, 120)
+        self.policy.read_memory(self.now, GPU, MemoryReading(used, 120))
+
+    def boundary(self, shard: str) -> None:
+        """The driver does what it is asked."""
+        pending = self.policy.state.shards[shard].ladder.pending
+        if pending is not None and pending.kind in ENDS_WORKER:
+            self.policy.start_worker(self.now, GPU, GPU)
+        elif pending is not None:
+            self.policy.resolve(shard, pending.id, Outcome.APPLIED)
+
+    def keep(self, decisions: list[Decision]) -> bool:
+        """Returns whether the worker lives on."""
+        for decision in decisions:
+            if decision.what is What.ISSUE:
+                self.issued.append(decision)
+            if decision.forced:
+                self.policy.start_worker(decision.t, GPU, GPU)
+                return False
+        return True
+
+
+def compare(path: Path, plans: list[Plan], knobs: Settings) -> int:
+    """Play live and replay; returns how many decisions there were."""
+    live = Live(path, knobs).play(plans)
+    result = replay(read_timeline(path), knobs)
+    assert [(d.kind, d.shard, d.rung, d.forced) for d in result.issued()] == [
+        (d.kind, d.shard, d.rung, d.forced) for d in live
+    ]
+    for replayed, lived in zip(result.issued(), live, strict=True):
+        assert replayed.t == pytest.approx(lived.t, abs=1e-3)
+        for key, value in lived.evidence.items():
+            assert replayed.evidence[key] == (pytest.approx(value, rel=1e-3) if isinstance(value, float) else value)
+    return len(live)
+
+
+WARM = [Plan(4.0, 60)] * 9
+
+
+@pytest.mark.parametrize(
+    ("plans", "least"),
+    [
+        ([*WARM, *[Plan(28.0, 119)] * 60], 5),
+        ([*WARM, Plan(2820.0, 119), *WARM], 3),
+        ([*WARM, *[Plan(300.0, 119)] * 8], 5),
+        ([*WARM, *[Plan(300.0, 119)] * 3, Plan(4.0, 119, before="run"), *[Plan(300.0, 119)] * 4], 5),
+        ([*WARM, *[Plan(60.0, 119)] * 4, Plan(60.0, 119, before="worker"), *[Plan(60.0, 119)] * 20], 5),
+        ([*WARM, *[Plan(300.0, 119, shard="b")] * 8], 5),
+        ([*WARM, *[Plan(300.0, 60)] * 8], 0),
+        ([*WARM, *[Plan(80.0, 119, work=64_000 * 20)] * 20], 0),
+    ],
+    ids=["slow", "endless", "long", "two-runs", "new-worker", "born-crawling", "not-full", "long-documents"],
+)
+@pytest.mark.parametrize("action", ["ladder", "cpu", "off"])
+def test_replay_decides_what_the_live_policy_decided(
+    tmp_path: Path, plans: list[Plan], least: int, action: str
+) -> None:
+    """The same kinds, shards, rungs and evidence, at the same moments."""
+    knobs = Settings(action=action)
+    count = compare(tmp_path / "timeline.jsonl", plans, knobs)
+    assert count >= (least if action == "ladder" else min(least, 1))
+
+
+PLANS = st.lists(
+    st.builds(
+        Plan,
+        seconds=st.sampled_from([3.7, 4.1, 19.3, 27.7, 61.3, 299.9, 1501.3]),
+        used=st.sampled_from([60, 119]),
+        work=st.sampled_from([9_000, 64_000, 65_000, 640_000]),
+        pause=st.sampled_from([0.001, 0.5, 70.0]),
+        before=st.sampled_from([""] * 12 + ["worker", "run"]),
+        shard=st.sampled_from(["a", "a", "a", "b"]),
+    ),
+    max_size=25,
+)
+
+
+@given(
+    plans=PLANS, knobs=st.sampled_from([Settings(), Settings(window=3, warmup=0), Settings(inflight=False, window=2)])
+)
+@settings(max_examples=1500)
+def test_any_job(tmp_path_factory: pytest.TempPathFactory, plans: list[Plan], knobs: Settings) -> None:
+    """Whatever the job does."""
+    compare(tmp_path_factory.mktemp("live") / "timeline.jsonl", [*WARM, *plans], knobs)
+
+
+def test_the_comparison_can_fail(tmp_path: Path) -> None:
+    """Other knobs decide otherwise: the timeline alone does not make the decisions."""
+    path = tmp_path / "timeline.jsonl"
+    live = Live(path, Settings()).play([*WARM, *[Plan(28.0, 119)] * 60])
+    other = replay(read_timeline(io.BytesIO(path.read_bytes())), Settings(factor=8.0))
+    assert live
+    assert not other.issued()

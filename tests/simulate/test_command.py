@@ -1,0 +1,192 @@
+"""`helix-crawl simulate`: output, options, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel.replay.scenarios import SCENARIOS
+from helix_crawl_otel.replay.simulate import register
+from helix_crawl_otel.replay.table import span
+from helix_crawl_otel.timeline import BatchEvent, MemoryEvent, RunEvent, WorkerEvent, read_timeline
+from tests.simulate.results import result
+
+KEYS = [
+    "scenario",
+    "policy",
+    "finish_seconds",
+    "ratio_to_best",
+    "detect_seconds",
+    "interventions",
+    "false_interventions",
+]
+POLICIES = ["none", "release", "finished-batches", "ladder", "best"]
+
+
+def simulate(*words: str) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers())
+    args = parser.parse_args(["simulate", *words])
+    code = args.func(args)
+    assert isinstance(code, int)
+    return code
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run a command that is refused, and give its one line."""
+    assert simulate(*words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("helix-crawl: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_json_is_a_list_of_rows_with_the_fixed_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    """DESIGN.md, section 3.3: every scenario, five policies each, in this order."""
+    assert simulate("--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["scenario"], row["policy"]) for row in rows] == [
+        (scenario.name, policy) for scenario in SCENARIOS for policy in POLICIES
+    ]
+    for row in rows:
+        assert list(row) == KEYS
+        assert row["finish_seconds"] is None or row["finish_seconds"] > 0
+        assert (row["ratio_to_best"] is None) == (row["finish_seconds"] is None)
+        assert isinstance(row["interventions"], int)
+        assert (row["false_interventions"] is None) == (row["policy"] == "best")
+        if row["policy"] in ("none", "release", "best"):
+            assert row["detect_seconds"] is None
+
+
+def test_json_of_an_endless_run_has_null(capsys: pytest.CaptureFixture[str]) -> None:
+    """Given up after 30 days: no time, no ratio."""
+    assert simulate("endless-batch", "--json") == 0
+    none = json.loads(capsys.readouterr().out)[0]
+    assert (none["policy"], none["finish_seconds"], none["ratio_to_best"]) == ("none", None, None)
+
+
+def test_the_table_of_everything_names_the_goals_and_who_misses_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """What falls short is shown, not hidden."""
+    assert simulate() == 0
+    out = capsys.readouterr().out
+    for scenario in SCENARIOS:
+        assert f"\n{scenario.name} " in out
+    assert "> 30 d" in out
+    assert "ladder at most 1.25 of best: met in 5 of 6; MISSED by gradual-decay" in out
+    assert "other draws of the batches" in out
+    assert "a fresh worker encodes within 10.0 min: met: " in out
+    assert "recurring-crawl, ladder 1.9" in out
+    assert "no intervention on a healthy run: met in 3 of 3" in out
+    assert "A model in virtual time, not a measurement." in out
+
+
+def test_list_says_what_each_scenario_models(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line each."""
+    assert simulate("--list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [scenario.name for scenario in SCENARIOS]
+    assert all(len(line) > 40 for line in lines)
+
+
+def test_help_holds_the_definitions(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each policy with what it does, and the columns."""
+    with pytest.raises(SystemExit) as stop:
+        simulate("--help")
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {policy} " in out for policy in POLICIES)
+    assert "over best" in out
+
+
+def test_knobs_and_seed_reach_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--window 4` notices sooner; another seed draws other batches."""
+    found = []
+    for words in ([], ["--window", "4"], ["--seed", "8"]):
+        assert simulate("incident-06-10", "--json", *words) == 0
+        found.append(json.loads(capsys.readouterr().out)[3]["detect_seconds"])
+    assert found[1] < found[0]
+    assert found[2] != found[0]
+
+
+def test_an_unknown_scenario_lists_what_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    """All names, and that a file can be given."""
+    text = refusal(capsys, "incident")
+    assert "'incident'" in text
+    assert all(scenario.name in text for scenario in SCENARIOS)
+    assert "FILE.toml" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--factor", "1"], "--factor is '1'; accepted: a number > 1"),
+        (["--seed", "-1"], "--seed is '-1'; accepted: a whole number"),
+        (["--seed", "x"], "--seed is 'x'"),
+        (["--policy", "x", "slow-disk"], "--policy is 'x'; accepted: none, release, finished-batches, ladder, best"),
+        (["--plot", "a.png"], "--plot is for one scenario"),
+        (["--record", "a.jsonl"], "--record is for one scenario"),
+        (["slow-disk", "--plot", "a.gif"], "--plot is 'a.gif'; accepted: a file name that ends in .png or .html"),
+        (["slow-disk", "--plot", "a.png", "--record", "a.png"], "accepted: two files"),
+        (["nowhere.toml"], "nowhere.toml: cannot be read"),
+    ],
+)
+def test_wrong_usage_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    """Exit 2, before anything is run."""
+    assert expected in refusal(capsys, *words)
+
+
+def test_a_bad_variable_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by every command."""
+    monkeypatch.setenv("HELIX_BFM_CRAWL_WINDOW", "none")
+    assert "HELIX_BFM_CRAWL_WINDOW is 'none'" in refusal(capsys, "slow-disk")
+
+
+def test_a_file_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The table is there all the same."""
+    assert simulate("slow-disk", "--record", str(tmp_path / "no" / "a.jsonl")) == 2
+    out, err = capsys.readouterr()
+    assert "slow-disk" in out
+    assert "--record is " in err
+    assert "cannot be written: No such file" in err
+
+
+def test_a_recorded_run_is_a_timeline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Format 3.6, marked as reconstructed, every committed batch in it."""
+    path = tmp_path / "run.jsonl"
+    assert simulate("incident-06-11", "--record", str(path)) == 0
+    assert "timeline of ladder: " in capsys.readouterr().err
+    reader = read_timeline(path)
+    events = list(reader)
+    assert not reader.skipped
+    assert isinstance(events[0], RunEvent)
+    assert "simulate incident-06-11, policy ladder" in events[0].source
+    assert [event.reason for event in events if isinstance(event, WorkerEvent)] == ["first", "recycle"]
+    batches = [event for event in events if isinstance(event, BatchEvent)]
+    assert sum(batch.genes for batch in batches) == 25_000
+    assert [event.t for event in events] == sorted(event.t for event in events)
+    readings = [event.used_bytes for event in events if isinstance(event, MemoryEvent)]
+    assert max(used for used in readings if used is not None) / 2**30 == pytest.approx(11.85)
+
+
+def test_a_table_shows_times_for_people() -> None:
+    """Seconds, minutes, hours, days."""
+    assert [span(value) for value in (None, 12.3, 600, 7201, 200_000, 2_592_000)] == [
+        "-",
+        "12 s",
+        "10.0 min",
+        "2.0 h",
+        "2.3 d",
+        "30 d",
+    ]
+
+
+def test_rows_round_but_do_not_lie() -> None:
+    """The ratio of `best` is 1."""
+    assert result("slow-disk").row("best").as_json()["ratio_to_best"] == 1
