@@ -140,9 +140,13 @@ def hub_of(provider: MeterProvider | None, version: str) -> InstrumentHub:
             if not _global_hub:
                 _global_hub.append(InstrumentHub(metrics.get_meter("helix_crawl_otel", version)))
             return _global_hub[0]
-        if provider not in _hubs:
-            _hubs[provider] = InstrumentHub(provider.get_meter("helix_crawl_otel", version), provider)
-        return _hubs[provider]
+        meter = provider.get_meter("helix_crawl_otel", version)
+        try:
+            if provider not in _hubs:
+                _hubs[provider] = InstrumentHub(meter, provider)
+            return _hubs[provider]
+        except TypeError:  # somebody's own class, which cannot be hashed or referenced weakly: a hub for this one watch
+            return InstrumentHub(meter)
 
 
 def _compared_to_global(provider: MeterProvider | None) -> Callable[[], bool]:

@@ -56,7 +56,8 @@ class Measurements:
         # Begun since the last collection; any thread, single operations only. Most batches end before they are seen in
         # flight, and cost one measurement instead of three.
         self._begun: dict[str, tuple[BatchInfo, float]] = {}
-        self._reader = CrawlPolicyReader(receive, clock, on_error)
+        self._has_received = False  # guarded by _collecting
+        self._reader = CrawlPolicyReader(self._take, clock, on_error)
         self._provider = MeterProvider(
             metric_readers=[self._reader],
             resource=Resource.get_empty(),
@@ -121,10 +122,18 @@ class Measurements:
                 begun = self._begun.pop(batch_id, None)
                 if begun is not None:
                     self._inflight.add(1, batch_attributes(*begun))
+            self._has_received = False
             try:
                 self._reader.collect()
             finally:
                 self._readings = {}
+            if not self._has_received:
+                # Nothing new was measured, so the SDK hands nothing over. Time has passed for the batches in flight.
+                self._feed(lambda collected: None)
+
+    def _take(self, collected: Collected) -> None:
+        self._has_received = True
+        self._receive(collected)
 
     def _feed(self, put: Callable[[Collected], None]) -> None:
         with self._collecting:
@@ -134,7 +143,10 @@ class Measurements:
             except Exception as error:  # noqa: BLE001 - the clock is the caller's; the rest must not be lost by it
                 self._on_error(error)
             put(collected)
-            self._receive(collected)
+            try:
+                self._receive(collected)
+            except Exception as error:  # noqa: BLE001 - as in the reader: nothing may reach the job from here
+                self._on_error(error)
 
     # The callbacks run inside a collection, which `_collecting` guards: the three see the same readings, each once.
 

@@ -28,6 +28,8 @@ def replay_text(result: ReplayResult, reader: TimelineReader) -> str:
     """The whole output, without a last line end."""
     parts = [*_header(result, reader), "", *_table(result), _sentence(result)]
     notes = skipped_text(reader).splitlines()
+    if len(result.issued()) > result.actions[ActionKind.DETECT.value]:
+        notes.insert(0, "What follows an action is what happened without it: it changes nothing on a timeline.")
     if result.ignored_samples:
         notes.append(f"{_many(result.ignored_samples, 'batch', 'batches')} could not be judged and did not count")
     return "\n".join(parts + notes)

@@ -30,7 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("batches", "shards"))
     parser.add_argument("count", type=int)
-    parser.add_argument("--traced", action="store_true", help="with tracemalloc, which makes the loop several times slower")
+    parser.add_argument(
+        "--traced", action="store_true", help="with tracemalloc, which makes the loop several times slower"
+    )
     args = parser.parse_args()
     with endpoint("Prometheus, scraped") as exported:
         watch = CrawlWatch(

@@ -24,21 +24,28 @@ TITLE = "Memory over a long run, and time, after a warm-up of two tenths"
 
 @dataclass(frozen=True)
 class LongRun:
-    """What a run has printed, and over how many steps growth is counted."""
+    """What a run has printed, and how many steps lie between its halves after the warm-up.
+
+    Each half speaks by its least part: what else a shared machine does, and a scrape under way, only ever add.
+    """
 
     parts: list[dict[str, float]]
     steps: int
 
     def growth(self, key: str) -> float:
-        """Bytes a step, from the end of the warm-up on."""
-        return (self.parts[-1][key] - self.parts[WARMUP_PARTS - 1][key]) / self.steps
+        """Bytes a step."""
+        first, second = self._halves(key)
+        return (second - first) / self.steps
 
     def slowing(self) -> float:
-        """Time of a step in the second half after the warm-up over that in the first; the best part of each, because
-        what else a shared machine does only ever adds."""
-        times = [part["median_seconds"] for part in self.parts[WARMUP_PARTS:]]
-        half = len(times) // 2
-        return min(times[half:]) / min(times[:half])
+        """Time of a step in the second half over that in the first."""
+        first, second = self._halves("median_seconds")
+        return second / first
+
+    def _halves(self, key: str) -> tuple[float, float]:
+        values = [part[key] for part in self.parts[WARMUP_PARTS:]]
+        half = len(values) // 2
+        return min(values[:half]), min(values[half:])
 
 
 def long_run(what: str, count: int, *, traced: bool) -> LongRun:
@@ -47,7 +54,7 @@ def long_run(what: str, count: int, *, traced: bool) -> LongRun:
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     printed: dict[str, Any] = json.loads(done.stdout)
     assert printed["scrapes"] > 0
-    return LongRun(printed["parts"], count * (PARTS - WARMUP_PARTS) // PARTS)
+    return LongRun(printed["parts"], count * (PARTS - WARMUP_PARTS) // PARTS // 2)
 
 
 @pytest.mark.parametrize(

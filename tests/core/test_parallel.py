@@ -132,3 +132,18 @@ def test_abandoning_one_batch_leaves_the_other() -> None:
     two.policy.abandon_batch("nobody")
     assert list(two.policy.state.inflight) == [second.id]
     assert two.policy.state.workers["worker-a"].batches == 1
+
+
+def test_a_batch_keeps_the_slices_it_began_with() -> None:
+    """The shard's own baseline replaces the stand-in while a batch of another thread is in flight: its slices stay."""
+    two = Two(Settings(ema_alpha=1.0)).both(9, {"a": 4.0})
+    two.both(8, {"b": 8.0})
+    long = two.info("b")
+    two.policy.start_batch(two.t, long)
+    began = two.t
+    two.until(began + SLICE + 1.0, LOW)
+    assert two.policy.baseline("b", "cuda:0")[1] == "card"
+    two.both(1, {"b": 8.0})
+    assert two.policy.baseline("b", "cuda:0")[1] == "shard"
+    two.until(began + 2 * SLICE + 1.0, LOW)
+    assert two.policy.state.inflight[long.id].slices == 2

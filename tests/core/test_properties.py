@@ -238,7 +238,7 @@ def test_a_healthy_shard_yields_no_decision(speeds: list[float], work: float, me
 @FEW
 @given(st.floats(0.0, 7.99), st.floats(0.4, 1.0), st.sampled_from([0.1, 0.3, 1.0]))
 def test_one_stall_of_less_than_a_window_yields_no_decision(slices: float, before: float, alpha: float) -> None:
-    """At any pace before and after it from 0.4 of the baseline up; nearer the limit the EMA takes longer to come back."""
+    """At any pace before and after it from 0.4 of the baseline up; nearer the limit the EMA stays low."""
     job = Job(Settings(ema_alpha=alpha), memory=FULL).warmed().batches(20, before).stall(slices * SLICE)
     job.end()
     assert job.batches(10, before).decisions == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helix_crawl_otel.core.memory import MemoryTrack
 from helix_crawl_otel.core.model import MemoryReading, Verdict
 from helix_crawl_otel.core.settings import Settings
 from tests.core.timeline import FULL, LOW, SLICE, Job, reading
@@ -129,8 +130,16 @@ def test_the_status_shows_the_newest_reading() -> None:
     assert job.status.memory_fraction is None
 
 
+def test_a_clock_that_steps_back_does_not_hide_the_highest_reading() -> None:
+    """Readings are taken as not before the previous one, so that the search finds its way."""
+    track = MemoryTrack()
+    for t, fraction in ((100.0, FULL), (50.0, 0.9), (51.0, 0.8)):
+        track.add(t, reading(fraction))
+    assert track.highest(60.0, 101.0) == pytest.approx(FULL)
+
+
 def test_readings_of_a_clock_that_steps_back_are_kept_in_order() -> None:
-    """The highest since the batch began is still found."""
+    """The newest is the last one taken, not the one with the highest time."""
     job = warmed(QUICK).read_memory(FULL)
     job.t -= 3.0
     job.read_memory(0.6)

@@ -124,7 +124,7 @@ def test_the_table_in_code_is_the_table_of_the_contract() -> None:
 def test_nothing_else_is_exported(scraped: Scraped) -> None:
     """No scope label, no overflow series, no instrument of the policy's own."""
     known = {family_of(row.prometheus_name) for row in INSTRUMENTS}
-    assert set(scraped.crawled) - known == {"target"}  # target_info
+    assert set(scraped.crawled) - known == {"target_info"}
     assert "otel_" not in scraped.text
     assert "policy_" not in scraped.text
 
@@ -135,10 +135,10 @@ def test_series_begin_at_zero(scraped: Scraped) -> None:
     assert begun["helix_dense_crawl_detected_total", "a", "cuda:0"] == 0
     assert begun["helix_dense_genes_total", "a", "cuda:0"] == 0
     for action in ("EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"):
-        assert begun["helix_dense_ladder_actions_total", *sorted((action, "a", "applied"))] == 0
+        assert begun[("helix_dense_ladder_actions_total", *sorted((action, "a", "applied")))] == 0
     assert begun["helix_dense_worker_starts_total", "cuda:0", "first"] == 1
     for reason in ("recycle", "demote", "crash", "resume"):
-        assert begun["helix_dense_worker_starts_total", *sorted(("cuda:0", reason))] == 0
+        assert begun[("helix_dense_worker_starts_total", *sorted(("cuda:0", reason)))] == 0
     for reason in ("genes", "seconds", "work"):
         assert begun["helix_dense_samples_ignored_total", reason] == 0
     for place in ("driver", "hook", "policy", "probe", "release", "state", "timeline"):

@@ -58,7 +58,7 @@ def collected(reader: InMemoryMetricReader) -> dict[str, Series]:
             for metric in scope.metrics:
                 series = found.setdefault(metric.name, {})
                 for point in metric.data.data_points:
-                    labels = tuple(f"{key}={value}" for key, value in sorted((point.attributes or {}).items()))
+                    labels = tuple(f"{key}={value!s}" for key, value in sorted((point.attributes or {}).items()))
                     series[labels] = point.count if hasattr(point, "count") else point.value
     return found
 

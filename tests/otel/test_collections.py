@@ -1,0 +1,247 @@
+"""From a collection to the policy: what the reader makes of data points, and what survives an error."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from helix_crawl_otel.core.inflight import BatchInfo
+from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.core.policy import Policy
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.otel.feed import Collected, PolicyFeed
+from helix_crawl_otel.otel.measurements import Measurements
+from tests.otel.fresh import run_fresh
+from tests.watch.rig import Clock
+
+
+class Sink:
+    """Keeps collections and errors."""
+
+    def __init__(self) -> None:
+        self.clock = Clock(100.0)
+        self.collected: list[Collected] = []
+        self.errors: list[Exception] = []
+        self.measurements = Measurements(self.collected.append, self.clock, self.errors.append)
+
+    def last(self) -> Collected:
+        """What the newest collection brought."""
+        return self.collected[-1]
+
+
+def info(number: int, work: float | None = 4000.0) -> BatchInfo:
+    """A batch."""
+    return BatchInfo(f"b{number}", "a", "w", "cuda:0", 64, work)
+
+
+@pytest.mark.parametrize("work", [None, 4000.0, 7])
+def test_a_batch_goes_through_the_instruments_whole(work: float | None) -> None:
+    """Start, end and everything said of the batch come out as they went in."""
+    sink = Sink()
+    batch = info(1, work)
+    sink.measurements.start(batch, 96.0)
+    sink.measurements.collect()
+    assert sink.last() == Collected(100.0, started=[(96.0, batch)])
+    sink.measurements.finish(batch, 96.0, 4.0)
+    assert sink.last() == Collected(100.0, finished=[(100.0, batch, 4.0)], abandoned=["b1"])
+    sink.measurements.collect()
+    assert sink.last() == Collected(100.0)  # delta: nothing is brought twice
+    assert sink.errors == []
+
+
+def test_a_batch_that_begins_and_ends_between_two_collections_is_finished_only() -> None:
+    """Plus one and minus one cancel out; the end tells all."""
+    sink = Sink()
+    sink.measurements.start(info(1), 96.0)
+    sink.measurements.finish(info(1), 96.0, 4.0)
+    assert sink.collected == [Collected(100.0, finished=[(100.0, info(1), 4.0)])]
+
+
+def test_a_collection_that_brings_nothing_still_looks_at_the_clock() -> None:
+    """The SDK hands an empty collection to nobody. A tick is for the batches in flight, whatever else was measured."""
+    sink = Sink()
+    sink.clock.now = 123.0
+    sink.measurements.collect()
+    assert sink.collected == [Collected(123.0)]
+
+
+def test_a_batch_that_raised_is_abandoned_at_once() -> None:
+    """It must not stay in flight until something else is collected."""
+    sink = Sink()
+    sink.measurements.start(info(1), 96.0)
+    sink.measurements.collect()
+    sink.measurements.abandon(info(1), 96.0)
+    assert sink.last() == Collected(100.0, abandoned=["b1"])
+
+
+def test_thousands_of_batches_that_raise_hide_no_other() -> None:
+    """Past 2,000 label sets between two collections the SDK folds all others into one point without a batch."""
+    sink = Sink()
+    for number in range(2500):
+        sink.measurements.start(info(number), 96.0)
+        sink.measurements.abandon(info(number), 96.0)
+    sink.measurements.start(info(9999), 97.0)
+    sink.measurements.collect()
+    assert sink.last().started == [(97.0, info(9999))]
+    assert sink.errors == []
+
+
+def test_an_overflow_point_is_left_out_and_the_rest_is_taken() -> None:
+    """Should it come to that, with thousands of batches at once, the batches that are told are still judged."""
+    sink = Sink()
+    for number in range(2100):
+        sink.measurements.start(info(number), 96.0)
+    sink.measurements.finish(info(0), 96.0, 4.0)
+    assert sink.errors == []
+    assert len(sink.last().started) >= 1990
+    assert sink.last().finished == [(100.0, info(0), 4.0)]
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "known"), [(5, 10, True), (None, 10, False), (5, None, False), (None, None, False), (0, 1, True)]
+)
+def test_a_reading_is_handed_over_once_and_only_when_it_is_known(
+    used: int | None, limit: int | None, known: bool
+) -> None:
+    """An unknown reading is no observation of a gauge; the time is that of the reading, not of the collection."""
+    sink = Sink()
+    sink.measurements.read_memory(93.0, "cuda:1", MemoryReading(used, limit))
+    assert sink.last().memory == ([(93.0, "cuda:1", MemoryReading(used, limit))] if known else [])
+    sink.measurements.collect()
+    assert sink.last().memory == []
+
+
+def test_a_clock_that_fails_loses_nothing_that_was_collected() -> None:
+    """The delta of a collection comes once: without the time there is no look at the clock, but the batch counts."""
+    sink = Sink()
+
+    def broken() -> float:
+        raise OSError("no clock")
+
+    measurements = Measurements(sink.collected.append, broken, sink.errors.append)
+    measurements.start(info(1), 96.0)
+    measurements.finish(info(1), 96.0, 4.0)
+    assert sink.last() == Collected(None, finished=[(100.0, info(1), 4.0)])
+    assert [type(error) for error in sink.errors] == [OSError]
+
+
+def test_what_receiving_raises_stays_in_the_reader() -> None:
+    """It would reach the thread of the batch."""
+    errors: list[Exception] = []
+
+    def receive(collected: Collected) -> None:
+        raise KeyError("policy")
+
+    measurements = Measurements(receive, Clock(), errors.append)
+    measurements.finish(info(1), 96.0, 4.0)
+    assert [type(error) for error in errors] == [KeyError]
+
+
+def test_without_the_sdk_the_same_facts_arrive() -> None:
+    """`OTEL_SDK_DISABLED=true` is read when a provider is made, so the whole of it runs in a fresh process."""
+    out = run_fresh(
+        """
+        from helix_crawl_otel.core.model import MemoryReading
+        from helix_crawl_otel.otel.feed import Collected
+        from tests.otel.test_collections import Sink, info
+        sink = Sink()
+        assert sink.measurements.disabled
+        sink.measurements.start(info(1), 96.0)
+        assert sink.last() == Collected(100.0, started=[(96.0, info(1))])
+        sink.measurements.finish(info(1), 96.0, 4.0)
+        assert sink.last() == Collected(100.0, finished=[(100.0, info(1), 4.0)])
+        sink.measurements.abandon(info(2), 96.0)
+        assert sink.last() == Collected(100.0, abandoned=["b2"])
+        sink.measurements.read_memory(93.0, "cuda:0", MemoryReading(1, 2))
+        assert sink.last() == Collected(100.0, memory=[(93.0, "cuda:0", MemoryReading(1, 2))])
+        sink.measurements.collect()
+        assert sink.last() == Collected(100.0)
+        def broken():
+            raise OSError("no clock")
+        sink.measurements._clock = broken
+        sink.measurements.finish(info(3), 96.0, 4.0)
+        assert sink.last() == Collected(None, finished=[(100.0, info(3), 4.0)])
+        assert len(sink.errors) == 1
+        print("held")
+        """,
+        environ={"OTEL_SDK_DISABLED": "true"},
+    )
+    assert out == "held\n"
+
+
+# -- the feed ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_feed_takes_memory_first_then_starts_then_ends() -> None:
+    """A reading of the same collection counts for the batch that ends in it."""
+    feed = PolicyFeed(Policy(Settings()))
+    feed.apply(
+        Collected(
+            10.0,
+            memory=[(9.0, "cuda:0", MemoryReading(9, 10))],
+            started=[(6.0, info(1))],
+            finished=[(10.0, info(1), 4.0)],
+        )
+    )
+    status = feed.ask(lambda policy: policy.status("a", 10.0))
+    assert status.memory_fraction == 0.9
+    assert feed.ask(lambda policy: len(policy.state.inflight)) == 0
+    assert feed.ask(lambda policy: policy.state.workers["w"].batches) == 1
+
+
+def test_a_late_minus_one_of_a_finished_batch_means_nothing() -> None:
+    """It comes with the collection after the end."""
+    feed = PolicyFeed(Policy(Settings()))
+    feed.apply(Collected(10.0, finished=[(10.0, info(1), 4.0)]))
+    feed.apply(Collected(11.0, abandoned=["b1"]))
+    assert feed.ask(lambda policy: policy.state.workers["w"].batches) == 1
+
+
+def test_an_ignored_sample_is_told_once() -> None:
+    """Its reason waits until it is fetched."""
+    feed = PolicyFeed(Policy(Settings()))
+    feed.apply(Collected(10.0, finished=[(10.0, info(1), 4.0), (10.0, info(2, None), 4.0)]))  # the unit changed
+    assert feed.next_ignored() == "work"
+    assert feed.next_ignored() is None
+
+
+def test_fetching_from_an_empty_box_by_many_threads_raises_nowhere() -> None:
+    """Between looking and taking another thread may have taken the last one."""
+    feed = PolicyFeed(Policy(Settings()))
+    failures: list[BaseException] = []
+    taken: list[str] = []
+
+    def guarded(step: Callable[[], object]) -> None:
+        try:
+            step()
+        except BaseException as error:
+            failures.append(error)
+
+    def fetch() -> None:
+        for _ in range(3000):
+            reason = feed.next_ignored()
+            if reason is not None:
+                taken.append(reason)
+
+    threads = [threading.Thread(target=guarded, args=(fetch,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(300):
+        feed.apply(Collected(1.0, finished=[(1.0, info(number), -1.0)]))
+    for thread in threads:
+        thread.join()
+    while feed.next_ignored():
+        taken.append("rest")
+    assert failures == []
+    assert len(taken) == 300
+
+
+def test_what_must_survive_is_marked_when_it_changes() -> None:
+    """The state file is written then, and only then."""
+    feed = PolicyFeed(Policy(Settings(warmup=0)))
+    assert not feed.durable_changed()
+    feed.apply(Collected(10.0, finished=[(10.0, info(1), 4.0)]))
+    assert feed.durable_changed()
+    assert not feed.durable_changed()

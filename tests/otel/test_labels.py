@@ -1,0 +1,119 @@
+"""Which shards get a label, so that the SDK never folds them into its overflow series."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+
+import pytest
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import CollectorRegistry, generate_latest
+
+from helix_crawl_otel.core.model import ActionKind, Outcome
+from helix_crawl_otel.otel.exported import Exported, ShardView, Snapshot
+from helix_crawl_otel.otel.hub import InstrumentHub
+from helix_crawl_otel.otel.labels import ShardLabels
+from helix_crawl_otel.watch import CrawlWatch
+from tests.programs import require_program
+from tests.watch.rig import Rig, collected, make_provider
+
+
+def test_a_thousand_shards_have_a_label_and_the_next_has_none(caplog: pytest.LogCaptureFixture) -> None:
+    """One log line says so, once, with the prefix and the shard that it began with."""
+    labels = ShardLabels()
+    with caplog.at_level(logging.WARNING, "helix_crawl_otel"):
+        for n in range(1000):
+            assert labels.of("genes", f"s{n}", device="cpu") == {"shard": f"s{n}", "device": "cpu"}
+        assert caplog.records == []
+        for n in range(1000, 1100):
+            assert labels.of("genes", f"s{n}", device="cpu") == {"device": "cpu"}
+        assert labels.of("genes", "s999", device="cpu") == {"shard": "s999", "device": "cpu"}
+        assert labels.of("other", "s5000") == {}
+    (line,) = caplog.messages
+    assert line.startswith("[crawl-watchdog] more than 1000 shards")
+    assert "'s1000'" in line
+    assert "without the label 'shard'" in line
+
+
+def test_an_instrument_never_gets_more_label_sets_than_the_sdk_takes() -> None:
+    """A thousand shards on two devices, or with several outcomes each, are more than 2,000 sets."""
+    labels = ShardLabels()
+    with_label = sum(
+        "shard" in labels.of("actions", f"s{n}", action=str(action)) for n in range(1000) for action in range(4)
+    )
+    assert with_label == 1900
+    assert labels.of("actions", "s0", action="0") == {"shard": "s0", "action": "0"}  # a known set keeps its label
+    assert labels.of("genes", "s999", device="cpu") == {"shard": "s999", "device": "cpu"}  # each instrument by itself
+
+
+def test_no_overflow_series_when_every_one_of_1200_shards_crawls() -> None:
+    """All the ladder on every shard, on two devices: still no overflow, and no count is lost."""
+    provider, reader = make_provider()
+    hub = InstrumentHub(provider.get_meter("test"))
+    exported = Exported(hub, limit_ratio=0.2, batch_age=lambda shard: 0.0, queue_length=lambda: 0)
+    exported.open()
+    status = CrawlWatch(meter_provider=make_provider()[0], tick_seconds=None).shard("x").status()
+    for n in range(1200):
+        shard = f"s{n}"
+        for device in ("cuda:0", "cpu"):
+            exported.begin_shard(shard, device)
+            exported.genes(shard, device, 64)
+            exported.crawl(shard, device)
+        for kind in ActionKind:
+            exported.action(shard, kind, Outcome.APPLIED)
+            exported.action(shard, kind, Outcome.FAILED)
+        exported.snapshot = Snapshot({shard: ShardView("cuda:0", status, 7), f"{shard}b": ShardView("cpu", status, 1)})
+        if n % 100 == 0:
+            reader.get_metrics_data()
+    seen = collected(reader)
+    assert not any("overflow" in label for series in seen.values() for key in series for label in key)
+    assert sum(seen["helix_dense_genes"].values()) == 1200 * 2 * 64
+    assert sum(seen["helix_dense_crawl_detected"].values()) == 1200 * 2
+    assert sum(seen["helix_dense_ladder_actions"].values()) == 1200 * 8
+
+
+def test_watches_one_after_the_other_share_the_thousand() -> None:
+    """The SDK's instruments remember label sets for the life of the provider, so the count is the provider's."""
+    provider, reader = make_provider()
+    for run in range(3):
+        with CrawlWatch(meter_provider=provider, tick_seconds=None, memory=lambda: None) as watch:  # type: ignore[arg-type, return-value]  # rubbish on purpose
+            for n in range(400):
+                with watch.shard(f"run{run}-{n}") as shard:
+                    shard.record(1, 1.0)
+    series = collected(reader)["helix_dense_genes"]
+    labelled = [key for key in series if any(label.startswith("shard=") for label in key)]
+    assert len(labelled) == 1000
+    assert series["device=cuda:0",] == 200
+    assert sum(series.values()) == 1200
+
+
+def test_a_shard_without_a_label_is_detected_all_the_same() -> None:
+    """The label is about metrics only."""
+    with Rig() as rig:
+        for n in range(1000):
+            with rig.watch.shard(f"s{n}"):
+                pass
+        with rig.watch.shard("beyond") as shard:
+            rig.healthy(shard).crawl(shard, 5)
+            assert shard.status().episode_open
+            assert rig.series("helix_dense_crawl_active") == {("device=cuda:0",): 1}
+        assert rig.series("helix_dense_crawl_detected")["device=cuda:0",] == 1
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", 'quo"te', "new\nline", "b\\ackslash", "Ünïcødé ☃", " "])
+def test_any_file_name_can_be_a_shard(name: str) -> None:
+    """Names come from a file system: bytes that are no text must not break the whole scrape."""
+    registry = CollectorRegistry()
+    reader = PrometheusMetricReader(registry=registry)
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    rig = Rig(provider=provider)
+    with rig.watch.shard(name) as shard:
+        rig.healthy(shard, 2)
+        text = generate_latest(registry)
+    rig.watch.close()
+    assert b"helix_dense_genes_total{" in text
+    done = subprocess.run(
+        [require_program("promtool"), "check", "metrics"], input=text, capture_output=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
