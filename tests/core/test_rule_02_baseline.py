@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helix_crawl_otel.core.baseline import Baseline, BaselineMeter
 from helix_crawl_otel.core.durable import dump_durable, restore_durable
 from helix_crawl_otel.core.model import Verdict
 from helix_crawl_otel.core.settings import Settings
@@ -92,3 +93,21 @@ def test_a_batch_that_raised_enters_no_baseline() -> None:
     """Seven batches and one that raised are not a window."""
     job = Job().batches(8).begin().wait(400.0).abandon()
     assert job.baseline is None
+
+
+def test_a_meter_that_is_done_takes_nothing_more() -> None:
+    """It says once that it is complete, keeps no sample, and does not move."""
+    meter = BaselineMeter()
+    assert meter.add(Baseline(1.0, 1.0, 1.0), window=2) is None
+    assert meter.add(Baseline(3.0, 3.0, 3.0), window=2) == Baseline(2.0, 2.0, 2.0)
+    for _ in range(3):
+        assert meter.add(Baseline(9.0, 9.0, 9.0), window=2) is None
+    assert (meter.baseline, meter.samples) == (Baseline(2.0, 2.0, 2.0), [])
+
+
+@pytest.mark.parametrize("name", ["rate", "genes_rate", "work"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_a_baseline_is_more_than_nothing(name: str, value: float) -> None:
+    """Else a damaged file would divide by it."""
+    with pytest.raises(ValueError, match=rf"^{name} is .*; accepted: a number > 0$"):
+        Baseline(**{"rate": 1.0, "genes_rate": 1.0, "work": 1.0, name: value})

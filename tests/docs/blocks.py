@@ -245,9 +245,7 @@ CLASSES: dict[str, Callable[[], list[str]]] = {
     "MemoryReading": lambda: fields(helix_crawl_otel.MemoryReading),
     "Action": _action_fields,
     "ShardStatus": lambda: fields(helix_crawl_otel.ShardStatus),
-    "ActionKind": lambda: table(
-        ("member", "rung"), [(code(kind.value), str(kind.rung)) for kind in ActionKind]
-    ),
+    "ActionKind": lambda: table(("member", "rung"), [(code(kind.value), str(kind.rung)) for kind in ActionKind]),
 }
 
 

@@ -191,7 +191,7 @@ def test_other_knobs(mode: str, inflight: bool) -> None:
     st.lists(
         st.builds(
             Step,
-            seconds=st.sampled_from([0.5, 4.0, 4.7, 20.0, 80.0, 300.0]),
+            seconds=st.sampled_from([0.5, 4.0, 4.75, 20.0, 80.0, 300.0]),
             work=st.sampled_from([WORK, WORK / 8, 3 * WORK]),
             fraction=st.sampled_from([LOW, FULL, FULL, None]),
             raises=st.sampled_from([False, False, False, True]),
