@@ -283,9 +283,10 @@ class Pipeline:
         )
 
     def _forget_running(self, which: Callable[[BatchInfo], bool]) -> None:
-        for batch_id, (info, _) in list(self._running.items()):
-            if which(info):
-                self._running.pop(batch_id, None)
+        """Give batches up that nobody will end. Measured as well: the policy may not have seen their start yet."""
+        for batch_id, (info, started) in list(self._running.items()):
+            if which(info) and self._running.pop(batch_id, None) is not None:
+                self._measurements.abandon(info, started)
 
     def _batch_age(self, shard: str) -> float | None:
         started = [start for info, start in list(self._running.values()) if info.shard == shard]

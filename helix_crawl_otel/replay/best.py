@@ -89,8 +89,9 @@ class _Search:
         self.fresh[0].offer(self.start_seconds, -1, "", None)
         for i, load in enumerate(self.loads):
             self._stay_on_cpu(i, load)
-            if self.on_cpu[i].seconds <= self.on_card[i].seconds and i > 0:
-                cpu = self.on_cpu[i]
+            cpu = self.on_cpu[i]
+            # Later than that, a recycle at this boundary is better than coming back from the CPU.
+            if i > 0 and cpu.seconds <= self.on_card[i].seconds + self.card.memory_return_seconds:
                 self.fresh[i].offer(cpu.seconds + self.start_seconds, cpu.via, CPU, Step.RETURN)
             begun = self._begun(i)
             if begun.seconds < _NEVER:

@@ -216,15 +216,11 @@ class _Engine:
 
     def _take(self, decisions: list[Decision]) -> None:
         """Keep decisions, and do at once what a supervisor does at once."""
-        ended: dict[str, float] = {}
         for decision in sorted(decisions, key=lambda decision: decision.t):
-            if decision.t > ended.get(decision.worker, decision.t):
-                continue  # said of the rest of a batch whose worker has just been ended
             self.result.decisions.append((max(len(self.result.runs) - 1, 0), decision))
             if decision.what is What.ISSUE and decision.kind is not None:
                 self.result.actions[decision.kind.value] += 1
             if decision.forced:
-                ended[decision.worker] = decision.t
                 self._end_worker(decision)
 
     def _end_worker(self, decision: Decision) -> None:

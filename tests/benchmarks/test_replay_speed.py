@@ -46,7 +46,7 @@ def command(*arguments: str) -> str:
 def test_replay_takes_seconds_for_days_of_batches(
     benchmark: Benchmark, figures: Figures, tmp_path: Path, way: str
 ) -> None:
-    """Replaying is quick enough to try knobs on: 80,000 batches are four days on a small card."""
+    """Replaying is quick enough to try knobs on: 50,000 batches are two days on a small card."""
     path = tmp_path / "timeline.jsonl"
     batches = write_long_timeline(path, LINES // 10 if benchmark.disabled else LINES)
     found: list[int] = []

@@ -19,7 +19,7 @@ def write_long_timeline(path: Path, lines: int) -> int:
 
     Args:
         path: The file.
-        lines: How many; four of five are batches, the fifth is a memory reading.
+        lines: How many; readings and batches by turns, as a watch that ticks every 5 s records batches of 4 s.
 
     Returns:
         The number of batches.
@@ -32,7 +32,7 @@ def write_long_timeline(path: Path, lines: int) -> int:
         while number < lines:
             shard, at = divmod(batches, BATCHES_A_SHARD)
             crawling = shard % 4 == 1 and CRAWL_AT <= at < CRAWL_AT + CRAWL_BATCHES
-            if number % 5 == 0:
+            if number % 2 == 0:
                 used = 11_850_000_000 if crawling else 6_000_000_000 + draw.randrange(1_000_000_000)
                 _write(
                     out,

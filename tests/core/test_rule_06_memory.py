@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from helix_crawl_otel.core.inflight import BatchInfo
 from helix_crawl_otel.core.memory import MemoryTrack
 from helix_crawl_otel.core.model import MemoryReading, Verdict
 from helix_crawl_otel.core.settings import Settings
-from tests.core.timeline import FULL, LOW, SLICE, Job, reading
+from tests.core.timeline import FULL, GENES, LOW, SLICE, WORK, Job, reading
 
 NEWEST = Settings(ema_alpha=1.0, window=100)
 
@@ -72,6 +73,16 @@ def test_a_reading_at_the_very_start_of_the_batch_counts() -> None:
     """Since it began includes the moment it began."""
     job = warmed(QUICK).begin().read_memory(FULL).wait(2.0, ticks=False).read_memory(LOW).wait(8.0, ticks=False)
     assert finish_slow(job)
+
+
+def test_a_batch_whose_start_was_not_told_began_its_seconds_before() -> None:
+    """A driver that times itself is judged by the readings since then, no more and no fewer."""
+    for seconds, full in ((10.0, True), (5.0, False)):
+        job = warmed(QUICK).read_memory(LOW).wait(2.0, ticks=False).read_memory(FULL)
+        job.wait(4.0, ticks=False).read_memory(LOW).wait(4.0, ticks=False)
+        info = BatchInfo("untold", "a", "w", "cuda:0", GENES, WORK * seconds / 10)
+        job.policy.finish_batch(job.t, info, seconds)
+        assert (job.status.streak > 0) is full
 
 
 @pytest.mark.parametrize(("age", "full"), [(50.0, True), (60.0, True), (60.5, False), (1000.0, False)])

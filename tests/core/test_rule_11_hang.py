@@ -100,3 +100,12 @@ def test_the_evidence_has_its_age_and_the_bound_of_its_rate() -> None:
     assert hang(job).evidence["inflight_seconds"] == pytest.approx(100 * SLICE)
     assert hang(job).evidence["rate"] == pytest.approx(64 / (100 * SLICE))
     assert hang(job).evidence["memory_fraction"] == pytest.approx(LOW)
+
+
+def test_a_clock_far_beyond_its_precision_raises_nothing() -> None:
+    """Where adding half an hour changes nothing, a batch hangs at age 0: there is no rate then."""
+    job = Job(obeys=False).warmed()
+    job.t = 1e300
+    job.begin().tick()
+    assert hang(job).evidence["rate"] is None
+    assert hang(job).evidence["inflight_seconds"] == 0.0

@@ -146,6 +146,16 @@ def test_a_hang_is_a_crash_of_its_batch() -> None:
     assert (result.trips, result.issued(), result.cut_batches, result.batches) == (0, [], 1, 10)
 
 
+def test_nothing_is_decided_about_a_batch_after_its_worker_was_ended() -> None:
+    """A crawl that nobody may answer trips at every window until the hang after 100 slices, and no further."""
+    off = Settings(action="off")
+    to_the_hang = replay([*healthy(), *crawl(1, 36.0, 100 * SLICE_SECONDS + 1.0)], off)
+    far_beyond = replay([*healthy(), *crawl(1, 36.0, 300 * SLICE_SECONDS)], off)
+    assert [decision.t for decision in only(far_beyond, What.HANG)] == [pytest.approx(36.0 + 100 * SLICE_SECONDS)]
+    assert far_beyond.trips == to_the_hang.trips == 1 + (100 - 13) // 8
+    assert far_beyond.decisions == to_the_hang.decisions
+
+
 def test_a_reading_of_the_moment_comes_first() -> None:
     """A reading at the time at which the decisive slice is due counts for that slice, wherever its line stands."""
     decisive = replay([*healthy(), *crawl(1, 36.0, 1000.0)], SETTINGS).issued()[0].t

@@ -5,6 +5,8 @@ The usual batch has 64 genes and 4,000 of work and takes 4 s when healthy (16 ge
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from opentelemetry.metrics import MeterProvider as AnyProvider
@@ -40,6 +42,14 @@ class Clock:
 def reading(fraction: float | None) -> MemoryReading:
     """A reading of the test's card; `None` is an unknown one."""
     return MemoryReading(None if fraction is None else round(fraction * CARD_BYTES), CARD_BYTES)
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for what another thread does, with a deadline."""
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it did not come to that"
+        time.sleep(0.002)
 
 
 def make_provider(**more: Any) -> tuple[MeterProvider, InMemoryMetricReader]:

@@ -1,0 +1,151 @@
+"""No growth: over 10,000 shards, 50,000 batches and, where it is asked for, a million."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import pytest
+
+from helix_crawl_otel.embedded.shard import ShardWatch
+from helix_crawl_otel.watch import CrawlWatch
+from tests.watch.rig import Clock, collected, make_provider, reading
+
+STEADY = 1.5
+"""Time per batch of the last tenth over the first: a bound for shared cores, far below what any growth would give."""
+
+BLOCKS_A_SHARD = 1.0
+"""Python objects that may be left of each closed shard, on average: the label sets are all there by then."""
+
+
+PART = 1000
+"""Batches of a part."""
+
+
+class Course:
+    """Batches in equal parts, with the time of each part and the objects alive after it."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self.seconds: list[float] = []
+        self.blocks: list[int] = []
+
+    def run(self, part: Callable[[int], None]) -> Course:
+        """Run each part; the usual pauses of the garbage collector count in the time, ours do not."""
+        for number in range(self.parts):
+            started = time.process_time()
+            part(number)
+            self.seconds.append(time.process_time() - started)
+            gc.collect()
+            self.blocks.append(sys.getallocatedblocks())
+        return self
+
+    def slowdown(self) -> float:
+        """Median time of the last tenth of the parts over that of the first."""
+        tenth = max(1, self.parts // 10)
+        return median(self.seconds[-tenth:]) / median(self.seconds[:tenth])
+
+    def growth(self, since: int) -> float:
+        """Objects that each part after `since` left behind, on average."""
+        return (self.blocks[-1] - self.blocks[since]) / (self.parts - 1 - since)
+
+
+def batches(watch: CrawlWatch, clock: Clock, shard: ShardWatch, count: int) -> None:
+    """Healthy batches with their boundaries."""
+    for _ in range(count):
+        with shard.batch(64, 4000):
+            clock.now += 4.0
+        shard.boundary()
+
+
+@pytest.mark.timeout(240)
+def test_ten_thousand_shards_of_five_batches_leave_nothing_behind() -> None:
+    """Opened, encoded and closed, 50,000 batches: neither memory nor time grows with what is done."""
+    provider, reader = make_provider()
+    clock = Clock()
+    watch = CrawlWatch(meter_provider=provider, memory=lambda: reading(0.5), clock=clock, tick_seconds=None)
+
+    def part(number: int) -> None:
+        for n in range(500):
+            with watch.shard(f"{number}-{n}", device=f"cuda:{n % 2}") as shard:
+                batches(watch, clock, shard, 3)
+                for _ in range(2):
+                    clock.now += 4.0
+                    shard.record(64, 4.0, 4000)
+        watch.tick()
+
+    course = Course(20).run(part)
+    seen = collected(reader)
+    watch.close()
+    assert seen["helix_dense_shards"]["state=done",] == 10_000
+    assert sum(seen["helix_dense_genes"].values()) == 10_000 * 5 * 64
+    assert course.growth(since=3) / 500 < BLOCKS_A_SHARD
+    # The first tenth has yet to fill the 256 closed shards that are kept, so the middle is the measure.
+    assert median(course.seconds[-4:]) / median(course.seconds[4:8]) < STEADY
+
+
+def test_one_shard_for_hours_leaves_nothing_behind() -> None:
+    """A crawl that comes and goes: neither memory nor time grows with the batches of a shard."""
+    course = run_batches(10_000)
+    assert course.slowdown() < STEADY
+    assert course.growth(since=2) / PART < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_million_batches_leave_nothing_behind() -> None:
+    """A week of them."""
+    course = run_batches(1_000_000)
+    assert course.slowdown() < STEADY
+    assert course.growth(since=100) / PART < 0.01
+
+
+def run_batches(count: int) -> Course:
+    """Parts of a thousand batches, told in both ways, each with a crawl of 16 on a full card."""
+    provider, reader = make_provider()
+    clock, card = Clock(), [0.5]
+    watch = CrawlWatch(meter_provider=provider, memory=lambda: reading(card[0]), clock=clock, tick_seconds=None)
+    with watch.shard("a") as shard:
+
+        def part(_: int) -> None:
+            batches(watch, clock, shard, 500)
+            for _ in range(PART - 600):
+                clock.now += 4.0
+                shard.record(64, 4.0, 4000)
+            card[0] = 0.99
+            for _ in range(16):
+                watch.tick()
+                with shard.batch(64, 4000):
+                    clock.now += 80.0
+                shard.boundary()
+            card[0] = 0.5
+            watch.tick()
+            batches(watch, clock, shard, 84)
+
+        course = Course(count // PART).run(part)
+    seen = collected(reader)
+    watch.close()
+    assert seen["helix_dense_genes"]["device=cuda:0", "shard=a"] == count * 64
+    assert seen["helix_dense_crawl_detected"]["device=cuda:0", "shard=a"] == count // PART
+    assert set(seen["helix_dense_internal_errors"].values()) == {0}
+    return course
+
+
+def test_a_driver_that_never_looks_at_its_actions_fills_no_queue() -> None:
+    """It may neither poll nor pass a boundary: what waits for it is bounded."""
+    provider, _ = make_provider()
+    clock, card = Clock(), [0.5]
+    watch = CrawlWatch(meter_provider=provider, memory=lambda: reading(card[0]), clock=clock, tick_seconds=None)
+    with watch.shard("a") as shard:
+        for _ in range(12):
+            for fraction, seconds, times in ((0.5, 4.0, 40), (0.99, 80.0, 16)):
+                card[0] = fraction
+                for _ in range(times):
+                    watch.tick()
+                    with shard.batch(64, 4000):
+                        clock.now += seconds
+        assert len(watch.actions) <= 4
+    watch.close()

@@ -1,0 +1,274 @@
+"""Time as the driver's machine has it: clocks that stand still, step back, answer nonsense or fail; and sleep."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from itertools import chain, repeat
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel.clock import awake_clock, checked_clock, slept_seconds
+from helix_crawl_otel.embedded.sleep import SleepMeter
+from helix_crawl_otel.ticker import Ticker
+from helix_crawl_otel.watch import CrawlWatch
+from tests.watch.rig import FULL, LOW, Clock, Rig, collected, make_provider, reading, wait_until
+
+
+class Scripted:
+    """A clock that goes on by a second at each call, and now and then does what a test says."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.wrong: Iterator[object] = iter(())
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        wrong = next(self.wrong, None)
+        if isinstance(wrong, Exception):
+            raise wrong
+        return self.now if wrong is None else wrong  # type: ignore[return-value]  # wrong on purpose
+
+
+def test_a_clock_that_stands_still_is_ignored_and_counted() -> None:
+    """Zero seconds are no rate."""
+    with Rig() as rig, rig.watch.shard("a") as shard:
+        for _ in range(30):
+            with shard.batch(64):
+                pass
+            assert shard.boundary() == []
+        assert rig.series("helix_dense_samples_ignored")["reason=seconds",] == 30
+        assert shard.status().baseline is None
+
+
+def test_a_clock_that_steps_back_is_ignored_until_it_goes_on() -> None:
+    """The batch across the step is lost, nothing else."""
+    with Rig() as rig, rig.watch.shard("a") as shard:
+        rig.healthy(shard)
+        with shard.batch(64, 4000):
+            rig.clock.now -= 500.0
+        assert rig.series("helix_dense_samples_ignored")["reason=seconds",] == 1
+        rig.batches(shard, 30)
+        assert shard.status().ema == 16.0
+        rig.crawl(shard, 5)
+        assert shard.status().rung == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [float("nan"), float("inf"), -float("inf"), None, "12", OSError("no clock"), ZeroDivisionError()], ids=repr
+)
+@pytest.mark.parametrize("disabled", [False, True])
+def test_a_clock_that_fails_now_and_then_breaks_nothing(
+    wrong: object, disabled: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """At whichever call it fails: no exception into the driver, no batch left in flight, no false trip."""
+    if disabled:
+        monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    if wrong is None:
+        wrong = [None]  # None itself means "as usual" to the script
+    for fails_at in range(40):
+        clock = Scripted()
+        provider, _ = make_provider()
+        watch = CrawlWatch(
+            meter_provider=provider,
+            memory=lambda: reading(FULL),
+            clock=clock,
+            tick_seconds=None,
+            timeline=tmp_path / f"{fails_at}.jsonl",
+        )
+        with watch.shard("a") as shard:
+            clock.wrong = chain(repeat(None, fails_at), [wrong])
+            for n in range(4):
+                watch.tick()
+                with shard.batch(64, 4000):
+                    pass
+                assert shard.boundary() == []
+                shard.record(64, 4.0, 4000)
+                if n == 1:
+                    with pytest.raises(KeyError), shard.batch(64):
+                        raise KeyError
+                shard.status()
+            clock.wrong = iter(())
+            policy = watch._runtime.pipeline._feed.ask(lambda policy: policy)
+            watch.tick()
+            assert policy.state.inflight == {}, fails_at
+            assert watch._runtime.pipeline._running == {}, fails_at
+            clock.now += 10_000
+            watch.tick()
+            assert shard.status().streak == 0
+        watch.close()
+
+
+def test_a_failing_clock_is_counted() -> None:
+    """It is the caller's, but the batch that was lost by it is ours to tell of."""
+    clock = Scripted()
+    provider, reader = make_provider()
+    watch = CrawlWatch(meter_provider=provider, memory=lambda: reading(LOW), clock=clock, tick_seconds=None)
+    with watch.shard("a") as shard:
+        shard.record(64, 4.0)
+        clock.wrong = repeat(float("nan"), 200)
+        for _ in range(10):
+            with shard.batch(64):
+                pass
+            shard.boundary()
+        clock.wrong = iter(())
+        seen = collected(reader)
+        assert seen["helix_dense_internal_errors"]["where=driver",] >= 10
+        assert seen["helix_dense_genes"]["device=cuda:0", "shard=a"] == 64
+    watch.close()
+
+
+@pytest.mark.parametrize("answer", [float("nan"), float("inf"), "1", None, True])
+def test_the_checked_clock_raises_instead_of_answering_nonsense(answer: object) -> None:
+    """Every comparison with a NaN is false, so a batch that began then would never end."""
+    with pytest.raises(ValueError, match=r"clock answered .*; accepted: a finite number of seconds"):
+        checked_clock(lambda: answer)()  # type: ignore[arg-type, return-value]  # wrong on purpose
+
+
+def test_the_checked_clock_answers_the_same_otherwise() -> None:
+    """Integers become floats."""
+    assert checked_clock(lambda: 12)() == 12.0
+    assert isinstance(checked_clock(lambda: 12)(), float)
+
+
+# -- sleep ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_awake_clock_is_the_one_that_was_asked_for() -> None:
+    """Only `time.monotonic` is replaced, and only where it counts sleep."""
+    mine = Clock()
+    assert awake_clock(mine) is mine
+    assert awake_clock(time.perf_counter) is time.perf_counter
+    if sys.platform != "win32":
+        assert awake_clock() is time.monotonic
+    assert abs(awake_clock()() - awake_clock()()) < 60
+
+
+def test_sleep_so_far_is_a_number() -> None:
+    """0 where it cannot be told; here the machine may have slept before."""
+    assert slept_seconds() >= -0.01
+    assert abs(slept_seconds() - slept_seconds()) < 1
+
+
+class Laptop:
+    """A clock that does not count sleep, and how long the machine slept."""
+
+    def __init__(self) -> None:
+        self.awake, self.slept = 0.0, 0.0
+        self.meter = SleepMeter(lambda: self.awake, lambda: self.slept)
+
+    def passed(self, awake: float, slept: float = 0.0) -> Laptop:
+        """Time goes by."""
+        self.awake += awake
+        self.slept += slept
+        return self
+
+
+@pytest.mark.parametrize(
+    ("awake", "slept", "told", "left"),
+    [
+        (4.0, 0.0, 4.0, 4.0),  # no sleep: as told
+        (4.0, 0.0, 9.0, 9.0),  # told more than was awake, but nobody slept
+        (4.0, 600.0, 604.0, 4.0),  # a clock that counts sleep
+        (4.0, 600.0, 4.0, 4.0),  # a clock that does not
+        (4.0, 600.0, 3.0, 3.0),  # part of the time was not encoding
+        (10.0, 600.0, 604.0, 10.0),  # 6 s of reading before it: never below the awake time
+        (4.0, 600.0, 300.0, 4.0),  # asleep before the batch began, in part
+        (0.0, 600.0, 600.0, 0.0),  # nothing is left: the sample is ignored, not judged
+    ],
+)
+def test_sleep_is_taken_off_what_a_driver_timed(awake: float, slept: float, told: float, left: float) -> None:
+    """A closed lid must not look like a crawl."""
+    assert Laptop().passed(awake, slept).meter.taken_off(told) == left
+
+
+def test_a_sleep_is_taken_off_once() -> None:
+    """The batch after it is not made shorter."""
+    laptop = Laptop().passed(4.0, 600.0)
+    assert laptop.meter.taken_off(604.0) == 4.0
+    assert laptop.passed(4.0).meter.taken_off(4.0) == 4.0
+    assert laptop.passed(4.0).meter.taken_off(60.0) == 60.0
+
+
+def test_the_watch_takes_sleep_off_records_and_not_off_its_own_timing() -> None:
+    """Its own clock does not count it in the first place."""
+    with Rig() as rig, rig.watch.shard("a") as shard:
+        slept = Clock(0.0)
+        rig.watch._runtime.sleep = SleepMeter(rig.clock, slept)
+        for _ in range(3):
+            rig.clock.now += 4.0
+            shard.record(64, 4.0, 4000)
+        rig.clock.now += 4.0
+        slept.now += 30_000.0
+        shard.record(64, 30_004.0, 4000)
+        assert shard.status().ema == pytest.approx(16.0)
+        assert rig.total("helix_dense_samples_ignored") == 0
+        slept.now += 30_000.0
+        rig.batch(shard)
+        assert shard.status().ema == pytest.approx(16.0)
+
+
+# -- the ticker -------------------------------------------------------------------------------------------------------
+
+
+def test_the_ticker_calls_at_once_and_goes_on_after_an_error() -> None:
+    """What it calls may fail: the next tick comes all the same."""
+    calls: list[int] = []
+    errors: list[Exception] = []
+
+    def work() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise LookupError
+        if len(calls) == 4:
+            sys.exit(2)
+
+    ticker = Ticker("test-ticker", work, 0.005, errors.append).start()
+    wait_until(lambda: len(calls) >= 6)
+    assert ticker.stop(timeout=10)
+    assert [type(error) for error in errors] == [LookupError, RuntimeError]
+    count = len(calls)
+    assert ticker.stop()
+    assert len(calls) == count
+
+
+def test_the_first_tick_waits_for_nothing() -> None:
+    """A memory that is full at the start is seen at the start."""
+    calls: list[int] = []
+    ticker = Ticker("test-ticker", lambda: calls.append(1), 3600.0, lambda error: None).start()
+    wait_until(lambda: calls)
+    assert ticker.stop(timeout=10)
+
+
+def test_a_ticker_can_stop_itself() -> None:
+    """A hook that closes the watch runs in its thread."""
+    stopped: list[bool] = []
+    tickers: list[Ticker] = []
+
+    def work() -> None:
+        if tickers:
+            stopped.append(tickers[0].stop())
+
+    tickers.append(Ticker("test-ticker", work, 0.005, lambda error: None))
+    tickers[0].start()
+    wait_until(lambda: stopped)
+    assert stopped == [False]  # it is in it
+    assert tickers[0].stop(timeout=10)
+
+
+def test_a_ticker_whose_work_hangs_is_left_behind() -> None:
+    """`stop` says so and returns."""
+    go_on, entered = threading.Event(), threading.Event()
+
+    def work() -> None:
+        entered.set()
+        go_on.wait(30)
+
+    ticker = Ticker("test-ticker", work, 0.005, lambda error: None).start()
+    assert entered.wait(10)
+    assert not ticker.stop(timeout=0.05)
+    go_on.set()
+    assert ticker.stop(timeout=10)
