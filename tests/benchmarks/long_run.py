@@ -1,20 +1,23 @@
-"""Runs a watched loop for a long time in a process of its own, and prints what it came to hold, as one JSON object.
+"""Runs a watched loop for a long time in a process of its own, and prints what came of it, as one JSON object.
 
     python -m tests.benchmarks.long_run {batches|shards} COUNT [--traced]
 
-The loop runs in ten equal parts; the figures are taken at the end of each, after a collection of garbage.
+The loop runs in ten equal parts; memory is taken at the end of each, after a collection of garbage. At the end the old
+watch and a fresh one are timed by turns: the times of different minutes say more of a shared machine than of the watch.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import statistics
 import time
 import tracemalloc
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import psutil
 
@@ -22,7 +25,10 @@ from helix_crawl_otel import CrawlWatch, MemoryReading
 from tests.benchmarks.metrics import endpoint
 
 PARTS = 10
-KEYS = ("median_cpu_seconds", "rss_bytes", "traced_bytes")
+KEYS = ("rss_bytes", "traced_bytes")
+WARMUP, TURNS, BLOCK = 300, 20, 50
+
+Step = Callable[[], None]
 
 
 def main() -> None:
@@ -30,60 +36,79 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("batches", "shards"))
     parser.add_argument("count", type=int)
-    parser.add_argument(
-        "--traced", action="store_true", help="with tracemalloc, which makes the loop several times slower"
-    )
+    parser.add_argument("--traced", action="store_true", help="with tracemalloc, several times slower; no times then")
     args = parser.parse_args()
-    with endpoint("Prometheus, scraped") as exported:
-        watch = CrawlWatch(
-            meter_provider=exported.provider, memory=lambda: MemoryReading(5_000_000_000, 12_000_000_000)
-        )
-        with watch:
-            run = _batches(watch, args.count) if args.what == "batches" else _shards(watch, args.count)
-            if args.traced:
-                tracemalloc.start()
-            figures = array("d", bytes(8 * len(KEYS) * PARTS))  # made before, so that it is no growth
-            for part, seconds in enumerate(run):
-                figures[len(KEYS) * part : len(KEYS) * (part + 1)] = array("d", _figures(seconds, args.traced))
-    parts = [dict(zip(KEYS, figures[at : at + len(KEYS)], strict=True)) for at in range(0, len(figures), len(KEYS))]
-    print(json.dumps({"parts": parts, "scrapes": exported.scrapes}))
+    loop = batches if args.what == "batches" else shards
+    with loop() as step:
+        if args.traced:
+            tracemalloc.start()
+        figures = array("d", bytes(8 * len(KEYS) * PARTS))  # made before, so that it is no growth
+        for part in range(PARTS):
+            for _ in range(args.count // PARTS):
+                step()
+            gc.collect()
+            traced_bytes = tracemalloc.get_traced_memory()[0] if args.traced else 0
+            figures[2 * part : 2 * part + 2] = array("d", (psutil.Process().memory_info().rss, traced_bytes))
+        printed: dict[str, object] = {
+            "parts": [dict(zip(KEYS, figures[at : at + 2], strict=True)) for at in range(0, len(figures), 2)]
+        }
+        if not args.traced:
+            with loop() as fresh:
+                printed["aged_seconds"], printed["fresh_seconds"] = by_turns(step, fresh)
+    print(json.dumps(printed))
 
 
-def _batches(watch: CrawlWatch, count: int) -> Iterator[list[float]]:
-    """One shard, ever more batches. Yields the CPU seconds of each batch of a part."""
-    with watch.shard("a") as shard:
-        for _ in range(PARTS):
-            seconds = []
-            for _ in range(count // PARTS):
-                began = time.thread_time()
-                with shard.batch(genes=64, work=81_234):
-                    pass
-                shard.boundary()
-                seconds.append(time.thread_time() - began)
-            yield seconds
+@contextmanager
+def batches() -> Iterator[Step]:
+    """A step is a batch of one shard."""
+    with watching() as watch, watch.shard("a") as shard:
+
+        def step() -> None:
+            with shard.batch(genes=64, work=81_234):
+                pass
+            shard.boundary()
+
+        yield step
 
 
-def _shards(watch: CrawlWatch, count: int) -> Iterator[list[float]]:
-    """Ever more shards of two batches, one after the other. Yields the CPU seconds of each shard of a part."""
-    for part in range(PARTS):
-        seconds = []
-        for number in range(count // PARTS):
-            began = time.thread_time()
-            with watch.shard(f"shard-{part}-{number}") as shard:
+@contextmanager
+def shards() -> Iterator[Step]:
+    """A step is a shard of two batches."""
+    numbers = itertools.count()
+    with watching() as watch:
+
+        def step() -> None:
+            with watch.shard(f"shard-{next(numbers)}") as shard:
                 for _ in range(2):
                     with shard.batch(genes=64, work=81_234):
                         pass
                     shard.boundary()
-            seconds.append(time.thread_time() - began)
-        yield seconds
+
+        yield step
 
 
-def _figures(seconds: list[float], traced: bool) -> tuple[float, ...]:
-    """What `KEYS` names."""
-    median = statistics.median(seconds)
-    seconds.clear()
-    gc.collect()
-    return median, psutil.Process().memory_info().rss, tracemalloc.get_traced_memory()[0] if traced else 0
+@contextmanager
+def watching() -> Iterator[CrawlWatch]:
+    """A watch whose endpoint is being scraped."""
+    with ExitStack() as stack:
+        exported = stack.enter_context(endpoint("Prometheus, scraped"))
+        yield stack.enter_context(
+            CrawlWatch(meter_provider=exported.provider, memory=lambda: MemoryReading(5_000_000_000, 12_000_000_000))
+        )
+
+
+def by_turns(aged: Step, fresh: Step) -> tuple[float, float]:
+    """Median CPU seconds of a step of each."""
+    for _ in range(WARMUP):
+        fresh()
+    taken: tuple[list[float], list[float]] = ([], [])
+    for _ in range(TURNS):
+        for seconds, step in zip(taken, (aged, fresh), strict=True):
+            for _ in range(BLOCK):
+                began = time.thread_time()
+                step()
+                seconds.append(time.thread_time() - began)
+    return statistics.median(taken[0]), statistics.median(taken[1])
 
 
 if __name__ == "__main__":

@@ -33,7 +33,13 @@ def command(
     if shell:
         argv = ["bash", "-c", f'set -o pipefail; "$@" {shell}', "bash", *argv]
     return subprocess.run(
-        argv, cwd=ROOT, env={**os.environ, **(environ or {})}, input=stdin, capture_output=True, timeout=50, check=False
+        argv,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "", **(environ or {})},
+        input=stdin,
+        capture_output=True,
+        timeout=50,
+        check=False,
     )
 
 

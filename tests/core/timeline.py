@@ -88,7 +88,7 @@ class Job:
 
     def enter(self, shard: str, *, leave: bool = True) -> Job:
         """Go on to another shard."""
-        if self._opened and leave:
+        if leave and self.shard in self.policy.state.shards:
             self._note(self.policy.close_shard(self.t, self.shard))
         self.shard, self._opened = shard, False
         self._open()

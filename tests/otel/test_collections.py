@@ -216,7 +216,7 @@ def test_fetching_from_an_empty_box_by_many_threads_raises_nowhere() -> None:
     def guarded(step: Callable[[], object]) -> None:
         try:
             step()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which asserts on it
             failures.append(error)
 
     def fetch() -> None:

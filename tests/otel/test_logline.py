@@ -13,9 +13,9 @@ from helix_crawl_otel.otel.logline import action_line, decision_line
 from tests.watch.rig import Rig
 
 FIELDS = re.compile(
-    r"\[crawl-watchdog\] (?P<happened>[a-z ]+?) action=(?P<action>[A-Z_]+|-) shard=(?P<shard>\S+) device=(?P<device>\S+) "
-    r"rung=(?P<rung>[0-3]) rate=(?P<rate>\S+) ema=(?P<ema>\S+) baseline=(?P<baseline>\S+) limit=(?P<limit>\S+) genes/s "
-    r"memory=(?P<memory>[0-9.]+%|unknown)(?P<reason>: .+)?"
+    r"\[crawl-watchdog\] (?P<happened>[a-z ]+?) action=(?P<action>[A-Z_]+|-) shard=(?P<shard>\S+) "
+    r"device=(?P<device>\S+) rung=(?P<rung>[0-3]) rate=(?P<rate>\S+) ema=(?P<ema>\S+) baseline=(?P<baseline>\S+) "
+    r"limit=(?P<limit>\S+) genes/s memory=(?P<memory>[0-9.]+%|unknown)(?P<reason>: .+)?"
 )
 
 
@@ -78,7 +78,7 @@ def test_every_line_of_a_whole_ladder_has_every_field(caplog: pytest.LogCaptureF
             rig.healthy(shard)
             rig.fraction = 0.99
             rig.batch(shard, 4000)
-    happened = {}
+    happened: dict[str, re.Match[str]] = {}
     for line in caplog.messages:
         if "internal error" in line:
             continue

@@ -14,7 +14,7 @@ from tests.otel.fresh import run_fresh
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra [otlp] is not installed")
 
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (  # noqa: E402 - after the skip
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 

@@ -153,6 +153,7 @@ def assert_parity(config: CrawlConfig, steps: list[Step]) -> list[str]:
 
 
 HEALTHY = [Step(4.0)] * 12
+LADDER = ["DETECT", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"]
 
 
 @pytest.mark.parametrize(
@@ -161,15 +162,19 @@ HEALTHY = [Step(4.0)] * 12
         ("healthy", [Step(4.0)] * 60, []),
         ("healthy and full", [Step(4.0, fraction=FULL)] * 60, []),
         ("slow disk: slow between batches only", [Step(4.0)] * 30, []),
-        ("crawl, released, demoted", HEALTHY + [Step(80.0, fraction=FULL)] * 40, ["DETECT", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"]),
+        ("crawl, released, demoted", HEALTHY + [Step(80.0, fraction=FULL)] * 40, LADDER),
         ("slow with room", HEALTHY + [Step(80.0, fraction=LOW)] * 20, []),
         ("slow and unknown", [Step(4.0, fraction=None)] * 12 + [Step(80.0, fraction=None)] * 20, []),
-        ("endless batch", HEALTHY + [Step(47 * 60.0, fraction=FULL)], ["DETECT", "EMPTY_CACHE", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU", "DEMOTE_CPU", "-"]),
-        ("finished batches only", HEALTHY + [Step(80.0, fraction=FULL, recorded=True)] * 20, ["DETECT", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"]),
+        (
+            "endless batch",
+            [*HEALTHY, Step(47 * 60.0, fraction=FULL)],
+            ["DETECT", "EMPTY_CACHE", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU", "DEMOTE_CPU", "-"],
+        ),
+        ("finished batches only", HEALTHY + [Step(80.0, fraction=FULL, recorded=True)] * 20, LADDER),
         ("recovers", HEALTHY + [Step(80.0, fraction=FULL)] * 5 + [Step(4.0)] * 40, ["DETECT", "EMPTY_CACHE", "-"]),
-        ("raises all the time", HEALTHY + [Step(80.0, fraction=FULL, raises=True)] * 10, ["DETECT", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"]),
+        ("raises all the time", HEALTHY + [Step(80.0, fraction=FULL, raises=True)] * 10, LADDER),
     ],
-)  # fmt: skip
+)
 def test_known_courses(name: str, steps: list[Step], words: list[str]) -> None:
     """Healthy, crawling and endless: the same decisions at the same moments with the same evidence."""
     found = assert_parity(CrawlConfig(), steps)

@@ -191,7 +191,14 @@ def test_a_provider_whose_instruments_raise_blinds_nothing(caplog: pytest.LogCap
 
         record = add
 
-    with Rig(provider=Broken(), memory=lambda: reading(rig.fraction)) as rig, rig.watch.shard("a") as shard:  # type: ignore[arg-type]  # broken on purpose
+    fraction = [LOW]
+    with (
+        Rig(
+            provider=Broken(),  # type: ignore[arg-type]  # broken on purpose
+            memory=lambda: reading(fraction[0]),
+        ) as rig,
+        rig.watch.shard("a") as shard,
+    ):
         rig.healthy(shard).crawl(shard, 5)
         assert [action.kind.value for action in rig.applied] == ["DETECT", "EMPTY_CACHE"]
     assert len([line for line in caplog.messages if "failed to count" in line]) == 1

@@ -1,4 +1,4 @@
-"""Eight threads that tell of batches, with ticks, scrapes and status calls beside them: nothing is lost, nothing locks."""
+"""Eight threads tell of batches, with ticks, scrapes and status calls beside them: nothing is lost, nothing locks."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def run_all(workers: list[Callable[[], None]], beside: list[Callable[[], object]
         try:
             gate.wait(10)
             step()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which asserts on it
             raised.append(error)
 
     def repeat(step: Callable[[], object]) -> None:
         try:
             while not done.is_set():
                 step()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which asserts on it
             raised.append(error)
 
     others = [threading.Thread(target=repeat, args=(step,), daemon=True) for step in beside]
@@ -161,7 +161,8 @@ def test_a_crawl_under_eight_threads_is_detected_once_a_shard() -> None:
         seen = collected(reader)
         print(sorted(seen["helix_dense_crawl_detected"].values()))
         kinds = [(action.shard, action.kind.value) for action in watch.actions.drain()]
-        print(sorted(kinds) == sorted((f"s{n}", kind) for n in range(8) for kind in ("DETECT", "EMPTY_CACHE")), len(kinds))
+        expected = [(f"s{n}", kind) for n in range(8) for kind in ("DETECT", "EMPTY_CACHE")]
+        print(sorted(kinds) == sorted(expected), len(kinds))
         """
     )
     assert out == "[1, 1, 1, 1, 1, 1, 1, 1]\nTrue 16\n"
