@@ -125,8 +125,7 @@ class _Search:
                 at_risk = k
                 if k > i:
                     self.emptied[k].offer(before + self.card.release_seconds, i, CARD, Step.EMPTY_CACHE)
-                    if not load.stalls:
-                        reset_seconds = self.card.release_seconds
+                    reset_seconds = self.card.release_seconds
             if at_risk is not None and k > i:
                 self.fresh[k].offer(before + self.recycle_seconds, i, CARD, Step.RECYCLE)
             if math.isinf(seconds):

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -14,7 +15,7 @@ from opentelemetry.sdk.metrics.view import DropAggregation, View
 
 from helix_crawl_otel.watch import CrawlWatch
 from tests.otel.fresh import run_fresh
-from tests.watch.rig import Clock, Rig, collected, make_provider, reading
+from tests.watch.rig import Clock, Rig, collected, make_provider
 
 SHARE = """
     from opentelemetry import metrics
@@ -131,17 +132,22 @@ def test_a_provider_given_by_hand_and_set_as_the_global_one_shows_both_watches(o
 def test_two_watches_in_one_process_are_both_shown() -> None:
     """Counters add up; gauges of shards stand side by side; gauges of the process are of both."""
     provider, reader = make_provider()
-    with Rig(provider=provider) as one, Rig(provider=provider) as two:
-        with one.watch.shard("a") as a, two.watch.shard("b", device="cuda:1") as b, two.watch.shard("c") as c:
-            one.healthy(a, 10)
-            two.healthy(b, 11)
-            two.healthy(c, 1)
-            one.fraction = two.fraction = 0.99
-            for _ in range(5):
-                one.batch(a, 80.0)
-                two.batch(b, 80.0)
-            assert (len(one.watch.actions), len(two.watch.actions)) == (2, 2)
-            seen = collected(reader)
+    with (
+        Rig(provider=provider) as one,
+        Rig(provider=provider) as two,
+        one.watch.shard("a") as a,
+        two.watch.shard("b", device="cuda:1") as b,
+        two.watch.shard("c") as c,
+    ):
+        one.healthy(a, 10)
+        two.healthy(b, 11)
+        two.healthy(c, 1)
+        one.fraction = two.fraction = 0.99
+        for _ in range(5):
+            one.batch(a, 80.0)
+            two.batch(b, 80.0)
+        assert (len(one.watch.actions), len(two.watch.actions)) == (2, 2)
+        seen = collected(reader)
     assert set(seen["helix_dense_baseline"]) == {("device=cuda:0", "shard=a"), ("device=cuda:1", "shard=b")}
     assert set(seen["helix_dense_ladder_rung"]) == {
         ("device=cuda:0", "shard=a"),
@@ -191,14 +197,8 @@ def test_a_provider_whose_instruments_raise_blinds_nothing(caplog: pytest.LogCap
 
         record = add
 
-    fraction = [LOW]
-    with (
-        Rig(
-            provider=Broken(),  # type: ignore[arg-type]  # broken on purpose
-            memory=lambda: reading(fraction[0]),
-        ) as rig,
-        rig.watch.shard("a") as shard,
-    ):
+    broken: Any = Broken()
+    with Rig(provider=broken) as rig, rig.watch.shard("a") as shard:
         rig.healthy(shard).crawl(shard, 5)
         assert [action.kind.value for action in rig.applied] == ["DETECT", "EMPTY_CACHE"]
     assert len([line for line in caplog.messages if "failed to count" in line]) == 1

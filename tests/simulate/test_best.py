@@ -125,15 +125,22 @@ def test_random_cards_finish_or_are_bounded_and_none_beats_best(scenario: Scenar
 
 CPU_FIRST = Scenario(
     "cpu-first",
-    "one batch on the CPU, then a fresh context: no memory has to come back first",
-    (Stretch("a", 1), Stretch("a", 1, stalls=True)),
+    "one gene on the CPU, then a fresh context: no memory has to come back first",
+    (Stretch("a", 1), Stretch("a", 64, stalls=True)),
     card=CardModel(start_seconds=1.0, warmup_seconds=0.0, memory_return_seconds=20.0, cpu_start_seconds=1.0),
+)
+BEARABLE = Scenario(
+    "bearable",
+    "what spills costs less than the release that would prevent it",
+    (Stretch("a", 64), Stretch("a", 64, surge_gib=8.0), Stretch("a", 64), Stretch("a", 64)),
+    card=CardModel(spill_cost=0.001),
 )
 
 
 @settings(max_examples=60)
 @given(scenario=short_scenarios)
 @example(scenario=CPU_FIRST)
+@example(scenario=BEARABLE)
 def test_best_is_found_among_all_plans(scenario: Scenario) -> None:
     """On runs of two to four batches every plan is tried: none is faster, and one is as fast."""
     least = best_plan(scenario).seconds
