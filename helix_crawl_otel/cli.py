@@ -6,8 +6,6 @@ Source: DESIGN.md, section 3.3.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import io
 import os
 import sys
@@ -15,15 +13,16 @@ from collections.abc import Sequence
 
 from helix_crawl_otel import __version__
 from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.replay import replay, simulate
 from helix_crawl_otel.timeline import TimelineError
 
 __all__ = ["main"]
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-COMMAND_MODULES = ("replay", "simulate")
-"""Modules of `helix_crawl_otel.replay` that have `register(subparsers)`; it sets `func`, which takes the parsed
-arguments and returns the exit code. Heavy imports belong inside `func`."""
+COMMANDS = (replay, simulate)
+"""Modules that have `register(subparsers)`; it sets `func`, which takes the parsed arguments and returns the exit code.
+Heavy imports belong inside `func`."""
 
 _DESCRIPTION = """\
 Keeps dense-embedding jobs on small GPUs from crawling. A full card under Windows does not raise out-of-memory: it goes
@@ -32,6 +31,7 @@ remedies until the job is fast again."""
 
 _EPILOG = """\
 examples:
+  helix-crawl simulate                         the ladder against no ladder, on a modelled card
   helix-crawl replay timeline.jsonl            what the policy would have done on a recorded timeline
   helix-crawl COMMAND --help                   options and examples of a command
 
@@ -87,10 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"helix-crawl {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for name in COMMAND_MODULES:
-        module = f"helix_crawl_otel.replay.{name}"
-        if importlib.util.find_spec(module) is not None:
-            importlib.import_module(module).register(subparsers)
+    for command in COMMANDS:
+        command.register(subparsers)
     return parser
 
 
