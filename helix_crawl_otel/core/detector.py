@@ -37,12 +37,14 @@ class Observation:
         rate: Judged rate in the shard's unit a second, more than 0.
         genes_rate: The same in genes a second.
         full: Whether the memory was full since the batch began; `None` when unknown.
+        in_flight: A slice: the rates are upper bounds.
     """
 
     t: float
     rate: float
     genes_rate: float
     full: bool | None
+    in_flight: bool = False
 
 
 @dataclass
@@ -83,6 +85,10 @@ class Detector:
         slow = baseline is not None and self._is_slow(baseline, settings.factor)
         self.verdict = self._judge(baseline, slow, observation.full)
         if not slow:
+            if observation.in_flight and baseline is not None and self._is_at_limit(baseline, settings.factor):
+                # The first slice of a batch lies at the limit by definition. With ema_alpha = 1 the EMA is that slice,
+                # and would end the streak of every crawl whose batches do finish.
+                return None
             self.streak = 0
             return self._recover(settings.window)
         self.healthy = 0
@@ -118,6 +124,9 @@ class Detector:
 
     def _is_slow(self, baseline: Baseline, factor: float) -> bool:
         return self.ema is not None and self.ema < baseline.rate / factor * (1 - ROUNDING)
+
+    def _is_at_limit(self, baseline: Baseline, factor: float) -> bool:
+        return self.ema is not None and self.ema <= baseline.rate / factor * (1 + ROUNDING)
 
     def _judge(self, baseline: Baseline | None, slow: bool, full: bool | None) -> Verdict:
         if baseline is None:

@@ -128,7 +128,7 @@ class Judge:
         full = None if fraction is None else fraction >= self.settings.vram_full
         detector = state.detector(batch.device)
         finding = detector.observe(
-            Observation(t, rate, genes_rate, full),
+            Observation(t, rate, genes_rate, full, in_flight=inflight_seconds is not None),
             baseline,
             self.settings,
             hold_seconds=self.settings.window * self.tick_seconds,

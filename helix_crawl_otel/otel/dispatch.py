@@ -141,6 +141,8 @@ class Dispatcher:
                 vetoed = hook(action) is False or vetoed
             except Exception as error:  # noqa: BLE001 - the hook is the user's; it must not stop the ladder
                 self._on_error("hook", error)
+            except SystemExit as error:  # nor end whichever thread it happens to run in
+                self._on_error("hook", RuntimeError(f"{type(error).__name__}: {error}"))
         return vetoed
 
     def _was_vetoed(self, decision: Decision) -> bool:

@@ -52,7 +52,7 @@ def _ratio_notes(comparisons: Sequence[Comparison], settings: Settings) -> list[
         ratios = ladder_ratios(item.scenario, settings, OTHER_SEEDS)
         middle, worst = middle_and_worst(ratios)
         over = sum(ratio > GOAL_RATIO for ratio in ratios)
-        spread.append(f"    {name:16} median {middle:.2f}, worst {worst:.2f}, above {GOAL_RATIO:g}: {over}")
+        spread.append(f"    {name:18} median {middle:.2f}, worst {worst:.2f}, above {GOAL_RATIO:g}: {over}")
     goal = f"Goal, at most one crawl in 25,000 genes, ladder at most {GOAL_RATIO:g} of best: "
     return [goal + _met(len(comparisons), missed), f"  with {len(OTHER_SEEDS)} other draws of the batches:", *spread]
 

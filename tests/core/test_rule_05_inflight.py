@@ -6,7 +6,7 @@ import pytest
 
 from helix_crawl_otel.core.inflight import BatchInfo
 from helix_crawl_otel.core.settings import Settings
-from tests.core.timeline import FULL, GENES, GENES_RATE, LIMIT, LOW, RATE, SECONDS, SLICE, WORK, Job
+from tests.core.timeline import DETECT, FULL, GENES, GENES_RATE, LIMIT, LOW, RATE, SECONDS, SLICE, WORK, Job
 
 NEWEST = Settings(ema_alpha=1.0, window=100)
 """The EMA is the newest observation, and nothing trips: a test sees each observation by itself."""
@@ -173,3 +173,12 @@ def test_a_clock_that_jumps_does_not_keep_the_policy_busy() -> None:
     assert next(iter(job.policy.state.inflight.values())).slices == 1000
     job.end()
     assert job.ema == pytest.approx(LIMIT / 1000)
+
+
+@pytest.mark.parametrize("speed", [1 / 20, 1 / 33])
+def test_a_first_slice_at_the_limit_does_not_end_a_streak(speed: float) -> None:
+    """With the newest rate alone for an EMA, a crawl whose batches do finish is found all the same."""
+    job = Job(Settings(ema_alpha=1.0), obeys=False).warmed()
+    job.memory = FULL
+    job.batches(12, speed)
+    assert DETECT in job.issued

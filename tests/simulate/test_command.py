@@ -77,10 +77,13 @@ def test_the_table_of_everything_names_the_goals_and_who_misses_them(capsys: pyt
     for scenario in SCENARIOS:
         assert f"\n{scenario.name} " in out
     assert "> 30 d" in out
-    assert "ladder at most 1.25 of best: met in 5 of 6; MISSED by gradual-decay" in out
+    one_crawl = [scenario.name for scenario in SCENARIOS if scenario.kind == "one-crawl"]
+    missed = [name for name in one_crawl if (result(name).row("ladder").ratio_to_best or 9) > 1.25]
+    assert f"ladder at most 1.25 of best: met in {len(one_crawl) - len(missed)} of {len(one_crawl)}" in out
+    assert all(f"{name} (1." in out[out.index("; MISSED by") :] for name in missed)
     assert "other draws of the batches" in out
     assert "a fresh worker encodes within 10.0 min: met: " in out
-    assert "recurring-crawl, ladder 1.9" in out
+    assert "recurring-crawl, ladder " in out
     assert "no intervention on a healthy run: met in 3 of 3" in out
     assert "A model in virtual time, not a measurement." in out
 

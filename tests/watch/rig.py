@@ -142,6 +142,10 @@ class Rig:
                 self.watch.actions.acknowledge(action)
         raise AssertionError(f"no {kind} in {most} crawling batches: {shard.status()}")
 
+    def fail(self, error: BaseException) -> None:
+        """The driver raises."""
+        raise error
+
     def series(self, name: str) -> Series:
         """The series of an instrument now, by label values."""
         assert self.reader is not None

@@ -104,10 +104,7 @@ def test_eight_threads_take_each_action_once() -> None:
     def take(number: int) -> None:
         while True:
             try:
-                if number % 2:
-                    found = [actions.get(timeout=10)]
-                else:
-                    found = actions.drain() or [actions.get(timeout=10)]
+                found = (actions.drain() if number % 2 else []) or [actions.get(timeout=10)]
             except queue.Empty:
                 return
             for each in found:

@@ -90,7 +90,7 @@ def test_arguments_of_a_shard(given: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("hook", [None, "print", 3])
 def test_a_hook_must_be_callable(hook: Any) -> None:
     """It would fail at the first crawl, in the night."""
-    with Rig() as rig, pytest.raises(ValueError, match="hook is .*; accepted: a callable that takes an Action"):
+    with Rig() as rig, pytest.raises(ValueError, match=r"hook is .*; accepted: a callable that takes an Action"):
         rig.watch.on_action(hook)
 
 

@@ -25,8 +25,7 @@ def test_what_a_batch_raises_passes_through_and_is_not_counted(error: BaseExcept
     with Rig() as rig, rig.watch.shard("a") as shard:
         for _ in range(5):
             with pytest.raises(type(error)) as raised, shard.batch(64):
-                rig.clock.now += 100
-                raise error
+                rig.wait(100).fail(error)
             assert raised.value is error
         assert rig.total("helix_dense_genes") == 0
         assert rig.series("helix_dense_batch_duration") == {}
@@ -184,7 +183,7 @@ def test_a_status_is_frozen_and_knows_nothing_at_first() -> None:
         first = shard.status()
         assert first == ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, None)
         with pytest.raises(dataclasses.FrozenInstanceError):
-            first.rung = 3  # type: ignore[misc]  # frozen
+            first.rung = 3  # type: ignore[misc]  # a write to a frozen field
         with shard:
             rig.healthy(shard, 12)
             known = shard.status()
@@ -211,14 +210,14 @@ def test_a_shard_opened_again_goes_on_where_it_was() -> None:
     with Rig() as rig:
         with rig.watch.shard("a") as shard:
             rig.healthy(shard).crawl(shard, 5)
-        with pytest.raises(Odd), rig.watch.shard("a") as shard:
-            assert shard.status().rung == 1
-            assert shard.status().baseline == 16.0
-            raise Odd
+        shard = rig.watch.shard("a").__enter__()
+        assert shard.status().rung == 1
+        assert shard.status().baseline == 16.0
+        shard.__exit__(Odd, Odd(), None)
         assert rig.series("helix_dense_shards")["state=failed",] == 1
-        with pytest.raises(SystemExit), rig.watch.shard("a") as shard:
-            assert rig.series("helix_dense_shards")["state=failed",] == 0
-            raise SystemExit
+        shard = rig.watch.shard("a").__enter__()
+        assert rig.series("helix_dense_shards")["state=failed",] == 0
+        shard.__exit__(SystemExit, SystemExit(), None)
         states = rig.series("helix_dense_shards")
         assert {key: value for key, value in states.items() if value} == {("state=paused",): 1}
 
@@ -351,7 +350,7 @@ def test_internal_errors_are_logged_once_in_full(caplog: pytest.LogCaptureFixtur
 
         watch = rig.watch
         for _ in range(3):
-            watch._runtime.guarded("policy", broken)  # type: ignore[arg-type]  # its result is not looked at
+            watch._runtime.guarded("policy", broken)  # type: ignore[arg-type]  # nobody looks at its result
         assert rig.series("helix_dense_internal_errors")["where=policy",] == 3
     warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len([record for record in warned if "internal error in policy" in record.getMessage()]) == 1

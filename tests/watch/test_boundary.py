@@ -43,7 +43,7 @@ def torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
     def install(cuda: object) -> None:
         module = types.ModuleType("torch")
         if cuda is not None:
-            module.cuda = cuda  # type: ignore[attr-defined]  # a stand-in
+            module.cuda = cuda  # type: ignore[attr-defined]  # a stand-in module
         monkeypatch.setitem(sys.modules, "torch", module)
 
     return install
@@ -129,7 +129,7 @@ def test_a_release_that_fails_is_counted_and_the_job_goes_on(
 def test_a_recycle_raises_a_request_to_pause() -> None:
     """With the action in it; counted as applied; the shard is paused, not failed."""
     with Rig() as rig:
-        with (  # noqa: PT012 - the request comes somewhere in the crawl
+        with (
             pytest.raises(PauseRequested) as raised,
             rig.watch.shard("a", exit_to_recycle=True) as shard,
         ):

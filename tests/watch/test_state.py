@@ -23,7 +23,8 @@ PROCESS = """
             rig.healthy(shard).crawl(shard, 5)
             sys.exit()
         rig.batch(shard)
-        print(status.rung, shard.status().baseline, rig.series("helix_dense_worker_starts")["device=cuda:0", "reason=resume"])
+        resumed = rig.total("helix_dense_worker_starts", "reason=resume")
+        print(status.rung, shard.status().baseline, resumed)
     rig.watch.close()
 """
 
