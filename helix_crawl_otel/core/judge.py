@@ -149,8 +149,12 @@ class Judge:
         decisions: list[Decision] = []
         evidence = report.evidence(sight, self.settings)
 
+        nothing_left = self.settings.action != "off" and state.ladder.rung >= ActionKind.DEMOTE_CPU.rung
+
         def issue(kind: ActionKind) -> int:
             reason = report.sentence(kind, sight, self.settings)
+            if nothing_left:
+                reason += "; no rung of the ladder is left for this shard"
             decision = self._decide(t, What.ISSUE, batch, state, kind, reason, evidence)
             decisions.append(decision)
             return decision.action_id

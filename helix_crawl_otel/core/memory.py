@@ -18,6 +18,9 @@ __all__ = ["STALE_SECONDS", "MemoryTrack"]
 STALE_SECONDS = 60.0
 """With no reading since the batch began, the last one counts for so long."""
 
+SAME_MOMENT_SECONDS = 0.001
+"""A reading made when a batch began counts for it, although its start may be a time less a duration, and rounded."""
+
 _KEPT = 4096
 
 
@@ -49,7 +52,7 @@ class MemoryTrack:
 
     def highest(self, since: float, now: float) -> float | None:
         """Highest fraction from `since` on; else the last one if it is at most 60 s old at `now`; else `None`."""
-        at = bisect_left(self.peaks, (since, -1.0))
+        at = bisect_left(self.peaks, (since - SAME_MOMENT_SECONDS, -1.0))
         if at < len(self.peaks):
             return self.peaks[at][1]
         return self.newest(now)

@@ -102,6 +102,7 @@ class Runtime:
         self._devices = threading.Lock()
         self._workers: set[str] = set()
         self._samplers: dict[str, MemorySampler] = {}
+        self._unknown: set[str] = set()  # devices whose memory was told to be unknown
         self._ticker: Ticker | None = None
         self._closed = False
         self.pipeline = Pipeline(
@@ -194,12 +195,24 @@ class Runtime:
             return  # the caller's probe reads the card that the driver has just left
         else:
             probe = CombinedProbe([CallableProbe(self._memory, device)])
-        sampler = MemorySampler(
-            device, probe, self.pipeline.read_memory, self._lose_memory, self.clock, self._on_error("probe")
-        )
+        deliver = partial(self._read_memory, probe)
+        sampler = MemorySampler(device, probe, deliver, self._lose_memory, self.clock, self._on_error("probe"))
         self._samplers[device] = sampler
         if self._tick_seconds is not None:
             sampler.start(self._tick_seconds)
+
+    def _read_memory(
+        self, probe: CombinedProbe, device: str, reading: MemoryReading, sources: Mapping[str, bool]
+    ) -> None:
+        """Pass a reading on; say once of each device that nothing is known, for nothing can trip there."""
+        if reading.fraction is None and device not in self._unknown:
+            self._unknown.add(device)
+            level = logging.INFO if device == "cpu" else logging.WARNING
+            text = (
+                "[crawl-watchdog] memory of %s is unknown (%s): nothing trips; pass memory=, or see the probe's reason"
+            )
+            logger.log(level, text, device, probe.why)
+        self.pipeline.read_memory(device, reading, sources)
 
     def _lose_memory(self, device: str, sources: Mapping[str, bool]) -> None:
         self.pipeline.read_memory(device, UNKNOWN, sources)

@@ -8,6 +8,9 @@ from helix_crawl_otel.clock import slept_seconds
 
 __all__ = ["SleepMeter"]
 
+LEAST_SLEEP_SECONDS = 1.0
+"""Less is no sleep: two clocks are read one after the other, and their difference wavers by what lies between."""
+
 
 class SleepMeter:
     """Knows how long the machine slept since the batch before.
@@ -34,6 +37,6 @@ class SleepMeter:
         now, slept = self._clock(), self._slept()
         awake, asleep = now - self._marked_at, slept - self._slept_before
         self._marked_at, self._slept_before = now, slept
-        if asleep <= 0 or not seconds > awake:
+        if asleep < LEAST_SLEEP_SECONDS or not seconds > awake:
             return seconds
         return max(awake, seconds - asleep)

@@ -252,7 +252,9 @@ class Pipeline:
         kind = (place, type(error).__name__)
         level = logging.DEBUG if kind in self._told else logging.WARNING
         self._told.add(kind)
-        logger.log(level, "%s internal error in %s, the job goes on: %r", PREFIX, place, error, exc_info=error)
+        # A file that cannot be written is the world's fault, not a bug: its message says all.
+        trace = None if isinstance(error, OSError) else error
+        logger.log(level, "%s internal error in %s, the job goes on: %r", PREFIX, place, error, exc_info=trace)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ class ReplayResult:
         batches: Batch lines.
         trips: Windows that the signature filled.
         actions: Issued, by kind; every kind is there.
-        recorded: Actions that the recorded job itself issued, by kind.
+        recorded: Actions of the recorded job itself, by kind, and by outcome where they were not applied.
         ignored_samples: Batch lines that could not be judged, such as one without work in a shard judged by work.
         cut_batches: Batch lines ignored because their worker would have been ended inside.
         seconds: Length of the timeline, over all its runs.
@@ -133,7 +133,9 @@ class _Engine:
             elif type(event) is WorkerEvent:
                 self._start_worker(t, event.worker, event.device)
             elif type(event) is ActionEvent:
-                self.result.recorded[event.kind] = self.result.recorded.get(event.kind, 0) + 1
+                is_done = event.outcome in ("", Outcome.APPLIED.value)
+                what = event.kind if is_done else f"{event.kind} ({event.outcome.replace('_', ' ')})"
+                self.result.recorded[what] = self.result.recorded.get(what, 0) + 1
         if first is not None:
             self.result.seconds += last - min(first, 0.0)
 

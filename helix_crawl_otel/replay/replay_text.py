@@ -23,6 +23,11 @@ _SHOWN = {
 }
 """Decisions shown beside the actions. That an action was applied or superseded says nothing new."""
 
+_NOT_SEEN = (
+    "The job itself detected a crawl. Either its knobs were others, or the crawl lay in a batch that was cut off: "
+    "a batch is recorded when it ends, so replay cannot see one that never did."
+)
+
 
 def replay_text(result: ReplayResult, reader: TimelineReader) -> str:
     """The whole output, without a last line end."""
@@ -30,6 +35,8 @@ def replay_text(result: ReplayResult, reader: TimelineReader) -> str:
     notes = skipped_text(reader).splitlines()
     if len(result.issued()) > result.actions[ActionKind.DETECT.value]:
         notes.insert(0, "What follows an action is what happened without it: it changes nothing on a timeline.")
+    if result.recorded.get(ActionKind.DETECT.value) and not result.actions[ActionKind.DETECT.value]:
+        notes.insert(0, _NOT_SEEN)
     if result.ignored_samples:
         notes.append(f"{_many(result.ignored_samples, 'batch', 'batches')} could not be judged and did not count")
     return "\n".join(parts + notes)

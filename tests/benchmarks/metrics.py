@@ -16,7 +16,7 @@ __all__ = ["CONDITIONS", "SCRAPE_SECONDS", "Endpoint", "endpoint"]
 
 CONDITIONS = ("no reader", "Prometheus", "Prometheus, scraped")
 SCRAPE_SECONDS = 1.0
-"""Fifteen times as often as a Prometheus that has not been told otherwise."""
+"""Sixty times as often as a Prometheus that has not been told otherwise."""
 
 # Another process, as Prometheus is: its work must not compete for this one's GIL.
 _SCRAPER = """

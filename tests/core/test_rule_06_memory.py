@@ -177,3 +177,12 @@ def test_a_reading_that_cannot_be_is_refused(used: int, limit: int, name: str) -
     """The message names the field and what is accepted."""
     with pytest.raises(ValueError, match=f"MemoryReading.{name} is .*; accepted: .* or None"):
         MemoryReading(used, limit)
+
+
+def test_a_reading_of_the_moment_of_the_start_counts_whatever_rounding_does() -> None:
+    """A driver that times itself tells an end and a duration; the start is their difference, a hair too late."""
+    track = MemoryTrack()
+    track.add(1000.0, reading(FULL))
+    track.add(1000.5, reading(LOW))
+    assert track.highest(1000.0 + 1e-7, 5000.0) == FULL
+    assert track.highest(1000.1, 5000.0) == LOW

@@ -198,26 +198,60 @@ def test_a_fork_inside_a_batch() -> None:
     """The child's copy of the batch is not the child's to tell of: its end counts in the parent only."""
     out = run_fresh(
         """
-        import os
+        import os, pathlib, tempfile
         from tests.watch.rig import Rig
-        rig = Rig()
+        state = pathlib.Path(tempfile.mkdtemp()) / "state.json"
+        rig = Rig(state=state)
         with rig.watch.shard("a") as shard:
             rig.healthy(shard, 3)
             with shard.batch(64, 4000):
                 rig.clock.now += 4
+                before = state.read_bytes()
                 pid = os.fork()
                 if pid == 0:
                     shard.record(64, 4.0, 4000)
+                else:
+                    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             if pid == 0:
+                assert state.read_bytes() == before
                 policy = rig.watch._runtime.pipeline._feed.ask(lambda policy: policy)
                 os._exit(policy.state.workers["cuda:0"].batches)
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            print(code, rig.total("helix_dense_genes"))
+            print(code, rig.total("helix_dense_genes"), state.read_bytes() == before)
         rig.watch.close()
         """,
         warnings=IGNORE,
     )
-    assert out == "1 256\n"
+    assert out == "1 256 False\n"
+
+
+def test_a_shard_that_another_thread_is_opening_at_the_fork() -> None:
+    """The lock that keeps it from being opened twice is held for ever in the child, unless it is made anew."""
+    out = run_fresh(
+        """
+        import os, threading
+        from tests.watch.rig import Rig
+        rig = Rig()
+        shard = rig.watch.shard("a")
+        opening, forked = threading.Event(), threading.Event()
+        def open_slowly():
+            with shard._opening:
+                opening.set()
+                forked.wait(30)
+        thread = threading.Thread(target=open_slowly)
+        thread.start()
+        opening.wait(30)
+        pid = os.fork()
+        if pid == 0:
+            shard.record(64, 4.0)
+            os._exit(0)
+        forked.set()
+        thread.join()
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """,
+        seconds=15,
+        warnings=IGNORE,
+    )
+    assert out == "0\n"
 
 
 def test_the_endpoint_of_the_parent_can_be_closed_in_the_child() -> None:

@@ -277,3 +277,17 @@ def test_stages_between_two_encodes_are_measured() -> None:
             ("device=cuda:0", "stage=commit"): 3,
             ("device=cuda:0", "stage=read"): 2,
         }
+
+
+def test_a_batch_that_raises_is_part_of_no_stage() -> None:
+    """Neither its own time nor what follows it is the reading of the next batch."""
+    with Rig() as rig, rig.watch.shard("a") as shard:
+        rig.batch(shard)
+        rig.clock.now += 0.5
+        with pytest.raises(KeyError), shard.batch(64):
+            rig.wait(100).fail(KeyError())
+        rig.batch(shard)
+        assert rig.series("helix_dense_batch_duration") == {
+            ("device=cuda:0", "stage=encode"): 2,
+            ("device=cuda:0", "stage=read"): 1,
+        }

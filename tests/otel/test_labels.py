@@ -10,7 +10,7 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, generate_latest
 
-from helix_crawl_otel.core.model import ActionKind, Outcome
+from helix_crawl_otel.core.model import ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.otel.exported import Exported, ShardView, Snapshot
 from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.labels import ShardLabels
@@ -53,7 +53,7 @@ def test_no_overflow_series_when_every_one_of_1200_shards_crawls() -> None:
     hub = InstrumentHub(provider.get_meter("test"))
     exported = Exported(hub, limit_ratio=0.2, batch_age=lambda shard: 0.0, queue_length=lambda: 0)
     exported.open()
-    status = CrawlWatch(meter_provider=make_provider()[0], tick_seconds=None).shard("x").status()
+    status = ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, None)
     for n in range(1200):
         shard = f"s{n}"
         for device in ("cuda:0", "cpu"):
@@ -71,6 +71,47 @@ def test_no_overflow_series_when_every_one_of_1200_shards_crawls() -> None:
     assert sum(seen["helix_dense_genes"].values()) == 1200 * 2 * 64
     assert sum(seen["helix_dense_crawl_detected"].values()) == 1200 * 2
     assert sum(seen["helix_dense_ladder_actions"].values()) == 1200 * 8
+
+
+def test_shards_without_a_label_share_a_series_that_makes_sense(caplog: pytest.LogCaptureFixture) -> None:
+    """What adds up is added, of alarms the highest is shown, and an unknown value hides no known one."""
+    provider, reader = make_provider()
+    hub = InstrumentHub(provider.get_meter("test"))
+    hub.labels = ShardLabels(most_shards=0)
+    exported = Exported(hub, limit_ratio=0.2, batch_age={"a": 7.0, "b": 3.0}.get, queue_length=lambda: 0)
+    exported.open()
+
+    def view(pending: int | None, rung: int, ema: float | None) -> ShardView:
+        known = ShardStatus(Verdict.HEALTHY, ema, None, None, 0, rung, rung > 0, None)
+        return ShardView("cpu", known, pending)
+
+    exported.snapshot = Snapshot({"a": view(5, 3, 16.0), "b": view(None, 1, None), "c": view(2, 0, None)})
+    seen = collected(reader)
+    assert seen["helix_dense_genes_pending"] == {(): 7}
+    assert seen["helix_dense_ladder_rung"] == {("device=cpu",): 3}
+    assert seen["helix_dense_crawl_active"] == {("device=cpu",): 1}
+    assert seen["helix_dense_batch_inflight"] == {("device=cpu",): 7}
+    assert seen["helix_dense_throughput"] == {("device=cpu",): 16}
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_beyond_the_first_hundreds_remedies_begin_at_zero_with_the_crawl() -> None:
+    """Three series for each of 1,000 shards would be too many; one that crawls has them before its first remedy."""
+    with Rig() as rig:
+        for n in range(300):
+            rig.watch.shard(f"s{n}").__enter__()
+        with rig.watch.shard("late", on_demote=lambda: None) as shard:
+            late = {
+                key: value for key, value in rig.series("helix_dense_ladder_actions").items() if "shard=late" in key
+            }
+            assert late == {}
+            rig.healthy(shard)
+            rig.fraction = 0.99
+            for _ in range(5):
+                rig.batch(shard, 80.0)
+            for action in ("EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"):
+                key = (f"action={action}", "outcome=applied", "shard=late")
+                assert rig.series("helix_dense_ladder_actions")[key] == 0
 
 
 def test_watches_one_after_the_other_share_the_thousand() -> None:

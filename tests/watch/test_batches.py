@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,7 @@ def test_numbers_that_cannot_be_judged_are_counted_and_ignored(
             if way == "batch":
                 with shard.batch(genes, work):  # type: ignore[arg-type]  # wrong on purpose
                     rig.clock.now += 4.0
+                    assert rig.total("helix_dense_batch_inflight") == 0
             else:
                 shard.record(genes, 4.0, work)  # type: ignore[arg-type]  # wrong on purpose
         assert shard.status() == before
@@ -293,6 +295,10 @@ def test_after_close_batches_are_told_to_nobody_and_nothing_breaks() -> None:
     shard.status()
     rig.watch.tick()
     shard.__exit__(None, None, None)
+    before = threading.active_count()
+    with rig.watch.shard("b", device="cuda:1") as late:
+        rig.healthy(late, 2)
+        assert threading.active_count() == before
 
 
 def test_on_a_cpu_without_torch_it_works() -> None:

@@ -42,6 +42,12 @@ def test_a_clock_that_stands_still_is_ignored_and_counted() -> None:
             assert shard.boundary() == []
         assert rig.series("helix_dense_samples_ignored")["reason=seconds",] == 30
         assert shard.status().baseline is None
+        assert rig.series("helix_dense_batch_duration") == {}
+        rig.fraction = FULL
+        rig.wait(4000)  # none of them is in flight
+        assert shard.status().streak == 0
+        policy = rig.watch._runtime.pipeline._feed.ask(lambda policy: policy)
+        assert policy.state.inflight == {}
 
 
 def test_a_clock_that_steps_back_is_ignored_until_it_goes_on() -> None:
@@ -172,6 +178,8 @@ class Laptop:
     [
         (4.0, 0.0, 4.0, 4.0),  # no sleep: as told
         (4.0, 0.0, 9.0, 9.0),  # told more than was awake, but nobody slept
+        (4.0, -5.0, 9.0, 9.0),  # a counter of sleep that stepped back
+        (0.0, 2e-8, 80.0, 80.0),  # two clocks read one after the other: no sleep
         (4.0, 600.0, 604.0, 4.0),  # a clock that counts sleep
         (4.0, 600.0, 4.0, 4.0),  # a clock that does not
         (4.0, 600.0, 3.0, 3.0),  # part of the time was not encoding

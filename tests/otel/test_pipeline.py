@@ -1,0 +1,159 @@
+"""The pipeline as a supervisor uses it: pending genes, forced decisions, and the thread that carries decisions out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from helix_crawl_otel.core.decisions import Decision, What
+from helix_crawl_otel.core.model import ActionKind
+from helix_crawl_otel.core.policy import Policy
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.core.state import REMEDIES
+from helix_crawl_otel.otel.dispatch import Dispatcher
+from helix_crawl_otel.otel.exported import Exported
+from helix_crawl_otel.otel.feed import PolicyFeed
+from helix_crawl_otel.otel.hub import InstrumentHub
+from helix_crawl_otel.otel.pipeline import Pipeline
+from tests.watch.rig import FULL, GENES, LOW, TICK, WORK, Clock, collected, make_provider, reading
+
+
+class Supervisor:
+    """Owns a pipeline and ends workers when it is told to."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.provider, self.reader = make_provider()
+        self.forced: list[Decision] = []
+        self.fraction = LOW
+        self.pipeline = Pipeline(
+            Settings(),
+            InstrumentHub(self.provider.get_meter("supervisor")),
+            self.clock,
+            can_end_worker=True,
+            on_forced=self.forced.append,
+        )
+        self.pipeline.start_worker("w1", "cuda:0", "first", 4711)
+        self.pipeline.open_shard("a", "w1", "cuda:0", REMEDIES, pending_genes=1000)
+
+    def tick(self) -> None:
+        """Memory, then the clock."""
+        self.pipeline.read_memory("cuda:0", reading(self.fraction), {"nvml": True})
+        self.pipeline.tick()
+
+    def batches(self, count: int, seconds: float = 4.0) -> None:
+        """Healthy batches of the worker."""
+        for _ in range(count):
+            self.tick()
+            running = self.pipeline.start_batch("a", "w1", "cuda:0", GENES, WORK)
+            self.clock.now += seconds
+            self.pipeline.finish_batch(running, seconds)
+
+    def stuck(self, seconds: float) -> None:
+        """One batch that does not end."""
+        self.tick()
+        self.pipeline.start_batch("a", "w1", "cuda:0", GENES, WORK)
+        until = self.clock.now + seconds
+        while self.clock.now < until and not self.forced:
+            self.clock.now += TICK
+            self.tick()
+
+
+def test_pending_genes_go_down_as_they_are_encoded() -> None:
+    """Never below 0: a batch may be encoded again after a crash."""
+    supervisor = Supervisor()
+    supervisor.batches(3)
+    assert collected(supervisor.reader)["helix_dense_genes_pending"] == {("shard=a",): 1000 - 3 * GENES}
+    supervisor.batches(20)
+    assert collected(supervisor.reader)["helix_dense_genes_pending"] == {("shard=a",): 0}
+
+
+def test_a_stuck_worker_is_ended_by_force_and_counted_once() -> None:
+    """The overdue release becomes the shard's recycle; the new worker settles it as applied."""
+    supervisor = Supervisor()
+    supervisor.batches(9)
+    supervisor.fraction = FULL
+    supervisor.stuck(2000)
+    (forced,) = supervisor.forced
+    assert (forced.what, forced.kind, forced.worker) == (What.ISSUE, ActionKind.RECYCLE, "w1")
+    supervisor.pipeline.start_worker("w1", "cuda:0", "recycle", 4712)
+    seen = collected(supervisor.reader)
+    outcomes = {key[:2]: value for key, value in seen["helix_dense_ladder_actions"].items() if value}
+    assert outcomes == {
+        ("action=DETECT", "outcome=applied"): 1,
+        ("action=EMPTY_CACHE", "outcome=overdue"): 1,
+        ("action=RECYCLE", "outcome=applied"): 1,
+    }
+    assert seen["helix_dense_batch_inflight"] == {("device=cuda:0", "shard=a"): 0}
+    assert seen["helix_dense_worker_starts"]["device=cuda:0", "reason=recycle"] == 1
+    assert [action.kind.value for action in supervisor.pipeline.actions.drain()] == ["DETECT"]
+
+
+def test_a_vetoed_recycle_ends_no_worker() -> None:
+    """The hook is asked about forced actions as well."""
+    supervisor = Supervisor()
+    supervisor.pipeline.hooks.append(lambda action: action.kind is not ActionKind.RECYCLE)
+    supervisor.batches(9)
+    supervisor.fraction = FULL
+    supervisor.stuck(1500)
+    assert [(d.what, d.kind) for d in supervisor.forced] != [(What.ISSUE, ActionKind.RECYCLE)]
+    outcomes = collected(supervisor.reader)["helix_dense_ladder_actions"]
+    assert outcomes["action=RECYCLE", "outcome=vetoed", "shard=a"] == 1
+
+
+def test_a_state_that_cannot_be_saved_is_tried_again_at_the_next_tick() -> None:
+    """A rung that is not on disk would be taken twice."""
+    failing = [True]
+    saved: list[dict[str, Any]] = []
+
+    def save(content: dict[str, Any]) -> None:
+        if failing[0]:
+            raise OSError("disk full")
+        saved.append(content)
+
+    provider, reader = make_provider()
+    clock = Clock()
+    pipeline = Pipeline(Settings(warmup=0), InstrumentHub(provider.get_meter("x")), clock, save_state=save)
+    pipeline.open_shard("a", "w", "cpu", REMEDIES)
+    pipeline.record_batch("a", "w", "cpu", 64, 4.0, None)
+    pipeline.tick()
+    assert saved == []
+    failing[0] = False
+    pipeline.tick()
+    assert len(saved) == 1
+    pipeline.tick()
+    assert len(saved) == 1
+    assert collected(reader)["helix_dense_internal_errors"]["where=state",] == 3
+
+
+class LateFeed(PolicyFeed):
+    """Another thread decides something between the last look into the box and the end of the run."""
+
+    def __init__(self) -> None:
+        super().__init__(Policy(Settings()))
+        self.late: list[Decision] = []
+        self.other_thread: Any = None
+
+    def next_decision(self) -> Decision | None:
+        decision = super().next_decision()
+        if decision is None and self.late:
+            self._outbox.append(self.late.pop())
+            self.other_thread()  # finds the lock held, and leaves
+        return decision
+
+
+def test_a_decision_that_comes_while_the_last_one_is_carried_out_is_not_left_behind() -> None:
+    """The thread that decided it has gone, trusting the one that carries out."""
+    provider, _ = make_provider()
+    feed = LateFeed()
+    exported = Exported(
+        InstrumentHub(provider.get_meter("x")), limit_ratio=0.2, batch_age=lambda shard: 0.0, queue_length=lambda: 0
+    )
+    dispatcher = Dispatcher(
+        feed, exported, Clock(), can_end_worker=False, on_forced=None, on_error=lambda place, error: pytest.fail(place)
+    )
+    feed.other_thread = dispatcher.run
+    feed.late.append(Decision(1.0, What.ISSUE, "a", "cpu", "w", ActionKind.EMPTY_CACHE, 1, 1))
+    dispatcher.run()
+    assert len(dispatcher.queue) == 1
