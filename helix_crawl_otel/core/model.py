@@ -114,7 +114,7 @@ class Action:
         device: Device the shard is encoded on, such as `cuda:0`.
         reason: One sentence for the log.
         evidence: `rate`, `ema`, `baseline` and `limit` in genes/s, `ratio` and `limit_ratio` (judged, in work),
-            `streak`, `memory_fraction`, `inflight_seconds`; `baseline_source` is `shard` or `card`; `None` where unknown.
+            `streak`, `memory_fraction`, `inflight_seconds`, `baseline_source` (`shard` or `card`); `None` is unknown.
     """
 
     id: int

@@ -17,7 +17,7 @@ from tests.otel.fresh import run_fresh
 from tests.watch.rig import collected, make_provider
 
 THREADS = 8
-EACH = 250
+EACH = 150
 
 
 @pytest.fixture(autouse=True)

@@ -180,6 +180,8 @@ class Laptop:
         (4.0, 0.0, 9.0, 9.0),  # told more than was awake, but nobody slept
         (4.0, -5.0, 9.0, 9.0),  # a counter of sleep that stepped back
         (0.0, 2e-8, 80.0, 80.0),  # two clocks read one after the other: no sleep
+        (4.0, 0.5, 9.0, 9.0),  # two clocks that are read one after the other
+        (4.0, 1.0, 5.0, 4.0),  # the least that is a sleep
         (4.0, 600.0, 604.0, 4.0),  # a clock that counts sleep
         (4.0, 600.0, 4.0, 4.0),  # a clock that does not
         (4.0, 600.0, 3.0, 3.0),  # part of the time was not encoding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -145,6 +146,21 @@ def test_a_probe_that_raises_or_answers_rubbish_is_unknown(probe: Callable[[], M
         assert rig.series("helix_dense_vram_used") == {} or probe().used_bytes is not None
         assert rig.series("helix_dense_vram_probe_up")["device=cuda:0", "source=custom"] in (0, 1)
         assert rig.total("helix_dense_internal_errors") == 0
+
+
+@pytest.mark.parametrize(("device", "level"), [("cuda:0", "WARNING"), ("cpu", "INFO")])
+def test_an_unknown_memory_is_told_once_with_its_reason(
+    device: str, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing trips there, and whoever set it up wants to know why; on the CPU that is usual."""
+    with caplog.at_level(logging.INFO, "helix_crawl_otel"), Rig(memory=_raises) as rig:
+        for name in ("a", "b"):
+            with rig.watch.shard(name, device=device) as shard:
+                rig.healthy(shard, 3)
+    (record,) = [record for record in caplog.records if "is unknown" in record.getMessage()]
+    assert record.levelname == level
+    assert record.getMessage().startswith(f"[crawl-watchdog] memory of {device} is unknown (custom: the probe raised")
+    assert "NVML: GPU is lost" in record.getMessage()
 
 
 def test_a_probe_that_exits_does_not_end_the_sampler() -> None:
