@@ -20,20 +20,25 @@ DEMOTED_EXIT_CODE = 79
 
 
 class PauseRequested(SystemExit):
-    """The ladder asks the worker to end, so that another process goes on.
+    """The worker is asked to end: by the ladder, so that another process goes on, or by the operator.
 
-    Uncaught it ends the process with exit code 75 (RECYCLE) or 79 (DEMOTE_CPU). Not an `Exception`, so a broad
-    `except Exception` in the driver does not swallow it; `finally` blocks and context managers run.
+    Uncaught it ends the process with exit code 75 (RECYCLE, or a pause) or 79 (the shard belongs on another device).
+    Not an `Exception`, so a broad `except Exception` in the driver does not swallow it; `finally` blocks and context
+    managers run.
 
     Args:
-        action: What was asked.
+        action: What the ladder asked for; `None` for a pause, or for a shard that belongs on another device.
+        code: Exit code where no action says it.
     """
 
-    def __init__(self, action: Action) -> None:
-        super().__init__(DEMOTED_EXIT_CODE if action.kind is ActionKind.DEMOTE_CPU else PAUSED_EXIT_CODE)
+    def __init__(self, action: Action | None, code: int = PAUSED_EXIT_CODE) -> None:
+        is_demoted = action is not None and action.kind is ActionKind.DEMOTE_CPU
+        super().__init__(DEMOTED_EXIT_CODE if is_demoted else code)
         self.action = action
 
     def __str__(self) -> str:
+        if self.action is None:
+            return "pause" if self.code == PAUSED_EXIT_CODE else "the shard belongs on another device"
         return f"{self.action.kind.value} of shard {self.action.shard!r}: {self.action.reason}"
 
 

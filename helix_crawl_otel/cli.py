@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from helix_crawl_otel import __version__
+from helix_crawl_otel.backfill import backfill, build, verify
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.replay import replay, simulate
 from helix_crawl_otel.timeline import TimelineError
@@ -20,7 +21,7 @@ __all__ = ["main"]
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-COMMANDS = (replay, simulate)
+COMMANDS = (build, backfill, verify, replay, simulate)
 """Modules that have `register(subparsers)`; it sets `func`, which takes the parsed arguments and returns the exit code.
 Heavy imports belong inside `func`."""
 

@@ -19,6 +19,7 @@ from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.knobs import KNOBS, RULE_KNOBS, Knob, Value, knob
 
 __all__ = [
+    "CHANNEL_VARIABLE",
     "KNOBS",
     "ConfigError",
     "CrawlConfig",
@@ -29,9 +30,11 @@ __all__ = [
     "environment",
     "knob",
     "metrics_address",
+    "option_or_knob",
     "option_values",
     "otel_disabled",
     "read_knob",
+    "take_channel",
 ]
 
 logger = logging.getLogger("helix_crawl_otel")
@@ -40,6 +43,9 @@ logger = logging.getLogger("helix_crawl_otel")
 class ConfigError(ValueError):
     """A knob has a value that is not accepted. The message names the knob, the value and what is accepted."""
 
+
+CHANNEL_VARIABLE = "HELIX_CRAWL_CHANNEL"
+"""Tells a worker where its end of the channel is: `fd:N` on POSIX, `handle:N` on Windows. Set by the supervisor."""
 
 _warned: set[tuple[str, str]] = set()
 """Variables and values warned about. Any thread adds to it, single operations only."""
@@ -98,10 +104,32 @@ class CrawlConfig(Settings):
         return cls(**{str(row.field): read_knob(row.variable, environ, strict=strict) for row in RULE_KNOBS})  # type: ignore[arg-type]  # each row parses its own field
 
 
+def option_or_knob(variable: str, options: Mapping[str, str], environ: Mapping[str, str] | None = None) -> Value:
+    """One knob for a command: its option, else the environment, else the default.
+
+    Args:
+        variable: Its name in the table.
+        options: Text by variable, see `option_values`.
+        environ: `None` is the environment of this process.
+
+    Raises:
+        ConfigError: The value is not accepted; the message names the option or the variable.
+    """
+    row = knob(variable)
+    if variable in options:
+        return _parse(row, row.option, options[variable])
+    return read_knob(variable, environ, strict=True)
+
+
 def metrics_address(environ: Mapping[str, str] | None = None, *, strict: bool = False) -> tuple[str, int]:
     """Host and port of the metrics endpoint. Loopback unless told otherwise."""
     host = read_knob("OTEL_EXPORTER_PROMETHEUS_HOST", environ, strict=strict)
     return str(host), int(read_knob("OTEL_EXPORTER_PROMETHEUS_PORT", environ, strict=strict))
+
+
+def take_channel() -> str | None:
+    """What a supervisor has told this process of its channel, once: what this process starts must not see it."""
+    return os.environ.pop(CHANNEL_VARIABLE, None)
 
 
 def otel_disabled(environ: Mapping[str, str] | None = None) -> bool:
@@ -146,10 +174,5 @@ def config_from_options(options: Mapping[str, str], environ: Mapping[str, str] |
     Raises:
         ConfigError: A value is not accepted; the message names the option or the variable.
     """
-    values = {
-        str(row.field): _parse(row, row.option, options[row.variable])
-        if row.variable in options
-        else read_knob(row.variable, environ, strict=True)
-        for row in RULE_KNOBS
-    }
+    values = {str(row.field): option_or_knob(row.variable, options, environ) for row in RULE_KNOBS}
     return dataclasses.replace(CrawlConfig(), **values)  # type: ignore[arg-type]  # each row parses its own field

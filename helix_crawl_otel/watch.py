@@ -16,8 +16,10 @@ from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.clock import awake_clock, checked_clock
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.core.model import Action, MemoryReading
+from helix_crawl_otel.embedded.linked import LinkedRuntime
 from helix_crawl_otel.embedded.runtime import Runtime
 from helix_crawl_otel.embedded.shard import ShardWatch
+from helix_crawl_otel.link.client import link_of_this_process
 from helix_crawl_otel.memory.device import parse_device
 
 __all__ = ["CrawlWatch"]
@@ -29,7 +31,9 @@ class CrawlWatch:
     """Watches an embedding job from inside its process.
 
     Four lines in a loop: `with CrawlWatch() as watch`, `with watch.shard(...) as shard`, `with shard.batch(...)`,
-    `shard.boundary()`. What the ladder asks for is done at the boundary.
+    `shard.boundary()`. What the ladder asks for is done at the boundary. In a process that `helix-crawl run` has started
+    the supervisor measures and decides: then `config`, `meter_provider`, `tick_seconds`, `state`, `timeline` and `encoder`
+    are its own, and what is given here is not used.
 
     Args:
         config: The knobs; `None` reads them from the environment, warning of each value that cannot be used.
@@ -73,15 +77,21 @@ class CrawlWatch:
         _accept_clock(clock)
         _accept(_is_tick(tick_seconds), "tick_seconds", tick_seconds, "a number of seconds > 0, or None")
         _accept(isinstance(encoder, str), "encoder", encoder, "a string")
-        self._runtime = Runtime(
-            config or CrawlConfig.from_env(),
-            meter_provider=meter_provider,
-            memory=memory,
-            clock=checked_clock(awake_clock(clock)),
-            tick_seconds=tick_seconds,
-            state=_file("state", state),
-            timeline=_file("timeline", timeline),
-            encoder=encoder,
+        steady = checked_clock(awake_clock(clock))
+        link = link_of_this_process()
+        self._runtime: Runtime | LinkedRuntime = (
+            LinkedRuntime(link, memory, steady)
+            if link is not None
+            else Runtime(
+                config or CrawlConfig.from_env(),
+                meter_provider=meter_provider,
+                memory=memory,
+                clock=steady,
+                tick_seconds=tick_seconds,
+                state=_file("state", state),
+                timeline=_file("timeline", timeline),
+                encoder=encoder,
+            )
         )
 
     def __enter__(self) -> CrawlWatch:
@@ -117,8 +127,8 @@ class CrawlWatch:
             on_demote: Rebuilds the driver's encoder on the CPU, in place, for this shard. Called at the boundary.
                 With it, DEMOTE_CPU does not end the process.
             exit_to_recycle: True when something restarts this process and the job resumes: then RECYCLE, and
-                DEMOTE_CPU without `on_demote`, end it by `PauseRequested`. `None` is false in a job that nobody
-                supervises: a library must not end a job that nobody restarts.
+                DEMOTE_CPU without `on_demote`, end it by `PauseRequested`. `None` is true under `helix-crawl run`, and
+                false in a job that nobody supervises: a library must not end a job that nobody restarts.
 
         Raises:
             ValueError: An argument is of the wrong kind.
@@ -128,7 +138,9 @@ class CrawlWatch:
         _accept(on_demote is None or callable(on_demote), "on_demote", on_demote, "a callable, or None")
         fits = exit_to_recycle is None or isinstance(exit_to_recycle, bool)
         _accept(fits, "exit_to_recycle", exit_to_recycle, "True, False or None")
-        return ShardWatch(self._runtime, name, str(parse_device(device)), on_demote, bool(exit_to_recycle))
+        place = self._runtime.device_of(str(parse_device(device)))
+        may_exit = self._runtime.may_exit if exit_to_recycle is None else exit_to_recycle
+        return ShardWatch(self._runtime, name, place, on_demote, may_exit)
 
     def on_action(self, hook: Hook) -> Hook:
         """Have a callable asked about each `Action` before it is queued; usable as a decorator.

@@ -18,7 +18,7 @@ from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel import __version__
 from helix_crawl_otel.config import CrawlConfig, environment
-from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.core.model import Action, MemoryReading
 from helix_crawl_otel.core.policy import TICK_SECONDS
 from helix_crawl_otel.core.state import PolicyState
 from helix_crawl_otel.embedded.sleep import SleepMeter
@@ -27,6 +27,7 @@ from helix_crawl_otel.memory.default import default_probe
 from helix_crawl_otel.memory.probe import CallableProbe
 from helix_crawl_otel.memory.sampler import MemorySampler
 from helix_crawl_otel.otel import hub
+from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.otel.pipeline import Pipeline
 from helix_crawl_otel.statefile import StateFile
 from helix_crawl_otel.ticker import Ticker
@@ -121,6 +122,25 @@ class Runtime:
             step()
         except Exception as error:  # noqa: BLE001 - nothing in this package may break the job it watches
             self._report(place, error)
+
+    # -- what a supervisor would decide -------------------------------------------------------------------------------
+
+    may_exit = False
+    """Nothing is known to restart this process: a library must not end a job that nobody restarts."""
+
+    def device_of(self, device: str) -> str:
+        """The driver's word counts."""
+        return device
+
+    def admit(self, shard: str) -> None:
+        """Every shard is welcome."""
+
+    def arrive(self, shard: str) -> None:
+        """What was decided on the last batch is in the queue already."""
+
+    def tell(self, happened: str, action: Action, what: str) -> None:
+        """Log what came of an action."""
+        logger.warning("%s", action_line(happened, action, what))
 
     # -- workers and devices ------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -12,16 +11,14 @@ from typing import TYPE_CHECKING
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.core.model import Action, ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.core.samples import plain_number, sample_problem
-from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.release import release_cache
 
 if TYPE_CHECKING:
+    from helix_crawl_otel.embedded.linked import LinkedPipeline, LinkedRuntime
     from helix_crawl_otel.embedded.runtime import Runtime
     from helix_crawl_otel.otel.pipeline import Pipeline, RunningBatch
 
 __all__ = ["BatchScope", "ShardWatch"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 _NOTHING_KNOWN = ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, None)
 
@@ -35,7 +32,7 @@ class BatchScope:
         self._shard = shard
         self._genes = genes
         self._work = work
-        self._running: tuple[Pipeline, RunningBatch] | None = None
+        self._running: tuple[Pipeline | LinkedPipeline, RunningBatch] | None = None
 
     def __enter__(self) -> None:
         self._running = self._shard._begin(self._genes, self._work)
@@ -63,7 +60,7 @@ class ShardWatch:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: Runtime | LinkedRuntime,
         name: str,
         device: str,
         on_demote: Callable[[], object] | None,
@@ -120,10 +117,11 @@ class ShardWatch:
             The actions applied, oldest first; mostly none.
 
         Raises:
-            PauseRequested: The process has to end so that another goes on (RECYCLE, DEMOTE_CPU). It is no
-                `Exception`; let it pass.
+            PauseRequested: The process has to end so that another goes on (RECYCLE, DEMOTE_CPU), or for the operator's
+                pause under a supervisor. It is no `Exception`; let it pass.
         """
         self._runtime.guarded("driver", lambda: self._end_gap("commit"))
+        self._runtime.guarded("driver", lambda: self._runtime.arrive(self.name))
         applied: list[Action] = []
         for action in self._runtime.pipeline.actions.drain(self.name):
             outcome = self._apply(action)
@@ -144,8 +142,8 @@ class ShardWatch:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, genes: float, work: float | None) -> tuple[Pipeline, RunningBatch] | None:
-        found: list[tuple[Pipeline, RunningBatch]] = []
+    def _begin(self, genes: float, work: float | None) -> tuple[Pipeline | LinkedPipeline, RunningBatch] | None:
+        found: list[tuple[Pipeline | LinkedPipeline, RunningBatch]] = []
 
         def begin() -> None:
             self._open()
@@ -157,7 +155,7 @@ class ShardWatch:
         self._runtime.guarded("driver", begin)
         return found[0] if found else None
 
-    def _end(self, pipeline: Pipeline, running: RunningBatch, *, failed: bool) -> None:
+    def _end(self, pipeline: Pipeline | LinkedPipeline, running: RunningBatch, *, failed: bool) -> None:
         def end() -> None:
             if pipeline is not self._runtime.pipeline:
                 return  # begun by the parent of this forked child
@@ -208,6 +206,7 @@ class ShardWatch:
         with self._opening:
             if self._opened_by is pipeline:
                 return
+            self._runtime.admit(self.name)
             self._runtime.run_worker(self.device)
             pipeline.open_shard(self.name, self.device, self.device, self._can_take())
             self._opened_by = pipeline
@@ -264,9 +263,8 @@ class ShardWatch:
         self._tell("failed", action, f"{type(error).__name__}: {error}; the job goes on as it is")
         self._runtime.pipeline.error(place, error)
 
-    @staticmethod
-    def _tell(happened: str, action: Action, what: str) -> None:
-        logger.warning("%s", action_line(happened, action, what))
+    def _tell(self, happened: str, action: Action, what: str) -> None:
+        self._runtime.tell(happened, action, what)
 
     @staticmethod
     def _release() -> str:

@@ -23,7 +23,7 @@ ActionHook = Callable[[Action], object]
 
 
 class ActionSink(Protocol):
-    """Where actions are recorded: the timeline."""
+    """Where actions are recorded or shown: the timeline, a supervisor's display."""
 
     def action(self, t: float, shard: str, kind: str, outcome: str, evidence: Evidence) -> None:
         """Record how an action ended."""
@@ -56,7 +56,7 @@ class Dispatcher:
     ) -> None:
         self.queue = ActionQueue(self.acknowledge)
         self.hooks: list[ActionHook] = []
-        self.sink: ActionSink | None = None
+        self.sinks: list[ActionSink] = []
         self._feed = feed
         self._exported = exported
         self._clock = clock
@@ -165,12 +165,11 @@ class Dispatcher:
         self._record(decision.shard, decision.kind, outcome, decision.evidence)
 
     def _record(self, shard: str, kind: ActionKind, outcome: Outcome, evidence: Evidence) -> None:
-        if self.sink is None:
-            return
-        try:
-            self.sink.action(self._clock(), shard, kind.value, outcome.value, evidence)
-        except Exception as error:  # noqa: BLE001 - the clock is the caller's; an action must not be lost by it
-            self._on_error("timeline", error)
+        for sink in self.sinks:
+            try:
+                sink.action(self._clock(), shard, kind.value, outcome.value, evidence)
+            except Exception as error:  # noqa: BLE001 - the clock is the caller's; an action must not be lost by it
+                self._on_error("timeline", error)
 
     @staticmethod
     def _log(level: int, happened: str, decision: Decision) -> None:

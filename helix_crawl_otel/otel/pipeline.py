@@ -93,7 +93,9 @@ class Pipeline:
             on_forced=on_forced,
             on_error=self.error,
         )
-        self._dispatcher.sink = timeline
+        self.sinks = self._dispatcher.sinks
+        if timeline is not None:
+            self.sinks.append(timeline)
         self._measurements = Measurements(self._feed.apply, clock, lambda error: self.error("policy", error))
         self.actions = self._dispatcher.queue
         self.hooks = self._dispatcher.hooks
@@ -135,6 +137,11 @@ class Pipeline:
         self._board.move_shard(shard, device)
         self._exported.begin_shard(shard, device)
         self._settle()
+
+    def set_shards(self, **counts: int) -> None:
+        """How many shards are in states that no open shard tells: `pending`, or `done` by earlier runs."""
+        for state, count in counts.items():
+            self._board.set_shard_state(state, count)
 
     def close_shard(self, shard: str, state: str) -> None:
         """A worker leaves a shard that is now `done`, `paused`, `failed` or `pending`."""

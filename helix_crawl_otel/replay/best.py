@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from helix_crawl_otel.replay.card import BatchLoad, CardModel, Context
+from helix_crawl_otel.modelled_card import BatchLoad, CardModel, Context
 from helix_crawl_otel.replay.policies import CARD, CPU, Planned, Step
 from helix_crawl_otel.replay.scenario import Scenario
 

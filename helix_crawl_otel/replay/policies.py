@@ -16,7 +16,7 @@ from helix_crawl_otel.core.inflight import BatchInfo
 from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome
 from helix_crawl_otel.core.policy import Policy
 from helix_crawl_otel.core.settings import Settings
-from helix_crawl_otel.replay.card import BatchLoad
+from helix_crawl_otel.modelled_card import BatchLoad
 
 __all__ = [
     "CARD",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.replay.card import BatchLoad, CardModel, check_number
+from helix_crawl_otel.modelled_card import BatchLoad, CardModel, check_number
 
 __all__ = ["MAX_BATCHES", "Kind", "Scenario", "Stretch"]
 

@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.replay.card import CardModel
+from helix_crawl_otel.modelled_card import CardModel
 from helix_crawl_otel.replay.scenario import Scenario, Stretch
 
 if sys.version_info >= (3, 11):

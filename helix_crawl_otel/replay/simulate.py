@@ -38,7 +38,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "simulate",
         help="what the ladder is worth on a modelled card",
         description="Runs a job on a modelled card in virtual time, under each policy side by side. A model, not a "
-        "measurement; its parameters and where they come from stand in helix_crawl_otel/replay/card.py.",
+        "measurement; its parameters and where they come from stand in helix_crawl_otel/modelled_card.py.",
         epilog=legend(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.replay.card import BatchLoad
+from helix_crawl_otel.modelled_card import BatchLoad
 
 __all__ = ["GIVE_UP_SECONDS", "Attempt", "Mark", "Run"]
 

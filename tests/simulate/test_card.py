@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from helix_crawl_otel.replay.card import BatchLoad, CardModel, Context, slowdown
+from helix_crawl_otel.modelled_card import BatchLoad, CardModel, Context, slowdown
 from tests.simulate.results import rate, result, split
 
 CARD = CardModel()

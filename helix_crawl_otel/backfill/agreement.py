@@ -1,0 +1,61 @@
+"""Checks that stored vectors and this encoder agree, by encoding a few of them again.
+
+Two cases: vectors without an identity, written by the Helix/Cymatix app, are adopted or refused; and at the start of a
+worker on another device than the one that wrote them, CPU and GPU must agree.
+
+Source: DESIGN.md, section 8: a cosine of at least 0.9999, or the shard stops with a clear error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from helix_crawl_otel.backfill.encoders.base import Encoder
+from helix_crawl_otel.backfill.errors import EncoderRefused
+from helix_crawl_otel.backfill.store import ShardStore
+from helix_crawl_otel.backfill.vectors import cosine
+
+__all__ = ["LEAST_COSINE", "adopt_or_refuse", "check_other_device"]
+
+LEAST_COSINE = 0.9999
+SAMPLED = 4
+
+
+def adopt_or_refuse(store: ShardStore, encoder: Encoder) -> None:
+    """Make sure that vectors of unknown origin are this encoder's.
+
+    Raises:
+        EncoderRefused: They are not.
+    """
+    worst = _worst(store.sample(SAMPLED), encoder)
+    if worst < LEAST_COSINE:
+        raise EncoderRefused(
+            f"the vectors in this shard say nothing of their encoder, and {encoder.identity['model']} makes others "
+            f"(cosine {worst:.4f}, accepted: {LEAST_COSINE} or more); name their model with --model, or encode "
+            "everything again with --reencode"
+        )
+
+
+def check_other_device(store: ShardStore, encoder: Encoder) -> None:
+    """Make sure that this device makes the vectors that another one has made.
+
+    Raises:
+        EncoderRefused: It does not.
+    """
+    worst = _worst(store.sample(SAMPLED, not_of_device=encoder.device), encoder)
+    if worst < LEAST_COSINE:
+        raise EncoderRefused(
+            f"{encoder.identity['model']} on {encoder.device} makes other vectors than those stored in this shard "
+            f"(cosine {worst:.4f}, accepted: {LEAST_COSINE} or more); check the libraries' versions, or encode "
+            "everything again with --reencode"
+        )
+
+
+def _worst(sample: Sequence[tuple[str, str, bytes]], encoder: Encoder) -> float:
+    if not sample:
+        return 1.0
+    again = encoder.encode([content for _, content, _ in sample])
+    return min(
+        cosine(stored, vector) if len(stored) == len(vector) else 0.0
+        for (_, _, stored), vector in zip(sample, again, strict=True)
+    )

@@ -1,0 +1,56 @@
+"""`helix-crawl backfill PATH...`: vectors for what lacks them in shards that are there already."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from helix_crawl_otel.backfill.build_run import run_build
+from helix_crawl_otel.backfill.options import add_encode_options, read_encode_options
+from helix_crawl_otel.backfill.planning import plan_backfill
+from helix_crawl_otel.backfill.salvage import find_shards
+
+__all__ = ["register"]
+
+_DESCRIPTION = """\
+Encodes the genes that lack a vector in existing shards, in place: SQLite files with a table `genes`, as `helix-crawl build`
+and the Helix/Cymatix app write them. Columns are never dropped or reordered. Supervised and resumable as `build` is."""
+
+_EPILOG = """\
+examples:
+  helix-crawl backfill ~/helix/genomes                  every .db file of the folder
+  helix-crawl backfill a.db b.db --model BAAI/bge-m3    these two
+
+Vectors that say nothing of their encoder are adopted when a few of them, encoded again, agree; else the shard is refused
+unless --reencode is given."""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "backfill",
+        help="encode what lacks a vector in existing shards",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="a shard (.db), or a folder that holds some")
+    add_encode_options(parser)
+    parser.set_defaults(func=_command)
+
+
+def _command(args: argparse.Namespace) -> int:
+    options = read_encode_options(args)
+    paths = [path.absolute() for path in find_shards([Path(text).expanduser() for text in args.paths])]
+    command = shlex.join(["helix-crawl", *sys.argv[1:]])
+    given = shlex.join(args.paths)
+    return run_build(
+        command,
+        [path.parent for path in paths],
+        options,
+        lambda: plan_backfill(paths, options),
+        next_steps=(f"helix-crawl verify {given}", f"{command}   # goes on where it was"),
+    )

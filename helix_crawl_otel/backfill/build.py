@@ -1,0 +1,69 @@
+"""`helix-crawl build SRC --out DIR`: from a folder of files to shards with a vector for every passage."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from helix_crawl_otel.backfill.build_run import run_build
+from helix_crawl_otel.backfill.options import add_encode_options, read_encode_options
+from helix_crawl_otel.backfill.planning import plan_build
+from helix_crawl_otel.config import ConfigError
+
+__all__ = ["build", "register"]
+
+_DESCRIPTION = """\
+Cuts the tree SRC into shards (a top-level folder each, and one for the loose files), its text into passages, and encodes
+every passage, supervised: a card that crawls is noticed while it happens, its cache is released, its worker replaced, the
+shard finished on the CPU. It can be ended at any moment, and the same command goes on where it was. Sources that changed
+are taken in again; what is complete is skipped without loading a model."""
+
+_EPILOG = """\
+examples:
+  helix-crawl build ~/notes --out ~/notes.shards              every file that is text, on the device that suits
+  helix-crawl build ~/notes --out ~/notes.shards --device cuda --model BAAI/bge-m3
+  helix-crawl build ~/notes --out ~/notes.shards --prune      and remove what is no longer there
+  helix-crawl verify ~/notes.shards                           is every gene there?
+
+exit codes: 0 done; 1 done, but shards, genes or sources failed; 2 wrong usage, or the folder is in use; 75 paused, the
+same command goes on; 78 the model or the source can never be used; 130 a second interrupt."""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "build",
+        help="cut a tree of files into shards and encode them, supervised and resumable",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", metavar="SRC", help="the tree of files; it is only read")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the shards are written; made if need be")
+    parser.add_argument("--prune", action="store_true", help="remove the genes of sources that are gone")
+    add_encode_options(parser)
+    parser.set_defaults(func=_command)
+
+
+def _command(args: argparse.Namespace) -> int:
+    return build(args, Path(args.source), Path(args.out))
+
+
+def build(args: argparse.Namespace, source: Path, out: Path) -> int:
+    """Build `out` from `source`, with the options that `register` offers. Returns the exit code."""
+    options = read_encode_options(args)
+    source, out = source.expanduser().absolute(), out.expanduser().absolute()
+    if out.is_file() or out == source:
+        raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
+    command = shlex.join(["helix-crawl", *sys.argv[1:]])
+    done = f"helix-crawl verify {shlex.quote(str(out))}"
+    return run_build(
+        command,
+        [out],
+        options,
+        lambda: plan_build(source, out, options, prune=args.prune),
+        next_steps=(done, f"{command}   # goes on where it was"),
+    )

@@ -1,0 +1,1 @@
+"""Encoders: what turns passages into vectors. Loaded in workers only."""

@@ -1,0 +1,69 @@
+"""An encoder without a model, for tests and fault injection: signed feature hashing of words and pairs of words.
+
+Its vectors do not depend on the batch, and passages that share words are near each other; it understands nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+
+from helix_crawl_otel.backfill.vectors import pack
+from helix_crawl_otel.core.model import MemoryReading
+
+__all__ = ["HASHING_IDENTITY", "HashingEncoder"]
+
+DIM = 256
+
+HASHING_IDENTITY: Mapping[str, object] = {
+    "model": "hashing",
+    "revision": "1",
+    "dim": DIM,
+    "normalised": True,
+    "max_tokens": 512,
+}
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+class HashingEncoder:
+    """See `Encoder`."""
+
+    def __init__(self) -> None:
+        self.identity = HASHING_IDENTITY
+        self.device = "cpu"
+        self.versions: Mapping[str, str] = {"python": platform.python_version()}
+        self.threads = 1
+
+    def work(self, texts: Sequence[str]) -> float:
+        """Passages times the longest one's words, up to 512: words are cheap to estimate by their letters."""
+        return len(texts) * max(1.0, min(512.0, max(map(len, texts)) / 5))
+
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
+        """See `Encoder`."""
+        return [_vector(text) for text in texts]
+
+    def release(self) -> None:
+        """It caches nothing."""
+
+    def memory(self) -> MemoryReading:
+        """Nothing is known of it."""
+        return MemoryReading(None, None)
+
+
+def _vector(text: str) -> bytes:
+    words = _WORD.findall(text.lower())[:512] or [text]
+    values = [0.0] * DIM
+    before = ""
+    for word in words:
+        for feature, weight in ((word, 1.0), (f"{before} {word}", 0.5)):
+            hashed = zlib.crc32(feature.encode("utf-8", "surrogatepass"))
+            values[hashed % DIM] += weight if hashed & 0x80000000 else -weight
+        before = word
+    length = math.sqrt(math.fsum(value * value for value in values))
+    if length == 0.0:  # every feature met its opposite
+        values[0] = length = 1.0
+    return pack(value / length for value in values)

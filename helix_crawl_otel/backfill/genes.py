@@ -1,0 +1,75 @@
+"""What the store keeps and hands out: genes, sources, and what the words for them mean."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+__all__ = ["Gene", "PendingGene", "SourceMark", "content_hash", "gene_id"]
+
+
+@dataclass(frozen=True)
+class Gene:
+    """A passage to ingest.
+
+    Args:
+        gene_id: See `gene_id`.
+        content: Its text, not blank.
+        source_id: The source it was cut from.
+        content_hash: See `content_hash`.
+    """
+
+    gene_id: str
+    content: str
+    source_id: str
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class PendingGene:
+    """A gene that lacks a vector.
+
+    Args:
+        key: Its place in the table, in the order in which genes are taken.
+        gene_id: Its id, as it is in the table: the app's may be a number.
+        content: Its text.
+    """
+
+    key: int | str
+    gene_id: str
+    content: str
+
+
+@dataclass(frozen=True)
+class SourceMark:
+    """What a source was when it was ingested.
+
+    Args:
+        size: Bytes.
+        mtime_ns: Nanoseconds.
+        digest: Of its bytes and of the rule by which it was cut.
+        genes: How many it gave.
+    """
+
+    size: int
+    mtime_ns: int
+    digest: str
+    genes: int
+
+
+def content_hash(content: str) -> str:
+    """SHA-256 of a passage, in hex."""
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def gene_id(source_id: str, passage_hash: str, occurrence: int) -> str:
+    """The id of a passage: the same wherever in its source it stands, so that an edited source keeps what it can.
+
+    Args:
+        source_id: The source.
+        passage_hash: `content_hash` of the passage.
+        occurrence: How many times the same passage came before it in that source.
+    """
+    return hashlib.sha256(f"{source_id}\0{passage_hash}\0{occurrence}".encode("utf-8", "surrogatepass")).hexdigest()[
+        :32
+    ]

@@ -1,0 +1,180 @@
+"""Brings the sources of a shard into its file: reads what is new or changed, cuts it, and writes it, a source at once.
+
+In the order of the sources' ids, so that rows lie the same however often the worker was ended in between.
+
+Source: DESIGN.md, section 8.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from helix_crawl_otel.backfill.chunk import ChunkRule, chunks
+from helix_crawl_otel.backfill.genes import Gene, SourceMark, content_hash, gene_id
+from helix_crawl_otel.backfill.sources import SourceTable
+from helix_crawl_otel.backfill.store import ShardStore
+from helix_crawl_otel.backfill.text import NotText, SourceText, read_text
+from helix_crawl_otel.backfill.walk import ShardPlan, Source, SourceProblem, fingerprint, sources_of
+
+__all__ = ["IngestProgress", "IngestReport", "ingest"]
+
+TOGETHER_SOURCES = 256
+TOGETHER_CHARS = 1_000_000
+"""A transaction takes sources until there are so many, or so much text."""
+
+
+@dataclass(frozen=True)
+class IngestProgress:
+    """How far an ingest is.
+
+    Args:
+        sources: Looked at so far.
+        genes: Added so far.
+    """
+
+    sources: int
+    genes: int
+
+
+@dataclass
+class IngestReport:
+    """What an ingest did.
+
+    Args:
+        sources: That there are.
+        unchanged: That were not read.
+        added_genes: New.
+        removed_genes: Of changed sources, or pruned.
+        kept_genes: Of changed sources, with their vectors.
+        skipped: Sources that are no text, with the reason.
+        problems: Sources that cannot be read, with the reason.
+        gone: Ids of sources that are there no longer.
+        stopped: It ended early, because it was asked to.
+    """
+
+    sources: int = 0
+    unchanged: int = 0
+    added_genes: int = 0
+    removed_genes: int = 0
+    kept_genes: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    stopped: bool = False
+
+
+def ingest(
+    store: ShardStore,
+    plan: ShardPlan,
+    rule: ChunkRule,
+    *,
+    prune: bool,
+    progress: Callable[[IngestProgress], None],
+    should_stop: Callable[[], bool],
+) -> IngestReport:
+    """Bring a shard's file up to its sources.
+
+    Args:
+        store: Open, under its lease.
+        plan: The shard.
+        rule: How text is cut.
+        prune: Remove the genes of sources that are gone.
+        progress: Called after each transaction.
+        should_stop: Asked after each transaction.
+
+    Raises:
+        StoreError: The file cannot be written; what was committed stays.
+    """
+    return _Ingest(SourceTable(store), rule, progress).run(plan, prune, should_stop)
+
+
+@dataclass
+class _Read:
+    """A source that waits to be written."""
+
+    source_id: str
+    mark: SourceMark
+    text: str
+
+
+class _Ingest:
+    def __init__(self, table: SourceTable, rule: ChunkRule, progress: Callable[[IngestProgress], None]) -> None:
+        self._table = table
+        self._rule = rule
+        self._progress = progress
+        self._report = IngestReport()
+        self._waiting: list[_Read] = []
+        self._touched: list[tuple[str, SourceMark]] = []
+        self._chars = 0
+
+    def run(self, plan: ShardPlan, prune: bool, should_stop: Callable[[], bool]) -> IngestReport:
+        report = self._report
+        wanted = fingerprint(plan, self._rule.fingerprint)
+        marks = self._table.marks()
+        left = set(marks)
+        for item in sources_of(plan):
+            report.sources += 1
+            left.discard(item.source_id)
+            if isinstance(item, SourceProblem):
+                report.problems.append((item.source_id, item.reason))
+            else:
+                self._look_at(item, marks.get(item.source_id))
+            if len(self._waiting) >= TOGETHER_SOURCES or self._chars >= TOGETHER_CHARS:
+                self._write()
+                if should_stop():
+                    report.stopped = True
+                    return report
+        self._write()
+        report.gone = sorted(left)
+        if prune and report.gone:
+            report.removed_genes += self._table.drop(report.gone)
+        # Only now: a shard whose fingerprint is right is not looked into by the next run.
+        if not report.problems:
+            self._table.set_note("fingerprint", wanted if fingerprint(plan, self._rule.fingerprint) == wanted else None)
+        return report
+
+    def _look_at(self, source: Source, mark: SourceMark | None) -> None:
+        rule = f"{self._rule.fingerprint}:"
+        is_of_rule = mark is not None and mark.digest.startswith(rule)
+        if mark is not None and is_of_rule and (mark.size, mark.mtime_ns) == (source.size, source.mtime_ns):
+            self._report.unchanged += 1
+            return
+        try:
+            read = read_text(source.path)
+        except FileNotFoundError:
+            return  # it has gone since the folder was listed
+        except NotText as error:
+            self._report.skipped.append((source.source_id, str(error)))
+            read = SourceText("", "not text", source.size, source.mtime_ns)
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            self._report.problems.append((source.source_id, f"it cannot be read: {reason}"))
+            return
+        digest = rule + read.digest
+        if mark is not None and mark.digest == digest:
+            self._touched.append((source.source_id, SourceMark(read.size, read.mtime_ns, digest, mark.genes)))
+            return
+        self._waiting.append(_Read(source.source_id, SourceMark(read.size, read.mtime_ns, digest, -1), read.text))
+        self._chars += len(read.text)
+
+    def _write(self) -> None:
+        if self._touched:
+            self._table.touch(self._touched)
+        if self._waiting:
+            many = ((item.source_id, item.mark, _genes(item, self._rule)) for item in self._waiting)
+            added, removed, kept = self._table.put(many)
+            self._report.added_genes += added
+            self._report.removed_genes += removed
+            self._report.kept_genes += kept
+        self._waiting, self._touched, self._chars = [], [], 0
+        self._progress(IngestProgress(self._report.sources, self._report.added_genes))
+
+
+def _genes(item: _Read, rule: ChunkRule) -> Iterator[Gene]:
+    seen: Counter[str] = Counter()
+    for passage in chunks(item.text, rule):
+        digest = content_hash(passage)
+        yield Gene(gene_id(item.source_id, digest, seen[digest]), passage, item.source_id, digest)
+        seen[digest] += 1

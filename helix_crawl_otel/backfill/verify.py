@@ -1,0 +1,93 @@
+"""`helix-crawl verify PATH...`: accounts for every gene, and proves by a digest what a build holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from helix_crawl_otel.backfill.accounts import Accounts, account, combine
+from helix_crawl_otel.backfill.errors import StoreError
+from helix_crawl_otel.backfill.salvage import find_shards
+
+__all__ = ["register", "verify"]
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+_DESCRIPTION = """\
+Counts every gene of the shards, each in exactly one class, and makes a digest of all ids, contents and vectors. Exits with
+1 if a vector is missing or of the wrong length, or a gene is quarantined."""
+
+_EPILOG = """\
+genes = vectors + missing + wrong length + not encodable + quarantined. Two builds of the same tree with the same encoder,
+device, batch size and threads have the same digest, as long as no batch was halved and no shard finished on the CPU."""
+
+_COLUMNS = ("genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined")
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "verify",
+        help="account for every gene of shards, with a digest",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="a shard (.db), or a folder that holds some")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.set_defaults(func=_command)
+
+
+def _command(args: argparse.Namespace) -> int:
+    return verify([Path(text).expanduser() for text in args.paths], as_json=args.json)
+
+
+def verify(paths: list[Path], *, as_json: bool) -> int:
+    """Count and print. Returns the exit code."""
+    try:
+        shards = find_shards(paths)
+    except StoreError as error:
+        print(f"helix-crawl: error: {error}", file=sys.stderr)
+        return USAGE
+    counted: list[tuple[str, Accounts]] = []
+    unreadable = 0
+    for path in shards:
+        try:
+            counted.append((path.name, account(path, lambda genes, name=path.name: _progress(name, genes))))  # type: ignore[misc]  # bound early
+        except StoreError as error:
+            unreadable += 1
+            _progress("", 0)
+            print(f"helix-crawl: error: {error}", file=sys.stderr)
+    _progress("", 0)
+    total = combine(counted)
+    if as_json:
+        print(json.dumps({**total.to_json(), "unreadable": unreadable}))
+    else:
+        _print_table(counted, total)
+    return DONE if total.is_whole and not unreadable else FAILED
+
+
+def _progress(name: str, genes: int) -> None:
+    """One line that is written over, where somebody watches."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        text = f"{name}: {genes:,} genes" if name else ""
+        print(f"\r{text:<70}\r" if not name else f"\r{text:<70}", end="", file=sys.stderr, flush=True)
+
+
+def _print_table(counted: list[tuple[str, Accounts]], total: Accounts) -> None:
+    rows = [("shard", *(column.replace("_", " ") for column in _COLUMNS))]
+    rows += [(name, *(f"{getattr(one, column):,}" for column in _COLUMNS)) for name, one in counted]
+    rows.append((f"{total.shards} shards", *(f"{getattr(total, column):,}" for column in _COLUMNS)))
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        print("  ".join(cells))
+    print(f"digest {total.digest}")
+    print(
+        "every gene that can have a vector has one"
+        if total.is_whole
+        else "not whole: see missing, wrong length, quarantined"
+    )

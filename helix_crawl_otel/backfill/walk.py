@@ -1,0 +1,204 @@
+"""Finds the shards of a tree and the sources of each, in an order that is the same on every system.
+
+Top-level folders are shards, `.` holds the loose files. Left out: hidden entries, caches, the output folder, what is no
+regular file. Links to folders are not followed (a loop would never end), links to files are.
+
+Source: DESIGN.md, section 3.3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from helix_crawl_otel.backfill.names import ROOT_SHARD, file_names
+
+__all__ = [
+    "ShardPlan",
+    "Source",
+    "SourceProblem",
+    "UnreadableSource",
+    "fingerprint",
+    "plan_named",
+    "plan_shards",
+    "sources_of",
+]
+
+SKIPPED = frozenset({"__pycache__", "node_modules"})
+
+
+class UnreadableSource(Exception):
+    """The tree cannot be read at all. The message says why."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard of a tree.
+
+    Args:
+        name: Of its folder, `.` for the loose files.
+        file: Of the shard, without a folder.
+        root: The tree.
+        output: Left out of the tree.
+    """
+
+    name: str
+    file: str
+    root: Path
+    output: Path | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file.
+
+    Args:
+        source_id: Its path from the root, with `/`, in composed form (NFC).
+        path: Where it is.
+        size: Bytes.
+        mtime_ns: Nanoseconds.
+    """
+
+    source_id: str
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class SourceProblem:
+    """What cannot be read, and why."""
+
+    source_id: str
+    reason: str
+
+
+def plan_shards(root: Path, output: Path | None) -> list[ShardPlan]:
+    """The shards of a tree, in order. One that is a single file is a shard of that file.
+
+    Args:
+        root: The tree.
+        output: Where shards are written; left out when it lies in the tree.
+
+    Raises:
+        UnreadableSource: It is not there, or cannot be read.
+    """
+    names: set[str] = set()
+    try:
+        if root.is_file():
+            names.add(ROOT_SHARD)
+        else:
+            with os.scandir(root) as entries:
+                for entry in entries:
+                    if _is_left_out(entry, output):
+                        continue
+                    names.add(entry.name if entry.is_dir(follow_symlinks=False) else ROOT_SHARD)
+    except OSError as error:
+        raise UnreadableSource(
+            f"{root} cannot be read: {error.strerror or error}; accepted: a folder of files"
+        ) from None
+    files = file_names(names)
+    return [ShardPlan(name, files[name], root, output) for name in sorted(names)]
+
+
+def plan_named(root: Path, output: Path | None, name: str) -> ShardPlan:
+    """One shard of a tree, by its name.
+
+    Raises:
+        UnreadableSource: There is none of that name any more.
+    """
+    for plan in plan_shards(root, output):
+        if plan.name == name:
+            return plan
+    raise UnreadableSource(f"{root} has no folder {name!r} any more")
+
+
+def sources_of(plan: ShardPlan) -> Iterator[Source | SourceProblem]:
+    """The files of a shard, in the order of their ids; what cannot be read comes with its reason."""
+    found: list[Source | SourceProblem] = []
+    if plan.root.is_file():
+        _add_file(found, plan.root, plan.root.name)
+    elif plan.name == ROOT_SHARD:
+        _add_folder(found, plan.root, "", plan.output, deep=False)
+    else:
+        _add_folder(found, plan.root / plan.name, plan.name, plan.output, deep=True)
+    seen: set[str] = set()
+    for item in sorted(found, key=lambda item: item.source_id):
+        if item.source_id not in seen:
+            seen.add(item.source_id)
+            yield item
+        elif isinstance(item, Source):
+            # Two names that differ in their form only (NFC and NFD): both are files, each needs an id.
+            yield Source(f"{item.source_id}\0{item.path.name}", item.path, item.size, item.mtime_ns)
+
+
+def fingerprint(plan: ShardPlan, rule: str) -> str:
+    """Changes when a file of the shard is added, removed or written to. Reads folders only.
+
+    Args:
+        plan: The shard.
+        rule: Fingerprint of the rule by which its text is cut.
+    """
+    digest = hashlib.sha256(rule.encode())
+    for item in sources_of(plan):
+        mark = (item.size, item.mtime_ns) if isinstance(item, Source) else (item.reason,)
+        digest.update(repr((item.source_id, mark)).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _add_folder(
+    found: list[Source | SourceProblem], folder: Path, prefix: str, output: Path | None, deep: bool
+) -> None:
+    waiting = [(folder, prefix)]
+    while waiting:
+        at, name = waiting.pop()
+        try:
+            with os.scandir(at) as entries:
+                for entry in entries:
+                    inside = f"{name}/{entry.name}" if name else entry.name
+                    if _is_left_out(entry, output):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        if deep:
+                            waiting.append((at / entry.name, inside))
+                    else:
+                        _add_file(found, at / entry.name, inside)
+        except FileNotFoundError:
+            continue  # it has just gone
+        except OSError as error:
+            found.append(SourceProblem(_source_id(name), f"the folder cannot be read: {error.strerror or error}"))
+
+
+def _add_file(found: list[Source | SourceProblem], path: Path, name: str) -> None:
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return  # it has just gone, or is a link to nowhere
+    except OSError as error:
+        found.append(SourceProblem(_source_id(name), f"it cannot be read: {error.strerror or error}"))
+        return
+    if path.is_file():
+        found.append(Source(_source_id(name), path, about.st_size, about.st_mtime_ns))
+
+
+def _is_left_out(entry: os.DirEntry[str], output: Path | None) -> bool:
+    if entry.name.startswith(".") or entry.name in SKIPPED:
+        return True
+    return output is not None and entry.is_dir(follow_symlinks=False) and _same(Path(entry.path), output)
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _source_id(name: str) -> str:
+    """A name as text: bytes that are none in the file system's encoding are shown as `\\xNN`."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)

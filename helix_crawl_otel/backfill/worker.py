@@ -1,0 +1,137 @@
+"""The process that encodes for `build` and `backfill`: takes shards from its supervisor until none is left.
+
+    python -m helix_crawl_otel.backfill.worker SUPERVISOR_PID
+
+It is started by the supervisor, with a channel; by hand it does nothing. Its log lines go to standard error, which the
+supervisor keeps in a file.
+
+Source: DESIGN.md, section 7.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from helix_crawl_otel.actions import PauseRequested
+from helix_crawl_otel.backfill.careful_encode import EncodingFailed
+from helix_crawl_otel.backfill.encoders.base import DeviceMismatch, Encoder, ModelError
+from helix_crawl_otel.backfill.encoders.load import load_encoder
+from helix_crawl_otel.backfill.errors import ShardCorrupt, StoreError
+from helix_crawl_otel.backfill.faults import apply_faults, parse_fault
+from helix_crawl_otel.backfill.shard_work import work_on
+from helix_crawl_otel.backfill.task import Assignment, Settings
+from helix_crawl_otel.backfill.walk import UnreadableSource
+from helix_crawl_otel.clock import scaled_clock
+from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.link.client import Link, link_of_this_process
+from helix_crawl_otel.supervise.ending import NEVER_EXIT_CODE
+from helix_crawl_otel.supervise.process import die_with_parent
+from helix_crawl_otel.watch import CrawlWatch
+
+__all__ = ["main"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+
+def main() -> int:
+    """Work until told to leave. Returns the exit code; a pause ends it with 75, a demotion with 79."""
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+        print("this is the worker of `helix-crawl build`, which starts it itself", file=sys.stderr)
+        return 2
+    die_with_parent(int(sys.argv[1]))
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    link = link_of_this_process()
+    if link is None or link.job is None:
+        print("no supervisor has opened a channel to this worker; use `helix-crawl build`", file=sys.stderr)
+        return 2
+    return _Worker(link, Settings.from_json(link.job["settings"])).run(link.job["assignment"])
+
+
+UNKNOWN = MemoryReading(None, None)
+
+
+class _Worker:
+    """The loop over shards.
+
+    Args:
+        link: To the supervisor.
+        settings: Of this worker.
+    """
+
+    def __init__(self, link: Link, settings: Settings) -> None:
+        self._link = link
+        self._settings = settings
+        self._faults = [parse_fault(text) for text in settings.faults]
+        self._loaded: Encoder | None = None
+
+    def run(self, first: Mapping[str, Any]) -> int:
+        """Work on the first shard, then on what the supervisor sends."""
+        with CrawlWatch(memory=self._memory(), encoder=self._settings.model) as watch:
+            assignment: Assignment | None = Assignment.from_json(first)
+            while assignment is not None:
+                try:
+                    self._work(assignment, watch)
+                except ModelError as error:
+                    self._report("never", reason=str(error))
+                    return NEVER_EXIT_CODE
+                assignment = self._next()
+        return 0
+
+    def _work(self, assignment: Assignment, watch: CrawlWatch) -> None:
+        failed = functools.partial(self._report, "failed", shard=assignment.shard)
+        try:
+            work_on(assignment, self._settings, self._encoder, watch, self._report, pausing=lambda: self._link.pausing)
+        except ShardCorrupt as error:
+            failed(reason=str(error), is_corrupt=True)
+        except (StoreError, UnreadableSource, DeviceMismatch, EncodingFailed) as error:
+            failed(reason=str(error), is_corrupt=False)
+        else:
+            self._report("done", shard=assignment.shard)
+
+    def _next(self) -> Assignment | None:
+        while True:
+            if self._link.pausing:
+                raise PauseRequested(None)
+            message = self._link.receive_job(timeout=1.0)
+            if message is None:
+                continue
+            if message.get("what") == "leave":
+                return None
+            if message.get("what") == "shard":
+                return Assignment.from_json(message["assignment"])
+
+    def _encoder(self) -> Encoder:
+        if self._loaded is None:
+            settings = self._settings
+            started = time.monotonic()
+            self._report("loading", model=settings.model, device=settings.device)
+            encoder = load_encoder(
+                settings.model, settings.device, batch_size=settings.batch_size, threads=settings.threads
+            )
+            sleep = functools.partial(_scaled_sleep, self._link.clock_rate)
+            clock = scaled_clock(time.monotonic, self._link.clock_rate)
+            self._loaded = apply_faults(encoder, self._faults, settings.number, clock, sleep)
+            self._report("loaded", model=settings.model, device=encoder.device, seconds=time.monotonic() - started)
+        return self._loaded
+
+    def _memory(self) -> Callable[[], MemoryReading] | None:
+        """The modelled card's memory, where one is laid over the encoder; else the watch's own probes."""
+        if self._settings.label == self._settings.device:
+            return None
+        return lambda: UNKNOWN if self._loaded is None else self._loaded.memory()
+
+    def _report(self, what: str, **content: object) -> None:
+        self._link.send({"type": "job", "what": what, **content})
+
+
+def _scaled_sleep(rate: float, seconds: float) -> None:
+    time.sleep(seconds / rate)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

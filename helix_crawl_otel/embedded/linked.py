@@ -1,0 +1,238 @@
+"""What runs behind a watch whose process a supervisor has started: it tells what happens, and decides nothing.
+
+The same calls as `Runtime` and its pipeline, as messages on the link.
+
+Source: DESIGN.md, sections 3.4, 6 and 7.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from helix_crawl_otel.actions import DEMOTED_EXIT_CODE, PauseRequested
+from helix_crawl_otel.clock import scaled_clock
+from helix_crawl_otel.core.inflight import BatchInfo
+from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading, ShardStatus, Verdict
+from helix_crawl_otel.core.samples import sample_problem
+from helix_crawl_otel.embedded.sleep import SleepMeter
+from helix_crawl_otel.link.client import Link
+from helix_crawl_otel.memory.probe import UNKNOWN, CallableProbe, Probe
+from helix_crawl_otel.memory.torch_cuda import TorchProbe
+from helix_crawl_otel.otel.pipeline import RunningBatch
+from helix_crawl_otel.ticker import Ticker
+
+if TYPE_CHECKING:
+    from helix_crawl_otel.embedded.shard import ShardWatch
+
+__all__ = ["LinkedPipeline", "LinkedRuntime"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+ANSWER_SECONDS = 10.0
+"""The supervisor answers within a millisecond. When it does not, the job goes on without it."""
+
+
+class LinkedPipeline:
+    """The pipeline's calls, as messages.
+
+    Args:
+        link: To the supervisor.
+        clock: Seconds, of the watch.
+
+    Threads: any.
+    """
+
+    def __init__(self, link: Link, clock: Callable[[], float]) -> None:
+        self.actions = link.actions
+        self.hooks = link.hooks
+        self._link = link
+        self._clock = clock
+        self._ids = itertools.count(1)
+
+    def start_worker(self, worker: str, device: str, reason: str, pid: int) -> None:
+        """The driver has rebuilt its encoder on another device, in this process."""
+        self._link.send({"type": "start_worker", "device": device, "reason": reason})
+
+    def stop_worker(self, device: str) -> None:
+        """Nothing to tell: `start_worker` follows."""
+
+    def open_shard(self, shard: str, worker: str, device: str, can_take: Iterable[ActionKind]) -> None:
+        """Begin a shard.
+
+        Raises:
+            PauseRequested: It belongs on the CPU, and this process is on a card.
+        """
+        kinds = [kind.value for kind in can_take]
+        answer = self._link.request("open_shard", ANSWER_SECONDS, shard=shard, device=device, can_take=kinds)
+        if answer is not None and answer.get("demote") and threading.current_thread() is threading.main_thread():
+            raise PauseRequested(None, DEMOTED_EXIT_CODE)
+
+    def move_shard(self, shard: str, device: str) -> None:
+        """An open shard goes on on another device."""
+        self._link.send({"type": "move_shard", "shard": shard, "device": device})
+
+    def close_shard(self, shard: str, state: str) -> None:
+        """The shard is left."""
+        self._link.send({"type": "close_shard", "shard": shard, "state": state})
+
+    def start_batch(self, shard: str, worker: str, device: str, genes: float, work: float | None) -> RunningBatch:
+        """A batch begins. Sent before the work, so that a worker that is wedged by it is seen."""
+        info = BatchInfo(str(next(self._ids)), shard, worker, device, genes, work)
+        if sample_problem(genes, work=work) is None:
+            content = {"batch": info.id, "shard": shard, "device": device, "genes": genes, "work": work}
+            self._link.send({"type": "start_batch", **content})
+        return info, self._clock()
+
+    def finish_batch(self, running: RunningBatch, seconds: float) -> None:
+        """It has been encoded."""
+        self._link.send({"type": "finish_batch", "batch": running[0].id, "seconds": seconds})
+
+    def abandon_batch(self, running: RunningBatch) -> None:
+        """It has raised."""
+        self._link.send({"type": "abandon_batch", "batch": running[0].id})
+
+    def record_batch(
+        self, shard: str, worker: str, device: str, genes: float, seconds: float, work: float | None
+    ) -> None:
+        """A batch that the driver has timed itself."""
+        content = {"shard": shard, "device": device, "genes": genes, "seconds": seconds, "work": work}
+        if sample_problem(genes, seconds, work) is None:
+            self._link.send({"type": "record_batch", **content})
+
+    def stage(self, device: str, stage: str, seconds: float) -> None:
+        """A read or a commit took so long."""
+        if seconds > 0:
+            self._link.send_if_room({"type": "stage", "device": device, "stage": stage, "seconds": seconds})
+
+    def read_memory(self, device: str, reading: MemoryReading, source: str) -> None:
+        """What this process sees of its device's memory."""
+        content = {"used_bytes": reading.used_bytes, "limit_bytes": reading.limit_bytes}
+        up = reading.used_bytes is not None
+        self._link.send_if_room({"type": "memory", "device": device, **content, "source": source, "up": up})
+
+    def status(self, shard: str) -> ShardStatus:
+        """Ask the supervisor."""
+        answer = self._link.request("status", ANSWER_SECONDS, shard=shard)
+        if answer is None:
+            raise TimeoutError("the supervisor has not answered")
+        found: dict[str, Any] = {row.name: answer["status"][row.name] for row in fields(ShardStatus)}
+        return ShardStatus(**{**found, "verdict": Verdict(found["verdict"])})
+
+    def error(self, place: str, error: Exception) -> None:
+        """An error of the watch in this process; it goes no further."""
+        logger.warning("[crawl-watchdog] internal error in %s, the job goes on: %r", place, error)
+        self._link.send({"type": "error", "where": place, "text": f"{type(error).__name__}: {error}"})
+
+
+class LinkedRuntime:
+    """What `Runtime` is to an embedded watch.
+
+    Args:
+        link: To the supervisor.
+        memory: Somebody's own probe, `None` for what torch holds in this process.
+        clock: Seconds, not counting sleep.
+
+    Threads: any.
+    """
+
+    may_exit = True
+    """Something restarts this process."""
+
+    def __init__(self, link: Link, memory: Callable[[], MemoryReading] | None, clock: Callable[[], float]) -> None:
+        self.clock = scaled_clock(clock, link.clock_rate)
+        self.sleep = SleepMeter(self.clock)
+        self.pipeline = LinkedPipeline(link, self.clock)
+        self._link = link
+        self._memory = memory
+        self._probes: dict[str, Probe] = {}
+        self._devices: dict[str, None] = {}  # in order; single operations only
+        self._ticker: Ticker | None = None
+        self._starting = threading.Lock()
+
+    # -- what a shard asks --------------------------------------------------------------------------------------------
+
+    def guarded(self, place: str, step: Callable[[], None]) -> None:
+        """See `Runtime`."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - nothing in this package may break the job it watches
+            self.pipeline.error(place, error)
+
+    def device_of(self, device: str) -> str:
+        """A process that was started for a demoted shard encodes on the CPU, whatever its driver calls that."""
+        return device if self._link.demoted_shard is None else "cpu"
+
+    def admit(self, shard: str) -> None:
+        """A driver begins a shard.
+
+        Raises:
+            PauseRequested: Of the main thread: this process was on the CPU for another shard, which is done.
+        """
+        demoted = self._link.demoted_shard
+        if demoted not in (None, shard) and threading.current_thread() is threading.main_thread():
+            raise PauseRequested(None, DEMOTED_EXIT_CODE)
+
+    def arrive(self, shard: str) -> None:
+        """A driver is at a boundary: have what was decided on its last batch sent first.
+
+        Raises:
+            PauseRequested: Of the main thread: the operator has asked for a pause.
+        """
+        self._link.request("boundary", ANSWER_SECONDS, shard=shard)
+        if self._link.pausing and threading.current_thread() is threading.main_thread():
+            raise PauseRequested(None)
+
+    def tell(self, happened: str, action: Action, what: str) -> None:
+        """What came of an action: the supervisor logs it."""
+        self._link.details[action.id] = what
+
+    def run_worker(self, device: str, reason: str | None = None) -> None:
+        """Have the memory of a device read from now on."""
+        with self._starting:
+            self._devices[device] = None
+            if self._ticker is None:
+                seconds = self._link.tick_seconds / self._link.clock_rate
+                self._ticker = Ticker("helix-crawl-memory", self.tick, seconds, self._on_error).start()
+        if reason is not None:
+            self.pipeline.start_worker(device, device, reason, 0)
+
+    def add_shard(self, shard: ShardWatch) -> None:
+        """Nothing to keep: a forked child tells nothing."""
+
+    def leave_device(self, device: str) -> None:
+        """The driver's encoder has moved away."""
+        self._devices.pop(device, None)
+
+    def tick(self) -> None:
+        """Read and tell the memory of each device."""
+        for device in list(self._devices):
+            probe = self._probe(device)
+            if probe is not None:
+                reading = probe()
+                if reading != UNKNOWN:
+                    self.pipeline.read_memory(device, reading, probe.source)
+
+    def close(self) -> None:
+        """End the thread. The link stays: another watch of this process may use it."""
+        with self._starting:
+            ticker, self._ticker = self._ticker, None
+        if ticker is not None:
+            ticker.stop()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _probe(self, device: str) -> Probe | None:
+        if device not in self._probes:
+            if self._memory is not None:
+                self._probes[device] = CallableProbe(self._memory, device)
+            elif device.startswith("cuda"):
+                self._probes[device] = TorchProbe(device)
+        return self._probes.get(device)
+
+    def _on_error(self, error: Exception) -> None:
+        self.pipeline.error("probe", error)

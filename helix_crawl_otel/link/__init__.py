@@ -1,0 +1,1 @@
+"""The wire between a worker and its supervisor, and the worker's end of it."""

@@ -1,0 +1,96 @@
+"""What stands between a run and the outside: the display, the metrics endpoint, the computer's sleep, the notice at the end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+
+from opentelemetry.metrics import MeterProvider
+
+from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.display import Announcer, choose_display
+from helix_crawl_otel.supervise.keep_awake import keep_awake
+from helix_crawl_otel.supervise.notify import notify
+from helix_crawl_otel.supervise.options import CommonOptions
+from helix_crawl_otel.supervise.session import open_metrics
+from helix_crawl_otel.supervise.summary import Summary
+
+__all__ = ["Console"]
+
+
+class Console:
+    """Of one supervised command. Use it in a `with` block.
+
+    Args:
+        options: What was asked for.
+
+    Raises:
+        OSError: At `__enter__`: the metrics port that was asked for is in use.
+
+    Threads: `emit` from any; the rest is the main thread's.
+    """
+
+    def __init__(self, options: CommonOptions) -> None:
+        self.provider: MeterProvider | None = None
+        self._options = options
+        self._stack = ExitStack()
+        self._early: list[Callable[[float], events.Event]] = []
+        self._clock: Callable[[], float] = time.monotonic
+        self._started = time.monotonic()
+        self._summary: Summary | None = None
+
+    def __enter__(self) -> Console:
+        options = self._options
+        if options.serves_metrics:
+            metrics = open_metrics(
+                options.metrics_host, options.metrics_port, insists=options.insists_on_port, note=self._note
+            )
+            self.provider = metrics.provider
+            if metrics.endpoint is not None:
+                url = metrics.endpoint.url
+                self._stack.callback(metrics.endpoint.close)
+                self._early.append(lambda t: events.MetricsAt(t, url))
+        if not logging.getLogger().handlers:
+            logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+        self.announcer = Announcer(choose_display(options.as_json, options.is_plain, options.environ))
+        self._stack.enter_context(keep_awake(options.keep_awake, self._note))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._summary is None:
+            self.announcer.close()
+        self._stack.close()
+        if self._summary is not None:
+            notify(self._options.notify, self._summary.to_json())
+
+    def start(self, clock: Callable[[], float]) -> None:
+        """The run's clock is known: show what had to wait for it."""
+        self._clock = clock
+
+    def emit(self, event: events.Event) -> None:
+        """Show an event; the first is the start of the run, and what had to wait for it follows."""
+        self.announcer.emit(event)
+        while self._early:
+            self.announcer.emit(self._early.pop(0)(event.t))
+
+    def refresh(self) -> None:
+        """Time has passed."""
+        self.announcer.refresh(self._clock())
+
+    def seconds(self) -> float:
+        """Since the command was begun, of the world's."""
+        return time.monotonic() - self._started
+
+    def end(self, summary: Summary) -> None:
+        """The run is over."""
+        self._summary = summary
+        self.announcer.end(summary.to_json(), summary.text())
+
+    def _note(self, text: str) -> None:
+        self._early.append(lambda t: events.Note(t, "warning", text))

@@ -1,0 +1,84 @@
+"""Decides what the end of a worker means: its exit code, read with what it was asked and what it said.
+
+Source: DESIGN.md, section 3.3, exit codes, and section 7: on Windows a killed process returns 1, so that it was ended by
+us is known from our own state, never from the code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from helix_crawl_otel.actions import DEMOTED_EXIT_CODE, PAUSED_EXIT_CODE
+from helix_crawl_otel.core.model import ActionKind
+
+__all__ = ["NEVER_EXIT_CODE", "End", "Ending", "judge_end"]
+
+NEVER_EXIT_CODE = 78
+"""The worker can never start: no such model, an unreadable source."""
+
+
+class Ending(str, Enum):
+    """What the end of a worker means."""
+
+    DONE = "done"
+    RECYCLE = "recycle"
+    """Another one is started, on the same device."""
+    DEMOTE = "demote"
+    """Another one is started, on the CPU, for the shard."""
+    RETURN = "return"
+    """It had finished its shard on the CPU; the next one is started on the card again."""
+    PAUSED = "paused"
+    """The operator has asked for it."""
+    PAUSED_ITSELF = "paused itself"
+    """Nobody has asked for it: the run ends as paused."""
+    NEVER = "never"
+    """It can never start."""
+    CRASH = "crash"
+
+
+@dataclass(frozen=True)
+class End:
+    """How a worker ended.
+
+    Args:
+        code: Exit code; negative for a signal on POSIX.
+        ended_for: Why we ended it: an action's name, `hang`, `silent`, `broken` or `interrupt`; `None` when it ended by
+            itself.
+        leaving: The action that it said it exits for, if any.
+        refused: It entered a shard that belongs on the CPU.
+        demoted: It ran on the CPU for one shard.
+        pausing: The operator has asked all workers to pause.
+    """
+
+    code: int
+    ended_for: str | None = None
+    leaving: ActionKind | None = None
+    refused: bool = False
+    demoted: bool = False
+    pausing: bool = False
+
+
+def judge_end(end: End) -> Ending:
+    """What an end means."""
+    if end.pausing:
+        return Ending.DONE if end.code == 0 and end.ended_for is None and end.leaving is None else Ending.PAUSED
+    if end.ended_for is not None:
+        return _ENDED_FOR.get(end.ended_for, Ending.CRASH)
+    if end.code == NEVER_EXIT_CODE:
+        return Ending.NEVER
+    # It has applied the action, whatever code its driver made of that; with 0 it may have left work undone.
+    if end.leaving is not None:
+        return _ENDED_FOR.get(end.leaving.value, Ending.CRASH)
+    if end.code == 0:
+        return Ending.DONE
+    if end.code == DEMOTED_EXIT_CODE and (end.refused or end.demoted):
+        return Ending.DEMOTE if end.refused else Ending.RETURN
+    return Ending.PAUSED_ITSELF if end.code == PAUSED_EXIT_CODE else Ending.CRASH
+
+
+_ENDED_FOR = {
+    ActionKind.EMPTY_CACHE.value: Ending.RECYCLE,
+    ActionKind.RECYCLE.value: Ending.RECYCLE,
+    ActionKind.DEMOTE_CPU.value: Ending.DEMOTE,
+}

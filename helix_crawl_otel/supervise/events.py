@@ -1,0 +1,215 @@
+"""What happens in a supervised run, as values: the displays show them, `--json` prints them.
+
+Times are seconds of the run's clock; the displays count from the first event.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from helix_crawl_otel.core.model import EvidenceValue
+
+__all__ = [
+    "Action",
+    "Committed",
+    "Crash",
+    "Event",
+    "Gate",
+    "Ingested",
+    "Interrupted",
+    "MetricsAt",
+    "ModelLoaded",
+    "Note",
+    "Quarantined",
+    "RunStarted",
+    "ShardEnded",
+    "ShardStarted",
+    "SourceTrouble",
+    "WorkerEnded",
+    "WorkerStarted",
+]
+
+_BIG_LETTER = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened at `t`."""
+
+    t: float
+
+    @property
+    def kind(self) -> str:
+        """Its name, such as `worker_started`: what scripts look for."""
+        return _BIG_LETTER.sub("_", type(self).__name__).lower()
+
+    def to_json(self, since: float = 0.0) -> dict[str, Any]:
+        """A JSON object; `t` counts from `since`."""
+        return {"event": self.kind, **dataclasses.asdict(self), "t": round(self.t - since, 3)}
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """A run begins, with so many shards, of which some are complete already."""
+
+    command: str
+    output: str
+    model: str
+    devices: tuple[str, ...]
+    why: str
+    shards: int
+    complete: int
+
+
+@dataclass(frozen=True)
+class MetricsAt(Event):
+    """The metrics are served there."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class Note(Event):
+    """Something to be said: `info`, `warning` or `error`."""
+
+    level: str
+    text: str
+
+
+@dataclass(frozen=True)
+class WorkerStarted(Event):
+    """A worker process runs."""
+
+    slot: str
+    device: str
+    pid: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class WorkerEnded(Event):
+    """A worker process is gone."""
+
+    slot: str
+    device: str
+    pid: int
+    code: int
+    why: str
+
+
+@dataclass(frozen=True)
+class ModelLoaded(Event):
+    """A worker has its model, after so many seconds."""
+
+    slot: str
+    model: str
+    device: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ingested(Event):
+    """A shard's sources have been read and cut."""
+
+    shard: str
+    sources: int
+    added: int
+    removed: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class ShardStarted(Event):
+    """A worker encodes a shard, in which so many genes lack a vector."""
+
+    shard: str
+    slot: str
+    device: str
+    pending: int
+
+
+@dataclass(frozen=True)
+class Committed(Event):
+    """A batch is in its shard: `pending` genes are left. Rates are in genes/s; what is unknown is `None`."""
+
+    shard: str
+    slot: str
+    device: str
+    genes: int
+    pending: int
+    rate: float | None
+    baseline: float | None
+    memory_fraction: float | None
+    rung: int
+    is_crawling: bool
+
+
+@dataclass(frozen=True)
+class Action(Event):
+    """An action of the ladder has ended so; DETECT is a crawl."""
+
+    shard: str
+    action: str
+    outcome: str
+    evidence: Mapping[str, EvidenceValue]
+
+
+@dataclass(frozen=True)
+class Gate(Event):
+    """Before the next worker, the card's memory is waited for: `waiting`, or why no longer."""
+
+    slot: str
+    device: str
+    used_bytes: int | None
+    before_bytes: int | None
+    state: str
+
+
+@dataclass(frozen=True)
+class Crash(Event):
+    """A worker has crashed; it is started again in so many seconds, `None` for no more."""
+
+    slot: str
+    shard: str | None
+    why: str
+    restarts_left: int
+    retry_in_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Quarantined(Event):
+    """A gene cannot be encoded and is left out."""
+
+    shard: str
+    gene: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SourceTrouble(Event):
+    """A source cannot be read."""
+
+    shard: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ShardEnded(Event):
+    """A shard is `done`, `failed` or `paused`."""
+
+    shard: str
+    state: str
+    encoded: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Interrupted(Event):
+    """The operator has asked to stop, so many times."""
+
+    times: int

@@ -1,0 +1,77 @@
+"""What a supervisor has to know of the work it supervises: a build's shards, or a driver of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+__all__ = ["Job", "JobWorker", "Launch", "Start"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """The start of a worker.
+
+    Args:
+        reason: `first`, `recycle`, `demote`, `crash` or `resume`.
+        device: Where it is to encode.
+        demoted_shard: The shard that it finishes on the CPU, `None` for a worker on its slot's own device.
+    """
+
+    reason: str
+    device: str
+    demoted_shard: str | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command to start.
+
+    Args:
+        argv: Program and arguments, no shell.
+        environ: The whole environment, without the channel.
+        welcome: What the job tells its worker at once; `None` for a driver of the user's own.
+        is_ours: It is this package's own worker: it says hello within a minute, and its output goes to a log file.
+    """
+
+    argv: Sequence[str]
+    environ: Mapping[str, str]
+    welcome: Mapping[str, object] | None = None
+    is_ours: bool = False
+
+
+class JobWorker(Protocol):
+    """A worker as its job sees it."""
+
+    @property
+    def number(self) -> int:
+        """1 for the first worker of the run, and so on."""
+
+    def tell(self, payload: Mapping[str, object]) -> None:
+        """Send it a message of the job's own."""
+
+
+class Job(Protocol):
+    """The work of a run.
+
+    Threads: `said` runs in a worker's reader thread, all else in the supervisor's.
+    """
+
+    def next_start(self, slot: str, device: str, is_first: bool) -> Start | None:
+        """What to start in a slot that has no worker, `None` when nothing is left for it."""
+
+    def has_work(self, slot: str) -> bool:
+        """Whether anything is left for a slot whose worker has ended."""
+
+    def launch(self, slot: str, start: Start, number: int) -> Launch:
+        """The command of a worker; `number` counts the workers of the run from 1."""
+
+    def said(self, slot: str, worker: JobWorker, payload: Mapping[str, Any]) -> bool:
+        """A worker has said something of the job's own. Returns whether a gene has been committed by it."""
+
+    def crashed(self, slot: str, why: str) -> bool:
+        """A worker has crashed. Returns whether the job has learnt something that makes the next try another one."""
+
+    def gave_up(self, slot: str, why: str) -> bool:
+        """The crash budget is spent. Returns whether the slot goes on with something else."""

@@ -1,0 +1,74 @@
+"""The lock on an output folder: one run at a time, and the second is told who has it.
+
+The lock is the operating system's, so that of a dead process is free at once. A file beside it says who holds it.
+
+Source: DESIGN.md, section 3.7.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+__all__ = ["FolderLock", "FolderLocked"]
+
+
+class FolderLocked(Exception):
+    """Another run holds the folder. The message says which, and since when."""
+
+
+class FolderLock:
+    """The lock of one folder, held while the `with` block lasts.
+
+    Args:
+        folder: Where the lock is kept, `.helix-crawl` of an output; made if need be.
+        command: What holds it, for the other one's message.
+
+    Raises:
+        FolderLocked: At `__enter__`: somebody else holds it.
+        OSError: The folder cannot be written, or its file system knows no locks.
+    """
+
+    def __init__(self, folder: Path, command: str) -> None:
+        self._folder = folder
+        self._command = command
+        self._holder = folder / "lock.json"
+        self._lock = FileLock(folder / "lock")
+
+    def __enter__(self) -> FolderLock:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise FolderLocked(self._sentence()) from None
+        except NotImplementedError as error:
+            raise OSError(f"the file system of {self._folder} knows no locks: {error}") from None
+        content = {
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "command": self._command,
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        self._holder.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._holder.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _sentence(self) -> str:
+        who = "another process"
+        try:
+            holder = json.loads(self._holder.read_text(encoding="utf-8"))
+            who = f"`{holder['command']}` (process {holder['pid']} on {holder['host']}, since {holder['since']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # it is just writing it, or could not
+        return f"{self._folder.parent} is in use by {who}; wait for it, or end it: what it has done is kept"

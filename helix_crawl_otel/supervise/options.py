@@ -1,0 +1,94 @@
+"""Options that every supervised command takes: the metrics endpoint, how progress is shown, what is told at the end."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from helix_crawl_otel.config import (
+    CrawlConfig,
+    add_options,
+    config_from_options,
+    environment,
+    option_or_knob,
+    option_values,
+)
+from helix_crawl_otel.knobs import RULE_KNOBS
+
+__all__ = ["CommonOptions", "add_common_options", "read_common_options"]
+
+HOST, PORT = "OTEL_EXPORTER_PROMETHEUS_HOST", "OTEL_EXPORTER_PROMETHEUS_PORT"
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """What `add_common_options` offers, checked.
+
+    Args:
+        config: The knobs of the rule.
+        knobs: The knobs given as options, as text, by variable.
+        environ: Of this process.
+        metrics_host: Where the endpoint listens.
+        metrics_port: Its port, 0 for a free one.
+        insists_on_port: The port was asked for: in use, it ends the run.
+        serves_metrics: False with `--no-metrics`.
+        as_json: Progress as JSON lines on standard output.
+        is_plain: Progress as plain lines even on a terminal.
+        keep_awake: Hold off the computer's sleep.
+        notify: URL or command that is told of the end.
+    """
+
+    config: CrawlConfig
+    knobs: Mapping[str, str]
+    environ: Mapping[str, str]
+    metrics_host: str
+    metrics_port: int
+    insists_on_port: bool
+    serves_metrics: bool
+    as_json: bool
+    is_plain: bool
+    keep_awake: bool
+    notify: str | None
+
+
+def add_common_options(parser: argparse.ArgumentParser, knobs: Sequence[str] = ()) -> None:
+    """Offer them, the knobs of the rule, and further ones named by their variable."""
+    group = parser.add_argument_group("progress")
+    group.add_argument("--json", action="store_true", help="one JSON object a line on standard output, for scripts")
+    group.add_argument("--plain", action="store_true", help="plain lines, no bars, on a terminal too")
+    group.add_argument(
+        "--keep-awake",
+        action="store_true",
+        help="hold off the computer's sleep while the run lasts (needs the extra `awake`)",
+    )
+    group.add_argument(
+        "--notify",
+        metavar="URL_OR_COMMAND",
+        help="told of the end: an http(s) URL gets the summary by POST, a command gets it on standard input, as JSON",
+    )
+    group.add_argument("--no-metrics", action="store_true", help="serve no metrics endpoint")
+    add_options(parser, (*knobs, HOST, PORT, *(row.variable for row in RULE_KNOBS)))
+
+
+def read_common_options(args: argparse.Namespace) -> CommonOptions:
+    """Check what was given.
+
+    Raises:
+        ConfigError: A value is not accepted; the message names the option or the variable.
+    """
+    environ = environment()
+    knobs = option_values(args)
+    return CommonOptions(
+        config=config_from_options(knobs, environ),
+        knobs=knobs,
+        environ=environ,
+        metrics_host=str(option_or_knob(HOST, knobs, environ)),
+        metrics_port=int(option_or_knob(PORT, knobs, environ)),
+        insists_on_port=PORT in knobs or bool(environ.get(PORT, "").strip()),
+        serves_metrics=not args.no_metrics,
+        as_json=args.json,
+        is_plain=args.plain,
+        keep_awake=args.keep_awake,
+        notify=args.notify,
+    )

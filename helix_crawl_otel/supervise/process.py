@@ -1,0 +1,217 @@
+"""Starts worker processes and ends them, with everything they have started, on each system by its own means.
+
+Linux: a group of its own, and the parent-death signal, so that no worker outlives its supervisor. Windows: a Job Object
+that closes with the supervisor. macOS: a group; a worker that has lost its supervisor sees its channel end.
+
+Source: DESIGN.md, section 7.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from helix_crawl_otel.supervise.family import descendants
+from helix_crawl_otel.supervise.job_object import JobObject
+from helix_crawl_otel.supervise.launch import set_parent_death_signal
+
+__all__ = ["WorkerProcess", "die_with_parent", "exit_text", "python_command", "spawn"]
+
+KILL_SECONDS = 10.0
+"""What a killed process gets to be gone. One that is stuck in the driver is not, however long one waits."""
+
+LOOK_SECONDS = 0.02
+
+
+class WorkerProcess:
+    """A started process and its family.
+
+    Args:
+        popen: Started, in a group of its own where there are groups.
+        job: On Windows, the job it is in.
+
+    Threads: the supervisor's; `end` from one thread of its own. `exit_code` from any.
+    """
+
+    def __init__(self, popen: subprocess.Popen[bytes], job: JobObject | None) -> None:
+        self.pid = popen.pid
+        self._popen = popen
+        self._job = job
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its code; negative for a signal on POSIX; `None` while it runs or has not been waited for."""
+        return self._popen.returncode
+
+    def poll(self) -> int | None:
+        """Its code, `None` while it runs. What it left running in its group is ended with it."""
+        code = self._popen.poll()
+        if code is not None:
+            self._sweep()
+        return code
+
+    def interrupt(self) -> None:
+        """What a terminal sends it on Ctrl-C."""
+        if sys.platform == "win32":
+            # Ctrl-C is off in a new group, Ctrl-Break is not.
+            self._popen.send_signal(signal.CTRL_BREAK_EVENT)
+        else:
+            self._signal_group(signal.SIGINT)
+
+    def end(self, grace_seconds: float) -> bool:
+        """Ask it to end, then kill it with all it started.
+
+        Args:
+            grace_seconds: Between the two. The world's seconds, as all here.
+
+        Returns:
+            Whether it is gone. A process that the kernel cannot end is not.
+        """
+        family = descendants(self.pid)
+        if sys.platform != "win32":
+            self._signal_group(signal.SIGTERM)
+            self._signal_group(signal.SIGCONT)  # a stopped process would not hear the first
+            if not self._wait(grace_seconds):
+                family |= descendants(self.pid)
+        for pid in family:
+            _kill(pid)
+        self._kill()
+        return self._wait(KILL_SECONDS)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _wait(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self._popen.poll() is None:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOOK_SECONDS)
+        return True
+
+    def _kill(self) -> None:
+        if self._job is not None:
+            self._job.terminate()
+        elif sys.platform == "win32":
+            self._popen.kill()
+        else:
+            self._signal_group(signal.SIGKILL)
+
+    def _sweep(self) -> None:
+        """The leader is gone: end what it left behind in its group or job."""
+        if self._job is not None:
+            self._job.close()
+        elif sys.platform != "win32":
+            self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: int) -> None:
+        if sys.platform != "win32":
+            try:
+                os.killpg(self.pid, number)
+            except (ProcessLookupError, PermissionError):
+                pass
+
+
+def _kill(pid: int) -> None:
+    if sys.platform != "win32":
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    popen_arguments: Mapping[str, Any],
+    stdout: BinaryIO | None,
+    stderr: BinaryIO | None,
+    dies_with_us: bool,
+) -> WorkerProcess:
+    """Start a process.
+
+    Args:
+        argv: Program and arguments; no shell is involved.
+        env: Its whole environment.
+        popen_arguments: Of the channel's end that it inherits.
+        stdout: Where it writes, `None` for where we do.
+        stderr: Likewise.
+        dies_with_us: On Linux, start it by way of `launch.py`. Our own workers see to it themselves.
+
+    Returns:
+        The process.
+
+    Raises:
+        OSError: It cannot be started: no such program, no right to run it.
+
+    Threads: the main thread: on Linux a child dies with the thread that made it.
+    """
+    command = list(argv)
+    if sys.platform == "linux" and dies_with_us:
+        launcher = Path(__file__).with_name("launch.py")
+        command = [sys.executable, "-I", "-S", str(launcher), str(os.getpid()), *command]
+    apart: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    popen = subprocess.Popen(
+        command, env=dict(env), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, **apart, **popen_arguments
+    )
+    return WorkerProcess(popen, _job_of(popen))
+
+
+def _job_of(popen: subprocess.Popen[bytes]) -> JobObject | None:
+    if sys.platform != "win32":
+        return None
+    try:
+        return JobObject(int(popen._handle))
+    except OSError:
+        popen.kill()
+        raise
+
+
+def die_with_parent(supervisor_pid: int) -> None:
+    """Called first in our own workers: end with the supervisor, or now, if it is gone already."""
+    if sys.platform == "linux" and not set_parent_death_signal(supervisor_pid):
+        sys.exit(1)
+
+
+def python_command() -> tuple[list[str], dict[str, str]]:
+    """How to start this Python: the command, and variables to add to its environment.
+
+    On Windows a virtual environment's `python.exe` only starts the real one, which would be another process than the
+    one we know; so the real one is started, as `multiprocessing` does it.
+    """
+    base = getattr(sys, "_base_executable", None)
+    if sys.platform == "win32" and base and base != sys.executable:
+        return [base], {"__PYVENV_LAUNCHER__": sys.executable}
+    return [sys.executable], {}
+
+
+def exit_text(code: int) -> str:
+    """How a process ended, in words."""
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        more = " (by somebody, or by the kernel for lack of memory)" if name == "SIGKILL" else ""
+        return f"it was killed by {name}{more}"
+    known = _WINDOWS_CODES.get(code & 0xFFFFFFFF)
+    return f"it ended with {known}" if known else f"it ended with exit code {code}"
+
+
+_WINDOWS_CODES = {
+    0xC0000005: "an access violation (0xC0000005)",
+    0xC000001D: "an illegal instruction (0xC000001D)",
+    0xC0000017: "lack of memory (0xC0000017)",
+    0xC00000FD: "a stack overflow (0xC00000FD)",
+    0xC000013A: "Ctrl-C (0xC000013A)",
+    0xC0000374: "heap corruption (0xC0000374)",
+    0xC0000409: "a fatal application error (0xC0000409)",
+}

@@ -1,0 +1,306 @@
+"""Turns what one worker says on its link into calls of the pipeline, and what the policy asks into messages to it.
+
+The policy, the ladder and the instruments live in the supervisor; the worker only says what happened. So series go on
+through every recycle, and a scrape never waits for a worker that is wedged.
+
+Source: DESIGN.md, sections 6 and 7.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.link.channel import ChannelClosed
+from helix_crawl_otel.otel.logline import action_line
+from helix_crawl_otel.otel.pipeline import Pipeline, RunningBatch
+
+__all__ = ["Listener", "Relay"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+
+class Sender(Protocol):
+    """The supervisor's end of a channel."""
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Send one message; raises `ChannelClosed`."""
+
+
+class Listener(Protocol):
+    """What the supervisor wants to hear of a worker. Called in the worker's reader thread."""
+
+    def opened(self, shard: str, device: str) -> bool:
+        """A shard begins; returns whether the worker has to leave it to one on the CPU."""
+
+    def closed(self, shard: str, state: str) -> None:
+        """A shard was left `done`, `paused` or `failed`."""
+
+    def measured(self, shard: str, genes: float, seconds: float, status: ShardStatus) -> None:
+        """A batch has been encoded."""
+
+    def passed(self, shard: str) -> None:
+        """The driver is at a boundary: what it has encoded is committed."""
+
+    def acknowledged(self, action: Action, outcome: Outcome) -> None:
+        """The worker has said how an action ended."""
+
+    def read(self, device: str, reading: MemoryReading, source: str, up: bool) -> None:
+        """The worker has read its own view of a device's memory."""
+
+    def said(self, payload: Mapping[str, Any]) -> None:
+        """A message of the job's own."""
+
+
+class Relay:
+    """One worker's messages.
+
+    Args:
+        pipeline: The run's.
+        worker: Name of the worker, the same for all that follow each other in a slot.
+        channel: To answer on.
+        welcome: Content of the answer to `hello`.
+        listener: The supervisor.
+        clock: Seconds, the pipeline's.
+
+    Threads: `handle` runs in the worker's reader thread; `push` also in the ticker's, `drop` in the supervisor's. What
+    they share is guarded by `_lock`, which is not held while the pipeline or the channel is used.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        worker: str,
+        channel: Sender,
+        welcome: Mapping[str, object],
+        listener: Listener,
+        clock: Callable[[], float],
+    ) -> None:
+        self.hello: Mapping[str, Any] | None = None
+        self.shards: dict[str, str] = {}  # open ones, with their devices; guarded by _lock
+        self.leaving: Action | None = None  # what the worker has said that it exits for; set by the reader thread
+        self.heard_at = clock()  # when it last said anything; set by the reader thread
+        self._pipeline = pipeline
+        self._worker = worker
+        self._channel = channel
+        self._welcome = welcome
+        self._listener = listener
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._running: dict[str, RunningBatch] = {}  # guarded by _lock
+        self._sent: dict[int, Action] = {}  # actions told and not acknowledged; guarded by _lock
+        self._dropped = False  # guarded by _lock
+
+    # -- from the worker ----------------------------------------------------------------------------------------------
+
+    def handle(self, message: Mapping[str, Any]) -> None:
+        """Take one message.
+
+        Raises:
+            KeyError, TypeError, ValueError: It lacks what its type needs: the worker is not one of ours.
+        """
+        with self._lock:
+            if self._dropped:
+                return
+        self.heard_at = self._clock()
+        kind = message["type"]
+        handler = getattr(self, f"_on_{kind}", None)
+        if handler is None:
+            logger.debug("[crawl-watchdog] worker %s sent an unknown message %r; ignored", self._worker, kind)
+            return
+        handler(message)
+
+    def _on_hello(self, message: Mapping[str, Any]) -> None:
+        self.hello = dict(message)
+        self._send({"type": "welcome", **self._welcome})
+
+    def _on_open_shard(self, message: Mapping[str, Any]) -> None:
+        shard, device = str(message["shard"]), str(message["device"])
+        leave = self._listener.opened(shard, device)
+        if not leave:
+            with self._lock:
+                self.shards[shard] = device
+            kinds = [ActionKind(kind) for kind in message["can_take"]]
+            self._pipeline.open_shard(shard, self._worker, device, kinds, message.get("pending"))
+        self._reply(message, demote=leave)
+
+    def _on_close_shard(self, message: Mapping[str, Any]) -> None:
+        shard, state = str(message["shard"]), str(message["state"])
+        with self._lock:
+            if shard not in self.shards or (state == "paused" and self.leaving is not None):
+                return  # it goes on in the next worker: its series must not end in between
+            del self.shards[shard]
+        self._pipeline.close_shard(shard, state)
+        self._listener.closed(shard, state)
+
+    def _on_move_shard(self, message: Mapping[str, Any]) -> None:
+        shard, device = str(message["shard"]), str(message["device"])
+        with self._lock:
+            self.shards[shard] = device
+        self._pipeline.move_shard(shard, device)
+
+    def _on_start_worker(self, message: Mapping[str, Any]) -> None:
+        """A driver has rebuilt its encoder in place, on another device."""
+        pid = int(self.hello["pid"]) if self.hello else 0
+        self._pipeline.start_worker(self._worker, str(message["device"]), str(message["reason"]), pid)
+
+    def _on_start_batch(self, message: Mapping[str, Any]) -> None:
+        shard, device = str(message["shard"]), str(message["device"])
+        running = self._pipeline.start_batch(shard, self._worker, device, message["genes"], message["work"])
+        with self._lock:
+            self._running[str(message["batch"])] = running
+
+    def _on_finish_batch(self, message: Mapping[str, Any]) -> None:
+        running = self._take(message)
+        if running is not None:
+            seconds = message["seconds"]
+            self._pipeline.finish_batch(running, seconds)
+            self._measured(running[0].shard, running[0].genes, seconds)
+
+    def _on_abandon_batch(self, message: Mapping[str, Any]) -> None:
+        running = self._take(message)
+        if running is not None:
+            self._pipeline.abandon_batch(running)
+
+    def _on_record_batch(self, message: Mapping[str, Any]) -> None:
+        shard, device, genes, seconds = (message[key] for key in ("shard", "device", "genes", "seconds"))
+        self._pipeline.record_batch(shard, self._worker, device, genes, seconds, message["work"])
+        self._measured(shard, genes, seconds)
+
+    def _on_stage(self, message: Mapping[str, Any]) -> None:
+        self._pipeline.stage(str(message["device"]), str(message["stage"]), float(message["seconds"]))
+
+    def _on_memory(self, message: Mapping[str, Any]) -> None:
+        reading = MemoryReading(message["used_bytes"], message["limit_bytes"])
+        self._listener.read(str(message["device"]), reading, str(message["source"]), bool(message["up"]))
+
+    def _on_boundary(self, message: Mapping[str, Any]) -> None:
+        shard = str(message["shard"])
+        self._listener.passed(shard)
+        self.push()
+        self._reply(message)
+
+    def _on_acknowledge(self, message: Mapping[str, Any]) -> None:
+        with self._lock:
+            action = self._sent.pop(int(message["action"]), None)
+        if action is None:
+            return
+        outcome = Outcome(message["outcome"])
+        if outcome is Outcome.APPLIED and self._makes_leave(action):
+            self.leaving = action
+        self._listener.acknowledged(action, outcome)
+        self._pipeline.actions.acknowledge(action, outcome)
+        if outcome is not Outcome.VETOED and message.get("detail"):
+            logger.warning("%s", action_line(outcome.value.replace("_", " "), action, str(message["detail"])))
+
+    def _on_status(self, message: Mapping[str, Any]) -> None:
+        status = dataclasses.asdict(self._pipeline.status(str(message["shard"])))
+        self._reply(message, status=status)
+
+    def _on_error(self, message: Mapping[str, Any]) -> None:
+        self._pipeline.error(str(message["where"]), RuntimeError(str(message["text"])[:500]))
+
+    def _on_job(self, message: Mapping[str, Any]) -> None:
+        self._listener.said(message)
+
+    # -- to the worker ------------------------------------------------------------------------------------------------
+
+    def push(self) -> None:
+        """Send the actions that wait for this worker's shards. A later one makes a release void."""
+        with self._lock:
+            shards = list(self.shards)
+        for shard in shards:
+            for action in self._pipeline.actions.drain(shard):
+                self._send_action(action)
+
+    def _send_action(self, action: Action) -> None:
+        with self._lock:
+            void = [
+                earlier.id
+                for earlier in self._sent.values()
+                if earlier.shard == action.shard and earlier.kind.rung < action.kind.rung
+            ]
+            for action_id in void:
+                del self._sent[action_id]
+            if action.kind is not ActionKind.DETECT:
+                self._sent[action.id] = action
+        for action_id in void:
+            self._send({"type": "void", "action": action_id})
+        content = {
+            "id": action.id,
+            "kind": action.kind.value,
+            "shard": action.shard,
+            "device": action.device,
+            "reason": action.reason,
+            "evidence": dict(action.evidence),
+        }
+        self._send({"type": "action", **content})
+
+    def send_job(self, payload: Mapping[str, object]) -> None:
+        """Tell the job's worker something."""
+        self._send({**payload, "type": "job"})
+
+    def has_batch(self) -> bool:
+        """Whether a batch is in flight: the policy watches it then."""
+        with self._lock:
+            return bool(self._running)
+
+    def pause(self) -> None:
+        """Ask the worker to finish its batch, commit and leave."""
+        self._send({"type": "pause"})
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def drop(self) -> tuple[list[str], float]:
+        """Nothing counts any more that this worker says: it is gone, or about to be ended.
+
+        Returns:
+            The shards it had open, which stay open for the next worker; and for how many seconds its oldest batch in
+            flight had been running, 0 when there was none. Both are empty at a second call.
+        """
+        with self._lock:
+            self._dropped = True
+            running, self._running = list(self._running.values()), {}
+            shards, self.shards = list(self.shards), {}
+            self._sent.clear()
+        now = self._clock()
+        for batch in running:
+            self._pipeline.abandon_batch(batch)
+        return shards, max((now - started for _, started in running), default=0.0)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _makes_leave(self, action: Action) -> bool:
+        """Whether the worker exits for an action that it has applied. A driver may have moved to the CPU in place."""
+        if action.kind is ActionKind.RECYCLE:
+            return True
+        with self._lock:
+            return action.kind is ActionKind.DEMOTE_CPU and self.shards.get(action.shard) != "cpu"
+
+    def _take(self, message: Mapping[str, Any]) -> RunningBatch | None:
+        with self._lock:
+            return self._running.pop(str(message["batch"]), None)
+
+    def _measured(self, shard: str, genes: float, seconds: float) -> None:
+        self._listener.measured(shard, genes, seconds, self._pipeline.status(shard))
+        self.push()
+
+    def _reply(self, message: Mapping[str, Any], **content: object) -> None:
+        self._send({"type": "reply", "request": message["request"], **content})
+
+    def _send(self, message: Mapping[str, object]) -> None:
+        try:
+            self._channel.send(message)
+        except ChannelClosed:
+            pass  # it is gone; its exit is about to be seen
+
+
+def lost_seconds(genes: float, seconds: float, status: ShardStatus) -> float:
+    """What a batch took beyond its share, while its shard crawled; 0 when it did not, or no baseline is known."""
+    if not status.baseline or not (status.episode_open or status.verdict is Verdict.CRAWLING):
+        return 0.0
+    return max(0.0, seconds - genes / status.baseline)

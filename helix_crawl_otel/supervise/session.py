@@ -1,0 +1,210 @@
+"""Sets a supervised run up and takes it down again: instruments, endpoint, policy, timeline, state, ticker.
+
+Source: DESIGN.md, sections 3.7 and 6.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from opentelemetry import metrics
+from opentelemetry.metrics import MeterProvider
+
+from helix_crawl_otel import __version__
+from helix_crawl_otel.clock import awake_clock, scaled_clock
+from helix_crawl_otel.config import CrawlConfig
+from helix_crawl_otel.core.model import Evidence
+from helix_crawl_otel.core.policy import TICK_SECONDS
+from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
+from helix_crawl_otel.otel.hub import hub_of
+from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.statefile import StateFile
+from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.job import Job
+from helix_crawl_otel.supervise.memory_watch import MemoryWatch
+from helix_crawl_otel.supervise.run_state import Run
+from helix_crawl_otel.supervise.supervisor import Supervisor
+from helix_crawl_otel.ticker import Ticker
+from helix_crawl_otel.timeline import TimelineWriter
+
+__all__ = ["Metrics", "RunOptions", "Session", "open_metrics"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+DEMOTED_RUNG = 3
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Where instruments are made and shown.
+
+    Args:
+        provider: `None` for the global one.
+        endpoint: `None` when nothing is served.
+    """
+
+    provider: MeterProvider | None
+    endpoint: MetricsEndpoint | None
+
+
+def open_metrics(host: str, port: int, *, insists: bool, note: Callable[[str], None]) -> Metrics:
+    """Serve the metrics of this process.
+
+    Args:
+        host: Where to listen.
+        port: 0 takes a free one.
+        insists: The port was asked for by name: when it is in use the run stops instead of going on with a free one.
+        note: Called with a sentence when another port than `port` is taken.
+
+    Raises:
+        OSError: It cannot be listened there; the message says why.
+    """
+    try:
+        endpoint = serve_metrics(host, port)
+    except OSError as error:
+        if insists:
+            raise
+        endpoint = serve_metrics(host, 0)
+        note(f"{error}; the metrics are at {endpoint.url} instead")
+    return Metrics(metrics.get_meter_provider(), endpoint)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a supervised run is told beside its job.
+
+    Args:
+        config: The knobs of the rule.
+        folder: Where timeline, ladder state and logs are kept; made if need be.
+        encoder: Identity of the encoder, for baselines; empty when the driver alone knows.
+        slots: Name and device of each slot.
+        environ: Of the workers.
+        keeps_logs: Workers write to log files in `folder`.
+        is_modelled: A modelled card is laid over the workers' devices.
+        clock_rate: Fault injection: seconds of the run's clock a second of the world's.
+    """
+
+    config: CrawlConfig
+    folder: Path
+    encoder: str
+    slots: Sequence[tuple[str, str]]
+    environ: Mapping[str, str]
+    keeps_logs: bool
+    is_modelled: bool = False
+    clock_rate: float = 1.0
+
+
+class Session:
+    """A supervised run, set up. Use it in a `with` block.
+
+    Args:
+        options: See there.
+        provider: Where the instruments are made, `None` for the global one.
+        emit: Takes each event; called from any thread.
+        refresh: Called at every turn of the supervisor.
+
+    Raises:
+        OSError: The folder cannot be written.
+
+    Threads: the main thread's.
+    """
+
+    def __init__(
+        self,
+        options: RunOptions,
+        provider: MeterProvider | None,
+        emit: Callable[[events.Event], None],
+        refresh: Callable[[], None],
+    ) -> None:
+        self._options = options
+        self._emit = emit
+        self._refresh = refresh
+        self._supervisor: Supervisor | None = None
+        self._closing = ExitStack()
+        self.clock = scaled_clock(awake_clock(), options.clock_rate)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        self.timeline = TimelineWriter(options.folder / "timeline.jsonl", self.clock)
+        self._closing.callback(self.timeline.close)
+        state_file = StateFile(options.folder / "ladder.json")
+        state = state_file.load(options.encoder)
+        self.demoted = {
+            name for name, shard in state.shards.items() if shard.ladder.rung >= DEMOTED_RUNG and not shard.is_done
+        }
+        self.timeline.run(
+            config={**asdict(options.config), "tick_seconds": TICK_SECONDS},
+            encoder=options.encoder,
+            host=platform.node(),
+            package=__version__,
+        )
+        self.pipeline = Pipeline(
+            options.config,
+            hub_of(provider, __version__),
+            self.clock,
+            tick_seconds=TICK_SECONDS,
+            state=state,
+            save_state=state_file.save,
+            timeline=self.timeline,
+            can_end_worker=True,
+            on_forced=lambda decision: self._supervisor.force(decision) if self._supervisor else None,
+        )
+        self._closing.callback(self.pipeline.close)
+        self.pipeline.sinks.append(self)
+        self.memory = MemoryWatch(
+            self.pipeline,
+            self.clock,
+            tick_seconds=TICK_SECONDS,
+            clock_rate=options.clock_rate,
+            environ=options.environ,
+            on_error=lambda error: self.pipeline.error("probe", error),
+        )
+        self._closing.callback(self.memory.close)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    def supervise(self, job: Job) -> tuple[Run, int]:
+        """Run the job's workers to their end. Returns what was counted, and the exit code as far as workers decide."""
+        options = self._options
+        run = Run(
+            job,
+            self.pipeline,
+            self.memory,
+            self.clock,
+            tick_seconds=TICK_SECONDS,
+            clock_rate=options.clock_rate,
+            emit=self._emit,
+            logs=options.folder if options.keeps_logs else None,
+            is_modelled=options.is_modelled,
+            demoted=self.demoted,
+        )
+        supervisor = self._supervisor = Supervisor(run, options.slots, self._refresh)
+        ticker = Ticker(
+            "helix-crawl-ticker",
+            lambda: self._tick(supervisor),
+            TICK_SECONDS / options.clock_rate,
+            lambda error: self.pipeline.error("policy", error),
+        ).start()
+        try:
+            return run, supervisor.run()
+        finally:
+            ticker.stop()
+
+    def action(self, t: float, shard: str, kind: str, outcome: str, evidence: Evidence) -> None:
+        """See `ActionSink`: an action has ended so."""
+        self._emit(events.Action(t, shard, kind, outcome, dict(evidence)))
+
+    def _tick(self, supervisor: Supervisor) -> None:
+        self.memory.check()
+        self.pipeline.tick()
+        supervisor.tick()

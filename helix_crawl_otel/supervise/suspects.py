@@ -1,0 +1,65 @@
+"""Which batch killed its worker: twice, and it is halved; a single gene that does it twice is quarantined.
+
+Source: DESIGN.md, section 7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Suspects", "Verdict"]
+
+TWICE = 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a crash has led to.
+
+    Args:
+        narrows: The next try is another one: a smaller batch, or one without the gene.
+        quarantined: The gene to blame, if it is found.
+    """
+
+    narrows: bool
+    quarantined: str | None = None
+
+
+class Suspects:
+    """The suspected batches of one shard. Pure; the owner serialises the calls."""
+
+    def __init__(self) -> None:
+        self._crashes: dict[tuple[str, int], int] = {}
+        self._limits: dict[str, int] = {}
+        self._quarantined: dict[str, str] = {}
+
+    def crashed(self, first: str, genes: int, why: str) -> Verdict:
+        """A worker has died with this batch in flight.
+
+        Args:
+            first: Id of the batch's first gene.
+            genes: Its size, 1 or more.
+            why: How the worker ended, for the reason of a quarantine.
+        """
+        key = first, genes
+        self._crashes[key] = self._crashes.get(key, 0) + 1
+        if self._crashes[key] < TWICE:
+            return Verdict(narrows=False)
+        if genes > 1:
+            self._limits[first] = (genes + 1) // 2
+            return Verdict(narrows=True)
+        self._quarantined[first] = f"its worker died twice while it was encoded alone: {why}"
+        return Verdict(narrows=True, quarantined=first)
+
+    def committed(self, first: str) -> None:
+        """A batch that begins with this gene was encoded."""
+        self._limits.pop(first, None)
+        self._crashes = {key: count for key, count in self._crashes.items() if key[0] != first}
+
+    def limits(self) -> dict[str, int]:
+        """Most genes of a piece that begins with a gene, by the gene's id."""
+        return dict(self._limits)
+
+    def quarantined(self) -> dict[str, str]:
+        """Genes that are to blame, with the reason."""
+        return dict(self._quarantined)
