@@ -12,16 +12,22 @@ import sys
 from collections.abc import Sequence
 
 from helix_crawl_otel import __version__
-from helix_crawl_otel.backfill import backfill, build, verify
+from helix_crawl_otel.backfill import backfill, build, demo, query, verify
+from helix_crawl_otel.backfill.device_choice import NoDevice
+from helix_crawl_otel.backfill.encoders.base import ModelError
+from helix_crawl_otel.backfill.errors import StoreError
+from helix_crawl_otel.backfill.walk import UnreadableSource
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.replay import replay, simulate
+from helix_crawl_otel.supervise import run
+from helix_crawl_otel.supervise.lock import FolderLocked
 from helix_crawl_otel.timeline import TimelineError
 
 __all__ = ["main"]
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE, NEVER, INTERRUPTED = 0, 1, 2, 78, 130
 
-COMMANDS = (build, backfill, verify, replay, simulate)
+COMMANDS = (demo, build, backfill, run, verify, query, replay, simulate)
 """Modules that have `register(subparsers)`; it sets `func`, which takes the parsed arguments and returns the exit code.
 Heavy imports belong inside `func`."""
 
@@ -32,6 +38,9 @@ remedies until the job is fast again."""
 
 _EPILOG = """\
 examples:
+  helix-crawl demo                             build a few of Python's own files with a real model, then look at them
+  helix-crawl build ~/notes --out ~/shards     encode a folder of your own; end it whenever you like, start it again
+  helix-crawl run -- python my_job.py          supervise a job of your own that uses CrawlWatch
   helix-crawl simulate                         the ladder against no ladder, on a modelled card
   helix-crawl replay timeline.jsonl            what the policy would have done on a recorded timeline
   helix-crawl COMMAND --help                   options and examples of a command
@@ -40,6 +49,8 @@ exit codes:
   0    done
   1    finished, with something failed
   2    wrong usage or configuration; the message names the option or variable, the value and what is accepted
+  75   paused: the same command goes on
+  78   it can never start: no such model, an unreadable source
   130  interrupted
 
 environment:
@@ -65,8 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
-    except (ConfigError, TimelineError) as error:
+    except (ConfigError, TimelineError, FolderLocked, NoDevice) as error:
         return _say(str(error), USAGE)
+    except (ModelError, UnreadableSource) as error:
+        return _say(str(error), NEVER)
+    except StoreError as error:
+        return _say(str(error), FAILED)
     except BrokenPipeError:  # the reader has seen enough: `| head`
         _silence_stdout()
         return DONE

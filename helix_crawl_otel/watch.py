@@ -31,9 +31,9 @@ class CrawlWatch:
     """Watches an embedding job from inside its process.
 
     Four lines in a loop: `with CrawlWatch() as watch`, `with watch.shard(...) as shard`, `with shard.batch(...)`,
-    `shard.boundary()`. What the ladder asks for is done at the boundary. In a process that `helix-crawl run` has started
-    the supervisor measures and decides: then `config`, `meter_provider`, `tick_seconds`, `state`, `timeline` and `encoder`
-    are its own, and what is given here is not used.
+    `shard.boundary()`. What the ladder asks for is done at the boundary. In a process that `helix-crawl run` has
+    started the supervisor measures and decides: then `config`, `meter_provider`, `tick_seconds`, `state`, `timeline`
+    and `encoder` are its own, and what is given here is not used.
 
     Args:
         config: The knobs; `None` reads them from the environment, warning of each value that cannot be used.

@@ -15,16 +15,17 @@ from helix_crawl_otel.backfill.salvage import find_shards
 __all__ = ["register"]
 
 _DESCRIPTION = """\
-Encodes the genes that lack a vector in existing shards, in place: SQLite files with a table `genes`, as `helix-crawl build`
-and the Helix/Cymatix app write them. Columns are never dropped or reordered. Supervised and resumable as `build` is."""
+Encodes the genes that lack a vector in existing shards, in place: SQLite files with a table `genes`, as `helix-crawl
+build` and the Helix/Cymatix app write them. Columns are never dropped or reordered. Supervised and resumable as
+`build` is."""
 
 _EPILOG = """\
 examples:
   helix-crawl backfill ~/helix/genomes                  every .db file of the folder
   helix-crawl backfill a.db b.db --model BAAI/bge-m3    these two
 
-Vectors that say nothing of their encoder are adopted when a few of them, encoded again, agree; else the shard is refused
-unless --reencode is given."""
+Vectors that say nothing of their encoder are adopted when a few of them, encoded again, agree; else the shard is
+refused unless --reencode is given."""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -12,13 +12,13 @@ from helix_crawl_otel.backfill.options import add_encode_options, read_encode_op
 from helix_crawl_otel.backfill.planning import plan_build
 from helix_crawl_otel.config import ConfigError
 
-__all__ = ["build", "register"]
+__all__ = ["add_build_options", "build", "register"]
 
 _DESCRIPTION = """\
-Cuts the tree SRC into shards (a top-level folder each, and one for the loose files), its text into passages, and encodes
-every passage, supervised: a card that crawls is noticed while it happens, its cache is released, its worker replaced, the
-shard finished on the CPU. It can be ended at any moment, and the same command goes on where it was. Sources that changed
-are taken in again; what is complete is skipped without loading a model."""
+Cuts the tree SRC into shards (a top-level folder each, and one for the loose files), its text into passages, and
+encodes every passage, supervised: a card that crawls is noticed while it happens, its cache is released, its worker
+replaced, the shard finished on the CPU. It can be ended at any moment, and the same command goes on where it was.
+Sources that changed are taken in again; what is complete is skipped without loading a model."""
 
 _EPILOG = """\
 examples:
@@ -43,9 +43,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("source", metavar="SRC", help="the tree of files; it is only read")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the shards are written; made if need be")
+    add_build_options(parser)
+    parser.set_defaults(func=_command)
+
+
+def add_build_options(parser: argparse.ArgumentParser) -> None:
+    """Offer what `build` reads beside its source and its output."""
     parser.add_argument("--prune", action="store_true", help="remove the genes of sources that are gone")
     add_encode_options(parser)
-    parser.set_defaults(func=_command)
 
 
 def _command(args: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """The work of a build as its supervisor sees it: a queue of shards, and what is known of each.
 
-Which worker gets which shard, which batch killed a worker, what failed. The shards' files are the workers' to write; the
-supervisor reads the lease epoch and sets a corrupt file aside, and only while no worker is on it.
+Which worker gets which shard, which batch killed a worker, what failed. The shards' files are the workers' to write;
+the supervisor reads the lease epoch and sets a corrupt file aside, and only while no worker is on it.
 
 Source: DESIGN.md, sections 5, 7 and 8.
 """

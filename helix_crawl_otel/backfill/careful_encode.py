@@ -1,7 +1,7 @@
 """Encodes a batch, and when that fails finds out which genes are to blame.
 
-Out of memory halves the batch, down to one gene; so does an exception that a batch raises every time. A single gene that
-cannot be encoded is quarantined with its reason, and the others of its batch get their vectors.
+Out of memory halves the batch, down to one gene; so does an exception that a batch raises every time. A single gene
+that cannot be encoded is quarantined with its reason, and the others of its batch get their vectors.
 
 Source: DESIGN.md, section 7.
 """
@@ -61,7 +61,7 @@ def encode_carefully(
             vectors = encode(piece)
         except BadVector as error:
             reason, blamed = str(error), [piece[error.index]]
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the encoder's own, whatever it is: the genes must be told apart
             out_of_memory = is_out_of_memory(error)
             if out_of_memory:
                 release()

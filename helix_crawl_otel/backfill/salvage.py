@@ -1,4 +1,5 @@
-"""Looks at shards without a worker and without a model: is one complete, what lease has been taken, which files are there.
+"""Looks at shards without a worker and without a model: is one complete, what lease has been taken, which files are
+there.
 
 Read by the supervisor, while no worker is on the file, and by the commands. Nothing is written, but SQLite may recover
 what a killed writer has left in its log.

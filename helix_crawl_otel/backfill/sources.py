@@ -1,7 +1,7 @@
 """The sources of a shard, in its file: what each was when it was ingested, and its genes.
 
-A source that changed gives up its old genes for its new ones in one transaction, and a passage that is still in it keeps
-its row and its vector. Genes of a source that is gone stay until `--prune`.
+A source that changed gives up its old genes for its new ones in one transaction, and a passage that is still in it
+keeps its row and its vector. Genes of a source that is gone stay until `--prune`.
 
 Source: DESIGN.md, section 8.
 """

@@ -1,7 +1,7 @@
 """Reads a source as text, or says why it is none.
 
-Text is UTF-8, with or without a mark, or UTF-16 with one. A NUL byte near the beginning, or bytes that cannot be decoded,
-make it something else. Line ends become `\\n`, so that the same tree gives the same genes on every system.
+Text is UTF-8, with or without a mark, or UTF-16 with one. A NUL byte near the beginning, or bytes that cannot be
+decoded, make it something else. Line ends become `\\n`, so that the same tree gives the same genes on every system.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Vectors as bytes: little-endian float32 on every machine. Needs no numpy, and uses it for a search where it is there."""
+"""Vectors as bytes: little-endian float32 on every machine. Needs no numpy, and uses it for a search where it is
+there.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,9 @@ import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from operator import mul
+from typing import TypeVar
+
+Key = TypeVar("Key")
 
 __all__ = ["cosine", "nearest", "pack", "unpack"]
 
@@ -36,7 +41,7 @@ def cosine(one: bytes, other: bytes) -> float:
     return math.fsum(map(mul, a, b)) / lengths if lengths else 0.0
 
 
-def nearest(query: bytes, pages: Iterable[Sequence[tuple[object, bytes]]], count: int) -> list[tuple[float, object]]:
+def nearest(query: bytes, pages: Iterable[Sequence[tuple[Key, bytes]]], count: int) -> list[tuple[float, Key]]:
     """The stored vectors nearest to one, best first.
 
     Args:
@@ -44,7 +49,7 @@ def nearest(query: bytes, pages: Iterable[Sequence[tuple[object, bytes]]], count
         pages: Keys and vectors of length 1, some thousand at once.
         count: At most so many.
     """
-    best: list[tuple[float, int, object]] = []
+    best: list[tuple[float, int, Key]] = []
     number = 0
     for page in pages:
         for (key, _), score in zip(page, _scores(query, [vector for _, vector in page]), strict=True):

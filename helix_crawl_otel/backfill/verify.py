@@ -16,12 +16,13 @@ __all__ = ["register", "verify"]
 DONE, FAILED, USAGE = 0, 1, 2
 
 _DESCRIPTION = """\
-Counts every gene of the shards, each in exactly one class, and makes a digest of all ids, contents and vectors. Exits with
-1 if a vector is missing or of the wrong length, or a gene is quarantined."""
+Counts every gene of the shards, each in exactly one class, and makes a digest of all ids, contents and vectors. Exits
+with 1 if a vector is missing or of the wrong length, or a gene is quarantined."""
 
 _EPILOG = """\
-genes = vectors + missing + wrong length + not encodable + quarantined. Two builds of the same tree with the same encoder,
-device, batch size and threads have the same digest, as long as no batch was halved and no shard finished on the CPU."""
+genes = vectors + missing + wrong length + not encodable + quarantined. Two builds of the same tree with the same
+encoder, device, batch size and threads have the same digest, as long as no batch was halved and no shard finished on
+the CPU."""
 
 _COLUMNS = ("genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined")
 

@@ -1,7 +1,7 @@
 """The wire between a worker and its supervisor: an inherited duplex pipe that carries JSON objects, one a frame.
 
-`multiprocessing`'s connections do the framing (a length, then the bytes). Nothing is ever pickled: what arrives is bytes,
-and has to be a JSON object with a `type`.
+`multiprocessing`'s connections do the framing (a length, then the bytes). Nothing is ever pickled: what arrives is
+bytes, and has to be a JSON object with a `type`.
 
 Source: DESIGN.md, section 7. Measured there: 80 us a round trip, about 167 unread frames of 250 bytes before the writer
 blocks, a killed peer seen in 2 ms.
@@ -9,6 +9,7 @@ blocks, a killed peer seen in 2 ms.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -117,10 +118,8 @@ class Channel:
                     twin.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-        try:
+        with contextlib.suppress(OSError):
             self._connection.close()
-        except OSError:
-            pass
 
 
 def _message(frame: bytes) -> dict[str, Any]:

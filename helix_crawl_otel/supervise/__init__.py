@@ -1,1 +1,3 @@
-"""The supervisor: starts workers, hears them, ends them when the policy says so, and starts others. Never loads torch."""
+"""The supervisor: starts workers, hears them, ends them when the policy says so, and starts others. Never loads
+torch.
+"""

@@ -1,4 +1,6 @@
-"""What stands between a run and the outside: the display, the metrics endpoint, the computer's sleep, the notice at the end."""
+"""What stands between a run and the outside: the display, the metrics endpoint, the computer's sleep, the notice at
+the end.
+"""
 
 from __future__ import annotations
 

@@ -185,7 +185,9 @@ def _crash(event: events.Crash) -> str:
     return f"worker {event.slot} crashed: {event.why}; started again in {event.retry_in_seconds:.0f} s ({left})"
 
 
-def _ingested(event: events.Ingested) -> str:
+def _ingested(event: events.Ingested) -> str | None:
+    if not (event.added or event.removed or event.skipped):
+        return None
     skipped = f", {event.skipped} skipped (no text)" if event.skipped else ""
     return f"shard {event.shard}: {event.sources} sources, {genes(event.added)} new{skipped}"
 

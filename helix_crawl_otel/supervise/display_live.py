@@ -1,4 +1,6 @@
-"""Live bars on a terminal: one for each shard that is encoded, one for the run, with rate, baseline, memory and rung."""
+"""Live bars on a terminal: one for each shard that is encoded, one for the run, with rate, baseline, memory and
+rung.
+"""
 
 from __future__ import annotations
 

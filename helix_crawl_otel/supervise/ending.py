@@ -1,7 +1,7 @@
 """Decides what the end of a worker means: its exit code, read with what it was asked and what it said.
 
-Source: DESIGN.md, section 3.3, exit codes, and section 7: on Windows a killed process returns 1, so that it was ended by
-us is known from our own state, never from the code.
+Source: DESIGN.md, section 3.3, exit codes, and section 7: on Windows a killed process returns 1, so that it was ended
+by us is known from our own state, never from the code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Waits, after a worker has ended, until the card's memory has come back: on WDDM that can take a while after a kill.
 
-Source: DESIGN.md, section 5: back to within 512 MiB of what it was before the worker started, or stable for 5 s, at most
-120 s, then on with a warning.
+Source: DESIGN.md, section 5: back to within 512 MiB of what it was before the worker started, or stable for 5 s, at
+most 120 s, then on with a warning.
 """
 
 from __future__ import annotations

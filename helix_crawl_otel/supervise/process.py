@@ -8,6 +8,7 @@ Source: DESIGN.md, section 7.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -111,18 +112,14 @@ class WorkerProcess:
 
     def _signal_group(self, number: int) -> None:
         if sys.platform != "win32":
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
-            except (ProcessLookupError, PermissionError):
-                pass
 
 
 def _kill(pid: int) -> None:
     if sys.platform != "win32":
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
 
 
 def spawn(

@@ -9,6 +9,7 @@ from helix_crawl_otel.supervise import events
 __all__ = ["Progress", "ShardProgress"]
 
 RATE_WINDOW_SECONDS = 60.0
+LEAST_COMMITS = 4
 
 
 @dataclass
@@ -39,9 +40,9 @@ class Progress:
         ended: How many of them are over, those that were complete before included.
         running: Those that a worker is on, by name.
         encoded: Genes committed in this run.
-        ended_pending: Genes that shards which are over had lacked.
         actions: Actions by name.
         crashes: How many.
+        quarantined: Genes, in this run.
     """
 
     shards: int = 0
@@ -77,7 +78,8 @@ class Progress:
     def _commit(self, event: events.Committed) -> None:
         self.encoded += event.genes
         self._commits.append((event.t, event.genes))
-        while self._commits and event.t - self._commits[0][0] > RATE_WINDOW_SECONDS:
+        # A minute of them, and at least a few: a batch that crawls takes longer than that.
+        while len(self._commits) > LEAST_COMMITS and event.t - self._commits[0][0] > RATE_WINDOW_SECONDS:
             self._commits.pop(0)
         shard = self.running.get(event.shard)
         if shard is not None:
@@ -86,12 +88,11 @@ class Progress:
             shard.device, shard.newest = event.device, event
 
     def rate(self, now: float) -> float | None:
-        """Genes a second over the last minute, all workers together; `None` when nothing was committed in it."""
-        recent = [(t, genes) for t, genes in self._commits if now - t <= RATE_WINDOW_SECONDS]
-        if len(recent) < 2:
+        """Genes a second over the last minute or the last few batches, all workers together; `None` before that."""
+        if len(self._commits) < 2:
             return None
-        seconds = now - recent[0][0]
-        return sum(genes for _, genes in recent[1:]) / seconds if seconds > 0 else None
+        seconds = now - self._commits[0][0]
+        return sum(genes for _, genes in self._commits[1:]) / seconds if seconds > 0 else None
 
     def to_go(self, now: float) -> float | None:
         """Seconds that the shards being encoded still need; others are not counted yet. `None` while unknown."""

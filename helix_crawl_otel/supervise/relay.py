@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
@@ -293,10 +294,8 @@ class Relay:
         self._send({"type": "reply", "request": message["request"], **content})
 
     def _send(self, message: Mapping[str, object]) -> None:
-        try:
+        with suppress(ChannelClosed):  # it is gone; its exit is about to be seen
             self._channel.send(message)
-        except ChannelClosed:
-            pass  # it is gone; its exit is about to be seen
 
 
 def lost_seconds(genes: float, seconds: float, status: ShardStatus) -> float:

@@ -1,7 +1,7 @@
 """The work of `helix-crawl run`: one driver of the user's own, started again when the ladder or a crash asks for it.
 
-Source: DESIGN.md, section 3.3: under `run`, a demoted job exits 79 again when it enters its next shard and is started on
-the card.
+Source: DESIGN.md, section 3.3: under `run`, a demoted job exits 79 again when it enters its next shard and is started
+on the card.
 """
 
 from __future__ import annotations

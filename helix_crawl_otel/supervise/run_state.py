@@ -54,8 +54,8 @@ class Run:
         logs: Folder of our own workers' log files, `None` when workers write where the supervisor does.
         is_modelled: A modelled card is laid over the workers' devices.
 
-    Threads: `wake` from any; what readers call (`shard_opened`, `measured`, ...) only emits and counts under `lock`; the
-    rest is the supervisor's.
+    Threads: `wake` from any; what readers call (`shard_opened`, `measured`, ...) only emits and counts under `lock`;
+    the rest is the supervisor's.
     """
 
     def __init__(

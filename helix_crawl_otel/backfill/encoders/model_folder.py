@@ -1,7 +1,7 @@
 """Looks at a sentence-transformers folder before it is loaded: nothing in it may be executed.
 
-Loading a pickle runs what is in it, and so does a module that names its own class. Only safetensors and the library's own
-modules are let through; what a weight file must hash to can be asked for.
+Loading a pickle runs what is in it, and so does a module that names its own class. Only safetensors and the library's
+own modules are let through; what a weight file must hash to can be asked for.
 
 Source: DESIGN.md, section 8; security rules of the project.
 """

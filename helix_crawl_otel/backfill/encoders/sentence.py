@@ -1,7 +1,7 @@
 """Any model of sentence-transformers: BGE-M3 on a card, MiniLM on a CPU.
 
-The device is passed on, and then looked for on the model's parameters: a library that ignores it would turn a demotion to
-the CPU into nothing (INCIDENTS.md).
+The device is passed on, and then looked for on the model's parameters: a library that ignores it would turn a
+demotion to the CPU into nothing (INCIDENTS.md).
 
 Source: DESIGN.md, section 8.
 """
@@ -125,7 +125,7 @@ def _loaded(source: str, device: str) -> Any:
     is_folder = Path(source).is_dir()
     if is_folder:
         check_folder(Path(source))
-    elif os.sep in source and not source.count("/") == 1:
+    elif os.sep in source and source.count("/") != 1:
         raise ModelError(
             f"{source} is no folder; accepted: minilm, hashing, a model folder, or an id such as BAAI/bge-m3"
         )

@@ -1,0 +1,130 @@
+"""`helix-crawl run -- CMD ARG...`: supervises a driver of the user's own that uses `CrawlWatch`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from helix_crawl_otel.config import ConfigError, option_or_knob
+from helix_crawl_otel.memory.device import parse_device
+from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.console import Console
+from helix_crawl_otel.supervise.lock import FolderLock
+from helix_crawl_otel.supervise.options import add_common_options, read_common_options
+from helix_crawl_otel.supervise.run_job import RunJob
+from helix_crawl_otel.supervise.session import RunOptions, Session
+from helix_crawl_otel.supervise.summary import Summary
+from helix_crawl_otel.supervise.supervisor import DONE, FAILED
+
+__all__ = ["register"]
+
+DEVICE = "BGEM3_DEVICE"
+
+_DESCRIPTION = """\
+Runs a job of your own that uses CrawlWatch, and supervises it: the policy, the metrics and the timeline live out
+here, so they go on while the job is wedged or being replaced. When the ladder asks for it the job is started again:
+it has to resume where it was. Demoted to the CPU it is started with BGEM3_DEVICE=cpu and without a card to be seen."""
+
+_EPILOG = """\
+examples:
+  helix-crawl run -- python my_job.py --input ~/notes
+  helix-crawl run --state ~/jobs/notes -- ./embed.sh          where timeline and ladder state are kept
+
+exit codes: 0 the job is done; 1 it crashed again and again; 2 wrong usage; 75 it was paused, and the same command
+resumes it; 78 it can never start; 130 a second interrupt."""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "run",
+        help="supervise a job of your own that uses CrawlWatch",
+        usage="helix-crawl run [options] -- CMD [ARG ...]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD ARG", help="the job, after two dashes")
+    parser.add_argument(
+        "--state",
+        default=".helix-crawl",
+        metavar="DIR",
+        help="where timeline, ladder state and lock are kept (default .helix-crawl in this folder)",
+    )
+    parser.add_argument(
+        "--clock-rate",
+        type=float,
+        default=1.0,
+        help="fault injection: how much faster the run's clock runs (default 1)",
+    )
+    add_common_options(parser, (DEVICE,))
+    parser.set_defaults(func=_command)
+
+
+def _command(args: argparse.Namespace) -> int:
+    options = read_common_options(args)
+    argv = _checked_command(args.command)
+    if not 0 < args.clock_rate <= 10_000:
+        raise ConfigError(f"--clock-rate is {args.clock_rate!r}; accepted: a number > 0 and <= 10000")
+    asked = str(option_or_knob(DEVICE, options.knobs, options.environ))
+    device = "cuda:0" if asked == "auto" else str(parse_device(asked))
+    folder = Path(args.state).expanduser().absolute()
+    typed = shlex.join(["helix-crawl", *sys.argv[1:]])
+    with ExitStack() as stack:
+        stack.enter_context(FolderLock(folder, typed))
+        console = stack.enter_context(Console(options))
+        run_options = RunOptions(
+            config=options.config,
+            folder=folder,
+            encoder="",
+            slots=[("job", device)],
+            environ=options.environ,
+            keeps_logs=False,
+            clock_rate=args.clock_rate,
+        )
+        session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
+        console.start(session.clock)
+        why = "as its driver says" if asked == "auto" else "as asked for"
+        name = Path(argv[0]).name
+        console.emit(events.RunStarted(session.clock(), typed, str(folder), name, (device,), why, 0, 0))
+        run, code = session.supervise(RunJob(argv, options.environ))
+        summary = Summary(
+            exit_code=FAILED if code == DONE and run.failures else code,
+            seconds=console.seconds(),
+            encoded=run.totals.encoded,
+            actions=dict(console.announcer.progress.actions),
+            starts=dict(run.totals.starts),
+            lost_seconds=run.totals.lost_seconds,
+            reason="; ".join([*run.failures, *(why for _, why in run.endings)]) if code else "",
+            next_step="" if code == DONE else typed,
+        )
+        console.end(summary)
+    return summary.exit_code
+
+
+def _checked_command(given: list[str]) -> list[str]:
+    """The job's command.
+
+    Raises:
+        ConfigError: There is none, or no such program.
+    """
+    argv = given[1:] if given[:1] == ["--"] else given
+    if not argv:
+        raise ConfigError("no command was given; accepted: helix-crawl run [options] -- CMD [ARG ...]")
+    if sys.platform == "win32" and argv[0].lower().endswith(".py"):
+        argv = [sys.executable, *argv]
+    if shutil.which(argv[0]) is None:
+        raise ConfigError(f"{argv[0]}: command not found; accepted: a program on PATH, or the path of one")
+    if sys.platform == "win32" and Path(argv[0]).suffix.lower() in (".bat", ".cmd"):
+        bad = [argument for argument in argv[1:] if any(letter in argument for letter in '"%&|<>^!\r\n')]
+        if bad:
+            # cmd.exe reads a batch file's arguments once more, as a line of its own language.
+            raise ConfigError(
+                f'{bad[0]!r} cannot be passed to a batch file safely; accepted: arguments without "%&|<>^!'
+            )
+    return argv
