@@ -6,13 +6,12 @@ Source: DESIGN.md, section 3.3: genes = vectors + missing + wrong_length + not_e
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from helix_crawl_otel.backfill.salvage import reading, stored_meta
-from helix_crawl_otel.backfill.schema import BLANK, Table
+from helix_crawl_otel.backfill.schema import BLANK, right_length
 
 __all__ = ["Accounts", "account", "combine"]
 
@@ -64,16 +63,17 @@ def account(path: Path, progress: Callable[[int], None] = lambda genes: None) ->
         StoreError: It cannot be read; the message says why.
     """
     with reading(path) as (connection, table):
-        length = _right_length(connection, table)
+        clearing, identity = (stored_meta(connection, table, key) for key in ("clearing", "encoder"))
+        # While a `reencode` is clearing, what is there is no vector of the encoder that the shard names.
+        length = 0 if clearing else right_length(connection, table, identity)
         counts = dict.fromkeys(("vectors", "quarantined", "not_encodable", "missing", "wrong_length"), 0)
         digest = hashlib.sha256()
         sql = (
-            f"SELECT CAST(gene_id AS BLOB), CAST(content AS BLOB), {table.vector}, {table.quarantined}, {BLANK},"
-            f" typeof({table.vector}) FROM genes ORDER BY CAST(gene_id AS BLOB)"
+            f"SELECT CAST(gene_id AS BLOB), CAST(content AS BLOB), CAST({table.vector} AS BLOB),"
+            f" typeof({table.vector}), {table.quarantined}, {BLANK} FROM genes ORDER BY 1, 2, 3"
         )
-        for number, (gene_id, content, vector, quarantined, blank, kind) in enumerate(connection.execute(sql), 1):
-            value = None if kind == "null" else vector if kind == "blob" else str(vector).encode()
-            if kind == "blob" and len(vector) == length:
+        for number, (gene_id, content, vector, kind, quarantined, blank) in enumerate(connection.execute(sql), 1):
+            if kind == "blob" and 0 < length == len(vector):
                 counts["vectors"] += 1
             elif quarantined:
                 counts["quarantined"] += 1
@@ -81,7 +81,7 @@ def account(path: Path, progress: Callable[[int], None] = lambda genes: None) ->
                 counts["not_encodable"] += 1
             else:
                 counts["missing" if kind == "null" else "wrong_length"] += 1
-            for field in (gene_id, content, value):
+            for field in (gene_id, content, vector):
                 _add(digest, field)
             if number % TOLD_EVERY == 0:
                 progress(number)
@@ -98,19 +98,6 @@ def combine(named: Sequence[tuple[str, Accounts]]) -> Accounts:
     return Accounts(
         **{field: sum(getattr(one, field) for _, one in named) for field in fields}, digest=digest.hexdigest()
     )
-
-
-def _right_length(connection: sqlite3.Connection, table: Table) -> int:
-    """Bytes of a vector: by the encoder's identity, else the commonest length that is whole floats; 0 for none."""
-    identity = stored_meta(connection, table, "encoder")
-    if isinstance(identity, dict):
-        return 4 * int(identity["dim"])
-    vector = table.vector
-    row = connection.execute(
-        f"SELECT length({vector}) FROM genes WHERE typeof({vector}) = 'blob' AND length({vector}) > 0"
-        f" AND length({vector}) % 4 = 0 GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
-    ).fetchone()
-    return 0 if row is None else int(row[0])
 
 
 def _add(digest: hashlib._Hash, field: bytes | None) -> None:

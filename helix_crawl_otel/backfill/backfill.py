@@ -7,9 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from helix_crawl_otel.backfill.build_run import run_build
 from helix_crawl_otel.backfill.options import add_encode_options, read_encode_options
-from helix_crawl_otel.backfill.planning import plan_backfill
 from helix_crawl_otel.backfill.salvage import find_shards
 
 __all__ = ["register"]
@@ -44,6 +42,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _command(args: argparse.Namespace) -> int:
+    from helix_crawl_otel.backfill.build_run import run_build
+    from helix_crawl_otel.backfill.planning import plan_backfill
+
     options = read_encode_options(args)
     paths = [path.absolute() for path in find_shards([Path(text).expanduser() for text in args.paths])]
     command = shlex.join(["helix-crawl", *sys.argv[1:]])

@@ -7,9 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from helix_crawl_otel.backfill.build_run import run_build
 from helix_crawl_otel.backfill.options import add_encode_options, read_encode_options
-from helix_crawl_otel.backfill.planning import plan_build
 from helix_crawl_otel.config import ConfigError
 
 __all__ = ["add_build_options", "build", "register"]
@@ -59,6 +57,9 @@ def _command(args: argparse.Namespace) -> int:
 
 def build(args: argparse.Namespace, source: Path, out: Path) -> int:
     """Build `out` from `source`, with the options that `register` offers. Returns the exit code."""
+    from helix_crawl_otel.backfill.build_run import run_build
+    from helix_crawl_otel.backfill.planning import plan_build
+
     options = read_encode_options(args)
     source, out = source.expanduser().absolute(), out.expanduser().absolute()
     if out.is_file() or out == source:

@@ -76,7 +76,8 @@ def _full(path: Path) -> str:
 
 def _translated(error: sqlite3.Error, path: Path) -> StoreError:
     text = str(error)
-    lowered = text.lower()
+    # What a constraint says names columns of the app's, which may be called anything: `full`, `locked`.
+    lowered = "" if isinstance(error, sqlite3.IntegrityError) else text.lower()
     if "full" in lowered:
         return StoreFull(_full(path))
     if "locked" in lowered or "busy" in lowered:

@@ -2,26 +2,50 @@
 
 So a fresh worker process really is fast again, and one whose card has spilled stays slow whatever it releases. The
 encode itself is real, on the CPU.
+
+Source: DESIGN.md, section 1; `modelled_card` says where the numbers come from.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 
 from helix_crawl_otel.backfill.encoders.base import Encoder
 from helix_crawl_otel.core.model import MemoryReading
-from helix_crawl_otel.modelled_card import BatchLoad, CardModel, Context
+from helix_crawl_otel.modelled_card import BatchLoad, CardModel, Context, check_number
 
-__all__ = ["CardFault"]
+__all__ = ["CARD_KEYS", "CardFault", "CardsCpu", "card_of"]
+
+FRAGMENT = "fragment_gib"
+
+CARD_KEYS = (FRAGMENT, *(row.name for row in fields(CardModel) if row.name != "memory_return_seconds"))
+"""Parameters: those of the card, and what each batch leaves in the cache for good. When the memory of an ended process
+is back is up to the real process."""
+
+Values = Mapping[str, float | int | str]
+
+
+def card_of(values: Values) -> CardModel:
+    """The card that the parameters describe.
+
+    Raises:
+        ValueError: One is out of range; the message names it and says what is accepted.
+    """
+    check_number(FRAGMENT, float(values.get(FRAGMENT, 0.0)), 0.0, 1e6)
+    given = {key: float(value) for key, value in values.items() if key != FRAGMENT}
+    return CardModel(**given)
 
 
 class CardFault:
-    """See `Encoder`.
+    """An encoder on the modelled card. See `Encoder`.
+
+    A batch takes as long as on the card, or as long as the real encode where that is longer. `start_seconds` is waited
+    for only if given: a real process has a start of its own.
 
     Args:
         encoder: What really encodes.
-        values: Parameters of the card, and `fragment_gib`: what each batch leaves in the cache for good.
+        values: Parameters, see `CARD_KEYS`.
         clock: Seconds.
         sleep: Seconds of that clock.
 
@@ -29,48 +53,90 @@ class CardFault:
     """
 
     def __init__(
-        self,
-        encoder: Encoder,
-        values: Mapping[str, float | int | str],
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
+        self, encoder: Encoder, values: Values, clock: Callable[[], float], sleep: Callable[[float], None]
     ) -> None:
         self.identity = encoder.identity
         self.device = encoder.device
         self.versions = encoder.versions
         self.threads = encoder.threads
         self._encoder = encoder
-        self._fragment_gib = float(values.get("fragment_gib", 0.0))
-        self._context = Context(self.model_of(values))
+        self._fragment_gib = float(values.get(FRAGMENT, 0.0))
+        self._card = card_of(values)
+        self._context = Context(self._card)
         self._clock = clock
         self._sleep = sleep
-
-    @staticmethod
-    def model_of(values: Mapping[str, float | int | str]) -> CardModel:
-        """The card that the parameters describe. Raises `ValueError` naming one that is out of range."""
-        given = {key: float(value) for key, value in values.items() if key != "fragment_gib"}
-        return dataclasses.replace(CardModel(), **given)
+        sleep(float(values.get("start_seconds", 0.0)))
 
     def work(self, texts: Sequence[str]) -> float:
         """See `Encoder`."""
         return self._encoder.work(texts)
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
-        """Encode, and take as long as the card would, if that is longer."""
+        """Encode, and take as long as the card would. Its memory is taken before: a probe sees it during the batch."""
         started = self._clock()
-        vectors = self._encoder.encode(texts)
-        card, context = self._context.card, self._context
+        context = self._context
+        warmup_seconds = self._card.warmup_seconds if context.batches == 0 else 0.0
         tokens = max(1, round(self._encoder.work(texts) / len(texts)))
-        context.shapes.discard(tokens)  # every batch leaves a fragment here, also one of a length that was seen
-        warmup = card.warmup_seconds if context.batches == 0 else 0.0
+        context.shapes.discard(tokens)  # every batch leaves its fragment, also one of a length that was seen
         load = BatchLoad(context.batches, "", len(texts), tokens, fragment_gib=self._fragment_gib)
-        self._sleep(max(0.0, warmup + context.encode(load) - (self._clock() - started)))
+        ends = started + warmup_seconds + context.encode(load)
+        vectors = self._encoder.encode(texts)
+        self._sleep(max(0.0, ends - self._clock()))
         return vectors
 
     def release(self) -> None:
-        """The cache is released, on the modelled card too."""
+        """The cache is released, on the modelled card too; that takes `release_seconds`."""
+        self._encoder.release()
         self._context.release()
+        self._sleep(self._card.release_seconds)
 
     def memory(self) -> MemoryReading:
         """What a probe would read."""
         return self._context.reading()
+
+
+class CardsCpu:
+    """The same encoder in a process that a demotion has sent to the CPU: the card slows it no more. See `Encoder`.
+
+    Args:
+        encoder: What really encodes.
+        values: Parameters of the card; `cpu_tokens_per_second` and `cpu_start_seconds` slow it only if given.
+        clock: Seconds.
+        sleep: Seconds of that clock.
+
+    Threads: the worker's.
+    """
+
+    def __init__(
+        self, encoder: Encoder, values: Values, clock: Callable[[], float], sleep: Callable[[float], None]
+    ) -> None:
+        self.identity = encoder.identity
+        self.device = encoder.device
+        self.versions = encoder.versions
+        self.threads = encoder.threads
+        self._encoder = encoder
+        self._tokens_per_second = float(values.get("cpu_tokens_per_second", 0.0))
+        self._clock = clock
+        self._sleep = sleep
+        sleep(float(values.get("cpu_start_seconds", 0.0)))
+
+    def work(self, texts: Sequence[str]) -> float:
+        """See `Encoder`."""
+        return self._encoder.work(texts)
+
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
+        """Encode, at the speed that was asked for where the real one is higher."""
+        started = self._clock()
+        vectors = self._encoder.encode(texts)
+        if self._tokens_per_second:
+            ends = started + self._encoder.work(texts) / self._tokens_per_second
+            self._sleep(max(0.0, ends - self._clock()))
+        return vectors
+
+    def release(self) -> None:
+        """See `Encoder`."""
+        self._encoder.release()
+
+    def memory(self) -> MemoryReading:
+        """The CPU's own probes read it."""
+        return self._encoder.memory()

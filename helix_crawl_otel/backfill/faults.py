@@ -1,4 +1,4 @@
-"""Fault injection: what `--fault` takes, and the encoder that misbehaves accordingly.
+"""Fault injection: what `--fault` takes, and what is laid over a worker's encoder for it.
 
 For tests and demonstrations. Each fault is laid over a real encoder in a real worker process.
 
@@ -12,43 +12,42 @@ For tests and demonstrations. Each fault is laid over a real encoder in a real w
     slow:seconds=0.2            every batch takes so much longer
     clock:rate=100              the run's clock runs so much faster, in the supervisor as well
 
-`batch` counts the batches of a worker process from 1, `worker` the worker processes of a run; without `worker` it is
-every one.
+`batch` counts the batches of a worker process from 1, and is 1 unless given. `worker` counts the worker processes of a
+run from 1; without it every one is struck. `seconds` of wedge and hang are real ones, a week unless given; of slow
+and of the card those of the run's clock. `text` is looked for as it stands, and holds no comma.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
-from helix_crawl_otel.backfill.encoders.base import BadVector, Encoder
-from helix_crawl_otel.backfill.fault_card import CardFault
-from helix_crawl_otel.core.model import MemoryReading
-from helix_crawl_otel.modelled_card import CardModel
+from helix_crawl_otel.backfill.encoders.base import Encoder
+from helix_crawl_otel.backfill.fault_card import CARD_KEYS, CardFault, CardsCpu, card_of
+from helix_crawl_otel.backfill.faulty import FaultyEncoder
 
 __all__ = ["Fault", "apply_faults", "clock_rate", "has_card", "parse_fault"]
 
-FOR_EVER_SECONDS = 7 * 24 * 3600.0
-CRASH_CODE = 86
+MOST_SECONDS = 7 * 24 * 3600.0
 
-_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
+
+_MOMENT: Mapping[str, type] = {"batch": int, "worker": int}
 
 _KEYS: Mapping[str, Mapping[str, type]] = {
-    "card": {"fragment_gib": float, **{row.name: float for row in fields(CardModel)}},
-    "wedge": {"batch": int, "worker": int, "seconds": float},
-    "hang": {"batch": int, "worker": int, "seconds": float},
-    "crash": {"batch": int, "worker": int},
+    "card": dict.fromkeys(CARD_KEYS, float),
+    "wedge": {**_MOMENT, "seconds": float},
+    "hang": {**_MOMENT, "seconds": float},
+    "crash": _MOMENT,
     "poison": {"text": str},
     "oom": {"genes": int, "text": str},
     "nan": {"text": str},
     "slow": {"seconds": float},
     "clock": {"rate": float},
 }
+
+_NEED_TEXT = ("nan", "poison")
 
 
 @dataclass(frozen=True)
@@ -77,21 +76,31 @@ def parse_fault(text: str) -> Fault:
     name, _, rest = text.partition(":")
     if name not in _KEYS:
         raise ValueError(f"accepted: {', '.join(_KEYS)}")
-    values: dict[str, float | int | str] = {}
-    for pair in filter(None, rest.split(",")):
-        key, equals, value = pair.partition("=")
-        kind = _KEYS[name].get(key)
-        if kind is None or not equals:
-            raise ValueError(f"accepted after {name}: {', '.join(f'{key}=' for key in _KEYS[name])}")
-        if kind is not str and (not _NUMBER.fullmatch(value) or (kind is int and not value.isdigit())):
-            raise ValueError(f"accepted for {key}: {'an integer' if kind is int else 'a number'} >= 0")
-        values[key] = kind(value)
+    values = dict(_pair(name, pair) for pair in filter(None, rest.split(",")))
     fault = Fault(name, values)
+    if values.get("text", "" if name in _NEED_TEXT else name) == "":
+        raise ValueError(f"accepted: {name}:text=..., a part of the passages that are to be struck")
     if name == "card":
-        CardFault.model_of(fault.values)  # raises ValueError naming the parameter
+        card_of(values)
     if name == "clock" and not 0 < fault.number("rate", 1.0) <= 10_000:
         raise ValueError("accepted for rate: a number > 0 and <= 10000")
+    if fault.number("seconds", 0.0) > MOST_SECONDS:
+        raise ValueError(f"accepted for seconds: a number from 0 to {MOST_SECONDS:g}, a week")
     return fault
+
+
+def _pair(name: str, pair: str) -> tuple[str, float | int | str]:
+    key, equals, value = pair.partition("=")
+    kind = _KEYS[name].get(key)
+    if kind is None or not equals:
+        raise ValueError(f"accepted after {name}: {', '.join(f'{key}=' for key in _KEYS[name])}")
+    least = 1 if key in _MOMENT else 0
+    if kind is int and not (_NUMBER.fullmatch(value) and value.isdigit() and int(value) >= least):
+        raise ValueError(f"accepted for {key}: an integer from {least}")
+    if kind is float and not _NUMBER.fullmatch(value):
+        raise ValueError(f"accepted for {key}: a number >= 0, of at most nine digits before and after the point")
+    converted: float | int | str = kind(value)
+    return key, converted
 
 
 def clock_rate(faults: Sequence[Fault]) -> float:
@@ -105,7 +114,13 @@ def has_card(faults: Sequence[Fault]) -> bool:
 
 
 def apply_faults(
-    encoder: Encoder, faults: Sequence[Fault], worker: int, clock: Callable[[], float], sleep: Callable[[float], None]
+    encoder: Encoder,
+    faults: Sequence[Fault],
+    worker: int,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+    *,
+    is_on_card: bool = True,
 ) -> Encoder:
     """The encoder with the faults laid over it.
 
@@ -115,71 +130,11 @@ def apply_faults(
         worker: Which worker process of the run this is, from 1.
         clock: Seconds.
         sleep: Seconds of that clock.
+        is_on_card: False in a worker that was sent to the CPU, which a modelled card slows no more.
     """
     for fault in faults:
         if fault.name == "card":
-            encoder = CardFault(encoder, fault.values, clock, sleep)
-        elif fault.name != "clock" and int(fault.number("worker", worker)) == worker:
-            encoder = _Faulty(encoder, fault, sleep)
+            encoder = (CardFault if is_on_card else CardsCpu)(encoder, fault.values, clock, sleep)
+        elif fault.name != "clock" and fault.number("worker", worker) == worker:
+            encoder = FaultyEncoder(encoder, fault.name, fault.values, sleep)
     return encoder
-
-
-class _Faulty:
-    """An encoder with one fault.
-
-    Args:
-        encoder: What really encodes.
-        fault: What goes wrong.
-        sleep: Seconds of the run's clock.
-    """
-
-    def __init__(self, encoder: Encoder, fault: Fault, sleep: Callable[[float], None]) -> None:
-        self.identity = encoder.identity
-        self.device = encoder.device
-        self.versions = encoder.versions
-        self.threads = encoder.threads
-        self._encoder = encoder
-        self._fault = fault
-        self._sleep = sleep
-        self._batches = 0
-
-    def work(self, texts: Sequence[str]) -> float:
-        return self._encoder.work(texts)
-
-    def release(self) -> None:
-        self._encoder.release()
-
-    def memory(self) -> MemoryReading:
-        return self._encoder.memory()
-
-    def encode(self, texts: Sequence[str]) -> list[bytes]:
-        self._batches += 1
-        self._misbehave(texts)
-        return self._encoder.encode(texts)
-
-    def _misbehave(self, texts: Sequence[str]) -> None:
-        fault = self._fault
-        is_due = self._batches == fault.number("batch", 1)
-        wanted = str(fault.values.get("text", ""))
-        holds_text = bool(wanted) and any(wanted in text for text in texts)
-        if fault.name == "slow":
-            self._sleep(fault.number("seconds", 0.1))
-        elif fault.name == "wedge" and is_due:
-            _hold_the_gil(fault.number("seconds", FOR_EVER_SECONDS))
-        elif fault.name == "hang" and is_due:
-            time.sleep(fault.number("seconds", FOR_EVER_SECONDS))
-        elif (fault.name == "crash" and is_due) or (fault.name == "poison" and holds_text):
-            os._exit(CRASH_CODE)
-        elif fault.name == "oom" and (holds_text or (not wanted and len(texts) > fault.number("genes", 1))):
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (injected by --fault oom)")
-        elif fault.name == "nan" and holds_text:
-            index = next(n for n, text in enumerate(texts) if wanted in text)
-            raise BadVector(index, "the encoder's vector has length nan (injected by --fault nan)")
-
-
-def _hold_the_gil(seconds: float) -> None:
-    """Sleep in C without letting go of the interpreter's lock, as a driver call that hangs does."""
-    if sys.platform == "win32":
-        ctypes.PyDLL("kernel32").Sleep(int(seconds * 1000))
-    else:
-        ctypes.PyDLL(None).sleep(int(seconds))

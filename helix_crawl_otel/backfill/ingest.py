@@ -121,13 +121,15 @@ class _Ingest:
                 report.problems.append((item.source_id, item.reason))
             else:
                 self._look_at(item, marks.get(item.source_id))
-            if len(self._waiting) >= TOGETHER_SOURCES or self._chars >= TOGETHER_CHARS:
+            together = len(self._waiting) + len(self._touched)
+            if together >= TOGETHER_SOURCES or self._chars >= TOGETHER_CHARS:
                 self._write()
                 if should_stop():
                     report.stopped = True
                     return report
         self._write()
-        report.gone = sorted(left)
+        unread = {source_id for source_id, _ in report.problems}
+        report.gone = sorted(source_id for source_id in left if not _lies_in(source_id, unread))
         if prune and report.gone:
             report.removed_genes += self._table.drop(report.gone)
         # Only now: a shard whose fingerprint is right is not looked into by the next run.
@@ -178,3 +180,11 @@ def _genes(item: _Read, rule: ChunkRule) -> Iterator[Gene]:
         digest = content_hash(passage)
         yield Gene(gene_id(item.source_id, digest, seen[digest]), passage, item.source_id, digest)
         seen[digest] += 1
+
+
+def _lies_in(source_id: str, folders: set[str]) -> bool:
+    """What lies in a folder that cannot be read is not known to be gone."""
+    if not folders:
+        return False
+    parts = source_id.split("/")
+    return any("/".join(parts[:depth]) in folders for depth in range(len(parts)))

@@ -16,7 +16,8 @@ __all__ = ["ROOT_SHARD", "file_names"]
 ROOT_SHARD = "."
 """The shard of the files that lie in no folder."""
 
-LONGEST = 100
+LONGEST, LONGEST_BYTES = 100, 180
+"""Characters, and bytes: a file system takes 255 bytes a name, and `-wal` or `.corrupt-1-wal` has to fit behind it."""
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]|[^\x20-\U0010ffff]|[\ud800-\udfff]')
@@ -33,7 +34,7 @@ def file_names(shards: Iterable[str]) -> dict[str, str]:
     for shard in sorted(shards):
         name = "_root" if shard == ROOT_SHARD else _safe(shard)
         folded = unicodedata.normalize("NFC", name).casefold()
-        if folded in taken or (shard != ROOT_SHARD and folded == "_root"):
+        while folded in taken or (shard != ROOT_SHARD and folded == "_root"):
             name = f"{name}-{_hash(shard)}"
             folded = unicodedata.normalize("NFC", name).casefold()
         taken.add(folded)
@@ -42,7 +43,8 @@ def file_names(shards: Iterable[str]) -> dict[str, str]:
 
 
 def _safe(shard: str) -> str:
-    name = _UNSAFE.sub("_", shard)[:LONGEST].rstrip(" .")
+    short = _UNSAFE.sub("_", shard)[:LONGEST].encode()[:LONGEST_BYTES]
+    name = short.decode("utf-8", "ignore").rstrip(" .")
     changed = name != shard or _RESERVED.fullmatch(name) is not None
     return f"{name or '_'}-{_hash(shard)}" if changed else name
 

@@ -1,27 +1,30 @@
-"""`helix-crawl query DIR "text"`: the nearest genes, to see that a build is good."""
+"""`helix-crawl query DIR "text"`: the nearest genes, to see that a build is good.
+
+Source: DESIGN.md, section 3.3.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.backfill.encoders.base import Encoder, ModelError
-from helix_crawl_otel.backfill.encoders.load import HASHING, MINILM, load_encoder
-from helix_crawl_otel.backfill.encoders.minilm import minilm_identity
+from helix_crawl_otel.backfill.encoders.base import BadVector, DeviceMismatch, ModelError
+from helix_crawl_otel.backfill.encoders.load import check_model, is_of, load_encoder, model_of
 from helix_crawl_otel.backfill.errors import EncoderRefused, StoreError
 from helix_crawl_otel.backfill.salvage import find_shards, reading, stored_identity
 from helix_crawl_otel.backfill.schema import VECTOR
 from helix_crawl_otel.backfill.vectors import nearest
 from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.memory.device import parse_device
 
 __all__ = ["query", "register", "show"]
 
 PAGE = 2000
+LINES_SHOWN, LINE_LETTERS = 4, 100
 
 _DESCRIPTION = """\
 Encodes a text with the encoder that the shards were built with, and prints the genes whose vectors are nearest to
@@ -41,21 +44,29 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("path", metavar="DIR", help="a folder of shards, or one shard (.db)")
     parser.add_argument("text", metavar="TEXT", help="what to look for")
     parser.add_argument("-k", "--count", default="5", metavar="N", help="how many genes (default 5)")
-    parser.add_argument("--model", metavar="MODEL", help="as for build; needed only for a model that is a folder")
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="as for build; needed for a model that is a folder, and where shards are of several models",
+    )
     parser.add_argument("--device", default="cpu", metavar="DEVICE", help="where the text is encoded (default cpu)")
     parser.add_argument("--json", action="store_true", help="a list of objects on standard output")
     parser.set_defaults(func=_command)
 
 
 def _command(args: argparse.Namespace) -> int:
-    if not args.text.strip():
+    text = args.text.encode("utf-8", "replace").decode("utf-8")  # bytes of the command line that are no text
+    if not text.strip():
         raise ConfigError("the text is empty; accepted: at least one word")
     if not re.fullmatch("[0-9]{1,4}", args.count) or not int(args.count):
         raise ConfigError(f"--count is {args.count!r}; accepted: an integer from 1 to 9999")
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-    found = query(Path(args.path).expanduser(), args.text, int(args.count), args.model, args.device)
+    try:
+        device = str(parse_device(args.device))
+    except ValueError:
+        raise ConfigError(f"--device is {args.device!r}; accepted: cpu, cuda or cuda:N") from None
+    found = query(Path(args.path).expanduser(), text, int(args.count), args.model, device)
     if args.json:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(found, default=str))
         return 0
     show(found)
     return 0
@@ -64,9 +75,14 @@ def _command(args: argparse.Namespace) -> int:
 def show(found: Sequence[Mapping[str, Any]]) -> None:
     """Print genes for people: score, source, and the first lines of each."""
     for rank, gene in enumerate(found, 1):
-        print(f"{rank}. {gene['score']:.3f}  {gene['source_id']}")
-        for line in [line for line in str(gene["content"]).splitlines() if line.strip()][:4]:
-            print(f"      {line[:100]}")
+        print(f"{rank}. {gene['score']:.3f}  {_harmless(str(gene['source_id']))}")
+        for line in [line for line in str(gene["content"]).splitlines() if line.strip()][:LINES_SHOWN]:
+            print(f"      {_harmless(line)[:LINE_LETTERS]}")
+
+
+def _harmless(line: str) -> str:
+    """A line without what would move the cursor of a terminal, or colour it."""
+    return "".join(letter if letter.isprintable() else " " for letter in line.expandtabs(4))
 
 
 def query(path: Path, text: str, count: int, model: str | None = None, device: str = "cpu") -> list[dict[str, Any]]:
@@ -83,26 +99,60 @@ def query(path: Path, text: str, count: int, model: str | None = None, device: s
         StoreError: There are no shards, no vectors, or they are of another encoder.
         ModelError: The model cannot be loaded.
     """
-    shards = find_shards([path])
-    identities = {shard: stored_identity(shard) for shard in shards}
-    known = [identity for identity in identities.values() if identity]
-    if not known:
-        raise StoreError(f"{path} holds no vectors yet; build it first")
-    encoder = load_encoder(model or _model_of(known[0]), device, batch_size=1)
-    if encoder.identity != known[0]:
-        raise EncoderRefused(
-            f"{path} was encoded by {known[0]['model']}, not by {encoder.identity['model']}; see --model"
+    identities = {shard: stored_identity(shard) for shard in find_shards([path])}
+    identity = _wanted(path, [found for found in identities.values() if found is not None], model)
+    shards = [shard for shard, found in identities.items() if found == identity]
+    if not any(map(_has_vector, shards)):
+        raise StoreError(f"{path} holds no vectors of {_shown(identity)} yet; build it first")
+    if model is None and (model := model_of(identity)) is None:
+        raise ModelError(
+            f"the vectors are of the model folder {str(identity.get('model'))!r}; say where it is with --model"
         )
-    return _search([shard for shard in shards if identities[shard] == known[0]], encoder, text, count)
-
-
-def _search(shards: Sequence[Path], encoder: Encoder, text: str, count: int) -> list[dict[str, Any]]:
-    [vector] = encoder.encode([text])
+    try:
+        encoder = load_encoder(model, device, batch_size=1)
+        if dict(encoder.identity) != identity:
+            raise EncoderRefused(
+                f"{path} was encoded by {_shown(identity)}, and --model {model} is "
+                f"{_shown(encoder.identity)} here; accepted: the model that made the vectors"
+            )
+        [vector] = encoder.encode([text])
+    except (BadVector, DeviceMismatch) as error:
+        raise ModelError(f"{model} cannot encode the text: {error}") from None
     best = nearest(vector, _pages(shards, len(vector)), count)
-    found = []
-    for score, (shard, gene_id) in best:
-        found.append({**_gene(shard, gene_id), "score": round(score, 6)})
-    return found
+    return [{**_gene(shard, gene_id), "score": round(score, 6)} for score, (shard, gene_id) in best]
+
+
+def _wanted(path: Path, found: Sequence[dict[str, object]], model: str | None) -> dict[str, object]:
+    """The encoder whose vectors are searched: the only one, or the one that `--model` names."""
+    if not found:
+        raise StoreError(
+            f"nothing in {path} says whose vectors these are; build it first, or let `helix-crawl backfill` look at "
+            "vectors that another program made"
+        )
+    several = [identity for number, identity in enumerate(found) if identity not in found[:number]]
+    names = " and by ".join(map(_shown, several))
+    if model is None:
+        if len(several) > 1:
+            raise EncoderRefused(f"{path} was encoded by {names}; say which of them is meant with --model")
+        return several[0]
+    check_model(model)
+    wanted = next((identity for identity in several if is_of(identity, model)), None)
+    if wanted is None:
+        raise EncoderRefused(
+            f"{path} was encoded by {names}, not by {model}; accepted: the model that made the vectors"
+        )
+    return wanted
+
+
+def _shown(identity: Mapping[str, object]) -> str:
+    """An encoder for people."""
+    revision = str(identity.get("revision", ""))[:12]
+    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions)"
+
+
+def _has_vector(shard: Path) -> bool:
+    with reading(shard) as (connection, _):
+        return connection.execute(f"SELECT 1 FROM genes WHERE {VECTOR} IS NOT NULL LIMIT 1").fetchone() is not None
 
 
 def _pages(shards: Sequence[Path], length: int) -> Iterator[list[tuple[tuple[Path, object], bytes]]]:
@@ -110,23 +160,12 @@ def _pages(shards: Sequence[Path], length: int) -> Iterator[list[tuple[tuple[Pat
         with reading(shard) as (connection, _):
             cursor = connection.execute(f"SELECT gene_id, {VECTOR} FROM genes WHERE length({VECTOR}) = ?", (length,))
             while rows := cursor.fetchmany(PAGE):
-                yield [((shard, gene_id), vector) for gene_id, vector in rows]
+                yield [((shard, gene_id), vector) for gene_id, vector in rows if isinstance(vector, bytes)]
 
 
 def _gene(shard: Path, gene_id: object) -> dict[str, Any]:
+    """A gene as it is printed; one that a build has just taken away is empty."""
     with reading(shard) as (connection, _):
         sql = "SELECT gene_id, source_id, content FROM genes WHERE gene_id = ?"
-        row = connection.execute(sql, (gene_id,)).fetchone()
+        row = connection.execute(sql, (gene_id,)).fetchone() or (gene_id, "", "")
     return dict(zip(("gene_id", "source_id", "content"), row, strict=True))
-
-
-def _model_of(identity: Mapping[str, object]) -> str:
-    """What to give to `--model` for an identity."""
-    name = str(identity["model"])
-    if name == HASHING:
-        return HASHING
-    if identity == minilm_identity():
-        return MINILM
-    if "/" not in name:
-        raise ModelError(f"these vectors are of the model folder {name!r}; say where it is with --model")
-    return name

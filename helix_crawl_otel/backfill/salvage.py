@@ -19,7 +19,7 @@ from typing import Any
 
 from helix_crawl_otel.backfill import schema
 from helix_crawl_otel.backfill.errors import NotAShard, StoreError, store_errors
-from helix_crawl_otel.backfill.schema import BLANK, VECTOR, Table
+from helix_crawl_otel.backfill.schema import Table, right_length
 
 __all__ = [
     "Salvage",
@@ -110,10 +110,7 @@ def salvage(path: Path) -> Salvage:
         identity = stored_meta(connection, table, "encoder")
         fingerprint = stored_meta(connection, table, "fingerprint")
         clearing = stored_meta(connection, table, "clearing")
-        right = f"length({VECTOR}) = {4 * int(identity['dim'])}" if identity else f"{VECTOR} IS NOT NULL"
-        has_vector = right if VECTOR in table.columns else "0"
-        # coalesce: a gene without a vector makes it NULL, and NOT NULL is not true.
-        is_open = f"NOT coalesce({has_vector}, 0) AND NOT {BLANK} AND NOT {table.quarantined}"
+        is_open = table.pending(right_length(connection, table, identity))
         lacks = connection.execute(f"SELECT 1 FROM genes WHERE {is_open} LIMIT 1").fetchone() is not None
         genes = 0 if lacks else int(connection.execute("SELECT count(*) FROM genes").fetchone()[0])
     return Salvage(not lacks and not clearing, genes, identity, fingerprint)
@@ -134,23 +131,24 @@ def find_shards(paths: Sequence[Path]) -> list[Path]:
     """The shards that a command was given.
 
     Args:
-        paths: Files, and folders whose `.db` files are meant.
+        paths: Files, and folders whose `.db` files are meant. One that is given twice counts once.
 
     Raises:
         StoreError: One is not there, or a folder holds no shard.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
             inside = sorted(item for item in path.glob("*.db") if item.is_file() and _is_shard(item))
             if not inside:
                 raise StoreError(f"{path} holds no shard; accepted: a folder with .db files that have a table `genes`")
-            found.update(dict.fromkeys(inside))
+            for item in inside:
+                found.setdefault(item.resolve(), item)
         elif path.exists():
-            found[path] = None
+            found.setdefault(path.resolve(), path)
         else:
             raise StoreError(f"{path} is not there; accepted: shards (.db files), or folders that hold some")
-    return list(found)
+    return list(found.values())
 
 
 def _is_shard(path: Path) -> bool:
@@ -173,12 +171,14 @@ def set_aside(path: Path) -> Path:
     Raises:
         OSError: It cannot be renamed.
     """
+    suffixes = ("-wal", "-shm", "")
     number = 1
-    while (kept := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+    while any(path.with_name(f"{path.name}.corrupt-{number}{suffix}").exists() for suffix in suffixes):
         number += 1
-    path.replace(kept)
-    for suffix in ("-wal", "-shm"):
+    kept = path.with_name(f"{path.name}.corrupt-{number}")
+    # The file itself last: SQLite would read a log that is left without it into the file that is made in its place.
+    for suffix in suffixes:
         beside = path.with_name(path.name + suffix)
-        if beside.exists():
+        if beside.exists() or not suffix:
             beside.replace(kept.with_name(kept.name + suffix))
     return kept

@@ -11,7 +11,19 @@ from pathlib import Path
 
 from helix_crawl_otel.backfill.errors import NotAShard
 
-__all__ = ["BLANK", "VECTOR", "Table", "connect", "create_genes", "ensure_own", "read_table"]
+__all__ = [
+    "BLANK",
+    "VECTOR",
+    "Table",
+    "clear_some",
+    "connect",
+    "create_genes",
+    "ensure_own",
+    "index_sources",
+    "read_table",
+    "right_length",
+    "spread_sample",
+]
 
 VECTOR = "embedding_dense_v2"
 
@@ -47,12 +59,21 @@ class Table:
     @property
     def quarantined(self) -> str:
         """SQL: whether a gene is quarantined."""
-        return "gene_id IN (SELECT gene_id FROM helix_crawl_quarantine)" if self.has_own else "0"
+        # coalesce: the app's gene_id may be NULL, and NOT NULL is not true.
+        return "coalesce(gene_id IN (SELECT gene_id FROM helix_crawl_quarantine), 0)" if self.has_own else "0"
 
     @property
     def vector(self) -> str:
         """SQL: the vector of a gene, NULL in a table without the column."""
         return VECTOR if VECTOR in self.columns else "NULL"
+
+    def lacking(self, length: int) -> str:
+        """SQL: whether a gene has no vector of the right length, see `right_length`."""
+        return f"(typeof({self.vector}) <> 'blob' OR length({self.vector}) <> {length})" if length else "1"
+
+    def pending(self, length: int) -> str:
+        """SQL: whether a gene has no vector of the right length, and can have one."""
+        return f"{self.lacking(length)} AND NOT {BLANK} AND NOT {self.quarantined}"
 
 
 def connect(path: Path, lock_seconds: float) -> sqlite3.Connection:
@@ -84,7 +105,9 @@ def read_table(connection: sqlite3.Connection, path: Path) -> Table:
 def _has_rowid(connection: sqlite3.Connection) -> bool:
     try:
         connection.execute("SELECT rowid FROM genes LIMIT 0")
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        if "no such column" not in str(error):
+            raise  # locked, say
         return False
     return True
 
@@ -95,6 +118,10 @@ def create_genes(connection: sqlite3.Connection) -> None:
         "CREATE TABLE IF NOT EXISTS genes (gene_id TEXT PRIMARY KEY, content TEXT, source_id TEXT, content_hash TEXT,"
         f" {VECTOR} BLOB)"
     )
+
+
+def index_sources(connection: sqlite3.Connection) -> None:
+    """Make the genes of a source quick to find, in a file that is ingested into."""
     connection.execute("CREATE INDEX IF NOT EXISTS helix_crawl_by_source ON genes (source_id)")
 
 
@@ -105,3 +132,74 @@ def ensure_own(connection: sqlite3.Connection, table: Table) -> None:
     for name, kind in _ADDED.items():
         if name not in table.columns:
             connection.execute(f"ALTER TABLE genes ADD COLUMN {name} {kind}")
+
+
+def right_length(connection: sqlite3.Connection, table: Table, identity: object) -> int:
+    """Bytes of a vector: by the encoder's identity, else the commonest length that is whole floats; 0 for none.
+
+    Args:
+        connection: Open.
+        table: As it is.
+        identity: The encoder's, `None` when nothing says whose the vectors are.
+    """
+    if isinstance(identity, dict):
+        return 4 * int(identity["dim"])
+    vector = table.vector
+    row = connection.execute(
+        f"SELECT length({vector}) FROM genes WHERE typeof({vector}) = 'blob' AND length({vector}) > 0"
+        f" AND length({vector}) % 4 = 0 GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def clear_some(connection: sqlite3.Connection, table: Table, after: int | str | None, limit: int) -> int | str | None:
+    """Take the vectors of the next genes away. Within the caller's transaction.
+
+    Args:
+        connection: Open.
+        table: As it is.
+        after: Key of the last one cleared, `None` to begin.
+        limit: How many genes.
+
+    Returns:
+        Key of the last one, `None` when there are no more.
+    """
+    key = table.key
+    where, values = ("1", ()) if after is None else (f"{key} > ?", (after,))
+    last = connection.execute(
+        f"SELECT max({key}) FROM (SELECT {key} FROM genes WHERE {where} ORDER BY {key} LIMIT ?)", (*values, limit)
+    ).fetchone()[0]
+    if last is not None:
+        connection.execute(f"UPDATE genes SET {VECTOR} = NULL WHERE {where} AND {key} <= ?", (*values, last))
+    return last  # type: ignore[no-any-return]  # a key, as SQLite has it
+
+
+def spread_sample(
+    connection: sqlite3.Connection, table: Table, length: int, count: int
+) -> list[tuple[str, str, bytes]]:
+    """A few genes that have a vector of the right length, spread over those that have, the same ones each time.
+
+    Args:
+        connection: Open.
+        table: As it is.
+        length: See `right_length`.
+        count: At most so many.
+    """
+    wanted, key = f"NOT {table.lacking(length)} AND NOT {BLANK}", table.key
+    columns = f"gene_id, content, {table.vector}"
+    if key != "rowid":
+        (there,) = connection.execute(f"SELECT count(*) FROM genes WHERE {wanted}").fetchone()
+        sql = f"SELECT {columns} FROM genes WHERE {wanted} ORDER BY {key} LIMIT 1 OFFSET ?"
+        return [connection.execute(sql, (place,)).fetchone() for place in _places(0, there, count)]
+    ends = f"SELECT rowid FROM genes WHERE {wanted} ORDER BY rowid"
+    low, high = connection.execute(f"SELECT ({ends} LIMIT 1), ({ends} DESC LIMIT 1)").fetchone()
+    if low is None:
+        return []
+    sql = f"SELECT rowid, {columns} FROM genes WHERE rowid >= ? AND {wanted} ORDER BY rowid LIMIT 1"
+    rows = (connection.execute(sql, (place,)).fetchone() for place in _places(low, high + 1, count))
+    return list({row[0]: row[1:] for row in rows}.values())
+
+
+def _places(low: int, end: int, count: int) -> list[int]:
+    """So many numbers from `low` up to before `end`, each once."""
+    return sorted({low + n * (end - low) // count for n in range(count)}) if end > low else []

@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from helix_crawl_otel.backfill.errors import store_errors
 from helix_crawl_otel.backfill.genes import Gene, SourceMark
 from helix_crawl_otel.backfill.store import ShardStore
 
@@ -33,14 +32,12 @@ class SourceTable:
 
     def marks(self) -> dict[str, SourceMark]:
         """What is known of each source."""
-        with store_errors(self._store.path):
-            rows = self._store.read("SELECT source_id, size, mtime_ns, digest, genes FROM helix_crawl_sources")
+        rows = self._store.read("SELECT source_id, size, mtime_ns, digest, genes FROM helix_crawl_sources")
         return {str(row[0]): SourceMark(*row[1:]) for row in rows}
 
     def note(self, key: str) -> Any:
         """A note of the ingest's, see `ShardStore.meta`."""
-        with store_errors(self._store.path):
-            return self._store.meta(key)
+        return self._store.meta(key)
 
     def set_note(self, key: str, value: object) -> None:
         """Keep a note."""

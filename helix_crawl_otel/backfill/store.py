@@ -20,7 +20,7 @@ from typing import Any
 from helix_crawl_otel.backfill import schema
 from helix_crawl_otel.backfill.errors import EncoderRefused, LeaseLost, StoreReadOnly, store_errors
 from helix_crawl_otel.backfill.genes import PendingGene
-from helix_crawl_otel.backfill.schema import BLANK, VECTOR, Table
+from helix_crawl_otel.backfill.schema import VECTOR, Table
 
 __all__ = ["ShardStore"]
 
@@ -66,13 +66,15 @@ class ShardStore:
             connection = schema.connect(path, lock_seconds)
         try:
             with store_errors(path):
+                if not create:
+                    schema.read_table(connection, path)  # before anything is changed in a file that is no shard
                 connection.execute("PRAGMA journal_mode = WAL").fetchall()
                 connection.execute("PRAGMA synchronous = NORMAL")
                 if create:
                     schema.create_genes(connection)
                 table = schema.read_table(connection, path)
                 store = cls(path, connection, table, epoch)
-                store._take_lease()
+                store._take_lease(index=create)
                 store.table = schema.read_table(connection, path)
             return store
         except BaseException:
@@ -93,10 +95,12 @@ class ShardStore:
 
     # -- the lease ----------------------------------------------------------------------------------------------------
 
-    def _take_lease(self) -> None:
+    def _take_lease(self, *, index: bool) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             schema.ensure_own(self._connection, self.table)
+            if index:
+                schema.index_sources(self._connection)
             stored = self._stored_epoch()
             if stored >= self.epoch:
                 raise LeaseLost(f"{self.path} has been taken over by another worker (lease {stored}, not {self.epoch})")
@@ -140,7 +144,8 @@ class ShardStore:
 
     def meta(self, key: str) -> Any:
         """A value of our own, `None` when there is none. Plain JSON."""
-        row = self._connection.execute("SELECT value FROM helix_crawl_meta WHERE key = ?", (key,)).fetchone()
+        with store_errors(self.path):
+            row = self._connection.execute("SELECT value FROM helix_crawl_meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
     def set_meta(self, key: str, value: object) -> None:
@@ -150,27 +155,28 @@ class ShardStore:
 
     def read(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of a query that changes nothing."""
-        return self._connection.execute(sql).fetchall()
+        with store_errors(self.path):
+            return self._connection.execute(sql).fetchall()
 
     def identity(self) -> dict[str, object] | None:
         """The encoder that the vectors are of, `None` when nothing says so."""
-        with store_errors(self.path):
-            found = self.meta("encoder")
+        found = self.meta("encoder")
         return found if isinstance(found, dict) else None
 
     def has_foreign_vectors(self) -> bool:
         """Whether there are vectors whose encoder nobody has written down: the app's own."""
         if self.identity() is not None:
             return False
-        return self._exists(f"{VECTOR} IS NOT NULL")
+        with store_errors(self.path):
+            return self._right_length() > 0
 
     def claim(self, identity: Mapping[str, object], *, reencode: bool = False) -> None:
         """Write down whose vectors these are.
 
         Args:
             identity: The encoder's.
-            reencode: Take it in place of another one: the vectors there are go first, and a kill half-way leaves none
-                of the old ones under the new name.
+            reencode: Take it in place of another one: the vectors there are go first. Until the last of them has gone
+                every gene counts as pending, so that a kill half-way leaves none under the wrong name.
 
         Raises:
             EncoderRefused: The vectors are another encoder's.
@@ -191,19 +197,13 @@ class ShardStore:
         with self.writing():
             self.set_meta("encoder", dict(identity))
             self.set_meta("clearing", True)
-        key, after = self.table.key, None
-        while True:
+        after, is_done = None, False
+        while not is_done:
             with self.writing() as connection:
-                where, values = _after(key, after)
-                rows = connection.execute(
-                    f"SELECT {key} FROM genes WHERE {where} ORDER BY {key} LIMIT {CLEARED_AT_ONCE}", values
-                ).fetchall()
-                if not rows:
+                after = schema.clear_some(connection, self.table, after, CLEARED_AT_ONCE)
+                is_done = after is None
+                if is_done:
                     self.set_meta("clearing", False)
-                    return
-                bounds = (*values, rows[-1][0])
-                connection.execute(f"UPDATE genes SET {VECTOR} = NULL WHERE {where} AND {key} <= ?", bounds)
-                after = rows[-1][0]
 
     def note_session(self, device: str, versions: Mapping[str, str], threads: int, batch_size: int) -> None:
         """Keep with the vectors where and with what they were made; the same as last time is not said twice."""
@@ -225,9 +225,11 @@ class ShardStore:
     # -- pending ------------------------------------------------------------------------------------------------------
 
     def _pending(self) -> str:
-        identity = self.identity()
-        right = f" OR length({VECTOR}) <> {4 * int(str(identity['dim']))}" if identity else ""
-        return f"({VECTOR} IS NULL{right}) AND NOT {BLANK} AND NOT {self.table.quarantined}"
+        # While a `reencode` is clearing, whatever is there is another encoder's.
+        return self.table.pending(0 if self.meta("clearing") else self._right_length())
+
+    def _right_length(self) -> int:
+        return schema.right_length(self._connection, self.table, self.identity())
 
     def pending_count(self) -> int:
         """Genes that lack a vector and can have one."""
@@ -243,7 +245,7 @@ class ShardStore:
             limit: At most so many.
         """
         key = self.table.key
-        where, values = _after(key, after)
+        where, values = ("1", ()) if after is None else (f"{key} > ?", (after,))
         sql = f"SELECT {key}, gene_id, content FROM genes WHERE {where} AND {self._pending()} ORDER BY {key} LIMIT ?"
         with store_errors(self.path):
             return [PendingGene(*row) for row in self._connection.execute(sql, (*values, limit)).fetchall()]
@@ -254,12 +256,15 @@ class ShardStore:
         Returns:
             How many were written.
         """
+        written, key = 0, self.table.key
         with self.writing() as connection:
-            written = connection.executemany(
-                f"UPDATE genes SET {VECTOR} = ? WHERE {self.table.key} = ? AND gene_id = ? AND content = ?",
-                [(vector, gene.key, gene.gene_id, gene.content) for gene, vector in vectors],
-            )
-            return written.rowcount
+            for gene, vector in vectors:
+                row = connection.execute(f"SELECT gene_id, content FROM genes WHERE {key} = ?", (gene.key,)).fetchone()
+                # Compared here and not by SQLite: bytes that are no UTF-8 have been replaced in what was read.
+                if row == (gene.gene_id, gene.content):
+                    connection.execute(f"UPDATE genes SET {VECTOR} = ? WHERE {key} = ?", (vector, gene.key))
+                    written += 1
+        return written
 
     def quarantine(self, gene_id: str, reason: str) -> None:
         """Leave a gene out from now on."""
@@ -282,29 +287,8 @@ class ShardStore:
         """
         if not_of_device is not None and self.devices() <= {not_of_device.partition(":")[0]}:
             return []
-        wanted, key = f"{VECTOR} IS NOT NULL AND NOT {BLANK}", self.table.key
-        sql = f"SELECT gene_id, content, {VECTOR}, {key} FROM genes WHERE {{}} AND {wanted} ORDER BY {key} LIMIT {{}}"
         with store_errors(self.path):
-            if key != "rowid":
-                return [row[:3] for row in self._connection.execute(sql.format("1", count))]
-            low, high = self._connection.execute("SELECT min(rowid), max(rowid) FROM genes").fetchone()
-            found = {}
-            for n in range(count if low is not None else 0):
-                start = low + n * (high - low + 1) // count
-                row = self._connection.execute(sql.format("rowid >= ?", 1), (start,)).fetchone()
-                if row is not None:
-                    found[row[3]] = row[:3]
-        return list(found.values())
-
-    # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _exists(self, where: str) -> bool:
-        with store_errors(self.path):
-            return self._connection.execute(f"SELECT 1 FROM genes WHERE {where} LIMIT 1").fetchone() is not None
-
-
-def _after(key: str, after: int | str | None) -> tuple[str, tuple[int | str, ...]]:
-    return ("1", ()) if after is None else (f"{key} > ?", (after,))
+            return schema.spread_sample(self._connection, self.table, self._right_length(), count)
 
 
 def _shown(identity: Mapping[str, object]) -> str:

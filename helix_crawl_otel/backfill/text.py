@@ -63,4 +63,6 @@ def _decoded(raw: bytes) -> str:
         text = raw.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise NotText(f"it is neither UTF-8 nor UTF-16 with a mark (byte {error.start})") from None
+    if utf16 and "\0" in text[:LOOKED_AT]:
+        raise NotText("it is binary")  # or UTF-32, whose mark begins like that of UTF-16
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", " ")

@@ -1,6 +1,4 @@
-"""Vectors as bytes: little-endian float32 on every machine. Needs no numpy, and uses it for a search where it is
-there.
-"""
+"""Vectors as bytes: little-endian float32 on every machine. Needs no numpy; a search uses it where it is there."""
 
 from __future__ import annotations
 
@@ -14,7 +12,9 @@ from typing import TypeVar
 
 Key = TypeVar("Key")
 
-__all__ = ["cosine", "nearest", "pack", "unpack"]
+__all__ = ["cosine", "cosines", "nearest", "pack", "unpack"]
+
+_DIGITS = 9
 
 
 def pack(values: Iterable[float]) -> bytes:
@@ -35,38 +35,58 @@ def unpack(stored: bytes) -> array[float]:
 
 
 def cosine(one: bytes, other: bytes) -> float:
-    """Cosine of the angle between two stored vectors of the same length, -1 to 1; 0 when one of them is 0."""
+    """Cosine of the angle between two stored vectors of the same length, -1 to 1.
+
+    Returns:
+        0 when one of them is 0 or not finite: such a vector agrees with nothing.
+    """
     a, b = unpack(one), unpack(other)
-    lengths = math.sqrt(math.fsum(map(mul, a, a))) * math.sqrt(math.fsum(map(mul, b, b)))
-    return math.fsum(map(mul, a, b)) / lengths if lengths else 0.0
+    try:
+        lengths = math.sqrt(math.fsum(map(mul, a, a))) * math.sqrt(math.fsum(map(mul, b, b)))
+        found = math.fsum(map(mul, a, b)) / lengths if lengths else 0.0
+    except ValueError:  # infinities of both signs
+        return 0.0
+    return found if math.isfinite(found) else 0.0
 
 
 def nearest(query: bytes, pages: Iterable[Sequence[tuple[Key, bytes]]], count: int) -> list[tuple[float, Key]]:
-    """The stored vectors nearest to one, best first.
+    """The stored vectors nearest to one, best first; of equals the first one met.
 
     Args:
-        query: Of length 1.
-        pages: Keys and vectors of length 1, some thousand at once.
+        query: Not 0.
+        pages: Keys and vectors of the same length in bytes, some thousand at once.
         count: At most so many.
+
+    Returns:
+        Cosine, rounded so that it is the same with and without numpy, and key.
     """
     best: list[tuple[float, int, Key]] = []
     number = 0
     for page in pages:
-        for (key, _), score in zip(page, _scores(query, [vector for _, vector in page]), strict=True):
+        for (key, _), score in zip(page, cosines(query, [vector for _, vector in page]), strict=True):
             number += 1
-            item = (score, -number, key)  # of equals, the first one; keys are never compared
+            item = (score, -number, key)  # no two numbers are equal, so keys are never compared
             if len(best) < count:
                 heapq.heappush(best, item)
             else:
                 heapq.heappushpop(best, item)
-    return [(score, key) for score, _, key in sorted(best, reverse=True)]
+    return [(score, key) for score, _, key in sorted(best, key=lambda item: item[:2], reverse=True)]
 
 
-def _scores(query: bytes, vectors: Sequence[bytes]) -> list[float]:
+def cosines(query: bytes, vectors: Sequence[bytes]) -> list[float]:
+    """`cosine` of each vector with one, rounded.
+
+    With numpy and without it is computed in double precision; rounding takes away what they differ by, and is far finer
+    than the float32 of the vectors.
+    """
     try:
         import numpy
     except ImportError:
-        values = unpack(query)
-        return [math.fsum(map(mul, values, unpack(vector))) for vector in vectors]
-    matrix = numpy.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(vectors), -1)
-    return [float(score) for score in matrix @ numpy.frombuffer(query, dtype="<f4")]
+        return [round(cosine(query, vector), _DIGITS) for vector in vectors]
+    if not vectors:
+        return []
+    matrix = numpy.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(vectors), -1).astype("f8")
+    asked = numpy.frombuffer(query, dtype="<f4").astype("f8")
+    with numpy.errstate(all="ignore"):
+        found = (matrix @ asked) / (numpy.linalg.norm(matrix, axis=1) * numpy.linalg.norm(asked))
+    return [round(float(score), _DIGITS) if math.isfinite(score) else 0.0 for score in found]

@@ -67,7 +67,7 @@ def verify(paths: list[Path], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({**total.to_json(), "unreadable": unreadable}))
     else:
-        _print_table(counted, total)
+        _print_table(counted, total, unreadable)
     return DONE if total.is_whole and not unreadable else FAILED
 
 
@@ -78,7 +78,7 @@ def _progress(name: str, genes: int) -> None:
         print(f"\r{text:<70}\r" if not name else f"\r{text:<70}", end="", file=sys.stderr, flush=True)
 
 
-def _print_table(counted: list[tuple[str, Accounts]], total: Accounts) -> None:
+def _print_table(counted: list[tuple[str, Accounts]], total: Accounts, unreadable: int) -> None:
     rows = [("shard", *(column.replace("_", " ") for column in _COLUMNS))]
     rows += [(name, *(f"{getattr(one, column):,}" for column in _COLUMNS)) for name, one in counted]
     rows.append((f"{total.shards} shards", *(f"{getattr(total, column):,}" for column in _COLUMNS)))
@@ -87,8 +87,9 @@ def _print_table(counted: list[tuple[str, Accounts]], total: Accounts) -> None:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         print("  ".join(cells))
     print(f"digest {total.digest}")
-    print(
-        "every gene that can have a vector has one"
-        if total.is_whole
-        else "not whole: see missing, wrong length, quarantined"
-    )
+    if unreadable:
+        print(f"not whole: {unreadable} that cannot be read {'is' if unreadable == 1 else 'are'} not counted")
+    elif total.is_whole:
+        print("every gene that can have a vector has one")
+    else:
+        print("not whole: see missing, wrong length, quarantined")

@@ -12,7 +12,7 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helix_crawl_otel.backfill.names import ROOT_SHARD, file_names
@@ -27,6 +27,8 @@ __all__ = [
     "plan_shards",
     "sources_of",
 ]
+
+JUNCTION = 0xA0000003  # IO_REPARSE_TAG_MOUNT_POINT, which `stat` has on Windows only
 
 SKIPPED = frozenset({"__pycache__", "node_modules"})
 
@@ -96,7 +98,10 @@ def plan_shards(root: Path, output: Path | None) -> list[ShardPlan]:
                 for entry in entries:
                     if _is_left_out(entry, output):
                         continue
-                    names.add(entry.name if entry.is_dir(follow_symlinks=False) else ROOT_SHARD)
+                    if _is_folder(entry):
+                        names.add(entry.name)
+                    elif _is_file(entry):
+                        names.add(ROOT_SHARD)
     except OSError as error:
         raise UnreadableSource(
             f"{root} cannot be read: {error.strerror or error}; accepted: a folder of files"
@@ -126,14 +131,14 @@ def sources_of(plan: ShardPlan) -> Iterator[Source | SourceProblem]:
         _add_folder(found, plan.root, "", plan.output, deep=False)
     else:
         _add_folder(found, plan.root / plan.name, plan.name, plan.output, deep=True)
-    seen: set[str] = set()
-    for item in sorted(found, key=lambda item: item.source_id):
-        if item.source_id not in seen:
-            seen.add(item.source_id)
+    before = None
+    for item in sorted(found, key=lambda item: (item.source_id, _raw(item, plan.root))):
+        if item.source_id != before:
+            before = item.source_id
             yield item
         elif isinstance(item, Source):
             # Two names that differ in their form only (NFC and NFD): both are files, each needs an id.
-            yield Source(f"{item.source_id}\0{item.path.name}", item.path, item.size, item.mtime_ns)
+            yield replace(item, source_id=f"{item.source_id}\0{_digits(_raw(item, plan.root))}")
 
 
 def fingerprint(plan: ShardPlan, rule: str) -> str:
@@ -162,7 +167,7 @@ def _add_folder(
                     inside = f"{name}/{entry.name}" if name else entry.name
                     if _is_left_out(entry, output):
                         continue
-                    if entry.is_dir(follow_symlinks=False):
+                    if _is_folder(entry):
                         if deep:
                             waiting.append((at / entry.name, inside))
                     else:
@@ -188,7 +193,30 @@ def _add_file(found: list[Source | SourceProblem], path: Path, name: str) -> Non
 def _is_left_out(entry: os.DirEntry[str], output: Path | None) -> bool:
     if entry.name.startswith(".") or entry.name in SKIPPED:
         return True
-    return output is not None and entry.is_dir(follow_symlinks=False) and _same(Path(entry.path), output)
+    return output is not None and _is_folder(entry) and _same(Path(entry.path), output)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A folder itself: no link to one, and no junction, which is what Windows has for links to folders."""
+    if not entry.is_dir(follow_symlinks=False):
+        return False
+    return getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) != JUNCTION
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return True  # a link in a circle, say: to be told of with the shard
+
+
+def _raw(item: Source | SourceProblem, root: Path) -> bytes:
+    """The name from the root as the file system has it."""
+    return os.fsencode(item.path.relative_to(root)) if isinstance(item, Source) else b""
+
+
+def _digits(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()[:8]
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -12,17 +12,16 @@ from pathlib import Path
 from helix_crawl_otel.config import ConfigError, option_or_knob
 from helix_crawl_otel.memory.device import parse_device
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.console import Console
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.options import add_common_options, read_common_options
 from helix_crawl_otel.supervise.run_job import RunJob
-from helix_crawl_otel.supervise.session import RunOptions, Session
 from helix_crawl_otel.supervise.summary import Summary
-from helix_crawl_otel.supervise.supervisor import DONE, FAILED
 
 __all__ = ["register"]
 
 DEVICE = "BGEM3_DEVICE"
+
+DONE, FAILED = 0, 1
 
 _DESCRIPTION = """\
 Runs a job of your own that uses CrawlWatch, and supervises it: the policy, the metrics and the timeline live out
@@ -67,6 +66,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _command(args: argparse.Namespace) -> int:
+    from helix_crawl_otel.supervise.console import Console
+    from helix_crawl_otel.supervise.session import RunOptions, Session
+
     options = read_common_options(args)
     argv = _checked_command(args.command)
     if not 0 < args.clock_rate <= 10_000:

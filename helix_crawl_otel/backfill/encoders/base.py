@@ -74,11 +74,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (RuntimeError, OSError)) and any(words in text for words in _OUT_OF_MEMORY)
 
 
-# What CUDA, cuBLAS and torch's allocator for the CPU say; not all of it comes as torch.OutOfMemoryError.
+# What CUDA, cuBLAS, cuDNN, torch's allocator for the CPU, Linux and Windows say; not all of it comes as
+# torch.OutOfMemoryError.
 _OUT_OF_MEMORY = (
     "out of memory",
-    "cublas_status_alloc_failed",
+    "out_of_memory",
+    "status_alloc_failed",
     "can't allocate memory",
+    "cannot allocate memory",
     "not enough memory",
-    "defaultcpuallocator",
+    "paging file is too small",
 )

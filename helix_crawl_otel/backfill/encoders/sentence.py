@@ -8,21 +8,29 @@ Source: DESIGN.md, section 8.
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.backfill.encoders.base import BadVector, DeviceMismatch, ModelError
-from helix_crawl_otel.backfill.encoders.model_folder import check_folder, weights_digest
+from helix_crawl_otel.backfill.encoders.base import BadVector, DeviceMismatch, ModelError, is_out_of_memory
+from helix_crawl_otel.backfill.encoders.hub import HubModel, resolve
+from helix_crawl_otel.backfill.encoders.libraries import first_line, imported, quiet
+from helix_crawl_otel.backfill.encoders.model_folder import check_folder, folder_digest
 from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.memory.device import parse_device
 
-__all__ = ["SentenceEncoder"]
+__all__ = ["SentenceEncoder", "checked_device", "checked_lengths"]
 
 LONGEST_LOOKED_AT = 4
 """Texts of a batch whose tokens are counted: those with the most characters."""
+
+LETTERS_A_TOKEN = 32
+"""A text is counted up to so many letters a token of the limit; what is left out would be cut off anyway."""
+
+NO_LIMIT = 1_000_000
+"""From here on a model's longest input is a number that stands for none."""
 
 
 class SentenceEncoder:
@@ -49,42 +57,50 @@ class SentenceEncoder:
         threads: int | None,
         identity: Mapping[str, object] | None = None,
     ) -> None:
-        torch = _imported("torch", "torch")
+        is_folder = Path(source).is_dir()
+        if is_folder:
+            check_folder(Path(source))
+        found = None if is_folder else resolve(source)
+        torch = imported("torch", "torch")
         if threads is not None:
             torch.set_num_threads(threads)
         self._batch_size = batch_size
-        self._model: Any = _loaded(source, device)
-        self.device = str(next(self._model.parameters()).device)
-        if self.device.partition(":")[0] != device.partition(":")[0]:
-            raise DeviceMismatch(f"the model was asked to be on {device}, but its parameters are on {self.device}")
+        self._model: Any = _loaded(found or source, device)
+        self.device = checked_device(device, (str(parameter.device) for parameter in self._model.parameters()))
         self.threads = int(torch.get_num_threads())
         self.versions: Mapping[str, str] = {
             name: metadata.version(name) for name in ("torch", "transformers", "sentence-transformers", "tokenizers")
         }
-        self._max_tokens = int(self._model.max_seq_length or 512)
-        self.identity: Mapping[str, object] = identity or self._identity(source)
+        limit = self._model.max_seq_length
+        self._max_tokens = int(limit) if limit is not None and 0 < limit < NO_LIMIT else None
+        self.identity: Mapping[str, object] = identity or self._identity(source, found)
 
-    def _identity(self, source: str) -> dict[str, object]:
-        folder = Path(source)
-        is_folder = folder.is_dir()
-        config = getattr(self._model[0], "auto_model", None)
-        commit = getattr(getattr(config, "config", None), "_commit_hash", None)
+    def _identity(self, source: str, found: HubModel | None) -> dict[str, object]:
         return {
-            "model": folder.resolve().name if is_folder else source,
-            "revision": weights_digest(folder) if is_folder else str(commit or "unknown"),
-            "dim": int(self._model.get_sentence_embedding_dimension()),
+            "model": found.name if found else Path(source).resolve().name,
+            "revision": found.commit if found else folder_digest(Path(source).resolve()),
+            "dim": self._dim(),
             "normalised": True,
             "max_tokens": self._max_tokens,
         }
 
+    def _dim(self) -> int:
+        # Renamed in sentence-transformers 6; some modules do not say it at all.
+        ask = getattr(self._model, "get_embedding_dimension", None) or self._model.get_sentence_embedding_dimension
+        return int(ask() or len(self.encode(["dimension"])[0]) // 4)
+
     def work(self, texts: Sequence[str]) -> float:
         """See `Encoder`. The few texts with the most characters hold the longest in tokens, near enough."""
+        limit = self._max_tokens
         longest = sorted(texts, key=len, reverse=True)[:LONGEST_LOOKED_AT]
-        counts = [
-            len(ids)
-            for ids in self._model.tokenizer(longest, truncation=True, max_length=self._max_tokens)["input_ids"]
-        ]
-        return float(len(texts) * max(counts))
+        if limit is not None:
+            longest = [text[: limit * LETTERS_A_TOKEN] for text in longest]
+        tokenizer = self._model.tokenizer
+        if callable(tokenizer):
+            ids = tokenizer(longest, truncation=limit is not None, max_length=limit)["input_ids"]
+        else:  # a static embedding's
+            ids = [encoding.ids for encoding in tokenizer.encode_batch(longest)]
+        return float(len(texts) * max(1, *map(len, ids)))
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """See `Encoder`."""
@@ -98,10 +114,7 @@ class SentenceEncoder:
             show_progress_bar=False,
         )
         vectors = numpy.asarray(found, dtype="<f4")
-        lengths = numpy.linalg.norm(vectors, axis=1)
-        # NaN compares false with everything, so this finds it too.
-        for index in numpy.flatnonzero(~((lengths > 0.99) & (lengths < 1.01))):
-            raise BadVector(int(index), f"the encoder's vector has length {lengths[index]}")
+        checked_lengths(numpy.linalg.norm(vectors, axis=1))
         return [vector.tobytes() for vector in vectors]
 
     def release(self) -> None:
@@ -112,49 +125,64 @@ class SentenceEncoder:
         return MemoryReading(None, None)
 
 
-def _imported(module: str, extra: str) -> Any:
-    try:
-        return __import__(module)
-    except ImportError as error:
-        raise ModelError(
-            f"{module} cannot be imported ({error}); `pip install 'helix-crawl-otel[{extra}]'` brings it"
-        ) from None
+def checked_device(asked: str, devices: Iterable[str]) -> str:
+    """Where all parameters are.
+
+    Args:
+        asked: Where they should be, `cuda` for the first card.
+        devices: Of each parameter, as torch writes them.
+
+    Raises:
+        DeviceMismatch: One is elsewhere.
+    """
+    wanted = str(parse_device(asked))
+    found = set(devices)
+    if found - {wanted}:
+        places = " and ".join(sorted(found))
+        raise DeviceMismatch(f"the model was asked to be on {wanted}, but its parameters are on {places}")
+    return wanted
 
 
-def _loaded(source: str, device: str) -> Any:
-    is_folder = Path(source).is_dir()
-    if is_folder:
-        check_folder(Path(source))
-    elif os.sep in source and source.count("/") != 1:
-        raise ModelError(
-            f"{source} is no folder; accepted: minilm, hashing, a model folder, or an id such as BAAI/bge-m3"
-        )
+def checked_lengths(lengths: Iterable[float]) -> None:
+    """Make sure that vectors are of length 1.
+
+    Raises:
+        BadVector: One is not; the first of them.
+    """
+    for index, length in enumerate(lengths):
+        if not 0.99 < length < 1.01:  # NaN compares false with everything
+            raise BadVector(index, f"the encoder's vector has length {float(length):.4g} instead of 1")
+
+
+def _loaded(source: HubModel | str, device: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries that we cannot mend, in a worker's log
-        library = _imported("sentence_transformers", "models")
-        _quiet()
+        library = imported("sentence_transformers", "models")
+        quiet()
         try:
+            if isinstance(source, HubModel):
+                # Safetensors where the model has them. BGE-M3 has none: then the library reads its pickle with torch's
+                # restricted loader, for which it wants torch 2.6.
+                return library.SentenceTransformer(
+                    source.name,
+                    device=device,
+                    trust_remote_code=False,
+                    revision=source.commit,
+                    cache_folder=source.cache,
+                )
             return library.SentenceTransformer(
                 source,
                 device=device,
                 trust_remote_code=False,
-                local_files_only=is_folder,
+                local_files_only=True,
                 model_kwargs={"use_safetensors": True},
             )
-        except (OSError, ValueError, RuntimeError, AssertionError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(
-                f"the model {source!r} cannot be loaded on {device}: {first[:300]}; accepted: minilm, hashing, a model "
-                "folder, or an id such as BAAI/bge-m3 that is downloaded already or can be"
-            ) from error
-
-
-def _quiet() -> None:
-    """No bars and no advice in a worker's log."""
-    try:
-        from transformers.utils import logging as chatter
-
-        chatter.set_verbosity_error()
-        chatter.disable_progress_bar()
-    except ImportError:
-        pass
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise  # another program may hold the memory now: a later start can succeed
+            name = source.name if isinstance(source, HubModel) else source
+            first = first_line(error)
+            way_out = "save or download it again"
+            if device != "cpu" and any(word in first.lower() for word in ("cuda", "nvidia", "driver")):
+                way_out = "use --device cpu, or install the torch build for your CUDA"
+            raise ModelError(f"the model {name} cannot be loaded on {device}: {first}; {way_out}") from error

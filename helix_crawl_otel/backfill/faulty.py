@@ -1,0 +1,80 @@
+"""An encoder that misbehaves as `--fault` says: wedged, hung, ended, out of memory, or with a vector that is none.
+
+Source: DESIGN.md, section 7: what a worker has to survive, or be ended for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from helix_crawl_otel.backfill.encoders.base import BadVector, Encoder
+from helix_crawl_otel.backfill.gil import hold_the_gil
+from helix_crawl_otel.core.model import MemoryReading
+
+__all__ = ["CRASH_CODE", "FaultyEncoder"]
+
+CRASH_CODE = 86
+FOR_EVER_SECONDS = 7 * 24 * 3600.0
+
+
+class FaultyEncoder:
+    """An encoder with one fault. See `Encoder`.
+
+    Args:
+        encoder: What really encodes.
+        name: Of the fault, see `faults`.
+        values: Of its keys.
+        sleep: Seconds of the run's clock.
+    """
+
+    def __init__(
+        self, encoder: Encoder, name: str, values: Mapping[str, float | int | str], sleep: Callable[[float], None]
+    ) -> None:
+        self.identity = encoder.identity
+        self.device = encoder.device
+        self.versions = encoder.versions
+        self.threads = encoder.threads
+        self._encoder = encoder
+        self._name = name
+        self._batch = int(values.get("batch", 1))
+        self._seconds = values.get("seconds")
+        self._text = str(values.get("text", ""))
+        # With neither text nor number every batch of more than one gene is too big.
+        self._most_genes = None if self._text and "genes" not in values else int(values.get("genes", 1))
+        self._sleep = sleep
+        self._batches = 0
+
+    def work(self, texts: Sequence[str]) -> float:
+        """See `Encoder`."""
+        return self._encoder.work(texts)
+
+    def release(self) -> None:
+        """See `Encoder`."""
+        self._encoder.release()
+
+    def memory(self) -> MemoryReading:
+        """See `Encoder`."""
+        return self._encoder.memory()
+
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
+        """Misbehave when it is time to, else encode."""
+        self._batches += 1
+        struck = next((index for index, text in enumerate(texts) if self._text and self._text in text), None)
+        most_genes = len(texts) if self._most_genes is None else self._most_genes
+        is_due = self._batches == self._batch
+        seconds = float(FOR_EVER_SECONDS if self._seconds is None else self._seconds)
+        if self._name == "slow":
+            self._sleep(0.1 if self._seconds is None else seconds)
+        elif self._name == "wedge" and is_due:
+            hold_the_gil(seconds)
+        elif self._name == "hang" and is_due:
+            time.sleep(seconds)
+        elif (self._name == "crash" and is_due) or (self._name == "poison" and struck is not None):
+            os._exit(CRASH_CODE)
+        elif self._name == "oom" and (struck is not None or len(texts) > most_genes):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (injected by --fault oom)")
+        elif self._name == "nan" and struck is not None:
+            raise BadVector(struck, "the encoder's vector has length nan (injected by --fault nan)")
+        return self._encoder.encode(texts)

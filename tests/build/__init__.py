@@ -1,0 +1,1 @@
+"""The main job, tried from the outside: real processes, started and killed."""

@@ -1,0 +1,1 @@
+"""Encoders, vectors, the choice of device, and the question that shows that a build is good."""

@@ -1,0 +1,1 @@
+"""Fault injection: what is accepted, and that each fault does what its name says."""

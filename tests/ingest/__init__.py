@@ -1,0 +1,1 @@
+"""Promises of the way from a tree of files to genes."""
