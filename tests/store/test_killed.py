@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from helix_crawl_otel.backfill.accounts import account
 from helix_crawl_otel.backfill.salvage import lease_epoch, salvage, set_aside
 from tests.rules.tree import ROOT
-from tests.store.shards import GENES, IDENTITY, VECTOR, encode_all, made, opened, rows, sql
+from tests.store.shards import IDENTITY, encode_all, made, opened, rows
 
 GENE_COUNT = 2000
 BATCH = 20

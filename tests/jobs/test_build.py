@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.build.rig import COMMAND, Rig, prose
+from tests.jobs.rig import COMMAND, Rig, prose
 
 
 def test_a_tree_becomes_shards_with_a_vector_for_every_gene(rig: Rig) -> None:

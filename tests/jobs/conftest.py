@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.build.rig import Rig, kill, left_running
+from tests.jobs.rig import Rig, kill, left_running
 
 GONE_SECONDS = 5.0
 
