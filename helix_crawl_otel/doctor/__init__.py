@@ -1,0 +1,1 @@
+"""`helix-crawl doctor`: what this machine can see, and what it should set."""

