@@ -118,6 +118,12 @@ class BuildJob:
         with self._lock:
             return bool(self._queue) or slot in self._current
 
+    def next_shard(self, slot: str) -> str | None:
+        """See `Job`."""
+        with self._lock:
+            work = self._current.get(slot)
+            return work.assignment.shard if work else None
+
     def launch(self, slot: str, start: Start, number: int) -> Launch:
         """See `Job`."""
         with self._lock:
@@ -234,7 +240,7 @@ class BuildJob:
         with self._lock:
             work = self._current.pop(slot, None)
             if work is not None:
-                self._fail(work, f"its worker crashed again and again: {why}")
+                self._fail(work, f"its workers could not bring it to an end: {why}")
             return True
 
     def paused(self) -> None:

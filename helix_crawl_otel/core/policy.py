@@ -173,6 +173,11 @@ class Policy:
         """The baseline in force and whose it is: `shard`, `card` (a stand-in), or `none`."""
         return self._judge.baseline(shard, device)
 
+    def pending(self, shard: str) -> ActionKind | None:
+        """The remedy that waits for the shard's boundary, `None` for none."""
+        state = self.state.shards.get(shard)
+        return state.ladder.pending.kind if state and state.ladder.pending else None
+
     def status(self, shard: str, now: float) -> ShardStatus:
         """A snapshot of a shard on its newest device. An unknown shard is one that has seen nothing."""
         state = self.state.shards.get(shard) or ShardState()

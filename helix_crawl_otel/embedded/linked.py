@@ -58,7 +58,7 @@ class LinkedPipeline:
         """The driver has rebuilt its encoder on another device, in this process."""
         self._link.send({"type": "start_worker", "device": device, "reason": reason})
 
-    def stop_worker(self, device: str) -> None:
+    def stop_worker(self, worker: str) -> None:
         """Nothing to tell: `start_worker` follows."""
 
     def open_shard(self, shard: str, worker: str, device: str, can_take: Iterable[ActionKind]) -> None:
@@ -68,8 +68,9 @@ class LinkedPipeline:
             PauseRequested: It belongs on the CPU, and this process is on a card.
         """
         kinds = [kind.value for kind in can_take]
-        answer = self._link.request("open_shard", ANSWER_SECONDS, shard=shard, device=device, can_take=kinds)
-        if answer is not None and answer.get("demote") and threading.current_thread() is threading.main_thread():
+        content = {"shard": shard, "device": device, "can_take": kinds, "can_leave": _in_main_thread()}
+        answer = self._link.request("open_shard", ANSWER_SECONDS, **content)
+        if answer is not None and answer.get("demote") and _in_main_thread():
             raise PauseRequested(None, DEMOTED_EXIT_CODE)
 
     def move_shard(self, shard: str, device: str) -> None:
@@ -89,8 +90,15 @@ class LinkedPipeline:
         return info, self._clock()
 
     def finish_batch(self, running: RunningBatch, seconds: float) -> None:
-        """It has been encoded."""
-        self._link.send({"type": "finish_batch", "batch": running[0].id, "seconds": seconds})
+        """It has been encoded. One that cannot be judged is told as such; the supervisor counts it."""
+        info = running[0]
+        problem = sample_problem(info.genes, seconds, info.work)
+        if problem is None:
+            self._link.send({"type": "finish_batch", "batch": info.id, "seconds": seconds})
+            return
+        if sample_problem(info.genes, work=info.work) is None:
+            self.abandon_batch(running)
+        self._ignore(problem, info, seconds)
 
     def abandon_batch(self, running: RunningBatch) -> None:
         """It has raised."""
@@ -100,9 +108,16 @@ class LinkedPipeline:
         self, shard: str, worker: str, device: str, genes: float, seconds: float, work: float | None
     ) -> None:
         """A batch that the driver has timed itself."""
+        problem = sample_problem(genes, seconds, work)
+        if problem is not None:
+            self._ignore(problem, BatchInfo("", shard, worker, device, genes, work), seconds)
+            return
         content = {"shard": shard, "device": device, "genes": genes, "seconds": seconds, "work": work}
-        if sample_problem(genes, seconds, work) is None:
-            self._link.send({"type": "record_batch", **content})
+        self._link.send({"type": "record_batch", **content})
+
+    def _ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
+        given = repr({"genes": info.genes, "work": info.work, "seconds": seconds}[problem])[:80]
+        self._link.send({"type": "ignored", "problem": problem, "shard": info.shard, "given": given})
 
     def stage(self, device: str, stage: str, seconds: float) -> None:
         """A read or a commit took so long."""
@@ -174,7 +189,7 @@ class LinkedRuntime:
             PauseRequested: Of the main thread: this process was on the CPU for another shard, which is done.
         """
         demoted = self._link.demoted_shard
-        if demoted not in (None, shard) and threading.current_thread() is threading.main_thread():
+        if demoted not in (None, shard) and _in_main_thread():
             raise PauseRequested(None, DEMOTED_EXIT_CODE)
 
     def arrive(self, shard: str) -> None:
@@ -184,7 +199,7 @@ class LinkedRuntime:
             PauseRequested: Of the main thread: the operator has asked for a pause.
         """
         self._link.request("boundary", ANSWER_SECONDS, shard=shard)
-        if self._link.pausing and threading.current_thread() is threading.main_thread():
+        if self._link.pausing and _in_main_thread():
             raise PauseRequested(None)
 
     def tell(self, happened: str, action: Action, what: str) -> None:
@@ -236,3 +251,8 @@ class LinkedRuntime:
 
     def _on_error(self, error: Exception) -> None:
         self.pipeline.error("probe", error)
+
+
+def _in_main_thread() -> bool:
+    """Only there can the process be ended by an exception."""
+    return threading.current_thread() is threading.main_thread()

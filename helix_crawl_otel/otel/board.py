@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.core.policy import Policy
@@ -24,11 +24,14 @@ class Board:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: dict[str, tuple[str, int | None]] = {}
+        self._open: dict[str, str] = {}  # with their devices
         self._memory: dict[str, MemoryReading] = {}
         self._sources: dict[tuple[str, str], bool] = {}
-        self._workers: dict[str, bool] = {}
+        self._workers: dict[str, str] = {}  # those that run, with their devices
+        self._devices: dict[str, None] = {}  # where a worker has ever run, in order
         self._states = dict.fromkeys(SHARD_STATES, 0)
+        self._pending: dict[str, int] = {}  # genes, where they are counted
+        self._expected: set[str] = set()  # pending ones that are known by name
         self._closed: dict[str, str] = {}  # state of the shards closed last: one that comes back is counted once
 
     def open_shard(self, shard: str, device: str, pending_genes: int | None) -> None:
@@ -36,33 +39,47 @@ class Board:
         with self._lock:
             if shard not in self._open:
                 self._states["running"] += 1
-                earlier = self._closed.pop(shard, None)
-                if earlier is not None:
-                    self._states[earlier] = max(0, self._states[earlier] - 1)
-            self._open[shard] = (device, pending_genes)
+                self._leave_state(shard)
+            self._open[shard] = device
+            if pending_genes is not None:
+                self._pending[shard] = pending_genes
 
     def close_shard(self, shard: str, state: str) -> None:
         """A shard is `done`, `paused`, `failed` or `pending` again."""
         with self._lock:
+            self._pending.pop(shard, None)
             if self._open.pop(shard, None) is not None:
                 self._states["running"] -= 1
-                self._states[state] += 1
-                self._closed[shard] = state
-                if len(self._closed) > CLOSED_KEPT:
-                    del self._closed[next(iter(self._closed))]
+            elif not self._leave_state(shard):
+                return
+            self._states[state] += 1
+            self._closed[shard] = state
+            if len(self._closed) > CLOSED_KEPT:
+                del self._closed[next(iter(self._closed))]
+
+    def expect_shards(self, shards: Iterable[str]) -> None:
+        """These are pending."""
+        with self._lock:
+            new = set(shards) - self._expected - set(self._open)
+            self._expected |= new
+            self._states["pending"] += len(new)
+
+    def set_pending(self, shard: str, genes: int) -> None:
+        """So many genes of a shard still lack a vector; shown while it is open, and may be told before."""
+        with self._lock:
+            self._pending[shard] = genes
 
     def encoded(self, shard: str, genes: int) -> None:
         """Genes that were pending no longer are."""
         with self._lock:
-            device, pending = self._open.get(shard, ("", None))
-            if pending is not None:
-                self._open[shard] = (device, max(0, pending - genes))
+            if shard in self._pending:
+                self._pending[shard] = max(0, self._pending[shard] - genes)
 
     def move_shard(self, shard: str, device: str) -> None:
         """A shard goes on on another device."""
         with self._lock:
             if shard in self._open:
-                self._open[shard] = (device, self._open[shard][1])
+                self._open[shard] = device
 
     def set_shard_state(self, state: str, count: int) -> None:
         """How many shards are in a state that no open shard tells: `pending`, or `done` by earlier runs."""
@@ -76,22 +93,39 @@ class Board:
             for source, up in sources.items():
                 self._sources[device, source] = up
 
-    def set_worker(self, device: str, up: bool) -> None:
-        """Whether the worker of a device runs."""
+    def start_worker(self, worker: str, device: str) -> None:
+        """A worker runs on a device, and no longer on another one."""
         with self._lock:
-            self._workers[device] = up
+            self._workers[worker] = device
+            self._devices[device] = None
+
+    def stop_worker(self, worker: str) -> None:
+        """A worker runs no longer. Its device is up while another one runs there."""
+        with self._lock:
+            self._workers.pop(worker, None)
 
     def snapshot(self, feed: PolicyFeed, now: float) -> Snapshot:
         """Everything as it is now."""
         with self._lock:
-            shards = dict(self._open)
+            shards, pending = dict(self._open), dict(self._pending)
             memory, sources = dict(self._memory), dict(self._sources)
-            workers, states = dict(self._workers), dict(self._states)
+            running, states = set(self._workers.values()), dict(self._states)
+            workers = {device: device in running for device in self._devices}
 
         def view(policy: Policy) -> dict[str, ShardView]:
             return {
-                shard: ShardView(device, policy.status(shard, now), pending)
-                for shard, (device, pending) in shards.items()
+                shard: ShardView(device, policy.status(shard, now), pending.get(shard))
+                for shard, device in shards.items()
             }
 
         return Snapshot(feed.ask(view), memory, sources, workers, states)
+
+    def _leave_state(self, shard: str) -> bool:
+        """Count a shard no longer in the state it was in, if one is known. The caller holds the lock."""
+        earlier = self._closed.pop(shard, None)
+        if shard in self._expected:
+            self._expected.discard(shard)
+            earlier = "pending"
+        if earlier is not None:
+            self._states[earlier] = max(0, self._states[earlier] - 1)
+        return earlier is not None

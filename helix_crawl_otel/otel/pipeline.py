@@ -8,7 +8,6 @@ Source: DESIGN.md, section 6.
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -26,13 +25,11 @@ from helix_crawl_otel.otel.dispatch import Dispatcher
 from helix_crawl_otel.otel.exported import Exported
 from helix_crawl_otel.otel.feed import PolicyFeed
 from helix_crawl_otel.otel.hub import InstrumentHub
-from helix_crawl_otel.otel.logline import PREFIX
 from helix_crawl_otel.otel.measurements import Measurements
+from helix_crawl_otel.otel.trouble import Trouble
 from helix_crawl_otel.timeline import TimelineWriter
 
 __all__ = ["Pipeline", "RunningBatch"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 RunningBatch = tuple[BatchInfo, float]
 """A batch and when it began, in seconds."""
@@ -76,7 +73,6 @@ class Pipeline:
         self._unsaved = False  # the last save failed; the next tick tries again
         self._ids = itertools.count(1)
         self._running: dict[str, RunningBatch] = {}  # by batch id; any thread, single operations only
-        self._told: set[tuple[str, str]] = set()  # errors logged in full; bounded by the kinds there are
         self._board = Board()
         self._feed = PolicyFeed(Policy(settings, tick_seconds=tick_seconds, state=state))
         self._exported = Exported(
@@ -85,18 +81,19 @@ class Pipeline:
             batch_age=self._batch_age,
             queue_length=lambda: len(self.actions),
         )
+        self._trouble = Trouble(self._exported)
         self._dispatcher = Dispatcher(
             self._feed,
             self._exported,
             clock,
             can_end_worker=can_end_worker,
             on_forced=on_forced,
-            on_error=self.error,
+            on_error=self._trouble.error,
         )
         self.sinks = self._dispatcher.sinks
         if timeline is not None:
             self.sinks.append(timeline)
-        self._measurements = Measurements(self._feed.apply, clock, lambda error: self.error("policy", error))
+        self._measurements = Measurements(self._feed.apply, clock, lambda error: self._trouble.error("policy", error))
         self.actions = self._dispatcher.queue
         self.hooks = self._dispatcher.hooks
         self._exported.open()  # last: a scrape may come at once
@@ -108,15 +105,15 @@ class Pipeline:
         t = self._clock()
         self._forget_running(lambda info: info.worker == worker)
         self._feed.tell(lambda policy: policy.start_worker(t, worker, device))
-        self._board.set_worker(device, up=True)
+        self._board.start_worker(worker, device)
         self._exported.begin_worker(device, reason)
         if self._timeline is not None:
             self._timeline.worker(t, device=device, pid=pid, reason=reason, worker=worker)
         self._settle()
 
-    def stop_worker(self, device: str) -> None:
-        """The worker of a device runs no longer."""
-        self._board.set_worker(device, up=False)
+    def stop_worker(self, worker: str) -> None:
+        """A worker runs no longer."""
+        self._board.stop_worker(worker)
         self._settle()
 
     def open_shard(
@@ -137,6 +134,15 @@ class Pipeline:
         self._board.move_shard(shard, device)
         self._exported.begin_shard(shard, device)
         self._settle()
+
+    def expect_shards(self, shards: Iterable[str]) -> None:
+        """These shards are pending: each is counted so until it is opened, or closed without having been."""
+        self._board.expect_shards(shards)
+        self._settle()
+
+    def set_pending(self, shard: str, genes: int) -> None:
+        """So many genes of a shard still lack a vector."""
+        self._board.set_pending(shard, genes)
 
     def set_shards(self, **counts: int) -> None:
         """How many shards are in states that no open shard tells: `pending`, or `done` by earlier runs."""
@@ -177,7 +183,7 @@ class Pipeline:
         if problem is not None:
             if tracked:
                 self._measurements.abandon(info, started)
-            self._ignore(problem, info, seconds)
+            self._trouble.not_judged(problem, info, seconds)
             return
         self._exported.genes(info.shard, info.device, info.genes)
         self._exported.stage(info.device, "encode", seconds)
@@ -209,7 +215,7 @@ class Pipeline:
         info = BatchInfo(str(next(self._ids)), shard, worker, device, genes, work)
         problem = sample_problem(genes, seconds, work)
         if problem is not None:
-            self._ignore(problem, info, seconds)
+            self._trouble.not_judged(problem, info, seconds)
             return
         self.finish_batch((info, self._clock() - seconds), seconds)
 
@@ -241,6 +247,14 @@ class Pipeline:
         now = self._clock()
         return self._feed.ask(lambda policy: policy.status(shard, now))
 
+    def pending_action(self, shard: str) -> ActionKind | None:
+        """The remedy that a shard has been asked for and has not come to yet, `None` for none."""
+        return self._feed.ask(lambda policy: policy.pending(shard))
+
+    def ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
+        """Count a batch that cannot be judged: one of its numbers, `problem`, is none that is accepted."""
+        self._trouble.not_judged(problem, info, seconds)
+
     def save_state(self) -> None:
         """Write the durable state, if anybody keeps it."""
         if self._save_state is None:
@@ -251,17 +265,11 @@ class Pipeline:
                 self._unsaved = False
             except (OSError, ValueError) as error:
                 self._unsaved = True
-                self.error("state", error)
+                self._trouble.error("state", error)
 
     def error(self, place: str, error: Exception) -> None:
         """Count and log an error of our own; it goes no further."""
-        self._exported.error(place)
-        kind = (place, type(error).__name__)
-        level = logging.DEBUG if kind in self._told else logging.WARNING
-        self._told.add(kind)
-        # A file that cannot be written is the world's fault, not a bug: its message says all.
-        trace = None if isinstance(error, OSError) else error
-        logger.log(level, "%s internal error in %s, the job goes on: %r", PREFIX, place, error, exc_info=trace)
+        self._trouble.error(place, error)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -275,21 +283,6 @@ class Pipeline:
         if self._save_state is not None and self._feed.durable_changed():
             self.save_state()
         self._exported.snapshot = self._board.snapshot(self._feed, self._clock())
-
-    def _ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
-        """Count a sample that cannot be judged, and say once of each kind that there are such."""
-        self._exported.ignored(problem)
-        if ("ignored", problem) in self._told:
-            return
-        self._told.add(("ignored", problem))
-        given = repr({"genes": info.genes, "work": info.work, "seconds": seconds}[problem])[:80]
-        logger.warning(
-            "%s a batch of shard %r is not judged: %s is %s; accepted: a number > 0. Further ones are only counted",
-            PREFIX,
-            info.shard,
-            problem,
-            given,
-        )
 
     def _forget_running(self, which: Callable[[BatchInfo], bool]) -> None:
         """Give batches up that nobody will end. Measured as well: the policy may not have seen their start yet."""

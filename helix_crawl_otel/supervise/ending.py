@@ -11,8 +11,9 @@ from enum import Enum
 
 from helix_crawl_otel.actions import DEMOTED_EXIT_CODE, PAUSED_EXIT_CODE
 from helix_crawl_otel.core.model import ActionKind
+from helix_crawl_otel.supervise.process import exit_text
 
-__all__ = ["NEVER_EXIT_CODE", "End", "Ending", "judge_end"]
+__all__ = ["NEVER_EXIT_CODE", "End", "Ending", "judge_end", "why_ended"]
 
 NEVER_EXIT_CODE = 78
 """The worker can never start: no such model, an unreadable source."""
@@ -81,4 +82,19 @@ _ENDED_FOR = {
     ActionKind.EMPTY_CACHE.value: Ending.RECYCLE,
     ActionKind.RECYCLE.value: Ending.RECYCLE,
     ActionKind.DEMOTE_CPU.value: Ending.DEMOTE,
+}
+
+
+def why_ended(ended_for: str | None, ending: Ending, code: int) -> str:
+    """Why a worker ended, in words."""
+    if ended_for is not None:
+        return _REASONS.get(ended_for, f"it was ended for {ended_for}")
+    return exit_text(code) if ending is Ending.CRASH else ending.value
+
+
+_REASONS = {
+    "hang": "a batch hung and its worker was ended",
+    "silent": "it had not been heard from and was ended",
+    "broken": "its channel broke and it was ended",
+    "interrupt": "it was ended by the operator",
 }

@@ -64,6 +64,9 @@ class Job(Protocol):
     def has_work(self, slot: str) -> bool:
         """Whether anything is left for a slot whose worker has ended."""
 
+    def next_shard(self, slot: str) -> str | None:
+        """The shard that the next worker of a slot begins with, `None` when only its driver knows."""
+
     def launch(self, slot: str, start: Start, number: int) -> Launch:
         """The command of a worker; `number` counts the workers of the run from 1."""
 

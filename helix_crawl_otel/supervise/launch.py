@@ -1,15 +1,20 @@
-"""Starts a command so that it dies with its supervisor (Linux): sets the parent-death signal, then becomes the command.
+"""Starts a command that ends with its supervisor, whatever it starts itself: leaves a guard, then becomes the command.
 
-    python -I -S launch.py SUPERVISOR_PID COMMAND ARGUMENT...
+    python -I -S launch.py SUPERVISOR_PID GUARD_FD COMMAND ARGUMENT...
 
-Run by its path, so that nothing of the package is loaded: it costs a bare interpreter's start. The signal survives the
-exec. It fires when the THREAD that started the child ends, so the supervisor starts children from its main thread.
+Run by its path, so that nothing of the package is loaded: it costs a bare interpreter's start. The guard waits on a
+pipe that only the supervisor holds open. When that ends, by the supervisor's wish or by its death, the guard kills what
+is left of the command's group. What has left that group on purpose (a daemon) is not reached.
+
+On Linux the command gets the parent-death signal as well: the kernel is quicker. It survives the exec, reaches the
+command alone, and fires when the THREAD that started it ends, so the supervisor starts children from its main thread.
 
 Source: prctl(2), PR_SET_PDEATHSIG; DESIGN.md, section 7.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -18,23 +23,58 @@ import sys
 __all__ = ["set_parent_death_signal"]
 
 PR_SET_PDEATHSIG = 1
+MOST_DESCRIPTORS = 65_536
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 
 def set_parent_death_signal(supervisor_pid: int) -> bool:
-    """Ask the kernel to kill this process when its parent's thread ends.
+    """Ask the kernel to kill this process when its parent's thread ends, where the kernel can.
 
     Returns:
         Whether the supervisor is still there: it may have ended before the kernel was asked.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     return os.getppid() == supervisor_pid
+
+
+def leave_guard(pipe: int) -> None:
+    """Start the guard of this process. It is nobody's child for long, so that the command does not wait for it."""
+    command = os.getpid()
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    os.setsid()  # a signal to the command's group is not for the guard
+    if os.fork():
+        os._exit(0)
+    try:
+        guard(command, pipe)
+    finally:
+        os._exit(0)
+
+
+def guard(command: int, pipe: int) -> None:
+    """Wait for the end of the pipe, then kill what is left of the command's group."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):  # who reads the command's output must see its end
+        os.dup2(nowhere, stream)
+    os.closerange(3, pipe)  # nor must the channel stay open by the guard
+    os.closerange(pipe + 1, MOST_DESCRIPTORS)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while os.read(pipe, 1):
+        pass
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(command, signal.SIGKILL)
 
 
 def main(arguments: list[str]) -> int:
     """Become the command; comes back only when it cannot be started."""
-    supervisor_pid, command = int(arguments[0]), arguments[1:]
+    supervisor_pid, pipe, command = int(arguments[0]), int(arguments[1]), arguments[2:]
+    leave_guard(pipe)
+    os.close(pipe)
     if not set_parent_death_signal(supervisor_pid):
         return 1
     try:

@@ -55,7 +55,11 @@ class FolderLock:
             "command": self._command,
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
-        self._holder.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        try:
+            self._holder.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(

@@ -27,19 +27,24 @@ __all__ = ["MemoryWatch", "ReportedProbe"]
 logger = logging.getLogger("helix_crawl_otel")
 
 FRESH_TICKS = 2
+
+FIRST_SECONDS = 2.0
+"""What the first reading of a card is waited for, of the world's: with it the gate knows what was in use before the
+worker. A driver that hangs keeps no worker from starting."""
+
 OWN = "custom"
 """Source of a reading that stands for the device in place of ours: the driver's own probe, or a modelled card."""
 
 
 class ReportedProbe:
-    """Answers with what the workers of a device told last.
+    """Answers with what the workers of a device told last: of several the fullest counts.
 
     Args:
         device: Its name.
         fresh_seconds: For how long a reading counts.
         clock: Seconds.
 
-    Threads: `tell` from any, the rest from the sampler's.
+    Threads: `tell` and `forget` from any, single operations only; the rest from the sampler's.
     """
 
     source = "torch"
@@ -49,20 +54,25 @@ class ReportedProbe:
         self.why: str | None = None
         self._fresh_seconds = fresh_seconds
         self._clock = clock
-        self._told: tuple[float, MemoryReading] | None = None  # replaced whole
+        self._told: dict[str, tuple[float, MemoryReading]] = {}  # by worker
 
-    def tell(self, reading: MemoryReading) -> None:
+    def tell(self, worker: str, reading: MemoryReading) -> None:
         """Take a reading made in a worker just now."""
-        self._told = (self._clock(), reading)
+        self._told[worker] = (self._clock(), reading)
+
+    def forget(self, worker: str) -> None:
+        """A worker is gone, and what it held with it."""
+        self._told.pop(worker, None)
 
     def __call__(self) -> MemoryReading:
-        """The newest reading, while it counts."""
-        told = self._told
-        if told is None or self._clock() - told[0] > self._fresh_seconds:
+        """The fullest of the newest readings, while they count."""
+        now = self._clock()
+        fresh = [reading for t, reading in list(self._told.values()) if now - t <= self._fresh_seconds]
+        if not fresh:
             self.why = "no worker has told what its framework holds"
             return UNKNOWN
         self.why = None
-        return told[1]
+        return max(fresh, key=lambda reading: reading.fraction or 0.0)
 
 
 class MemoryWatch:
@@ -99,51 +109,55 @@ class MemoryWatch:
         self._samplers: dict[str, MemorySampler] = {}
         self._reported: dict[str, ReportedProbe] = {}
         self._newest: dict[str, MemoryReading] = {}
-        self._owned: set[str] = set()  # devices whose memory the workers' own probe stands for
+        self._owned: dict[str, str] = {}  # devices whose memory a worker's own probe stands for, and which worker told
         self._told: set[str] = set()  # devices whose memory was said to be unknown
 
     def watch(self, device: str, *, is_modelled: bool = False) -> None:
-        """Read this device from now on, if it is not read yet; a modelled one is told of by its workers alone."""
+        """Read this device from now on, if it is not read yet; a modelled one is told of by its workers alone.
+
+        A card's first reading is waited for, for a moment.
+        """
+        read = threading.Event()
         with self._lock:
             if is_modelled:
-                self._owned.add(device)
+                self._owned.setdefault(device, "")
             if device in self._samplers or device in self._owned:
                 return
             probe = CombinedProbe(self._probes(device))
-            deliver = partial(self._deliver, probe)
+            deliver = partial(self._deliver, probe, read)
             sampler = MemorySampler(device, probe, deliver, self._lose, self._clock, self._on_error)
             self._samplers[device] = sampler
         sampler.start(self._tick_seconds / self._clock_rate)
+        if device != "cpu":
+            read.wait(FIRST_SECONDS)
 
-    def report(self, device: str, reading: MemoryReading, source: str, up: bool) -> None:
+    def report(self, worker: str, device: str, reading: MemoryReading, source: str, up: bool) -> None:
         """Take what a worker has read."""
         if source == OWN:
             with self._lock:
-                self._owned.add(device)
+                self._owned[device] = worker
                 self._newest[device] = reading
             self._pipeline.read_memory(device, reading, {source: up})
             return
         with self._lock:
             probe = self._reported.get(device)
         if probe is not None:
-            probe.tell(reading)
+            probe.tell(worker, reading)
 
-    def forget_worker(self, device: str) -> None:
-        """A device's worker is gone, and what it told of itself with it."""
+    def forget_worker(self, worker: str) -> None:
+        """A worker is gone, and what it told of its memory with it."""
         with self._lock:
-            if device in self._owned:
-                self._newest.pop(device, None)
+            for device, told_by in self._owned.items():
+                if told_by == worker:
+                    self._newest.pop(device, None)
+            for probe in self._reported.values():
+                probe.forget(worker)
 
     def used(self, device: str) -> int | None:
         """Bytes in use at the newest reading, `None` when unknown."""
         with self._lock:
             reading = self._newest.get(device)
         return reading.used_bytes if reading else None
-
-    def reading(self, device: str) -> MemoryReading:
-        """The newest reading."""
-        with self._lock:
-            return self._newest.get(device, UNKNOWN)
 
     def check(self) -> None:
         """Report as lost what has hung for too long. Called at each tick."""
@@ -170,7 +184,14 @@ class MemoryWatch:
         self._reported[device] = ReportedProbe(device, FRESH_TICKS * self._tick_seconds, self._clock)
         return [NvmlProbe(device, self._environ), self._reported[device]]
 
-    def _deliver(self, probe: CombinedProbe, device: str, reading: MemoryReading, sources: Mapping[str, bool]) -> None:
+    def _deliver(
+        self,
+        probe: CombinedProbe,
+        read: threading.Event,
+        device: str,
+        reading: MemoryReading,
+        sources: Mapping[str, bool],
+    ) -> None:
         with self._lock:
             if device in self._owned:
                 return
@@ -181,6 +202,7 @@ class MemoryWatch:
         if is_news:
             level = logging.INFO if device == "cpu" else logging.WARNING
             logger.log(level, "[crawl-watchdog] memory of %s is unknown (%s): nothing trips there", device, probe.why)
+        read.set()
         self._pipeline.read_memory(device, reading, sources)
 
     def _lose(self, device: str, sources: Mapping[str, bool]) -> None:

@@ -1,7 +1,7 @@
 """Starts worker processes and ends them, with everything they have started, on each system by its own means.
 
-Linux: a group of its own, and the parent-death signal, so that no worker outlives its supervisor. Windows: a Job Object
-that closes with the supervisor. macOS: a group; a worker that has lost its supervisor sees its channel end.
+No worker outlives its supervisor. Linux: the parent-death signal. Windows: a Job Object that closes with it. macOS, and
+all that a driver of the user's own starts on a POSIX system: a guard, see `launch.py`.
 
 Source: DESIGN.md, section 7.
 """
@@ -36,14 +36,16 @@ class WorkerProcess:
     Args:
         popen: Started, in a group of its own where there are groups.
         job: On Windows, the job it is in.
+        guard: Descriptor of the pipe that its guard waits on, `None` when it has none.
 
     Threads: the supervisor's; `end` from one thread of its own. `exit_code` from any.
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes], job: JobObject | None) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], job: JobObject | None, guard: int | None = None) -> None:
         self.pid = popen.pid
         self._popen = popen
         self._job = job
+        self._guard = guard
 
     @property
     def exit_code(self) -> int | None:
@@ -83,7 +85,9 @@ class WorkerProcess:
         for pid in family:
             _kill(pid)
         self._kill()
-        return self._wait(KILL_SECONDS)
+        is_gone = self._wait(KILL_SECONDS)
+        self._dismiss_guard()
+        return is_gone
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -109,6 +113,12 @@ class WorkerProcess:
             self._job.close()
         elif sys.platform != "win32":
             self._signal_group(signal.SIGKILL)
+        self._dismiss_guard()
+
+    def _dismiss_guard(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            os.close(guard)
 
     def _signal_group(self, number: int) -> None:
         if sys.platform != "win32":
@@ -129,7 +139,7 @@ def spawn(
     popen_arguments: Mapping[str, Any],
     stdout: BinaryIO | None,
     stderr: BinaryIO | None,
-    dies_with_us: bool,
+    is_ours: bool,
 ) -> WorkerProcess:
     """Start a process.
 
@@ -139,7 +149,7 @@ def spawn(
         popen_arguments: Of the channel's end that it inherits.
         stdout: Where it writes, `None` for where we do.
         stderr: Likewise.
-        dies_with_us: On Linux, start it by way of `launch.py`. Our own workers see to it themselves.
+        is_ours: It is this package's own worker, which starts nothing and sees to its own end where the kernel helps.
 
     Returns:
         The process.
@@ -149,17 +159,42 @@ def spawn(
 
     Threads: the main thread: on Linux a child dies with the thread that made it.
     """
-    command = list(argv)
-    if sys.platform == "linux" and dies_with_us:
-        launcher = Path(__file__).with_name("launch.py")
-        command = [sys.executable, "-I", "-S", str(launcher), str(os.getpid()), *command]
-    apart: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
-        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    popen = subprocess.Popen(
-        command, env=dict(env), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, **apart, **popen_arguments
-    )
-    return WorkerProcess(popen, _job_of(popen))
+        popen = subprocess.Popen(
+            list(argv),
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
+            **popen_arguments,
+        )
+        return WorkerProcess(popen, _job_of(popen))
+    command, inherited, guard = list(argv), tuple(popen_arguments["pass_fds"]), None
+    waits: int | None = None
+    if not is_ours or sys.platform != "linux":
+        waits, guard = os.pipe()
+        launcher = Path(__file__).with_name("launch.py")
+        command = [sys.executable, "-I", "-S", str(launcher), str(os.getpid()), str(waits), *command]
+        inherited = (*inherited, waits)
+    try:
+        popen = subprocess.Popen(
+            command,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            pass_fds=inherited,
+        )
+    except BaseException:
+        if guard is not None:
+            os.close(guard)
+        raise
+    finally:
+        if waits is not None:
+            os.close(waits)
+    return WorkerProcess(popen, None, guard)
 
 
 def _job_of(popen: subprocess.Popen[bytes]) -> JobObject | None:

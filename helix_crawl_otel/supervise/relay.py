@@ -12,31 +12,25 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, Protocol
 
-from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
-from helix_crawl_otel.link.channel import ChannelClosed
+from helix_crawl_otel.core.inflight import BatchInfo
+from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
 from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.otel.pipeline import Pipeline, RunningBatch
+from helix_crawl_otel.supervise.mailbox import Sender
+from helix_crawl_otel.supervise.outbound import Outbound
 
 __all__ = ["Listener", "Relay"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
 
-class Sender(Protocol):
-    """The supervisor's end of a channel."""
-
-    def send(self, message: Mapping[str, object]) -> None:
-        """Send one message; raises `ChannelClosed`."""
-
-
 class Listener(Protocol):
     """What the supervisor wants to hear of a worker. Called in the worker's reader thread."""
 
-    def opened(self, shard: str, device: str) -> bool:
-        """A shard begins; returns whether the worker has to leave it to one on the CPU."""
+    def opened(self, shard: str, device: str, *, can_leave: bool) -> bool:
+        """A shard begins; returns whether the worker has to leave it to one on the CPU, which it may be unable to."""
 
     def closed(self, shard: str, state: str) -> None:
         """A shard was left `done`, `paused` or `failed`."""
@@ -63,38 +57,41 @@ class Relay:
     Args:
         pipeline: The run's.
         worker: Name of the worker, the same for all that follow each other in a slot.
-        channel: To answer on.
+        mail: To answer with. A send never waits.
         welcome: Content of the answer to `hello`.
         listener: The supervisor.
         clock: Seconds, the pipeline's.
 
     Threads: `handle` runs in the worker's reader thread; `push` also in the ticker's, `drop` in the supervisor's. What
-    they share is guarded by `_lock`, which is not held while the pipeline or the channel is used.
+    they share is guarded by `_lock`, which is not held while the pipeline is used; `_handling` is held while a message
+    is taken, so that after `drop` none is.
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
         worker: str,
-        channel: Sender,
+        mail: Sender,
         welcome: Mapping[str, object],
         listener: Listener,
         clock: Callable[[], float],
     ) -> None:
-        self.hello: Mapping[str, Any] | None = None
+        self.hello: Mapping[str, Any] | None = None  # guarded by _lock
         self.shards: dict[str, str] = {}  # open ones, with their devices; guarded by _lock
         self.leaving: Action | None = None  # what the worker has said that it exits for; set by the reader thread
-        self.heard_at = clock()  # when it last said anything; set by the reader thread
+        self.heard_at = clock()  # when its driver last said anything; set by the reader thread
         self._pipeline = pipeline
         self._worker = worker
-        self._channel = channel
+        self._mail = mail
         self._welcome = welcome
         self._listener = listener
         self._clock = clock
+        self._handling = threading.Lock()
         self._lock = threading.Lock()
+        self._outbound = Outbound(pipeline.actions, mail)
         self._running: dict[str, RunningBatch] = {}  # guarded by _lock
-        self._sent: dict[int, Action] = {}  # actions told and not acknowledged; guarded by _lock
-        self._dropped = False  # guarded by _lock
+        self._is_pausing = False  # guarded by _lock
+        self._is_dropped = False  # guarded by _handling
 
     # -- from the worker ----------------------------------------------------------------------------------------------
 
@@ -104,11 +101,14 @@ class Relay:
         Raises:
             KeyError, TypeError, ValueError: It lacks what its type needs: the worker is not one of ours.
         """
-        with self._lock:
-            if self._dropped:
-                return
-        self.heard_at = self._clock()
+        with self._handling:
+            if not self._is_dropped:
+                self._take(message)
+
+    def _take(self, message: Mapping[str, Any]) -> None:
         kind = message["type"]
+        if kind != "memory":  # that is told by a thread that lives on while the driver hangs
+            self.heard_at = self._clock()
         handler = getattr(self, f"_on_{kind}", None)
         if handler is None:
             logger.debug("[crawl-watchdog] worker %s sent an unknown message %r; ignored", self._worker, kind)
@@ -116,12 +116,15 @@ class Relay:
         handler(message)
 
     def _on_hello(self, message: Mapping[str, Any]) -> None:
-        self.hello = dict(message)
-        self._send({"type": "welcome", **self._welcome})
+        with self._lock:
+            self.hello = dict(message)
+            self._mail.send({"type": "welcome", **self._welcome})
+            if self._is_pausing:
+                self._mail.send({"type": "pause"})
 
     def _on_open_shard(self, message: Mapping[str, Any]) -> None:
         shard, device = str(message["shard"]), str(message["device"])
-        leave = self._listener.opened(shard, device)
+        leave = self._listener.opened(shard, device, can_leave=bool(message.get("can_leave", True)))
         if not leave:
             with self._lock:
                 self.shards[shard] = device
@@ -156,14 +159,14 @@ class Relay:
             self._running[str(message["batch"])] = running
 
     def _on_finish_batch(self, message: Mapping[str, Any]) -> None:
-        running = self._take(message)
+        running = self._ended_batch(message)
         if running is not None:
             seconds = message["seconds"]
             self._pipeline.finish_batch(running, seconds)
             self._measured(running[0].shard, running[0].genes, seconds)
 
     def _on_abandon_batch(self, message: Mapping[str, Any]) -> None:
-        running = self._take(message)
+        running = self._ended_batch(message)
         if running is not None:
             self._pipeline.abandon_batch(running)
 
@@ -171,6 +174,12 @@ class Relay:
         shard, device, genes, seconds = (message[key] for key in ("shard", "device", "genes", "seconds"))
         self._pipeline.record_batch(shard, self._worker, device, genes, seconds, message["work"])
         self._measured(shard, genes, seconds)
+
+    def _on_ignored(self, message: Mapping[str, Any]) -> None:
+        """A batch whose numbers cannot be judged; the worst may be none that JSON knows, so it comes as text."""
+        given = {"genes": 0.0, "work": None, "seconds": None, str(message["problem"]): message["given"]}
+        info = BatchInfo("", str(message["shard"]), self._worker, "", given["genes"], given["work"])
+        self._pipeline.ignore(str(message["problem"]), info, given["seconds"])
 
     def _on_stage(self, message: Mapping[str, Any]) -> None:
         self._pipeline.stage(str(message["device"]), str(message["stage"]), float(message["seconds"]))
@@ -186,8 +195,7 @@ class Relay:
         self._reply(message)
 
     def _on_acknowledge(self, message: Mapping[str, Any]) -> None:
-        with self._lock:
-            action = self._sent.pop(int(message["action"]), None)
+        action = self._outbound.take(int(message["action"]))
         if action is None:
             return
         outcome = Outcome(message["outcome"])
@@ -211,39 +219,19 @@ class Relay:
     # -- to the worker ------------------------------------------------------------------------------------------------
 
     def push(self) -> None:
-        """Send the actions that wait for this worker's shards. A later one makes a release void."""
+        """Send the actions that wait for this worker's shards."""
         with self._lock:
             shards = list(self.shards)
-        for shard in shards:
-            for action in self._pipeline.actions.drain(shard):
-                self._send_action(action)
-
-    def _send_action(self, action: Action) -> None:
-        with self._lock:
-            void = [
-                earlier.id
-                for earlier in self._sent.values()
-                if earlier.shard == action.shard and earlier.kind.rung < action.kind.rung
-            ]
-            for action_id in void:
-                del self._sent[action_id]
-            if action.kind is not ActionKind.DETECT:
-                self._sent[action.id] = action
-        for action_id in void:
-            self._send({"type": "void", "action": action_id})
-        content = {
-            "id": action.id,
-            "kind": action.kind.value,
-            "shard": action.shard,
-            "device": action.device,
-            "reason": action.reason,
-            "evidence": dict(action.evidence),
-        }
-        self._send({"type": "action", **content})
+        self._outbound.push(shards)
 
     def send_job(self, payload: Mapping[str, object]) -> None:
         """Tell the job's worker something."""
-        self._send({**payload, "type": "job"})
+        self._mail.send({**payload, "type": "job"})
+
+    def has_shard(self, shard: str) -> bool:
+        """Whether the worker has this shard open."""
+        with self._lock:
+            return shard in self.shards
 
     def has_batch(self) -> bool:
         """Whether a batch is in flight: the policy watches it then."""
@@ -251,8 +239,11 @@ class Relay:
             return bool(self._running)
 
     def pause(self) -> None:
-        """Ask the worker to finish its batch, commit and leave."""
-        self._send({"type": "pause"})
+        """Ask the worker to finish its batch, commit and leave; one that has not said hello is asked when it does."""
+        with self._lock:
+            self._is_pausing = True
+            if self.hello is not None:
+                self._mail.send({"type": "pause"})
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -263,11 +254,12 @@ class Relay:
             The shards it had open, which stay open for the next worker; and for how many seconds its oldest batch in
             flight had been running, 0 when there was none. Both are empty at a second call.
         """
+        with self._handling:
+            self._is_dropped = True
+        self._outbound.close()
         with self._lock:
-            self._dropped = True
             running, self._running = list(self._running.values()), {}
             shards, self.shards = list(self.shards), {}
-            self._sent.clear()
         now = self._clock()
         for batch in running:
             self._pipeline.abandon_batch(batch)
@@ -282,7 +274,7 @@ class Relay:
         with self._lock:
             return action.kind is ActionKind.DEMOTE_CPU and self.shards.get(action.shard) != "cpu"
 
-    def _take(self, message: Mapping[str, Any]) -> RunningBatch | None:
+    def _ended_batch(self, message: Mapping[str, Any]) -> RunningBatch | None:
         with self._lock:
             return self._running.pop(str(message["batch"]), None)
 
@@ -291,15 +283,4 @@ class Relay:
         self.push()
 
     def _reply(self, message: Mapping[str, Any], **content: object) -> None:
-        self._send({"type": "reply", "request": message["request"], **content})
-
-    def _send(self, message: Mapping[str, object]) -> None:
-        with suppress(ChannelClosed):  # it is gone; its exit is about to be seen
-            self._channel.send(message)
-
-
-def lost_seconds(genes: float, seconds: float, status: ShardStatus) -> float:
-    """What a batch took beyond its share, while its shard crawled; 0 when it did not, or no baseline is known."""
-    if not status.baseline or not (status.episode_open or status.verdict is Verdict.CRAWLING):
-        return 0.0
-    return max(0.0, seconds - genes / status.baseline)
+        self._mail.send({"type": "reply", "request": message["request"], **content})

@@ -36,6 +36,10 @@ class RunJob:
         """See `Job`. Asked after an end with code 0."""
         return False
 
+    def next_shard(self, slot: str) -> str | None:
+        """See `Job`: the driver knows."""
+        return None
+
     def launch(self, slot: str, start: Start, number: int) -> Launch:
         """See `Job`: the CPU is asked for by the variable that drivers read, and the cards are hidden."""
         environ = dict(self._environ)

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from helix_crawl_otel.core.decisions import Decision, What
-from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
+from helix_crawl_otel.core.model import ActionKind
 from helix_crawl_otel.supervise.budget import CrashBudget
-from helix_crawl_otel.supervise.ending import End, Ending, judge_end
-from helix_crawl_otel.supervise.gate import GateState, MemoryGate
+from helix_crawl_otel.supervise.ear import LeftOpen
+from helix_crawl_otel.supervise.ending import End, Ending, judge_end, why_ended
+from helix_crawl_otel.supervise.gate import MemoryGate
 from helix_crawl_otel.supervise.job import Start
-from helix_crawl_otel.supervise.process import exit_text
-from helix_crawl_otel.supervise.relay import lost_seconds
+from helix_crawl_otel.supervise.launching import launch_worker
+from helix_crawl_otel.supervise.placing import owed_demotion, place
+from helix_crawl_otel.supervise.restart import Restart
 from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.worker import Worker
 
@@ -34,10 +33,10 @@ GRACE_SECONDS = 5.0
 """Between asking a worker's process to end and killing it with all it started; the world's seconds."""
 
 HELLO_SECONDS = 120.0
-"""A worker of ours that has not said hello by then cannot: importing the package takes one or two."""
+"""A worker of ours that has not said hello by then cannot: importing the package takes one or two. The world's."""
 
 SILENT_SECONDS = 1800.0
-"""A worker of ours that has said nothing for so long while no batch is in flight hangs in a file or in a model."""
+"""One whose loop has said nothing for so long while no batch is in flight hangs in a file or in a model. Likewise."""
 
 DRAIN_SECONDS = 5.0
 
@@ -60,7 +59,7 @@ class Slot:
         device: Where its workers encode unless a shard was demoted.
         run: What all slots share.
 
-    Threads: the supervisor's, except for what a `Listener` hears, which comes in the worker's reader thread.
+    Threads: the supervisor's, except for `tick`, which is the ticker's.
     """
 
     def __init__(self, name: str, device: str, run: Run) -> None:
@@ -69,15 +68,13 @@ class Slot:
         self.phase = Phase.IDLE
         self.worker: Worker | None = None
         self._run = run
-        self._start: Start | None = None  # of the running worker, or of the next one while waiting
+        self._start: Start | None = None  # of the running worker, or of the last one
+        self._restart: Restart | None = None  # while waiting
         self._budget = CrashBudget()
-        self._gate: MemoryGate | None = None
-        self._not_before = 0.0
-        self._before_bytes: int | None = None
-        self._open_shards: set[str] = set()  # left open by the last worker for the next one
+        self._before_bytes: int | None = None  # used on the device before its last worker was started
+        self._left = LeftOpen()
         self._ended_for: str | None = None
-        self._refused: str | None = None  # a shard that the worker has to leave to one on the CPU; set by its reader
-        self._progressed = False  # a gene has been committed since the last crash; set by the reader
+        self._demotes: str | None = None  # the shard for whose demotion it was
 
     # -- the supervisor's calls ---------------------------------------------------------------------------------------
 
@@ -90,28 +87,34 @@ class Slot:
         if self.phase is Phase.RUNNING:
             self._look_at_worker()
         elif self.phase is Phase.WAITING:
-            self._look_at_gate()
+            self._look_at_restart()
 
     def end_worker(self, why: str) -> None:
-        """End the worker, in a thread of its own: a process in the driver's hands may take its time to die.
+        """End the worker for an action's name, `hang`, `silent`, `broken` or `interrupt`.
 
-        Args:
-            why: An action's name, `hang`, `silent`, `broken` or `interrupt`.
+        In a thread of its own: a process in the driver's hands may take its time to die.
         """
         worker = self.worker
         if worker is None or self.phase is not Phase.RUNNING:
             return
         self.phase, self._ended_for = Phase.ENDING, why
-        self._drop(worker, is_crawl=why in ActionKind.__members__)
+        age = self._drop(worker)
+        if why in ActionKind.__members__:
+            self._run.lost(age)
         threading.Thread(target=self._end, args=(worker,), name=f"helix-crawl-end-{self.name}", daemon=True).start()
 
     def force(self, decision: Decision) -> None:
-        """The policy wants this slot's worker ended."""
-        if decision.worker != self.name or self.phase is not Phase.RUNNING:
+        """The policy wants this slot's worker ended. What concerns an earlier one, or a shard left, is void."""
+        worker = self.worker
+        if decision.worker != self.name or worker is None or self.phase is not Phase.RUNNING:
             return
+        if decision.t < worker.started_at or not worker.relay.has_shard(decision.shard):
+            return
+        if worker.process.poll() is not None:
+            return  # it has just ended by itself
         kind = decision.kind
-        self._refused = decision.shard if kind is ActionKind.DEMOTE_CPU else None
         if kind is ActionKind.DEMOTE_CPU:
+            self._demotes = decision.shard
             self._run.demoted.add(decision.shard)
         why = "hang" if decision.what is What.HANG or kind is None else kind.value
         self._run.tell_forced(self.name, why, decision.reason)
@@ -120,10 +123,10 @@ class Slot:
     def pause(self) -> None:
         """The operator has asked: the worker finishes its batch, a slot that waits is over."""
         if self.phase is Phase.RUNNING and self.worker is not None:
-            if self.worker.relay.hello is None and not self._run.is_ours(self.worker):
+            if self.worker.relay.hello is None and not self.worker.is_ours:
                 self.worker.process.interrupt()  # it knows nothing of us: it gets what a terminal would have sent it
             self.worker.relay.pause()
-        elif self.phase in (Phase.WAITING, Phase.IDLE):
+        elif self.phase is Phase.WAITING:
             self._over("paused")
 
     def tick(self) -> None:
@@ -132,54 +135,17 @@ class Slot:
         if worker is not None and self.phase is Phase.RUNNING:
             worker.relay.push()
 
-    # -- the worker's words -------------------------------------------------------------------------------------------
-
-    def opened(self, shard: str, device: str) -> bool:
-        """See `Listener`."""
-        self._open_shards.discard(shard)
-        if shard in self._run.demoted and device != "cpu":
-            self._refused = shard
-            return True
-        self._run.shard_opened(self.name, shard, device)
-        return False
-
-    def closed(self, shard: str, state: str) -> None:
-        """See `Listener`."""
-        if state == "done":
-            self._run.demoted.discard(shard)
-        self._run.shard_closed(self.name, shard, state)
-
-    def measured(self, shard: str, genes: float, seconds: float, status: ShardStatus) -> None:
-        """See `Listener`."""
-        self._run.measured(self.name, shard, genes, seconds, status, lost_seconds(genes, seconds, status))
-
-    def passed(self, shard: str) -> None:
-        """See `Listener`. For a driver of the user's own, a boundary after a batch is a commit."""
-        if not self._run.job_reports_commits:
-            self._progressed = True
-
-    def acknowledged(self, action: Action, outcome: Outcome) -> None:
-        """See `Listener`."""
-        if action.kind is ActionKind.DEMOTE_CPU and outcome is Outcome.APPLIED:
-            self._run.demoted.add(action.shard)
-
-    def read(self, device: str, reading: MemoryReading, source: str, up: bool) -> None:
-        """See `Listener`."""
-        self._run.memory.report(device, reading, source, up)
-
-    def said(self, payload: Mapping[str, Any]) -> None:
-        """See `Listener`."""
-        worker = self.worker
-        if worker is not None and self._run.job.said(self.name, Voice(worker), payload):
-            self._progressed = True
+    def abandon(self) -> None:
+        """The supervisor itself has failed: its worker must not outlive it."""
+        if self.worker is not None:
+            self.worker.process.end(0.0)
 
     # -- how a worker ends --------------------------------------------------------------------------------------------
 
     def _look_at_worker(self) -> None:
         worker = self.worker
         assert worker is not None
-        if self._progressed:
-            self._progressed = False
+        if worker.ear.progressed():
             self._budget.progressed()
         code = worker.process.poll()
         if code is not None:
@@ -187,10 +153,9 @@ class Slot:
         elif worker.broken is not None:
             logger.error("[crawl-watchdog] worker %s: %s; it is ended", self.name, worker.broken)
             self.end_worker("broken")
-        elif self._run.is_ours(worker):
-            since = self._run.clock() - worker.relay.heard_at
-            deadline = SILENT_SECONDS if worker.relay.hello is not None else HELLO_SECONDS
-            if since > deadline and not worker.relay.has_batch():
+        elif worker.is_ours and not worker.relay.has_batch():
+            seconds = SILENT_SECONDS if worker.relay.hello is not None else HELLO_SECONDS
+            if self._run.clock() - worker.relay.heard_at > self._run.scaled(seconds):
                 self.end_worker("silent")
 
     def _end(self, worker: Worker) -> None:
@@ -200,61 +165,64 @@ class Slot:
     def _survived(self, worker: Worker) -> None:
         text = f"process {worker.process.pid} cannot be ended (stuck in the driver?); {self.name} is out of use"
         logger.error("[crawl-watchdog] %s for the rest of this run", text)
+        self._run.worker_lost(self.name)
         self._run.gave_up(self.name, text)
+        self._run.job.gave_up(self.name, text)
         self.worker = None
         self._over("failed")
 
     def _ended(self, worker: Worker, code: int) -> None:
-        worker.finish_reading(DRAIN_SECONDS)
         start = self._start
         assert start is not None
+        worker.finish_reading(DRAIN_SECONDS)
+        self._drop(worker)
+        leaving = worker.relay.leaving
+        refused = worker.ear.refused or self._demotes
         ending = judge_end(
             End(
                 code,
                 ended_for=self._ended_for,
-                leaving=worker.relay.leaving.kind if worker.relay.leaving else None,
-                refused=self._refused is not None,
+                leaving=leaving.kind if leaving else None,
+                refused=refused is not None,
                 demoted=start.demoted_shard is not None,
                 pausing=self._run.pausing,
             )
         )
-        if ending is Ending.DONE and self._run.pausing and self._open_shards:
-            ending = Ending.PAUSED
-        self._drop(worker, is_crawl=False)
-        leaving = worker.relay.leaving
-        shard = self._refused or (leaving.shard if leaving else None)
-        why = _why(self._ended_for, ending, code)
-        self.worker, self._ended_for, self._refused = None, None, None
-        self._run.worker_ended(self.name, start.device, worker.process.pid, code, ending, why)
+        if ending is Ending.DONE and self._run.pausing and (worker.ear.has_paused or self._left.names()):
+            ending = Ending.PAUSED  # its driver has made a success of the pause
+        why = why_ended(self._ended_for, ending, code)
+        shard = refused or (leaving.shard if leaving else None)
+        if worker.ear.progressed():
+            self._budget.progressed()
+        self.worker, self._ended_for, self._demotes = None, None, None
+        self._run.worker_ended(self.name, start.device, worker.process.pid, code, why)
         self._go_on(ending, start, shard, why)
 
     def _go_on(self, ending: Ending, start: Start, shard: str | None, why: str) -> None:
+        owed = owed_demotion(self._run, self._left)
         if ending is Ending.RECYCLE:
-            self._wait(Start("recycle", self.device), start)
+            self._wait(self._placed("recycle", owed))
         elif ending is Ending.DEMOTE:
-            self._wait(Start("demote", "cpu", demoted_shard=shard), start)
+            self._wait(self._placed("demote", owed or shard))
         elif ending is Ending.RETURN:
-            self._wait(Start("resume", self.device), start)
+            self._wait(self._placed("resume", owed))
         elif ending is Ending.CRASH:
-            self._crashed(start, why)
+            self._crashed(start, owed or start.demoted_shard, why)
         elif ending is Ending.DONE:
             self._close_left("done")
             self._next(is_first=False)
         else:
-            self._run.stopped(self.name, ending, why)
+            self._run.stopped(ending, why)
             self._over("failed" if ending is Ending.NEVER else "paused")
 
-    def _crashed(self, start: Start, why: str) -> None:
-        if self._progressed:
-            self._progressed = False
-            self._budget.progressed()
+    def _crashed(self, start: Start, demoted: str | None, why: str) -> None:
         if self._run.job.crashed(self.name, why):
             self._budget.narrowed()
         retry = self._budget.crashed()
-        self._run.crashed(self.name, why, self._budget.left, retry.after_seconds if retry else None)
+        shard = self._run.job.next_shard(self.name) or next(iter(self._left.names()), None)
+        self._run.crashed(self.name, shard, why, self._budget.left, retry.after_seconds if retry else None)
         if retry is not None:
-            # Its shard, and with it the device, may have become another one by what the job has learnt.
-            self._wait(Start("crash", start.device, start.demoted_shard), start, after=retry.after_seconds)
+            self._wait(self._placed("crash", demoted), retry.after_seconds)
             return
         self._budget = CrashBudget()
         self._close_left("failed")
@@ -264,16 +232,14 @@ class Slot:
         else:
             self._over("failed")
 
-    def _drop(self, worker: Worker, *, is_crawl: bool) -> None:
+    def _drop(self, worker: Worker) -> float:
         shards, age = worker.relay.drop()
-        self._open_shards.update(shards)
-        if is_crawl:
-            self._run.lost(age)
+        self._left.add(shards)
+        return age
 
     # -- how the next one starts --------------------------------------------------------------------------------------
 
     def _next(self, *, is_first: bool) -> None:
-        previous = self._start
         if self._run.pausing:
             self._over("paused" if self._run.job.has_work(self.name) else "done")
             return
@@ -281,83 +247,53 @@ class Slot:
         if start is None:
             self._over("done")
         else:
-            self._wait(start, previous)
+            self._wait(start)
 
-    def _wait(self, start: Start, previous: Start | None, after: float = 0.0) -> None:
-        """Start when the memory of the card that the last worker was on has come back."""
+    def _placed(self, reason: str, shard: str | None) -> Start:
+        return place(self._run, self.name, self.device, reason, shard)
+
+    def _wait(self, start: Start, after_seconds: float = 0.0) -> None:
+        """Start when the backoff is over and the memory of the card that the last worker was on has come back."""
         if self._run.pausing:
             self._over("paused")
             return
         now = self._run.clock()
-        self._start, self.phase, self._not_before = start, Phase.WAITING, now + after
-        was_on_card = previous is not None and previous.device != "cpu"
+        was_on_card = self._start is not None and self._start.device != "cpu"
         needs_gate = was_on_card and start.device != "cpu" and self._run.memory.used(start.device) is not None
-        self._gate = MemoryGate(self._before_bytes, now) if needs_gate else None
-        self._look_at_gate()
+        gate = MemoryGate(self._before_bytes, now) if needs_gate else None
+        self.phase, self._restart = Phase.WAITING, Restart(start, now, after_seconds, gate)
+        self._look_at_restart()
 
-    def _look_at_gate(self) -> None:
-        start = self._start
-        assert start is not None
+    def _look_at_restart(self) -> None:
+        restart = self._restart
+        assert restart is not None
         now = self._run.clock()
-        if self._gate is not None:
-            used = self._run.memory.used(start.device)
-            state = self._gate.feed(now, used)
-            self._run.gate(self.name, start.device, used, self._before_bytes, state)
-            if state is GateState.WAITING:
-                return
-            self._gate = None
-        if now >= self._not_before:
-            self._launch(start)
+        used = self._run.memory.used(restart.start.device)
+        news = restart.feed(now, used)
+        if news is not None:
+            self._run.gate(self.name, restart.start.device, used, self._before_bytes, news, restart.gate_seconds)
+        if restart.is_due(now):
+            self._restart = None
+            self._launch(restart.start)
 
     def _launch(self, start: Start) -> None:
+        self._start = start
         self._run.memory.watch(start.device, is_modelled=self._run.is_modelled and start.device != "cpu")
         self._before_bytes = self._run.memory.used(start.device)
         try:
-            self.worker = self._run.launch(self, start)
+            self.worker = launch_worker(self._run, self.name, start, self._left)
         except OSError as error:
-            self._run.stopped(self.name, Ending.NEVER, f"the worker cannot be started: {error.strerror or error}")
+            self._run.stopped(Ending.NEVER, f"the worker cannot be started: {error.strerror or error}")
             self._over("failed")
             return
         self.phase = Phase.RUNNING
 
     def _close_left(self, state: str) -> None:
-        for shard in sorted(self._open_shards):
+        for shard in self._left.take():
             self._run.pipeline.close_shard(shard, state)
-            self._run.shard_closed(self.name, shard, state)
-        self._open_shards = set()
 
     def _over(self, state: str) -> None:
         """No more workers here; shards that the last one left open are now `done`, `paused` or `failed`."""
         self._close_left(state)
         self._run.is_paused = self._run.is_paused or state == "paused"
-        self.phase, self._start, self._gate = Phase.OVER, None, None
-
-
-@dataclass(frozen=True)
-class Voice:
-    """A worker as its job may talk to it."""
-
-    worker: Worker
-
-    @property
-    def number(self) -> int:
-        """See `JobWorker`."""
-        return self.worker.number
-
-    def tell(self, payload: Mapping[str, object]) -> None:
-        """See `JobWorker`."""
-        self.worker.relay.send_job(payload)
-
-
-def _why(ended_for: str | None, ending: Ending, code: int) -> str:
-    if ended_for is not None:
-        return _ENDED_FOR.get(ended_for, f"ended for {ended_for}")
-    return exit_text(code) if ending is Ending.CRASH else ending.value
-
-
-_ENDED_FOR = {
-    "hang": "a batch hung and its worker was ended",
-    "silent": "it had not been heard from and was ended",
-    "broken": "its channel broke and it was ended",
-    "interrupt": "it was ended by the operator",
-}
+        self.phase, self._restart = Phase.OVER, None

@@ -60,10 +60,15 @@ class Supervisor:
             The exit code, as far as the workers decide it; failed shards and genes are the job's to add.
         """
         with Interrupts(lambda times: self._run.wake(lambda: self._interrupted(times))):
-            for slot in self.slots:
-                slot.begin()
-            while any(slot.phase is not Phase.OVER for slot in self.slots):
-                self._turn()
+            try:
+                for slot in self.slots:
+                    slot.begin()
+                while any(slot.phase is not Phase.OVER for slot in self.slots):
+                    self._turn()
+            except BaseException:
+                for slot in self.slots:
+                    slot.abandon()
+                raise
         return self._exit_code()
 
     def _turn(self) -> None:

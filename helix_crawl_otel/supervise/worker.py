@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed
+from helix_crawl_otel.supervise.ear import Ear
+from helix_crawl_otel.supervise.mailbox import Mailbox
 from helix_crawl_otel.supervise.process import WorkerProcess
 from helix_crawl_otel.supervise.relay import Relay
+from helix_crawl_otel.supervise.run_state import Run
 
 __all__ = ["Worker"]
 
@@ -17,33 +19,40 @@ class Worker:
     """A running worker.
 
     Args:
-        number: 1 for the first worker of a run, and so on.
         process: Started.
         channel: The supervisor's end.
+        mailbox: What writes to it.
         relay: What takes its messages.
-        wake: Called when the channel has come to its end.
-        on_error: Called with what one message raised; the next one is taken all the same.
+        ear: What the relay tells of them.
+        run: Woken when the channel has come to its end.
+        is_ours: It is this package's own worker.
+        started_at: Seconds, on the run's clock.
 
     Threads: the reader is the worker's own and ends with the channel; all else belongs to the supervisor's.
     """
 
     def __init__(
         self,
-        number: int,
         process: WorkerProcess,
         channel: Channel,
+        mailbox: Mailbox,
         relay: Relay,
-        wake: Callable[[], None],
-        on_error: Callable[[Exception], None],
+        ear: Ear,
+        run: Run,
+        *,
+        is_ours: bool,
+        started_at: float,
     ) -> None:
-        self.number = number
         self.process = process
-        self.channel = channel
         self.relay = relay
+        self.ear = ear
+        self.is_ours = is_ours
+        self.started_at = started_at
         self.broken: str | None = None
         """Why its channel cannot be read any more although it has not ended; set by the reader, once."""
-        self._wake = wake
-        self._on_error = on_error
+        self._channel = channel
+        self._mailbox = mailbox
+        self._run = run
         self._reader = threading.Thread(target=self._read, name=f"helix-crawl-worker-{process.pid}", daemon=True)
         self._reader.start()
 
@@ -53,22 +62,27 @@ class Worker:
         A process that it left behind may hold the channel open; what that one says is nobody's.
         """
         self._reader.join(seconds)
-        self.channel.close()
+        self._mailbox.close()
+        self._channel.close()
         self._reader.join(1.0)
 
     def _read(self) -> None:
         try:
             while True:
-                self._take(self.channel.receive())
+                self._take(self._channel.receive())
         except ChannelClosed:
             pass
         except BadFrame as error:
             self.broken = f"what it sent is no message: {error}"
         finally:
-            self._wake()
+            self._run.wake(_nothing)
 
     def _take(self, message: dict[str, Any]) -> None:
         try:
             self.relay.handle(message)
         except Exception as error:  # noqa: BLE001 - one bad message, or a fault of ours, must not end a night's run
-            self._on_error(error)
+            self._run.pipeline.error("driver", error)
+
+
+def _nothing() -> None:
+    """Only to look at the slots."""
