@@ -8,17 +8,41 @@ Source: DESIGN.md, section 8: a cosine of at least 0.9999, or the shard stops wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import json
+from collections.abc import Mapping, Sequence
 
 from helix_crawl_otel.backfill.encoders.base import Encoder
+from helix_crawl_otel.backfill.encoders.load import is_of
 from helix_crawl_otel.backfill.errors import EncoderRefused
 from helix_crawl_otel.backfill.store import ShardStore
 from helix_crawl_otel.backfill.vectors import cosine
 
-__all__ = ["LEAST_COSINE", "adopt_or_refuse", "check_other_device"]
+__all__ = ["LEAST_COSINE", "adopt_or_refuse", "check_other_device", "is_of_model", "refuse_another"]
 
 LEAST_COSINE = 0.9999
 SAMPLED = 4
+
+
+def refuse_another(store: ShardStore, model: str) -> None:
+    """Make sure that the shard names this model's encoder, or none, as far as that can be said without loading it.
+
+    Raises:
+        EncoderRefused: It names another one.
+    """
+    stored = store.identity()
+    if stored is not None and not is_of_model(stored, model):
+        raise EncoderRefused.of(store.path, stored, model)
+
+
+def is_of_model(identity: Mapping[str, object], model: str) -> bool:
+    """As `is_of`, for many shards: the weights of a folder are read once."""
+    return _is_of(json.dumps(dict(identity), sort_keys=True), model)
+
+
+@functools.lru_cache(maxsize=64)
+def _is_of(identity: str, model: str) -> bool:
+    return is_of(json.loads(identity), model)
 
 
 def adopt_or_refuse(store: ShardStore, encoder: Encoder) -> None:

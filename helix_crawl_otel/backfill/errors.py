@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreReadOnly",
+    "shown_identity",
     "store_errors",
 ]
 
@@ -51,6 +52,20 @@ class NotAShard(StoreError):
 
 class EncoderRefused(StoreError):
     """The shard's vectors were made by another encoder."""
+
+    @classmethod
+    def of(cls, path: Path, stored: Mapping[str, object], asked: str) -> EncoderRefused:
+        """The shard names another encoder than the one that was asked for."""
+        return cls(
+            f"{path} was encoded by {shown_identity(stored)}, not by {asked}; use that model, another output folder, "
+            "or --reencode to encode everything again"
+        )
+
+
+def shown_identity(identity: Mapping[str, object]) -> str:
+    """An encoder's identity for people."""
+    revision = str(identity.get("revision", ""))[:12]
+    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions)"
 
 
 @contextmanager

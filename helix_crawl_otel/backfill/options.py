@@ -15,6 +15,7 @@ __all__ = ["EncodeOptions", "add_encode_options", "read_encode_options"]
 DEVICE, CPU_BELOW, RELEASE = "BGEM3_DEVICE", "HELIX_DENSE_CPU_BELOW_GIB", "HELIX_DENSE_VRAM_RELEASE_EVERY"
 
 _COUNT = re.compile(r"[0-9]{1,9}")
+_SECONDS = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class EncodeOptions:
         faults: Faults to inject, as given.
         reencode: Encode everything again.
         retry_quarantined: Try quarantined genes again.
+        lock_seconds: How long to wait for a shard that another program holds.
     """
 
     common: CommonOptions
@@ -44,6 +46,7 @@ class EncodeOptions:
     faults: tuple[str, ...]
     reencode: bool
     retry_quarantined: bool
+    lock_seconds: float
 
     def parsed_faults(self) -> list[Fault]:
         """The faults, parsed."""
@@ -68,6 +71,12 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--reencode", action="store_true", help="take this model in place of another; encode all again")
     group.add_argument("--retry-quarantined", action="store_true", help="try the genes that were quarantined again")
+    group.add_argument(
+        "--lock-seconds",
+        default="30",
+        metavar="S",
+        help="how long to wait for a shard that another program holds locked (default 30)",
+    )
     group.add_argument(
         "--fault",
         action="append",
@@ -105,6 +114,7 @@ def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
         faults=tuple(args.fault),
         reencode=args.reencode,
         retry_quarantined=args.retry_quarantined,
+        lock_seconds=_seconds("--lock-seconds", args.lock_seconds),
     )
 
 
@@ -112,3 +122,9 @@ def _count(option: str, text: str, most: int) -> int:
     if not _COUNT.fullmatch(text) or not 1 <= int(text) <= most:
         raise ConfigError(f"{option} is {text!r}; accepted: an integer from 1 to {most}")
     return int(text)
+
+
+def _seconds(option: str, text: str) -> float:
+    if not _SECONDS.fullmatch(text):
+        raise ConfigError(f"{option} is {text!r}; accepted: seconds, a number from 0 to 99999")
+    return float(text)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from helix_crawl_otel.actions import PauseRequested
-from helix_crawl_otel.backfill.agreement import adopt_or_refuse, check_other_device
+from helix_crawl_otel.backfill.agreement import adopt_or_refuse, check_other_device, refuse_another
 from helix_crawl_otel.backfill.careful_encode import encode_carefully
 from helix_crawl_otel.backfill.chunk import ChunkRule
 from helix_crawl_otel.backfill.encoders.base import Encoder
@@ -68,7 +68,12 @@ def work_on(
         PauseRequested: A pause was asked for; everything encoded is committed.
     """
     path = Path(assignment.path)
-    with closing(ShardStore.open(path, epoch=assignment.epoch, create=assignment.source is not None)) as store:
+    is_ingested = assignment.source is not None
+    opened = ShardStore.open(path, epoch=assignment.epoch, create=is_ingested, lock_seconds=settings.lock_seconds)
+    with closing(opened) as store:
+        if not assignment.reencode:
+            # First of all, and also where nothing lacks a vector: a shard that is refused stays as it is.
+            refuse_another(store, settings.model)
         for gene_id, reason in assignment.quarantine.items():
             store.quarantine(gene_id, reason)
         if assignment.retry_quarantined:

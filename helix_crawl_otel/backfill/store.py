@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from helix_crawl_otel.backfill import schema
-from helix_crawl_otel.backfill.errors import EncoderRefused, LeaseLost, StoreReadOnly, store_errors
+from helix_crawl_otel.backfill.errors import EncoderRefused, LeaseLost, StoreReadOnly, shown_identity, store_errors
 from helix_crawl_otel.backfill.genes import PendingGene
 from helix_crawl_otel.backfill.schema import VECTOR, Table
 
@@ -188,10 +188,7 @@ class ShardStore:
             with self.writing():
                 self.set_meta("encoder", dict(identity))
         elif present != identity:
-            raise EncoderRefused(
-                f"{self.path} was encoded by {_shown(present)}, not by {_shown(identity)}; use that model, another "
-                "output folder, or --reencode to encode everything again"
-            )
+            raise EncoderRefused.of(self.path, present, shown_identity(identity))
 
     def _clear(self, identity: Mapping[str, object]) -> None:
         with self.writing():
@@ -289,11 +286,6 @@ class ShardStore:
             return []
         with store_errors(self.path):
             return schema.spread_sample(self._connection, self.table, self._right_length(), count)
-
-
-def _shown(identity: Mapping[str, object]) -> str:
-    revision = str(identity.get("revision", ""))[:12]
-    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions)"
 
 
 def _now() -> str:

@@ -26,6 +26,7 @@ class Settings:
         faults: `--fault`, as given.
         number: 1 for the first worker of the run, and so on.
         label: The device that it is reported under: `device`, unless a modelled card is laid over the CPU.
+        lock_seconds: How long to wait for a shard that another program holds.
     """
 
     model: str
@@ -36,6 +37,7 @@ class Settings:
     faults: tuple[str, ...]
     number: int
     label: str
+    lock_seconds: float = 30.0
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Settings:

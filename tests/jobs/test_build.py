@@ -16,7 +16,7 @@ from tests.jobs.rig import COMMAND, Rig, prose
 
 
 def test_a_tree_becomes_shards_with_a_vector_for_every_gene(rig: Rig) -> None:
-    """Top-level folders and the loose files are shards; odd names, empty files and files that are no text are no trouble."""
+    """Top-level folders and the loose files are shards; odd names, empty files and what is no text are no trouble."""
     rig.write(
         {
             "loose.txt": "A loose file.",
@@ -111,6 +111,7 @@ def test_a_loop_of_links_and_a_link_to_nowhere(rig: Rig) -> None:
         (["--fault", "gremlin"], 2, "--fault is 'gremlin'; accepted: card, wedge"),
         (["--fault", "wedge:when=3"], 2, "accepted after wedge: batch=, worker=, seconds="),
         (["--device", "cuda:0", "--model", "minilm"], 2, "NVML sees no card"),
+        (["--lock-seconds", "soon"], 2, "--lock-seconds is 'soon'; accepted: seconds, a number from 0 to 99999"),
         (["--workers", "many"], 2, "--workers is 'many'; accepted: an integer from 1 to 256"),
         (["--model", "no/such/model"], 78, "no/such/model"),
     ],
@@ -185,6 +186,9 @@ def test_another_encoder_is_refused_unless_it_is_asked_for(rig: Rig) -> None:
     refused = rig.build()
     assert refused.code == 1
     assert "was encoded by other (1, 8 dimensions), not by hashing" in refused.summary["failed"]["a"]
+    with sqlite3.connect(rig.out / "a.db") as connection:
+        assert connection.execute("SELECT DISTINCT length(embedding_dense_v2) FROM genes").fetchall() == [(32,)]
+    connection.close()
     assert rig.build("--reencode").code == 0
     assert rig.verify()["code"] == 0
 

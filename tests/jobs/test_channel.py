@@ -1,0 +1,115 @@
+"""Garbage on the channel, and a worker that was stopped, replaced and continued: neither harms a shard."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import sys
+import textwrap
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.rig import Rig, kill, wait_for
+
+linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="stops processes and writes to descriptors, as Linux has them"
+)
+
+# Loaded by every interpreter that finds it on its path. In the first worker of a run it writes to the channel that the
+# worker has inherited, from a thread of its own: what arrives is no message of the worker's.
+SITE = """
+    import os, sys, threading, time
+
+    def strike(number):
+        time.sleep(0.5)
+        {strike}
+
+    if "helix_crawl_otel.backfill.worker" in sys.orig_argv:
+        try:
+            os.close(os.open("struck", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            pass
+        else:
+            number = os.dup(int(os.environ["HELIX_CRAWL_CHANNEL"].partition(":")[2]))
+            threading.Thread(target=strike, args=(number,), daemon=True).start()
+"""
+
+
+@linux
+@pytest.mark.parametrize(
+    ("strike", "why"),
+    [
+        ("os.write(number, b'\\0\\0\\0\\7garbage')", "its channel broke and it was ended"),
+        ("os.write(number, b'\\0\\0\\0\\2[]')", "its channel broke and it was ended"),
+        ("os.write(number, b'\\x7f\\xff\\xff\\xff' * 100)", "its channel broke and it was ended"),
+        ("os.write(number, b'\\0\\0\\1\\0torn'); os._exit(3)", "exit code 3"),
+        ("os.write(number, b'\\0\\0\\1\\0torn')", "its channel broke and it was ended"),
+        ("import socket; socket.socket(fileno=number).shutdown(socket.SHUT_RDWR)", None),
+    ],
+    ids=["no-json", "no-object", "too-large", "torn-by-death", "torn-in-the-middle", "closed"],
+)
+def test_garbage_on_the_channel(rig: Rig, strike: str, why: str | None) -> None:
+    """The worker that sent it is ended as one that crashed, another one goes on, and nothing is lost."""
+    rig.write_shards(1, 3, 20)
+    assert rig.build().code == 0
+    whole = rig.verify()
+    rig.out.rename(rig.folder / "undisturbed")
+    (rig.folder / "site").mkdir()
+    (rig.folder / "site/sitecustomize.py").write_text(textwrap.dedent(SITE).format(strike=strike))
+    path = f"{rig.folder / 'site'}:{rig.environ['PYTHONPATH']}"
+    done = rig.run(rig.build_command("--batch-size", "2", "--fault", "slow:seconds=0.1"), PYTHONPATH=path)
+    assert done.code == 0, (done.errors, done.events[-3:])
+    assert (rig.folder / "struck").exists()
+    crashes = done.of("crash")
+    assert len(crashes) == 1
+    assert why is None or why in crashes[0]["why"]
+    assert rig.verify() == whole
+
+
+@linux
+def test_a_stopped_worker_that_is_continued_beside_its_replacement_writes_nothing(rig: Rig) -> None:
+    """Its supervisor is gone and another build has taken the lease: what it wakes up with is refused."""
+    rig.write_shards(1, 3, 20)
+    assert rig.build().code == 0
+    whole = rig.verify()
+    rig.out.rename(rig.folder / "undisturbed")
+    # A worker stopped in the middle of a batch, as by a debugger, whose lease is then taken by somebody else.
+    with rig.started(rig.build_command("--batch-size", "4", "--fault", "slow:seconds=0.3")) as process:
+        wait_for(process, "committed")
+        pid = rig.worker_pid(process)
+        kill(pid, signal.SIGSTOP)
+        with closing(sqlite3.connect(rig.out / "shard-0.db", isolation_level=None)) as connection:
+            connection.execute("UPDATE helix_crawl_meta SET value = value + 1 WHERE key = 'epoch'")
+            before = vectors(rig.out / "shard-0.db")
+            kill(pid, signal.SIGCONT)
+            done = rig.ended(process)
+            assert vectors(rig.out / "shard-0.db") == before
+    assert done.code == 1
+    assert "has been taken over by another worker" in done.summary["failed"]["shard-0"]
+    assert rig.build().code == 0
+    assert rig.verify() == whole
+
+
+@linux
+def test_a_stopped_worker_is_ended_and_replaced(rig: Rig) -> None:
+    """A batch that does not end is a hang (rule 11): stopped or not, the process is ended and another one goes on."""
+    rig.write_shards(1, 3, 20)
+    assert rig.build().code == 0
+    whole = rig.verify()
+    rig.out.rename(rig.folder / "undisturbed")
+    command = rig.build_command("--batch-size", "4", "--fault", "slow:seconds=40", "--fault", "clock:rate=400")
+    with rig.started(command) as process:
+        wait_for(process, "committed")
+        kill(rig.worker_pid(process), signal.SIGSTOP)
+        done = rig.ended(process)
+    assert done.code == 0, (done.errors, done.events[-3:])
+    assert [event["why"] for event in done.of("worker_ended")][0] == "a batch hung and its worker was ended"
+    assert rig.verify() == whole
+
+
+def vectors(path: Path) -> int:
+    """How many genes have one."""
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("SELECT count(embedding_dense_v2) FROM genes").fetchone()[0])

@@ -1,0 +1,194 @@
+"""Ctrl-C once and twice, SIGTERM, SIGHUP, a real terminal: a paused build goes on, and has lost nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.jobs.rig import Rig, kill, left_running, wait_for
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals to processes found through /proc")
+
+WORKER = "helix_crawl_otel.backfill.worker"
+
+SLOW = ("--batch-size", "4", "--fault", "slow:seconds=0.15")
+
+
+def whole(rig: Rig) -> dict[str, object]:
+    """What `verify` says of an undisturbed build, whose output is put aside."""
+    assert rig.build().code == 0
+    found = rig.verify()
+    rig.out.rename(rig.folder / "undisturbed")
+    return found
+
+
+def interrupt(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGINT) -> None:
+    """What `kill` sends."""
+    process.send_signal(number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_interrupt_finishes_the_batch_and_pauses(rig: Rig, number: signal.Signals) -> None:
+    """Exit code 75, what was encoded is committed, the summary names the command that goes on, and it does."""
+    rig.write_shards(2, 3, 20)
+    expected = whole(rig)
+    with rig.started(rig.build_command(*SLOW)) as process:
+        wait_for(process, "committed")
+        interrupt(process, number)
+        done = rig.ended(process)
+    assert done.code == 75, done.errors
+    assert done.summary["shards"]["paused"] > 0
+    assert "goes on where it was" in done.summary["next_step"]
+    paused = rig.verify()
+    assert paused["vectors"] >= 4
+    assert paused["missing"] > 0
+    again = rig.build()
+    assert again.code == 0
+    assert again.summary["encoded"] == expected["genes"] - paused["vectors"]  # type: ignore[operator]
+    assert rig.verify() == expected
+
+
+def test_the_second_interrupt_ends_at_once(rig: Rig) -> None:
+    """Exit code 130 although a batch would have taken a week, and nothing but that batch is lost."""
+    rig.write_shards(1, 2, 20)
+    expected = whole(rig)
+    with rig.started(rig.build_command("--batch-size", "4", "--fault", "hang:batch=3")) as process:
+        wait_for(process, "committed")
+        wait_for(process, "committed")
+        interrupt(process)
+        wait_for(process, "interrupted")
+        interrupt(process)
+        done = rig.ended(process, 30)
+    assert done.code == 130
+    assert rig.verify()["vectors"] == 8
+    assert rig.build().code == 0
+    assert rig.verify() == expected
+
+
+def test_an_interrupt_of_a_terminal_reaches_the_build_alone(rig: Rig) -> None:
+    """Ctrl-C on a terminal goes to the whole foreground group: the worker is in one of its own and ends its batch."""
+    rig.write_shards(1, 3, 20)
+    expected = whole(rig)
+    with rig.started(rig.build_command(*SLOW)) as process:  # which makes it the leader of a session and a group
+        wait_for(process, "committed")
+        os.killpg(process.pid, signal.SIGINT)
+        done = rig.ended(process)
+    assert done.code == 75
+    assert [event["code"] for event in done.of("worker_ended")] == [75]
+    assert rig.build().code == 0
+    assert rig.verify() == expected
+
+
+def test_an_interrupt_that_reaches_the_worker_as_well(rig: Rig) -> None:
+    """Somebody signals every process: the build pauses all the same, and goes on."""
+    rig.write_shards(1, 3, 20)
+    expected = whole(rig)
+    with rig.started(rig.build_command(*SLOW)) as process:
+        wait_for(process, "committed")
+        for pid in left_running(rig.mark):
+            kill(pid, signal.SIGINT)
+        done = rig.ended(process)
+    assert done.code == 75, done.errors
+    assert rig.build().code == 0
+    assert rig.verify() == expected
+
+
+def test_an_interrupt_while_sources_are_taken_in(rig: Rig) -> None:
+    """It stops between two transactions; what was ingested is not read again."""
+    rig.write({f"a/{n:05}.txt": f"Passage {n}. " + "word " * 40 for n in range(4000)})
+    expected = whole(rig)
+    with rig.started(rig.build_command()) as process:
+        until(lambda: (rig.out / "a.db").exists(), process)
+        interrupt(process)
+        done = rig.ended(process)
+    assert done.code == 75, (done.errors, done.events[-2:])
+    assert rig.build().code == 0
+    assert rig.verify() == expected
+
+
+def test_an_interrupt_before_the_worker_has_said_a_word(rig: Rig) -> None:
+    """The worker is just starting: the run pauses, without waiting for a shard."""
+    rig.write_shards(2, 3, 20)
+    expected = whole(rig)
+    with rig.started(rig.build_command(*SLOW)) as process:
+        wait_for(process, "worker_started")
+        interrupt(process)
+        done = rig.ended(process)
+    assert done.code == 75
+    assert rig.build().code == 0
+    assert rig.verify() == expected
+
+
+def test_an_interrupt_during_the_backoff_after_a_crash(rig: Rig) -> None:
+    """No worker runs just then: the run pauses at once instead of starting another one."""
+    rig.write_shards(1, 2, 20)
+    expected = whole(rig)
+    with rig.started(rig.build_command("--fault", "crash:batch=1")) as process:
+        wait_for(process, "crash")
+        interrupt(process)
+        done = rig.ended(process)
+    assert done.code == 75
+    assert done.of("worker_started") == []
+    assert rig.build().code == 0
+    assert rig.verify() == expected
+
+
+def test_an_interrupt_when_all_is_done_is_none(rig: Rig) -> None:
+    """A build that was interrupted in its last batch has nothing left to do, and says so: exit code 0."""
+    rig.write({"a/one.txt": "One passage."})
+    with rig.started(rig.build_command("--fault", "slow:seconds=1")) as process:
+        wait_for(process, "shard_started")
+        interrupt(process)
+        done = rig.ended(process)
+    assert done.code == 0, done.events
+    assert rig.verify()["code"] == 0
+
+
+def test_a_supervisor_under_nohup_is_not_ended_by_a_closed_terminal(rig: Rig) -> None:
+    """SIGHUP was ignored when it started: it stays so."""
+    rig.write_shards(1, 2, 12)
+    with rig.started(["nohup", *rig.build_command(*SLOW)]) as process:
+        wait_for(process, "committed")
+        interrupt(process, signal.SIGHUP)
+        done = rig.ended(process)
+    assert done.code == 0
+    assert rig.verify()["code"] == 0
+
+
+def test_the_reader_of_the_output_goes_away(rig: Rig) -> None:
+    """`| head -1`: the show is over, the build is not."""
+    rig.write_shards(1, 3, 20)
+    expected = whole(rig)
+    with rig.started(rig.build_command(*SLOW)) as process:
+        wait_for(process, "run_started")
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert rig.verify() == expected
+
+
+def test_a_build_without_standard_input_or_output(rig: Rig) -> None:
+    """All three closed, as some schedulers start a job."""
+    rig.write_shards(1, 2, 12)
+    expected = whole(rig)
+    command = rig.build_command(*SLOW)
+    closed = ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *command]
+    assert subprocess.run(closed, env=rig.environ, cwd=rig.folder, timeout=60, check=False).returncode == 0
+    assert rig.verify() == expected
+
+
+def until(is_so: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
+    """Wait for something while a command runs."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert process.poll() is None, "it has ended"
+        assert time.monotonic() < deadline, "it does not happen"
+        time.sleep(0.002)
