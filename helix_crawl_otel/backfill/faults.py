@@ -9,7 +9,7 @@ For tests and demonstrations. Each fault is laid over a real encoder in a real w
     poison:text=...             the process ends whenever a batch holds this text
     oom:genes=16 | oom:text=... out of memory for batches of more genes, or that hold this text
     nan:text=...                a gene with this text gets a vector that is none
-    slow:seconds=0.2            every batch takes so much longer
+    slow:seconds=0.2,batch=3    every batch takes so much longer, from this one on
     clock:rate=100              the run's clock runs so much faster, in the supervisor as well
 
 `batch` counts the batches of a worker process from 1, and is 1 unless given. `worker` counts the worker processes of a
@@ -43,7 +43,7 @@ _KEYS: Mapping[str, Mapping[str, type]] = {
     "poison": {"text": str},
     "oom": {"genes": int, "text": str},
     "nan": {"text": str},
-    "slow": {"seconds": float},
+    "slow": {**_MOMENT, "seconds": float},
     "clock": {"rate": float},
 }
 

@@ -65,7 +65,7 @@ class FaultyEncoder:
         most_genes = len(texts) if self._most_genes is None else self._most_genes
         is_due = self._batches == self._batch
         seconds = float(FOR_EVER_SECONDS if self._seconds is None else self._seconds)
-        if self._name == "slow":
+        if self._name == "slow" and self._batches >= self._batch:
             self._sleep(0.1 if self._seconds is None else seconds)
         elif self._name == "wedge" and is_due:
             hold_the_gil(seconds)

@@ -115,7 +115,9 @@ class _Worker:
             )
             sleep = functools.partial(_scaled_sleep, self._link.clock_rate)
             clock = scaled_clock(time.monotonic, self._link.clock_rate)
-            self._loaded = apply_faults(encoder, self._faults, settings.number, clock, sleep)
+            # A demotion has sent it to the CPU, whose label is its own: the modelled card slows it no more.
+            on_card = settings.label != "cpu"
+            self._loaded = apply_faults(encoder, self._faults, settings.number, clock, sleep, is_on_card=on_card)
             self._report("loaded", model=settings.model, device=encoder.device, seconds=time.monotonic() - started)
         return self._loaded
 
