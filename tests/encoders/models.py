@@ -26,7 +26,7 @@ def write_model(folder: Path, kind: str = "sentence_transformers.models.StaticEm
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"embedding.weight": numpy.array(list(WORDS.values()), dtype="float32")}, folder / "model.safetensors")
-    tokenizer = {
+    tokenizer: dict[str, object] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,

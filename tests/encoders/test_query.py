@@ -53,7 +53,7 @@ def shards(tmp_path: Path) -> Path:
 def test_the_nearest_genes_of_all_shards(shards: Path) -> None:
     """Best first, with what the design promises of each."""
     found = query(shards, "rotate the backup key", 3)
-    assert [gene["source_id"] for gene in found][0] == "docs/backup.md"
+    assert next(gene["source_id"] for gene in found) == "docs/backup.md"
     assert len(found) == 3
     assert all(set(gene) == {"gene_id", "source_id", "score", "content"} for gene in found)
     scores = [gene["score"] for gene in found]
@@ -101,7 +101,7 @@ def test_a_model_of_another_identity_is_refused(shards: Path, tmp_path: Path) ->
 def test_shards_of_several_models_need_a_choice(shards: Path) -> None:
     """And the choice searches those of that model."""
     make(shards / "other.db", {"other": "rotate the backup key"}, OTHER)
-    with pytest.raises(EncoderRefused, match="was encoded by hashing .* and by x/y .*; say which of them"):
+    with pytest.raises(EncoderRefused, match=r"was encoded by hashing .* and by x/y .*; say which of them"):
         query(shards, "rotate the backup key", 3)
     assert {gene["gene_id"] for gene in query(shards, "backup", 9, model="hashing")} == {"docs-0", "docs-1", "food-0"}
 
@@ -116,7 +116,7 @@ def test_vectors_of_a_folder_need_the_folder(tmp_path: Path) -> None:
 def test_no_vectors_yet(tmp_path: Path) -> None:
     """Neither claimed by an encoder, nor encoded."""
     unclaimed = make(tmp_path / "unclaimed.db", {"a": "text"}, None)
-    with pytest.raises(StoreError, match="nothing in .* says whose vectors these are; build it first, or let"):
+    with pytest.raises(StoreError, match=r"nothing in .* says whose vectors these are; build it first, or let"):
         query(unclaimed, "text", 1)
     with pytest.raises(StoreError, match=r"holds no vectors of hashing \(1, 256 dimensions\) yet; build it first"):
         query(make(tmp_path / "empty.db", {}), "text", 1)

@@ -14,7 +14,7 @@ from helix_crawl_otel.core.policy import Policy
 from helix_crawl_otel.timeline import TimelineReader
 from helix_crawl_otel.watch import CrawlWatch
 from tests.otel.fresh import run_fresh
-from tests.watch.rig import collected, make_provider
+from tests.watch.rig import collected, make_provider, pipeline_of
 
 THREADS = 8
 EACH = 150
@@ -108,7 +108,7 @@ def test_nothing_is_lost(shards: int, tmp_path: Path) -> None:
 
 def policy_of(watch: CrawlWatch) -> Policy:
     """The policy itself, when all threads are done."""
-    return watch._runtime.pipeline._feed.ask(lambda policy: policy)
+    return pipeline_of(watch)._feed.ask(lambda policy: policy)
 
 
 def test_shards_opened_and_closed_by_eight_threads() -> None:

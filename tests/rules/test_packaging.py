@@ -14,9 +14,6 @@ else:
 
 from tests.rules.tree import ROOT
 
-# Extra -> why its packages have no tested version yet.
-UNPINNED = {"models": "the encoders come with `build`", "minilm": "the encoders come with `build`"}
-
 
 def normal(name: str) -> str:
     """Return a distribution's name as PEP 503 compares it."""
@@ -50,8 +47,8 @@ def project() -> dict[str, Any]:
 def unpinned(project: dict[str, Any], pins: dict[str, str]) -> list[str]:
     """Name the direct requirements, of the package and its extras, for which no tested version is pinned."""
     wanted = list(project["dependencies"])
-    for extra, requirements in project["optional-dependencies"].items():
-        wanted += [] if extra in UNPINNED else requirements
+    for requirements in project["optional-dependencies"].values():
+        wanted += requirements
     return sorted({name_in(one) for one in wanted} - set(pins) - {normal(project["name"])})
 
 

@@ -73,9 +73,14 @@ def test_what_is_raised_in_a_transaction_undoes_it(tmp_path: Path) -> None:
     """Half a batch is never there; the store goes on working."""
     path = made(tmp_path / "a.db", "ab")
     with opened(path) as store:
-        with pytest.raises(KeyboardInterrupt), store.writing() as connection:
-            connection.execute("DELETE FROM genes")
-            raise KeyboardInterrupt
+
+        def interrupted() -> None:
+            with store.writing() as connection:
+                connection.execute("DELETE FROM genes")
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
         assert store.pending_count() == 2
         store.quarantine("a", "because")
         assert store.pending_count() == 1

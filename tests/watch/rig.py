@@ -16,6 +16,7 @@ from opentelemetry.sdk.resources import Resource
 
 from helix_crawl_otel.core.model import Action, MemoryReading
 from helix_crawl_otel.embedded.shard import ShardWatch
+from helix_crawl_otel.otel.pipeline import Pipeline
 from helix_crawl_otel.watch import CrawlWatch
 
 GENES = 64
@@ -50,6 +51,13 @@ def wait_until(holds: Callable[[], object], seconds: float = 20.0) -> None:
     while not holds():
         assert time.monotonic() < until, "it did not come to that"
         time.sleep(0.002)
+
+
+def pipeline_of(watch: CrawlWatch) -> Pipeline:
+    """What judges behind a watch that no supervisor has started."""
+    pipeline = watch._runtime.pipeline
+    assert isinstance(pipeline, Pipeline)
+    return pipeline
 
 
 def make_provider(**more: Any) -> tuple[MeterProvider, InMemoryMetricReader]:

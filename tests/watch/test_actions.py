@@ -223,5 +223,6 @@ def test_the_request_to_pause_is_no_exception(kind: ActionKind, code: int) -> No
     assert isinstance(request, SystemExit)
     assert not isinstance(request, Exception)
     assert request.code == code
+    assert request.action is not None
     assert request.action.kind is kind
     assert str(request) == f"{kind.value} of shard 'a': why"

@@ -13,7 +13,7 @@ import pytest
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.watch import CrawlWatch
-from tests.watch.rig import Rig
+from tests.watch.rig import Rig, pipeline_of
 
 
 def _fails() -> float:
@@ -109,5 +109,5 @@ def test_a_bad_knob_warns_and_the_default_is_used(
     """Embedded in somebody's job it is no reason not to run."""
     monkeypatch.setenv("HELIX_BFM_CRAWL_WINDOW", "eight, please")
     with Rig() as rig:
-        assert rig.watch._runtime.pipeline._feed.ask(lambda policy: policy.settings.window) == 8
+        assert pipeline_of(rig.watch)._feed.ask(lambda policy: policy.settings.window) == 8
     assert "HELIX_BFM_CRAWL_WINDOW is 'eight, please'; accepted:" in caplog.text

@@ -135,6 +135,7 @@ def test_a_recycle_raises_a_request_to_pause() -> None:
         ):
             rig.healthy(shard).crawl(shard, 20)
         assert raised.value.code == 75
+        assert raised.value.action is not None
         assert raised.value.action.kind.value == "RECYCLE"
         assert raised.value.action.shard == "a"
         assert rig.outcomes() == {"DETECT/applied": 1, "EMPTY_CACHE/applied": 1, "RECYCLE/applied": 1}

@@ -15,7 +15,7 @@ from helix_crawl_otel.clock import awake_clock, checked_clock, slept_seconds
 from helix_crawl_otel.embedded.sleep import SleepMeter
 from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.watch import CrawlWatch
-from tests.watch.rig import FULL, LOW, Clock, Rig, collected, make_provider, reading, wait_until
+from tests.watch.rig import FULL, LOW, Clock, Rig, collected, make_provider, pipeline_of, reading, wait_until
 
 
 class Scripted:
@@ -46,7 +46,7 @@ def test_a_clock_that_stands_still_is_ignored_and_counted() -> None:
         rig.fraction = FULL
         rig.wait(4000)  # none of them is in flight
         assert shard.status().streak == 0
-        policy = rig.watch._runtime.pipeline._feed.ask(lambda policy: policy)
+        policy = pipeline_of(rig.watch)._feed.ask(lambda policy: policy)
         assert policy.state.inflight == {}
 
 
@@ -98,10 +98,10 @@ def test_a_clock_that_fails_now_and_then_breaks_nothing(
                         raise KeyError
                 shard.status()
             clock.wrong = iter(())
-            policy = watch._runtime.pipeline._feed.ask(lambda policy: policy)
+            policy = pipeline_of(watch)._feed.ask(lambda policy: policy)
             watch.tick()
             assert policy.state.inflight == {}, fails_at
-            assert watch._runtime.pipeline._running == {}, fails_at
+            assert pipeline_of(watch)._running == {}, fails_at
             clock.now += 10_000
             watch.tick()
             assert shard.status().streak == 0

@@ -11,7 +11,7 @@ import pytest
 
 from helix_crawl_otel.core.model import MemoryReading, Verdict
 from helix_crawl_otel.watch import CrawlWatch
-from tests.watch.rig import CRAWL, FULL, Clock, Rig, collected, make_provider, reading, wait_until
+from tests.watch.rig import CRAWL, FULL, Clock, Rig, collected, make_provider, pipeline_of, reading, wait_until
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_batch_in_flight_is_judged_while_the_probe_hangs(
             with shard.batch(64, 4000):
                 clock.now += 4.0
         with shard.batch(64, 4000):
-            wait_until(lambda: watch._runtime.pipeline._feed.ask(lambda policy: policy.state.inflight))
+            wait_until(lambda: pipeline_of(watch)._feed.ask(lambda policy: policy.state.inflight))
             clock.now += 10_000.0
             wait_until(lambda: "a hang, not a crawl" in caplog.text)
     watch.close()
