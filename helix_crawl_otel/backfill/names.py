@@ -43,9 +43,10 @@ def file_names(shards: Iterable[str]) -> dict[str, str]:
 
 
 def _safe(shard: str) -> str:
-    short = _UNSAFE.sub("_", shard)[:LONGEST].encode()[:LONGEST_BYTES]
+    composed = unicodedata.normalize("NFC", shard)  # macOS may hand out the other form of the same folder
+    short = _UNSAFE.sub("_", composed)[:LONGEST].encode()[:LONGEST_BYTES]
     name = short.decode("utf-8", "ignore").rstrip(" .")
-    changed = name != shard or _RESERVED.fullmatch(name) is not None
+    changed = name != composed or _RESERVED.fullmatch(name) is not None
     return f"{name or '_'}-{_hash(shard)}" if changed else name
 
 
