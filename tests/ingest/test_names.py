@@ -14,7 +14,7 @@ from helix_crawl_otel.backfill.names import ROOT_SHARD, file_names
 HASHED = re.compile(r".*-[0-9a-f]{8}\.db", re.DOTALL)
 
 folder_names = st.text(
-    st.one_of(st.sampled_from("aAbB._- ~ßſéE\u0301\u030a:?*"), st.characters(exclude_characters="/\0")),
+    st.one_of(st.sampled_from("aAbB._- ~ß\u017féE\u0301\u030a:?*"), st.characters(exclude_characters="/\0")),
     min_size=1,
     max_size=120,
 ).filter(lambda name: name not in (".", ".."))
@@ -31,7 +31,7 @@ def test_no_two_shards_share_a_file(shards: set[str]) -> None:
 
 @given(folder_names)
 def test_every_name_is_safe_on_every_system(shard: str) -> None:
-    """No letter that Windows refuses, no reserved name, no dot or blank at the end, and room for what stands behind it."""
+    """No letter or name that Windows refuses, no dot or blank at the end, and room for what stands behind it."""
     name = file_names([shard])[shard]
     stem = name.removesuffix(".db")
     assert not re.search(r'[<>:"/\\|?*\x00-\x1f\x7f]', name)

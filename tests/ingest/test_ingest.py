@@ -1,0 +1,170 @@
+"""Promises of the ingest: a source is taken in whole and once, and what stays in it keeps its vector."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel.backfill import ingest as module
+from helix_crawl_otel.backfill.accounts import account
+from helix_crawl_otel.backfill.chunk import ChunkRule
+from tests.ingest.trees import contents, encoded, taken_in
+from tests.jobs.rig import prose, write_tree
+from tests.store.shards import IDENTITY, VECTOR, opened, rows
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A tree with a shard `a` of three sources."""
+    write_tree(tmp_path / "source", {"a/one.txt": prose(1, 6), "a/two.txt": prose(2, 4), "a/x/three.txt": prose(3, 2)})
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where its file will be."""
+    return tmp_path / "a.db"
+
+
+def test_a_shard_is_resumed_in_the_middle_of_a_file(root: Path, path: Path) -> None:
+    """By gene, not by source: the ones that have no vector yet are the ones that are pending."""
+    first = taken_in(path, root)
+    with opened(path, 2) as store:
+        store.claim(IDENTITY)
+        store.commit([(gene, VECTOR) for gene in store.pending(None, 3)])
+    before = contents(path)
+    again = taken_in(path, root)
+    assert (again.unchanged, again.added_genes, again.removed_genes) == (3, 0, 0)
+    assert contents(path) == before
+    assert encoded(path) == first.added_genes - 3
+
+
+def test_a_changed_source_keeps_the_vectors_of_what_stays(root: Path, path: Path) -> None:
+    """Also of passages that moved; what is no longer in it goes."""
+    report = taken_in(path, root)
+    encoded(path)
+    one = root / "a/one.txt"
+    kept = prose(1, 6).split("\n\n")
+    one.write_text("\n\n".join(["A new beginning. " + "x " * 60, *kept[1:]]), encoding="utf-8")
+    changed = taken_in(path, root)
+    assert changed.unchanged == 2
+    assert changed.kept_genes > 0
+    assert changed.added_genes > 0
+    assert changed.removed_genes > 0
+    assert encoded(path) == changed.added_genes
+    assert account(path).genes == report.added_genes + changed.added_genes - changed.removed_genes
+
+
+def test_genes_of_a_source_that_is_gone_stay_until_they_are_pruned(root: Path, path: Path) -> None:
+    """The report names it each time; nothing else goes with it."""
+    taken_in(path, root)
+    before = contents(path)
+    (root / "a/two.txt").unlink()
+    for _ in range(2):
+        report = taken_in(path, root)
+        assert (report.gone, report.removed_genes) == (["a/two.txt"], 0)
+    assert contents(path) == before
+    report = taken_in(path, root, prune=True)
+    wanted = [row for row in before if row[2] != "a/two.txt"]
+    assert (report.gone, report.removed_genes) == (["a/two.txt"], len(before) - len(wanted))
+    assert contents(path) == wanted
+    assert taken_in(path, root).gone == []
+
+
+def test_a_source_that_has_become_empty_or_no_text_gives_up_its_genes(root: Path, path: Path) -> None:
+    """It is there, and there is nothing in it."""
+    taken_in(path, root)
+    (root / "a/one.txt").write_bytes(b"")
+    (root / "a/two.txt").write_bytes(b"\0binary")
+    report = taken_in(path, root)
+    assert report.skipped == [("a/two.txt", "it is binary")]
+    assert {row[2] for row in contents(path)} == {"a/x/three.txt"}
+    assert taken_in(path, root).unchanged == 3
+
+
+def test_the_same_passage_twice_is_two_genes(root: Path, path: Path) -> None:
+    """Within a source and in two of them; when one of the two goes, the other stays with its vector."""
+    passage = "The same passage. " * 5
+    write_tree(root, {"a/one.txt": "\n\n".join([passage] * 3), "a/two.txt": passage})
+    taken_in(path, root)
+    same = [row for row in contents(path) if row[1] == passage.strip()]
+    assert [row[2] for row in same] == ["a/one.txt"] * 3 + ["a/two.txt"]
+    assert len({row[0] for row in same}) == 4
+    encoded(path)
+    write_tree(root, {"a/one.txt": "\n\n".join([passage] * 2)})
+    report = taken_in(path, root)
+    assert (report.added_genes, report.removed_genes, report.kept_genes) == (0, 1, 2)
+    assert encoded(path) == 0
+
+
+def test_a_touched_source_is_read_once_and_nothing_of_it_changes(root: Path, path: Path) -> None:
+    """The next time its new time is known."""
+    taken_in(path, root)
+    before = contents(path)
+    os.utime(root / "a/one.txt", ns=(0, 1_000_000_000))
+    report = taken_in(path, root)
+    assert (report.unchanged, report.added_genes, report.removed_genes) == (2, 0, 0)
+    assert taken_in(path, root).unchanged == 3
+    assert contents(path) == before
+
+
+def test_another_rule_cuts_everything_anew(root: Path, path: Path) -> None:
+    """A mark of another rule is no mark."""
+    taken_in(path, root)
+    fresh = path.with_name("fresh.db")
+    taken_in(fresh, root, rule=ChunkRule(60))
+    taken_in(path, root, rule=ChunkRule(60))
+    assert sorted(map(repr, contents(path))) == sorted(map(repr, contents(fresh)))
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 5])
+def test_a_stop_in_the_middle_makes_no_difference(
+    root: Path, path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    """Stopped after each transaction and started again, the rows lie as if it had run through."""
+    write_tree(root, {f"a/more-{n}.txt": prose(n, 3) for n in range(10, 17)})
+    through = path.with_name("through.db")
+    taken_in(through, root)
+    monkeypatch.setattr(module, "TOGETHER_SOURCES", together)
+    runs = 1
+    while taken_in(path, root, stop=lambda: True).stopped:
+        assert rows(path, "SELECT value FROM helix_crawl_meta WHERE key = 'fingerprint'") == []
+        runs += 1
+        assert runs < 20
+    assert runs > 2
+    assert contents(path) == contents(through)
+
+
+def test_a_source_that_cannot_be_read_keeps_its_genes(root: Path, path: Path) -> None:
+    """Not known to be gone, it is not pruned, and the shard is looked into again next time."""
+    taken_in(path, root)
+    before = contents(path)
+    (root / "a/one.txt").unlink()
+    try:
+        (root / "a/one.txt").symlink_to(root / "a/one.txt")
+    except OSError:
+        pytest.skip("this user may not make links here")
+    (root / "a/new.txt").write_text("A new source.", encoding="utf-8")
+    report = taken_in(path, root, prune=True)
+    assert [source for source, _ in report.problems] == ["a/one.txt"]
+    assert contents(path)[: len(before)] == before
+    (root / "a/one.txt").unlink()
+    assert taken_in(path, root, prune=True).gone == ["a/one.txt"]
+
+
+def test_what_lies_in_a_folder_that_cannot_be_read_is_not_gone(root: Path, path: Path) -> None:
+    """A drive that is not there for a moment must cost nothing."""
+    taken_in(path, root)
+    before = contents(path)
+    (root / "a/x").chmod(0)
+    try:
+        if os.access(root / "a/x", os.R_OK):
+            pytest.skip("this user may read every folder")
+        report = taken_in(path, root, prune=True)
+    finally:
+        (root / "a/x").chmod(0o700)
+    assert [source for source, _ in report.problems] == ["a/x"]
+    assert report.gone == []
+    assert contents(path) == before
