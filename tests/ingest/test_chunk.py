@@ -123,6 +123,6 @@ def test_a_length_that_is_none_is_refused(max_chars: object) -> None:
 
 
 def test_a_text_of_megabytes_is_cut_at_the_pace_of_its_length() -> None:
-    """One line without a break, and blank lines without end: each character is looked at a few times, not each time anew."""
+    """One line without a break, blank lines without end: no character is looked at anew for each passage."""
     for text in ("x" * 2_000_000, "\n \n" * 700_000, "a b\n" * 500_000):
         assert shown("".join(chunks(text, ChunkRule()))) == shown(text)
