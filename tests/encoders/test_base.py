@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helix_crawl_otel.backfill.encoders.base import BadVector, is_out_of_memory
+from tests.programs import require_module
 
 
 class OutOfMemoryError(RuntimeError):
@@ -55,7 +56,7 @@ def test_everything_else(error: Exception) -> None:
 
 def test_torch_itself_is_recognised() -> None:
     """Its class for CUDA, and what its allocator for the CPU raises."""
-    torch = pytest.importorskip("torch", reason="the real errors are torch's")
+    torch = require_module("torch", "helix-crawl-otel[torch]")
     assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)

@@ -14,6 +14,7 @@ import pytest
 
 from helix_crawl_otel.backfill import device_choice
 from helix_crawl_otel.backfill.device_choice import Card, DevicePlan, NoDevice, choose_devices, torch_cuda_build
+from tests.programs import require_module
 from tests.rules.fresh import loaded_by, roots
 from tests.rules.tree import ROOT
 from tests.standins.nvml import Answers, build
@@ -174,7 +175,7 @@ def test_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_real_torch() -> None:
     """The file says what the module says."""
-    torch = pytest.importorskip("torch", reason="compared with the installed torch")
+    torch = require_module("torch", "helix-crawl-otel[torch]")
     assert torch_cuda_build() == (torch.version.cuda or "")
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_crawl_otel.backfill.vectors import cosine, cosines, nearest, pack, unpack
+from tests.programs import require_module
 
 NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -22,7 +23,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "plain":
         monkeypatch.setitem(sys.modules, "numpy", None)
     else:
-        pytest.importorskip("numpy", reason="this half of the test is about numpy")
+        require_module("numpy", "numpy")
     return str(request.param)
 
 
@@ -81,7 +82,7 @@ def test_the_nearest_are_those_of_a_full_sort(way: str) -> None:
 
 def test_the_way_does_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores are the same to the last digit given, and equal vectors stay in order."""
-    pytest.importorskip("numpy", reason="it is compared with the way without it")
+    require_module("numpy", "numpy")
     many = pages([200])
     twice = [[*many[0], *((key + 1000, vector) for key, vector in many[0])]]
     with_numpy = nearest(unit(-2), twice, 400)

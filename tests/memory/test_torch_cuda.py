@@ -12,6 +12,7 @@ import pytest
 from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.probe import UNKNOWN
 from helix_crawl_otel.memory.torch_cuda import TorchProbe
+from tests.programs import require_module
 
 
 class Cuda:
@@ -183,7 +184,7 @@ def test_statistics_without_the_figures_are_unknown(
 
 def test_the_real_torch_without_cuda_in_use_is_unknown() -> None:
     """What is asked exists in the real torch, and asking starts nothing."""
-    pytest.importorskip("torch", reason="torch is not installed: the stand-in stands for it")
+    require_module("torch", "helix-crawl-otel[torch]")
     program = (
         "import inspect, torch\n"
         "from helix_crawl_otel.memory.torch_cuda import TorchProbe\n"

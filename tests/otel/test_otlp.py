@@ -11,10 +11,11 @@ import pytest
 
 from helix_crawl_otel.core.instruments import INSTRUMENTS
 from tests.otel.fresh import run_fresh
+from tests.programs import require_module
 
-pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra [otlp] is not installed")
+require_module("opentelemetry.exporter.otlp.proto.http", "helix-crawl-otel[otlp]")
 
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (  # noqa: E402 - where it is installed
     ExportMetricsServiceRequest,
 )
 

@@ -1,4 +1,4 @@
-"""The gate runs the README's own test line, so the README cannot promise a line that does not work."""
+"""The gate runs the README's own lines, so the README cannot promise a line that does not work."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.rules.tree import ROOT
 GATE = ROOT / ".ci" / "run"
 
 
-def gate_line_of(readme: Path) -> subprocess.CompletedProcess[str]:
+def gate_line_of(readme: Path, which: str = "test-line") -> subprocess.CompletedProcess[str]:
     """Ask the gate which line of a README it would run."""
     bash = require_program("bash")
     return subprocess.run(
-        [bash, str(GATE), "test-line", str(readme)], capture_output=True, text=True, timeout=20, check=False
+        [bash, str(GATE), which, str(readme)], capture_output=True, text=True, timeout=20, check=False
     )
 
 
@@ -32,6 +32,14 @@ def test_the_readme_offers_a_test_line() -> None:
     done = gate_line_of(ROOT / "README.md")
     assert done.returncode == 0, done.stderr
     assert "pytest" in done.stdout
+
+
+def test_the_readme_offers_the_main_job() -> None:
+    """DESIGN, section 3.3: the first line sets up and runs the main job, from a fresh clone."""
+    done = gate_line_of(ROOT / "README.md", "main-line")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("helix-crawl demo\n")
+    assert "pip install" in done.stdout
 
 
 def test_the_second_line_is_taken_as_it_stands(tmp_path: Path) -> None:

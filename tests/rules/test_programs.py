@@ -1,4 +1,4 @@
-"""`require_program`: a missing program is a skip on a laptop and a failure in the gate."""
+"""A missing program or module is a skip on a laptop and a failure in the gate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import REQUIRE, require_program
+from tests.programs import REQUIRE, require_module, require_program
 
 
 @pytest.fixture
@@ -34,3 +34,28 @@ def test_a_missing_program_fails_where_it_is_promised(folder: Path) -> None:
     """In the gate a missing program is red, so that a skipped test cannot pass for a green one."""
     with pytest.raises(pytest.fail.Exception, match=f"no-such-program is not on PATH, and {REQUIRE}=1"):
         require_program("no-such-program", {"PATH": str(folder), REQUIRE: "1"})
+
+
+def test_a_module_that_is_there_is_returned() -> None:
+    """Imported, ready for use."""
+    assert require_module("tests.programs", "nothing").REQUIRE == REQUIRE
+
+
+def test_a_missing_module_skips_and_says_what_installs_it() -> None:
+    """The reader of the summary learns what to do."""
+    with pytest.raises(pytest.skip.Exception, match=r"no_such_module is not installed \(pip install such\)"):
+        require_module("no_such_module", "such", {})
+
+
+def test_a_missing_module_fails_where_it_is_promised() -> None:
+    """As a missing program does."""
+    with pytest.raises(pytest.fail.Exception, match=f"no_such_module.part is not installed, and {REQUIRE}=1"):
+        require_module("no_such_module.part", "such", {REQUIRE: "1"})
+
+
+def test_a_module_that_cannot_load_is_no_missing_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is broken must not look as if it were only not installed."""
+    (tmp_path / "needs_another.py").write_text('"""Of a test."""\nimport no_such_module\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        require_module("needs_another", "such", {})

@@ -16,6 +16,7 @@ import pytest
 
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.timeline import TimelineWriter, read_timeline
+from tests.programs import require_module
 
 FULL_DEVICE = Path("/dev/full")
 
@@ -159,7 +160,7 @@ def test_numbers_are_short(path: Path) -> None:
 
 def test_scalars_of_numpy_are_numbers(path: Path) -> None:
     """Lengths come from tokenizers as numpy's own; the file holds numbers, not their text."""
-    numpy = pytest.importorskip("numpy", reason="numpy is what a driver brings")
+    numpy = require_module("numpy", "numpy")
     with TimelineWriter(path, Clock(0.0)) as writer:
         writer.batch(1.0, "a", "cuda:0", numpy.int64(64), numpy.float32(4.0), work=numpy.int32(9))
     (line,) = lines(path)
