@@ -240,7 +240,7 @@ class BuildJob:
         with self._lock:
             work = self._current.pop(slot, None)
             if work is not None:
-                self._fail(work, f"its workers could not bring it to an end: {why}")
+                self._fail(work, why)
             return True
 
     def paused(self) -> None:

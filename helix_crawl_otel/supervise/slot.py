@@ -227,7 +227,7 @@ class Slot:
         self._budget = CrashBudget()
         self._close_left("failed")
         self._run.gave_up(self.name, why)
-        if self._run.job.gave_up(self.name, why):
+        if self._run.job.gave_up(self.name, f"its worker crashed again and again: {why}"):
             self._next(is_first=False)
         else:
             self._over("failed")

@@ -1,0 +1,169 @@
+"""The wire, with real pipes."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+
+import pytest
+
+from helix_crawl_otel.link.channel import (
+    LARGEST_FRAME,
+    BadFrame,
+    Channel,
+    ChannelClosed,
+    ChannelError,
+    open_pair,
+)
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="writes to the descriptor beside the framing")
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Connection]]:
+    """A channel, and the other end as it is."""
+    ours, theirs = Pipe(duplex=True)
+    channel = Channel(ours)
+    yield channel, theirs
+    channel.close()
+    if not theirs.closed:
+        theirs.close()
+
+
+def test_messages_arrive_whole_and_in_order(ends: tuple[Channel, Connection]) -> None:
+    """As JSON, whatever letters they hold."""
+    channel, theirs = ends
+    other = Channel(theirs)
+    for n in range(50):
+        channel.send({"type": "n", "n": n, "text": "straße 文 \0"})
+    assert [other.receive()["n"] for _ in range(50)] == list(range(50))
+
+
+@pytest.mark.parametrize("frame", [b"no json", b"[1]", b'{"n": 1}', b'{"type": 1}', b"\xff\xfe", b"", b"[" * 100_000])
+def test_a_frame_that_is_no_message(ends: tuple[Channel, Connection], frame: bytes) -> None:
+    """It is refused, and never unpickled."""
+    channel, theirs = ends
+    theirs.send_bytes(frame)
+    with pytest.raises(BadFrame):
+        channel.receive()
+
+
+def test_a_pickle_is_not_opened(ends: tuple[Channel, Connection]) -> None:
+    """What it would do is not done."""
+    channel, theirs = ends
+    theirs.send({"type": "hello"})
+    with pytest.raises(BadFrame, match="no JSON"):
+        channel.receive()
+
+
+@posix
+def test_a_torn_frame_is_the_end(ends: tuple[Channel, Connection]) -> None:
+    """The peer was killed while it wrote: what it was about to say is not guessed."""
+    channel, theirs = ends
+    os.write(theirs.fileno(), struct.pack("!i", 100) + b'{"type": "st')
+    theirs.close()
+    with pytest.raises(ChannelClosed):
+        channel.receive()
+
+
+@posix
+def test_a_frame_that_says_it_is_huge_is_not_read(ends: tuple[Channel, Connection]) -> None:
+    """No memory is taken for it."""
+    channel, theirs = ends
+    os.write(theirs.fileno(), struct.pack("!i", LARGEST_FRAME + 1))
+    with pytest.raises(BadFrame, match="larger than"):
+        channel.receive()
+
+
+def test_what_cannot_be_sent_is_an_error_of_the_sender(ends: tuple[Channel, Connection]) -> None:
+    """Too large, or no JSON: nothing of it goes out, and the channel works on."""
+    channel, theirs = ends
+    with pytest.raises(ValueError, match="too large"):
+        channel.send({"type": "x", "text": "y" * LARGEST_FRAME})
+    with pytest.raises(ValueError, match="JSON"):
+        channel.send({"type": "x", "n": float("nan")})
+    channel.send({"type": "fine"})
+    assert Channel(theirs).receive() == {"type": "fine"}
+
+
+def test_a_closed_peer(ends: tuple[Channel, Connection]) -> None:
+    """Both directions say so."""
+    channel, theirs = ends
+    theirs.close()
+    with pytest.raises(ChannelClosed):
+        channel.receive()
+    with pytest.raises(ChannelClosed):
+        channel.send({"type": "x"})
+
+
+def test_closing_wakes_who_waits(ends: tuple[Channel, Connection]) -> None:
+    """A reader in another thread ends, and a second close does nothing."""
+    channel, _ = ends
+    ended: list[str] = []
+
+    def read() -> None:
+        try:
+            channel.receive()
+        except ChannelClosed:
+            ended.append("closed")
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    channel.close()
+    channel.close()
+    thread.join(30)
+    assert ended == ["closed"]
+
+
+def test_eight_threads_send_at_once(ends: tuple[Channel, Connection]) -> None:
+    """No frame is mixed with another, and each thread's stay in order."""
+    channel, theirs = ends
+    other = Channel(theirs)
+
+    def send(thread: int) -> None:
+        for n in range(200):
+            channel.send({"type": "n", "thread": thread, "n": n, "text": "x" * (n * 7)})
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    seen: dict[int, list[int]] = {number: [] for number in range(8)}
+    for _ in range(1600):
+        message = other.receive()
+        seen[message["thread"]].append(message["n"])
+    for thread in threads:
+        thread.join(30)
+    assert all(numbers == list(range(200)) for numbers in seen.values())
+
+
+def test_a_child_inherits_its_end_and_no_other() -> None:
+    """It answers on it; a descriptor that was not handed over is not there."""
+    channel, end = open_pair()
+    program = (
+        "import os; from helix_crawl_otel.config import take_channel;"
+        "from helix_crawl_otel.link.channel import Channel; c = Channel.from_inherited(take_channel());"
+        "c.send({'type': 'fds', 'left': 'HELIX_CRAWL_CHANNEL' in os.environ, 'got': c.receive()})"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, **end.environment()}, **end.popen_arguments()
+    )
+    end.close()
+    channel.send({"type": "question"})
+    assert channel.receive() == {"type": "fds", "left": False, "got": {"type": "question"}}
+    with pytest.raises(ChannelClosed):
+        channel.receive()
+    assert child.wait(30) == 0
+    channel.close()
+
+
+@pytest.mark.parametrize("text", ["", "fd:", "fd:x", "fd:-1", "pipe:3", "fd:³", "fd:999999"])
+def test_a_variable_that_names_no_channel(text: str) -> None:
+    """One sentence, no traceback."""
+    with pytest.raises(ChannelError):
+        Channel.from_inherited(text)

@@ -1,0 +1,73 @@
+"""Nobody in the supervisor waits for a worker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from multiprocessing import Pipe
+
+from helix_crawl_otel.actions import ActionQueue
+from helix_crawl_otel.core.model import Action, ActionKind
+from helix_crawl_otel.link.channel import Channel
+from helix_crawl_otel.supervise.mailbox import Mailbox
+from helix_crawl_otel.supervise.outbound import Outbound
+
+
+class _Sent:
+    """Keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.messages: list[Mapping[str, object]] = []
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Keep it."""
+        self.messages.append(message)
+
+
+def test_a_worker_that_does_not_read_holds_nobody_up() -> None:
+    """Far more than its pipe holds is taken at once, and arrives in order once it reads."""
+    ours, theirs = Pipe(duplex=True)
+    channel = Channel(ours)
+    mailbox = Mailbox(channel, "test")
+
+    def send() -> None:
+        for n in range(3000):
+            mailbox.send({"type": "n", "n": n, "x": "y" * 1000})
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    sender.join(60)
+    assert not sender.is_alive()
+    other = Channel(theirs)
+    assert [other.receive()["n"] for _ in range(3000)] == list(range(3000))
+    mailbox.close()
+    channel.close()
+    other.close()
+
+
+def test_each_action_is_told_once_and_acknowledged_once() -> None:
+    """A later one makes an earlier one of its shard void; one that is void cannot be acknowledged any more."""
+    actions, sent = ActionQueue(), _Sent()
+    outbound = Outbound(actions, sent)
+    actions.put(Action(1, ActionKind.EMPTY_CACHE, "a", "cuda:0", ""))
+    actions.put(Action(2, ActionKind.EMPTY_CACHE, "b", "cuda:0", ""))
+    outbound.push(["a", "b"])
+    actions.put(Action(3, ActionKind.RECYCLE, "a", "cuda:0", ""))
+    outbound.push(["a"])
+    outbound.push(["a", "b"])
+    told = [(message["type"], message.get("id") or message.get("action")) for message in sent.messages]
+    assert told == [("action", 1), ("action", 2), ("void", 1), ("action", 3)]
+    assert outbound.take(1) is None
+    assert outbound.take(3) is not None
+    assert outbound.take(3) is None
+
+
+def test_nothing_is_told_to_a_worker_that_has_gone() -> None:
+    """What waits stays in the queue: the policy settles it when the next worker starts."""
+    actions, sent = ActionQueue(), _Sent()
+    outbound = Outbound(actions, sent)
+    outbound.close()
+    actions.put(Action(1, ActionKind.RECYCLE, "a", "cuda:0", ""))
+    outbound.push(["a"])
+    assert sent.messages == []
+    assert len(actions) == 1

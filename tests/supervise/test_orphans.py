@@ -1,0 +1,82 @@
+"""No process outlives a supervisor that was killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.conftest import rig
+from tests.jobs.rig import COMMAND, Rig, kill, left_running
+
+__all__ = ["rig"]
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+JOB = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(sys.argv[1], "w").close()
+time.sleep(600)
+"""
+
+
+def _all_gone(mark: str) -> bool:
+    deadline = time.monotonic() + 30
+    while left_running(mark) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not left_running(mark)
+
+
+@pytest.mark.parametrize("fault", ["slow:seconds=30", "wedge:batch=1"])
+def test_a_worker_that_encodes_or_holds_the_gil_ends_with_its_supervisor(rig: Rig, fault: str) -> None:
+    """The kernel sees to it: a wedged worker cannot."""
+    rig.write_shards(1, 2, 20)
+    with rig.started(rig.build_command("--fault", fault)) as process:
+        rig.worker_pid(process)
+        _wait_for_line(process, b"shard_started")
+        process.kill()
+        process.wait(30)
+        assert _all_gone(rig.mark)
+
+
+def test_what_a_job_of_the_users_own_has_started_ends_as_well(rig: Rig, tmp_path: Path) -> None:
+    """The command and its child, neither of which has ever heard of a supervisor."""
+    job, started = tmp_path / "job.py", tmp_path / "started"
+    job.write_text(JOB)
+    command = [*COMMAND, "run", "--no-metrics", "--", sys.executable, str(job), str(started)]
+    with rig.started(command) as process:
+        deadline = time.monotonic() + 30
+        while not started.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(left_running(rig.mark, "time.sleep(600)")) == 1
+        process.kill()
+        process.wait(30)
+        assert _all_gone(rig.mark)
+
+
+def _wait_for_line(process: subprocess.Popen[bytes], text: bytes) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError("the build ended")
+
+
+def test_a_killed_guard_takes_nobody_along(rig: Rig, tmp_path: Path) -> None:
+    """It only waits: without it the job goes on, and the run ends as the job does."""
+    job = tmp_path / "job.py"
+    job.write_text("import time; time.sleep(2)")
+    command = [*COMMAND, "run", "--no-metrics", "--json", "--", sys.executable, str(job)]
+    with rig.started(command) as process:
+        _wait_for_line(process, b"worker_started")
+        deadline = time.monotonic() + 20
+        while not left_running(rig.mark, "launch.py") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        for pid in left_running(rig.mark, "launch.py"):
+            kill(pid)
+        assert process.wait(60) == 0
