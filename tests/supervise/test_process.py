@@ -1,0 +1,125 @@
+"""Processes that are started and ended, with all they have started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel.supervise.process import WorkerProcess, exit_text, spawn
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+FAMILY = """
+import subprocess, sys, time
+apart = sys.argv[2] == "apart"
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=apart)
+with open(sys.argv[1] + ".part", "w") as file: file.write(str(child.pid))
+import os; os.replace(sys.argv[1] + ".part", sys.argv[1])
+if sys.argv[3] == "stays": time.sleep(600)
+"""
+
+
+def _start(*argv: str, is_ours: bool = False) -> WorkerProcess:
+    arguments = {"pass_fds": ()} if os.name == "posix" else {}
+    command = [sys.executable, *argv]
+    return spawn(command, env=os.environ, popen_arguments=arguments, stdout=None, stderr=None, is_ours=is_ours)
+
+
+def _wait(is_so: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@linux
+@pytest.mark.parametrize("where", ["beside", "apart"])
+def test_what_a_worker_has_started_ends_with_it(tmp_path: Path, where: str) -> None:
+    """In its group, and in a session of its own as well."""
+    told = tmp_path / "pid"
+    process = _start("-c", FAMILY, str(told), where, "stays")
+    _wait(told.exists)
+    child = int(told.read_text())
+    assert process.end(5.0)
+    _wait(lambda: not _runs(child))
+    assert not _runs(process.pid)
+
+
+@linux
+def test_what_a_worker_leaves_behind_in_its_group_is_ended(tmp_path: Path) -> None:
+    """It has ended by itself; its child holds memory that the next worker needs."""
+    told = tmp_path / "pid"
+    process = _start("-c", FAMILY, str(told), "beside", "leaves")
+    _wait(lambda: process.poll() is not None)
+    child = int(told.read_text())
+    assert process.exit_code == 0
+    _wait(lambda: not _runs(child))
+
+
+@linux
+def test_a_stopped_worker_and_one_that_ignores_the_request_are_ended() -> None:
+    """The first is continued to hear it, the second is killed."""
+    process = _start("-c", "import time; time.sleep(600)", is_ours=True)
+    os.kill(process.pid, signal.SIGSTOP)
+    assert process.end(30.0)
+    assert process.exit_code == -signal.SIGTERM
+    program = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(600)"
+    )
+    read, write = os.pipe()
+    with os.fdopen(write, "wb") as output:
+        arguments = {"pass_fds": ()}
+        command = [sys.executable, "-c", program]
+        deaf = spawn(command, env=os.environ, popen_arguments=arguments, stdout=output, stderr=None, is_ours=True)
+    with os.fdopen(read, "rb") as told:
+        told.readline()
+        assert deaf.end(0.1)
+    assert deaf.exit_code == -signal.SIGKILL
+
+
+@linux
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_worker_inherits_nothing_but_its_streams(is_ours: bool) -> None:
+    """Not our files, not another worker's channel, not the pipe of its guard."""
+    stray = os.open(os.devnull, os.O_RDONLY)
+    os.set_inheritable(stray, True)
+    program = "import os, sys; sys.exit(len(os.listdir('/proc/self/fd')) - 4)"  # the listing itself is one
+    process = _start("-c", program, is_ours=is_ours)
+    _wait(lambda: process.poll() is not None)
+    os.close(stray)
+    assert process.exit_code == 0
+
+
+@linux
+def test_the_exit_code_is_the_commands_own() -> None:
+    """The launcher becomes the command: its pid, its code; one that is not there is named."""
+    process = _start("-c", "import sys; sys.exit(79)")
+    _wait(lambda: process.poll() is not None)
+    assert process.exit_code == 79
+    missing = spawn(
+        ["no-such-program"], env={}, popen_arguments={"pass_fds": ()}, stdout=None, stderr=None, is_ours=False
+    )
+    _wait(lambda: missing.poll() is not None)
+    assert missing.exit_code == 127
+
+
+def test_how_it_ended_in_words() -> None:
+    """Signals by name, Windows' codes by meaning, also as the negative numbers that some callers make of them."""
+    if sys.platform != "win32":
+        assert exit_text(-11) == "it was killed by SIGSEGV"
+        assert "lack of memory" in exit_text(-9)
+    assert exit_text(3) == "it ended with exit code 3"
+    assert "access violation" in exit_text(0xC0000005)
