@@ -35,12 +35,16 @@ Heavy imports belong inside `func`."""
 _DESCRIPTION = """\
 Keeps dense-embedding jobs on small GPUs from crawling. A full card under Windows does not raise out-of-memory: it goes
 on at a fifth to a thousandth of its speed. helix-crawl recognises that by its signature and climbs a ladder of
-remedies until the job is fast again."""
+remedies until the job is fast again.
+
+A gene is a passage of text and its vector; a shard is one SQLite file of genes."""
 
 _EPILOG = """\
 examples:
   helix-crawl demo                             build a few of Python's own files with a real model, then look at them
   helix-crawl build ~/notes --out ~/shards     encode a folder of your own; end it whenever you like, start it again
+  helix-crawl verify ~/shards                  is every gene there?
+  helix-crawl query ~/shards "backup key"      the genes nearest to a text
   helix-crawl run -- python my_job.py          supervise a job of your own that uses CrawlWatch
   helix-crawl simulate                         the ladder against no ladder, on a modelled card
   helix-crawl replay timeline.jsonl            what the policy would have done on a recorded timeline

@@ -151,7 +151,7 @@ def add_options(parser: argparse.ArgumentParser, variables: tuple[str, ...] | No
     group = parser.add_argument_group("knobs", "An option wins over the environment variable named beside it.")
     for row in RULE_KNOBS if variables is None else [knob(name) for name in variables]:
         text = f"{row.meaning}; {row.accepted} ({row.variable}, default {row.shown_default})".replace("%", "%%")
-        group.add_argument(row.option, dest=_dest(row), metavar=row.option[2:].upper(), help=text)
+        group.add_argument(row.option, dest=_dest(row), metavar=row.metavar, help=text)
 
 
 def option_values(args: argparse.Namespace) -> dict[str, str]:

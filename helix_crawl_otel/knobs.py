@@ -88,6 +88,7 @@ class Knob:
         parse: Makes the value from trimmed text; raises `ValueError`.
         field: Field of `CrawlConfig`, `None` for a knob that is not part of the rule.
         aliases: Older names of the variable; `variable` wins.
+        metavar: What stands for a value in the help of a command.
     """
 
     variable: str
@@ -98,6 +99,7 @@ class Knob:
     parse: Callable[[str], Value]
     field: str | None = None
     aliases: tuple[str, ...] = ()
+    metavar: str = "N"
 
     @property
     def shown_default(self) -> str:
@@ -116,12 +118,13 @@ def _rule(
     *,
     alias: bool = False,
     option: str | None = None,
+    metavar: str = "N",
 ) -> Knob:
     """A knob of the rule: its default is the field's."""
     default: Value = getattr(_DEFAULTS, field)
     aliases = (f"CYMATIX_BFM_CRAWL_{name}",) if alias else ()
     option = option or "--" + name.lower().replace("_", "-")
-    return Knob(f"HELIX_BFM_CRAWL_{name}", option, default, accepted, meaning, parse, field, aliases)
+    return Knob(f"HELIX_BFM_CRAWL_{name}", option, default, accepted, meaning, parse, field, aliases, metavar)
 
 
 _DEFAULTS = Settings()
@@ -146,9 +149,24 @@ KNOBS: tuple[Knob, ...] = (
         "ladder, or cpu (the first trip goes to DEMOTE_CPU), or off (DETECT only)",
         _action,
         alias=True,
+        metavar="WHAT",
     ),
-    _rule("VRAM", "vram_full", "a number in (0, 1]", "fraction of dedicated memory that counts as full", _FRACTION),
-    _rule("EMA_ALPHA", "ema_alpha", "a number in (0, 1]", "weight of the newest observation", _FRACTION),
+    _rule(
+        "VRAM",
+        "vram_full",
+        "a number in (0, 1]",
+        "fraction of dedicated memory that counts as full",
+        _FRACTION,
+        metavar="FRACTION",
+    ),
+    _rule(
+        "EMA_ALPHA",
+        "ema_alpha",
+        "a number in (0, 1]",
+        "weight of the newest observation",
+        _FRACTION,
+        metavar="FRACTION",
+    ),
     _rule(
         "WARMUP",
         "warmup",
@@ -156,7 +174,14 @@ KNOBS: tuple[Knob, ...] = (
         "first batches of a worker that enter neither baseline nor EMA",
         _integer(0),
     ),
-    _rule("INFLIGHT", "inflight", "on, off, true, false, yes, no, 1, 0", "judge batches in flight as well", _boolean),
+    _rule(
+        "INFLIGHT",
+        "inflight",
+        "on, off, true, false, yes, no, 1, 0",
+        "judge batches in flight as well",
+        _boolean,
+        metavar="on|off",
+    ),
     Knob(
         "HELIX_DENSE_CPU_BELOW_GIB",
         "--cpu-below-gib",
@@ -164,6 +189,7 @@ KNOBS: tuple[Knob, ...] = (
         "a number >= 0",
         "`--device auto` takes the CPU on a card of this size or smaller",
         _NOT_NEGATIVE,
+        metavar="GIB",
     ),
     Knob(
         "BGEM3_DEVICE",
@@ -172,6 +198,7 @@ KNOBS: tuple[Knob, ...] = (
         "auto, cpu, cuda, cuda:N",
         "device of the encoder; what DEMOTE_CPU sets to `cpu`",
         _device,
+        metavar="DEVICE",
     ),
     Knob(
         "HELIX_DENSE_VRAM_RELEASE_EVERY",
@@ -188,6 +215,7 @@ KNOBS: tuple[Knob, ...] = (
         "a host name or address",
         "where the metrics endpoint listens",
         _host,
+        metavar="HOST",
     ),
     Knob(
         "OTEL_EXPORTER_PROMETHEUS_PORT",
@@ -196,6 +224,7 @@ KNOBS: tuple[Knob, ...] = (
         "an integer from 0 to 65535",
         "its port, 0 = any free one",
         _integer(0, 65535),
+        metavar="PORT",
     ),
 )
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from helix_crawl_otel.backfill import faults
 from helix_crawl_otel.backfill.faults import Fault, parse_fault
 from helix_crawl_otel.config import ConfigError, option_or_knob
 from helix_crawl_otel.supervise.options import CommonOptions, add_common_options, read_common_options
@@ -53,6 +56,22 @@ class EncodeOptions:
         return [parse_fault(text) for text in self.faults]
 
 
+class _FaultOption(argparse.Action):
+    """Collects faults; `help` lists them instead, and ends as `--help` does."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[str] | None,
+        option_string: str | None = None,
+    ) -> None:
+        if values == "help":
+            sys.stdout.write(faults.__doc__ or "")
+            parser.exit()
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), values])
+
+
 def add_encode_options(parser: argparse.ArgumentParser) -> None:
     """Offer them."""
     group = parser.add_argument_group("encoding")
@@ -79,10 +98,10 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--fault",
-        action="append",
+        action=_FaultOption,
         default=[],
         metavar="NAME[:KEY=VALUE,...]",
-        help="fault injection, for tests and demonstrations; may be given several times: see the page on faults",
+        help="fault injection, for tests and demonstrations; may be given several times; `--fault help` lists them",
     )
     add_common_options(parser, (DEVICE, CPU_BELOW, RELEASE))
 
