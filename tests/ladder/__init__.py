@@ -1,0 +1,1 @@
+"""The ladder in real processes, on a modelled card laid over a real worker."""

@@ -1,0 +1,203 @@
+"""All rungs for real: another process, the CPU for one shard, the card again for the next; nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.jobs.rig import COMMAND, Done, Rig
+from tests.ladder.scrape import Scraper
+from tests.programs import require_program
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc, which is Linux's")
+
+RATE = "clock:rate=100"
+SPILLS = "card:fragment_gib=1.0,spill_cost=12,spill_power=0.1"
+"""Each batch leaves a GiB: what a process may hold is full after its eighth, and then it is 13 times slower."""
+
+QUICK = ("--window", "4", "--batch-size", "8", "--fault", RATE)
+SECONDS = 120.0
+
+
+def small_second_shard(rig: Rig) -> Rig:
+    """One shard of 60 batches, and one of two."""
+    rig.write_shards(1, 16, 90)
+    return rig.write({f"shard-1/file-{n}.txt": f"A second shard, file {n}." for n in range(12)})
+
+
+def run(rig: Rig, *more: str) -> tuple[Done, Scraper]:
+    """Build with a metrics endpoint, which is scraped all the while."""
+    rig.options = ("--model", "hashing", "--metrics-port", "0")
+    with rig.started(rig.build_command(*QUICK, *more)) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        events: list[dict[str, Any]] = []
+        scraper: Scraper | None = None
+        for line in process.stdout:
+            events.append(json.loads(line))
+            if events[-1]["event"] == "metrics_at":
+                scraper = Scraper(events[-1]["url"])
+        assert scraper is not None
+        errors = process.stderr.read().decode()
+        process.wait(timeout=30)
+        scraper.stop()
+    assert scraper.problems == []
+    assert scraper.fallen() == []
+    return Done(process.returncode, events, errors), scraper
+
+
+def starts(done: Done) -> list[tuple[str, str]]:
+    """Device and reason of each worker."""
+    return [(event["device"], event["reason"]) for event in done.of("worker_started")]
+
+
+def applied(done: Done) -> list[str]:
+    """Actions that were applied, in order."""
+    return [e["action"] for e in done.of("action") if e["outcome"] == "applied" and e["action"] != "DETECT"]
+
+
+def undisturbed_digest(rig: Rig) -> str:
+    """Of the same tree, built without any fault."""
+    plain = Rig(rig.folder / "plain")
+    shutil.copytree(rig.source, plain.source)
+    assert plain.build().code == 0
+    return str(plain.verify()["digest"])
+
+
+@pytest.mark.timeout(180)
+def test_all_four_rungs(rig: Rig) -> None:
+    """DETECT, EMPTY_CACHE, RECYCLE, DEMOTE_CPU, and the next shard on the card; the digest of an undisturbed build.
+
+    The endpoint answers throughout, no counter falls, the final ones are what the events say, the timeline replays to
+    the same decisions.
+    """
+    small_second_shard(rig)
+    done, scraper = run(rig, "--fault", SPILLS)
+    assert done.code == 0, done.errors
+    assert starts(done) == [("cuda:0", "first"), ("cuda:0", "recycle"), ("cpu", "demote"), ("cuda:0", "resume")]
+    assert len({event["pid"] for event in done.of("worker_started")}) == 4
+    assert applied(done) == ["EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"]
+    assert {event["shard"] for event in done.of("action")} == {"shard-0"}
+    assert rig.verify()["digest"] == undisturbed_digest(rig)
+    assert rig.verify()["genes"] == done.summary["encoded"]
+
+    assert len(scraper.scrapes) > 5
+    rows = {name for scrape in scraper.scrapes for name, _ in scrape}
+    for name in ("ladder_rung", "crawl_ratio", "throughput_per_second", "baseline_per_second", "vram_used_bytes"):
+        assert f"helix_dense_{name}" in rows
+    for event in ("first", "recycle", "demote", "resume"):
+        assert scraper.value("helix_dense_worker_starts_total", reason=event) == 1
+    for action in applied(done):
+        assert scraper.value("helix_dense_ladder_actions_total", action=action, outcome="applied") == 1
+    detected = [event for event in done.of("action") if event["action"] == "DETECT"]
+    assert scraper.value("helix_dense_crawl_detected_total", shard="shard-0") == len(detected)
+
+    replayed = subprocess.run(
+        [*COMMAND, "replay", str(rig.out / ".helix-crawl/timeline.jsonl"), "--json", "--window", "4"],
+        capture_output=True,
+        env=rig.environ,
+        timeout=60,
+        check=True,
+    )
+    rows_of_replay = [json.loads(line) for line in replayed.stdout.splitlines()]
+    kinds = [row["kind"] for row in rows_of_replay if "kind" in row]
+    issued = [e["action"] for e in done.of("action") if e["outcome"] in ("applied", "overdue")]
+    assert [kind for kind in kinds if kind != "DETECT"] == [kind for kind in issued if kind != "DETECT"]
+    ladder = (rig.out / ".helix-crawl/ladder.json").read_text()
+    assert '"rung": 3' in ladder or '"rung":3' in ladder
+
+
+def test_a_fresh_process_is_enough(rig: Rig) -> None:
+    """What is left fits into a fresh process: it is fast again, and nothing goes to the CPU."""
+    rig.write_shards(1, 7, 90)
+    done, _ = run(rig, "--fault", SPILLS)
+    assert done.code == 0, done.errors
+    assert "RECYCLE" in applied(done)
+    assert "DEMOTE_CPU" not in applied(done)
+    assert rig.verify()["digest"] == undisturbed_digest(rig)
+
+
+def test_action_cpu(rig: Rig) -> None:
+    """The first trip goes to the CPU."""
+    small_second_shard(rig)
+    done, _ = run(rig, "--fault", SPILLS, "--action", "cpu")
+    assert done.code == 0, done.errors
+    assert applied(done) == ["DEMOTE_CPU"]
+    assert starts(done) == [("cuda:0", "first"), ("cpu", "demote"), ("cuda:0", "resume")]
+
+
+@pytest.mark.timeout(180)
+def test_action_off(rig: Rig) -> None:
+    """It is detected and nothing else: one worker to the end."""
+    rig.write_shards(1, 6, 90)
+    done, scraper = run(rig, "--fault", SPILLS, "--action", "off")
+    assert done.code == 0, done.errors
+    assert applied(done) == []
+    assert starts(done) == [("cuda:0", "first")]
+    assert scraper.value("helix_dense_crawl_detected_total") >= 1
+
+
+def test_a_wedge_under_a_full_card(rig: Rig) -> None:
+    """A C call that holds the GIL: the deadline ends the worker, the endpoint answers meanwhile, the build finishes."""
+    rig.write_shards(1, 6, 40)
+    full = "card:others_gib=9.0,context_gib=2.5,activation_mib_per_token=0,spill_cost=0"
+    done, scraper = run(rig, "--fault", full, "--fault", "wedge:batch=8,worker=1")
+    assert done.code == 0, done.errors
+    assert done.of("worker_ended")[0]["code"] != 0
+    assert starts(done)[:2] == [("cuda:0", "first"), ("cuda:0", "recycle")]
+    overdue = [e["action"] for e in done.of("action") if e["outcome"] == "overdue"]
+    assert overdue
+    assert rig.verify()["digest"] == undisturbed_digest(rig)
+    ages = [v for scrape in scraper.scrapes for (name, _), v in scrape.items() if name.endswith("inflight_seconds")]
+    assert max(ages) > 30
+
+
+@pytest.mark.timeout(180)
+def test_two_cards_have_a_ladder_each(rig: Rig) -> None:
+    """Two workers crawl at the same time, and each shard climbs for itself."""
+    rig.write_shards(2, 16, 90)
+    done, _ = run(rig, "--fault", SPILLS, "--workers", "2")
+    assert done.code == 0, done.errors
+    for shard in ("shard-0", "shard-1"):
+        rungs = [e["action"] for e in done.of("action") if e["shard"] == shard and e["outcome"] == "applied"]
+        assert [kind for kind in rungs if kind != "DETECT"] == ["EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"]
+    assert {device for device, _ in starts(done)} == {"cuda:0", "cuda:1", "cpu"}
+    assert rig.verify()["digest"] == undisturbed_digest(rig)
+
+
+@pytest.mark.timeout(180)
+def test_a_demoted_shard_outlives_the_supervisor(rig: Rig) -> None:
+    """Killed while a shard is on the CPU, the same command goes on there."""
+    small_second_shard(rig)
+    more = (*QUICK, "--fault", SPILLS, "--action", "cpu", "--fault", "slow:seconds=20,worker=2")
+    with rig.started(rig.build_command(*more)) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] == "committed" and event["device"] == "cpu":
+                break
+        process.kill()
+        process.wait(timeout=30)
+    done = rig.build(*QUICK, "--fault", SPILLS, seconds=SECONDS)
+    assert done.code == 0, done.errors
+    assert starts(done)[0][0] == "cpu"
+    assert starts(done)[-1][0] == "cuda:0"
+    assert rig.verify()["digest"] == undisturbed_digest(rig)
+
+
+@pytest.mark.timeout(180)
+def test_the_exposition_is_well_formed(rig: Rig) -> None:
+    """`promtool check metrics` has nothing to say against it."""
+    promtool = require_program("promtool")
+    rig.write_shards(2, 3, 20)
+    done, scraper = run(rig, "--fault", "card:fragment_gib=0", "--fault", "slow:seconds=5")
+    assert done.code == 0, done.errors
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=scraper.last.encode(), capture_output=True, timeout=60, check=False
+    )
+    assert checked.returncode == 0, checked.stderr.decode() + checked.stdout.decode()

@@ -1,0 +1,1 @@
+"""`helix-crawl run`: drivers of a user's own, supervised."""
