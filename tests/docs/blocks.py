@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import inspect
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
@@ -287,9 +288,12 @@ def options(name: str) -> list[str]:
         if set(action.option_strings) & by_knob:
             continue
         usual = " ".join(filter(None, [", ".join(action.option_strings), str(action.metavar or "")]))
-        rows.append((code(usual or action.dest), _sentence(action.help or "")))
+        # The demo's folder is the machine's own: what the page says must be the same everywhere.
+        text = _sentence(action.help or "").replace(tempfile.gettempdir(), "TMP")
+        rows.append((code(usual or action.dest), text))
     given = [row.option for row in KNOBS if row.option in _option_names(command)]
-    rows.append((listed(given), "the knobs, see [knobs](knobs.md); an option wins over the environment"))
+    if given:
+        rows.append((listed(given), "the knobs, see [knobs](knobs.md); an option wins over the environment"))
     return table(("option", "meaning"), rows)
 
 
@@ -297,7 +301,7 @@ def _sentence(text: str) -> str:
     return text.replace("%%", "%")
 
 
-OPTIONS: dict[str, Callable[[], list[str]]] = {name: partial(options, name) for name in ("replay", "simulate")}
+OPTIONS: dict[str, Callable[[], list[str]]] = {name: partial(options, name) for name in subcommands()}
 
 
 def scenarios() -> list[str]:

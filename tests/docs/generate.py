@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.docs import blocks
+from tests.docs import blocks, job_blocks
 from tests.rules.tree import ROOT
 
 __all__ = ["BLOCKS", "REFERENCE", "main", "rewritten"]
@@ -32,6 +32,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     **{f"options {name}": maker for name, maker in blocks.OPTIONS.items()},
     "scenarios": blocks.scenarios,
     "policies": blocks.policies,
+    **job_blocks.JOB_BLOCKS,
 }
 """What is generated, by the name in the marks."""
 

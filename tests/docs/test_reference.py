@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 from enum import Enum
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tests.docs.generate import BLOCKS, REFERENCE, rewritten
 from tests.docs.pages import Page, page
 from tests.rules.tree import ROOT
 
-PAGES = ("commands", "instruments", "knobs", "python", "timeline")
+PAGES = ("commands", "faults", "files", "instruments", "knobs", "python", "timeline")
 EVERY_PAGE = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
@@ -159,8 +160,40 @@ def test_options_in_the_reference_exist() -> None:
 
 def test_exit_codes_of_the_commands_are_documented() -> None:
     """Those that the command line knows."""
-    codes = {str(code) for code in (cli.DONE, cli.FAILED, cli.USAGE, cli.INTERRUPTED)}
+    codes = {
+        str(code) for code in (cli.DONE, cli.FAILED, cli.USAGE, actions.PAUSED_EXIT_CODE, cli.NEVER, cli.INTERRUPTED)
+    }
     assert set(page("commands").table("Exit codes", "code").column("code")) == codes
+    assert (
+        set(re.findall(r"^  (\d+) ", (blocks.parser().epilog or "").partition("exit codes:")[2], re.MULTILINE)) == codes
+    )
+
+
+@pytest.mark.parametrize("name", list(blocks.subcommands()))
+def test_help_of_a_command_names_exit_codes_that_are_documented(name: str) -> None:
+    """A command's own list is a part of the page's."""
+    known = set(page("commands").table("Exit codes", "code").column("code"))
+    epilog = blocks.subcommands()[name].epilog or ""
+    listed = epilog.partition("exit codes:")[2]
+    assert set(re.findall(r"(?:^|[;,]) ?(\d+) ", listed.replace("\n", " "))) <= known
+
+
+def test_keys_of_a_query_are_documented() -> None:
+    """In any order: an object has none."""
+    keys = page("commands").table("query", "key of `query`").column("key of `query`")
+    assert set(keys) == {"gene_id", "source_id", "content", "score"}
+
+
+@pytest.mark.parametrize("name", ["commands", "faults"])
+def test_examples_with_a_prompt_are_accepted(name: str) -> None:
+    """They need a model or a folder that only the reader has: the parser takes them, and they are of every command."""
+    examples = [line for block in page(name).fenced("console") for line in block.splitlines()]
+    for example in examples:
+        prompt, program, *words = shlex.split(example)
+        assert (prompt, program) == ("$", "helix-crawl")
+        blocks.parser().parse_args(words)
+    if name == "commands":
+        assert {line.split()[2] for line in examples} == set(blocks.subcommands()) - {"replay", "simulate"}
 
 
 def test_the_rows_of_simulate_are_documented() -> None:
