@@ -124,6 +124,11 @@ class BuildJob:
             work = self._current.get(slot)
             return work.assignment.shard if work else None
 
+    def is_between(self, slot: str) -> bool:
+        """See `Job`."""
+        with self._lock:
+            return slot not in self._current
+
     def launch(self, slot: str, start: Start, number: int) -> Launch:
         """See `Job`."""
         with self._lock:

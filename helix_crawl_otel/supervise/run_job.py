@@ -40,6 +40,10 @@ class RunJob:
         """See `Job`: the driver knows."""
         return None
 
+    def is_between(self, slot: str) -> bool:
+        """See `Job`: a driver that crashes has not said that it is done."""
+        return False
+
     def launch(self, slot: str, start: Start, number: int) -> Launch:
         """See `Job`: the CPU is asked for by the variable that drivers read, and the cards are hidden."""
         environ = dict(self._environ)

@@ -206,11 +206,11 @@ class Slot:
             self._wait(self._placed("demote", owed or shard))
         elif ending is Ending.RETURN:
             self._wait(self._placed("resume", owed))
-        elif ending is Ending.CRASH:
-            self._crashed(start, owed or start.demoted_shard, why)
-        elif ending is Ending.DONE:
+        elif ending is Ending.DONE or (ending is Ending.CRASH and self._run.job.is_between(self.name)):
             self._close_left("done")
             self._next(is_first=False)
+        elif ending is Ending.CRASH:
+            self._crashed(start, owed or start.demoted_shard, why)
         else:
             self._run.stopped(ending, why)
             self._over("failed" if ending is Ending.NEVER else "paused")

@@ -105,7 +105,7 @@ def test_a_stopped_worker_is_ended_and_replaced(rig: Rig) -> None:
         kill(rig.worker_pid(process), signal.SIGSTOP)
         done = rig.ended(process)
     assert done.code == 0, (done.errors, done.events[-3:])
-    assert [event["why"] for event in done.of("worker_ended")][0] == "a batch hung and its worker was ended"
+    assert next(event["why"] for event in done.of("worker_ended")) == "a batch hung and its worker was ended"
     assert rig.verify() == whole
 
 

@@ -104,7 +104,7 @@ def test_an_interrupt_while_sources_are_taken_in(rig: Rig) -> None:
     rig.write({f"a/{n:05}.txt": f"Passage {n}. " + "word " * 40 for n in range(4000)})
     expected = whole(rig)
     with rig.started(rig.build_command()) as process:
-        until(lambda: (rig.out / "a.db").exists(), process)
+        until((rig.out / "a.db").exists, process)
         interrupt(process)
         done = rig.ended(process)
     assert done.code == 75, (done.errors, done.events[-2:])
@@ -139,15 +139,18 @@ def test_an_interrupt_during_the_backoff_after_a_crash(rig: Rig) -> None:
     assert rig.verify() == expected
 
 
-def test_an_interrupt_when_all_is_done_is_none(rig: Rig) -> None:
-    """A build that was interrupted in its last batch has nothing left to do, and says so: exit code 0."""
+def test_an_interrupt_in_the_last_batch(rig: Rig) -> None:
+    """The batch is committed before the pause: the same command has nothing left to encode, and starts no worker."""
     rig.write({"a/one.txt": "One passage."})
     with rig.started(rig.build_command("--fault", "slow:seconds=1")) as process:
         wait_for(process, "shard_started")
         interrupt(process)
         done = rig.ended(process)
-    assert done.code == 0, done.events
+    assert done.code == 75, done.events
     assert rig.verify()["code"] == 0
+    again = rig.build()
+    assert again.code == 0
+    assert again.of("worker_started") == []
 
 
 def test_a_supervisor_under_nohup_is_not_ended_by_a_closed_terminal(rig: Rig) -> None:

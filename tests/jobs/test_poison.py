@@ -1,0 +1,122 @@
+"""Genes and encoders that fail: each costs no more than it has to, and the run goes on."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from contextlib import closing
+
+import pytest
+
+from tests.jobs.rig import Rig, prose, wait_for
+
+FAST = ("--fault", "clock:rate=20")
+"""A backoff of a second takes a twentieth of one."""
+
+
+def write(rig: Rig, poisonous: int = 17) -> Rig:
+    """Thirty passages in one shard, one of them with a word of its own; and another shard."""
+    rig.write({f"a/{n:02}.txt": f"Passage {n}. {'gremlin ' if n == poisonous else ''}{prose(n, 1)}" for n in range(30)})
+    return rig.write({"b/other.txt": prose(99, 4)})
+
+
+@pytest.mark.parametrize("fault", ["poison:text=gremlin", "oom:text=gremlin", "nan:text=gremlin"])
+def test_one_poisonous_gene_is_quarantined_alone(rig: Rig, fault: str) -> None:
+    """Exit code 1, all the others have their vectors; without the fault --retry-quarantined brings it in."""
+    write(rig)
+    assert rig.build().code == 0
+    whole = rig.verify()
+    rig.out.rename(rig.folder / "undisturbed")
+    done = rig.build("--batch-size", "8", "--fault", fault, *FAST, seconds=110)
+    assert done.code == 1, (done.errors, done.events[-3:])
+    assert done.summary["quarantined"] == 1
+    assert done.summary["failed"] == {}
+    verified = rig.verify()
+    assert verified["code"] == 1
+    assert (verified["vectors"], verified["quarantined"]) == (whole["genes"] - 1, 1)
+    with closing(sqlite3.connect(rig.out / "a.db")) as connection:
+        found = connection.execute("SELECT content FROM genes WHERE embedding_dense_v2 IS NULL").fetchall()
+    assert len(found) == 1
+    assert "gremlin" in found[0][0]
+    assert rig.build().code == 1  # it is still left out, and that is still said
+    assert rig.build("--retry-quarantined").code == 0
+    assert rig.verify() == whole
+
+
+def test_out_of_memory_halves_the_batch(rig: Rig) -> None:
+    """Batches that are too big are halved until they fit; no gene is to blame, no worker is replaced."""
+    write(rig)
+    assert rig.build().code == 0
+    whole = rig.verify()
+    rig.out.rename(rig.folder / "undisturbed")
+    done = rig.build("--batch-size", "16", "--fault", "oom:genes=3")
+    assert done.code == 0, done.errors
+    assert len(done.of("worker_started")) == 1
+    assert rig.verify() == whole
+
+
+def test_an_encoder_that_fails_gene_by_gene_fails_the_shard(rig: Rig) -> None:
+    """It is not the genes: after three in a row the shard has failed, and the run goes on with the next one."""
+    write(rig)
+    assert rig.build().code == 0
+    whole = rig.verify()
+    rig.out.rename(rig.folder / "undisturbed")
+    done = rig.build("--fault", "oom:text=Passage")
+    assert done.code == 1
+    assert "3 genes in a row could not be encoded" in done.summary["failed"]["a"]
+    assert done.summary["shards"]["done"] == 1
+    assert rig.build("--retry-quarantined").code == 0
+    assert rig.verify() == whole
+
+
+def test_a_worker_that_crashes_whenever_it_starts(rig: Rig) -> None:
+    """Three restarts without a gene, then the shard has failed; the next has a budget of its own. Exit code 1."""
+    write(rig)
+    assert rig.build().code == 0
+    whole = rig.verify()
+    rig.out.rename(rig.folder / "undisturbed")
+    (rig.folder / "site").mkdir()
+    (rig.folder / "site/sitecustomize.py").write_text(
+        "import os, sys\nif 'helix_crawl_otel.backfill.worker' in sys.orig_argv:\n    os._exit(41)\n"
+    )
+    path = f"{rig.folder / 'site'}:{rig.environ['PYTHONPATH']}"
+    done = rig.run(rig.build_command(*FAST), PYTHONPATH=path)
+    assert done.code == 1
+    assert len(done.of("worker_started")) == 8
+    assert all("exit code 41" in why for why in done.summary["failed"].values())
+    assert sorted(done.summary["failed"]) == ["a", "b"]
+    assert rig.build().code == 0
+    assert rig.verify() == whole
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="holds the lock of the interpreter in a call of Linux")
+@pytest.mark.parametrize("fault", ["hang:batch=1,worker=1", "wedge:batch=1,worker=1"])
+def test_a_worker_that_hangs_in_its_first_batch_is_ended(rig: Rig, fault: str) -> None:
+    """No baseline and no memory probe: after half an hour of the run's clock rule 11 ends it, another goes on."""
+    write(rig)
+    assert rig.build().code == 0
+    whole = rig.verify()
+    rig.out.rename(rig.folder / "undisturbed")
+    done = rig.build("--fault", fault, "--fault", "clock:rate=600", seconds=110)
+    assert done.code == 0, (done.errors, done.events[-3:])
+    assert done.of("worker_ended")[0]["why"] == "a batch hung and its worker was ended"
+    assert done.of("action") == []
+    assert rig.verify() == whole
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes through /proc")
+def test_a_worker_that_is_killed_when_its_work_is_done(rig: Rig) -> None:
+    """It had finished all it was given: no crash of anything, and the run ends well."""
+    write(rig)
+    (rig.folder / "site").mkdir()
+    (rig.folder / "site/sitecustomize.py").write_text(
+        "import atexit, os, sys\nif 'helix_crawl_otel.backfill.worker' in sys.orig_argv:\n"
+        "    atexit.register(os.kill, os.getpid(), 9)\n"
+    )
+    path = f"{rig.folder / 'site'}:{rig.environ['PYTHONPATH']}"
+    with rig.started(rig.build_command(), PYTHONPATH=path) as process:
+        assert wait_for(process, "worker_ended")["code"] == -9
+        done = rig.ended(process)
+    assert done.code == 0, (done.errors, done.events)
+    assert done.of("crash") == []
+    assert rig.verify()["code"] == 0
