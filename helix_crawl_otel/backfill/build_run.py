@@ -118,6 +118,7 @@ def _settings(options: EncodeOptions, devices: DevicePlan, device: str, number: 
         faults=options.faults,
         number=number,
         label=device,
+        lock_seconds=options.lock_seconds,
     )
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from helix_crawl_otel.backfill.agreement import is_of_model
 from helix_crawl_otel.backfill.build_job import ShardWork
 from helix_crawl_otel.backfill.chunk import ChunkRule
-from helix_crawl_otel.backfill.encoders.load import known_identity
 from helix_crawl_otel.backfill.errors import ShardCorrupt, StoreError
 from helix_crawl_otel.backfill.options import EncodeOptions
 from helix_crawl_otel.backfill.salvage import Salvage, count_quarantined, salvage, set_aside
@@ -126,10 +126,7 @@ def _is_done(found: Salvage, path: Path, options: EncodeOptions) -> bool:
     if found.identity is None:
         # Complete, and nobody has written down by whom: nothing is missing, unless all is to be encoded again.
         return not options.reencode
-    known = known_identity(options.model)
-    if known is None:
-        return str(found.identity.get("model")) in (options.model, Path(options.model).name)
-    return found.identity == known
+    return is_of_model(found.identity, options.model)
 
 
 def _names(paths: Sequence[Path]) -> Callable[[Path], str]:

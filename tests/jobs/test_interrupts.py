@@ -50,7 +50,7 @@ def test_the_first_interrupt_finishes_the_batch_and_pauses(rig: Rig, number: sig
     assert paused["missing"] > 0
     again = rig.build()
     assert again.code == 0
-    assert again.summary["encoded"] == expected["genes"] - paused["vectors"]  # type: ignore[operator]
+    assert again.summary["encoded"] == expected["genes"] - paused["vectors"]
     assert rig.verify() == expected
 
 
