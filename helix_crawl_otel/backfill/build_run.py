@@ -138,9 +138,13 @@ def _announce(
     console.emit(started)
     for text in (*devices.warnings, *planned.notes):
         console.emit(events.Note(t, "warning", text))
+    for work in planned.works:
+        if work.pending is not None:
+            console.emit(events.ShardCounted(t, work.assignment.shard, work.pending))
     for shard, reason in planned.failures.items():
         console.emit(events.ShardEnded(t, shard, "failed", 0, reason))
-    session.pipeline.set_shards(pending=len(planned.works), done=done)
+    session.pipeline.expect_shards(work.assignment.shard for work in planned.works)
+    session.pipeline.set_shards(done=done, failed=len(planned.failures))
 
 
 def _summary(
@@ -165,6 +169,8 @@ def _summary(
         code = FAILED
     counts = {state: states.count(state) for state in ("done", "failed", "paused")}
     counts["failed"] += len(planned.failures)
+    progress = console.announcer.progress
+    logs = sorted(map(str, session.folder.glob("worker-*.log"))) if progress.crashes or failed or job.never else []
     return Summary(
         exit_code=code,
         seconds=console.seconds(),
@@ -173,10 +179,14 @@ def _summary(
         quarantined=quarantined,
         shards={**counts, "complete before": len(planned.complete)},
         failed=failed,
+        quarantines=progress.quarantines,
         source_problems=problems,
-        actions=dict(console.announcer.progress.actions),
+        unreadable=progress.troubles,
+        actions=dict(progress.actions),
+        crashes=progress.crashes,
         starts=dict(run.totals.starts),
         lost_seconds=run.totals.lost_seconds,
         next_step=next_steps[0] if code in (DONE, FAILED) else next_steps[1],
         reason=job.never or "",
+        logs=logs,
     )

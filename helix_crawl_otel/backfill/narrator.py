@@ -32,23 +32,32 @@ class Narrator:
     def said(self, slot: str, work: ShardWork | None, what: str, payload: Mapping[str, Any]) -> None:
         """See `JobListener`."""
         t = self._clock()
-        if what == "loaded":
+        if what == "loading":
+            self._emit(events.ModelLoading(t, slot, payload["model"], payload["device"]))
+        elif what == "loaded":
             self._devices[slot] = str(payload["device"])
             self._emit(events.ModelLoaded(t, slot, payload["model"], payload["device"], payload["seconds"]))
+        elif what == "ingesting":
+            self._emit(events.Ingesting(t, payload["shard"], slot, payload["sources"], payload["genes"]))
         elif what == "ingested":
             self._ingested(t, payload)
         elif what == "encoding" and work is not None:
+            self._pipeline.set_pending(str(payload["shard"]), int(payload["pending"]))
             label = str(payload["label"])
             self._emit(events.ShardStarted(t, payload["shard"], slot, label, payload["pending"]))
+        elif what == "batch":
+            self._emit(events.BatchStarted(t, payload["shard"], slot, payload["genes"]))
         elif what == "committed" and work is not None:
             self._committed(t, slot, work, payload)
         elif what == "quarantined":
             self._emit(events.Quarantined(t, payload["shard"], payload["gene"], payload["reason"]))
         elif what == "done" and work is not None:
+            self._pipeline.close_shard(str(payload["shard"]), "done")
             self._emit(events.ShardEnded(t, payload["shard"], "done", work.encoded, ""))
 
     def failed(self, work: ShardWork) -> None:
         """See `JobListener`."""
+        self._pipeline.close_shard(work.assignment.shard, "failed")
         self._emit(events.ShardEnded(self._clock(), work.assignment.shard, "failed", work.encoded, work.reason))
 
     def _ingested(self, t: float, payload: Mapping[str, Any]) -> None:
@@ -60,6 +69,8 @@ class Narrator:
 
     def _committed(self, t: float, slot: str, work: ShardWork, payload: Mapping[str, Any]) -> None:
         shard = str(payload["shard"])
+        if work.pending is not None:
+            self._pipeline.set_pending(shard, work.pending)
         status = self._pipeline.status(shard)
         self._emit(
             events.Committed(
@@ -68,7 +79,7 @@ class Narrator:
                 slot,
                 str(payload["label"]),
                 int(payload["genes"]),
-                work.pending or 0,
+                work.pending,
                 status.ema,
                 status.baseline,
                 status.memory_fraction,

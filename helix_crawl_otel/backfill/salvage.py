@@ -35,6 +35,9 @@ __all__ = [
 
 LOCK_SECONDS = 10.0
 
+COUNTED_BYTES = 256 * 1024**2
+"""Of larger files the pending genes are counted by their worker alone: that takes seconds."""
+
 STATE_FOLDER = ".helix-crawl"
 
 
@@ -92,12 +95,14 @@ class Salvage:
         genes: How many there are; 0 where it is not complete, for then nobody has counted.
         identity: The encoder, `None` when nothing says so.
         fingerprint: Of the sources that it was cut from, see `walk.fingerprint`.
+        pending: Genes that lack a vector; `None` where the file is too large to count them before the run.
     """
 
     is_complete: bool
     genes: int
     identity: dict[str, object] | None
     fingerprint: str | None
+    pending: int | None = 0
 
 
 def salvage(path: Path) -> Salvage:
@@ -113,7 +118,12 @@ def salvage(path: Path) -> Salvage:
         is_open = table.pending(right_length(connection, table, identity))
         lacks = connection.execute(f"SELECT 1 FROM genes WHERE {is_open} LIMIT 1").fetchone() is not None
         genes = 0 if lacks else int(connection.execute("SELECT count(*) FROM genes").fetchone()[0])
-    return Salvage(not lacks and not clearing, genes, identity, fingerprint)
+        pending: int | None = 0
+        if lacks:
+            is_small = path.stat().st_size <= COUNTED_BYTES
+            counting = f"SELECT count(*) FROM genes WHERE {is_open}"
+            pending = int(connection.execute(counting).fetchone()[0]) if is_small else None
+    return Salvage(not lacks and not clearing, genes, identity, fingerprint, pending)
 
 
 def count_quarantined(path: Path) -> int:

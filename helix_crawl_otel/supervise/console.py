@@ -23,6 +23,8 @@ from helix_crawl_otel.supervise.summary import Summary
 
 __all__ = ["Console"]
 
+FAILED, INTERRUPTED = 1, 130
+
 
 class Console:
     """Of one supervised command. Use it in a `with` block.
@@ -65,11 +67,13 @@ class Console:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._summary is None:
+        summary = self._summary
+        if summary is None:
             self.announcer.close()
+            code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+            summary = Summary(code, self.seconds(), self.announcer.progress.encoded, reason=str(error or ""))
         self._stack.close()
-        if self._summary is not None:
-            notify(self._options.notify, self._summary.to_json())
+        notify(self._options.notify, summary.to_json())
 
     def start(self, clock: Callable[[], float]) -> None:
         """The run's clock is known: show what had to wait for it."""

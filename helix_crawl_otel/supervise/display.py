@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TextIO
 
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.numbers import duration, genes, rate
+from helix_crawl_otel.supervise.numbers import duration
 from helix_crawl_otel.supervise.progress import Progress
+from helix_crawl_otel.supervise.sentences import progress_lines, sentence_of
 
-__all__ = ["Announcer", "Display", "JsonDisplay", "PlainDisplay", "choose_display", "sentence_of"]
+__all__ = ["Announcer", "Display", "JsonDisplay", "NoDisplay", "PlainDisplay", "choose_display"]
 
 PROGRESS_SECONDS = 30.0
 
@@ -78,6 +79,22 @@ class Announcer:
             self._is_blind = True
 
 
+class NoDisplay:
+    """Shows nothing: the process has no standard output."""
+
+    def show(self, event: events.Event, progress: Progress) -> None:
+        """See `Display`."""
+
+    def refresh(self, now: float, progress: Progress) -> None:
+        """See `Display`."""
+
+    def end(self, summary: Mapping[str, Any], text: str) -> None:
+        """See `Display`."""
+
+    def close(self) -> None:
+        """See `Display`."""
+
+
 class JsonDisplay:
     """One object a line.
 
@@ -132,9 +149,10 @@ class PlainDisplay:
         """See `Display`."""
         if self._told_at is None:
             self._told_at = now
-        if progress.running and now - self._told_at >= PROGRESS_SECONDS:
+        if (progress.running or progress.activities) and now - self._told_at >= PROGRESS_SECONDS:
             self._told_at = now
-            self._write(now, progress_line(now, progress))
+            for line in progress_lines(now, progress):
+                self._write(now, line)
 
     def end(self, summary: Mapping[str, Any], text: str) -> None:
         """See `Display`."""
@@ -150,90 +168,21 @@ class PlainDisplay:
         self._stream.flush()
 
 
-def progress_line(now: float, progress: Progress) -> str:
-    """How far the run is, in one line."""
-    done = sum(shard.done for shard in progress.running.values())
-    total = sum(shard.total for shard in progress.running.values())
-    percent = 100 * done / total if total else 100.0
-    parts = [f"shard {progress.ended + 1} of {progress.shards}", f"{percent:.0f} % of {genes(total)}"]
-    parts.append(rate(progress.rate(now)))
-    to_go = progress.to_go(now)
-    if to_go is not None:
-        parts.append(f"{'' if progress.is_all_known else 'at least '}{duration(to_go)} to go")
-    return ", ".join(parts)
-
-
-def sentence_of(event: events.Event) -> str | None:
-    """An event for people; `None` when it is not worth a line."""
-    say = _SENTENCES.get(type(event))
-    return None if say is None else say(event)
-
-
-def _started(event: events.RunStarted) -> str:
-    done = f", {event.complete} complete already" if event.complete else ""
-    return f"{event.command}: {event.shards} shards{done}; {event.model} on {', '.join(event.devices)} ({event.why})"
-
-
-def _gate(event: events.Gate) -> str | None:
-    return None if event.state == "waiting" else f"memory of {event.device}: {event.state}; the next worker starts"
-
-
-def _crash(event: events.Crash) -> str:
-    if event.retry_in_seconds is None:
-        return f"worker {event.slot} crashed again ({event.why}); given up"
-    left = f"{event.restarts_left} restarts left" if event.restarts_left else "the last restart"
-    return f"worker {event.slot} crashed: {event.why}; started again in {event.retry_in_seconds:.0f} s ({left})"
-
-
-def _ingested(event: events.Ingested) -> str | None:
-    if not (event.added or event.removed or event.skipped):
-        return None
-    skipped = f", {event.skipped} skipped (no text)" if event.skipped else ""
-    return f"shard {event.shard}: {event.sources} sources, {genes(event.added)} new{skipped}"
-
-
-def _action(event: events.Action) -> str:
-    crawl = "a crawl is detected" if event.action == "DETECT" else f"{event.action} {event.outcome.replace('_', ' ')}"
-    return f"shard {event.shard}: {crawl}"
-
-
-def _ended(event: events.ShardEnded) -> str:
-    reason = f": {event.reason}" if event.reason else ""
-    return f"shard {event.shard} {event.state}, {genes(event.encoded)} encoded{reason}"
-
-
-_INTERRUPTS = ("finishing the batches in flight; interrupt again to end at once", "ending at once")
-
-_SENTENCES: dict[type, Any] = {
-    events.RunStarted: _started,
-    events.MetricsAt: lambda event: f"metrics: {event.url}",
-    events.Note: lambda event: event.text,
-    events.WorkerStarted: lambda event: f"worker {event.slot} on {event.device}: process {event.pid} ({event.reason})",
-    events.ModelLoaded: lambda event: f"{event.model} loaded on {event.device} in {duration(event.seconds)}",
-    events.Ingested: _ingested,
-    events.ShardStarted: lambda event: f"shard {event.shard}: {genes(event.pending)} to encode on {event.device}",
-    events.Action: _action,
-    events.Gate: _gate,
-    events.Crash: _crash,
-    events.Quarantined: lambda event: f"shard {event.shard}: gene {event.gene} is quarantined: {event.reason}",
-    events.SourceTrouble: lambda event: f"shard {event.shard}: {event.source}: {event.reason}",
-    events.ShardEnded: _ended,
-    events.Interrupted: lambda event: _INTERRUPTS[min(event.times, 2) - 1],
-}
-
-
 def choose_display(as_json: bool, is_plain: bool, environ: Mapping[str, str]) -> Display:
-    """The display for this process's own streams: JSON to standard output, all else to standard error's side of a log.
+    """The display for this process's standard output, which may have been closed.
 
     Args:
         as_json: JSON lines were asked for.
         is_plain: Plain lines were asked for.
         environ: `TERM=dumb` is no terminal for bars.
     """
+    stream: TextIO | None = sys.stdout
+    if stream is None:
+        return NoDisplay()
     if as_json:
-        return JsonDisplay(sys.stdout)
-    if is_plain or not sys.stdout.isatty() or environ.get("TERM") == "dumb":
-        return PlainDisplay(sys.stdout)
+        return JsonDisplay(stream)
+    if is_plain or not stream.isatty() or environ.get("TERM") == "dumb":
+        return PlainDisplay(stream)
     from helix_crawl_otel.supervise.display_live import LiveDisplay
 
     return LiveDisplay()

@@ -1,5 +1,5 @@
-"""Live bars on a terminal: one for each shard that is encoded, one for the run, with rate, baseline, memory and
-rung.
+"""Live bars on a terminal: one for each shard that is encoded, one line for the run, with rate, baseline, memory and
+rung; and what a worker does that encodes nothing.
 """
 
 from __future__ import annotations
@@ -8,23 +8,23 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.logging import RichHandler
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.display import progress_line, sentence_of
-from helix_crawl_otel.supervise.numbers import duration
+from helix_crawl_otel.supervise.numbers import duration, genes, printable, shard_name
 from helix_crawl_otel.supervise.progress import Progress, ShardProgress
+from helix_crawl_otel.supervise.sentences import MOST_SHARDS, activity_text, progress_text, sentence_of, shard_text
 
 __all__ = ["LiveDisplay"]
 
 REFRESH_SECONDS = 0.25
-MOST_SHARDS = 8
-"""Bars that are drawn; workers beyond are in the total."""
+
+CRAWL_STYLE = "bold red"
 
 
 class LiveDisplay:
@@ -41,7 +41,7 @@ class LiveDisplay:
         self._since: float | None = None
         self._drawn_at: float | None = None
         self._logger = logging.getLogger("helix_crawl_otel")
-        self._handler = RichHandler(console=self._console, show_path=False, show_level=False, markup=False)
+        self._handler = _AboveTheBars(self._console)
         self._logger.addHandler(self._handler)
         self._propagated, self._logger.propagate = self._logger.propagate, False
 
@@ -51,7 +51,9 @@ class LiveDisplay:
         text = sentence_of(event)
         if text is not None:
             self._console.print(Text(f"[{duration(event.t - self._since):>11}] {text}"))
-        self._draw(event.t, progress)
+            self._draw(event.t, progress)
+        else:
+            self.refresh(event.t, progress)
 
     def refresh(self, now: float, progress: Progress) -> None:
         """See `Display`."""
@@ -61,43 +63,61 @@ class LiveDisplay:
     def end(self, summary: Mapping[str, Any], text: str) -> None:
         """See `Display`."""
         self.close()
-        self._console.print(Text(f"\n{text}"))
+        self._console.print(Text(f"\n{text}"), soft_wrap=True)
 
     def close(self) -> None:
         """See `Display`."""
-        self._live.stop()
-        self._logger.removeHandler(self._handler)
-        self._logger.propagate = self._propagated
+        try:
+            self._live.stop()
+        finally:
+            self._logger.removeHandler(self._handler)
+            self._logger.propagate = self._propagated
 
     def _draw(self, now: float, progress: Progress) -> None:
         self._drawn_at = now
-        table = Table.grid(padding=(0, 1), expand=True)
-        table.add_column(ratio=3, no_wrap=True, overflow="ellipsis")
-        table.add_column(ratio=3)
-        table.add_column(justify="right", no_wrap=True)
-        table.add_column(ratio=4, no_wrap=True, overflow="ellipsis")
+        rows: list[RenderableType] = []
         for name, shard in list(progress.running.items())[:MOST_SHARDS]:
-            percent = 100 * shard.done // shard.total if shard.total else 100
-            bar = ProgressBar(total=max(1, shard.total), completed=shard.done)
-            table.add_row(Text(name), bar, Text(f"{percent} %"), Text(_state(shard)))
-        line = Text(
-            progress_line(now, progress) if progress.running else f"{progress.ended} of {progress.shards} shards"
-        )
-        self._live.update(Group(table, line), refresh=True)
+            style = CRAWL_STYLE if shard.is_crawling else ""
+            state = Text(printable(shard_text(now, shard, progress)), style=style)
+            rows += [_bar(name, shard), Padding(state, (0, 0, 0, 2))]
+        busy = {shard.slot for shard in progress.running.values()}
+        for slot, activity in list(progress.activities.items())[:MOST_SHARDS]:
+            if slot not in busy:
+                rows.append(_line(printable(f"{slot}: {activity_text(now, activity)}")))
+        rows.append(_line(progress_text(now, progress)))
+        self._live.update(Group(*rows), refresh=True)
 
 
-def _state(shard: ShardProgress) -> str:
-    """Such as `cuda:0 3.1 of 15.3 genes/s, memory 99 %, rung 1, CRAWLING`."""
-    newest = shard.newest
-    if newest is None:
-        return shard.device
-    parts = [shard.device if newest.rate is None else f"{shard.device} {newest.rate:.1f}"]
-    if newest.rate is not None:
-        parts[0] += f" of {newest.baseline:.1f} genes/s" if newest.baseline else " genes/s"
-    if newest.memory_fraction is not None:
-        parts.append(f"memory {100 * newest.memory_fraction:.0f} %")
-    if newest.rung:
-        parts.append(f"rung {newest.rung}")
-    if newest.is_crawling:
-        parts.append("CRAWLING")
-    return ", ".join(parts)
+class _AboveTheBars(logging.Handler):
+    """Prints log lines through the console that draws the bars, whole, so that they can be copied and grepped."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        try:
+            style = CRAWL_STYLE if record.levelno >= logging.ERROR else "yellow"
+            self._console.print(Text(printable(self.format(record)), style=style), soft_wrap=True)
+        except Exception:  # noqa: BLE001 - as every handler of the standard library does
+            self.handleError(record)
+
+
+def _line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def _bar(name: str, shard: ShardProgress) -> Table:
+    """Name, bar and share; what is known of the shard stands below, for that may be long."""
+    table = Table.grid(padding=(0, 1), expand=True)
+    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column(ratio=2)
+    table.add_column(justify="right", no_wrap=True, min_width=5)
+    if shard.total is None:
+        table.add_row(Text(printable(shard_name(name))), Text(genes(shard.done)), Text(""))
+    else:
+        percent = 100 * shard.done // shard.total if shard.total else 100
+        bar = ProgressBar(total=max(1, shard.total), completed=shard.done)
+        table.add_row(Text(printable(shard_name(name))), bar, Text(f"{percent} %"))
+    return table

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.relay import Relay
 from helix_crawl_otel.supervise.run_state import Run
 
@@ -89,6 +90,7 @@ class Ear:
         self._trusts_boundaries = trusts_boundaries
         self._voice: Voice | None = None
         self._uncommitted: set[str] = set()  # shards with a batch since their last boundary; the reader's
+        self._shown: dict[str, tuple[str, int]] = {}  # a driver's own shards: device and genes so far; the reader's
         self._has_progressed = threading.Event()
 
     def meet(self, voice: Voice) -> None:
@@ -107,6 +109,9 @@ class Ear:
             self.refused = shard
             return True
         self._left.discard(shard)
+        if self._trusts_boundaries:  # our own workers tell their job, which knows more of it
+            self._shown[shard] = device, 0
+            self._run.emit(events.ShardStarted(self._run.clock(), shard, self._slot, device, None))
         return False
 
     def closed(self, shard: str, state: str) -> None:
@@ -116,11 +121,20 @@ class Ear:
             self._run.demoted.discard(shard)
         elif state == "paused":
             self.has_paused = True
+        if shard in self._shown:
+            _, genes = self._shown.pop(shard)
+            self._run.emit(events.ShardEnded(self._run.clock(), shard, state, genes, ""))
 
     def measured(self, shard: str, genes: float, seconds: float, status: ShardStatus) -> None:
         """See `Listener`."""
         self._uncommitted.add(shard)
         self._run.measured(genes, lost_seconds(genes, seconds, status))
+        if shard in self._shown:
+            device, before = self._shown[shard]
+            self._shown[shard] = device, before + int(genes)
+            numbers = status.ema, status.baseline, status.memory_fraction, status.rung, status.episode_open
+            committed = events.Committed(self._run.clock(), shard, self._slot, device, int(genes), None, *numbers)
+            self._run.emit(committed)
 
     def passed(self, shard: str) -> None:
         """See `Listener`. One before the first batch of a worker has committed nothing."""

@@ -15,17 +15,21 @@ from helix_crawl_otel.core.model import EvidenceValue
 
 __all__ = [
     "Action",
+    "BatchStarted",
     "Committed",
     "Crash",
     "Event",
     "Gate",
     "Ingested",
+    "Ingesting",
     "Interrupted",
     "MetricsAt",
     "ModelLoaded",
+    "ModelLoading",
     "Note",
     "Quarantined",
     "RunStarted",
+    "ShardCounted",
     "ShardEnded",
     "ShardStarted",
     "SourceTrouble",
@@ -66,6 +70,14 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
+class ShardCounted(Event):
+    """In a shard that waits, so many genes are known to lack a vector."""
+
+    shard: str
+    pending: int
+
+
+@dataclass(frozen=True)
 class MetricsAt(Event):
     """The metrics are served there."""
 
@@ -102,6 +114,15 @@ class WorkerEnded(Event):
 
 
 @dataclass(frozen=True)
+class ModelLoading(Event):
+    """A worker loads its model: the first seconds of a worker, and the longest."""
+
+    slot: str
+    model: str
+    device: str
+
+
+@dataclass(frozen=True)
 class ModelLoaded(Event):
     """A worker has its model, after so many seconds."""
 
@@ -109,6 +130,16 @@ class ModelLoaded(Event):
     model: str
     device: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class Ingesting(Event):
+    """A shard's sources are being read: so many of them, and so many genes, so far."""
+
+    shard: str
+    slot: str
+    sources: int
+    genes: int
 
 
 @dataclass(frozen=True)
@@ -124,12 +155,21 @@ class Ingested(Event):
 
 @dataclass(frozen=True)
 class ShardStarted(Event):
-    """A worker encodes a shard, in which so many genes lack a vector."""
+    """A worker encodes a shard, in which so many genes lack a vector; `None` when the driver alone knows."""
 
     shard: str
     slot: str
     device: str
-    pending: int
+    pending: int | None
+
+
+@dataclass(frozen=True)
+class BatchStarted(Event):
+    """A batch is in flight: what a worker that is silent since is stuck in."""
+
+    shard: str
+    slot: str
+    genes: int
 
 
 @dataclass(frozen=True)
@@ -140,7 +180,7 @@ class Committed(Event):
     slot: str
     device: str
     genes: int
-    pending: int
+    pending: int | None
     rate: float | None
     baseline: float | None
     memory_fraction: float | None

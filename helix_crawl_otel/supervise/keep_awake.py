@@ -26,4 +26,6 @@ def keep_awake(wanted: bool, note: Callable[[str], None]) -> Iterator[None]:
                     note("--keep-awake: this system does not let sleep be held off; set it in its power settings")
             except ImportError:
                 note("--keep-awake needs wakepy: `pip install 'helix-crawl-otel[awake]'`; the computer may sleep")
+            except Exception as error:  # noqa: BLE001 - it talks to the desktop's bus: no trouble there may end a run
+                note(f"--keep-awake failed, the computer may sleep: {' '.join(str(error).split())}")
         yield

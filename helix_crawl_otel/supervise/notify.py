@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import shlex
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 __all__ = ["notify"]
 
@@ -18,6 +19,8 @@ logger = logging.getLogger("helix_crawl_otel")
 
 URL_SECONDS = 10.0
 COMMAND_SECONDS = 60.0
+
+STDERR = 2
 
 
 def notify(target: str | None, summary: Mapping[str, Any]) -> None:
@@ -30,13 +33,24 @@ def notify(target: str | None, summary: Mapping[str, Any]) -> None:
     if target is None:
         return
     content = json.dumps(summary).encode()
+    is_url = target.lower().startswith(("http://", "https://"))
     try:
-        if target.lower().startswith(("http://", "https://")):
+        if is_url:
             headers = {"Content-Type": "application/json"}
             request = urllib.request.Request(target, data=content, headers=headers, method="POST")
             with urllib.request.urlopen(request, timeout=URL_SECONDS):
                 return
         words = shlex.split(target, posix=sys.platform != "win32")
-        subprocess.run(words, input=content, timeout=COMMAND_SECONDS, check=True)
-    except (OSError, ValueError, urllib.error.URLError, subprocess.SubprocessError) as error:
-        logger.error("--notify %s failed: %s", target, error)
+        # What it prints must not mix with the events on standard output.
+        subprocess.run(words, input=content, stdout=STDERR, timeout=COMMAND_SECONDS, check=True)
+    except (OSError, ValueError, IndexError, http.client.HTTPException, subprocess.SubprocessError) as error:
+        logger.error("--notify %s failed: %s", _shown(target) if is_url else target, " ".join(str(error).split()))
+
+
+def _shown(url: str) -> str:
+    """A URL without what may be a secret in it: the address of a chat's hook is one."""
+    try:
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.hostname}/..."
+    except ValueError:
+        return "URL"

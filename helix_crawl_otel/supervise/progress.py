@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.numbers import gib, shard_name
 
-__all__ = ["Progress", "ShardProgress"]
+__all__ = ["Activity", "Progress", "ShardProgress"]
 
 RATE_WINDOW_SECONDS = 60.0
 LEAST_COMMITS = 4
+MOST_NAMED = 5
+
+_RUNGS = {"EMPTY_CACHE": 1, "RECYCLE": 2, "DEMOTE_CPU": 3}
 
 
 @dataclass
@@ -19,16 +23,46 @@ class ShardProgress:
     Args:
         slot: The worker's place.
         device: Where it encodes.
-        total: Genes that lacked a vector when it was begun in this run.
+        total: Genes that lacked a vector when it was begun in this run, `None` when nobody knows.
         done: Of those, committed.
-        newest: The newest commit, `None` before the first.
+        rate: Newest average in genes/s, `None` while unknown.
+        baseline: What it is judged by.
+        memory_fraction: Of the device's memory, used.
+        rung: Of the ladder.
+        is_crawling: An episode is open.
+        batch_since: When the batch in flight was begun, `None` when there is none.
+        batch_genes: Its genes.
     """
 
     slot: str
     device: str
-    total: int
+    total: int | None
     done: int = 0
-    newest: events.Committed | None = None
+    rate: float | None = None
+    baseline: float | None = None
+    memory_fraction: float | None = None
+    rung: int = 0
+    is_crawling: bool = False
+    batch_since: float | None = None
+    batch_genes: int = 0
+
+    @property
+    def left(self) -> int:
+        """Genes that still lack a vector, as far as is known."""
+        return 0 if self.total is None else max(0, self.total - self.done)
+
+
+@dataclass
+class Activity:
+    """What a slot does while it encodes nothing.
+
+    Args:
+        text: Such as `loading minilm`.
+        since: When it began.
+    """
+
+    text: str
+    since: float
 
 
 @dataclass
@@ -36,44 +70,69 @@ class Progress:
     """The whole run.
 
     Args:
-        shards: How many there are.
+        shards: How many there are, 0 when nobody knows.
         ended: How many of them are over, those that were complete before included.
         running: Those that a worker is on, by name.
+        waiting: Genes that lack a vector in shards that nobody is on yet, by name, where they have been counted.
+        activities: What slots do that encode nothing at the moment.
         encoded: Genes committed in this run.
         actions: Actions by name.
         crashes: How many.
         quarantined: Genes, in this run.
+        troubles: The first sources that could not be read, with their shard and the reason.
+        quarantines: The first genes that were quarantined, with their shard and the reason.
     """
 
     shards: int = 0
     ended: int = 0
     running: dict[str, ShardProgress] = field(default_factory=dict)
+    waiting: dict[str, int] = field(default_factory=dict)
+    activities: dict[str, Activity] = field(default_factory=dict)
     encoded: int = 0
     actions: dict[str, int] = field(default_factory=dict)
     crashes: int = 0
     quarantined: int = 0
+    troubles: list[dict[str, str]] = field(default_factory=list)
+    quarantines: list[dict[str, str]] = field(default_factory=list)
     _commits: list[tuple[float, int]] = field(default_factory=list)
 
     def take(self, event: events.Event) -> None:
         """Take an event into account."""
         if isinstance(event, events.RunStarted):
             self.shards, self.ended = event.shards, event.complete
+        elif isinstance(event, events.ShardCounted):
+            self.waiting[event.shard] = event.pending
         elif isinstance(event, events.ShardStarted):
-            before = self.running.get(event.shard)
-            done = before.done if before else 0
-            self.running[event.shard] = ShardProgress(event.slot, event.device, event.pending + done, done)
+            self._start(event)
+        elif isinstance(event, events.BatchStarted):
+            shard = self.running.get(event.shard)
+            if shard is not None:
+                shard.batch_since, shard.batch_genes = event.t, event.genes
         elif isinstance(event, events.Committed):
             self._commit(event)
         elif isinstance(event, events.ShardEnded):
             self.running.pop(event.shard, None)
+            self.waiting.pop(event.shard, None)
             self.ended += event.state != "paused"
         elif isinstance(event, events.Action):
-            if event.outcome == "applied":
-                self.actions[event.action] = self.actions.get(event.action, 0) + 1
+            self._act(event)
         elif isinstance(event, events.Crash):
             self.crashes += 1
         elif isinstance(event, events.Quarantined):
             self.quarantined += 1
+            _name(self.quarantines, shard=event.shard, gene=event.gene, reason=event.reason)
+        elif isinstance(event, events.SourceTrouble):
+            _name(self.troubles, shard=event.shard, source=event.source, reason=event.reason)
+        self._note_activity(event)
+
+    def _start(self, event: events.ShardStarted) -> None:
+        before = self.running.get(event.shard)
+        done = before.done if before else 0
+        total = None if event.pending is None else event.pending + done
+        self.waiting.pop(event.shard, None)
+        self.running[event.shard] = ShardProgress(event.slot, event.device, total, done)
+        if before is not None:
+            self.running[event.shard].rung = before.rung
 
     def _commit(self, event: events.Committed) -> None:
         self.encoded += event.genes
@@ -82,10 +141,58 @@ class Progress:
         while len(self._commits) > LEAST_COMMITS and event.t - self._commits[0][0] > RATE_WINDOW_SECONDS:
             self._commits.pop(0)
         shard = self.running.get(event.shard)
-        if shard is not None:
-            shard.done += event.genes
-            shard.total = max(shard.total, shard.done + event.pending)
-            shard.device, shard.newest = event.device, event
+        if shard is None:
+            return
+        shard.done += event.genes
+        if event.pending is not None:
+            shard.total = shard.done + event.pending
+        shard.device, shard.batch_since = event.device, None
+        shard.rate, shard.baseline, shard.memory_fraction = event.rate, event.baseline, event.memory_fraction
+        shard.rung, shard.is_crawling = event.rung, event.is_crawling
+
+    def _act(self, event: events.Action) -> None:
+        shard = self.running.get(event.shard)
+        if event.outcome in ("applied", "overdue"):
+            # Its batch kept it from its boundary, so its worker was ended: for a release that is a recycle.
+            is_late_release = event.outcome == "overdue" and event.action == "EMPTY_CACHE"
+            action = "RECYCLE" if is_late_release else event.action
+            self.actions[action] = self.actions.get(action, 0) + 1
+        if shard is None:
+            return
+        # A batch that crawls commits nothing for minutes: what is known of it comes with the actions.
+        shard.is_crawling = shard.is_crawling or event.action == "DETECT"
+        shard.rung = max(shard.rung, _RUNGS.get(event.action, 0))
+        ema, baseline, memory = (event.evidence.get(key) for key in ("ema", "baseline", "memory_fraction"))
+        if isinstance(ema, (int, float)) and isinstance(baseline, (int, float)):
+            shard.rate, shard.baseline = float(ema), float(baseline)
+        if isinstance(memory, (int, float)):
+            shard.memory_fraction = float(memory)
+
+    def _note_activity(self, event: events.Event) -> None:
+        if isinstance(event, events.WorkerStarted):
+            self._now_does(event.slot, f"process {event.pid} starts", event.t)
+        elif isinstance(event, events.Ingesting):
+            text = f"reading {shard_name(event.shard)}: {event.sources:,} sources, {event.genes:,} genes"
+            self._now_does(event.slot, text, event.t, goes_on="reading")
+        elif isinstance(event, events.ModelLoading):
+            self._now_does(event.slot, f"loading {event.model}", event.t)
+        elif isinstance(event, events.Gate):
+            used = "" if event.used_bytes is None else f", {gib(event.used_bytes)} in use"
+            self._now_does(event.slot, f"waiting for the card's memory{used}", event.t, goes_on="waiting")
+        elif isinstance(event, events.Crash) and event.retry_in_seconds is not None:
+            self._now_does(event.slot, "crashed, about to start again", event.t)
+        elif isinstance(event, (events.ShardStarted, events.ModelLoaded)):
+            self.activities.pop(event.slot, None)
+        elif isinstance(event, events.WorkerEnded):
+            self.activities.pop(event.slot, None)
+            for shard in self.running.values():
+                if shard.slot == event.slot:
+                    shard.batch_since = None
+
+    def _now_does(self, slot: str, text: str, t: float, goes_on: str | None = None) -> None:
+        before = self.activities.get(slot)
+        is_same = before is not None and goes_on is not None and before.text.startswith(goes_on)
+        self.activities[slot] = Activity(text, before.since if before and is_same else t)
 
     def rate(self, now: float) -> float | None:
         """Genes a second over the last minute or the last few batches, all workers together; `None` before that."""
@@ -94,13 +201,23 @@ class Progress:
         seconds = now - self._commits[0][0]
         return sum(genes for _, genes in self._commits[1:]) / seconds if seconds > 0 else None
 
+    @property
+    def left(self) -> int:
+        """Genes that still lack a vector, as far as they have been counted."""
+        return sum(shard.left for shard in self.running.values()) + sum(self.waiting.values())
+
     def to_go(self, now: float) -> float | None:
-        """Seconds that the shards being encoded still need; others are not counted yet. `None` while unknown."""
+        """Seconds that what has been counted still needs at the rate of now. `None` while unknown."""
         rate = self.rate(now)
-        left = sum(shard.total - shard.done for shard in self.running.values())
-        return left / rate if rate and self.running else None
+        is_known = bool(self.running) and all(shard.total is not None for shard in self.running.values())
+        return self.left / rate if rate and is_known else None
 
     @property
     def is_all_known(self) -> bool:
         """Whether no shard waits whose genes nobody has counted."""
-        return self.ended + len(self.running) >= self.shards
+        return self.ended + len(self.running) + len(self.waiting) >= self.shards
+
+
+def _name(named: list[dict[str, str]], **content: str) -> None:
+    if len(named) < MOST_NAMED:
+        named.append(content)

@@ -127,6 +127,7 @@ class Session:
         self._refresh = refresh
         self._supervisor: Supervisor | None = None
         self._closing = ExitStack()
+        self.folder = options.folder
         self.clock = scaled_clock(awake_clock(), options.clock_rate)
         options.folder.mkdir(parents=True, exist_ok=True)
         self.timeline = TimelineWriter(options.folder / "timeline.jsonl", self.clock)

@@ -1,0 +1,151 @@
+"""The three ways to show a run: JSON lines, plain lines, live bars."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import logging
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.display import Announcer, JsonDisplay, PlainDisplay
+from helix_crawl_otel.supervise.display_live import LiveDisplay
+from helix_crawl_otel.supervise.summary import Summary
+from tests.display.story import STORY
+
+SUMMARY = Summary(0, 12.0, 5)
+
+
+def _kinds() -> list[type[events.Event]]:
+    return [getattr(events, name) for name in events.__all__ if name != "Event"]
+
+
+def test_the_story_holds_every_kind_of_event() -> None:
+    """Otherwise the tests below prove less than they say."""
+    assert {type(event) for event in STORY} == set(_kinds())
+
+
+@pytest.mark.parametrize("event", STORY, ids=[f"{n}-{event.kind}" for n, event in enumerate(STORY)])
+def test_every_event_comes_back_from_json(event: events.Event) -> None:
+    """Each line has the event's own keys, and nothing is lost on the way."""
+    line = json.loads(json.dumps(event.to_json()))
+    kinds: dict[str, Any] = {kind.__name__.lower(): kind for kind in _kinds()}
+    kind = kinds[line.pop("event").replace("_", "")]
+    assert set(line) == {field.name for field in dataclasses.fields(kind)}
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in line.items()}
+    assert kind(**values) == event
+
+
+def test_json_counts_from_the_first_event_and_ends_with_the_summary() -> None:
+    """One object a line, flushed."""
+    stream = io.StringIO()
+    announcer = Announcer(JsonDisplay(stream))
+    for event in STORY:
+        announcer.emit(event)
+    announcer.refresh(500.0)
+    announcer.end(SUMMARY.to_json(), SUMMARY.text())
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == [*(event.kind for event in STORY), "summary"]
+    assert lines[0]["t"] == 0.0
+    assert lines[-1]["encoded"] == 5
+
+
+def test_plain_lines_tell_the_story_once() -> None:
+    """Each thing in a line of its own; actions are left to the log, whose lines say more of them."""
+    stream = io.StringIO()
+    announcer = Announcer(PlainDisplay(stream))
+    for event in STORY:
+        announcer.emit(event)
+    announcer.end(SUMMARY.to_json(), SUMMARY.text())
+    text = stream.getvalue()
+    assert "helix-crawl build a --out b: 3 shards, 1 complete already; minilm on cuda:0 (as asked for)\n" in text
+    assert "worker cuda:0 starts, process 4711\n" in text
+    assert "shard . (loose files): 1 source, 640 genes new, 1 source skipped (no text)\n" in text
+    assert "loading minilm on cuda:0\n" in text
+    assert "(1 restart left)" in text
+    assert "EMPTY_CACHE" not in text
+    assert "\x1b" not in text
+    assert text.endswith("done after 12 s: 5 genes encoded\n")
+
+
+def test_plain_progress_comes_every_half_minute_also_while_nothing_is_encoded() -> None:
+    """A model that loads for a minute is told of."""
+    stream = io.StringIO()
+    announcer = Announcer(PlainDisplay(stream))
+    for event in STORY[:9]:
+        announcer.emit(event)
+    for second in range(103, 165):
+        announcer.refresh(float(second))
+    assert stream.getvalue().count("loading minilm, for ") == 2
+
+
+def test_two_workers_on_the_cpu_are_counted() -> None:
+    """Not `cpu, cpu`."""
+    stream = io.StringIO()
+    PlainDisplay(stream).show(
+        events.RunStarted(0.0, "c", "o", "minilm", ("cpu", "cpu"), "no card", 1, 0),
+        Announcer(JsonDisplay(stream)).progress,
+    )
+    assert "c: 1 shard; minilm on 2 x cpu (no card)" in stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_live_bars_fit_their_terminal(width: int) -> None:
+    """Whatever its width, a crawl is seen; no line of the bars is wider than the terminal."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=width, height=20, color_system=None, highlight=False)
+    announcer = Announcer(LiveDisplay(console))
+    for event in STORY:
+        if event.t <= 200.0:
+            announcer.emit(event)
+    stream.truncate(0)
+    stream.seek(0)
+    announcer.refresh(260.0)
+    drawn = stream.getvalue()
+    announcer.end(SUMMARY.to_json(), SUMMARY.text())
+    rows = [row.rpartition("\x1b[2K")[2] for row in drawn.splitlines()]
+    assert "CRAWLING" in drawn
+    assert "1 of 3 shards" in drawn
+    assert max(len(row) for row in rows) <= width
+    words = " ".join(drawn.split())
+    assert "batch of 64 running for 2 min 20 s, memory 99 %, rung 1" in words
+
+
+def test_log_lines_stand_above_the_bars_whole_and_once() -> None:
+    """They can be grepped: no line break is put in; afterwards the logger is as it was."""
+    stream = io.StringIO()
+    logger = logging.getLogger("helix_crawl_otel")
+    before = logger.propagate, list(logger.handlers)
+    display = LiveDisplay(Console(file=stream, force_terminal=True, width=40, color_system=None))
+    line = "[crawl-watchdog] issued action=DETECT shard=a " + "x" * 100
+    logger.warning("%s", line)
+    display.close()
+    assert stream.getvalue().count(line) == 1
+    assert (logger.propagate, list(logger.handlers)) == before
+
+
+class _Gone(io.StringIO):
+    """A stream whose reader goes away after some lines."""
+
+    lines = 0
+
+    def write(self, text: str) -> int:
+        self.lines += 1
+        if self.lines > 2:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def test_a_reader_that_goes_away_ends_the_show_not_the_run() -> None:
+    """Progress is still counted, for the summary."""
+    stream = _Gone()
+    announcer = Announcer(JsonDisplay(stream))
+    for event in STORY:
+        announcer.emit(event)
+    announcer.end(SUMMARY.to_json(), SUMMARY.text())
+    assert len(stream.getvalue().splitlines()) == 2
+    assert announcer.progress.encoded == 128

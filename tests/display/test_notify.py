@@ -1,0 +1,136 @@
+"""`--notify` and `--keep-awake`: somebody is told, and what goes wrong there is one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel.supervise.keep_awake import keep_awake
+from helix_crawl_otel.supervise.notify import notify
+
+SUMMARY = {"exit_code": 0, "encoded": 5}
+
+
+@contextmanager
+def _server(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    got: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        """Keeps what it is sent."""
+
+        def do_POST(self) -> None:
+            got.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/hook?token=secret", got
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_url_gets_the_summary(caplog: pytest.LogCaptureFixture) -> None:
+    """By POST, as JSON; nothing is logged."""
+    with _server(b"HTTP/1.0 204 No Content\r\n\r\n") as (url, got):
+        notify(url, SUMMARY)
+    assert [json.loads(content) for content in got] == [SUMMARY]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.0 500 Trouble\r\n\r\n", b"this is no HTTP\r\n\r\n", b""], ids=["500", "garbage", "nothing"]
+)
+def test_a_url_that_fails_is_one_line_without_its_secret(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the server answers, nothing is raised."""
+    with caplog.at_level(logging.ERROR), _server(answer) as (url, _):
+        notify(url, SUMMARY)
+    (record,) = caplog.records
+    assert record.message.startswith("--notify http://127.0.0.1/... failed: ")
+    assert "secret" not in record.message
+    assert "\n" not in record.message
+
+
+def _python(code: str) -> str:
+    return f'"{sys.executable}" -c "{code}"' if sys.platform == "win32" else shlex.join([sys.executable, "-c", code])
+
+
+def test_a_command_gets_the_summary(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """On its standard input; what it prints does not mix with the events on standard output."""
+    program = tmp_path / "told.py"
+    program.write_text(f"import sys; open({str(tmp_path / 'got')!r}, 'w').write(sys.stdin.read()); print('hello')")
+    notify(f"{shlex.quote(sys.executable)} {shlex.quote(str(program))}", SUMMARY)
+    assert json.loads((tmp_path / "got").read_text()) == SUMMARY
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "hello" in err
+
+
+@pytest.mark.parametrize(
+    "target", ["no-such-command-anywhere", "", "'unfinished", _python("raise SystemExit(3)"), "http://[bad/"]
+)
+def test_a_command_that_fails_is_one_line(target: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The run is over, and went as it went."""
+    with caplog.at_level(logging.ERROR):
+        notify(target, SUMMARY)
+    (record,) = caplog.records
+    assert record.message.startswith("--notify ")
+    assert "\n" not in record.message
+
+
+def test_nobody_is_told_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    """No target, no trouble."""
+    notify(None, SUMMARY)
+    assert caplog.records == []
+
+
+def test_without_wakepy_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence says what to install."""
+    monkeypatch.setitem(sys.modules, "wakepy", None)
+    notes: list[str] = []
+    with keep_awake(True, notes.append):
+        pass
+    assert notes == ["--keep-awake needs wakepy: `pip install 'helix-crawl-otel[awake]'`; the computer may sleep"]
+    with keep_awake(False, notes.append):
+        pass
+    assert len(notes) == 1
+
+
+def test_a_desktop_in_trouble_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library talks to the desktop's bus, and anything may come from there; the run's own errors pass through."""
+
+    def running(on_fail: str) -> None:
+        raise RuntimeError(f"no bus\n({on_fail})")
+
+    module = types.ModuleType("wakepy")
+    vars(module)["keep"] = types.SimpleNamespace(running=running)
+    monkeypatch.setitem(sys.modules, "wakepy", module)
+    notes: list[str] = []
+    with pytest.raises(KeyError), keep_awake(True, notes.append):
+        raise KeyError
+    assert notes == ["--keep-awake failed, the computer may sleep: no bus (pass)"]
+
+
+def test_the_real_wakepy_holds_sleep_off_or_says_that_it_cannot() -> None:
+    """Where it is installed: never an exception, at most one sentence."""
+    pytest.importorskip("wakepy", reason="the extra `awake` is not installed")
+    notes: list[str] = []
+    with keep_awake(True, notes.append):
+        pass
+    assert len(notes) <= 1

@@ -1,0 +1,114 @@
+"""What a run has come to, from its events alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.progress import Progress
+from helix_crawl_otel.supervise.sentences import progress_lines, progress_text
+from tests.display.story import told
+
+
+def test_time_to_go_covers_shards_that_wait() -> None:
+    """512 genes are left in the running shard and 400 in the one that waits; all is known, so no `at least`."""
+    progress = told(120.0)
+    assert progress.left == 912
+    assert progress.is_all_known
+    assert progress.rate(120.0) == pytest.approx(16.0)
+    assert progress.to_go(120.0) == pytest.approx(57.0)
+    assert progress_text(120.0, progress) == "1 of 3 shards, 128 of 1,040 genes, 16.0 genes/s, 57 s to go"
+
+
+def test_a_shard_that_nobody_has_counted_makes_it_at_least() -> None:
+    """Also beside shards that are known."""
+    progress = told(120.0)
+    progress.shards += 1
+    assert progress_text(120.0, progress) == (
+        "1 of 4 shards, 128 of at least 1,040 genes, 16.0 genes/s, at least 57 s to go"
+    )
+
+
+def test_a_batch_that_crawls_shows_its_age_and_its_crawl() -> None:
+    """Nothing is committed for 80 s: the age of the batch, the rate, the rung and the crawl are seen all the same."""
+    lines = progress_lines(200.0, told(200.0))
+    assert lines[1] == (
+        "  . (loose files): 20 %, CRAWLING, cuda:0 0.3 of 15.3 genes/s, "
+        "batch of 64 running for 1 min 20 s, memory 99 %, rung 1"
+    )
+    assert "0.76 genes/s" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("t", "says"),
+    [
+        (100.5, "cuda:0: process 4711 starts, for 0.4 s"),
+        (101.5, "cuda:0: reading . (loose files): 3 sources, 90 genes, for 0.5 s"),
+        (110.0, "cuda:0: loading minilm, for 8.0 s"),
+        (203.0, "waiting for the card's memory, 11.0 GiB in use, for 1.0 s"),
+        (207.5, "crashed, about to start again"),
+    ],
+)
+def test_what_a_worker_does_that_encodes_nothing(t: float, says: str) -> None:
+    """A start, a model that loads and a wait for memory are never mere silence."""
+    assert says in "\n".join(progress_lines(t, told(t)))
+
+
+def test_a_worker_that_is_gone_has_no_batch() -> None:
+    """Its batch stops ageing; what is known of the shard stays."""
+    shard = told(201.0).running["."]
+    assert shard.batch_since is None
+    assert shard.rung == 1
+
+
+def test_an_overdue_release_is_counted_as_the_recycle_that_it_became() -> None:
+    """DESIGN.md, section 5."""
+    assert told(210.0).actions == {"DETECT": 1, "RECYCLE": 1}
+
+
+def test_troubles_are_named_up_to_a_few() -> None:
+    """So that the end can say which, whatever their number."""
+    progress = Progress()
+    for n in range(9):
+        progress.take(events.SourceTrouble(0.0, "a", f"{n}.txt", "gone"))
+        progress.take(events.Quarantined(0.0, "a", f"g{n}", "poison"))
+    assert [row["source"] for row in progress.troubles] == [f"{n}.txt" for n in range(5)]
+    assert len(progress.quarantines) == 5
+    assert progress.quarantined == 9
+
+
+def test_a_restart_counts_nothing_twice() -> None:
+    """The shard goes on with what it had done; its total stays."""
+    progress = told(206.0)
+    progress.take(events.ShardStarted(230.0, ".", "cuda:0", "cuda:0", 512))
+    assert (progress.running["."].done, progress.running["."].total) == (128, 640)
+    assert progress.running["."].rung == 1
+
+
+def test_a_driver_of_the_users_own_has_no_totals() -> None:
+    """Genes and rate are shown, no share and no time to go."""
+    progress = Progress()
+    progress.take(events.RunStarted(0.0, "c", "o", "job.py", ("cuda:0",), "w", 0, 0))
+    progress.take(events.ShardStarted(1.0, "a", "job", "cuda:0", None))
+    for t in (2.0, 4.0):
+        progress.take(events.Committed(t, "a", "job", "cuda:0", 8, None, 4.0, 4.0, None, 0, False))
+    assert progress.to_go(4.0) is None
+    assert progress_lines(4.0, progress) == ["16 genes, 4.0 genes/s", "  a: cuda:0 4.0 of 4.0 genes/s"]
+
+
+def test_nothing_known_is_no_number() -> None:
+    """Before the first event, and at a clock that stands still."""
+    progress = Progress()
+    assert progress.rate(0.0) is None
+    assert progress.to_go(0.0) is None
+    assert progress_text(0.0, progress) == "0 genes"
+
+
+def test_between_two_shards_no_total_is_made_up() -> None:
+    """What is done is all that is known: it is not `128 of at least 128`."""
+    progress = Progress()
+    progress.take(events.RunStarted(0.0, "c", "o", "minilm", ("cpu",), "w", 2, 0))
+    progress.take(events.ShardStarted(1.0, "a", "cpu", "cpu", 128))
+    progress.take(events.Committed(2.0, "a", "cpu", "cpu", 128, 0, 8.0, 8.0, None, 0, False))
+    progress.take(events.ShardEnded(2.0, "a", "done", 128, ""))
+    assert progress_text(2.0, progress) == "1 of 2 shards, 128 genes"

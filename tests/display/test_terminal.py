@@ -1,0 +1,148 @@
+"""A real build on real streams: a terminal, a pipe whose reader goes, no standard output, odd letters."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.rig import COMMAND, Rig
+
+DEADLINE_SECONDS = 60.0
+
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX terminals and shells")
+
+
+def _command(rig: Rig, *more: str) -> list[str]:
+    return [*COMMAND, "build", str(rig.source), "--out", str(rig.out), *rig.options, *more]
+
+
+@needs_posix
+def test_a_terminal_is_left_as_it_was_after_an_interrupt(rig: Rig) -> None:
+    """Bars are drawn; Ctrl-C pauses; the cursor is shown again, the settings are the old ones, the summary is last."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    rig.write_shards(1, 4, 40)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    before = termios.tcgetattr(theirs)
+    environ = {**rig.environ, "TERM": "xterm-256color"}
+    command = _command(rig, "--fault", "slow:seconds=0.3", "--batch-size", "4")
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True)
+    try:
+        seen = _read_until(ours, process, b"genes/s")
+        process.send_signal(signal.SIGINT)
+        seen += _read_until(ours, process, b"goes on where it was")
+        assert process.wait(DEADLINE_SECONDS) == 75
+        after = termios.tcgetattr(theirs)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        os.close(ours)
+        os.close(theirs)
+    assert after == before
+    assert seen.count(b"\x1b[?25l") == seen.count(b"\x1b[?25h") > 0
+    assert "━".encode() in seen
+    assert b"exit code     75: paused, nothing is lost" in seen
+    assert b"Traceback" not in seen
+
+
+def _read_until(terminal: int, process: subprocess.Popen[bytes], wanted: bytes) -> bytes:
+    import select
+
+    seen = b""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while wanted not in seen and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.1)[0]:
+            seen += os.read(terminal, 65536)
+        elif process.poll() is not None:
+            break
+    assert wanted in seen, seen.decode(errors="replace")[-2000:]
+    return seen
+
+
+@pytest.mark.parametrize("form", ["--plain", "--json"])
+def test_a_reader_that_has_seen_enough(rig: Rig, form: str) -> None:
+    """`| head -1`: the build goes on to its end, with its own exit code and without a traceback."""
+    rig.write_shards(2, 2, 8)
+    process = subprocess.Popen(_command(rig, form), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=rig.environ)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(DEADLINE_SECONDS) == 0
+    assert errors == b""
+    assert rig.verify()["missing"] == 0
+
+
+@needs_posix
+@pytest.mark.parametrize("form", ["", "--plain", "--json"])
+def test_no_standard_output_at_all(rig: Rig, form: str) -> None:
+    """`>&-`: there is nothing to show on, and the build is done all the same."""
+    rig.write_shards(1, 1, 4)
+    command = _command(rig, *([form] if form else []))
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command],
+        check=False,
+        stderr=subprocess.PIPE,
+        env=rig.environ,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rig.verify()["missing"] == 0
+
+
+def test_letters_that_the_console_cannot_show(rig: Rig) -> None:
+    """They are shown as something else; the build is not ended by them."""
+    rig.write({"日本/文.txt": "Some text.", "loose.txt": "Other text."})
+    environ = {**rig.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(_command(rig), check=False, capture_output=True, env=environ, timeout=DEADLINE_SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert b"shard ??" in done.stdout
+    assert b"shard . (loose files): 1 source, 1 gene new" in done.stdout
+    assert b"\x1b" not in done.stdout
+
+
+def test_a_command_is_told_of_the_end(rig: Rig, tmp_path: Path) -> None:
+    """With the summary that `--json` prints, and after it."""
+    rig.write({"a/one.txt": "Some text."})
+    program = tmp_path / "told.py"
+    program.write_text(f"import sys; open({str(tmp_path / 'got.json')!r}, 'w').write(sys.stdin.read())")
+    done = rig.build("--notify", f"{sys.executable} {program}")
+    assert done.code == 0
+    assert {"event": "summary", **json.loads((tmp_path / "got.json").read_text())} == done.summary
+
+
+def test_a_driver_of_the_users_own_is_shown_as_well(rig: Rig) -> None:
+    """`run`: its shards begin and end, and its batches carry rate and baseline."""
+    program = rig.folder / "job.py"
+    program.write_text(
+        "from helix_crawl_otel import CrawlWatch\n"
+        "with CrawlWatch() as watch, watch.shard('mine', device='cpu') as shard:\n"
+        "    for _ in range(12):\n"
+        "        with shard.batch(genes=8):\n"
+        "            sum(range(20000))\n"
+        "        shard.boundary()\n"
+    )
+    state = str(rig.folder / "state")
+    done = rig.run([*COMMAND, "run", "--no-metrics", "--json", "--state", state, "--", sys.executable, str(program)])
+    assert done.code == 0, done.errors
+    assert [event["shard"] for event in done.of("shard_started")] == ["mine"]
+    committed = done.of("committed")
+    assert [event["genes"] for event in committed] == [8] * 12
+    assert committed[-1]["rate"] > 0
+    assert committed[-1]["baseline"] > 0
+    assert [(event["state"], event["encoded"]) for event in done.of("shard_ended")] == [("done", 96)]
+    assert done.summary["encoded"] == 96
