@@ -134,7 +134,7 @@ def build_through(rig: Rig, kills: int, *more: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_build_that_is_killed_again_and_again(rig: Rig) -> None:
-    """Forty-five kills at random moments: the digest of an undisturbed build, no gene doubled, no process left."""
+    """Forty-five of the sixty kills of CI: the digest of an undisturbed build, no gene doubled, no process left."""
     build_through(rig, 45)
 
 
