@@ -18,6 +18,7 @@ from helix_crawl_otel.backfill.encoders.base import ModelError
 from helix_crawl_otel.backfill.errors import StoreError
 from helix_crawl_otel.backfill.walk import UnreadableSource
 from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.dashboards import command as dashboards
 from helix_crawl_otel.doctor import command as doctor
 from helix_crawl_otel.replay import replay, simulate
 from helix_crawl_otel.supervise import run
@@ -28,7 +29,7 @@ __all__ = ["main"]
 
 DONE, FAILED, USAGE, NEVER, INTERRUPTED = 0, 1, 2, 78, 130
 
-COMMANDS = (demo, build, backfill, run, verify, query, replay, simulate, doctor)
+COMMANDS = (demo, build, backfill, run, verify, query, replay, simulate, doctor, dashboards)
 """Modules that have `register(subparsers)`; it sets `func`, which takes the parsed arguments and returns the exit code.
 Heavy imports belong inside `func`."""
 

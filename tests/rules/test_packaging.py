@@ -32,7 +32,7 @@ def pinned(text: str) -> dict[str, str]:
         if not line.strip() or line.startswith("#"):
             continue
         name, exact, version = line.partition("==")
-        if not exact or not re.fullmatch(r"[\w.+]+", version):
+        if not exact or not re.fullmatch(r"[\w.+!]+", version):
             raise ValueError(f"not an exact version: {line!r}")
         pins[normal(name)] = version
     return pins

@@ -1,0 +1,1 @@
+"""Grafana boards, alert rules and provisioning files, and the command that writes them."""

@@ -1,0 +1,98 @@
+"""`helix-crawl dashboards`: writes the boards, rules and provisioning files, and says what to do with them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.dashboards.shipped import RUNBOOK, shipped_files
+
+__all__ = ["register", "run"]
+
+_DESCRIPTION = """\
+Write the Grafana boards, the Prometheus rules with their alerts, provisioning files for both, an example for
+Alertmanager, and the runbook that the alerts link to."""
+
+_EPILOG = """\
+examples:
+  helix-crawl dashboards monitoring
+  helix-crawl dashboards monitoring --runbook-base https://wiki.example/helix-crawl/runbook
+
+Links lead to the copy of the runbook in DIR unless --runbook-base says where a browser finds it: a browser follows no
+link from a web page to a file.
+
+exit codes: 0 done; 1 a file could not be written; 2 wrong option, or DIR holds files that differ."""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "dashboards",
+        help="write the Grafana boards, alert rules and provisioning files",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="where to; made if it is not there")
+    parser.add_argument(
+        "--runbook-base", metavar="URL", help="address of the runbook, to which #section is added (the copy in DIR)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace files in DIR that differ")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the command out. Returns its exit code.
+
+    Raises:
+        ConfigError: The address is none, or files that differ are in the way. Nothing has been written then.
+        OSError: A file cannot be written.
+    """
+    folder: Path = args.folder
+    texts = shipped_files(_address(args.runbook_base, folder))
+    differing = [name for name, text in texts.items() if not _is_free(folder / name, text)]
+    if differing and not args.force:
+        raise ConfigError(
+            f"DIR is {str(folder)!r} and holds other versions of {', '.join(differing)}; "
+            "accepted: another folder, or --force to replace them. Nothing was written"
+        )
+    for name, text in texts.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    sys.stdout.write(_next_steps(folder, texts))
+    return 0
+
+
+def _address(given: str | None, folder: Path) -> str:
+    if given is None:
+        return (folder.absolute() / RUNBOOK).as_uri()
+    if not re.fullmatch(r"(https?|file)://[^\s\"'<>\\#{}$]+", given):
+        raise ConfigError(f"--runbook-base is {given!r}; accepted: an http, https or file URL without an anchor")
+    return given
+
+
+def _is_free(path: Path, text: str) -> bool:
+    """Nothing is there, or the same."""
+    if path.is_dir():
+        return False
+    return not path.exists() or path.read_bytes().replace(b"\r\n", b"\n") == text.encode()
+
+
+def _next_steps(folder: Path, texts: Mapping[str, str]) -> str:
+    here = folder.absolute()
+    return f"""\
+{len(texts)} files in {folder}
+
+Grafana     Dashboards, New, Import: {folder / "grafana" / "boards" / "helix-crawl-job.json"}
+            and helix-crawl-fleet.json; or copy grafana/provisioning and grafana/boards to its machine
+Prometheus  rule_files: ["{(here / "prometheus" / "rules").as_posix()}/helix-crawl-*.yml"]
+            and scrape 127.0.0.1:9464, as in {folder / "prometheus" / "prometheus.yml"}
+Alerts      a receiver of yours in {folder / "alertmanager" / "alertmanager.yml"}
+What to do  {folder / RUNBOOK}
+"""

@@ -1,0 +1,45 @@
+"""Makes the boards that the package carries.
+
+    python -m tests.dashboards.make
+
+The files are committed; a test makes them again and compares.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+from tests.dashboards.fleet_board import fleet_board
+from tests.dashboards.job_board import ANNOTATIONS, job_board
+from tests.rules.tree import PACKAGE
+
+__all__ = ["FOLDER", "made_boards"]
+
+FOLDER = PACKAGE / "dashboards" / "files" / "grafana" / "boards"
+
+
+def made_boards() -> Mapping[Path, str]:
+    """File and text of every board."""
+    return {
+        FOLDER / "helix-crawl-job.json": _text(job_board()),
+        FOLDER / "helix-crawl-fleet.json": _text(fleet_board()),
+    }
+
+
+def _text(builder: dashboard.Dashboard) -> str:
+    plain = json.loads(JSONEncoder(sort_keys=True).encode(builder.build()))
+    plain["annotations"] = {"list": ANNOTATIONS}
+    for number, panel in enumerate(plain["panels"], start=1):
+        panel["id"] = number
+    return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    for path, text in made_boards().items():
+        path.write_text(text, encoding="utf-8", newline="\n")
+        print(path.name)

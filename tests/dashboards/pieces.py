@@ -1,0 +1,263 @@
+"""Pieces that both boards are built from: selectors, variables, panels, annotations.
+
+Built with `grafana-foundation-sdk` of the flavour for Grafana 11.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, statetimeline, timeseries
+from grafana_foundation_sdk.models import common as common_models
+from grafana_foundation_sdk.models import dashboard as models
+
+__all__ = [
+    "DEVICES",
+    "JOBS",
+    "RUNBOOK",
+    "RUNG_TEXTS",
+    "SHARDS",
+    "Target",
+    "annotation",
+    "board",
+    "graph",
+    "link",
+    "number",
+    "states",
+    "steps",
+    "text_of",
+]
+
+RUNBOOK = "runbook.md"
+"""Stands for the runbook's address; `helix-crawl dashboards` puts the real one in its place."""
+
+JOBS = 'job=~"$job", instance=~"$instance"'
+DEVICES = f'{JOBS}, device=~"$device"'
+SHARDS = f'{DEVICES}, shard=~"$shard"'
+
+SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
+
+RUNG_TEXTS = {
+    0: ("nothing needed", "green"),
+    1: ("cache emptied", "yellow"),
+    2: ("worker recycled", "orange"),
+    3: ("on the CPU", "red"),
+}
+
+Target = tuple[str, str]
+"""PromQL and legend."""
+
+AnyPanel = TypeVar("AnyPanel", stat.Panel, timeseries.Panel, statetimeline.Panel)
+
+
+def steps(*pairs: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
+    """Thresholds: from which value on which colour; the first value is None."""
+    found = [models.Threshold(value, color) for value, color in pairs]
+    return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(found)
+
+
+def text_of(values: dict[int, tuple[str, str]]) -> list[Any]:
+    """Value mappings: number to text and colour."""
+    options = {
+        str(value): models.ValueMappingResult(text=text, color=color, index=index)
+        for index, (value, (text, color)) in enumerate(values.items())
+    }
+    return [models.ValueMap(options=options)]
+
+
+def link(section: str) -> dashboard.DashboardLink:
+    """A link of a panel to the section of the runbook."""
+    title = "Runbook" if not section else f"Runbook: {section}"
+    return (
+        dashboard.DashboardLink(title)
+        .type(models.DashboardLinkType.LINK)
+        .url(f"{RUNBOOK}#{section}" if section else f"{RUNBOOK}#contents")
+        .target_blank(True)
+    )
+
+
+def _common(panel: AnyPanel, title: str, says: str, targets: list[Target], section: str, *, instant: bool) -> AnyPanel:
+    panel.title(title).description(says).datasource(SOURCE)
+    for number_, (expr, legend) in enumerate(targets):
+        query = prometheus.Dataquery().expr(expr).legend_format(legend or "__auto").ref_id(chr(ord("A") + number_))
+        panel.with_target(query.instant() if instant else query.range())
+    if section:
+        panel.links([link(section)])
+    return panel
+
+
+def number(
+    title: str,
+    says: str,
+    expr: str,
+    *,
+    unit: str = "none",
+    width: int = 4,
+    thresholds: dashboard.ThresholdsConfig | None = None,
+    texts: dict[int, tuple[str, str]] | None = None,
+    unknown: str = "no data",
+    section: str = "",
+    decimals: int | None = None,
+) -> stat.Panel:
+    """One number, large, its background in the colour of its meaning."""
+    panel = _common(stat.Panel(), title, says, [(expr, "")], section, instant=True)
+    panel.unit(unit).no_value(unknown).height(4).span(width)
+    panel.color_mode(common_models.BigValueColorMode.BACKGROUND).graph_mode(common_models.BigValueGraphMode.NONE)
+    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    panel.thresholds(thresholds or steps((None, "blue")))
+    if texts:
+        panel.mappings(text_of(texts))
+    if decimals is not None:
+        panel.decimals(decimals)
+    return panel
+
+
+def graph(
+    title: str,
+    says: str,
+    *targets: Target,
+    unit: str = "none",
+    width: int = 12,
+    height: int = 8,
+    thresholds: dashboard.ThresholdsConfig | None = None,
+    section: str = "",
+    least: float | None = 0,
+    is_log: bool = False,
+    dashed: str = "",
+    bars: bool = False,
+) -> timeseries.Panel:
+    """Lines over time.
+
+    Args:
+        title: Of the panel.
+        says: What it shows and how to read it.
+        targets: PromQL and legend of each query.
+        unit: Grafana's name of it.
+        width: Of 24.
+        height: In rows.
+        thresholds: Drawn as lines.
+        section: Of the runbook.
+        least: Lower end of the axis, None for the data's.
+        is_log: Logarithmic axis.
+        dashed: Regular expression of legends that are limits: dashed and thin.
+        bars: Counts an interval, stacked.
+    """
+    panel = _common(timeseries.Panel(), title, says, list(targets), section, instant=False)
+    panel.unit(unit).height(height).span(width).fill_opacity(0).line_width(2).span_nulls(False)
+    panel.show_points(common_models.VisibilityMode.AUTO)
+    panel.tooltip(
+        common.VizTooltipOptions().mode(common_models.TooltipDisplayMode.MULTI).sort(common_models.SortOrder.DESCENDING)
+    )
+    panel.legend(
+        common.VizLegendOptions()
+        .display_mode(common_models.LegendDisplayMode.LIST)
+        .placement(common_models.LegendPlacement.BOTTOM)
+        .show_legend(True)
+    )
+    if least is not None and not is_log:
+        panel.min(least)
+    if is_log:
+        scale = common.ScaleDistributionConfig().type(common_models.ScaleDistribution.LOG).log(10)
+        panel.scale_distribution(scale)
+    if thresholds is not None:
+        panel.thresholds(thresholds)
+        style = common.GraphThresholdsStyleConfig().mode(common_models.GraphThresholdsStyleMode.DASHED)
+        panel.thresholds_style(style)
+    if dashed:
+        panel.override_by_regexp(
+            dashed,
+            [
+                models.DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),
+                models.DynamicConfigValue("custom.lineWidth", 1),
+            ],
+        )
+    if bars:
+        panel.draw_style(common_models.GraphDrawStyle.BARS).fill_opacity(70).decimals(0)
+        panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
+    return panel
+
+
+def states(
+    title: str,
+    says: str,
+    *targets: Target,
+    texts: dict[int, tuple[str, str]],
+    width: int = 12,
+    height: int = 8,
+    section: str = "",
+) -> statetimeline.Panel:
+    """A band of states a series."""
+    panel = _common(statetimeline.Panel(), title, says, list(targets), section, instant=False)
+    panel.height(height).span(width).mappings(text_of(texts)).merge_values(True).fill_opacity(80).row_height(0.8)
+    panel.show_value(common_models.VisibilityMode.AUTO).thresholds(steps((None, "gray")))
+    return panel
+
+
+def annotation(name: str, color: str, expr: str, title: str) -> dict[str, Any]:
+    """Marks on every graph, from a query. Plain JSON: the SDK's class lacks the fields that Prometheus wants."""
+    return {
+        "datasource": {"type": "prometheus", "uid": "${datasource}"},
+        "enable": True,
+        "expr": expr,
+        "hide": False,
+        "iconColor": color,
+        "name": name,
+        "step": "15s",
+        "tagKeys": "shard,action,outcome,device",
+        "textFormat": "{{instance}}",
+        "titleFormat": title,
+    }
+
+
+def _variable(name: str, label: str, metric: str, *, multi: bool) -> dashboard.QueryVariable:
+    every = models.VariableOption(selected=True, text=["All"], value=["$__all"])
+    variable = (
+        dashboard.QueryVariable(name)
+        .label(label)
+        .datasource(SOURCE)
+        .query({"query": f"label_values({metric}, {name})", "refId": f"variable-{name}"})
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+        .multi(multi)
+        .include_all(multi)
+    )
+    # `.*` also takes series without the label: beyond 1,000 shards the label `shard` is left out.
+    return variable.all_value(".*").current(every) if multi else variable
+
+
+def board(uid: str, title: str, says: str, *, many: bool) -> dashboard.Dashboard:
+    """An empty board with its variables and links.
+
+    Args:
+        uid: Kept for ever: bookmarks hold it.
+        title: Shown.
+        says: Description.
+        many: Whether job and instance take more than one.
+    """
+    genes = "helix_dense_genes_total"
+    limit = "helix_dense_crawl_limit_ratio"
+    return (
+        dashboard.Dashboard(title)
+        .uid(uid)
+        .description(says)
+        .tags(["helix-crawl"])
+        .editable()
+        .refresh("10s")
+        .time("now-3h", "now")
+        .timezone("browser")
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .with_variable(_variable("job", "Job", limit, multi=many))
+        .with_variable(_variable("instance", "Instance", f'{limit}{{job=~"$job"}}', multi=many))
+        .with_variable(_variable("device", "Device", f"{genes}{{{JOBS}}}", multi=True))
+        .with_variable(_variable("shard", "Shard", f"{genes}{{{DEVICES}}}", multi=True))
+        .link(link(""))
+        .link(
+            dashboard.DashboardLink("Helix crawl boards")
+            .type(models.DashboardLinkType.DASHBOARDS)
+            .tags(["helix-crawl"])
+            .as_dropdown(True)
+            .include_vars(True)
+            .keep_time(True)
+        )
+    )

@@ -1,0 +1,116 @@
+"""`helix-crawl dashboards`: what it writes, from here and from an installed wheel, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel.cli import main
+from tests.dashboards.shipped import ALERTS, FILES
+from tests.rules.tree import ROOT
+
+ADDRESS = re.compile(r'"([a-z]+:[^"#]*)#')
+
+
+def written(folder: Path) -> dict[str, str]:
+    """Every file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def addresses(texts: dict[str, str]) -> set[str]:
+    """Where links to the runbook lead."""
+    return {found for text in texts.values() for found in ADDRESS.findall(text)}
+
+
+def test_everything_is_written_and_the_next_steps_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Boards, rules, provisioning, example and runbook; links lead to the copy of the runbook."""
+    folder = tmp_path / "two words" / "monitoring"
+    assert main(["dashboards", str(folder)]) == 0
+    texts = written(folder)
+    carried = {path.relative_to(FILES).as_posix() for path in FILES.rglob("*") if path.is_file()}
+    assert set(texts) == carried | {"runbook.md"}
+    assert texts["runbook.md"] == (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    assert addresses(texts) == {(folder / "runbook.md").as_uri()}
+    assert not any('"runbook.md#' in text for text in texts.values())
+    said = capsys.readouterr().out
+    assert f"{len(texts)} files in {folder}" in said
+    assert "rule_files:" in said
+    assert "helix-crawl-job.json" in said
+
+
+def test_links_lead_where_they_are_told(tmp_path: Path) -> None:
+    """`--runbook-base`: every alert and panel."""
+    assert main(["dashboards", str(tmp_path), "--runbook-base", "https://wiki.example/runbook"]) == 0
+    texts = written(tmp_path)
+    assert addresses(texts) == {"https://wiki.example/runbook"}
+    for alert in ALERTS:
+        rules = texts["prometheus/rules/helix-crawl-alerts.yml"]
+        assert f'runbook_url: "https://wiki.example/runbook#{alert.lower()}"' in rules
+
+
+def test_the_same_again_is_no_trouble_and_a_changed_file_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What somebody has edited is not overwritten unless asked, and then nothing else is written either."""
+    assert main(["dashboards", str(tmp_path)]) == 0
+    assert main(["dashboards", str(tmp_path)]) == 0
+    mine = tmp_path / "alertmanager" / "alertmanager.yml"
+    mine.write_text("route: mine\n")
+    (tmp_path / "compose.yml").unlink()
+    assert main(["dashboards", str(tmp_path)]) == 2
+    assert "holds other versions of alertmanager/alertmanager.yml; accepted: another" in capsys.readouterr().err
+    assert mine.read_text() == "route: mine\n"
+    assert not (tmp_path / "compose.yml").exists()
+    assert main(["dashboards", str(tmp_path), "--force"]) == 0
+    assert mine.read_text() != "route: mine\n"
+
+
+@pytest.mark.parametrize("address", ["wiki", "https://wiki/#top", 'https://wiki/"', "ftp://wiki/x", "https://a b"])
+def test_an_address_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str) -> None:
+    """It would break the files, or every link."""
+    assert main(["dashboards", str(tmp_path / "out"), "--runbook-base", address]) == 2
+    assert f"--runbook-base is {address!r}; accepted: an http, https or file URL" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence and exit code 1."""
+    (tmp_path / "file").write_text("")
+    assert main(["dashboards", str(tmp_path / "file" / "below")]) == 1
+    assert "helix-crawl: error: " in capsys.readouterr().err
+
+
+@pytest.mark.timeout(180)
+def test_an_installed_wheel_writes_them_too(tmp_path: Path) -> None:
+    """Built, installed into a folder of its own, and run from elsewhere: nothing comes from this tree."""
+    dist, site, out = tmp_path / "dist", tmp_path / "site", tmp_path / "out"
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    built = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(dist), str(ROOT)]
+    subprocess.run(built, check=True, timeout=120, capture_output=True)
+    wheel = next(dist.glob("*.whl"))
+    installed = [*pip, "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
+    subprocess.run(installed, check=True, timeout=120, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "helix_crawl_otel", "dashboards", str(out)],
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (site / "helix_crawl_otel" / "dashboards" / "files" / "runbook.md").is_file()
+    here = tmp_path / "here"
+    assert main(["dashboards", str(here)]) == 0
+    assert set(written(out)) == set(written(here))
+    assert written(out)["runbook.md"] == written(here)["runbook.md"]
