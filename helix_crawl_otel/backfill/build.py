@@ -16,7 +16,10 @@ _DESCRIPTION = """\
 Cuts the tree SRC into shards (a top-level folder each, and one for the loose files), its text into passages, and
 encodes every passage, supervised: a card that crawls is noticed while it happens, its cache is released, its worker
 replaced, the shard finished on the CPU. It can be ended at any moment, and the same command goes on where it was.
-Sources that changed are taken in again; what is complete is skipped without loading a model."""
+Sources that changed are taken in again; what is complete is skipped without loading a model.
+
+Left out of SRC: names that begin with a dot, __pycache__, node_modules, the output folder, links to folders, and files
+that are no text (UTF-8, or UTF-16 with a mark); the last are counted. No .gitignore is read."""
 
 _EPILOG = """\
 examples:

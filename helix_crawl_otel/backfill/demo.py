@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import shutil
+import sys
 import sysconfig
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from helix_crawl_otel.backfill import build, query, verify
 
-__all__ = ["register"]
+__all__ = ["default_folder", "register"]
 
 FOLDERS = ("json", "logging", "sqlite3", "wsgiref", "urllib")
 """Of Python's own standard library: some 700 passages, a few minutes on two cores."""
 
-QUESTION = "parse a JSON document and report where it is malformed"
+QUESTION = "error for invalid JSON with line and column number"
+"""Its best answer is `json/decoder.py`, where `JSONDecodeError` is."""
 
 _DESCRIPTION = f"""\
 Builds a few folders of Python's standard library ({", ".join(FOLDERS)}) with the real MiniLM model, a few minutes on
@@ -31,33 +35,60 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    default = Path(tempfile.gettempdir()) / "helix-crawl-demo"
-    parser.add_argument("--out", default=str(default), metavar="DIR", help=f"where to build (default {default})")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where to build (default: helix-crawl/demo in the user's folder of caches)"
+    )
     build.add_build_options(parser)
     parser.set_defaults(func=_command)
 
 
 def _command(args: argparse.Namespace) -> int:
-    out = Path(args.out).expanduser().absolute()
+    default = default_folder(os.environ, sys.platform, Path("~").expanduser())
+    out = (Path(args.out).expanduser() if args.out else default).absolute()
     source = _sources(out / "source")
+    args.prune = True  # what another Python had and this one has not
     code = build.build(args, source, out / "shards")
     if code != 0 or args.json:
         return code
-    print("\nhelix-crawl verify:")
+    shards = shlex.quote(str(out / "shards"))
+    print(f"\nIs every gene there? helix-crawl verify {shards}")
     code = verify.verify([out / "shards"], as_json=False)
-    print(f"\nhelix-crawl query: {QUESTION!r}")
+    print("\nIs the build any good? The genes nearest to a question, best first:")
+    print(f"helix-crawl query {shards} {shlex.quote(QUESTION)}")
     model = None if args.model in ("minilm", "hashing") else args.model
     query.show(query.query(out / "shards", QUESTION, 3, model))
+    print("\nNow your own files: helix-crawl build FOLDER --out DIR")
+    print(f"The demo lies in {out}; delete it when you are done with it.")
     return code
 
 
+def default_folder(environ: Mapping[str, str], platform: str, home: Path) -> Path:
+    """Where the demo builds: a folder of the user's own, where caches go on this system.
+
+    Args:
+        environ: Of the process.
+        platform: As `sys.platform` has it.
+        home: The user's folder.
+    """
+    if platform == "win32":
+        caches = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif platform == "darwin":
+        caches = home / "Library" / "Caches"
+    else:
+        caches = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return caches / "helix-crawl" / "demo"
+
+
 def _sources(folder: Path) -> Path:
-    """A copy of the folders, without caches and tests: the library itself is only read."""
+    """A copy of the folders, without caches and tests: the library itself is only read. That of another Python goes."""
     library = Path(sysconfig.get_path("stdlib"))
+    wanted = {folder / name / path.name for name in FOLDERS for path in (library / name).glob("*.py")}
+    for old in set(folder.glob("*/*.py")) - wanted:
+        old.unlink()
     for name in FOLDERS:
         for path in sorted((library / name).glob("*.py")):
             target = folder / name / path.name
-            if not target.exists():
+            if not target.exists() or target.read_bytes() != path.read_bytes():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, target)
     return folder

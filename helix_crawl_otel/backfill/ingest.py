@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from helix_crawl_otel.backfill.chunk import ChunkRule, chunks
 from helix_crawl_otel.backfill.genes import Gene, SourceMark, content_hash, gene_id
+from helix_crawl_otel.backfill.gone import TREE_NOTE
 from helix_crawl_otel.backfill.sources import SourceTable
 from helix_crawl_otel.backfill.store import ShardStore
 from helix_crawl_otel.backfill.text import NotText, SourceText, read_text
@@ -112,6 +113,9 @@ class _Ingest:
     def run(self, plan: ShardPlan, prune: bool, should_stop: Callable[[], bool]) -> IngestReport:
         report = self._report
         wanted = fingerprint(plan, self._rule.fingerprint)
+        tree = [str(plan.root), plan.name]
+        if self._table.note(TREE_NOTE) != tree:
+            self._table.set_note(TREE_NOTE, tree)
         marks = self._table.marks()
         left = set(marks)
         for item in sources_of(plan):

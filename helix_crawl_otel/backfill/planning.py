@@ -5,6 +5,7 @@ Source: DESIGN.md, section 8, "Salvage".
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from helix_crawl_otel.backfill.agreement import is_of_model
 from helix_crawl_otel.backfill.build_job import ShardWork
 from helix_crawl_otel.backfill.chunk import ChunkRule
 from helix_crawl_otel.backfill.errors import ShardCorrupt, StoreError
+from helix_crawl_otel.backfill.gone import gone_shards
 from helix_crawl_otel.backfill.options import EncodeOptions
 from helix_crawl_otel.backfill.salvage import Salvage, count_quarantined, salvage, set_aside
 from helix_crawl_otel.backfill.task import Assignment
@@ -60,8 +62,10 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
     """
     planned = Planned()
     rule = ChunkRule().fingerprint
-    for plan in plan_shards(root, output):
+    plans = plan_shards(root, output)
+    for plan in plans:
         path = output / plan.file
+        pending = None
         if path.exists():
             try:
                 found = salvage(path)
@@ -76,6 +80,7 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
                     planned.complete.append(path)
                     planned.complete_genes += found.genes
                     continue
+                pending = found.pending if unchanged and not options.reencode else None
         assignment = Assignment(
             plan.name,
             str(path),
@@ -86,7 +91,13 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
             prune=prune,
             retry_quarantined=options.retry_quarantined,
         )
-        planned.works.append(ShardWork(assignment))
+        planned.works.append(ShardWork(assignment, pending))
+    for name, path in gone_shards(root, output, {plan.file for plan in plans}):
+        if prune:
+            assignment = Assignment(name, str(path), epoch=0, source=str(root), output=str(output), prune=True)
+            planned.works.append(ShardWork(assignment))
+        else:
+            planned.notes.append(f"{path.name} is of {name!r}, which is gone from {root}; --prune removes its genes")
     return planned
 
 
@@ -116,7 +127,7 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions) -> Planned:
             reencode=options.reencode,
             retry_quarantined=options.retry_quarantined,
         )
-        planned.works.append(ShardWork(assignment))
+        planned.works.append(ShardWork(assignment, None if options.reencode else found.pending))
     return planned
 
 
@@ -131,5 +142,5 @@ def _is_done(found: Salvage, path: Path, options: EncodeOptions) -> bool:
 
 def _names(paths: Sequence[Path]) -> Callable[[Path], str]:
     """Shards by the names of their files, with the folder's before it where two are the same."""
-    stems = [path.stem for path in paths]
-    return lambda path: path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}"
+    stems = Counter(path.stem for path in paths)
+    return lambda path: path.stem if stems[path.stem] == 1 else f"{path.parent.name}/{path.stem}"

@@ -90,7 +90,7 @@ def work_on(
 def _ingest(store: ShardStore, assignment: Assignment, report: Reporter, pausing: Callable[[], bool]) -> None:
     assert assignment.source is not None
     output = Path(assignment.output) if assignment.output else None
-    plan = plan_named(Path(assignment.source), output, assignment.shard)
+    plan = plan_named(Path(assignment.source), output, assignment.shard, may_be_gone=assignment.prune)
 
     def progress(so_far: IngestProgress) -> None:
         report("ingesting", shard=assignment.shard, sources=so_far.sources, genes=so_far.genes)

@@ -110,8 +110,14 @@ def plan_shards(root: Path, output: Path | None) -> list[ShardPlan]:
     return [ShardPlan(name, files[name], root, output) for name in sorted(names)]
 
 
-def plan_named(root: Path, output: Path | None, name: str) -> ShardPlan:
+def plan_named(root: Path, output: Path | None, name: str, *, may_be_gone: bool = False) -> ShardPlan:
     """One shard of a tree, by its name.
+
+    Args:
+        root: The tree.
+        output: See `plan_shards`.
+        name: Of the shard.
+        may_be_gone: A shard that is not there any more is one without sources.
 
     Raises:
         UnreadableSource: There is none of that name any more.
@@ -119,6 +125,8 @@ def plan_named(root: Path, output: Path | None, name: str) -> ShardPlan:
     for plan in plan_shards(root, output):
         if plan.name == name:
             return plan
+    if may_be_gone:
+        return ShardPlan(name, file_names([name])[name], root, output)
     raise UnreadableSource(f"{root} has no folder {name!r} any more")
 
 

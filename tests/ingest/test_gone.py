@@ -1,0 +1,45 @@
+"""Promises about a whole folder that is gone: its genes stay until `--prune`, and no other tree's are touched."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.rig import COMMAND, Rig, prose
+from tests.store.shards import rows
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    """Two folders, built."""
+    rig = Rig(tmp_path).write({"a/one.txt": prose(1, 6), "b/two.txt": prose(2, 6)})
+    assert rig.build().code == 0
+    return rig
+
+
+def test_a_folder_that_is_gone_is_told_of_and_pruned_when_asked(rig: Rig) -> None:
+    """Its shard is left empty, and is not told of again."""
+    before = rig.verify()["genes"]
+    shutil.rmtree(rig.source / "b")
+    done = rig.build()
+    assert done.code == 0
+    assert any("b.db is of 'b', which is gone" in note["text"] for note in done.of("note"))
+    assert rig.verify()["genes"] == before
+    assert rig.build("--prune").code == 0
+    assert rows(rig.out / "b.db", "SELECT count(*) FROM genes") == [(0,)]
+    assert rig.verify()["code"] == 0
+    done = rig.build()
+    assert not any("b.db" in note["text"] for note in done.of("note"))
+
+
+def test_shards_of_another_tree_are_not_pruned(rig: Rig) -> None:
+    """Two trees may have one output."""
+    other = rig.folder / "other"
+    (other / "c").mkdir(parents=True)
+    (other / "c/three.txt").write_text(prose(3, 4), encoding="utf-8")
+    before = rig.verify()["genes"]
+    done = rig.run([*COMMAND, "build", str(other), "--out", str(rig.out), *rig.options, "--json", "--prune"])
+    assert done.code == 0, done.errors
+    assert rig.verify()["genes"] == before + done.summary["encoded"]
