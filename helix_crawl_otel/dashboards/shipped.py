@@ -23,7 +23,8 @@ def shipped_files(runbook: str) -> Mapping[str, str]:
         runbook: Address of the runbook, without an anchor.
     """
     found = dict(_below(files("helix_crawl_otel.dashboards") / "files", ""))
-    found.setdefault(RUNBOOK, _runbook_of_the_tree())
+    if RUNBOOK not in found:
+        found[RUNBOOK] = _runbook_of_the_tree()
     return {
         name: text if name == RUNBOOK else text.replace(f'"{RUNBOOK}#', f'"{runbook}#')
         for name, text in sorted(found.items())
