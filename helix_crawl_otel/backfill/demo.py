@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import shutil
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from helix_crawl_otel.backfill import build, query, verify
+from helix_crawl_otel.backfill.options import read_encode_options
 
 __all__ = ["default_folder", "register"]
 
@@ -43,7 +43,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _command(args: argparse.Namespace) -> int:
-    default = default_folder(os.environ, sys.platform, Path("~").expanduser())
+    default = default_folder(read_encode_options(args).common.environ, sys.platform, Path("~").expanduser())
     out = (Path(args.out).expanduser() if args.out else default).absolute()
     source = _sources(out / "source")
     args.prune = True  # what another Python had and this one has not

@@ -1,0 +1,49 @@
+"""Promises of `demo`: it says what it shows, can be started again, and builds in a folder of the user's own."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel.backfill.demo import default_folder
+from tests.jobs.rig import COMMAND
+
+
+def demo(out: Path) -> str:
+    """What it prints."""
+    command = [*COMMAND, "demo", "--out", str(out), "--model", "hashing", "--no-metrics"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_builds_verifies_asks_and_says_what_next(tmp_path: Path) -> None:
+    """The second time nothing is encoded again, and a file that this Python does not have has gone from the sources."""
+    first = demo(tmp_path)
+    for said in ("Is every gene there?", "digest ", "1. 0.", "helix-crawl build FOLDER --out DIR"):
+        assert said in first
+    old = tmp_path / "source" / "json" / "of_another_python.py"
+    old.write_text("print('an older one')", encoding="utf-8")
+    (tmp_path / "source" / "json" / "decoder.py").write_text("# of another Python", encoding="utf-8")
+    second = demo(tmp_path)
+    assert not old.exists()
+    assert [line for line in first.splitlines() if "digest" in line] == [
+        line for line in second.splitlines() if "digest" in line
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environ", "platform", "wanted"),
+    [
+        ({}, "linux", "home/.cache"),
+        ({"XDG_CACHE_HOME": "caches"}, "linux", "caches"),
+        ({}, "darwin", "home/Library/Caches"),
+        ({}, "win32", "home/AppData/Local"),
+        ({"LOCALAPPDATA": "local"}, "win32", "local"),
+    ],
+)
+def test_the_default_is_the_users_own_folder(environ: dict[str, str], platform: str, wanted: str) -> None:
+    """Two users of one machine are not in each other's way."""
+    assert default_folder(environ, platform, Path("home")) == Path(wanted) / "helix-crawl" / "demo"
