@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from helix_crawl_otel.memory.nvml import NvmlProbe
+from helix_crawl_otel.memory.nvml_api import call
+from helix_crawl_otel.memory.nvml_cards import find_card
 
 __all__ = ["MIB", "ROOT", "filled", "python", "used_bytes", "used_less_than", "uses_cuda"]
 
@@ -51,14 +53,10 @@ def used_less_than(most: int, seconds: float = 30.0) -> int:
 
 
 def uses_cuda(pid: int) -> bool:
-    """Whether a process computes on a card. NVML alone, which a supervisor does use, opens no unified memory."""
-    links = []
-    for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
-        try:
-            links.append(str(descriptor.readlink()))
-        except OSError:
-            continue  # closed meanwhile
-    return any(link.startswith("/dev/nvidia-uvm") for link in links)
+    """Whether a process has a CUDA context, as NVML lists them. NVML itself makes none in the process that asks."""
+    call("nvmlInit")
+    handle, _ = find_card(0, os.environ)
+    return pid in {int(process.pid) for process in call("nvmlDeviceGetComputeRunningProcesses", handle)}
 
 
 @contextmanager

@@ -24,10 +24,12 @@ from helix_crawl_otel.memory.torch_cuda import TorchProbe
 from helix_crawl_otel.release import release_cache
 
 MIB = 1024**2
-found = {"uuid": str(getattr(torch.cuda.get_device_properties(0), "uuid", ""))}
+found = {}
 nvml, of_torch = NvmlProbe("cuda:0", os.environ), TorchProbe("cuda:0")
 both = CombinedProbe([NvmlProbe("cuda:0", os.environ), TorchProbe("cuda:0")])
 found["before_cuda"] = [of_torch().used_bytes, of_torch.why, release_cache(), torch.cuda.is_initialized()]
+
+found["uuid"] = str(getattr(torch.cuda.get_device_properties(0), "uuid", ""))  # starts CUDA
 
 def look(name):
     torch.cuda.synchronize()
