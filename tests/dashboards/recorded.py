@@ -14,7 +14,7 @@ from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.pipeline import Pipeline, RunningBatch
 from helix_crawl_otel.replay.order import in_order
-from helix_crawl_otel.timeline import BatchEvent, MemoryEvent, WorkerEvent, read_timeline
+from helix_crawl_otel.timeline import BatchEvent, Event, MemoryEvent, WorkerEvent, read_timeline
 
 __all__ = ["SCRAPE_SECONDS", "WHO", "scraped"]
 
@@ -77,25 +77,27 @@ def scraped(path: Path, *, action: str, device: str | None = None, tail_seconds:
                 due[what] += SCRAPE_SECONDS
         clock[0] = t
 
-    events = [event for event in read_timeline(path) if isinstance(event, BatchEvent | MemoryEvent | WorkerEvent)]
+    wanted = (BatchEvent, MemoryEvent, WorkerEvent)
+    events: list[Event] = [event for event in read_timeline(path) if isinstance(event, wanted)]
     running: dict[int, RunningBatch] = {}
     opened: dict[str, str] = {}
-    for t, number, event, begins in in_order(list(events)):
+    for t, number, event, begins in in_order(events):
         advance(t)
-        at = device or event.device
         if isinstance(event, MemoryEvent):
             if device is None:
-                pipeline.read_memory(at, MemoryReading(event.used_bytes, event.limit_bytes), {"nvml": True})
+                reading = MemoryReading(event.used_bytes, event.limit_bytes)
+                pipeline.read_memory(event.device, reading, {"nvml": True})
         elif isinstance(event, WorkerEvent):
-            pipeline.start_worker("one", at, event.reason or "first", pid=1)
-        elif begins:
+            pipeline.start_worker("one", device or event.device, event.reason or "first", pid=1)
+        elif isinstance(event, BatchEvent) and begins:
+            at = device or event.device
             if opened.get(event.shard) != at:
                 for shard in opened.keys() - {event.shard}:
                     pipeline.close_shard(shard, "done")
                 opened = {event.shard: at}
                 pipeline.open_shard(event.shard, "one", at, list(ActionKind))
             running[number] = pipeline.start_batch(event.shard, "one", at, event.genes, event.work)
-        else:
+        elif isinstance(event, BatchEvent):
             batch = running.pop(number, None)
             if batch is not None:
                 pipeline.finish_batch(batch, event.seconds)

@@ -1,6 +1,6 @@
 """When each alert fires and when it stays quiet, by `promtool test rules`.
 
-Each case asks for every alert that ever fired, so that a case for one alert is a case for the silence of the nine others.
+Each case asks for every alert that ever fired: a case for one alert is a case for the silence of the nine others.
 """
 
 from __future__ import annotations

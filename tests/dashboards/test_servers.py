@@ -1,0 +1,160 @@
+"""A real run of the product, on a modelled card, scraped by a real Prometheus: every query returns series.
+
+The run goes down the whole ladder in about 15 seconds. What is said in minutes in rules and boards is shortened for it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helix_crawl_otel.cli import main
+from tests.dashboards.servers import HERE, Prometheus, free_port, server, wait_until, webhook
+from tests.dashboards.shipped import ALERTS, BOARDS, Query, known_metrics, queries
+from tests.jobs.rig import Rig
+from tests.programs import require_program
+
+RUNBOOK = "https://wiki.example/runbook"
+
+NOT_IN_THIS_RUN = {
+    "HelixCrawlBatchStuck": "no batch of the run lasts ten minutes",
+    "HelixCrawlRecycleLoop": "two shards make three restarts",
+    "HelixCrawlProbeDown": "the modelled card can always be read",
+    "HelixCrawlNoProgress": "genes are encoded within every quarter of an hour",
+    "HelixCrawlJobGone": "the job comes to its end",
+    "HelixCrawlShardFailed": "no shard fails",
+    "HelixCrawlActionOverdue": "whether an action is overdue depends on the pace of the machine",
+}
+"""Alerts whose expression need not return anything here; `test_alerts` shows each of them firing."""
+
+
+@dataclass
+class Watched:
+    """What was seen of the run."""
+
+    prometheus: Prometheus
+    begun: float
+    ended: float = 0.0
+    summary: dict[str, Any] = field(default_factory=dict)
+    arrived: list[dict[str, Any]] = field(default_factory=list)
+
+
+def shortened(text: str) -> str:
+    """Minutes become seconds: the run's clock is fast."""
+    return re.sub(r"\bfor: \d+[mh]\b", "for: 1s", text)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """Servers first, then the job, then everything as it was at its end."""
+    folder = tmp_path_factory.mktemp("servers")
+    programs = [require_program(name) for name in ("prometheus", "prometheus-alertmanager")]
+    job, prometheus_port, alertmanager_port = free_port(), free_port(), free_port()
+    assert main(["dashboards", str(folder / "files"), "--runbook-base", RUNBOOK]) == 0
+    config, alerting = folder / "files" / "prometheus", folder / "files" / "alertmanager"
+    rules = config / "rules" / "helix-crawl-alerts.yml"
+    rules.write_text(shortened(rules.read_text(encoding="utf-8")))
+    shipped = (config / "prometheus.yml").read_text(encoding="utf-8")
+    with webhook() as (address, arrived):
+        text = shipped.replace("15s", "1s").replace(":9464", f":{job}").replace(":9093", f":{alertmanager_port}")
+        (config / "prometheus.yml").write_text(text)
+        path = alerting / "alertmanager.yml"
+        text = path.read_text(encoding="utf-8").replace("group_wait: 30s", "group_wait: 0s")
+        path.write_text(text.replace("http://127.0.0.1:8080/alert", address))
+        first = [
+            programs[0],
+            f"--config.file={config / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'tsdb'}",
+            f"--web.listen-address={HERE}:{prometheus_port}",
+        ]
+        second = [
+            programs[1],
+            f"--config.file={path}",
+            f"--storage.path={folder / 'alerts'}",
+            f"--web.listen-address={HERE}:{alertmanager_port}",
+            "--cluster.listen-address=",
+        ]
+        with (
+            server(second, f"http://{HERE}:{alertmanager_port}/-/ready", folder / "alertmanager.log"),
+            server(first, f"http://{HERE}:{prometheus_port}/-/ready", folder / "prometheus.log"),
+        ):
+            seen = Watched(Prometheus(prometheus_port), time.time(), arrived=arrived)
+            rig = Rig(folder, ("--model", "hashing", "--metrics-port", str(job)))
+            rig.write_shards(2, 12, 60)
+            faults = ("card:fragment_gib=0.6,cpu_tokens_per_second=400", "clock:rate=30", "slow:seconds=0.01")
+            done = rig.build("--batch-size", "8", *(word for fault in faults for word in ("--fault", fault)))
+            assert done.code == 0, done.errors
+            seen.ended, seen.summary = time.time(), done.summary
+            yield seen
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def filled(expr: str) -> str:
+    """A query as Grafana would send it, every variable at `All`."""
+    expr = re.sub(r"\$(job|instance|device|shard)\b", ".*", expr)
+    expr = expr.replace("$__rate_interval", "4s").replace("$__range:15s", "60s:1s").replace("$__range", "60s")
+    return expr.replace("offset 1m", "offset 2s")
+
+
+@pytest.mark.timeout(180)
+def test_the_run_goes_down_the_whole_ladder(watched: Watched) -> None:
+    """Else the queries below would be asked of a job that nothing happens to."""
+    assert {"DETECT", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"} <= set(watched.summary["actions"])
+    assert {"first", "recycle", "demote"} <= set(watched.summary["starts"])
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("board", BOARDS, ids=lambda path: str(path.stem))
+def test_every_query_of_a_board_returns_series(watched: Watched, board: Path) -> None:
+    """Panels, annotations and variables; without `or vector(0)`, which would return something of anything."""
+    empty: list[Query] = []
+    for query in queries(board):
+        assert "$" not in filled(query.expr), query
+        if not watched.prometheus.series(filled(query.expr), watched.begun, watched.ended):
+            empty.append(query)
+    assert empty == []
+
+
+@pytest.mark.timeout(180)
+def test_every_rule_is_healthy_and_returns_series(watched: Watched) -> None:
+    """Recording rules all of them; alerts those whose condition the run meets."""
+    groups = watched.prometheus.get("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert {rule["health"] for rule in rules} == {"ok"}
+    assert {rule["name"] for rule in rules if rule["type"] == "alerting"} == set(ALERTS)
+    silent = [
+        rule["name"] for rule in rules if not watched.prometheus.series(rule["query"], watched.begun, watched.ended)
+    ]
+    assert set(silent) <= set(NOT_IN_THIS_RUN)
+
+
+@pytest.mark.timeout(180)
+def test_a_scrape_shows_what_the_table_promises(watched: Watched) -> None:
+    """Every name that the table gives an instrument, and none beside it."""
+    names = watched.prometheus.get("label/__name__/values", start=watched.begun, end=watched.ended)
+    shown = {name for name in names if name.startswith("helix_dense_")}
+    assert shown == known_metrics()
+
+
+@pytest.mark.timeout(180)
+def test_an_alert_arrives_at_a_webhook(watched: Watched) -> None:
+    """Prometheus, Alertmanager, webhook: with its texts filled in and the address of its section of the runbook."""
+
+    def on_cpu() -> list[dict[str, Any]]:
+        return [alert for alert in watched.arrived if alert["labels"]["alertname"] == "HelixCrawlOnCpu"]
+
+    wait_until(lambda: bool(on_cpu()), "the alert")
+    alert = on_cpu()[0]
+    assert alert["status"] == "firing"
+    assert alert["labels"]["severity"] == "warning"
+    assert re.fullmatch(r"Shard shard-\d on 127\.0\.0\.1:\d+ has gone to the CPU", alert["annotations"]["summary"])
+    assert alert["annotations"]["runbook_url"] == f"{RUNBOOK}#helixcrawloncpu"
+    severities = {alert["labels"]["severity"] for alert in watched.arrived}
+    assert severities <= {"critical", "warning"}, "info wakes nobody"
