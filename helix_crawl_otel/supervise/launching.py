@@ -12,7 +12,6 @@ from helix_crawl_otel.link.channel import open_pair
 from helix_crawl_otel.supervise.ear import Ear, LeftOpen, Voice
 from helix_crawl_otel.supervise.job import Launch, Start
 from helix_crawl_otel.supervise.mailbox import Mailbox
-from helix_crawl_otel.supervise.process import spawn
 from helix_crawl_otel.supervise.relay import Relay
 from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.worker import Worker
@@ -44,7 +43,7 @@ def launch_worker(run: Run, slot: str, start: Start, left: LeftOpen) -> Worker:
             stack.enter_context(closing(end))
             path = _log_file(run.logs, slot) if launch.is_ours else None
             output = stack.enter_context(path.open("ab")) if path is not None else None
-            process = spawn(
+            process = run.spawn(
                 launch.argv,
                 env={**launch.environ, **end.environment()},
                 popen_arguments=end.popen_arguments(),

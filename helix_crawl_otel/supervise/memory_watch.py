@@ -85,6 +85,7 @@ class MemoryWatch:
         clock_rate: Seconds of that clock a second of the world's.
         environ: Of the workers, for the numbering of cards.
         on_error: Called with what went wrong in a sampler.
+        card_probe: Makes what reads a card in this process; a seam for tests.
 
     Threads: any; `_lock` guards the samplers and readings.
     """
@@ -98,6 +99,7 @@ class MemoryWatch:
         clock_rate: float,
         environ: Mapping[str, str],
         on_error: Callable[[Exception], None],
+        card_probe: Callable[[str, Mapping[str, str]], Probe] = NvmlProbe,
     ) -> None:
         self._pipeline = pipeline
         self._clock = clock
@@ -105,6 +107,7 @@ class MemoryWatch:
         self._clock_rate = clock_rate
         self._environ = environ
         self._on_error = on_error
+        self._card_probe = card_probe
         self._lock = threading.Lock()
         self._samplers: dict[str, MemorySampler] = {}
         self._reported: dict[str, ReportedProbe] = {}
@@ -182,7 +185,7 @@ class MemoryWatch:
         if name.kind != "cuda":
             return [UnknownProbe(device, name.kind, f"no memory probe for {name.kind} devices")]
         self._reported[device] = ReportedProbe(device, FRESH_TICKS * self._tick_seconds, self._clock)
-        return [NvmlProbe(device, self._environ), self._reported[device]]
+        return [self._card_probe(device, self._environ), self._reported[device]]
 
     def _deliver(
         self,

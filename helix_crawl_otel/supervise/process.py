@@ -16,18 +16,55 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from helix_crawl_otel.supervise.family import descendants
 from helix_crawl_otel.supervise.job_object import JobObject
 from helix_crawl_otel.supervise.launch import set_parent_death_signal
 
-__all__ = ["WorkerProcess", "die_with_parent", "exit_text", "python_command", "spawn"]
+__all__ = ["Process", "Spawn", "WorkerProcess", "die_with_parent", "exit_text", "python_command", "spawn"]
 
 KILL_SECONDS = 10.0
 """What a killed process gets to be gone. One that is stuck in the driver is not, however long one waits."""
 
 LOOK_SECONDS = 0.02
+
+
+class Process(Protocol):
+    """A worker's process, as its slot sees it; see `WorkerProcess`."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its code, `None` while it runs."""
+
+    def poll(self) -> int | None:
+        """Its code, `None` while it runs."""
+
+    def interrupt(self) -> None:
+        """What a terminal sends it on Ctrl-C."""
+
+    def end(self, grace_seconds: float) -> bool:
+        """Ask it to end, then kill it. Returns whether it is gone."""
+
+
+class Spawn(Protocol):
+    """How a process is started; see `spawn`."""
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        popen_arguments: Mapping[str, Any],
+        stdout: BinaryIO | None,
+        stderr: BinaryIO | None,
+        is_ours: bool,
+    ) -> Process:
+        """Start it."""
 
 
 class WorkerProcess:

@@ -14,6 +14,7 @@ from helix_crawl_otel.supervise.ending import Ending
 from helix_crawl_otel.supervise.gate import GateState
 from helix_crawl_otel.supervise.job import Job, Start
 from helix_crawl_otel.supervise.memory_watch import MemoryWatch
+from helix_crawl_otel.supervise.process import Spawn, spawn
 
 __all__ = ["Run", "Totals"]
 
@@ -51,6 +52,7 @@ class Run:
         logs: Folder of our own workers' log files, `None` when workers write where the supervisor does.
         is_modelled: A modelled card is laid over the workers' devices.
         demoted: Shards that have to be finished on the CPU; single operations only.
+        spawn: Starts a worker's process; a seam for tests.
 
     Threads: `wake` and `measured` from any; the rest is the supervisor's.
     """
@@ -68,10 +70,12 @@ class Run:
         logs: Path | None,
         is_modelled: bool,
         demoted: set[str],
+        spawn: Spawn = spawn,
     ) -> None:
         self.job = job
         self.pipeline = pipeline
         self.memory = memory
+        self.spawn = spawn
         self.clock = clock
         self.tick_seconds = tick_seconds
         self.clock_rate = clock_rate

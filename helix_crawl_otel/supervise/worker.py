@@ -8,7 +8,7 @@ from typing import Any
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed
 from helix_crawl_otel.supervise.ear import Ear
 from helix_crawl_otel.supervise.mailbox import Mailbox
-from helix_crawl_otel.supervise.process import WorkerProcess
+from helix_crawl_otel.supervise.process import Process
 from helix_crawl_otel.supervise.relay import Relay
 from helix_crawl_otel.supervise.run_state import Run
 
@@ -33,7 +33,7 @@ class Worker:
 
     def __init__(
         self,
-        process: WorkerProcess,
+        process: Process,
         channel: Channel,
         mailbox: Mailbox,
         relay: Relay,

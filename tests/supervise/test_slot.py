@@ -1,0 +1,358 @@
+"""Workers that follow each other in a slot: recycled, demoted, crashed, ended by force, paused, stuck."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel.core.decisions import Decision, What
+from helix_crawl_otel.core.model import ActionKind
+from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.slot import HELLO_SECONDS, SILENT_SECONDS, Phase
+from tests.supervise.stage import Stage, build_job
+from tests.watch.rig import TICK
+
+GIB = 1024**3
+
+
+def test_the_whole_ladder_and_back_to_the_card() -> None:
+    """Released, recycled, sent to the CPU for the shard, and the next shard is on the card again."""
+    with Stage() as stage:
+        first = stage.begin()
+        assert first.hello()["demoted_shard"] is None
+        assert not first.open("a")
+        stage.healthy(first, "a")
+        first.acknowledge(stage.crawl(first, "a", "EMPTY_CACHE"))
+        first.acknowledge(stage.crawl(first, "a", "RECYCLE"))
+        first.leave(75)
+
+        second = stage.next_worker(2)
+        second.hello()
+        assert not second.open("a")
+        second.acknowledge(stage.crawl(second, "a", "DEMOTE_CPU"))
+        assert stage.pipeline.status("a").rung == 3
+        second.leave(79)
+
+        third = stage.next_worker(3)
+        assert third.environ["BGEM3_DEVICE"] == "cpu"
+        assert third.environ["CUDA_VISIBLE_DEVICES"] == "-1"
+        assert third.hello()["demoted_shard"] == "a"
+        assert not third.open("a", "cpu")
+        third.close("a")
+        third.leave(79)
+
+        fourth = stage.next_worker(4)
+        assert "CUDA_VISIBLE_DEVICES" not in fourth.environ
+        assert fourth.hello()["demoted_shard"] is None
+        assert not fourth.open("b")
+        fourth.close("b")
+        fourth.leave(0)
+        stage.turn()
+        assert stage.slot.phase is Phase.OVER
+        assert stage.starts() == [("cuda:0", "first"), ("cuda:0", "recycle"), ("cpu", "demote"), ("cuda:0", "resume")]
+        assert stage.outcomes() == {"EMPTY_CACHE/applied": 1, "RECYCLE/applied": 1, "DEMOTE_CPU/applied": 1}
+        assert stage.series("helix_dense_shards") == {("state=done",): 2}
+        assert (stage.run.failures, stage.run.is_paused, stage.run.endings) == ([], False, [])
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_a_worker_that_left_for_an_action_goes_on_whatever_its_code(code: int) -> None:
+    """Its driver may make 0 or 1 of the exit: the shard is not done, and it is no crash."""
+    with Stage() as stage:
+        first = stage.begin()
+        first.hello()
+        first.open("a")
+        stage.healthy(first, "a")
+        first.acknowledge(stage.crawl(first, "a", "EMPTY_CACHE"))
+        first.acknowledge(stage.crawl(first, "a", "RECYCLE"))
+        first.close("a", "paused")
+        first.leave(code)
+        stage.next_worker(2)
+        assert stage.starts()[-1] == ("cuda:0", "recycle")
+        assert stage.of(events.Crash) == []
+        assert stage.series("helix_dense_shards") == {("state=running",): 1}
+
+
+def test_crashes_back_off_and_then_the_driver_has_failed() -> None:
+    """After 1, 2 and 4 s of the clock, not earlier; the fourth crash is the end."""
+    with Stage() as stage:
+        worker = stage.begin()
+        for number, seconds in enumerate((1.0, 2.0, 4.0), 1):
+            worker.hello()
+            worker.open("a")
+            worker.leave(1)
+            stage.until(lambda: stage.slot.phase is Phase.WAITING)
+            stage.clock.now += seconds - 0.01
+            stage.turn()
+            assert len(stage.workers) == number
+            stage.clock.now += 0.01
+            worker = stage.next_worker(number + 1)
+        worker.leave(1)
+        stage.turn()
+        assert stage.slot.phase is Phase.OVER
+        assert [crash.retry_in_seconds for crash in stage.of(events.Crash)] == [1.0, 2.0, 4.0, None]
+        assert [crash.restarts_left for crash in stage.of(events.Crash)] == [2, 1, 0, 0]
+        assert stage.run.failures == ["slot0: it ended with exit code 1"]
+        assert stage.series("helix_dense_shards") == {("state=failed",): 1}
+        assert stage.series("helix_dense_worker_starts") == {
+            ("device=cuda:0", "reason=first"): 1,
+            ("device=cuda:0", "reason=crash"): 3,
+        }
+
+
+def test_a_boundary_after_a_batch_gives_the_budget_back_and_one_without_does_not() -> None:
+    """A driver that crashes again and again at the same place has committed nothing in between."""
+    with Stage() as stage:
+        worker = stage.begin()
+        for number, has_batch in enumerate((False, True, False), 1):
+            worker.hello()
+            worker.open("a")
+            if has_batch:
+                stage.batch(worker, "a")
+            worker.ask("boundary", shard="a")
+            worker.leave(1)
+            stage.until(lambda: stage.slot.phase is Phase.WAITING)
+            stage.clock.now += 4.0
+            worker = stage.next_worker(number + 1)
+        assert [crash.restarts_left for crash in stage.of(events.Crash)] == [2, 2, 1]
+
+
+def test_a_build_goes_on_with_the_next_shard_when_the_budget_is_spent(tmp_path: Path) -> None:
+    """The shard has failed, and the next one begins with a whole budget."""
+    job = build_job(tmp_path, ["a", "b"], set())
+    with Stage(job, logs=tmp_path) as stage:
+        worker = stage.begin()
+        for number in range(1, 5):
+            worker.hello()
+            worker.open("a")
+            worker.leave(-11)
+            stage.until(lambda: stage.slot.phase is Phase.WAITING or len(stage.workers) > 4)
+            stage.clock.now += 4.0
+            worker = stage.next_worker(number + 1)
+        assert [work.state for work in job.shards] == ["failed", "running"]
+        assert worker.hello()["job"]["assignment"]["shard"] == "b"
+        assert stage.starts()[-1] == ("cuda:0", "resume")
+        worker.leave(1)
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        assert stage.of(events.Crash)[-1].restarts_left == 2
+        assert stage.series("helix_dense_shards") == {("state=failed",): 1}
+
+
+def test_what_was_decided_about_an_earlier_worker_or_a_shard_left_is_void() -> None:
+    """The supervisor's thread may come to it late. What concerns this worker counts."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        t = stage.clock.now
+
+        def hang(t: float, shard: str, name: str) -> Decision:
+            return Decision(t, What.HANG, shard, "cuda:0", name, forced=True)
+
+        stage.slot.force(hang(t - 0.1, "a", "slot0"))
+        stage.slot.force(hang(t, "b", "slot0"))
+        stage.slot.force(hang(t, "a", "slot1"))
+        assert stage.slot.phase is Phase.RUNNING
+        stage.slot.force(hang(t, "a", "slot0"))
+        assert stage.slot.phase is Phase.ENDING
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        assert stage.whys() == ["a batch hung and its worker was ended"]
+        stage.slot.force(hang(stage.clock.now, "a", "slot0"))
+        stage.clock.now += 1.0
+        stage.next_worker(2)
+
+
+def test_a_worker_that_has_just_ended_by_itself_is_not_ended_for_an_action() -> None:
+    """It is judged by its own code."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        worker.leave(0)
+        stage.slot.force(Decision(stage.clock.now, What.HANG, "a", "cuda:0", "slot0", forced=True))
+        stage.turn()
+        assert stage.slot.phase is Phase.OVER
+        assert stage.whys() == ["done"]
+
+
+def test_a_forced_demotion_goes_on_on_the_cpu() -> None:
+    """A batch is stuck with DEMOTE_CPU pending: the worker is ended, its shard goes on on the CPU."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        worker.sync()
+        decision = Decision(
+            stage.clock.now, What.OVERDUE, "a", "cuda:0", "slot0", ActionKind.DEMOTE_CPU, 7, 3, forced=True
+        )
+        stage.slot.force(decision)
+        second = stage.next_worker(2)
+        assert stage.starts()[-1] == ("cpu", "demote")
+        assert second.hello()["demoted_shard"] == "a"
+        assert stage.whys() == ["it was ended for DEMOTE_CPU"]
+
+
+def test_a_worker_on_a_card_that_enters_a_demoted_shard_leaves_it_to_one_on_the_cpu() -> None:
+    """Another run has demoted it. Its exit with 79 is asked for, and no crash."""
+    with Stage(demoted={"b"}) as stage:
+        worker = stage.begin()
+        worker.hello()
+        assert not worker.open("a")
+        worker.close("a")
+        assert worker.open("b")
+        worker.leave(79)
+        second = stage.next_worker(2)
+        assert second.hello()["demoted_shard"] == "b"
+        assert not second.open("b", "cpu")
+        assert stage.starts()[-1] == ("cpu", "demote")
+        assert stage.of(events.Crash) == []
+
+
+def test_a_slot_that_waits_for_a_backoff_is_over_when_the_operator_pauses() -> None:
+    """Nothing is started any more, and the shard is paused, not failed."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        worker.leave(1)
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        stage.run.pausing = True
+        stage.slot.pause()
+        assert stage.slot.phase is Phase.OVER
+        assert stage.run.is_paused
+        assert stage.series("helix_dense_shards") == {("state=paused",): 1}
+        stage.clock.now += 10
+        stage.turn()
+        assert len(stage.workers) == 1
+
+
+def test_the_next_worker_waits_until_the_cards_memory_has_come_back() -> None:
+    """To within 512 MiB of what was used before its predecessor; how long that took is told."""
+    card = [1 * GIB]
+    with Stage(card=card) as stage:
+        worker = stage.begin()
+        worker.hello()
+        card[0] = 11 * GIB
+        stage.until(lambda: stage.memory.used("cuda:0") == 11 * GIB)
+        worker.leave(1)
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        stage.clock.now += 3.0
+        stage.turn()
+        assert len(stage.workers) == 1
+        card[0] = GIB + 512 * 1024**2
+        stage.next_worker(2)
+        assert [gate.state for gate in stage.of(events.Gate)] == ["waiting", "back"]
+        assert stage.of(events.Gate)[0].used_bytes == 11 * GIB
+        assert stage.of(events.Gate)[0].before_bytes == GIB
+        assert stage.run.totals.gate_seconds == 3.0
+
+
+def test_a_slot_that_waits_for_a_cards_memory_is_over_when_the_operator_pauses() -> None:
+    """As for a backoff."""
+    card = [1 * GIB]
+    with Stage(card=card) as stage:
+        worker = stage.begin()
+        worker.hello()
+        card[0] = 11 * GIB
+        stage.until(lambda: stage.memory.used("cuda:0") == 11 * GIB)
+        worker.leave(1)
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        stage.clock.now += 3.0
+        stage.turn()
+        stage.run.pausing = True
+        stage.slot.pause()
+        assert stage.slot.phase is Phase.OVER
+        card[0] = 1 * GIB
+        stage.clock.now += 200.0
+        stage.turn()
+        assert len(stage.workers) == 1
+
+
+def test_a_worker_that_cannot_be_ended_takes_its_slot_out_of_use() -> None:
+    """It is stuck in the driver: no second worker may join it on its card. The run is not a success."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.survives = True
+        worker.hello()
+        worker.open("a")
+        stage.slot.force(Decision(stage.clock.now, What.HANG, "a", "cuda:0", "slot0", forced=True))
+        stage.until(lambda: stage.slot.phase is Phase.OVER)
+        assert len(stage.workers) == 1
+        assert "cannot be ended" in stage.run.failures[0]
+        assert stage.series("helix_dense_worker_up") == {}
+        assert stage.series("helix_dense_shards") == {("state=failed",): 1}
+
+
+def test_a_worker_of_ours_that_never_says_hello_is_ended(tmp_path: Path) -> None:
+    """Importing the package takes seconds. It is a crash, and another one gets its turn."""
+    with Stage(build_job(tmp_path, ["a"], set()), logs=tmp_path) as stage:
+        stage.begin()
+        stage.clock.now += HELLO_SECONDS
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        stage.clock.now += 0.1
+        stage.turn()
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        assert stage.whys() == ["it had not been heard from and was ended"]
+        stage.clock.now += 1.0
+        stage.next_worker(2)
+
+
+def test_a_worker_of_ours_that_falls_silent_is_ended_but_not_inside_a_batch(tmp_path: Path) -> None:
+    """It hangs in a file or in a model. What its sampler tells of the memory is no sign of life; a batch is judged."""
+    with Stage(build_job(tmp_path, ["a"], set()), logs=tmp_path) as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        stage.start_batch(worker, "a")
+        stage.clock.now += SILENT_SECONDS + TICK
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        worker.say("abandon_batch", batch="1")
+        worker.sync()
+        stage.clock.now += SILENT_SECONDS
+        worker.say("memory", device="cuda:0", used_bytes=1, limit_bytes=2, source="custom", up=True)
+        stage.until(lambda: stage.memory.used("cuda:0") == 1)
+        assert stage.slot.phase is Phase.RUNNING
+        stage.clock.now += 0.1
+        stage.turn()
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        assert stage.whys() == ["it had not been heard from and was ended"]
+
+
+def test_a_driver_of_the_users_own_may_be_silent_for_ever() -> None:
+    """It need not know of us at all."""
+    with Stage() as stage:
+        worker = stage.begin()
+        stage.clock.now += 1e6
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        worker.leave(0)
+        stage.turn()
+        assert stage.slot.phase is Phase.OVER
+
+
+def test_a_pause_reaches_a_driver_by_message_or_as_a_terminals_interrupt() -> None:
+    """One that has said hello is told; one that knows nothing of us gets what Ctrl-C would have sent it."""
+    with Stage() as stage:
+        worker = stage.begin()
+        stage.run.pausing = True
+        stage.slot.pause()
+        assert worker.interrupts == 1
+        worker.hello()
+        assert worker.next_told("pause") == {"type": "pause"}
+        worker.leave(75)
+        stage.turn()
+        assert stage.slot.phase is Phase.OVER
+        assert stage.run.is_paused
+
+
+def test_a_command_that_cannot_be_started_ends_the_run() -> None:
+    """No retry: it would fail in the same way."""
+    with Stage() as stage:
+        stage.cannot_start = PermissionError(13, "Permission denied")
+        stage.slot.begin()
+        assert stage.slot.phase is Phase.OVER
+        assert stage.run.endings[0][1] == "the worker cannot be started: Permission denied"
+        assert stage.run.ends_early()
