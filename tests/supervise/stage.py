@@ -237,7 +237,7 @@ class Stage:
         self.tell_memory(worker)
         self.start_batch(worker, shard)
         for _ in range(1000):
-            if self.slot.phase is not Phase.RUNNING:
+            if worker.exit_code is not None or self.slot.phase is not Phase.RUNNING:
                 return
             self.tick(worker)
             self.turn()
