@@ -1,0 +1,274 @@
+"""The supervisor's readings: a card's own, what workers tell, what is too old, and a card that is lost."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.memory.probe import UNKNOWN, CallableProbe, Probe
+from helix_crawl_otel.otel.hub import InstrumentHub
+from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.supervise.memory_watch import MemoryWatch, ReportedProbe
+from tests.memory.conftest import answers, nvml_environ, nvml_library
+from tests.standins.nvml import GIB, Answers
+from tests.watch.rig import TICK, Clock, Series, collected, make_provider, wait_until
+
+__all__ = ["answers", "nvml_environ", "nvml_library"]
+
+CARD = 12 * GIB
+
+
+class Watched:
+    """A memory watch whose card is read by a test's callable, every 10 ms.
+
+    Args:
+        read: Answers for every card.
+    """
+
+    def __init__(self, read: Callable[[], MemoryReading]) -> None:
+        self.clock = Clock()
+        self.errors: list[Exception] = []
+        provider, self._reader = make_provider()
+        self.pipeline = Pipeline(Settings(), InstrumentHub(provider.get_meter("memory")), self.clock)
+
+        def card_probe(device: str, environ: Mapping[str, str]) -> Probe:
+            probe = CallableProbe(read, device)
+            probe.source = "nvml"
+            return probe
+
+        self.memory = MemoryWatch(
+            self.pipeline,
+            self.clock,
+            tick_seconds=TICK,
+            clock_rate=500.0,
+            environ={},
+            on_error=self.errors.append,
+            card_probe=card_probe,
+        )
+
+    def series(self, name: str) -> Series:
+        """The series of an instrument now."""
+        return collected(self._reader).get(f"helix_dense_vram_{name}", {})
+
+    def close(self) -> None:
+        """End the threads."""
+        self.memory.close()
+        self.pipeline.close()
+
+
+@pytest.fixture
+def card() -> list[MemoryReading]:
+    """What the card answers."""
+    return [MemoryReading(3 * GIB, CARD)]
+
+
+@pytest.fixture
+def watched(card: list[MemoryReading]) -> Iterator[Watched]:
+    """A card that answers at once."""
+    watched = Watched(lambda: card[0])
+    yield watched
+    watched.close()
+
+
+def test_the_first_reading_of_a_card_is_there_when_its_worker_starts() -> None:
+    """The gate has to know what was in use before."""
+    watched = Watched(lambda: MemoryReading(3 * GIB, CARD))
+    watched.memory.watch("cuda:0")
+    assert watched.memory.used("cuda:0") == 3 * GIB
+    wait_until(lambda: watched.series("used") == {("device=cuda:0",): 3 * GIB})
+    assert watched.series("probe_up") == {
+        ("device=cuda:0", "source=nvml"): 1,
+        ("device=cuda:0", "source=torch"): 0,
+    }
+    watched.close()
+
+
+def test_a_driver_that_hangs_keeps_no_worker_from_starting() -> None:
+    """The first reading is waited for, for two seconds; what comes later counts all the same."""
+    answers_now = threading.Event()
+
+    def read() -> MemoryReading:
+        assert answers_now.wait(60)
+        return MemoryReading(3 * GIB, CARD)
+
+    watched = Watched(read)
+    watched.memory.watch("cuda:0")
+    assert watched.memory.used("cuda:0") is None
+    answers_now.set()
+    wait_until(lambda: watched.memory.used("cuda:0") == 3 * GIB)
+    watched.close()
+
+
+def test_a_card_that_hangs_for_a_minute_is_lost_until_it_answers() -> None:
+    """The gauges must not show the last good value for ever, nor the gate believe it."""
+    answers_now, hangs = threading.Event(), threading.Event()
+    answers_now.set()
+
+    def read() -> MemoryReading:
+        if not answers_now.is_set():
+            hangs.set()
+        assert answers_now.wait(60)
+        return MemoryReading(3 * GIB, CARD)
+
+    watched = Watched(read)
+    watched.memory.watch("cuda:0")
+    answers_now.clear()
+    assert hangs.wait(20)
+    watched.clock.now += 60.0
+    watched.memory.check()
+    assert watched.memory.used("cuda:0") == 3 * GIB
+    watched.clock.now += 1.0
+    watched.memory.check()
+    assert watched.memory.used("cuda:0") is None
+    assert watched.series("used") == {}
+    assert set(watched.series("probe_up").values()) == {0}
+    answers_now.set()
+    wait_until(lambda: watched.series("used") == {("device=cuda:0",): 3 * GIB})
+    assert watched.memory.used("cuda:0") == 3 * GIB
+    watched.close()
+
+
+def test_what_a_framework_holds_beyond_the_card_counts(watched: Watched, card: list[MemoryReading]) -> None:
+    """Known inside the worker only, and near-proof of a spill. It is forgotten with the worker."""
+    watched.memory.watch("cuda:0")
+    watched.memory.report("w1", "cuda:0", MemoryReading(13 * GIB, CARD), "torch", True)
+    wait_until(lambda: watched.memory.used("cuda:0") == 13 * GIB)
+    wait_until(lambda: watched.series("probe_up")["device=cuda:0", "source=torch"] == 1)
+    watched.memory.forget_worker("w1")
+    wait_until(lambda: watched.memory.used("cuda:0") == 3 * GIB)
+    assert watched.errors == []
+
+
+def test_what_a_worker_told_two_ticks_ago_is_unknown(watched: Watched) -> None:
+    """It is wedged, and has given the memory back or not: nobody knows."""
+    watched.memory.watch("cuda:0")
+    watched.memory.report("w1", "cuda:0", MemoryReading(13 * GIB, CARD), "torch", True)
+    wait_until(lambda: watched.memory.used("cuda:0") == 13 * GIB)
+    watched.clock.now += 2 * TICK + 0.1
+    wait_until(lambda: watched.memory.used("cuda:0") == 3 * GIB)
+
+
+def test_of_several_workers_on_a_card_the_fullest_reading_counts() -> None:
+    """One spills although the other does not. Each is forgotten by itself, and each grows old by itself."""
+    clock = Clock()
+    probe = ReportedProbe("cuda:0", 10.0, clock)
+    assert probe() == UNKNOWN
+    assert probe.why == "no worker has told what its framework holds"
+    low, high = MemoryReading(1 * GIB, CARD), MemoryReading(11 * GIB, CARD)
+    probe.tell("w1", high)
+    clock.now += 6.0
+    probe.tell("w2", low)
+    assert (probe(), probe.why) == (high, None)
+    clock.now += 4.0
+    assert probe() == high
+    clock.now += 0.1
+    assert probe() == low
+    probe.forget("w2")
+    probe.forget("w2")
+    assert probe() == UNKNOWN
+
+
+def test_a_workers_own_probe_stands_for_the_device(watched: Watched) -> None:
+    """The driver's own, or a modelled card: what is read here does not count any more, until the run is over."""
+    watched.memory.watch("cuda:0")
+    watched.memory.report("w1", "cuda:0", MemoryReading(7 * GIB, CARD), "custom", True)
+    assert watched.memory.used("cuda:0") == 7 * GIB
+    assert watched.series("used") == {("device=cuda:0",): 7 * GIB}
+    watched.memory.forget_worker("w2")
+    assert watched.memory.used("cuda:0") == 7 * GIB
+    watched.memory.forget_worker("w1")
+    assert watched.memory.used("cuda:0") is None
+
+
+def test_a_modelled_card_is_not_read_here(card: list[MemoryReading]) -> None:
+    """There is no such card in this machine, or it is another one."""
+    asked: list[str] = []
+
+    def read() -> MemoryReading:
+        asked.append("read")
+        return card[0]
+
+    watched = Watched(read)
+    watched.memory.watch("cuda:0", is_modelled=True)
+    watched.memory.watch("cuda:0", is_modelled=True)
+    assert (watched.memory.used("cuda:0"), asked) == (None, [])
+    watched.close()
+
+
+def test_an_unknown_memory_is_told_once_and_why(card: list[MemoryReading], caplog: pytest.LogCaptureFixture) -> None:
+    """A card that cannot be read trips nothing, and the operator has to know: a warning, not one each tick."""
+    card[0] = UNKNOWN
+    readings: list[None] = []
+
+    def read() -> MemoryReading:
+        readings.append(None)
+        return card[0]
+
+    watched = Watched(read)
+    with caplog.at_level(logging.INFO, logger="helix_crawl_otel"):
+        watched.memory.watch("cuda:0")
+        wait_until(lambda: len(readings) > 3)
+    watched.close()
+    told = [record for record in caplog.records if "is unknown" in record.message]
+    assert [record.levelname for record in told] == ["WARNING"]
+    assert "memory of cuda:0 is unknown (nvml: the probe knows no value" in told[0].message
+    assert watched.memory.used("cuda:0") is None
+
+
+REAL = """
+import os, sys
+from helix_crawl_otel.clock import awake_clock, scaled_clock
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.otel.hub import hub_of
+from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.supervise.memory_watch import MemoryWatch
+clock = scaled_clock(awake_clock(), 500.0)
+pipeline = Pipeline(Settings(), hub_of(None, "test"), clock)
+memory = MemoryWatch(pipeline, clock, tick_seconds=5.0, clock_rate=500.0, environ=os.environ, on_error=print)
+memory.watch("cuda:0")
+print(memory.used("cuda:0"), flush=True)
+import time
+for line in sys.stdin:
+    wanted, until = (None if line.strip() == "None" else int(line)), time.monotonic() + 30
+    while memory.used("cuda:0") != wanted and time.monotonic() < until:
+        time.sleep(0.005)
+    print(memory.used("cuda:0"), flush=True)
+memory.close()
+print("torch" in sys.modules, flush=True)
+"""
+
+
+def test_a_card_through_nvml_that_falls_off_the_bus_and_comes_back(
+    nvml_environ: dict[str, str], answers: Answers
+) -> None:
+    """The real `pynvml`: full, lost (error 15), and back again; nothing of torch is loaded."""
+    answers.change(reserved=0)
+    with subprocess.Popen(
+        [sys.executable, "-c", REAL], env=nvml_environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert int(process.stdout.readline()) == GIB
+
+        def comes_to(wanted: int | None) -> None:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(wanted, file=process.stdin, flush=True)
+            assert process.stdout.readline().strip() == str(wanted)
+
+        answers.change(used=11 * GIB)
+        comes_to(11 * GIB)
+        answers.fail(nvmlDeviceGetMemoryInfo_v2=15)
+        comes_to(None)
+        answers.fail(nvmlDeviceGetMemoryInfo_v2=0)
+        comes_to(11 * GIB)
+        process.stdin.close()
+        assert process.stdout.read().strip() == "False"
+        assert process.wait(30) == 0
