@@ -15,7 +15,7 @@ from helix_crawl_otel import __version__
 from helix_crawl_otel.backfill import backfill, build, demo, query, verify
 from helix_crawl_otel.backfill.device_choice import NoDevice
 from helix_crawl_otel.backfill.encoders.base import ModelError
-from helix_crawl_otel.backfill.errors import StoreError
+from helix_crawl_otel.backfill.errors import NoShards, StoreError
 from helix_crawl_otel.backfill.walk import UnreadableSource
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.dashboards import command as dashboards
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
-    except (ConfigError, TimelineError, FolderLocked, NoDevice) as error:
+    except (ConfigError, TimelineError, FolderLocked, NoDevice, NoShards) as error:
         return _say(str(error), USAGE)
     except (ModelError, UnreadableSource) as error:
         return _say(str(error), NEVER)

@@ -257,7 +257,6 @@ class BuildJob:
 
     def _fail(self, work: ShardWork, reason: str) -> None:
         work.state, work.reason = "failed", reason
-        logger.error("[crawl-watchdog] shard %s failed: %s", work.assignment.shard, reason)
         self._listener.failed(work)
 
 

@@ -85,7 +85,8 @@ def run_build(
             narrator,
         )
         run, code = session.supervise(job)
-        summary = _summary(code, run, job, planned, session, console, next_steps)
+        retry = "" if options.retry_quarantined else f"{command} --retry-quarantined"
+        summary = _summary(code, run, job, planned, session, console, (*next_steps, retry))
         console.end(summary)
     return summary.exit_code
 
@@ -154,7 +155,7 @@ def _summary(
     planned: Planned,
     session: Session,
     console: Console,
-    next_steps: tuple[str, str],
+    next_steps: tuple[str, str, str],
 ) -> Summary:
     states = [work.state for work in job.shards]
     if code == PAUSED and not {"pending", "running"} & set(states):
@@ -170,6 +171,10 @@ def _summary(
     counts = {state: states.count(state) for state in ("done", "failed", "paused")}
     counts["failed"] += len(planned.failures)
     progress = console.announcer.progress
+    verify, resume, retry = next_steps
+    next_step = verify if code in (DONE, FAILED) else resume
+    if code == FAILED and quarantined and retry:
+        next_step = retry
     logs = sorted(map(str, session.folder.glob("worker-*.log"))) if progress.crashes or failed or job.never else []
     return Summary(
         exit_code=code,
@@ -186,7 +191,8 @@ def _summary(
         crashes=progress.crashes,
         starts=dict(run.totals.starts),
         lost_seconds=run.totals.lost_seconds,
-        next_step=next_steps[0] if code in (DONE, FAILED) else next_steps[1],
+        next_step=next_step,
+        gate_seconds=run.totals.gate_seconds,
         reason=job.never or "",
         logs=logs,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 __all__ = [
     "EncoderRefused",
     "LeaseLost",
+    "NoShards",
     "NotAShard",
     "ShardCorrupt",
     "ShardLocked",
@@ -48,6 +49,10 @@ class StoreReadOnly(StoreError):
 
 class NotAShard(StoreError):
     """The file is no shard: it has no table of genes."""
+
+
+class NoShards(StoreError):
+    """What a command was given is not there, or holds no shard: wrong usage."""
 
 
 class EncoderRefused(StoreError):

@@ -119,7 +119,7 @@ def query(path: Path, text: str, count: int, model: str | None = None, device: s
     except (BadVector, DeviceMismatch) as error:
         raise ModelError(f"{model} cannot encode the text: {error}") from None
     best = nearest(vector, _pages(shards, len(vector)), count)
-    return [{**_gene(shard, gene_id), "score": round(score, 6)} for score, (shard, gene_id) in best]
+    return [_gene(shard, gene_id, round(score, 6)) for score, (shard, gene_id) in best]
 
 
 def _wanted(path: Path, found: Sequence[dict[str, object]], model: str | None) -> dict[str, object]:
@@ -163,9 +163,10 @@ def _pages(shards: Sequence[Path], length: int) -> Iterator[list[tuple[tuple[Pat
                 yield [((shard, gene_id), vector) for gene_id, vector in rows if isinstance(vector, bytes)]
 
 
-def _gene(shard: Path, gene_id: object) -> dict[str, Any]:
+def _gene(shard: Path, gene_id: object, score: float) -> dict[str, Any]:
     """A gene as it is printed; one that a build has just taken away is empty."""
     with reading(shard) as (connection, _):
         sql = "SELECT gene_id, source_id, content FROM genes WHERE gene_id = ?"
         row = connection.execute(sql, (gene_id,)).fetchone() or (gene_id, "", "")
-    return dict(zip(("gene_id", "source_id", "content"), row, strict=True))
+    gene_id, source_id, content = row
+    return {"gene_id": gene_id, "source_id": source_id, "score": score, "content": content}

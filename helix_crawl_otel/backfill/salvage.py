@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.backfill import schema
-from helix_crawl_otel.backfill.errors import NotAShard, StoreError, store_errors
+from helix_crawl_otel.backfill.errors import NoShards, NotAShard, StoreError, store_errors
 from helix_crawl_otel.backfill.schema import Table, right_length
 
 __all__ = [
@@ -144,20 +144,20 @@ def find_shards(paths: Sequence[Path]) -> list[Path]:
         paths: Files, and folders whose `.db` files are meant. One that is given twice counts once.
 
     Raises:
-        StoreError: One is not there, or a folder holds no shard.
+        NoShards: One is not there, or a folder holds no shard.
     """
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
             inside = sorted(item for item in path.glob("*.db") if item.is_file() and _is_shard(item))
             if not inside:
-                raise StoreError(f"{path} holds no shard; accepted: a folder with .db files that have a table `genes`")
+                raise NoShards(f"{path} holds no shard; accepted: a folder with .db files that have a table `genes`")
             for item in inside:
                 found.setdefault(item.resolve(), item)
         elif path.exists():
             found.setdefault(path.resolve(), path)
         else:
-            raise StoreError(f"{path} is not there; accepted: shards (.db files), or folders that hold some")
+            raise NoShards(f"{path} is not there; accepted: shards (.db files), or folders that hold some")
     return list(found.values())
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 from helix_crawl_otel.backfill.accounts import Accounts, account, combine
 from helix_crawl_otel.backfill.errors import StoreError
 from helix_crawl_otel.backfill.salvage import find_shards
+from helix_crawl_otel.supervise.numbers import count
 
 __all__ = ["register", "verify"]
 
-DONE, FAILED, USAGE = 0, 1, 2
+DONE, FAILED = 0, 1
 
 _DESCRIPTION = """\
 Counts every gene of the shards, each in exactly one class, and makes a digest of all ids, contents and vectors. Exits
-with 1 if a vector is missing or of the wrong length, or a gene is quarantined."""
+with 1 if a vector is missing or of the wrong length, a gene is quarantined, or a shard cannot be read."""
 
 _EPILOG = """\
 genes = vectors + missing + wrong length + not encodable + quarantined. Two builds of the same tree with the same
@@ -47,12 +48,15 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def verify(paths: list[Path], *, as_json: bool) -> int:
-    """Count and print. Returns the exit code."""
-    try:
-        shards = find_shards(paths)
-    except StoreError as error:
-        print(f"helix-crawl: error: {error}", file=sys.stderr)
-        return USAGE
+    """Count and print.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        NoShards: A path is not there, or holds none.
+    """
+    shards = find_shards(paths)
     counted: list[tuple[str, Accounts]] = []
     unreadable = 0
     for path in shards:
@@ -65,7 +69,7 @@ def verify(paths: list[Path], *, as_json: bool) -> int:
     _progress("", 0)
     total = combine(counted)
     if as_json:
-        print(json.dumps({**total.to_json(), "unreadable": unreadable}))
+        print(json.dumps(total.to_json()))  # what cannot be read is on standard error, and in the exit code
     else:
         _print_table(counted, total, unreadable)
     return DONE if total.is_whole and not unreadable else FAILED
@@ -81,14 +85,16 @@ def _progress(name: str, genes: int) -> None:
 def _print_table(counted: list[tuple[str, Accounts]], total: Accounts, unreadable: int) -> None:
     rows = [("shard", *(column.replace("_", " ") for column in _COLUMNS))]
     rows += [(name, *(f"{getattr(one, column):,}" for column in _COLUMNS)) for name, one in counted]
-    rows.append((f"{total.shards} shards", *(f"{getattr(total, column):,}" for column in _COLUMNS)))
+    rows.append((count(total.shards, "shard"), *(f"{getattr(total, column):,}" for column in _COLUMNS)))
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         print("  ".join(cells))
     print(f"digest {total.digest}")
     if unreadable:
-        print(f"not whole: {unreadable} that cannot be read {'is' if unreadable == 1 else 'are'} not counted")
+        print(
+            f"not whole: {count(unreadable, 'shard')} that cannot be read {'is' if unreadable == 1 else 'are'} not counted"
+        )
     elif total.is_whole:
         print("every gene that can have a vector has one")
     else:

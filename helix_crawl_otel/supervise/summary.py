@@ -11,7 +11,7 @@ from helix_crawl_otel.supervise.numbers import count, duration, genes, printable
 
 __all__ = ["Summary"]
 
-LEAST_LOST_SECONDS = 1.0
+LEAST_TOLD_SECONDS = 1.0
 MOST_FAILED = 10
 
 
@@ -34,6 +34,7 @@ class Summary:
         starts: Workers started, by reason.
         crashes: Of workers.
         lost_seconds: What crawling batches took beyond their share, and what was thrown away of them.
+        gate_seconds: How long the memory of cards was waited for between workers.
         next_step: What to type next, empty when nothing is left to do.
         reason: Why it ended early, empty when it did not.
         logs: Files in which the workers wrote what they did, where something went wrong.
@@ -53,6 +54,7 @@ class Summary:
     starts: Mapping[str, int] = field(default_factory=dict)
     crashes: int = 0
     lost_seconds: float = 0.0
+    gate_seconds: float = 0.0
     next_step: str = ""
     reason: str = ""
     logs: Sequence[str] = ()
@@ -63,6 +65,7 @@ class Summary:
             **dataclasses.asdict(self),
             "seconds": round(self.seconds, 3),
             "lost_seconds": round(self.lost_seconds, 3),
+            "gate_seconds": round(self.gate_seconds, 3),
         }
 
     def text(self) -> str:
@@ -82,8 +85,10 @@ class Summary:
         rows += [("ladder", actions)] if actions else []
         restarts = ", ".join(f"{number} for {why}" for why, number in self.starts.items() if why != "first")
         rows += [("restarts", restarts)] if restarts else []
-        if self.lost_seconds >= LEAST_LOST_SECONDS:
+        if self.lost_seconds >= LEAST_TOLD_SECONDS:
             rows.append(("lost", f"{duration(self.lost_seconds)} to the crawl"))
+        if self.gate_seconds >= LEAST_TOLD_SECONDS:
+            rows.append(("waited", f"{duration(self.gate_seconds)} for the memory of cards to come back"))
         if self.logs:
             rows.append(("worker logs", ", ".join(self.logs)))
         if self.exit_code:

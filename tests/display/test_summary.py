@@ -23,6 +23,7 @@ WHOLE = Summary(
     starts={"first": 1, "recycle": 1},
     crashes=1,
     lost_seconds=557.0,
+    gate_seconds=12.0,
     next_step="helix-crawl verify /b",
     logs=["/b/.helix-crawl/worker-cpu.log"],
 )
@@ -43,6 +44,7 @@ def test_everything_that_went_wrong_is_named() -> None:
         "  ladder        DETECT 1, RECYCLE 1",
         "  restarts      1 for recycle",
         "  lost          9 min 17 s to the crawl",
+        "  waited        12 s for the memory of cards to come back",
         "  worker logs   /b/.helix-crawl/worker-cpu.log",
         "  exit code     1: shards, genes or sources failed; the rest is done",
         "  next          helix-crawl verify /b",
@@ -76,5 +78,6 @@ def test_scripts_get_numbers() -> None:
     content = json.loads(json.dumps(WHOLE.to_json()))
     assert content["encoded"] == 1495
     assert content["lost_seconds"] == 557.0
+    assert content["gate_seconds"] == 12.0
     assert content["actions"] == {"DETECT": 1, "RECYCLE": 1}
     assert content["unreadable"][0]["source"] == "a\x1b.txt"

@@ -132,7 +132,7 @@ def test_json_is_a_list_for_scripts(shards: Path, capsys: pytest.CaptureFixture[
     output = capsys.readouterr()
     assert output.out.count("\n") == 1
     found: list[dict[str, Any]] = json.loads(output.out)
-    assert [list(gene) for gene in found] == [["gene_id", "source_id", "content", "score"]] * 2
+    assert [list(gene) for gene in found] == [["gene_id", "source_id", "score", "content"]] * 2
     assert found[0]["source_id"] == "odd/né\n.txt"
     assert output.err == ""
 
@@ -162,8 +162,8 @@ def test_a_passage_cannot_move_the_cursor(shards: Path, capsys: pytest.CaptureFi
         (["{shards}", "text", "-k", "0"], 2, "--count is '0'; accepted: an integer from 1 to 9999"),
         (["{shards}", "text", "-k", "many"], 2, "--count is 'many'; accepted: an integer from 1 to 9999"),
         (["{shards}", "text", "--device", "gpu"], 2, "--device is 'gpu'; accepted: cpu, cuda or cuda:N"),
-        (["{shards}/missing", "text"], 1, "is not there"),
-        (["{shards}/..", "text"], 1, "holds no shard"),
+        (["{shards}/missing", "text"], 2, "is not there"),
+        (["{shards}/..", "text"], 2, "holds no shard"),
         (["{shards}", "text", "--model", "no/such/model"], 78, "there is no model 'no/such/model'"),
     ],
 )
