@@ -12,7 +12,9 @@ import sys
 
 from helix_crawl_otel import CrawlWatch
 
-DEVICE = os.environ.get("BGEM3_DEVICE") or "cuda:0"  # helix-crawl says `cpu` here once a shard is demoted
+DEVICE = os.environ.get("BGEM3_DEVICE") or "auto"  # helix-crawl says `cpu` here once a shard is demoted
+if DEVICE == "auto":
+    DEVICE = "cuda:0"  # your own choice
 BATCH = 16
 
 

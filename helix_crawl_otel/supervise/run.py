@@ -55,13 +55,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="DIR",
         help="where timeline, ladder state and lock are kept (default .helix-crawl in this folder)",
     )
-    parser.add_argument(
+    add_common_options(parser, (DEVICE,))
+    faults = parser.add_argument_group("fault injection", "for tests and demonstrations, never for a real job")
+    faults.add_argument(
         "--clock-rate",
         type=float,
         default=1.0,
+        metavar="RATE",
         help="fault injection: how much faster the run's clock runs (default 1)",
     )
-    add_common_options(parser, (DEVICE,))
     parser.set_defaults(func=_command)
 
 
@@ -75,6 +77,7 @@ def _command(args: argparse.Namespace) -> int:
         raise ConfigError(f"--clock-rate is {args.clock_rate!r}; accepted: a number > 0 and <= 10000")
     asked = str(option_or_knob(DEVICE, options.knobs, options.environ))
     device = "cuda:0" if asked == "auto" else str(parse_device(asked))
+    environ = {**options.environ, DEVICE: asked} if DEVICE in options.knobs else options.environ
     folder = Path(args.state).expanduser().absolute()
     typed = shlex.join(["helix-crawl", *sys.argv[1:]])
     with ExitStack() as stack:
@@ -85,7 +88,7 @@ def _command(args: argparse.Namespace) -> int:
             folder=folder,
             encoder="",
             slots=[("job", device)],
-            environ=options.environ,
+            environ=environ,
             keeps_logs=False,
             clock_rate=args.clock_rate,
         )
@@ -94,7 +97,7 @@ def _command(args: argparse.Namespace) -> int:
         why = "as its driver says" if asked == "auto" else "as asked for"
         name = Path(argv[0]).name
         console.emit(events.RunStarted(session.clock(), typed, str(folder), name, (device,), why, 0, 0))
-        run, code = session.supervise(RunJob(argv, options.environ))
+        run, code = session.supervise(RunJob(argv, environ))
         summary = Summary(
             exit_code=FAILED if code == DONE and run.failures else code,
             seconds=console.seconds(),
@@ -102,6 +105,7 @@ def _command(args: argparse.Namespace) -> int:
             actions=dict(console.announcer.progress.actions),
             starts=dict(run.totals.starts),
             lost_seconds=run.totals.lost_seconds,
+            gate_seconds=run.totals.gate_seconds,
             reason="; ".join([*run.failures, *(why for _, why in run.endings)]) if code else "",
             next_step="" if code == DONE else typed,
         )

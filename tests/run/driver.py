@@ -1,6 +1,8 @@
-"""The example driver on a modelled card: full and slow from a process's eighth batch on, whatever it releases.
+"""An example of the docs as a driver whose encoder takes its time.
 
-python -m tests.run.driver PASSAGES LOG
+python -m tests.run.driver PACE EXAMPLE LOG ARGUMENT...
+
+PACE is `card`: a modelled card, full and slow from a process's eighth batch on, whatever it releases; or `steady`.
 """
 
 from __future__ import annotations
@@ -11,48 +13,84 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import helix_crawl_otel
 from helix_crawl_otel import CrawlWatch, MemoryReading
 
 GIB = 1024**3
 FAST_BATCHES = 8
 HEALTHY_SECONDS, SLOW_SECONDS = 0.005, 0.06
 """Of the world; the run's clock is a hundred times as fast."""
+STEADY_SECONDS = 0.02
 
 
-def main(path: str, log: str) -> None:
-    """Run the example with its encoder slowed, and leave a line a process."""
-    found = importlib.util.spec_from_file_location("minimal", Path(__file__).parents[2] / "docs/examples/minimal.py")
+def load(name: str) -> ModuleType:
+    """One of `docs/examples`."""
+    found = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / f"docs/examples/{name}.py")
     assert found is not None
     assert found.loader is not None
     example = importlib.util.module_from_spec(found)
-    batches = 0
-
-    def memory() -> MemoryReading:
-        return MemoryReading(int((11.9 if batches > FAST_BATCHES else 6.0) * GIB), 12 * GIB)
-
-    def watch() -> CrawlWatch:
-        return CrawlWatch(memory=memory if not is_on_cpu else None)
-
-    is_on_cpu = os.environ.get("BGEM3_DEVICE") == "cpu"
     found.loader.exec_module(example)
-    encode = example.encode
+    return example
 
-    def slowed(texts: list[str], device: str) -> list[bytes]:
-        nonlocal batches
-        batches += 1
-        time.sleep(SLOW_SECONDS if batches > FAST_BATCHES and not is_on_cpu else HEALTHY_SECONDS)
-        vectors: list[bytes] = encode(texts, device)
+
+class Card:
+    """What a process's batches have made of the card it is on."""
+
+    def __init__(self) -> None:
+        self._batches = 0
+
+    def memory(self) -> MemoryReading:
+        """Full after some batches."""
+        return MemoryReading(int((11.9 if self._batches > FAST_BATCHES else 6.0) * GIB), 12 * GIB)
+
+    def take_time(self, device: str) -> None:
+        """One batch."""
+        self._batches += 1
+        time.sleep(SLOW_SECONDS if self._batches > FAST_BATCHES and device != "cpu" else HEALTHY_SECONDS)
+
+
+def slow_down(example: ModuleType, take_time: Any) -> None:
+    """Have its encoder take time for each batch."""
+    if hasattr(example, "encode"):
+        encode = example.encode
+
+        def slowed(texts: list[str], device: str) -> list[bytes]:
+            take_time(device)
+            vectors: list[bytes] = encode(texts, device)
+            return vectors
+
+        vars(example)["encode"] = slowed
+        return
+    dense = example.Encoder.dense
+
+    def slowed_dense(encoder: Any, texts: list[str]) -> list[bytes]:
+        take_time(encoder.device)
+        vectors: list[bytes] = dense(encoder, texts)
         return vectors
 
-    vars(example).update(encode=slowed, CrawlWatch=watch)
+    example.Encoder.dense = slowed_dense
+
+
+def main(pace: str, name: str, log: str, *arguments: str) -> None:
+    """Run the example, and leave a line a process."""
+    example, card = load(name), Card()
+    if pace == "card":
+        slow_down(example, card.take_time)
+        if os.environ.get("BGEM3_DEVICE") != "cpu":
+            vars(example)["CrawlWatch"] = lambda: CrawlWatch(memory=card.memory)
+    else:
+        slow_down(example, lambda device: time.sleep(STEADY_SECONDS))
     seen = {"pid": os.getpid(), **{name: os.environ.get(name) for name in ("BGEM3_DEVICE", "CUDA_VISIBLE_DEVICES")}}
     with Path(log).open("a", encoding="utf-8") as file:
         file.write(json.dumps(seen) + "\n")
-    example.main(path)
+    if name == "minimal":
+        example.main(*arguments)
+    else:
+        sys.argv = [f"{name}.py", *arguments]
+        example.main()
 
 
 if __name__ == "__main__":
-    assert helix_crawl_otel.__version__
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

@@ -41,7 +41,7 @@ def test_the_whole_ladder_of_a_driver(rig: Rig) -> None:
     """Released, recycled (75), demoted (79) with the card hidden, the next shard on the card; no vector is missing."""
     path, log = rig.folder / "passages.db", rig.folder / "log"
     write_passages(path, first=60, second=3)
-    done = supervise(rig, sys.executable, "-m", "tests.run.driver", str(path), str(log))
+    done = supervise(rig, sys.executable, "-m", "tests.run.driver", "card", "minimal", str(log), str(path))
     assert done.code == 0, done.errors
     assert missing(path) == 0
     starts = [(event["device"], event["reason"]) for event in done.of("worker_started")]
