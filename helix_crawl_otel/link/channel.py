@@ -9,7 +9,6 @@ blocks, a killed peer seen in 2 ms.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -18,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,6 +27,10 @@ __all__ = ["BadFrame", "Channel", "ChannelClosed", "ChannelError", "ChildEnd", "
 
 LARGEST_FRAME = 1024**2
 """Bytes. The largest message is a shard's assignment with its suspects, a few kilobytes."""
+
+
+LEAVE_SECONDS = 5.0
+"""What another thread gets to come out of a read or a write on a channel that was shut down: it takes no time."""
 
 
 class ChannelError(Exception):
@@ -53,6 +57,7 @@ class Channel:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._sending = threading.Lock()
+        self._receiving = threading.Lock()
         self._closed = False
 
     @classmethod
@@ -95,7 +100,8 @@ class Channel:
             BadFrame: What arrived is no JSON object with a `type`, or is too large.
         """
         try:
-            frame = self._connection.recv_bytes(LARGEST_FRAME)
+            with self._receiving:
+                frame = self._connection.recv_bytes(LARGEST_FRAME)
         except EOFError:
             raise ChannelClosed("the other end has closed the channel") from None
         except OSError as error:
@@ -111,15 +117,25 @@ class Channel:
         if self._closed:
             return
         self._closed = True
-        if sys.platform != "win32":
-            try:
-                # Wakes whoever waits in a read on it; closing alone would not.
-                with socket.socket(fileno=os.dup(self._connection.fileno())) as twin:
-                    twin.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-        with contextlib.suppress(OSError):
-            self._connection.close()
+        with ExitStack() as held:
+            if sys.platform != "win32":
+                self._shut_down()
+                # Only now is nobody inside a read or a write: the number of a closed descriptor is given to the next
+                # file, and what a thread still reads or writes by it would be another worker's.
+                for lock in (self._receiving, self._sending):
+                    if not lock.acquire(timeout=LEAVE_SECONDS):
+                        return
+                    held.callback(lock.release)
+            with suppress(OSError):
+                self._connection.close()
+
+    def _shut_down(self) -> None:
+        """Ends every read and write, also one that waits; closing alone would not."""
+        try:
+            with socket.socket(fileno=os.dup(self._connection.fileno())) as twin:
+                twin.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
 
 
 def _message(frame: bytes) -> dict[str, Any]:

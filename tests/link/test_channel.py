@@ -167,3 +167,54 @@ def test_a_variable_that_names_no_channel(text: str) -> None:
     """One sentence, no traceback."""
     with pytest.raises(ChannelError):
         Channel.from_inherited(text)
+
+
+def test_a_reader_of_a_closed_channel_takes_nothing_from_the_next_one() -> None:
+    """The next one gets the number of the closed descriptor: whoever still waits on it must be gone by then."""
+
+    def read(channel: Channel) -> None:
+        try:
+            while True:
+                channel.receive()
+        except ChannelClosed:
+            pass
+
+    threads = []
+    for n in range(300):
+        ours, theirs = Pipe(duplex=True)
+        channel, other = Channel(ours), Channel(theirs)
+        channel.send({"type": "n", "n": n})
+        assert other.receive()["n"] == n
+        threads.append(threading.Thread(target=read, args=(channel,)))
+        threads[-1].start()
+        other.send({"type": "last"})
+        channel.close()
+        other.close()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_a_sender_into_a_closed_channel_writes_nothing_into_the_next_one() -> None:
+    """It waits for room, or is about to write: closing ends it first."""
+    threads = []
+
+    def send(channel: Channel) -> None:
+        try:
+            while True:
+                channel.send({"type": "old", "text": "x" * 5000})
+        except ChannelClosed:
+            pass
+
+    for n in range(300):
+        ours, theirs = Pipe(duplex=True)
+        channel, other = Channel(ours), Channel(theirs)
+        channel.send({"type": "new", "n": n})
+        assert other.receive() == {"type": "new", "n": n}
+        threads.append(threading.Thread(target=send, args=(channel,)))
+        threads[-1].start()
+        channel.close()
+        other.close()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
