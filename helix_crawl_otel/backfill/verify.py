@@ -92,9 +92,8 @@ def _print_table(counted: list[tuple[str, Accounts]], total: Accounts, unreadabl
         print("  ".join(cells))
     print(f"digest {total.digest}")
     if unreadable:
-        print(
-            f"not whole: {count(unreadable, 'shard')} that cannot be read {'is' if unreadable == 1 else 'are'} not counted"
-        )
+        verb = "is" if unreadable == 1 else "are"
+        print(f"not whole: {count(unreadable, 'shard')} that cannot be read {verb} not counted")
     elif total.is_whole:
         print("every gene that can have a vector has one")
     else:

@@ -1,4 +1,4 @@
-"""A shard as the Helix/Cymatix app writes it, with more in it than we know of, and a picture of all that is not ours."""
+"""A shard as the Helix/Cymatix app writes it, with more in it than we know of; and all of it that is not ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from helix_crawl_otel.backfill.encoders.hashing import HashingEncoder
 from tests.store.shards import rows
 
-__all__ = ["foreign", "not_ours", "vectors_of", "write_app_shard"]
+__all__ = ["foreign", "hashed", "not_ours", "vectors_of", "write_app_shard"]
 
 TABLE = (
     "CREATE TABLE genes (domain JSON DEFAULT '[]', content TEXT NOT NULL, tier INTEGER DEFAULT 3,"
