@@ -1,7 +1,8 @@
 """The how-to pages run as written: files are saved, commands typed in order, in a folder of the page's own.
 
 A mark before a block says what is special about it: `<!-- exit N -->` an exit code other than 0,
-`<!-- not run: WHY -->` that it cannot run here. Blocks `python file=NAME` are saved, also when no command follows.
+`<!-- not run: WHY -->` that it cannot run here, `<!-- from NAME -->` that it is a part of that example, which stands
+in the reader's folder. Blocks `python file=NAME` are saved, also when no command follows.
 
 `~/notes` is a small tree, `~/genomes/app.db` a shard without vectors that has a column of the app's own. A `build`,
 `backfill` or `query` that names no model gets the `hashing` encoder, since the tests have no weights.
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import textwrap
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +30,7 @@ from tests.programs import require_program
 from tests.rules.tree import ROOT
 
 DOCS = ROOT / "docs"
+EXAMPLES = DOCS / "examples"
 SERVERS = {"see-it-in-grafana"}
 """Pages whose commands serve until somebody ends them: not for this test."""
 PAGES = sorted(path for path in (DOCS / "how-to").glob("*.md") if path.stem not in SERVERS)
@@ -89,6 +93,18 @@ def home(folder: Path) -> Path:
     return folder
 
 
+def fill_examples(work: Path) -> None:
+    """What the recipes encode: a queue, and a folder of shards."""
+    (work / "shards").mkdir()
+    for name in ("ingest.db", "shards/one.db", "shards/two.db"):
+        with closing(sqlite3.connect(work / name)) as store, store:
+            table = "queue (id INTEGER PRIMARY KEY AUTOINCREMENT," if name == "ingest.db" else "genes ("
+            store.execute(f"CREATE TABLE {table} gene_id TEXT NOT NULL, content TEXT NOT NULL)")
+            into = table.partition(" ")[0]
+            rows = [(f"g{n}", f"passage number {n}") for n in range(100)]
+            store.executemany(f"INSERT INTO {into} (gene_id, content) VALUES (?, ?)", rows)
+
+
 def environment(folder: Path) -> dict[str, str]:
     """Of the page's reader: no knobs, `helix-crawl` and `python` on PATH, a home of its own."""
     programs = folder / "programs"
@@ -138,7 +154,8 @@ def test_the_page_runs_as_written(path: Path, tmp_path: Path) -> None:
     """Each `sh` block ends with the exit code that the page promises."""
     environ = environment(tmp_path)
     work = tmp_path / "work"
-    work.mkdir()
+    shutil.copytree(EXAMPLES, work, ignore=shutil.ignore_patterns("__pycache__"))
+    fill_examples(work)
     for block in blocks(path):
         if block.file:
             (work / block.file).write_text(block.content, encoding="utf-8")
@@ -155,9 +172,32 @@ def test_marks_are_known_and_counted(path: Path) -> None:
     found = blocks(path)
     assert {block.language for block in found} <= set(WORDS)
     for block in found:
-        assert block.mark == "" or re.fullmatch(r"exit \d+|not run: .{10,}", block.mark), block.mark
+        assert block.mark == "" or re.fullmatch(r"exit \d+|not run: .{10,}|from \w+\.py", block.mark), block.mark
     left_out = [block for block in found if block.mark.startswith("not run: ")]
     assert len(left_out) == NOT_RUN.get(path.stem, 0)
+
+
+def is_part(content: str, text: str) -> bool:
+    """Whether lines of a text are these, but for how far all of them are indented."""
+    lines, count = text.splitlines(keepends=True), content.count("\n")
+    return any(textwrap.dedent("".join(lines[n : n + count])) == content for n in range(len(lines) - count + 1))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=by_name)
+def test_parts_of_examples_are_as_the_examples_have_them(path: Path) -> None:
+    """What a page shows of a driver is what runs."""
+    for block in blocks(path):
+        if block.mark.startswith("from "):
+            name = block.mark.removeprefix("from ")
+            assert is_part(block.content, (EXAMPLES / name).read_text(encoding="utf-8")), f"{name}\n{block.content}"
+
+
+def test_each_recipe_shows_its_driver() -> None:
+    """The check above has something to check, and can fail."""
+    marks = [block.mark for block in blocks(DOCS / "how-to/supervise-your-own-job.md")]
+    assert {"from ingest_drain.py", "from vector_backfill.py"} <= set(marks)
+    assert is_part("if a:\n    b\n", "x\n    if a:\n        b\n")
+    assert not is_part("if a:\n    c\n", "x\n    if a:\n        b\n")
 
 
 def options_named(block: Block) -> set[tuple[str, str]]:
