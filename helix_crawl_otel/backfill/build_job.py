@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -184,6 +184,8 @@ class BuildJob:
             work.batch = (str(payload["first"]), int(payload["genes"]))
         elif what == "encoding":
             work.pending = int(payload["pending"])
+            # Once a run: a worker that takes over must not try again what the one before has just quarantined.
+            work.assignment = replace(work.assignment, retry_quarantined=False)
         elif what == "committed":
             work.batch = None
             work.suspects.committed(str(payload["first"]))
@@ -238,7 +240,11 @@ class BuildJob:
             if work is None or work.batch is None:
                 return False
             (first, genes), work.batch = work.batch, None
-            return work.suspects.crashed(first, genes, why).narrows
+            verdict = work.suspects.crashed(first, genes, why)
+            if verdict.quarantined is not None:
+                found = {"shard": work.assignment.shard, "gene": first, "reason": work.suspects.quarantined()[first]}
+                self._listener.said(slot, work, "quarantined", found)
+            return verdict.narrows
 
     def gave_up(self, slot: str, why: str) -> bool:
         """See `Job`: the shard has failed, the slot goes on with the next one."""

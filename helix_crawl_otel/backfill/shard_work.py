@@ -74,10 +74,10 @@ def work_on(
         if not assignment.reencode:
             # First of all, and also where nothing lacks a vector: a shard that is refused stays as it is.
             refuse_another(store, settings.model)
-        for gene_id, reason in assignment.quarantine.items():
-            store.quarantine(gene_id, reason)
         if assignment.retry_quarantined:
             store.retry_quarantined()
+        for gene_id, reason in assignment.quarantine.items():
+            store.quarantine(gene_id, reason)
         if assignment.source is not None:
             _ingest(store, assignment, report, pausing)
         if assignment.reencode:

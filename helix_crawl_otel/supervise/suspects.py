@@ -48,6 +48,8 @@ class Suspects:
         if genes > 1:
             self._limits[first] = (genes + 1) // 2
             return Verdict(narrows=True)
+        if first in self._quarantined:
+            return Verdict(narrows=False)
         self._quarantined[first] = f"its worker died twice while it was encoded alone: {why}"
         return Verdict(narrows=True, quarantined=first)
 

@@ -31,6 +31,8 @@ def test_one_poisonous_gene_is_quarantined_alone(rig: Rig, fault: str) -> None:
     assert done.code == 1, (done.errors, done.events[-3:])
     assert done.summary["quarantined"] == 1
     assert done.summary["failed"] == {}
+    (told,) = done.of("quarantined")
+    assert done.summary["quarantines"] == [{key: told[key] for key in ("shard", "gene", "reason")}]
     verified = rig.verify()
     assert verified["code"] == 1
     assert (verified["vectors"], verified["quarantined"]) == (whole["genes"] - 1, 1)
@@ -39,6 +41,9 @@ def test_one_poisonous_gene_is_quarantined_alone(rig: Rig, fault: str) -> None:
     assert len(found) == 1
     assert "gremlin" in found[0][0]
     assert rig.build().code == 1  # it is still left out, and that is still said
+    again = rig.build("--retry-quarantined", "--fault", fault, *FAST, seconds=110)  # and fails as before, once
+    assert (again.code, again.summary["failed"], len(again.of("quarantined"))) == (1, {}, 1)
+    assert rig.verify() == verified
     assert rig.build("--retry-quarantined").code == 0
     assert rig.verify() == whole
 

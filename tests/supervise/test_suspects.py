@@ -37,6 +37,10 @@ def test_a_single_gene_that_kills_twice_is_quarantined_with_its_reason() -> None
     assert verdict.narrows
     assert verdict.quarantined == "g"
     assert "SIGSEGV" in suspects.quarantined()["g"]
+    again = suspects.crashed(
+        "g", 1, "it was killed by SIGSEGV"
+    )  # left out, and yet there: the crash budget must end it
+    assert (again.narrows, again.quarantined) == (False, None)
 
 
 @given(st.data(), st.integers(1, 200), st.integers(1, 64))
