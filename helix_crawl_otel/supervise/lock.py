@@ -73,6 +73,6 @@ class FolderLock:
         try:
             holder = json.loads(self._holder.read_text(encoding="utf-8"))
             who = f"`{holder['command']}` (process {holder['pid']} on {holder['host']}, since {holder['since']})"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass  # it is just writing it, or could not
         return f"{self._folder.parent} is in use by {who}; wait for it, or end it: what it has done is kept"
