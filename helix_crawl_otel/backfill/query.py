@@ -75,7 +75,8 @@ def _command(args: argparse.Namespace) -> int:
 def show(found: Sequence[Mapping[str, Any]]) -> None:
     """Print genes for people: score, source, and the first lines of each."""
     for rank, gene in enumerate(found, 1):
-        print(f"{rank}. {gene['score']:.3f}  {_harmless(str(gene['source_id']))}")
+        source = gene["source_id"] or f"gene {gene['gene_id']}"  # the app's own genes name no source
+        print(f"{rank}. {gene['score']:.3f}  {_harmless(str(source))}")
         for line in [line for line in str(gene["content"]).splitlines() if line.strip()][:LINES_SHOWN]:
             print(f"      {_harmless(line)[:LINE_LETTERS]}")
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import logging
 import shlex
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -13,7 +14,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["notify"]
+from helix_crawl_otel.config import ConfigError
+
+__all__ = ["check_target", "notify"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -21,6 +24,25 @@ URL_SECONDS = 10.0
 COMMAND_SECONDS = 60.0
 
 STDERR = 2
+
+
+def check_target(target: str | None) -> None:
+    """Refuse what can tell nobody: before the run, since after it nobody would hear of that.
+
+    Raises:
+        ConfigError: It is no command that can be found; the message says what is accepted.
+    """
+    if target is None or _is_url(target):
+        return
+    try:
+        words = _words(target)
+    except ValueError as error:
+        words, why = [], str(error)
+    else:
+        why = f"{words[0]}: command not found" if words else "it is empty"
+    if not words or shutil.which(words[0].strip('"')) is None:
+        accepted = "an http(s) URL, or a command: a program on PATH, or the path of one, and its arguments"
+        raise ConfigError(f"--notify is {target!r} ({why}); accepted: {accepted}")
 
 
 def notify(target: str | None, summary: Mapping[str, Any]) -> None:
@@ -33,18 +55,25 @@ def notify(target: str | None, summary: Mapping[str, Any]) -> None:
     if target is None:
         return
     content = json.dumps(summary).encode()
-    is_url = target.lower().startswith(("http://", "https://"))
+    is_url = _is_url(target)
     try:
         if is_url:
             headers = {"Content-Type": "application/json"}
             request = urllib.request.Request(target, data=content, headers=headers, method="POST")
             with urllib.request.urlopen(request, timeout=URL_SECONDS):
                 return
-        words = shlex.split(target, posix=sys.platform != "win32")
         # What it prints must not mix with the events on standard output.
-        subprocess.run(words, input=content, stdout=STDERR, timeout=COMMAND_SECONDS, check=True)
+        subprocess.run(_words(target), input=content, stdout=STDERR, timeout=COMMAND_SECONDS, check=True)
     except (OSError, ValueError, IndexError, http.client.HTTPException, subprocess.SubprocessError) as error:
         logger.error("--notify %s failed: %s", _shown(target) if is_url else target, " ".join(str(error).split()))
+
+
+def _is_url(target: str) -> bool:
+    return target.lower().startswith(("http://", "https://"))
+
+
+def _words(command: str) -> list[str]:
+    return shlex.split(command, posix=sys.platform != "win32")
 
 
 def _shown(url: str) -> str:

@@ -15,6 +15,7 @@ from helix_crawl_otel.config import (
     option_values,
 )
 from helix_crawl_otel.knobs import RULE_KNOBS
+from helix_crawl_otel.supervise.notify import check_target
 
 __all__ = ["CommonOptions", "add_common_options", "read_common_options"]
 
@@ -79,6 +80,7 @@ def read_common_options(args: argparse.Namespace) -> CommonOptions:
     """
     environ = environment()
     knobs = option_values(args)
+    check_target(args.notify)
     return CommonOptions(
         config=config_from_options(knobs, environ),
         knobs=knobs,

@@ -70,11 +70,17 @@ class Summary:
 
     def text(self) -> str:
         """A few lines for people."""
-        head = f"{_STATES.get(self.exit_code, 'ended')} after {duration(self.seconds)}: {genes(self.encoded)} encoded"
+        state = "failed" if self._is_failed_job else _STATES.get(self.exit_code, "ended")
+        head = f"{state} after {duration(self.seconds)}: {genes(self.encoded)} encoded"
         if self.skipped:
             head += f", {genes(self.skipped)} skipped (their shards were complete before)"
         lines = [head, *(f"  {title:<13} {printable(text)}" for title, text in self._rows())]
         return "\n".join(lines)
+
+    @property
+    def _is_failed_job(self) -> bool:
+        """Of `run`, which knows nothing of shards that are done."""
+        return self.exit_code == 1 and not self.shards
 
     def _rows(self) -> list[tuple[str, str]]:
         rows = [("why", self.reason)] if self.reason else []
@@ -92,7 +98,8 @@ class Summary:
         if self.logs:
             rows.append(("worker logs", ", ".join(self.logs)))
         if self.exit_code:
-            rows.append(("exit code", f"{self.exit_code}: {_MEANINGS.get(self.exit_code, 'it failed')}"))
+            meaning = "the job failed" if self._is_failed_job else _MEANINGS.get(self.exit_code, "it failed")
+            rows.append(("exit code", f"{self.exit_code}: {meaning}"))
         rows += [("next", self.next_step)] if self.next_step else []
         return rows
 

@@ -65,6 +65,7 @@ def test_a_shard_of_the_app_can_be_asked_once_it_was_backfilled(rig: Rig) -> Non
     found = json.loads(query(path, "rotate the backup key", "--json").stdout)
     assert [list(gene) for gene in found] == [KEYS] * 2
     assert found[0] == {"gene_id": 7, "source_id": None, "score": 1.0, "content": "rotate the backup key"}
+    assert query(path, "rotate the backup key").stdout.startswith("1. 1.000  gene 7\n")
 
 
 def test_the_vectors_of_the_app_itself_are_not_guessed_at(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.supervise.keep_awake import keep_awake
-from helix_crawl_otel.supervise.notify import notify
+from helix_crawl_otel.supervise.notify import check_target, notify
 
 SUMMARY = {"exit_code": 0, "encoded": 5}
 
@@ -92,6 +93,19 @@ def test_a_command_that_fails_is_one_line(target: str, caplog: pytest.LogCapture
     (record,) = caplog.records
     assert record.message.startswith("--notify ")
     assert "\n" not in record.message
+
+
+@pytest.mark.parametrize("target", ["no-such-command-anywhere --now", "", "'unfinished", "ftp://somewhere/x"])
+def test_what_can_tell_nobody_is_refused_before_the_run(target: str) -> None:
+    """After a run of hours nobody would hear of it."""
+    with pytest.raises(ConfigError, match=r"--notify is .*; accepted: an http\(s\) URL, or a command"):
+        check_target(target)
+
+
+@pytest.mark.parametrize("target", [None, "HTTPS://somewhere/x", _python("raise SystemExit(3)")])
+def test_what_can_be_told_is_not_tried_before_the_run(target: str | None) -> None:
+    """No request and no process: only what is to be found is looked for."""
+    check_target(target)
 
 
 def test_nobody_is_told_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:

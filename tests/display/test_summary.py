@@ -81,3 +81,14 @@ def test_scripts_get_numbers() -> None:
     assert content["gate_seconds"] == 12.0
     assert content["actions"] == {"DETECT": 1, "RECYCLE": 1}
     assert content["unreadable"][0]["source"] == "a\x1b.txt"
+
+
+def test_a_job_of_the_operators_own_that_failed_is_not_called_finished() -> None:
+    """`run` counts no shards, so nothing is said of the rest being done."""
+    summary = Summary(exit_code=1, seconds=8.0, encoded=0, reason="job: it ended with exit code 1", next_step="again")
+    assert summary.text().splitlines() == [
+        "failed after 8.0 s: 0 genes encoded",
+        "  why           job: it ended with exit code 1",
+        "  exit code     1: the job failed",
+        "  next          again",
+    ]
