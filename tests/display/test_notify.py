@@ -18,6 +18,7 @@ import pytest
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.supervise.keep_awake import keep_awake
 from helix_crawl_otel.supervise.notify import check_target, notify
+from tests.programs import require_module
 
 SUMMARY = {"exit_code": 0, "encoded": 5}
 
@@ -143,7 +144,7 @@ def test_a_desktop_in_trouble_does_not_end_the_run(monkeypatch: pytest.MonkeyPat
 
 def test_the_real_wakepy_holds_sleep_off_or_says_that_it_cannot() -> None:
     """Where it is installed: never an exception, at most one sentence."""
-    pytest.importorskip("wakepy", reason="the extra `awake` is not installed")
+    require_module("wakepy", "awake")
     notes: list[str] = []
     with keep_awake(True, notes.append):
         pass

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.rig import COMMAND, Rig, prose
+from tests.programs import require_module
 
 
 def test_a_tree_becomes_shards_with_a_vector_for_every_gene(rig: Rig) -> None:
@@ -120,7 +121,7 @@ def test_bad_arguments_are_one_clear_sentence(rig: Rig, arguments: list[str], co
     """Nothing is started, nothing is written, and the way out is named."""
     rig.write({"a/one.txt": "text"})
     if "cuda:0" in arguments:
-        pytest.importorskip("torch", reason="without torch the missing torch is what is said")
+        require_module("torch", "helix-crawl-otel[torch]")  # without it the missing torch is what is said
     done = rig.build(*arguments)
     assert done.code == code
     assert says in done.errors or "is not installed" in done.errors

@@ -10,6 +10,7 @@ import pytest
 
 from tests.encoders.models import write_model
 from tests.jobs.rig import Rig, prose
+from tests.programs import require_module
 
 
 def _garbage_header(path: Path) -> None:
@@ -56,7 +57,7 @@ def test_a_log_full_of_garbage(rig: Rig) -> None:
 
 def test_a_missing_model_cannot_ever_start(rig: Rig) -> None:
     """Exit code 78 and no retry, whether that is known before or only in the worker."""
-    pytest.importorskip("sentence_transformers", reason="loads a model")
+    require_module("sentence_transformers", "helix-crawl-otel[models]")
     rig.write({"a/one.txt": "cat dog"})
     broken = write_model(rig.folder / "broken")
     (broken / "model.safetensors").write_bytes(b"no tensors")
@@ -70,7 +71,7 @@ def test_a_missing_model_cannot_ever_start(rig: Rig) -> None:
 @pytest.mark.timeout(180)
 def test_a_model_of_another_dimension_is_refused(rig: Rig) -> None:
     """The shards stay as they are; --reencode takes the new model, and the old one is then refused in its turn."""
-    pytest.importorskip("sentence_transformers", reason="loads a model")
+    require_module("sentence_transformers", "helix-crawl-otel[models]")
     rig.write({"a/one.txt": "cat dog cat", "b/two.txt": "dog"})
     assert rig.build().code == 0
     whole = rig.verify()

@@ -31,6 +31,8 @@ after = None
 while page := store.pending(after, int(sys.argv[2])):
     after = page[-1].key
     print(store.commit([(gene, VECTOR) for gene in page]), flush=True)
+    if sys.argv[3] == "hang":
+        sys.stdin.readline()
     if sys.argv[3] == "open" and after >= 200:
         store._connection.execute("BEGIN IMMEDIATE")
         store._connection.execute("PRAGMA cache_size = 1")
@@ -116,12 +118,15 @@ def test_what_a_killed_worker_had_not_committed_is_undone(tmp_path: Path) -> Non
 def test_a_worker_that_only_hangs_is_overtaken(tmp_path: Path) -> None:
     """It is not dead: the lease is taken while its connection is open, and its next batch is refused."""
     path = made(tmp_path / "a.db", [f"{n:04}" for n in range(GENE_COUNT)])
-    with writer(path) as process:
-        told(process, 1)
-        with opened(path, 2, lock_seconds=20) as store:
+    with writer(path, "hang") as process:
+        assert told(process, 1) == [str(BATCH)]
+        with opened(path, 2) as store:
+            assert process.stdin is not None
+            process.stdin.write("go on\n")
+            process.stdin.flush()
             assert process.wait(30) == 1
-            done = with_vectors(path)
-            assert encode_all(store) == GENE_COUNT - done
+            assert with_vectors(path) == BATCH
+            assert encode_all(store) == GENE_COUNT - BATCH
 
 
 def test_a_corrupt_file_is_kept_with_its_log(tmp_path: Path) -> None:
