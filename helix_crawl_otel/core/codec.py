@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 
 from helix_crawl_otel.core.samples import is_number
 
-__all__ = ["decode", "encode"]
+__all__ = ["OPTIONAL", "decode", "encode"]
+
+OPTIONAL = "optional"
+"""Metadata of a field that a file of an earlier version does not have: its default stands in."""
 
 T = TypeVar("T")
 
@@ -74,7 +77,8 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
 def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
     _expect(isinstance(value, dict), path, "an object", value)
     names = {f.name for f in dataclasses.fields(kind)}
-    _expect(names == set(value), path, f"an object with {', '.join(sorted(names))}", value)
+    needed = {f.name for f in dataclasses.fields(kind) if not f.metadata.get(OPTIONAL)}
+    _expect(needed <= set(value) <= names, path, f"an object with {', '.join(sorted(names))}", value)
     hints = _hints(kind)
     fields = {name: _decode(hints[name], value[name], f"{path}.{name}") for name in value}
     try:

@@ -30,7 +30,7 @@ def dump_durable(state: PolicyState) -> dict[str, Any]:
     Closed shards are among them: a shard that was paused, or restored and not opened again yet, keeps what it measured.
     """
     shards = {
-        name: DurableShard(shard.ladder.rung, shard.unit, shard.meters)
+        name: DurableShard(shard.ladder.rung, shard.unit, shard.meters, shard.ladder.is_spared)
         for name, shard in state.shards.items()
         if not shard.is_done or shard.ladder.rung > 0 or shard.meters
     }
@@ -64,7 +64,11 @@ def restore_durable(content: Any, encoder: str) -> PolicyState:
         meters: dict[str, BaselineMeter] = kept.meters if same_encoder else {}
         unit = kept.unit if same_encoder else ""
         state.shards[name] = ShardState(
-            unit=unit, is_open=False, is_done=False, ladder=Ladder(rung=kept.rung), meters=meters
+            unit=unit,
+            is_open=False,
+            is_done=False,
+            ladder=Ladder(rung=kept.rung, is_spared=kept.is_spared),
+            meters=meters,
         )
     return state
 
@@ -72,7 +76,15 @@ def restore_durable(content: Any, encoder: str) -> PolicyState:
 def durable_mark(state: PolicyState) -> tuple[object, ...]:
     """Differs from an earlier one when `dump_durable` would: cheap enough to be asked for after every batch."""
     return tuple(
-        (name, shard.is_done, shard.ladder.rung, device, len(meter.samples), meter.baseline is None)
+        (
+            name,
+            shard.is_done,
+            shard.ladder.rung,
+            shard.ladder.is_spared,
+            device,
+            len(meter.samples),
+            meter.baseline is None,
+        )
         for name, shard in state.shards.items()
         if shard.is_open
         for device, meter in (shard.meters.items() or [("", BaselineMeter())])
@@ -89,7 +101,8 @@ def forget_closed(state: PolicyState) -> None:
     for name in closed[: max(0, len(closed) - CLOSED_KEPT)]:
         shard = state.shards.pop(name)
         if shard.ladder.rung > 0:
-            state.shards[name] = ShardState(is_open=False, ladder=Ladder(rung=shard.ladder.rung))
+            kept = Ladder(rung=shard.ladder.rung, is_spared=shard.ladder.is_spared)
+            state.shards[name] = ShardState(is_open=False, ladder=kept)
 
 
 def _is_whole(shard: ShardState) -> bool:

@@ -63,10 +63,26 @@ class Climb:
 
 @dataclass
 class Ladder:
-    """State of one shard: the highest rung used, and the action that waits. The rung survives every worker."""
+    """State of one shard. The rung survives every worker.
+
+    Args:
+        rung: The highest one used.
+        pending: The action that waits.
+        is_spared: DEMOTE_CPU was vetoed, passed over or failed: its rung is used up, and the shard is not the CPU's.
+    """
 
     rung: int = 0
     pending: Pending | None = None
+    is_spared: bool = False
+
+    @property
+    def is_demoted(self) -> bool:
+        """Whether the shard has to be finished on the CPU, or has been."""
+        return self.rung >= ActionKind.DEMOTE_CPU.rung and not self.is_spared
+
+    def refused(self, kind: ActionKind) -> None:
+        """An action was not taken, and will not be."""
+        self.is_spared = self.is_spared or kind is ActionKind.DEMOTE_CPU
 
     def climb(self, mode: str, can_take: frozenset[ActionKind]) -> Climb:
         """Use up the next rung that the driver can take, and those below it.
@@ -83,6 +99,7 @@ class Ladder:
             if kind in can_take:
                 return Climb(kind, tuple(passed_over))
             passed_over.append(kind)
+            self.refused(kind)
         return Climb(None, tuple(passed_over))
 
     def blocks_trips(self) -> bool:

@@ -166,6 +166,8 @@ class Policy:
         pending = state.ladder.pending if state else None
         if state is not None and pending is not None and pending.id == action_id and outcome is not Outcome.OVERDUE:
             state.ladder.pending = None
+            if outcome in (Outcome.VETOED, Outcome.PASSED_OVER, Outcome.FAILED):
+                state.ladder.refused(pending.kind)
 
     # -- what is known ------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from helix_crawl_otel.core.baseline import BaselineMeter, CardBaselines
+from helix_crawl_otel.core.codec import OPTIONAL
 from helix_crawl_otel.core.detector import Detector
 from helix_crawl_otel.core.inflight import Batch
 from helix_crawl_otel.core.ladder import Ladder
@@ -85,11 +86,12 @@ class PolicyState:
 
 @dataclass
 class DurableShard:
-    """What is kept of a shard between processes."""
+    """What is kept of a shard between processes; see `Ladder` and `ShardState`."""
 
     rung: int
     unit: str
     meters: dict[str, BaselineMeter]
+    is_spared: bool = field(default=False, metadata={OPTIONAL: True})
 
 
 @dataclass

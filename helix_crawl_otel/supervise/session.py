@@ -37,8 +37,6 @@ __all__ = ["Metrics", "RunOptions", "Session", "open_metrics"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
-DEMOTED_RUNG = 3
-
 
 @dataclass(frozen=True)
 class Metrics:
@@ -134,9 +132,7 @@ class Session:
         self._closing.callback(self.timeline.close)
         state_file = StateFile(options.folder / "ladder.json")
         state = state_file.load(options.encoder)
-        self.demoted = {
-            name for name, shard in state.shards.items() if shard.ladder.rung >= DEMOTED_RUNG and not shard.is_done
-        }
+        self.demoted = {name for name, shard in state.shards.items() if shard.ladder.is_demoted and not shard.is_done}
         self.timeline.run(
             config={**asdict(options.config), "tick_seconds": TICK_SECONDS},
             encoder=options.encoder,

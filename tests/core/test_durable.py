@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.core.durable import dump_durable, durable_mark, restore_durable
+from helix_crawl_otel.core.ladder import Pending
+from helix_crawl_otel.core.model import ActionKind, Outcome
 from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.core.state import PolicyState
 from tests.core.timeline import FULL, RATE, Job
@@ -69,6 +71,42 @@ def test_an_intervention_is_never_forgotten() -> None:
     job.memory = FULL
     job.batches(40, speed=0.1).enter("b")
     assert through_a_file(through_a_file(job.policy.state), "another encoder").shards["a"].ladder.rung == 3
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_only_a_demotion_that_was_not_refused_sends_the_shard_to_the_cpu(outcome: Outcome) -> None:
+    """Vetoed, passed over or failed, its rung is used up; in no later run is it a demotion."""
+    job = Job(Settings(action="cpu", ema_alpha=1.0, inflight=False)).warmed()
+    job.memory = FULL
+    job.batches(8, speed=0.1)
+    ladder = job.policy.state.shards["a"].ladder
+    assert (ladder.rung, ladder.pending, ladder.is_demoted) == (3, None, True), "the job has applied it"
+    ladder.pending = Pending(99, ActionKind.DEMOTE_CPU, job.t)
+    before = durable_mark(job.policy.state)
+    job.policy.resolve("a", 99, outcome)
+    refused = outcome in (Outcome.VETOED, Outcome.PASSED_OVER, Outcome.FAILED)
+    assert (durable_mark(job.policy.state) != before) == refused
+    for state in (job.policy.state, through_a_file(through_a_file(job.policy.state))):
+        assert (state.shards["a"].ladder.rung, state.shards["a"].ladder.is_demoted) == (3, not refused)
+
+
+def test_a_demotion_that_the_driver_cannot_take_is_none() -> None:
+    """Its rung is passed over, and the next run leaves the shard on its card."""
+    job = Job(Settings(action="cpu", ema_alpha=1.0, inflight=False)).warmed()
+    job.policy.state.shards["a"].can_take = [ActionKind.EMPTY_CACHE]
+    job.memory = FULL
+    job.batches(8, speed=0.1)
+    ladder = through_a_file(job.policy.state).shards["a"].ladder
+    assert (ladder.rung, ladder.is_demoted) == (3, False)
+
+
+def test_a_file_of_before_is_read() -> None:
+    """It does not say whether a demotion was refused: a shard at the top of the ladder is the CPU's, as it was then."""
+    content = dump_durable(crawled().policy.state)
+    for shard in content["shards"].values():
+        del shard["is_spared"]
+    content["shards"]["a"]["rung"] = 3
+    assert restore_durable(content, "").shards["a"].ladder.is_demoted
 
 
 def test_the_cards_of_another_encoder_are_kept_apart() -> None:

@@ -48,6 +48,7 @@ class Stage:
     Attributes:
         fraction: How full the modelled card is.
         cannot_start: What comes of starting a worker.
+        saved: The ladder's state, as it is kept for the next run.
         at_turn: Called at each turn of the supervisor's own loop.
     """
 
@@ -65,11 +66,13 @@ class Stage:
         self.events: list[events.Event] = []
         self.fraction = LOW
         self.cannot_start: OSError | None = None
+        self.saved: dict[str, Any] = {}
         provider, self.reader = make_provider()
         self.pipeline = Pipeline(
             Knobs(),
             InstrumentHub(provider.get_meter("stage")),
             self.clock,
+            save_state=self._keep,
             can_end_worker=True,
             on_forced=self._force,
         )
@@ -117,6 +120,9 @@ class Stage:
 
     def _force(self, decision: Decision) -> None:
         self.supervisor.force(decision)
+
+    def _keep(self, content: dict[str, Any]) -> None:
+        self.saved = content
 
     def _refresh(self) -> None:
         if self.at_turn is not None:
