@@ -164,7 +164,7 @@ def _summary(
         job.paused()
         states = [work.state for work in job.shards]
     failed = {work.assignment.shard: work.reason for work in job.shards if work.state == "failed"} | planned.failures
-    quarantined = sum(map(count_quarantined, [*planned.complete, *(Path(work.assignment.path) for work in job.shards)]))
+    quarantined = planned.quarantined + sum(count_quarantined(Path(work.assignment.path)) for work in job.shards)
     problems = sum(work.problems for work in job.shards)
     if code == DONE and (failed or quarantined or problems):
         code = FAILED

@@ -34,7 +34,7 @@ class EncodeOptions:
         cpu_below_gib: `auto` takes the CPU on a card of this size or smaller.
         release_every: Batches between two releases of the CUDA cache, 0 for never.
         faults: Faults to inject, as given.
-        reencode: Encode everything again.
+        reencode: Take this model in place of another, and encode again what that one has encoded.
         retry_quarantined: Try quarantined genes again.
         lock_seconds: How long to wait for a shard that another program holds.
     """
@@ -88,7 +88,12 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="workers at once (default: one a visible card, one on the CPU, where the threads are shared out)",
     )
-    group.add_argument("--reencode", action="store_true", help="take this model in place of another; encode all again")
+    group.add_argument(
+        "--reencode",
+        action="store_true",
+        help="encode again what another model has encoded, or nobody knows which; vectors that say that they are this "
+        "model's stay, so that the same command goes on after a pause",
+    )
     group.add_argument("--retry-quarantined", action="store_true", help="try the genes that were quarantined again")
     group.add_argument(
         "--lock-seconds",

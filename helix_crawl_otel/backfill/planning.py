@@ -16,7 +16,7 @@ from helix_crawl_otel.backfill.chunk import ChunkRule
 from helix_crawl_otel.backfill.errors import ShardCorrupt, StoreError
 from helix_crawl_otel.backfill.gone import gone_shards
 from helix_crawl_otel.backfill.options import EncodeOptions
-from helix_crawl_otel.backfill.salvage import Salvage, count_quarantined, salvage, set_aside
+from helix_crawl_otel.backfill.salvage import Salvage, salvage, set_aside
 from helix_crawl_otel.backfill.task import Assignment
 from helix_crawl_otel.backfill.walk import fingerprint, plan_shards
 
@@ -31,6 +31,7 @@ class Planned:
         works: Shards that need a worker, in order.
         complete: Files of shards that need none.
         complete_genes: Genes in those.
+        quarantined: Genes in those that are left out.
         notes: What should be said about the rest.
         failures: Shards that cannot be worked on, with the reason.
     """
@@ -38,8 +39,15 @@ class Planned:
     works: list[ShardWork] = field(default_factory=list)
     complete: list[Path] = field(default_factory=list)
     complete_genes: int = 0
+    quarantined: int = 0
     notes: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+
+    def skip(self, path: Path, found: Salvage) -> None:
+        """This shard needs no worker."""
+        self.complete.append(path)
+        self.complete_genes += found.genes
+        self.quarantined += found.quarantined
 
     @property
     def shards(self) -> int:
@@ -76,9 +84,8 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
                 pass  # its worker meets the same and says what it is
             else:
                 unchanged = found.fingerprint is not None and found.fingerprint == fingerprint(plan, rule)
-                if unchanged and not prune and _is_done(found, path, options):
-                    planned.complete.append(path)
-                    planned.complete_genes += found.genes
+                if unchanged and not prune and _is_done(found, options):
+                    planned.skip(path, found)
                     continue
                 pending = found.pending if unchanged and not options.reencode else None
         assignment = Assignment(
@@ -116,9 +123,8 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions) -> Planned:
         except StoreError as error:
             planned.failures[name_of(path)] = str(error)
             continue
-        if _is_done(found, path, options):
-            planned.complete.append(path)
-            planned.complete_genes += found.genes
+        if _is_done(found, options):
+            planned.skip(path, found)
             continue
         assignment = Assignment(
             name_of(path),
@@ -131,8 +137,8 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions) -> Planned:
     return planned
 
 
-def _is_done(found: Salvage, path: Path, options: EncodeOptions) -> bool:
-    if not found.is_complete or (options.retry_quarantined and count_quarantined(path)):
+def _is_done(found: Salvage, options: EncodeOptions) -> bool:
+    if not found.is_complete or (options.retry_quarantined and found.quarantined):
         return False
     if found.identity is None:
         # Complete, and nobody has written down by whom: nothing is missing, unless all is to be encoded again.

@@ -96,6 +96,7 @@ class Salvage:
         identity: The encoder, `None` when nothing says so.
         fingerprint: Of the sources that it was cut from, see `walk.fingerprint`.
         pending: Genes that lack a vector; `None` where the file is too large to count them before the run.
+        quarantined: Genes that are left out.
     """
 
     is_complete: bool
@@ -103,6 +104,7 @@ class Salvage:
     identity: dict[str, object] | None
     fingerprint: str | None
     pending: int | None = 0
+    quarantined: int = 0
 
 
 def salvage(path: Path) -> Salvage:
@@ -112,29 +114,40 @@ def salvage(path: Path) -> Salvage:
         StoreError: It cannot be read.
     """
     with reading(path) as (connection, table):
-        identity = stored_meta(connection, table, "encoder")
-        fingerprint = stored_meta(connection, table, "fingerprint")
-        clearing = stored_meta(connection, table, "clearing")
+        own = _all_meta(connection, table)
+        identity = own.get("encoder")
         is_open = table.pending(right_length(connection, table, identity))
         lacks = connection.execute(f"SELECT 1 FROM genes WHERE {is_open} LIMIT 1").fetchone() is not None
         genes = 0 if lacks else int(connection.execute("SELECT count(*) FROM genes").fetchone()[0])
+        quarantined = _quarantined(connection, table)
         pending: int | None = 0
         if lacks:
             is_small = path.stat().st_size <= COUNTED_BYTES
             counting = f"SELECT count(*) FROM genes WHERE {is_open}"
             pending = int(connection.execute(counting).fetchone()[0]) if is_small else None
-    return Salvage(not lacks and not clearing, genes, identity, fingerprint, pending)
+    is_complete = not lacks and not own.get("clearing")
+    return Salvage(is_complete, genes, identity, own.get("fingerprint"), pending, quarantined)
 
 
 def count_quarantined(path: Path) -> int:
     """Genes of a shard that are left out, 0 where that cannot be read."""
     try:
         with reading(path) as (connection, table):
-            if not table.has_own:
-                return 0
-            return int(connection.execute("SELECT count(*) FROM helix_crawl_quarantine").fetchone()[0])
+            return _quarantined(connection, table)
     except StoreError:
         return 0
+
+
+def _quarantined(connection: sqlite3.Connection, table: Table) -> int:
+    if not table.has_own:
+        return 0
+    return int(connection.execute("SELECT count(*) FROM helix_crawl_quarantine").fetchone()[0])
+
+
+def _all_meta(connection: sqlite3.Connection, table: Table) -> dict[str, Any]:
+    if not table.has_own:
+        return {}
+    return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM helix_crawl_meta")}
 
 
 def find_shards(paths: Sequence[Path]) -> list[Path]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import struct
+import sys
 
 import pytest
 
 from tests.commands.app import foreign, hashed, not_ours, vectors_of, write_app_shard
-from tests.jobs.rig import COMMAND, Done, Rig, kill
+from tests.jobs.rig import COMMAND, Done, Rig
 from tests.store.shards import made, rows, sql
 
 GENES = {f"g{n:03}": f"Passage number {n} is about {'keys' if n % 2 else 'lunch'}." for n in range(150)}
@@ -124,7 +126,7 @@ def test_a_killed_backfill_goes_on_where_it_was(rig: Rig) -> None:
         for line in process.stdout:
             if b'"committed"' in line:
                 break
-        kill(process.pid)
+        process.kill()
         process.wait(timeout=20)
     done = rig.run(command)
     assert done.code == 0, done.errors
@@ -163,3 +165,24 @@ def _nudged(vector: bytes) -> bytes:
     place = next(n for n, value in enumerate(values) if value)
     values[place] *= 1.00001
     return struct.pack("<256f", *values)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM is a kill there")
+def test_reencode_leaves_what_is_this_models_own(rig: Rig) -> None:
+    """So that the same command, paused and started again, comes to an end."""
+    path = write_app_shard(rig.folder / "app.db", GENES)
+    command = [*COMMAND, "backfill", str(path), *rig.options, "--batch-size", "10", "--reencode", "--json"]
+    with rig.started([*command, "--fault", "slow:seconds=0.2"]) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if b'"committed"' in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        first = rig.ended(process)
+    assert first.code == 75
+    there = sum(vector is not None for vector in vectors_of(path).values())
+    assert 0 < there < len(GENES)
+    second = rig.run(command)
+    assert (second.code, second.summary["encoded"]) == (0, len(GENES) - there)
+    third = rig.run(command)
+    assert (third.code, third.of("worker_started")) == (0, [])
