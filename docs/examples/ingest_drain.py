@@ -36,19 +36,18 @@ class Encoder:
 
         self.model = BGEM3FlagModel("BAAI/bge-m3", devices=[device], use_fp16=device != "cpu")
         found = self.model.encode(texts, batch_size=len(texts), return_dense=True, return_sparse=True)
-        dense, sparse = found["dense_vecs"], found["lexical_weights"]
+        dense = [vector.astype("<f4").tobytes() for vector in found["dense_vecs"]]
+        sparse = [json.dumps({k: float(v) for k, v in weights.items()}) for weights in found["lexical_weights"]]
     """
 
     def __init__(self, device: str) -> None:
         self.device = device
 
-    def dense(self, texts: list[str]) -> list[bytes]:
-        """A normalised vector for each text, as little-endian float32."""
-        return [_vector(text) for text in texts]
-
-    def sparse(self, texts: list[str]) -> list[str]:
-        """A weight for each word of each text, as JSON."""
-        return [json.dumps(Counter(text.lower().split()), sort_keys=True) for text in texts]
+    def encode(self, texts: list[str]) -> tuple[list[bytes], list[str]]:
+        """For each text a normalised vector, as little-endian float32, and a weight for each word, as JSON."""
+        dense = [_vector(text) for text in texts]
+        sparse = [json.dumps(Counter(text.lower().split()), sort_keys=True) for text in texts]
+        return dense, sparse
 
 
 def _vector(text: str) -> bytes:
@@ -69,9 +68,9 @@ def drain(store: sqlite3.Connection, watch: CrawlWatch, name: str, device: str, 
                 break
             if rows:
                 texts = [content for _, _, content in rows]
-                # Both calls use the card: they are one batch. Work is what padding makes of it.
+                # Both encodings use the card: they are one batch. Work is what padding makes of it.
                 with shard.batch(genes=len(texts), work=len(texts) * max(1, min(max(map(len, texts)), 2000))):
-                    dense, sparse = encoder.dense(texts), encoder.sparse(texts)
+                    dense, sparse = encoder.encode(texts)
                 genes = [(row[1], row[2], *both) for row, *both in zip(rows, dense, sparse, strict=True)]
                 with store:  # one transaction: no passage is in neither table, or in both
                     store.executemany("INSERT OR REPLACE INTO genes VALUES (?, ?, ?, ?)", genes)

@@ -39,7 +39,7 @@ class Encoder:
     def __init__(self, device: str) -> None:
         self.device = device
 
-    def dense(self, texts: list[str]) -> list[bytes]:
+    def encode(self, texts: list[str]) -> list[bytes]:
         """A normalised vector for each text, as little-endian float32."""
         return [_vector(text) for text in texts]
 
@@ -80,7 +80,7 @@ class Backfill:
                     texts = [content for _, content in rows]
                     encoder = self.encoder_on(shard.device)  # `cpu` once this file is demoted; the next one is not
                     with shard.batch(genes=len(texts), work=len(texts) * min(max(map(len, texts)), 2000)):
-                        vectors = encoder.dense(texts)
+                        vectors = encoder.encode(texts)
                     pairs = [(vector, row[0]) for vector, row in zip(vectors, rows, strict=True)]
                     with store:
                         store.executemany("UPDATE genes SET embedding_dense_v2 = ? WHERE rowid = ?", pairs)

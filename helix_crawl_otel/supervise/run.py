@@ -94,7 +94,7 @@ def _command(args: argparse.Namespace) -> int:
         )
         session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
         console.start(session.clock)
-        why = "as its driver says" if asked == "auto" else "as asked for"
+        why = "until its driver says otherwise" if asked == "auto" else "as asked for"
         name = Path(argv[0]).name
         console.emit(events.RunStarted(session.clock(), typed, str(folder), name, (device,), why, 0, 0))
         run, code = session.supervise(RunJob(argv, environ))
