@@ -2,7 +2,8 @@
 
 python -m tests.run.driver PACE EXAMPLE LOG ARGUMENT...
 
-PACE is `card`: a modelled card, full and slow from a process's eighth batch on, whatever it releases; or `steady`.
+PACE is `card`: a modelled card, full and slow from a process's eighth batch on, whatever it releases; or `steady`; or
+`killed:WORD`: the first process kills itself before a statement that begins with this word, in a later batch.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from helix_crawl_otel import CrawlWatch, MemoryReading
@@ -72,6 +75,24 @@ def slow_down(example: ModuleType, take_time: Any) -> None:
     example.Encoder.encode = slowed_method
 
 
+def kill_before(example: ModuleType, word: str) -> None:
+    """Have the process killed before a statement, once three transactions are committed."""
+    commits = 0
+
+    def look(statement: str) -> None:
+        nonlocal commits
+        if commits >= 3 and statement.startswith(word):
+            os.kill(os.getpid(), signal.SIGKILL)
+        commits += statement == "COMMIT"
+
+    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        store = sqlite3.connect(*arguments, **options)
+        store.set_trace_callback(look)
+        return store
+
+    vars(example)["sqlite3"] = SimpleNamespace(connect=connect)
+
+
 def main(pace: str, name: str, log: str, *arguments: str) -> None:
     """Run the example, and leave a line a process."""
     example, card = load(name), Card()
@@ -79,8 +100,10 @@ def main(pace: str, name: str, log: str, *arguments: str) -> None:
         slow_down(example, card.take_time)
         if os.environ.get("BGEM3_DEVICE") != "cpu":
             vars(example)["CrawlWatch"] = lambda: CrawlWatch(memory=card.memory)
-    else:
+    elif pace == "steady":
         slow_down(example, lambda device: time.sleep(STEADY_SECONDS))
+    elif not Path(log).exists():
+        kill_before(example, pace.removeprefix("killed:"))
     seen = {"pid": os.getpid(), **{name: os.environ.get(name) for name in ("BGEM3_DEVICE", "CUDA_VISIBLE_DEVICES")}}
     with Path(log).open("a", encoding="utf-8") as file:
         file.write(json.dumps(seen) + "\n")

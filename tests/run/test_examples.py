@@ -143,6 +143,24 @@ def test_the_job_is_killed_in_the_middle(rig: Rig, example: Example) -> None:
     example.assert_whole(path, 0, count)
 
 
+@pytest.mark.parametrize(
+    ("example", "word"),
+    [
+        *((EXAMPLES[0], word) for word in ("BEGIN", "INSERT", "DELETE", "COMMIT")),
+        *((EXAMPLES[1], word) for word in ("BEGIN", "UPDATE", "COMMIT")),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_it_is_killed_before_a_statement(rig: Rig, example: Example, word: str) -> None:
+    """A batch is committed whole or not at all, wherever in its transaction the process ends."""
+    path, count = rig.folder / "one.db", example.batch * 8
+    example.write(path, 0, count)
+    done = rig.run(command(rig, f"killed:{word}", example.name, str(path)))
+    assert done.code == 0, done.errors
+    assert [event["code"] for event in done.of("worker_ended")] == [-9, 0]
+    example.assert_whole(path, 0, count)
+
+
 @BOTH
 def test_the_supervisor_is_killed_in_the_middle(rig: Rig, example: Example) -> None:
     """The job ends with it. The same command goes on; what was committed is not encoded again."""
