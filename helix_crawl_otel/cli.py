@@ -21,6 +21,7 @@ from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.dashboards import command as dashboards
 from helix_crawl_otel.doctor import command as doctor
 from helix_crawl_otel.replay import replay, simulate
+from helix_crawl_otel.report import command as report
 from helix_crawl_otel.supervise import run
 from helix_crawl_otel.supervise.lock import FolderLocked
 from helix_crawl_otel.timeline import TimelineError
@@ -29,7 +30,7 @@ __all__ = ["main"]
 
 DONE, FAILED, USAGE, NEVER, INTERRUPTED = 0, 1, 2, 78, 130
 
-COMMANDS = (demo, build, backfill, run, verify, query, replay, simulate, doctor, dashboards)
+COMMANDS = (demo, build, backfill, run, verify, query, replay, simulate, report, doctor, dashboards)
 """Modules that have `register(subparsers)`; it sets `func`, which takes the parsed arguments and returns the exit code.
 Heavy imports belong inside `func`."""
 
@@ -49,6 +50,7 @@ examples:
   helix-crawl run -- python my_job.py          supervise a job of your own that uses CrawlWatch
   helix-crawl simulate                         the ladder against no ladder, on a modelled card
   helix-crawl replay timeline.jsonl            what the policy would have done on a recorded timeline
+  helix-crawl report timeline.jsonl -o r.html  one page of what happened
   helix-crawl COMMAND --help                   options and examples of a command
 
 exit codes:

@@ -39,6 +39,7 @@ PRINTS = {
     "backfill/worker.py",
     "cli.py",
     "doctor/command.py",
+    "report/command.py",
     "supervise/launch.py",
 }
 

@@ -1,0 +1,1 @@
+"""The report of a run: one page and one picture, made from a timeline after the fact."""

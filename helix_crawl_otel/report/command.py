@@ -1,0 +1,145 @@
+"""The command `helix-crawl report`: one page, or a picture, of what a timeline tells.
+
+Source: DESIGN.md, section 3.3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from helix_crawl_otel.config import add_options, config_from_options, option_values
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.knobs import KNOBS
+from helix_crawl_otel.replay.replay_text import skipped_text
+from helix_crawl_otel.report.choice import choose
+from helix_crawl_otel.report.page import page
+from helix_crawl_otel.report.picture import picture
+from helix_crawl_otel.report.story import Story
+from helix_crawl_otel.report.witness import tell
+from helix_crawl_otel.report.words import headline
+from helix_crawl_otel.timeline import Event, RunEvent, TimelineError, read_timeline
+
+__all__ = ["ReportError", "recorded_settings", "register", "run"]
+
+DONE, USAGE = 0, 2
+
+_DESCRIPTION = """\
+Make one page of a recorded timeline: what happened in words, speed, baseline, limit, memory and actions of each shard
+over time, what each action changed, and the time that a crawl took. The page is one file and loads nothing. It shows
+what really happened; of a job whose timeline has no actions it shows what the policy would have asked for."""
+
+_EPILOG = """\
+examples:
+  helix-crawl report out/.helix-crawl/timeline.jsonl -o report.html
+  helix-crawl report timeline.jsonl.gz --png report.png         a picture for a mail
+  ssh rig cat timeline.jsonl | helix-crawl report - -o report.html
+
+The knobs are those that the run recorded, unless an option says otherwise.
+
+exit codes: 0 done; 1 a file cannot be written; 2 wrong option, no timeline, no matplotlib; 130 interrupted."""
+
+
+class ReportError(Exception):
+    """There can be no report; the message is one sentence."""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "report",
+        help="one page of a recorded timeline: speed, memory and every action over time",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("timeline", metavar="TIMELINE", help="the file, plain or gzip; - reads standard input")
+    parser.add_argument("-o", "--out", metavar="FILE.html", type=Path, help="write the page there")
+    parser.add_argument("--png", metavar="FILE.png", type=Path, help="write a picture there, for a mail")
+    add_options(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the command out. Returns its exit code.
+
+    Raises:
+        ConfigError: A knob has a value that is not accepted.
+        TimelineError: There is no timeline to read.
+        OSError: A file cannot be written.
+    """
+    try:
+        _check(args.timeline, args.out, args.png)
+        options = option_values(args)
+        reader = read_timeline(sys.stdin.buffer if args.timeline == "-" else args.timeline)
+        config = config_from_options(options)
+        events = list(reader)
+        story = tell(events, recorded_settings(events, config, options))
+        if not any(tale.batches or tale.steps for tale in story.tales):
+            raise TimelineError(f"{reader.name} has no batch, so there is nothing to report")
+    except ReportError as error:
+        print(f"helix-crawl: error: {error}", file=sys.stderr)
+        return USAGE
+    notes = skipped_text(reader).splitlines()
+    if args.out is not None:
+        name = "standard input" if args.timeline == "-" else Path(reader.name).name
+        args.out.write_text(page(story, choose(story), name, notes), encoding="utf-8", newline="\n")
+    if args.png is not None:
+        args.png.write_bytes(picture(story))
+    _say(story, [path for path in (args.out, args.png) if path is not None], notes)
+    return DONE
+
+
+def _say(story: Story, paths: Iterable[Path], notes: Iterable[str]) -> None:
+    print(headline(story))
+    for path in paths:
+        print(f"report: {path}")
+    for note in notes:
+        print(note, file=sys.stderr)
+
+
+def _check(timeline: str, out: Path | None, png: Path | None) -> None:
+    """Refuse, before anything is read, what cannot be written."""
+    if out is None and png is None:
+        raise ReportError("where to? accepted: -o FILE.html, --png FILE.png, or both")
+    for option, path in (("-o", out), ("--png", png)):
+        if path is None:
+            continue
+        if timeline != "-" and path.exists() and path.samefile(timeline):
+            raise ReportError(f"{option} is {str(path)!r}, which is the timeline itself")
+        if not path.absolute().parent.is_dir():
+            raise ReportError(f"{option} is {str(path)!r}; accepted: a file in a folder that exists")
+        if path.is_dir():
+            raise ReportError(f"{option} is {str(path)!r}, which is a folder; accepted: a file")
+    if out is not None and out.suffix.lower() == ".png":
+        raise ReportError(f"-o is {str(out)!r}; accepted: a page; a picture is made by --png")
+    try:
+        import matplotlib  # noqa: F401 - only whether it is there
+    except ImportError:
+        raise ReportError("report needs matplotlib: pip install 'helix-crawl-otel[plot]'") from None
+
+
+def recorded_settings(events: Iterable[Event], config: Settings, options: Mapping[str, str]) -> Settings:
+    """The knobs of the first run that recorded any; an option wins, and a value that is not accepted does not count.
+
+    Args:
+        events: Of the timeline.
+        config: Options, environment and defaults.
+        options: Text by variable, as given on the command line.
+    """
+    run = next((event for event in events if type(event) is RunEvent and event.config), None)
+    if run is None:
+        return config
+    given = {row.field for row in KNOBS if row.variable in options}
+    settings = config
+    for field in dataclasses.fields(Settings):
+        if field.name in run.config and field.name not in given:
+            try:
+                settings = dataclasses.replace(settings, **{field.name: run.config[field.name]})
+            except ValueError:
+                continue
+    return settings

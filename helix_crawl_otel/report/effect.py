@@ -1,0 +1,143 @@
+"""What a crawl cost and what the ladder was worth: rates before and after an action, time lost, time saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+
+from helix_crawl_otel.report.story import DETECT, REMEDIES, Batch, Step, Tale
+
+__all__ = ["MEANINGS", "Effect", "Speed", "effect_of", "lost_seconds", "remedy_seconds", "saved_seconds"]
+
+MEANINGS = {
+    "lost": "Lost to the crawl: the seconds that batches took during a crawl, beyond what they would have taken at the "
+    "baseline. A crawl lasts from the first of the slow batches under a full memory that led to its detection until "
+    "speed was back, its worker was ended or the shard was. A batch that was thrown away with its worker counts whole.",
+    "remedies": "Spent on new workers: from the end of the last batch before a recycle or a move to the CPU, or from "
+    "that action where its batch was thrown away, to the beginning of the next batch.",
+    "saved": "Saved by the ladder, an estimate: what the rest of the shard would have taken at the speed seen when its "
+    "first remedy was asked for, less what it took, new workers and later crawls included. It assumes that the crawl "
+    "would have gone on at that speed to the end of the shard. Less than nothing means that the remedies cost time.",
+}
+"""The definitions, as the page prints them."""
+
+
+_ROUNDING = 1e-3
+"""Seconds: lines are rounded."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A median rate.
+
+    Args:
+        rate: Genes/s.
+        ratio: Of the baseline, as judged; `None` when unknown.
+        is_in_flight: Of the batch in flight when the action was asked for, not of finished ones.
+    """
+
+    rate: float
+    ratio: float | None
+    is_in_flight: bool = False
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The speed before and after an action; `None` where no batch tells."""
+
+    before: Speed | None
+    after: Speed | None
+
+
+def effect_of(step: Step, tale: Tale, window: int) -> Effect:
+    """The median of up to `window` batches on either side; after it, only up to the shard's next remedy.
+
+    The first batch of a new worker is left out: it loads and warms up.
+    """
+    later = [s.t for s in tale.steps if s.t > step.t and s.kind != DETECT]
+    until = min(later, default=float("inf"))
+    before = [batch for batch in tale.batches if batch.ended <= step.t + _ROUNDING][-window:]
+    after = [b for b in tale.batches if b.began >= step.t - _ROUNDING and b.ended <= until + _ROUNDING][: window + 1]
+    warm: list[Batch] = []
+    previous = step.t - _ROUNDING
+    for batch in after:
+        if not any(previous <= start.t <= batch.began + _ROUNDING for start in tale.starts):
+            warm.append(batch)
+        previous = batch.ended
+    return Effect(_seen(step) or _median(before), _median(warm[:window] or after))
+
+
+def _seen(step: Step) -> Speed | None:
+    """The batch in flight, where it was one that gave the crawl away: finished batches do not show it."""
+    rate, ratio = step.evidence.get("rate"), step.evidence.get("ratio")
+    if step.evidence.get("inflight_seconds") is None or not isinstance(rate, (int, float)):
+        return None
+    return Speed(rate, ratio if isinstance(ratio, (int, float)) else None, is_in_flight=True)
+
+
+def _median(batches: list[Batch]) -> Speed | None:
+    if not batches:
+        return None
+    ratios = [batch.ratio for batch in batches if batch.ratio is not None]
+    return Speed(median(batch.rate for batch in batches), median(ratios) if ratios else None)
+
+
+def lost_seconds(tale: Tale) -> float:
+    """See `MEANINGS`."""
+    lost = 0.0
+    for episode in tale.episodes:
+        ended = episode.detected if episode.ended is None else episode.ended
+        for batch in tale.batches:
+            overlap = min(batch.ended, ended) - max(batch.began, episode.began)
+            if overlap > 0 and batch.ratio is not None:
+                lost += overlap * max(0.0, 1 - batch.ratio)
+        lost += sum(_thrown_away(step, tale) for step in tale.steps if _within(step, episode.began, ended))
+    return lost
+
+
+def _within(step: Step, began: float, ended: float) -> bool:
+    return began <= step.t <= ended and step.outcome == "overdue"
+
+
+def _thrown_away(step: Step, tale: Tale) -> float:
+    """Seconds of the batch that was ended with its worker; a batch that has a line was not thrown away."""
+    age = step.evidence.get("inflight_seconds")
+    if not isinstance(age, (int, float)) or any(batch.began < step.t < batch.ended for batch in tale.batches):
+        return 0.0
+    return max(0.0, age)
+
+
+def remedy_seconds(tale: Tale) -> float:
+    """See `MEANINGS`."""
+    total = 0.0
+    for start in tale.starts:
+        if start.reason not in ("recycle", "demote"):
+            continue
+        before = [batch.ended for batch in tale.batches if batch.ended <= start.t]
+        before += [step.t for step in tale.steps if step.t <= start.t and step.outcome == "overdue"]
+        after = [batch.began for batch in tale.batches if batch.began >= start.t]
+        if before and after:
+            total += min(after) - max(before)
+    return total
+
+
+def saved_seconds(tale: Tale) -> float | None:
+    """See `MEANINGS`. `None` where no remedy was taken, or nothing says how fast the crawl was."""
+    first = next((step for step in tale.steps if step.is_taken and step.kind in REMEDIES), None)
+    if first is None or not tale.batches:
+        return None
+    speed = first.crawl_speed or _crawl_speed(tale, first.t)
+    if speed is None:
+        return None
+    units = sum(
+        batch.units * min(1.0, (batch.ended - first.t) / batch.seconds)
+        for batch in tale.batches
+        if batch.ended > first.t
+    )
+    return units / speed - max(0.0, tale.batches[-1].ended - first.t)
+
+
+def _crawl_speed(tale: Tale, t: float) -> float | None:
+    """Units a second of the finished batches that crawled before then."""
+    speeds = [batch.units / batch.seconds for batch in tale.batches if batch.ended <= t and tale.is_crawling(batch)]
+    return median(speeds) if speeds else None

@@ -1,0 +1,49 @@
+"""The picture for a mail: the headline, a few sentences, and the shards that matter most."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import warnings
+
+from helix_crawl_otel.report.choice import choose, numbered
+from helix_crawl_otel.report.figure import PICTURE, draw
+from helix_crawl_otel.report.story import Story
+from helix_crawl_otel.report.svg import LIGHT
+from helix_crawl_otel.report.words import headline, name_of, sentences, tale_text
+
+__all__ = ["picture"]
+
+MOST_SHARDS = 3
+_HEAD_INCHES, _SHARD_INCHES = 1.25, 5.4
+
+
+def picture(story: Story) -> bytes:
+    """The picture as the bytes of a PNG file.
+
+    Args:
+        story: What happened.
+    """
+    from matplotlib.figure import Figure
+
+    shown = choose(story, MOST_SHARDS)
+    height = _HEAD_INCHES + _SHARD_INCHES * max(len(shown.tales), 1) + 0.3
+    page = Figure(figsize=(PICTURE.inches[0], height), facecolor="white")
+    ratios = [_HEAD_INCHES] + [_SHARD_INCHES] * len(shown.tales) + [0.3]
+    head, *parts, foot = page.subfigures(len(ratios), 1, squeeze=False, height_ratios=ratios)[:, 0]
+    head.text(0.02, 0.8, headline(story), fontsize=17, fontweight="bold", va="top", color=LIGHT["ink"])
+    lines = textwrap.fill(" ".join(sentences(story)), 135)
+    head.text(0.02, 0.5, lines, fontsize=10.5, va="top", color=LIGHT["ink"], parse_math=False, linespacing=1.4)
+    for part, tale in zip(parts, shown.tales, strict=True):
+        name = textwrap.shorten(name_of(tale, story), 90)
+        part.text(0.02, 0.985, name, fontsize=13, fontweight="bold", va="top", color=LIGHT["ink"], parse_math=False)
+        words = textwrap.wrap(tale_text(tale, story), 145)[:3]
+        text = "\n".join(words)
+        part.text(0.02, 0.93, text, fontsize=9.5, va="top", color=LIGHT["soft"], parse_math=False, linespacing=1.35)
+        draw(part, tale, numbered(tale), story.settings.factor, story.settings.vram_full, LIGHT, PICTURE, top=0.71)
+    key = "Blue: a batch.  Red: a batch during a crawl.  Dashed: baseline.  Dotted red: crawl limit, full memory."
+    foot.text(0.02, 0.6, " ".join([key, *shown.sentences(story)]), fontsize=9, color=LIGHT["soft"], va="center")
+    with io.BytesIO() as image, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks
+        page.savefig(image, format="png", dpi=110)
+        return image.getvalue()

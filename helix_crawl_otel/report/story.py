@@ -1,0 +1,181 @@
+"""What a timeline tells, as values: batches with their baseline, crawls, actions, workers, by shard and run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from helix_crawl_otel.core.settings import Settings
+
+__all__ = ["DETECT", "HANG", "REMEDIES", "Batch", "Episode", "Reading", "Start", "Step", "Story", "Tale"]
+
+DETECT, HANG = "DETECT", "HANG"
+REMEDIES = ("EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU")
+
+
+class Batch(NamedTuple):
+    """A batch that ended.
+
+    Args:
+        began: Seconds, start of its encode stage.
+        ended: Seconds.
+        genes: Passages.
+        units: Its work in the shard's unit.
+        device: Where it was encoded.
+        worker: By whom.
+        baseline: In force at its end, in genes/s at this batch's passage length; `None` while there was none.
+        slow: Below the limit while the memory was full.
+    """
+
+    began: float
+    ended: float
+    genes: float
+    units: float
+    device: str
+    worker: str
+    baseline: float | None
+    slow: bool
+
+    @property
+    def seconds(self) -> float:
+        """Length of its encode stage."""
+        return max(self.ended - self.began, 1e-9)
+
+    @property
+    def rate(self) -> float:
+        """Genes/s."""
+        return self.genes / self.seconds
+
+    @property
+    def ratio(self) -> float | None:
+        """Rate over baseline, judged as the detector does; `None` without a baseline."""
+        return self.rate / self.baseline if self.baseline else None
+
+
+class Reading(NamedTuple):
+    """Memory of a device as a fraction of its limit; `None` where it was unknown."""
+
+    t: float
+    device: str
+    fraction: float | None
+
+
+class Start(NamedTuple):
+    """A worker was started."""
+
+    t: float
+    device: str
+    worker: str
+    reason: str
+
+
+@dataclass
+class Episode:
+    """A crawl.
+
+    Args:
+        detected: When it was detected.
+        worker: Who crawled.
+        began: The beginning of the slow batches under a full memory that led to the detection; at the latest then.
+        ended: When speed was back, the worker was ended, or the shard was.
+    """
+
+    detected: float
+    worker: str
+    began: float
+    ended: float | None = None
+
+
+@dataclass
+class Step:
+    """An action, taken or, in a report without recorded actions, one that would have been asked for.
+
+    Args:
+        t: Seconds.
+        kind: `DETECT`, `EMPTY_CACHE`, `RECYCLE`, `DEMOTE_CPU` or `HANG`.
+        outcome: As recorded; empty where it was not taken.
+        evidence: The numbers behind it.
+        reason: One sentence, where one is known.
+        crawl_speed: Units a second at the time, as the detector saw them; `None` when unknown.
+    """
+
+    t: float
+    kind: str
+    outcome: str
+    evidence: Mapping[str, Any]
+    reason: str = ""
+    crawl_speed: float | None = None
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether it happened: applied, or a worker ended for it because its batch kept it waiting."""
+        return self.outcome in ("applied", "overdue")
+
+
+@dataclass
+class Tale:
+    """One shard in one run.
+
+    Args:
+        run: Number of the run, from 0.
+        shard: Name.
+        batches: In the order in which they ended.
+        episodes: Crawls.
+        steps: Actions, in order.
+        starts: Workers started while it was encoded, or to go on with it.
+        readings: Memory of its devices while it was encoded.
+    """
+
+    run: int
+    shard: str
+    batches: list[Batch] = field(default_factory=list)
+    episodes: list[Episode] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    starts: list[Start] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """First and last second."""
+        times = [batch.began for batch in self.batches[:1]] + [batch.ended for batch in self.batches[-1:]]
+        times += [step.t for step in self.steps if step.is_taken]
+        return min(times, default=0.0), max(times, default=0.0)
+
+    @property
+    def genes(self) -> float:
+        """Passages encoded."""
+        return sum(batch.genes for batch in self.batches)
+
+    def is_crawling(self, batch: Batch) -> bool:
+        """Whether it ran during a crawl."""
+        return any(
+            batch.ended > episode.began and batch.began < (batch.ended if episode.ended is None else episode.ended)
+            for episode in self.episodes
+        )
+
+
+@dataclass
+class Story:
+    """A whole timeline.
+
+    Args:
+        settings: The knobs by which it was judged.
+        is_recorded: Whether the actions are the job's own; else they are what the policy would have asked for.
+        tales: By run and shard, in the order of their first batch.
+        runs: How many.
+        seconds: Over all runs.
+        sources: Where reconstructed runs come from.
+    """
+
+    settings: Settings
+    is_recorded: bool
+    tales: list[Tale] = field(default_factory=list)
+    runs: int = 1
+    seconds: float = 0.0
+    sources: list[str] = field(default_factory=list)
+
+    @property
+    def crawls(self) -> int:
+        """Crawls, over all shards."""
+        return sum(len(tale.episodes) for tale in self.tales)

@@ -1,0 +1,239 @@
+"""Follows a timeline with the detector, changing nothing: baselines, verdicts, crawls as they were.
+
+Other than `replay` it never ends a worker or takes a rung: what the timeline says was done is what was done. Only where
+a timeline has no action at all, `replay` says what would have been asked for.
+
+Source: DESIGN.md, sections 3.6 and 4.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from operator import attrgetter
+
+from helix_crawl_otel.core.decisions import Decision, What
+from helix_crawl_otel.core.durable import dump_durable, restore_durable
+from helix_crawl_otel.core.inflight import BatchInfo
+from helix_crawl_otel.core.model import ActionKind, MemoryReading
+from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.replay.engine import replay
+from helix_crawl_otel.replay.order import in_order
+from helix_crawl_otel.report.story import DETECT, HANG, Batch, Episode, Reading, Start, Step, Story, Tale
+from helix_crawl_otel.timeline import ActionEvent, BatchEvent, Event, MemoryEvent, RunEvent, WorkerEvent
+
+__all__ = ["tell"]
+
+_ENDS_WORKER = ("RECYCLE", "DEMOTE_CPU")
+
+_JUST_BEFORE = 1e-8
+"""Seconds. A reading at the moment at which a slice is due comes first."""
+
+
+def tell(events: Iterable[Event], settings: Settings) -> Story:
+    """Make a story of a timeline.
+
+    Args:
+        events: From `read_timeline`; all are held in memory.
+        settings: The knobs to judge by.
+    """
+    kept = list(events)
+    is_recorded = any(type(event) is ActionEvent for event in kept)
+    witness = _Witness(settings, is_recorded)
+    axis: list[Event] = []
+    for event in kept:
+        if type(event) is RunEvent:
+            witness.play(axis)
+            axis = []
+            witness.begin_run(event)
+        else:
+            axis.append(event)
+    witness.play(axis)
+    if not is_recorded:
+        _add_what_would_have_been(witness.story, kept, settings)
+    return witness.story
+
+
+def _add_what_would_have_been(story: Story, events: Sequence[Event], settings: Settings) -> None:
+    tales = {(tale.run, tale.shard): tale for tale in story.tales}
+    for run, decision in replay(events, settings).decisions:
+        kind = decision.kind.value if decision.what is What.ISSUE and decision.kind else HANG
+        tale = tales.get((run, decision.shard))
+        if tale is not None and decision.what in (What.ISSUE, What.HANG):
+            tale.steps.append(Step(decision.t, kind, "", decision.evidence, decision.reason))
+
+
+class _Witness:
+    """Threads: one."""
+
+    def __init__(self, settings: Settings, is_recorded: bool) -> None:
+        self.story = Story(settings, is_recorded)
+        # With `off` the policy detects and never asks: a crawl is open for as long as it lasted.
+        self._settings = replace(settings, action="off")
+        self._policy = Policy(self._settings)
+        self._runs = 0
+        self._forget_axis()
+
+    def begin_run(self, run: RunEvent) -> None:
+        """A new time axis. Baselines carry on, unless the encoder is another."""
+        self._runs += 1
+        self.story.runs = self._runs
+        if run.source and run.source not in self.story.sources:
+            self.story.sources.append(run.source)
+        state = self._policy.state
+        if run.encoder and run.encoder != state.encoder and state.shards:
+            state = restore_durable(dump_durable(state), run.encoder)
+        elif run.encoder:
+            state.encoder = run.encoder
+        self._policy = Policy(self._settings, tick_seconds=run.tick_seconds or TICK_SECONDS, state=state)
+        self._policy.restart()
+
+    def play(self, axis: list[Event]) -> None:
+        """Take all events of one time axis."""
+        self._forget_axis()
+        first: float | None = None
+        last = 0.0
+        for t, number, event, begins in in_order(axis):
+            self._take(self._policy.advance(t - _JUST_BEFORE))
+            first, last = (t if first is None else first), t
+            if type(event) is BatchEvent:
+                if begins:
+                    self._begin(t, number, event)
+                else:
+                    self._end(t, number, event)
+            elif type(event) is MemoryEvent:
+                reading = MemoryReading(event.used_bytes, event.limit_bytes)
+                self._policy.read_memory(t, event.device, reading)
+                own = self._readings.setdefault(event.device, [])
+                own.append(Reading(t, event.device, reading.fraction))
+            elif type(event) is WorkerEvent:
+                self._start(t, event)
+            elif type(event) is ActionEvent:
+                self._act(t, event)
+        if first is not None:
+            self.story.seconds += last - min(first, 0.0)
+        self._finish(last)
+
+    def _forget_axis(self) -> None:
+        self._tales: dict[str, Tale] = {}
+        self._readings: dict[str, list[Reading]] = {}  # by device, in the order of time
+        self._starts: list[Start] = []
+
+    # -- events -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, t: float, number: int, event: BatchEvent) -> None:
+        self._take(self._policy.start_batch(t, self._info(t, number, event)))
+
+    def _end(self, t: float, number: int, event: BatchEvent) -> None:
+        info = self._info(t, number, event)
+        decisions, problem = self._policy.finish_batch(t, info, event.seconds)
+        self._take(decisions)
+        state = self._policy.state.shards[event.shard]
+        units = float(event.genes if state.unit == "genes" or event.work is None else event.work)
+        known, _ = self._policy.baseline(event.shard, event.device)
+        baseline = known.rate * event.genes / units if known is not None and problem is None else None
+        began = t - event.seconds
+        track = self._policy.state.memory.get(event.device)
+        fraction = track.highest(began, t) if track else None
+        is_full = fraction is not None and fraction >= self._settings.vram_full
+        is_slow = baseline is not None and event.genes / event.seconds < baseline / self._settings.factor
+        self._tale(event.shard).batches.append(
+            Batch(began, t, event.genes, units, event.device, event.worker, baseline, is_full and is_slow)
+        )
+
+    def _info(self, t: float, number: int, event: BatchEvent) -> BatchInfo:
+        if event.shard not in self._tales:
+            self._take(self._policy.open_shard(t, event.shard, event.worker, event.device))
+            self._tale(event.shard)
+        return BatchInfo(str(number), event.shard, event.worker, event.device, event.genes, event.work)
+
+    def _start(self, t: float, event: WorkerEvent) -> None:
+        for tale in self._tales.values():
+            for episode in tale.episodes:
+                if episode.worker == event.worker:
+                    _close(episode, t)
+        self._take(self._policy.start_worker(t, event.worker, event.device))
+        self._starts.append(Start(t, event.device, event.worker, event.reason))
+
+    def _act(self, t: float, event: ActionEvent) -> None:
+        tale = self._tale(event.shard)
+        ratio = event.evidence.get("ratio")
+        device = tale.batches[-1].device if tale.batches else ""
+        known, _ = self._policy.baseline(event.shard, device) if device else (None, "")
+        speed = ratio * known.rate if isinstance(ratio, (int, float)) and known is not None else None
+        step = Step(t, event.kind, event.outcome or "applied", event.evidence, crawl_speed=speed or None)
+        tale.steps.append(step)
+        if event.kind == DETECT:
+            self._open(tale, t, tale.batches[-1].worker if tale.batches else "")
+        elif event.kind in _ENDS_WORKER and step.is_taken:
+            for episode in tale.episodes:
+                _close(episode, t)
+
+    def _take(self, decisions: list[Decision]) -> None:
+        for decision in decisions:
+            tale = self._tale(decision.shard)
+            if decision.kind is ActionKind.DETECT and not self.story.is_recorded:
+                self._open(tale, decision.t, decision.worker)
+            elif decision.what is What.RECOVERED:
+                for episode in tale.episodes:
+                    _close(episode, decision.t)
+
+    # -- shards -------------------------------------------------------------------------------------------------------
+
+    def _tale(self, shard: str) -> Tale:
+        if shard not in self._tales:
+            self._tales[shard] = Tale(max(self._runs - 1, 0), shard)
+            self.story.tales.append(self._tales[shard])
+        return self._tales[shard]
+
+    @staticmethod
+    def _open(tale: Tale, t: float, worker: str) -> None:
+        if not tale.episodes or tale.episodes[-1].ended is not None:
+            tale.episodes.append(Episode(t, worker, t))
+
+    def _finish(self, last: float) -> None:
+        """What is still open ends with its shard; readings and workers go to the shards that they belong to."""
+        for tale in self._tales.values():
+            began, ended = tale.span
+            for episode in tale.episodes:
+                _close(episode, last)
+                # A shard that ended takes its crawl along, whenever the next worker was started.
+                episode.ended = min(episode.ended or last, max(ended, episode.detected))
+                episode.began = _slow_since(tale, episode)
+            devices = {batch.device for batch in tale.batches}
+            workers = {batch.worker for batch in tale.batches}
+            for device in sorted(devices):
+                tale.readings += self._readings_of(tale, device, began, ended)
+            # The worker of a shard's first batch is started before it: only those in place of another count.
+            tale.starts = [s for s in self._starts if s.worker in workers and began <= s.t <= ended]
+
+    def _readings_of(self, tale: Tale, device: str, began: float, ended: float) -> list[Reading]:
+        """A device's readings during a shard. The one before holds at its beginning, the last one to its end there."""
+        own = self._readings.get(device, [])
+        first = bisect_left(own, began, key=attrgetter("t"))
+        inside = own[first : bisect_right(own, ended, key=attrgetter("t"))]
+        if first:
+            inside.insert(0, own[first - 1]._replace(t=began))
+        left = max((batch.ended for batch in tale.batches if batch.device == device), default=ended)
+        if inside and left > inside[-1].t:
+            inside.append(inside[-1]._replace(t=left))
+        return inside
+
+
+def _slow_since(tale: Tale, episode: Episode) -> float:
+    """The beginning of the unbroken row of slow batches that leads to a detection."""
+    since = episode.detected
+    for batch in reversed(tale.batches):
+        if batch.began >= episode.detected:
+            continue
+        if not batch.slow:
+            break
+        since = batch.began
+    return since
+
+
+def _close(episode: Episode, t: float) -> None:
+    if episode.ended is None:
+        episode.ended = t

@@ -1,0 +1,152 @@
+"""Says what happened, in sentences: of the whole run, and of each shard that crawled.
+
+Plain text: who shows it escapes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from helix_crawl_otel.report.effect import Effect, Speed, effect_of, lost_seconds, saved_seconds
+from helix_crawl_otel.report.figure import LABELS
+from helix_crawl_otel.report.story import DETECT, HANG, REMEDIES, Step, Story, Tale
+from helix_crawl_otel.supervise.numbers import count, duration, number, printable
+
+__all__ = ["clock", "evidence_text", "headline", "name_of", "sentences", "speed_text", "step_text", "tale_text"]
+
+_OUTCOMES = {
+    "applied": "",
+    "overdue": ", by force: a stuck batch kept it from its boundary",
+    "vetoed": ", vetoed by the job",
+    "passed_over": ", passed over: the job could not do it",
+    "superseded": ", superseded by a later one",
+    "failed": ", failed",
+}
+
+
+def clock(seconds: float) -> str:
+    """A moment of a run, such as `0:04:10`."""
+    whole = round(max(0.0, seconds))
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+def name_of(tale: Tale, story: Story) -> str:
+    """The shard, and the run where there are several."""
+    name = ". (loose files)" if tale.shard == "." else printable(tale.shard)
+    return name if story.runs < 2 else f"{name}, run {tale.run + 1}"
+
+
+def headline(story: Story) -> str:
+    """The whole in one line."""
+    hangs = sum(step.kind == HANG for tale in story.tales for step in tale.steps)
+    stuck = f" {count(hangs, 'batch', 'batches')} hung." if hangs else ""
+    if not story.crawls:
+        return f"No crawl in {_shards(story)}.{stuck}"
+    crawled = {(tale.run, tale.shard) for tale in story.tales if tale.episodes}
+    return f"{count(story.crawls, 'crawl')} in {len(crawled)} of {_shards(story)}.{stuck}"
+
+
+def _shards(story: Story) -> str:
+    return count(len({tale.shard for tale in story.tales}), "shard")
+
+
+def sentences(story: Story) -> Iterator[str]:
+    """What was recorded, what was done about the crawls, what it cost."""
+    batches = sum(len(tale.batches) for tale in story.tales)
+    genes = round(sum(tale.genes for tale in story.tales))
+    runs = "" if story.runs < 2 else f" in {story.runs} runs"
+    yield f"{count(genes, 'gene')} in {count(batches, 'batch', 'batches')} over {duration(story.seconds)}{runs}."
+    lost = sum(map(lost_seconds, story.tales))
+    if story.crawls:
+        yield f"The crawl took {duration(lost)} beyond what the same batches take at the baseline."
+    if not story.is_recorded:
+        asked = sum(step.kind in REMEDIES for tale in story.tales for step in tale.steps)
+        what = "asked for nothing" if not asked else "asked for what the table shows"
+        yield (
+            "The timeline has no actions of the job itself, so nothing here was done by the ladder: with these knobs "
+            f"the policy would have {what}."
+        )
+        return
+    saved = [seconds for tale in story.tales if (seconds := saved_seconds(tale)) is not None]
+    if saved and sum(saved) >= 0:
+        yield f"The ladder saved about {duration(sum(saved))}, an estimate."
+    elif saved:
+        yield f"The remedies cost about {duration(-sum(saved))} more than they saved, an estimate."
+
+
+def tale_text(tale: Tale, story: Story) -> str:
+    """A shard in a few sentences."""
+    if not tale.episodes:
+        what = "No crawl."
+        if any(step.kind == HANG for step in tale.steps):
+            what = "A batch hung; no crawl."
+        return what
+    told: list[tuple[float, str]] = []
+    for episode in tale.episodes:
+        said = next((step for step in tale.steps if step.kind == DETECT and step.t >= episode.detected - 1e-3), None)
+        text = f"It crawled from {clock(episode.began)} to {clock(episode.ended or episode.detected)}, detected at "
+        told.append((episode.detected, f"{text}{clock(episode.detected)}{_fall(said)}."))
+    if story.is_recorded:
+        window = story.settings.window
+        told += [(step.t, _done(step, effect_of(step, tale, window))) for step in tale.steps if _is_remedy(step)]
+        if len(told) == len(tale.episodes):
+            told.append((float("inf"), "Nothing was done about it."))
+    return " ".join(text for _, text in sorted(told, key=lambda item: item[0]))
+
+
+def _is_remedy(step: Step) -> bool:
+    return step.kind in REMEDIES and step.is_taken
+
+
+def _fall(step: Step | None) -> str:
+    if step is None:
+        return ""
+    baseline, ema, memory = (step.evidence.get(key) for key in ("baseline", "ema", "memory_fraction"))
+    text = ""
+    if isinstance(baseline, (int, float)) and isinstance(ema, (int, float)):
+        text = f": down from {number(baseline)} to {number(ema)} genes/s"
+    if isinstance(memory, (int, float)):
+        text += f" with {100 * memory:.1f} % of the memory in use"
+    return text
+
+
+def _done(step: Step, effect: Effect) -> str:
+    what = LABELS[step.kind][0].upper() + LABELS[step.kind][1:]
+    by_force = " by force" if step.outcome == "overdue" else ""
+    if effect.after is None:
+        return f"{what}{by_force} at {clock(step.t)}: no batch tells of its effect."
+    return f"{what}{by_force} at {clock(step.t)}: {speed_text(effect.after)} after it."
+
+
+def step_text(step: Step, is_recorded: bool) -> str:
+    """An action and what became of it."""
+    what = LABELS.get(step.kind, printable(step.kind))
+    if not is_recorded:
+        return f"would be asked for: {what}" if step.kind in REMEDIES else what
+    return what + _OUTCOMES.get(step.outcome, f", {printable(step.outcome)}")
+
+
+def speed_text(speed: Speed | None) -> str:
+    """Such as `2.3 genes/s (15 % of the baseline)`; `-` while nothing tells."""
+    if speed is None:
+        return "-"
+    share = "" if speed.ratio is None else f" ({100 * speed.ratio:.3g} % of the baseline)"
+    return f"{number(speed.rate)} genes/s{share}"
+
+
+def evidence_text(step: Step) -> str:
+    """The numbers behind an action, as a sentence; its reason where it has no numbers."""
+    found = {key: value for key, value in step.evidence.items() if isinstance(value, (int, float))}
+    parts = []
+    if "streak" in found:
+        parts.append(f"{found['streak']:g} observations in a row like a crawl")
+    if "ratio" in found:
+        limit = f", the limit is {100 * found['limit_ratio']:.3g} %" if "limit_ratio" in found else ""
+        whose = "the card's" if step.evidence.get("baseline_source") == "card" else "the shard's"
+        base = f" of {number(found['baseline'])} genes/s" if "baseline" in found else ""
+        parts.append(f"average speed {100 * found['ratio']:.3g} % of {whose} baseline{base}{limit}")
+    if "memory_fraction" in found:
+        parts.append(f"memory {100 * found['memory_fraction']:.1f} % full")
+    if "inflight_seconds" in found:
+        parts.append(f"a batch running for {duration(found['inflight_seconds'])}")
+    return "; ".join(parts) or printable(step.reason) or "none recorded"

@@ -1,0 +1,1 @@
+"""Promises of `helix-crawl report`."""

@@ -1,0 +1,157 @@
+"""What is found on a timeline: crawls, effects of actions, time lost and saved."""
+
+from __future__ import annotations
+
+import pytest
+
+from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.report.choice import choose
+from helix_crawl_otel.report.effect import effect_of, lost_seconds, remedy_seconds, saved_seconds
+from helix_crawl_otel.report.words import headline, sentences, tale_text
+from tests.report.stories import job_with_a_recycle, recorded, story_of
+
+QUIET = ("healthy", "long-documents", "slow-disk")
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_a_healthy_job_has_no_crawl(name: str) -> None:
+    """Nor lost time, nor anything that would have been done: also with long passages, and on a slow disk."""
+    story = recorded(name)
+    assert story.crawls == 0
+    assert sum(map(lost_seconds, story.tales)) == 0
+    assert [step for tale in story.tales for step in tale.steps] == []
+    assert headline(story) == "No crawl in 1 shard."
+    assert "would have asked for nothing" in " ".join(sentences(story))
+
+
+def test_long_passages_take_the_baseline_along() -> None:
+    """A twentieth of the genes/s is drawn beside a baseline of a twentieth, not below the limit."""
+    (tale,) = recorded("long-documents").tales
+    short, long = tale.batches[20], tale.batches[60]
+    assert short.rate > 15 * long.rate
+    assert [round(batch.ratio or 0.0, 1) for batch in (short, long)] == [1.0, 1.0]
+
+
+def test_the_incident_of_06_10() -> None:
+    """Confluence: 60 batches at 2.3 genes/s that would have taken a seventh of the time."""
+    story = recorded("incident-0610-confluence")
+    (tale,) = [tale for tale in story.tales if tale.episodes]
+    slow = tale.batches[60:]
+    assert tale.shard == "confluence"
+    assert len(tale.episodes) == 1
+    assert tale.episodes[0].began == pytest.approx(slow[0].began)
+    assert tale.episodes[0].ended == slow[-1].ended
+    took = sum(batch.seconds for batch in slow)
+    assert lost_seconds(tale) == pytest.approx(took * (1 - 2.3 / 15.3), rel=0.02)
+    assert "down from 16.5 to 2.7 genes/s" in tale_text(tale, story)
+    assert "98.8 % of the memory" in tale_text(tale, story)
+    assert saved_seconds(tale) is None
+    assert headline(story) == "1 crawl in 1 of 2 shards."
+
+
+def test_the_incident_of_06_11() -> None:
+    """64 genes in 47 minutes is one batch, and the whole of it is the crawl; what was done by hand is seen."""
+    story = recorded("incident-0611-slack")
+    (tale,) = story.tales
+    longest = max(tale.batches, key=lambda batch: batch.seconds)
+    assert longest.seconds == pytest.approx(47 * 60, rel=0.07)
+    assert [batch for batch in tale.batches if tale.is_crawling(batch)] == [longest]
+    assert lost_seconds(tale) == pytest.approx(longest.seconds, rel=0.01)
+    assert [start.reason for start in tale.starts] == ["crash", "demote"]
+    assert [step.kind for step in tale.steps] == ["DETECT", "EMPTY_CACHE", "RECYCLE"]
+    assert not any(step.is_taken for step in tale.steps)
+    assert saved_seconds(tale) is None
+
+
+def test_a_shard_that_was_born_crawling() -> None:
+    """It never showed what healthy is: the other shards of the card tell what it lost."""
+    story = recorded("born-crawling")
+    assert [tale.shard for tale in story.tales if tale.episodes] == ["mail"]
+    mail = story.tales[2]
+    assert lost_seconds(mail) > 0.8 * sum(batch.seconds for batch in mail.batches)
+
+
+def test_a_recycle_that_helped() -> None:
+    """Before and after, lost, spent and saved, to the second."""
+    story = story_of(job_with_a_recycle())
+    (tale,) = story.tales
+    assert story.is_recorded
+    assert [step.kind for step in tale.steps] == ["DETECT", "RECYCLE"]
+    effect = effect_of(tale.steps[1], tale, 8)
+    assert effect.before is not None
+    assert effect.after is not None
+    assert (effect.before.rate, effect.after.rate) == (pytest.approx(1.6), pytest.approx(16))
+    assert (effect.before.ratio, effect.after.ratio) == (pytest.approx(0.1), pytest.approx(1))
+    assert lost_seconds(tale) == pytest.approx(10 * 36)
+    assert remedy_seconds(tale) == pytest.approx(20)
+    assert saved_seconds(tale) == pytest.approx(30 * 40 - (20 + 30 * 4))
+    text = tale_text(tale, story)
+    assert text.index("It crawled") < text.index("Worker recycled") < text.index("16.0 genes/s (100 % of the baseline)")
+
+
+def test_a_remedy_can_cost_more_than_it_saves() -> None:
+    """A crawl that is just one, and a short rest: the number is negative and says so."""
+    events = job_with_a_recycle(slow=24.0)
+    story = story_of(events[:-56])
+    (tale,) = story.tales
+    saved = saved_seconds(tale)
+    assert len(tale.episodes) == 1
+    assert saved == pytest.approx(2 * 24 - 28)
+    short = story_of(events[:-58])
+    assert (saved_seconds(short.tales[0]) or 0.0) == pytest.approx(24 - 24)
+    assert "saved about" in " ".join(sentences(story))
+
+
+def test_a_batch_thrown_away_counts() -> None:
+    """A worker ended inside a batch leaves no line of it: its age in the evidence tells what was lost."""
+    events = job_with_a_recycle()
+    for event in events:
+        if event.get("kind") == "RECYCLE":
+            event["outcome"] = "overdue"
+            event["evidence"] = {**event["evidence"], "inflight_seconds": 90.0}
+    whole = story_of(job_with_a_recycle())
+    story = story_of(events)
+    assert lost_seconds(story.tales[0]) == pytest.approx(lost_seconds(whole.tales[0]) + 90.0)
+    assert "by force" in tale_text(story.tales[0], story)
+
+
+def test_nothing_was_done() -> None:
+    """With the ladder off a job records its detection, and the report says that it was left alone."""
+    events = [event for event in job_with_a_recycle() if event.get("kind") != "RECYCLE"]
+    story = story_of(events)
+    assert "Nothing was done about it." in tale_text(story.tales[0], story)
+    assert story.tales[0].episodes[0].ended == pytest.approx(30 * 4 + 10 * 40 + 12)
+
+
+def test_runs_are_told_apart() -> None:
+    """A run is a time axis of its own; baselines carry on."""
+    once = job_with_a_recycle()
+    story = story_of(once + once)
+    assert [(tale.run, tale.shard) for tale in story.tales] == [(0, "notes"), (1, "notes")]
+    assert story.runs == 2
+    assert story.tales[1].batches[0].baseline == pytest.approx(16)
+
+
+def test_the_shards_that_crawled_come_first() -> None:
+    """Many shards: a few are shown, and how many are left out is said."""
+    story = story_of([e for n in range(9) for e in healthy_shard(n)] + job_with_a_recycle("bad"))
+    shown = choose(story, 3)
+    assert shown.tales[0].shard == "bad"
+    assert len(shown.tales) == 3
+    assert shown.left_out == (7, 0)
+    (sentence,) = shown.sentences(story)
+    assert sentence.startswith("Shown are 3 of 10 shards and runs, ")
+    assert list(choose(story, 10).sentences(story)) == []
+
+
+def healthy_shard(number: int) -> list[dict[str, object]]:
+    """A run with one shard."""
+    batch = {"event": "batch", "shard": f"shard-{number}", "genes": 64, "seconds": 4.0}
+    return [{"event": "run", "encoder": "e"}, *({**batch, "t": 4.0 * (n + 1)} for n in range(3))]
+
+
+def test_knobs_decide_what_a_crawl_is() -> None:
+    """A tenth of the baseline is none with a factor of 20."""
+    events = [event for event in job_with_a_recycle() if event["event"] != "action"]
+    assert story_of(events).crawls == 1
+    assert story_of(events, Settings(factor=20)).crawls == 0
