@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.core.model import Action, ActionKind, Outcome
-from helix_crawl_otel.link.channel import Channel, ChannelClosed, ChannelError
+from helix_crawl_otel.link.channel import Channel, ChannelClosed, ChannelError, open_pair
 from helix_crawl_otel.link.client import ORPHANED_EXIT_CODE, UNANSWERED, VERSION, Link
 from tests.watch.rig import wait_until
 
@@ -269,6 +269,32 @@ def test_a_forked_child_sends_nothing() -> None:
         [sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, timeout=50, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+IDLE = """
+from helix_crawl_otel.link.client import link_of_this_process
+link = link_of_this_process()
+link.send({"type": "idle"})
+link.receive_job(600.0)
+"""
+
+
+def test_an_idle_worker_ends_with_its_supervisor() -> None:
+    """It waits for its next shard, sends nothing, and would otherwise notice nothing."""
+    channel, end = open_pair()
+    channel.send(WELCOME)
+    with subprocess.Popen(
+        [sys.executable, "-c", IDLE],
+        env={**os.environ, **end.environment()},
+        stderr=subprocess.PIPE,
+        **end.popen_arguments(),
+    ) as worker:
+        end.close()
+        assert [channel.receive()["type"] for _ in range(2)] == ["hello", "idle"]
+        channel.close()
+        assert worker.wait(30) == ORPHANED_EXIT_CODE
+        assert worker.stderr is not None
+        assert b"the supervisor is gone" in worker.stderr.read()
 
 
 ALONE = """

@@ -54,10 +54,7 @@ def test_a_second_run_is_told_who_holds_the_folder_and_a_dead_holder_holds_nothi
     assert not (folder / "lock.json").exists()
 
 
-@pytest.mark.parametrize(
-    "content", [None, b"", b"{", b"[]", b'"text"', b'{"pid": 1}', b"\xff\xfe\x00", b"[" * 100_000],
-    ids=["missing", "empty", "torn", "list", "text", "other", "no-text", "deep"],
-)  # fmt: skip
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'"x"', b'{"pid": 1}', b"\xff\xfe\x00", b"[" * 100_000])
 def test_a_holder_that_cannot_be_read_is_another_process(tmp_path: Path, content: bytes | None) -> None:
     """It is just writing it, or somebody has been at it: the lock holds all the same."""
     with FolderLock(tmp_path, "first"):
