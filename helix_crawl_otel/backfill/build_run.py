@@ -86,7 +86,8 @@ def run_build(
         )
         run, code = session.supervise(job)
         retry = "" if options.retry_quarantined else f"{command} --retry-quarantined"
-        summary = _summary(code, run, job, planned, session, console, (*next_steps, retry))
+        mended = f"{command}   # when that is mended; what is done is kept"
+        summary = _summary(code, run, job, planned, session, console, (*next_steps, retry, mended))
         console.end(summary)
     return summary.exit_code
 
@@ -155,7 +156,7 @@ def _summary(
     planned: Planned,
     session: Session,
     console: Console,
-    next_steps: tuple[str, str, str],
+    next_steps: tuple[str, str, str, str],
 ) -> Summary:
     states = [work.state for work in job.shards]
     if code == PAUSED and not {"pending", "running"} & set(states):
@@ -171,9 +172,11 @@ def _summary(
     counts = {state: states.count(state) for state in ("done", "failed", "paused")}
     counts["failed"] += len(planned.failures)
     progress = console.announcer.progress
-    verify, resume, retry = next_steps
+    verify, resume, retry, mended = next_steps
     next_step = verify if code in (DONE, FAILED) else resume
-    if code == FAILED and quarantined and retry:
+    if job.never is not None or (code == FAILED and (failed or problems)):
+        next_step = mended
+    elif code == FAILED and quarantined and retry:
         next_step = retry
     logs = sorted(map(str, session.folder.glob("worker-*.log"))) if progress.crashes or failed or job.never else []
     return Summary(

@@ -68,8 +68,11 @@ def open_metrics(host: str, port: int, *, insists: bool, note: Callable[[str], N
     except OSError as error:
         if insists:
             raise
-        endpoint = serve_metrics(host, 0)
-        note(f"{error}; the metrics are at {endpoint.url} instead")
+        try:
+            endpoint = serve_metrics(host, 0)
+        except OSError:
+            raise error from None  # it is the host; of port 0 nobody has heard
+        note(f"{error.strerror}; the metrics are at {endpoint.url} instead")
     return Metrics(metrics.get_meter_provider(), endpoint)
 
 

@@ -47,6 +47,7 @@ def test_a_full_disk(rig: Rig) -> None:
         done = rig.build()
         assert done.code == 1, (done.errors, done.events[-2:])
         assert "the disk is full" in str(done.summary["failed"])
+        assert " build " in done.summary["next_step"]  # not `verify`: what it would say is known
         remount(rig.out, "size=20m")
         assert rig.build().code == 0
         assert rig.verify() == whole
