@@ -86,7 +86,7 @@ def kill_before(example: ModuleType, word: str) -> None:
         commits += statement == "COMMIT"
 
     def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        store = sqlite3.connect(*arguments, **options)
+        store: sqlite3.Connection = sqlite3.connect(*arguments, **options)
         store.set_trace_callback(look)
         return store
 
