@@ -51,7 +51,8 @@ def not_ours(path: Path) -> dict[str, list[tuple[object, ...]]]:
 
 def vectors_of(path: Path) -> dict[object, object]:
     """Vectors by gene."""
-    return dict(rows(path, "SELECT gene_id, embedding_dense_v2 FROM genes"))  # type: ignore[arg-type]  # pairs
+    found = rows(path, "SELECT gene_id, embedding_dense_v2 FROM genes")
+    return {row[0]: row[1] for row in found}
 
 
 def foreign(path: Path, vectors: Mapping[str, bytes | None]) -> Path:
