@@ -72,7 +72,7 @@ def figure(
 
     page = Figure(figsize=layout.inches)
     page.patch.set_alpha(0)
-    draw(page, tale, steps, factor, full, ink, layout)
+    draw(page, tale, steps, factor, full, ink, layout, top=0.87 if steps else 0.97)
     return page
 
 
@@ -84,7 +84,7 @@ def draw(
     full: float,
     ink: Mapping[str, str],
     layout: Layout,
-    top: float = 0.9,
+    top: float = 0.87,
 ) -> None:
     """Draw a shard into a figure or a part of one; see `figure`.
 
@@ -211,7 +211,7 @@ def _mark(
             kinds = dict.fromkeys(LABELS.get(steps[number].kind, steps[number].kind) for number in numbers)
             words += " " + ", ".join(kinds)
         place = (t - window[0]) / length
-        width = (len(words) * 0.0062 if layout.has_words else len(words) * 0.022) + 0.008
+        width = (len(words) * 0.0088 if layout.has_words else len(words) * 0.022) + 0.008
         right = place + width > 1.0
         left = place - width if right else place
         row = next((row for row, end in enumerate(ends) if end <= left), at % 3)
@@ -250,7 +250,7 @@ def _plain(axes: Axes, label: str, ink: Mapping[str, str], layout: Layout) -> No
     axes.grid(axis="y", which="major", color=ink["line"], linewidth=0.8)
     axes.tick_params(which="both", labelsize=layout.font, labelcolor=ink["soft"], color=ink["line"])
     axes.set_ylabel(label, color=ink["soft"], fontsize=layout.font)
-    axes.yaxis.set_label_coords(-0.82 * layout.left / (0.985 - layout.left), 0.5)  # whatever the numbers beside it
+    axes.yaxis.set_label_coords(-0.72 * layout.left / (0.985 - layout.left), 0.5)  # whatever the numbers beside it
 
 
 # -- fewer points -----------------------------------------------------------------------------------------------------

@@ -37,10 +37,12 @@ def picture(story: Story) -> bytes:
     for part, tale in zip(parts, shown.tales, strict=True):
         name = textwrap.shorten(name_of(tale, story), 90)
         part.text(0.02, 0.985, name, fontsize=13, fontweight="bold", va="top", color=LIGHT["ink"], parse_math=False)
-        words = textwrap.wrap(tale_text(tale, story), 145)[:3]
+        words = textwrap.wrap(tale_text(tale, story), 145, max_lines=4, placeholder=" ...")
         text = "\n".join(words)
         part.text(0.02, 0.93, text, fontsize=9.5, va="top", color=LIGHT["soft"], parse_math=False, linespacing=1.35)
-        draw(part, tale, numbered(tale), story.settings.factor, story.settings.vram_full, LIGHT, PICTURE, top=0.71)
+        steps, settings = numbered(tale), story.settings
+        top = 0.93 - 0.042 * len(words) - (0.13 if steps else 0.02)
+        draw(part, tale, steps, settings.factor, settings.vram_full, LIGHT, PICTURE, top=top)
     key = "Blue: a batch.  Red: a batch during a crawl.  Dashed: baseline.  Dotted red: crawl limit, full memory."
     foot.text(0.02, 0.6, " ".join([key, *shown.sentences(story)]), fontsize=9, color=LIGHT["soft"], va="center")
     with io.BytesIO() as image, warnings.catch_warnings():
