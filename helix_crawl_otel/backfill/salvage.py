@@ -43,15 +43,41 @@ STATE_FOLDER = ".helix-crawl"
 
 @contextmanager
 def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, Table]]:
-    """Open a shard to read it.
+    """Open a shard to read it, also a copy where nothing may be written.
 
     Raises:
         StoreError: It cannot be read; the message says why.
     """
     if not path.is_file():
         raise StoreError(f"{path} is not there")
-    with store_errors(path), closing(schema.connect(path, LOCK_SECONDS)) as connection:
-        yield connection, schema.read_table(connection, path)
+    with store_errors(path):
+        connection, table = _opened(path)
+        with closing(connection):
+            yield connection, table
+
+
+def _opened(path: Path) -> tuple[sqlite3.Connection, Table]:
+    try:
+        return _looked_at(schema.connect(path, LOCK_SECONDS), path)
+    except sqlite3.OperationalError as error:
+        if not any(words in str(error).lower() for words in ("readonly", "unable to open")):
+            raise
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise StoreError(
+                f"{path} has a log beside it that a killed program has left, and nothing may be written there; copy "
+                "both to a folder that can be written"
+            ) from error
+    # To read a file in WAL mode SQLite makes two more beside it. Where it cannot, nobody else can change the file.
+    return _looked_at(schema.connect_unchanging(path), path)
+
+
+def _looked_at(connection: sqlite3.Connection, path: Path) -> tuple[sqlite3.Connection, Table]:
+    try:
+        return connection, schema.read_table(connection, path)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def stored_meta(connection: sqlite3.Connection, table: Table, key: str) -> Any:

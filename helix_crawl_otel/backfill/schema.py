@@ -17,6 +17,7 @@ __all__ = [
     "Table",
     "clear_some",
     "connect",
+    "connect_unchanging",
     "create_genes",
     "ensure_own",
     "index_sources",
@@ -78,7 +79,15 @@ class Table:
 
 def connect(path: Path, lock_seconds: float) -> sqlite3.Connection:
     """Open a file that is there, and let SQLite recover what a killed writer has left in its log."""
-    connection = sqlite3.connect(path, timeout=lock_seconds, isolation_level=None)
+    return _lenient(sqlite3.connect(path, timeout=lock_seconds, isolation_level=None))
+
+
+def connect_unchanging(path: Path) -> sqlite3.Connection:
+    """Open a file that nobody can change while it is read, and make nothing beside it."""
+    return _lenient(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None))
+
+
+def _lenient(connection: sqlite3.Connection) -> sqlite3.Connection:
     # An application's text may be anything; what cannot be decoded must not stop a build.
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     return connection

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.rig import Rig, prose
+from tests.jobs.rig import COMMAND, Rig, prose
 from tests.programs import require_program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts a small file system, as Linux does")
@@ -91,6 +91,24 @@ def test_a_read_only_output(rig: Rig) -> None:
         remount(rig.out, "rw")
         assert rig.build().code == 0
         assert rig.verify()["genes"] > whole["genes"]
+
+
+def test_a_copy_that_nobody_may_write_is_verified_and_searched(rig: Rig) -> None:
+    """A backup on a read-only disk is read as it is; one with a log that was never folded in is refused by name."""
+    rig.write_shards(2, 2, 12)
+    with mounted(rig.out, "size=20m"):
+        assert rig.build().code == 0
+        whole = rig.verify()
+        remount(rig.out, "ro")
+        assert rig.verify() == whole
+        found = rig.run([*COMMAND, "query", str(rig.out), "a question", "--json"])
+        assert found.code == 0, found.errors
+        remount(rig.out, "rw")
+        (rig.out / "shard-0.db-wal").write_bytes(b"a log that was cut off")
+        remount(rig.out, "ro")
+        done = rig.run([*COMMAND, "verify", str(rig.out)])
+        assert done.code == 1
+        assert "shard-0.db has a log beside it" in done.errors
 
 
 def without_rights(command: list[str]) -> list[str]:
