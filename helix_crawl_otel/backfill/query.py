@@ -14,7 +14,7 @@ from typing import Any
 
 from helix_crawl_otel.backfill.encoders.base import BadVector, DeviceMismatch, ModelError
 from helix_crawl_otel.backfill.encoders.load import check_model, is_of, load_encoder, model_of
-from helix_crawl_otel.backfill.errors import EncoderRefused, StoreError
+from helix_crawl_otel.backfill.errors import EncoderRefused, StoreError, shown_identity
 from helix_crawl_otel.backfill.salvage import find_shards, reading, stored_identity
 from helix_crawl_otel.backfill.schema import VECTOR
 from helix_crawl_otel.backfill.vectors import nearest
@@ -104,7 +104,7 @@ def query(path: Path, text: str, count: int, model: str | None = None, device: s
     identity = _wanted(path, [found for found in identities.values() if found is not None], model)
     shards = [shard for shard, found in identities.items() if found == identity]
     if not any(map(_has_vector, shards)):
-        raise StoreError(f"{path} holds no vectors of {_shown(identity)} yet; build it first")
+        raise StoreError(f"{path} holds no vectors of {shown_identity(identity)} yet; build it first")
     if model is None and (model := model_of(identity)) is None:
         raise ModelError(
             f"the vectors are of the model folder {str(identity.get('model'))!r}; say where it is with --model"
@@ -113,8 +113,8 @@ def query(path: Path, text: str, count: int, model: str | None = None, device: s
         encoder = load_encoder(model, device, batch_size=1)
         if dict(encoder.identity) != identity:
             raise EncoderRefused(
-                f"{path} was encoded by {_shown(identity)}, and --model {model} is "
-                f"{_shown(encoder.identity)} here; accepted: the model that made the vectors"
+                f"{path} was encoded by {shown_identity(identity)}, and --model {model} is "
+                f"{shown_identity(encoder.identity)} here; accepted: the model that made the vectors"
             )
         [vector] = encoder.encode([text])
     except (BadVector, DeviceMismatch) as error:
@@ -131,7 +131,7 @@ def _wanted(path: Path, found: Sequence[dict[str, object]], model: str | None) -
             "vectors that another program made"
         )
     several = [identity for number, identity in enumerate(found) if identity not in found[:number]]
-    names = " and by ".join(map(_shown, several))
+    names = " and by ".join(map(shown_identity, several))
     if model is None:
         if len(several) > 1:
             raise EncoderRefused(f"{path} was encoded by {names}; say which of them is meant with --model")
@@ -143,12 +143,6 @@ def _wanted(path: Path, found: Sequence[dict[str, object]], model: str | None) -
             f"{path} was encoded by {names}, not by {model}; accepted: the model that made the vectors"
         )
     return wanted
-
-
-def _shown(identity: Mapping[str, object]) -> str:
-    """An encoder for people."""
-    revision = str(identity.get("revision", ""))[:12]
-    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions)"
 
 
 def _has_vector(shard: Path) -> bool:
