@@ -11,7 +11,7 @@ import pytest
 
 from helix_crawl_otel.memory.nvml import NvmlProbe
 from tests.memory.process import Reader
-from tests.standins.nvml import GIB, NOT_AVAILABLE, Answers, Card
+from tests.standins.nvml import GIB, NOT_AVAILABLE, Answers, Card, library_in
 
 MIB = 1024**2
 V1, V2 = "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2"
@@ -210,8 +210,8 @@ def test_one_good_reading_ends_the_back_off(reader: Reader, answers: Answers) ->
 
 def test_a_missing_library_is_unknown(start_reader: Callable[..., Reader], tmp_path: Path) -> None:
     """A machine without a driver: no library at all, found or loadable."""
-    broken = tmp_path / "empty" / "libnvidia-ml.so.1"
-    broken.parent.mkdir()
+    broken = library_in(tmp_path / "empty")
+    broken.parent.mkdir(parents=True)
     broken.write_bytes(b"")
     answer = start_reader(broken).read()
     assert answer["used"] is None

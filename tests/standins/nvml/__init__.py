@@ -12,8 +12,8 @@ The file is read again at every call: `answers.change(used=11 * GIB)` shows at t
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,15 +21,27 @@ from typing import Any
 
 import pytest
 
-from tests.programs import require_program
+from tests.standins.libraries import compile_library
 
-__all__ = ["GIB", "NOT_AVAILABLE", "Answers", "Card", "build"]
+__all__ = [
+    "GIB",
+    "MCDM",
+    "NOT_AVAILABLE",
+    "TCC",
+    "WDDM",
+    "Answers",
+    "Card",
+    "Process",
+    "build",
+    "library_in",
+]
 
 GIB = 1024**3
 NOT_AVAILABLE = 2**64 - 1
 """What NVML answers under WDDM where it has no value."""
 
-_SOURCE = Path(__file__).with_name("nvml.c")
+WDDM, TCC, MCDM = 0, 1, 2
+"""Driver models, as NVML numbers them."""
 
 
 def build(folder: Path, flags: Sequence[str] = ()) -> Path:
@@ -40,19 +52,29 @@ def build(folder: Path, flags: Sequence[str] = ()) -> Path:
         flags: Such as `-DNO_V2`, for a driver that has no version 2 of the memory call.
 
     Returns:
-        The library. Its parent is what goes into `LD_LIBRARY_PATH`.
+        The library, for `Answers.environ`.
 
     Raises:
         subprocess.CalledProcessError: It does not compile.
     """
-    if sys.platform != "linux":
-        pytest.skip("the NVML stand-in is built for Linux only")
-    compiler = require_program("cc")
-    library = folder / "-".join(["nvml", *flags]).replace("=", "_") / "libnvidia-ml.so.1"
-    library.parent.mkdir(parents=True, exist_ok=True)
-    linked = ["-shared", "-fPIC", f"-Wl,-soname,{library.name}"]
-    subprocess.run([compiler, "-Wall", "-Werror", *linked, *flags, str(_SOURCE), "-o", str(library)], check=True)
-    return library
+    if sys.platform == "darwin":
+        pytest.skip("NVML is not looked for on macOS")
+    return compile_library("nvml", library_in(folder / "-".join(["nvml", *flags]).replace("=", "_")), flags)
+
+
+def library_in(folder: Path) -> Path:
+    """Where the real `pynvml` finds the library when `Answers.environ` names `folder`; there need not be one."""
+    return folder / "System32" / "nvml.dll" if sys.platform == "win32" else folder / "libnvidia-ml.so.1"
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process on a card; see nvml.c."""
+
+    pid: int
+    used: int | None = 1 * GIB
+    name: str = "/usr/bin/python3"
+    kind: str = "C"
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,7 @@ class Card:
     mig: int | None = None
     lost: int | None = None
     cgroup: Path | None = None
+    processes: tuple[Process, ...] = ()
 
 
 @dataclass
@@ -102,13 +125,23 @@ class Answers:
         """Write the file and put it in the place of the old one."""
         lines = [f"driver={self.driver}", f"cards={len(self.cards)}", f"log={self.log}"]
         for index, card in enumerate([*self.cards, *self.instances]):
-            values = ((name.name, getattr(card, name.name)) for name in fields(card))
+            values = ((name.name, getattr(card, name.name)) for name in fields(card) if name.name != "processes")
             lines += [f"{index}.{name}={value}" for name, value in values if value is not None]
+            for number, one in enumerate(card.processes):
+                used = "-" if one.used is None else one.used
+                lines.append(f"{index}.process.{number}={one.pid},{one.kind},{used},{one.name}")
         lines += [f"error.{function}={error}" for function, error in self.errors.items()]
         lines += [f"hang.{function}={seconds}" for function, seconds in self.hangs.items()]
         new = self.path.with_suffix(".new")
         new.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        new.replace(self.path)
+        for trial in range(1000):  # Windows refuses at the moment at which the library has the old one open
+            try:
+                new.replace(self.path)
+                return
+            except PermissionError:
+                if sys.platform != "win32" or trial == 999:
+                    raise
+                time.sleep(0.002)
 
     def calls(self) -> list[str]:
         """Names of the functions called since the last time this was asked."""
@@ -119,6 +152,9 @@ class Answers:
         return names
 
     def environ(self, library: Path) -> dict[str, str]:
-        """Variables for a process that shall find the stand-in first."""
+        """Variables for a process that shall find the stand-in first; where there is none, it finds none at all."""
+        answered = {"NVML_STANDIN_FILE": str(self.path)}
+        if sys.platform == "win32":  # both places in which pynvml looks are below a folder that a variable names
+            return {**answered, "WINDIR": str(library.parents[1]), "PROGRAMFILES": str(library.parents[1])}
         found = [str(library.parent), os.environ.get("LD_LIBRARY_PATH", "")]
-        return {"NVML_STANDIN_FILE": str(self.path), "LD_LIBRARY_PATH": os.pathsep.join(filter(None, found))}
+        return {**answered, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, found))}

@@ -5,15 +5,19 @@
  *   cards=2                  how many cards
  *   0.name= 0.uuid=          card 0; a uuid may also be that of a MIG instance
  *   0.total= 0.used= 0.reserved= 0.free=   bytes; free is what the others leave when it is not given
- *   0.model=0                driver model; not given: "not supported", as outside Windows
+ *   0.model=0                driver model: 0 WDDM, 1 TCC, 2 MCDM; not given: "not supported", as outside Windows
+ *   0.process.0=4711,CG,1048576,/usr/bin/python3   who is on the card, counted from 0: pid, C for compute and G for
+ *                            graphics, bytes ("-": not available; under WDDM it is so whatever is said), its name
+ *                            ("" : it may not be asked for)
  *   0.mig=1                  MIG mode on; not given: "not supported"
  *   0.lost=1                 its handle cannot be had: "GPU is lost"
  *   0.cgroup=/sys/fs/cgroup/memory/x       total and used are that group's limit and usage (version 1 or 2)
  *   error.nvmlDeviceGetMemoryInfo_v2=15    this function answers this error
  *   hang.nvmlDeviceGetMemoryInfo_v2=2.5    this function answers after so many seconds
  *   log=/tmp/calls           the name of each function called is appended there
- * -DNO_V2 and -DNO_V1 leave functions out, as drivers of other ages do.
- * Build: cc -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 nvml.c -o libnvidia-ml.so.1; on Windows as nvml.dll. */
+ * -DNO_V3, -DNO_V2 (neither 2 nor 3 of the process lists) and -DNO_V1 leave functions out, as drivers of other ages do.
+ * Build: cc -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 nvml.c -o libnvidia-ml.so.1
+ *        x86_64-w64-mingw32-gcc -shared -static-libgcc nvml.c -o nvml.dll    (cdecl, as the real one) */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +26,46 @@
 #include <windows.h>
 #define API __declspec(dllexport)
 static void wait_seconds(double seconds) { Sleep((DWORD)(seconds * 1000)); }
+
+/* Variable and paths are taken as Unicode, and a file may be put in the place of the open one. */
+static HANDLE open_file(const char *path, DWORD access, DWORD disposition) {
+    wchar_t wide[1024];
+    HANDLE file = INVALID_HANDLE_VALUE;
+    if (!MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, 1024)) return file;
+    for (int trial = 0; trial < 500; trial++) { /* the moment of such a replacement is an error here: wait it out */
+        file = CreateFileW(wide, access, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL, disposition,
+                           FILE_ATTRIBUTE_NORMAL, NULL);
+        DWORD error = GetLastError();
+        if (file != INVALID_HANDLE_VALUE || (error != ERROR_SHARING_VIOLATION && error != ERROR_ACCESS_DENIED)) break;
+        Sleep(1);
+    }
+    return file;
+}
+
+static int read_all(const char *path, char *into, size_t size) {
+    DWORD length = 0;
+    HANDLE file = path ? open_file(path, GENERIC_READ, OPEN_EXISTING) : INVALID_HANDLE_VALUE;
+    if (file != INVALID_HANDLE_VALUE) ReadFile(file, into, (DWORD)size - 1, &length, NULL);
+    if (file != INVALID_HANDLE_VALUE) CloseHandle(file);
+    into[length] = 0;
+    return file != INVALID_HANDLE_VALUE;
+}
+
+static void append_line(const char *path, const char *line) {
+    char text[256];
+    DWORD written;
+    HANDLE file = open_file(path, FILE_APPEND_DATA, OPEN_ALWAYS);
+    if (file == INVALID_HANDLE_VALUE) return;
+    WriteFile(file, text, (DWORD)snprintf(text, sizeof text, "%s\n", line), &written, NULL);
+    CloseHandle(file);
+}
+
+static const char *answer_file(char *into, size_t size) {
+    wchar_t wide[1024];
+    DWORD length = GetEnvironmentVariableW(L"NVML_STANDIN_FILE", wide, 1024);
+    if (length == 0 || length >= 1024) return NULL;
+    return WideCharToMultiByte(CP_UTF8, 0, wide, -1, into, (int)size, NULL, NULL) ? into : NULL;
+}
 #else
 #include <time.h>
 #define API
@@ -29,17 +73,6 @@ static void wait_seconds(double seconds) {
     struct timespec rest = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
     while (nanosleep(&rest, &rest) != 0) {}
 }
-#endif
-
-enum { OK, UNINITIALIZED, INVALID, NOT_SUPPORTED, NOT_FOUND = 6, TOO_SMALL, LOST = 15, VERSION = 25, UNKNOWN = 999 };
-enum { MOST_CARDS = 16 };
-typedef unsigned long long u64;
-typedef struct { u64 total, free, used; } memory_v1;
-typedef struct { unsigned version; u64 total, reserved, free, used; } memory_v2;
-typedef struct { char text[16384]; } answers;
-
-static int started = 0;         /* nvmlInit calls not yet undone; cards are handles by their address */
-static char cards[MOST_CARDS];
 
 static int read_all(const char *path, char *into, size_t size) {
     FILE *file = path ? fopen(path, "rb") : NULL;
@@ -49,6 +82,31 @@ static int read_all(const char *path, char *into, size_t size) {
     into[length] = 0;
     return file != NULL;
 }
+
+static void append_line(const char *path, const char *line) {
+    FILE *file = fopen(path, "ab");
+    if (file) fprintf(file, "%s\n", line);
+    if (file) fclose(file);
+}
+
+static const char *answer_file(char *into, size_t size) {
+    (void)into;
+    (void)size;
+    return getenv("NVML_STANDIN_FILE");
+}
+#endif
+
+enum { OK, UNINITIALIZED, INVALID, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND = 6, TOO_SMALL, LOST = 15, VERSION = 25 };
+enum { UNKNOWN = 999 };
+enum { MOST_CARDS = 16 };
+typedef unsigned long long u64;
+typedef struct { u64 total, free, used; } memory_v1;
+typedef struct { unsigned version; u64 total, reserved, free, used; } memory_v2;
+typedef struct { unsigned pid; u64 used; unsigned gpu_instance, compute_instance; } process_info; /* versions 2 and 3 */
+typedef struct { char text[16384]; } answers;
+
+static int started = 0;         /* nvmlInit calls not yet undone; cards are handles by their address */
+static char cards[MOST_CARDS];
 
 /* The value of a key, made as printf makes it and copied to `into`; 0 when there is none. */
 static int get(const answers *from, char *into, size_t size, const char *format, ...) {
@@ -74,11 +132,9 @@ static u64 card_number(const answers *from, int card, const char *name, u64 othe
 
 /* What every function does first: read the file, log, hang, fail as told, and want an nvmlInit. */
 static int begin(const char *function, answers *from, int wants_init) {
-    char value[512];
-    if (!read_all(getenv("NVML_STANDIN_FILE"), from->text, sizeof from->text)) return UNKNOWN;
-    FILE *log = get(from, value, sizeof value, "log") ? fopen(value, "ab") : NULL;
-    if (log) fprintf(log, "%s\n", function);
-    if (log) fclose(log);
+    char value[1024];
+    if (!read_all(answer_file(value, sizeof value), from->text, sizeof from->text)) return UNKNOWN;
+    if (get(from, value, sizeof value, "log")) append_line(value, function);
     if (get(from, value, sizeof value, "hang.%s", function)) wait_seconds(atof(value));
     if (get(from, value, sizeof value, "error.%s", function)) return atoi(value);
     return wants_init && started == 0 ? UNINITIALIZED : OK;
@@ -248,3 +304,59 @@ API int nvmlDeviceGetDriverModel_v2(const void *handle, unsigned *now, unsigned 
     return pair_of("nvmlDeviceGetDriverModel_v2", "model", handle, now, next);
 }
 #endif
+
+/* One line of `processes`: its fields, with the name as what is left. 0 when there is none of that number. */
+static int process_of(const answers *from, int card, int number, process_info *into, char *kind, char *name) {
+    char value[512], used[32] = "";
+    int named = 0;
+    if (!get(from, value, sizeof value, "%d.process.%d", card, number)) return 0;
+    memset(into, 0, sizeof *into);
+    into->gpu_instance = into->compute_instance = 0xFFFFFFFFu;
+    kind[0] = 0;
+    if (sscanf(value, "%u,%7[CG],%31[^,],%n", &into->pid, kind, used, &named) < 3) return 0;
+    into->used = strcmp(used, "-") ? strtoull(used, NULL, 10) : ~0ULL;
+    if (card_number(from, card, "model", 1) == 0) into->used = ~0ULL; /* Windows manages the memory, not this driver */
+    strcpy(name, value + named);
+    return 1;
+}
+
+#ifndef NO_V2 /* version 1 is another structure, and no binding calls it */
+static int processes_of(const char *function, char wanted, const void *handle, unsigned *count, process_info *into) {
+    answers from;
+    process_info one;
+    char kind[8], name[512];
+    unsigned found = 0;
+    int card, error = begin_card(function, &from, handle, &card);
+    if (error) return error;
+    for (int number = 0; process_of(&from, card, number, &one, kind, name); number++) {
+        if (!strchr(kind, wanted)) continue;
+        if (into && found < *count) into[found] = one;
+        found++;
+    }
+    error = found > (into ? *count : 0) ? TOO_SMALL : OK;
+    *count = found;
+    return error;
+}
+#define PROCESSES(name, kind)                                                                \
+    API int name(const void *handle, unsigned *count, process_info *into) {                  \
+        return processes_of(#name, kind, handle, count, into);                               \
+    }
+#ifndef NO_V3
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3, 'C')
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3, 'G')
+#endif
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2, 'C')
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2, 'G')
+#endif
+
+API int nvmlSystemGetProcessName(unsigned pid, char *into, unsigned size) {
+    answers from;
+    process_info one;
+    char kind[8], name[512];
+    int error = begin("nvmlSystemGetProcessName", &from, 1);
+    if (error) return error;
+    for (int card = 0; card < MOST_CARDS; card++)
+        for (int number = 0; process_of(&from, card, number, &one, kind, name); number++)
+            if (one.pid == pid) return *name ? give(name, into, size) : NO_PERMISSION;
+    return NOT_FOUND;
+}
