@@ -1,0 +1,138 @@
+"""Windows: which processes there are, what they are called, and which of them a process has started.
+
+By the documentation; it has run under Wine only.
+
+Source: Microsoft, "CreateToolhelp32Snapshot function": it names every process without any right to open it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+__all__ = ["Process", "creation_time", "process_names", "process_tree", "processes"]
+
+_SNAP_PROCESS = 0x2
+_QUERY_LIMITED_INFORMATION = 0x1000
+_INVALID_HANDLE = ctypes.c_void_p(-1).value
+_LONGEST_NAME = 260
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process.
+
+    Args:
+        pid: Its process id.
+        parent: The id of what started it, which may have ended since: another process may have that id now.
+        name: File name of its program, such as `python.exe`.
+    """
+
+    pid: int
+    parent: int
+    name: str
+
+
+class _Entry(ctypes.Structure):
+    _fields_ = (
+        ("dwSize", ctypes.c_uint32),
+        ("cntUsage", ctypes.c_uint32),
+        ("th32ProcessID", ctypes.c_uint32),
+        ("th32DefaultHeapID", ctypes.c_size_t),
+        ("th32ModuleID", ctypes.c_uint32),
+        ("cntThreads", ctypes.c_uint32),
+        ("th32ParentProcessID", ctypes.c_uint32),
+        ("pcPriClassBase", ctypes.c_int32),
+        ("dwFlags", ctypes.c_uint32),
+        ("szExeFile", ctypes.c_wchar * _LONGEST_NAME),
+    )
+
+
+if sys.platform == "win32":
+    _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+    _kernel32.CreateToolhelp32Snapshot.restype = ctypes.c_void_p
+    _kernel32.CreateToolhelp32Snapshot.argtypes = (ctypes.c_uint32, ctypes.c_uint32)
+    _kernel32.Process32FirstW.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+    _kernel32.Process32NextW.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+    _kernel32.OpenProcess.restype = ctypes.c_void_p
+    _kernel32.OpenProcess.argtypes = (ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32)
+    _kernel32.GetProcessTimes.argtypes = (ctypes.c_void_p, *[ctypes.c_void_p] * 4)
+    _kernel32.CloseHandle.argtypes = (ctypes.c_void_p,)
+
+    def processes() -> tuple[Process, ...]:
+        """Every process there is now; empty when the system refuses."""
+        snapshot = _kernel32.CreateToolhelp32Snapshot(_SNAP_PROCESS, 0)
+        if snapshot is None or snapshot == _INVALID_HANDLE:
+            return ()
+        found = []
+        try:
+            entry = _Entry()
+            entry.dwSize = ctypes.sizeof(entry)
+            more = _kernel32.Process32FirstW(snapshot, ctypes.byref(entry))
+            while more:
+                found.append(Process(int(entry.th32ProcessID), int(entry.th32ParentProcessID), str(entry.szExeFile)))
+                more = _kernel32.Process32NextW(snapshot, ctypes.byref(entry))
+        finally:
+            _kernel32.CloseHandle(snapshot)
+        return tuple(found)
+
+    def creation_time(pid: int) -> int | None:
+        """When a process was started, in 100 ns of the system's clock; `None` when it may not be asked or has ended."""
+        handle = _kernel32.OpenProcess(_QUERY_LIMITED_INFORMATION, 0, pid)
+        if not handle:
+            return None
+        try:
+            times = (ctypes.c_uint64 * 4)()
+            at = [ctypes.byref(times, 8 * index) for index in range(4)]
+            return int(times[0]) if _kernel32.GetProcessTimes(handle, *at) else None
+        finally:
+            _kernel32.CloseHandle(handle)
+
+else:
+
+    def processes() -> tuple[Process, ...]:
+        """Nothing is known here: only Windows is asked."""
+        return ()
+
+    def creation_time(pid: int) -> int | None:
+        """Nothing is known here: only Windows is asked."""
+        return None
+
+
+def process_names() -> dict[int, str]:
+    """Names of all processes by their ids: `shared_use(usage, workers, process_names().get)`."""
+    return {process.pid: process.name for process in processes()}
+
+
+def process_tree(
+    pid: int,
+    table: Iterable[Process] | None = None,
+    created: Callable[[int], int | None] = creation_time,
+) -> set[int]:
+    """A process and all that it has started, and they in turn, as far as their parents still live.
+
+    Ids are given away again on Windows: a process that is older than what bears its parent's id is somebody else's.
+
+    Args:
+        pid: The process; it is part of the answer whether it lives or not.
+        table: The processes; `None` asks the system.
+        created: When a process was started; where it is not known, the table is believed.
+    """
+    children: dict[int, list[int]] = {}
+    for process in processes() if table is None else table:
+        children.setdefault(process.parent, []).append(process.pid)
+    found = {pid}
+    waiting = [pid]
+    while waiting:
+        parent = waiting.pop()
+        started = created(parent) if parent in children else None
+        for child in children.get(parent, []):
+            if child in found:
+                continue
+            born = created(child)
+            if started is None or born is None or born >= started:
+                found.add(child)
+                waiting.append(child)
+    return found
