@@ -9,6 +9,7 @@ blocks, a killed peer seen in 2 ms.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
@@ -29,8 +31,11 @@ LARGEST_FRAME = 1024**2
 """Bytes. The largest message is a shard's assignment with its suspects, a few kilobytes."""
 
 
-LEAVE_SECONDS = 5.0
-"""What another thread gets to come out of a read or a write on a channel that was shut down: it takes no time."""
+LEAVE_SECONDS, AGAIN_SECONDS = 5.0, 0.05
+"""What another thread gets to come out of a read or a write on a channel that is being closed: it takes no time."""
+
+_CLOSED_MEANWHILE = (OSError, TypeError, ValueError, AssertionError, RuntimeError)
+"""What `multiprocessing` makes of a read or a write that another thread has ended; on Windows also the last two."""
 
 
 class ChannelError(Exception):
@@ -87,9 +92,10 @@ class Channel:
         if len(frame) > LARGEST_FRAME:
             raise ValueError(f"a message of {len(frame)} bytes is too large; accepted: {LARGEST_FRAME}")
         with self._sending:
+            self._check_open()
             try:
                 self._connection.send_bytes(frame)
-            except (OSError, ValueError) as error:  # ValueError, TypeError: closed by another thread meanwhile
+            except _CLOSED_MEANWHILE as error:
                 raise ChannelClosed(f"the channel cannot be written: {error}") from None
 
     def receive(self) -> dict[str, Any]:
@@ -101,6 +107,7 @@ class Channel:
         """
         try:
             with self._receiving:
+                self._check_open()
                 frame = self._connection.recv_bytes(LARGEST_FRAME)
         except EOFError:
             raise ChannelClosed("the other end has closed the channel") from None
@@ -108,7 +115,7 @@ class Channel:
             if "bad message length" in str(error):
                 raise BadFrame(f"a frame is larger than {LARGEST_FRAME} bytes") from None
             raise ChannelClosed(f"the channel cannot be read: {error}") from None
-        except (TypeError, ValueError) as error:  # closed by another thread while waiting
+        except _CLOSED_MEANWHILE as error:
             raise ChannelClosed(f"the channel was closed: {error}") from None
         return _message(frame)
 
@@ -118,24 +125,42 @@ class Channel:
             return
         self._closed = True
         with ExitStack() as held:
-            if sys.platform != "win32":
-                self._shut_down()
-                # Only now is nobody inside a read or a write: the number of a closed descriptor is given to the next
-                # file, and what a thread still reads or writes by it would be another worker's.
-                for lock in (self._receiving, self._sending):
-                    if not lock.acquire(timeout=LEAVE_SECONDS):
-                        return
-                    held.callback(lock.release)
+            # Only after that is nobody inside a read or a write: the number of a closed descriptor or handle is
+            # given to the next file, and what a thread still reads or writes by it would be another worker's.
+            for lock in (self._receiving, self._sending):
+                if not self._left(lock):
+                    return
+                held.callback(lock.release)
             with suppress(OSError):
                 self._connection.close()
 
-    def _shut_down(self) -> None:
-        """Ends every read and write, also one that waits; closing alone would not."""
-        try:
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as twin:
-                twin.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+    def _check_open(self) -> None:
+        if self._closed:  # not left to the connection: it is open until nobody is inside it
+            raise ChannelClosed("the channel has been closed")
+
+    def _left(self, lock: threading.Lock) -> bool:
+        """Have whoever holds the lock come out of a read or a write, and take it. Returns whether it was so."""
+        ends = time.monotonic() + LEAVE_SECONDS
+        while True:
+            _interrupt(self._connection)
+            if lock.acquire(timeout=AGAIN_SECONDS):
+                return True
+            if time.monotonic() >= ends:
+                return False
+
+
+if sys.platform == "win32":
+
+    def _interrupt(connection: Connection) -> None:
+        """End the reads and writes that wait just now; one that is about to begin needs another call."""
+        ctypes.windll.kernel32.CancelIoEx(ctypes.c_void_p(connection.fileno()), None)
+
+else:
+
+    def _interrupt(connection: Connection) -> None:
+        """End every read and write, now and later, also one that waits; closing alone would not."""
+        with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as twin:
+            twin.shutdown(socket.SHUT_RDWR)
 
 
 def _message(frame: bytes) -> dict[str, Any]:
