@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +18,23 @@ __all__ = ["StateFile"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
+HELD_SECONDS = (0.02, 0.05, 0.1) if sys.platform == "win32" else ()
+"""Waited for whoever has the file open just now, a virus scanner or a reader: on Windows it cannot be replaced."""
+
 
 class StateFile:
     """The file behind `CrawlWatch(state=...)`.
 
     Args:
         path: Where it is, or will be; its folder must exist or be creatable.
+        wait: Sleeps so many seconds; a seam for tests.
 
     Threads: the owner serialises the calls.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], wait: Callable[[float], object] = time.sleep) -> None:
         self.path = Path(path)
+        self._wait = wait
         self._written: str | None = None
 
     def load(self, encoder: str) -> PolicyState:
@@ -60,11 +68,21 @@ class StateFile:
         try:
             with beside.open("w", encoding="utf-8", newline="\n") as out:
                 out.write(text)
-            beside.replace(self.path)
+            self._put(beside)
         except OSError:
             beside.unlink(missing_ok=True)
             raise
         self._written = text
+
+    def _put(self, beside: Path) -> None:
+        for seconds in HELD_SECONDS:
+            try:
+                beside.replace(self.path)
+            except PermissionError:
+                self._wait(seconds)
+            else:
+                return
+        beside.replace(self.path)
 
     def _start_anew(self, encoder: str, error: Exception) -> PolicyState:
         aside = self.path.with_name(f"{self.path.name}.damaged-{os.getpid()}")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from helix_crawl_otel.backfill.errors import StoreError
+from helix_crawl_otel.backfill.errors import CannotSetAside, StoreError
 from helix_crawl_otel.backfill.salvage import lease_epoch, set_aside
 from helix_crawl_otel.backfill.task import Assignment, Settings
 from helix_crawl_otel.supervise.job import JobWorker, Launch, Start
@@ -203,10 +203,16 @@ class BuildJob:
         if what == "done":
             work.state, work.pending = "done", 0
             work.quarantined += len(work.assignment.quarantine)
-        elif payload.get("is_corrupt") and self._set_aside(work):
+            return
+        reason = str(payload["reason"])
+        try:
+            is_made_anew = bool(payload.get("is_corrupt")) and self._set_aside(work)
+        except CannotSetAside as error:
+            is_made_anew, reason = False, f"{reason}; {error}"
+        if is_made_anew:
             self._queue.appendleft(work)
         else:
-            self._fail(work, str(payload["reason"]))
+            self._fail(work, reason)
 
     def _give_next(self, slot: str, worker: JobWorker) -> None:
         """Another shard for the same worker, if the device is right; else it leaves and another one is started."""
@@ -219,14 +225,14 @@ class BuildJob:
             worker.tell({"what": "shard", "assignment": self._assignment(work).to_json()})
 
     def _set_aside(self, work: ShardWork) -> bool:
-        """Put a corrupt file out of the way, once, where its genes can be made again from the source."""
+        """Put a corrupt file out of the way, once. Returns whether its genes can be made again from the source.
+
+        Raises:
+            CannotSetAside: See there.
+        """
         if work.was_set_aside:
             return False
-        try:
-            kept = set_aside(Path(work.assignment.path))
-        except OSError as error:
-            logger.error("[crawl-watchdog] the corrupt %s cannot be set aside: %s", work.assignment.path, error)
-            return False
+        kept = set_aside(Path(work.assignment.path))
         work.was_set_aside = True
         logger.error("[crawl-watchdog] %s is corrupt; it was set aside as %s", work.assignment.path, kept.name)
         return work.assignment.source is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 from helix_crawl_otel.backfill.agreement import is_of_model
 from helix_crawl_otel.backfill.build_job import ShardWork
 from helix_crawl_otel.backfill.chunk import ChunkRule
-from helix_crawl_otel.backfill.errors import ShardCorrupt, StoreError
+from helix_crawl_otel.backfill.errors import CannotSetAside, ShardCorrupt, StoreError
 from helix_crawl_otel.backfill.gone import gone_shards
 from helix_crawl_otel.backfill.options import EncodeOptions
 from helix_crawl_otel.backfill.salvage import Salvage, salvage, set_aside
@@ -66,7 +66,6 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
 
     Raises:
         UnreadableSource: The tree cannot be read.
-        OSError: A corrupt file cannot be set aside.
     """
     planned = Planned()
     rule = ChunkRule().fingerprint
@@ -78,7 +77,11 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
             try:
                 found = salvage(path)
             except ShardCorrupt as error:
-                kept = set_aside(path)
+                try:
+                    kept = set_aside(path)
+                except CannotSetAside as failure:
+                    planned.failures[plan.name] = f"{error}; {failure}"
+                    continue
                 planned.notes.append(f"{error}; it was set aside as {kept.name}, and is built again from its sources")
             except StoreError:
                 pass  # its worker meets the same and says what it is

@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.backfill import schema
-from helix_crawl_otel.backfill.errors import NoShards, NotAShard, StoreError, store_errors
+from helix_crawl_otel.backfill.errors import CannotSetAside, NoShards, NotAShard, StoreError, store_errors
 from helix_crawl_otel.backfill.schema import Table, right_length
 
 __all__ = [
@@ -212,22 +212,30 @@ def _is_shard(path: Path) -> bool:
 
 
 def set_aside(path: Path) -> Path:
-    """Put a corrupt file out of the way, with what SQLite keeps beside it. Nothing is deleted.
+    """Put a corrupt file out of the way, with what SQLite keeps beside it, all or none. Nothing is deleted.
 
     Returns:
         Where it is now.
 
     Raises:
-        OSError: It cannot be renamed.
+        CannotSetAside: It cannot be renamed; on Windows that is so while anybody has it open.
     """
     suffixes = ("-wal", "-shm", "")
     number = 1
     while any(path.with_name(f"{path.name}.corrupt-{number}{suffix}").exists() for suffix in suffixes):
         number += 1
     kept = path.with_name(f"{path.name}.corrupt-{number}")
-    # The file itself last: SQLite would read a log that is left without it into the file that is made in its place.
-    for suffix in suffixes:
-        beside = path.with_name(path.name + suffix)
-        if beside.exists() or not suffix:
-            beside.replace(kept.with_name(kept.name + suffix))
+    moved: list[tuple[Path, Path]] = []
+    try:
+        # The file itself last: SQLite would read a log that is left without it into the file that is made in its place.
+        for suffix in suffixes:
+            beside = path.with_name(path.name + suffix)
+            if beside.exists() or not suffix:
+                moved.append((beside, beside.replace(kept.with_name(kept.name + suffix))))
+    except OSError as error:
+        for before, now in reversed(moved):
+            with suppress(OSError):
+                now.replace(before)
+        why = error.strerror or str(error)
+        raise CannotSetAside(f"it cannot be set aside ({why}): close what has it open and start again") from error
     return kept

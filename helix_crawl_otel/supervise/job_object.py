@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 
 __all__ = ["JobObject"]
 
@@ -61,9 +62,12 @@ if sys.platform == "win32":
 
         Raises:
             OSError: The system refuses.
+
+        Threads: any; the lock guards the handle, whose number is soon somebody else's once it is closed.
         """
 
         def __init__(self, process_handle: int) -> None:
+            self._lock = threading.Lock()
             self._handle = _kernel32.CreateJobObjectW(None, None)
             if not self._handle:
                 raise ctypes.WinError(ctypes.get_last_error())
@@ -79,14 +83,16 @@ if sys.platform == "win32":
 
         def terminate(self) -> None:
             """Kill everything in it."""
-            if self._handle:
-                _kernel32.TerminateJobObject(self._handle, KILLED_CODE)
+            with self._lock:
+                if self._handle:
+                    _kernel32.TerminateJobObject(self._handle, KILLED_CODE)
 
         def close(self) -> None:
             """Kill what is left in it and give the handle back. A second call does nothing."""
-            handle, self._handle = self._handle, None
-            if handle:
-                _kernel32.CloseHandle(handle)
+            with self._lock:
+                handle, self._handle = self._handle, None
+                if handle:
+                    _kernel32.CloseHandle(handle)
 
 else:
 

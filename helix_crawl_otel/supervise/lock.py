@@ -7,6 +7,7 @@ Source: DESIGN.md, section 3.7.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -65,7 +66,8 @@ class FolderLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._holder.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on Windows somebody may be reading it just now; it says nothing by itself
+            self._holder.unlink()
         self._lock.release()
 
     def _sentence(self) -> str:

@@ -123,6 +123,8 @@ class WorkerProcess:
             _kill(pid)
         self._kill()
         is_gone = self._wait(KILL_SECONDS)
+        if is_gone and self._job is not None:
+            self._job.close()
         self._dismiss_guard()
         return is_gone
 

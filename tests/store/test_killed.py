@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.backfill.accounts import account
+from helix_crawl_otel.backfill.errors import CannotSetAside
 from helix_crawl_otel.backfill.salvage import lease_epoch, salvage, set_aside
 from tests.rules.tree import ROOT
 from tests.store.shards import IDENTITY, encode_all, made, opened, rows
@@ -164,6 +165,25 @@ def test_a_file_that_is_set_aside_leaves_no_log_behind(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(Path, "replace", watched)
     set_aside(path)
+
+
+def test_a_file_that_cannot_be_set_aside_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its log: what is renamed before the file that cannot be goes back."""
+    path = tmp_path / "a.db"
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).write_text(suffix)
+    replace = Path.replace
+
+    def held(self: Path, target: Path) -> Path:
+        if self == path:  # as Windows has it while another program holds the file open
+            raise PermissionError(13, "Access is denied")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", held)
+    with pytest.raises(CannotSetAside, match=r"set aside \(Access is denied\): close what has it open"):
+        set_aside(path)
+    left = {item.name: item.read_text() for item in tmp_path.iterdir()}
+    assert left == {f"a.db{suffix}": suffix for suffix in ("", "-wal", "-shm")}
 
 
 def test_a_kept_file_can_be_built_anew(tmp_path: Path) -> None:

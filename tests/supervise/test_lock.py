@@ -78,6 +78,14 @@ def test_a_lock_that_was_given_back_is_free(tmp_path: Path) -> None:
         pass
 
 
+def test_somebody_who_reads_who_holds_it_is_in_nobodys_way(tmp_path: Path) -> None:
+    """On Windows the file cannot be removed meanwhile: what it says is then of nobody, and the lock is free."""
+    with (tmp_path / "lock.json").open("w+") as reader, FolderLock(tmp_path, "first"):
+        assert "first" in reader.read()
+    with FolderLock(tmp_path, "second"):
+        assert "`second`" in refused(tmp_path)
+
+
 def test_two_folders_do_not_know_each_other(tmp_path: Path) -> None:
     """One process may hold several: a backfill of shards in two folders does."""
     with FolderLock(tmp_path / "a", "one"), FolderLock(tmp_path / "b", "one"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,22 @@ def test_everything_is_on_the_timeline(tmp_path: Path) -> None:
     evidence = next(line["evidence"] for line in lines if line["event"] == "action")
     assert (evidence["baseline"], evidence["limit"], evidence["memory_fraction"]) == (16, 3.2, 0.99)
     assert [line["t"] for line in lines] == sorted(line["t"] for line in lines)
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="needs Windows: files that are open can be replaced here")
+def test_a_file_that_is_held_open_is_waited_for(tmp_path: Path) -> None:
+    """A virus scanner has it for a moment. Held for longer the old content stays, nothing is left beside it."""
+    path = tmp_path / "state.json"
+    path.write_text("old")
+    reader = path.open()
+    StateFile(path, wait=lambda seconds: reader.close()).save({"n": 1})
+    assert json.loads(path.read_text()) == {"n": 1}
+    waits: list[float] = []
+    state_file = StateFile(path, wait=waits.append)
+    with path.open(), pytest.raises(PermissionError):
+        state_file.save({"n": 2})
+    assert 0 < sum(waits) < 1
+    assert json.loads(path.read_text()) == {"n": 1}
+    assert list(tmp_path.iterdir()) == [path]
+    state_file.save({"n": 2})
+    assert json.loads(path.read_text()) == {"n": 2}
