@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +15,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-__all__ = ["COMMAND", "Done", "Rig", "left_running", "write_tree"]
+from tests.jobs.processes import MARK, kill, left_running, mark_process
+
+__all__ = ["COMMAND", "Done", "Rig", "kill", "left_running", "write_tree"]
 
 COMMAND = [sys.executable, "-m", "helix_crawl_otel"]
-MARK = "HELIX_TEST_RIG"
 
 
 def write_tree(root: Path, files: Mapping[str, str | bytes]) -> None:
@@ -86,6 +86,13 @@ class Rig:
         """Of every process, so that what is left running can be found."""
         return {**os.environ, MARK: self.mark, "PYTHONPATH": str(Path(__file__).parents[2])}
 
+    def with_site(self, code: str) -> dict[str, str]:
+        """Variables with which every Python of the rig runs this code first."""
+        site = self.folder / "site"
+        site.mkdir(exist_ok=True)
+        (site / "sitecustomize.py").write_text(textwrap.dedent(code), encoding="utf-8")
+        return {"PYTHONPATH": os.pathsep.join((str(site), self.environ["PYTHONPATH"]))}
+
     def write(self, files: Mapping[str, str | bytes]) -> Rig:
         """Write sources."""
         write_tree(self.source, files)
@@ -108,15 +115,8 @@ class Rig:
 
     def run(self, command: list[str], seconds: float = 60.0, **environ: str) -> Done:
         """Run a command to its end."""
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            timeout=seconds,
-            env={**self.environ, **environ},
-            cwd=self.folder,
-            check=False,
-        )
-        return Done(done.returncode, _events(done.stdout), done.stderr.decode())
+        with self.started(command, **environ) as process:
+            return self.ended(process, seconds)
 
     @contextmanager
     def started(self, command: list[str], **environ: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -129,6 +129,7 @@ class Rig:
             cwd=self.folder,
             start_new_session=True,
         )
+        mark_process(self.mark, process)
         try:
             yield process
         finally:
@@ -144,10 +145,10 @@ class Rig:
 
     def verify(self, *paths: Path) -> dict[str, Any]:
         """What `verify --json` says, with its exit code."""
-        command = [*COMMAND, "verify", *map(str, paths or (self.out,)), "--json"]
-        done = subprocess.run(command, capture_output=True, timeout=60, env=self.environ, check=False)
-        assert done.stdout, done.stderr.decode()
-        return {**json.loads(done.stdout), "code": done.returncode}
+        with self.started([*COMMAND, "verify", *map(str, paths or (self.out,)), "--json"]) as process:
+            stdout, stderr = process.communicate(timeout=60)
+        assert stdout, stderr.decode()
+        return {**json.loads(stdout), "code": process.returncode}
 
     def worker_pid(self, process: subprocess.Popen[bytes], seconds: float = 20.0) -> int:
         """The pid of a worker of a started build, once there is one."""
@@ -174,25 +175,3 @@ def wait_for(process: subprocess.Popen[bytes], kind: str) -> dict[str, Any]:
 
 def _events(stdout: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stdout.decode().splitlines() if line.startswith("{")]
-
-
-def left_running(mark: str, argument: str = "") -> list[int]:
-    """Processes that carry the mark of a rig, and the argument on their command line."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environ = (folder / "environ").read_bytes()
-            command = (folder / "cmdline").read_bytes()
-            state = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        is_ours = f"{MARK}={mark}".encode() in environ.split(b"\0") and state != "Z"
-        if is_ours and argument.encode() in command:
-            found.append(int(folder.name))
-    return sorted(found)
-
-
-def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Send a signal to a process that may be gone."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
