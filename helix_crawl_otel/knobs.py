@@ -182,6 +182,14 @@ KNOBS: tuple[Knob, ...] = (
         _boolean,
         metavar="on|off",
     ),
+    _rule(
+        "SHARED",
+        "shared",
+        "on, off, true, false, yes, no, 1, 0",
+        "a rise of the worker's shared GPU memory by more than 512 MiB since its first batches counts as full as well",
+        _boolean,
+        metavar="on|off",
+    ),
     Knob(
         "HELIX_DENSE_CPU_BELOW_GIB",
         "--cpu-below-gib",

@@ -13,6 +13,7 @@ from helix_crawl_otel.core.inflight import Batch, is_small
 from helix_crawl_otel.core.ladder import Pending
 from helix_crawl_otel.core.model import ActionKind, Evidence
 from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.core.shared import Shared
 from helix_crawl_otel.core.state import PolicyState, ShardState
 
 __all__ = ["Judge"]
@@ -124,11 +125,9 @@ class Judge:
         inflight_seconds: float | None,
     ) -> list[Decision]:
         state = self.state.shards[batch.shard]
-        fraction = self._fraction(t, batch)
-        full = None if fraction is None else fraction >= self.settings.vram_full
         detector = state.detector(batch.device)
         finding = detector.observe(
-            Observation(t, rate, genes_rate, full, in_flight=inflight_seconds is not None),
+            Observation(t, rate, genes_rate, self.is_full(batch, t), in_flight=inflight_seconds is not None),
             baseline,
             self.settings,
             hold_seconds=self.settings.window * self.tick_seconds,
@@ -136,7 +135,7 @@ class Judge:
         )
         if finding is None or baseline is None:
             return []
-        sight = report.Sight(detector, baseline, source, genes_rate, fraction, inflight_seconds)
+        sight = self._sight(t, batch, baseline, source, genes_rate, inflight_seconds)
         if finding is Finding.RECOVERED:
             reason = f"recovered: {self.settings.window} healthy observations in a row"
             evidence = report.evidence(sight, self.settings)
@@ -215,7 +214,7 @@ class Judge:
             return {"inflight_seconds": t - batch.started}
         age = t - batch.started
         rate = batch.genes / age if age > 0 else None
-        sight = report.Sight(state.detector(batch.device), baseline, source, rate, self._fraction(t, batch), age)
+        sight = self._sight(t, batch, baseline, source, rate, age)
         return report.evidence(sight, self.settings)
 
     def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:
@@ -223,9 +222,49 @@ class Judge:
         evidence = self._evidence_now(t, batch, state)
         return self._decide(t, What.HANG, batch, state, None, reason, evidence, forced=state.can_end_worker)
 
+    def is_full(self, batch: Batch, t: float) -> bool | None:
+        """Rule 6: whether the memory has been full since a batch began, or its worker has spilled; `None` if unknown.
+
+        Args:
+            batch: Running, or ended at `t`.
+            t: Seconds.
+        """
+        if self.settings.shared and self._shared(t, batch).is_spill:
+            return True
+        fraction = self._fraction(t, batch)
+        return None if fraction is None else fraction >= self.settings.vram_full
+
     def _fraction(self, t: float, batch: Batch) -> float | None:
         track = self.state.memory.get(batch.device)
         return track.highest(batch.started, t) if track else None
+
+    def _shared(self, t: float, batch: Batch) -> Shared:
+        track, worker = self.state.memory.get(batch.device), self.state.workers.get(batch.worker)
+        if track is None:
+            return Shared()
+        used, other = track.shared.highest(batch.started, t), track.other_shared.newest(t)
+        floor = worker.floor.value if worker is not None and worker.device == batch.device else None
+        rise = None if used is None or floor is None else int(used) - floor
+        return Shared(None if used is None else int(used), rise, None if other is None else int(other))
+
+    def _sight(
+        self,
+        t: float,
+        batch: Batch,
+        baseline: Baseline,
+        source: str,
+        genes_rate: float | None,
+        inflight_seconds: float | None,
+    ) -> report.Sight:
+        return report.Sight(
+            self.state.shards[batch.shard].detector(batch.device),
+            baseline,
+            source,
+            genes_rate,
+            self._fraction(t, batch),
+            inflight_seconds,
+            self._shared(t, batch),
+        )
 
     def _decide(
         self,

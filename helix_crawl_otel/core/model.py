@@ -72,12 +72,15 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """Dedicated memory of one device at one moment.
+    """Memory of one device at one moment.
 
     Args:
         used_bytes: Bytes in use, 0 or more. `None` means unknown. May exceed `limit_bytes`: a framework that holds
             more than the device has is near-proof of a spill (INCIDENTS.md).
         limit_bytes: Bytes the device has, more than 0. `None` means unknown.
+        shared_bytes: System memory that the driver lends the device for the processes that encode on it, 0 or more:
+            where a spill goes under WDDM. `None` means unknown.
+        other_shared_bytes: The same for all other processes.
 
     Raises:
         ValueError: A value is negative, not a number, or the limit is 0.
@@ -85,9 +88,12 @@ class MemoryReading:
 
     used_bytes: int | None
     limit_bytes: int | None
+    shared_bytes: int | None = None
+    other_shared_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value, least in (("used_bytes", self.used_bytes, 0), ("limit_bytes", self.limit_bytes, 1)):
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
             if value is None:
                 continue
             if not is_number(value):
@@ -103,6 +109,9 @@ class MemoryReading:
         return self.used_bytes / self.limit_bytes
 
 
+_LEAST = {"used_bytes": 0, "limit_bytes": 1, "shared_bytes": 0, "other_shared_bytes": 0}
+
+
 @dataclass(frozen=True, slots=True)
 class Action:
     """One step of the ladder, asked of one shard's driver.
@@ -114,7 +123,9 @@ class Action:
         device: Device the shard is encoded on, such as `cuda:0`.
         reason: One sentence for the log.
         evidence: `rate`, `ema`, `baseline` and `limit` in genes/s, `ratio` and `limit_ratio` (judged, in work),
-            `streak`, `memory_fraction`, `inflight_seconds`, `baseline_source` (`shard` or `card`); `None` is unknown.
+            `streak`, `memory_fraction`, `inflight_seconds`, `baseline_source` (`shard` or `card`), `shared_bytes` and
+            `shared_rise_bytes` of the worker (the rise since its first batches), `other_shared_bytes`; `None` is
+            unknown.
     """
 
     id: int

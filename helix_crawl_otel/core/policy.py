@@ -19,6 +19,7 @@ from helix_crawl_otel.core.memory import MemoryTrack
 from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.core.samples import sample_problem
 from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.core.shared import SharedFloor
 from helix_crawl_otel.core.state import REMEDIES, PolicyState, ShardState, WorkerState
 
 __all__ = ["TICK_SECONDS", "Policy"]
@@ -94,9 +95,10 @@ class Policy:
     def start_worker(self, t: float, worker: str, device: str) -> list[Decision]:
         """Say that a worker has been started in place of an earlier one of that name, or as the first.
 
-        Rule 9: the rung, the baseline and the batches measured for one survive; EMA, streak and episode do not.
+        Rule 9: the rung, the baseline and the batches measured for one survive; EMA, streak and episode do not, nor
+        what the earlier one held in shared memory.
         """
-        self.state.workers[worker] = WorkerState(device)
+        self.state.workers[worker] = WorkerState(device, SharedFloor(t))
         self._drop_batches(lambda batch: batch.worker == worker)
         decisions: list[Decision] = []
         for name, shard in self.state.shards.items():
@@ -114,8 +116,12 @@ class Policy:
     # -- what happens -------------------------------------------------------------------------------------------------
 
     def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
-        """Take a memory reading of a device. An unknown one changes nothing."""
+        """Take a memory reading of a device. What is unknown in it changes nothing."""
         self.state.memory.setdefault(device, MemoryTrack()).add(t, reading)
+        if reading.shared_bytes is not None:
+            for worker in self.state.workers.values():
+                if worker.device == device:
+                    worker.floor.add(t, int(reading.shared_bytes))
 
     def start_batch(self, t: float, info: BatchInfo) -> list[Decision]:
         """Say that a batch begins. One whose numbers cannot be judged is not tracked."""
@@ -143,6 +149,7 @@ class Policy:
         batch = self.state.inflight.get(info.id) or self._track(t - seconds, info, state)
         decisions += self._judge.advance_batch(batch, batch.started + seconds, deadlines=False)
         self.state.inflight.pop(info.id, None)
+        self.state.workers[batch.worker].floor.finish_batch(t, self.settings.warmup)
         if not batch.warmup:
             decisions += self._judge.observe_finished(t, batch, seconds)
         return decisions, None
@@ -174,6 +181,10 @@ class Policy:
     def baseline(self, shard: str, device: str) -> tuple[Baseline | None, str]:
         """The baseline in force and whose it is: `shard`, `card` (a stand-in), or `none`."""
         return self._judge.baseline(shard, device)
+
+    def is_full(self, batch: Batch, now: float) -> bool | None:
+        """Rule 6 for a batch at `now`, whether it still runs or has ended; `None` when unknown."""
+        return self._judge.is_full(batch, now)
 
     def pending(self, shard: str) -> ActionKind | None:
         """The remedy that waits for the shard's boundary, `None` for none."""
@@ -222,7 +233,7 @@ class Policy:
 
     def _track(self, t: float, info: BatchInfo, state: ShardState) -> Batch:
         """Put a batch in flight that began at `t`."""
-        worker = self.state.workers.setdefault(info.worker, WorkerState(info.device))
+        worker = self.state.workers.setdefault(info.worker, WorkerState(info.device, SharedFloor(t)))
         worker.batches += 1
         state.device = info.device
         work = self._weigh(state, info)

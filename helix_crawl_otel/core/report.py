@@ -8,8 +8,12 @@ from helix_crawl_otel.core.baseline import Baseline
 from helix_crawl_otel.core.detector import Detector
 from helix_crawl_otel.core.model import ActionKind, Evidence
 from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.core.shared import Shared
 
 __all__ = ["Sight", "evidence", "passed_over_reason", "sentence"]
+
+
+GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Sight:
         genes_rate: Rate of the newest observation, genes/s; `None` when no time has passed.
         memory_fraction: Highest since the batch began, `None` when unknown.
         inflight_seconds: Age of the batch in flight, `None` between batches.
+        shared: Shared memory.
     """
 
     detector: Detector
@@ -31,6 +36,7 @@ class Sight:
     genes_rate: float | None
     memory_fraction: float | None
     inflight_seconds: float | None
+    shared: Shared
 
 
 def evidence(sight: Sight, settings: Settings) -> Evidence:
@@ -46,6 +52,9 @@ def evidence(sight: Sight, settings: Settings) -> Evidence:
         "memory_fraction": sight.memory_fraction,
         "inflight_seconds": sight.inflight_seconds,
         "baseline_source": sight.source,
+        "shared_bytes": sight.shared.used,
+        "shared_rise_bytes": sight.shared.rise,
+        "other_shared_bytes": sight.shared.other,
     }
 
 
@@ -53,6 +62,8 @@ def sentence(kind: ActionKind, sight: Sight, settings: Settings) -> str:
     """Why an action is asked for, in one sentence."""
     ratio = sight.detector.ratio(sight.baseline) or 0.0
     memory = "unknown" if sight.memory_fraction is None else f"{100 * sight.memory_fraction:.1f} % full"
+    if settings.shared and sight.shared.is_spill:
+        memory += f", shared memory up by {(sight.shared.rise or 0) / GIB:.2f} GiB since the worker's first batches"
     running = "" if sight.inflight_seconds is None else f", a batch running for {sight.inflight_seconds:.0f} s"
     return (
         f"{_ASKED[kind]}: throughput is {100 * ratio:.3g} % of the {sight.source}'s baseline, "

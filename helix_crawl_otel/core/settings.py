@@ -34,6 +34,7 @@ class Settings:
         ema_alpha: Weight of the newest observation, in (0, 1].
         warmup: First batches of a worker that enter neither baseline nor EMA; an integer >= 0.
         inflight: Judge batches in flight as well.
+        shared: A rise of the worker's shared memory by more than 512 MiB counts as full as well.
 
     Source: DESIGN.md, section 3.2.
     """
@@ -45,6 +46,7 @@ class Settings:
     ema_alpha: float = 0.3
     warmup: int = 1
     inflight: bool = True
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if not _number("factor", self.factor, "a number > 1") > 1:
@@ -57,5 +59,6 @@ class Settings:
             if not 0 < _number(name, value, "a number in (0, 1]") <= 1:
                 raise ValueError(f"{name} is {value!r}; accepted: a number in (0, 1]")
         _integer("warmup", self.warmup, 0)
-        if not isinstance(self.inflight, bool):
-            raise ValueError(f"inflight is {self.inflight!r}; accepted: True or False")
+        for name in ("inflight", "shared"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; accepted: True or False")

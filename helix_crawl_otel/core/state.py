@@ -14,6 +14,7 @@ from helix_crawl_otel.core.inflight import Batch
 from helix_crawl_otel.core.ladder import Ladder
 from helix_crawl_otel.core.memory import MemoryTrack
 from helix_crawl_otel.core.model import ActionKind
+from helix_crawl_otel.core.shared import SharedFloor
 
 __all__ = ["DurableShard", "DurableState", "PolicyState", "ShardState", "WorkerState"]
 
@@ -26,10 +27,12 @@ class WorkerState:
 
     Args:
         device: What it encodes on.
+        floor: Of its shared memory.
         batches: Batches it began, the first of which are its warm-up.
     """
 
     device: str
+    floor: SharedFloor
     batches: int = 0
 
 

@@ -159,6 +159,7 @@ def test_wrong_usage(argv: list[str], capsys: Output) -> None:
         ("--ema-alpha", "nan", "a number in (0, 1]"),
         ("--warmup", "-1", "an integer >= 0"),
         ("--inflight", "maybe", "on, off, true, false, yes, no, 1, 0"),
+        ("--shared", "512", "on, off, true, false, yes, no, 1, 0"),
     ],
 )
 def test_a_wrong_option(option: str, value: str, accepted: str, capsys: Output) -> None:

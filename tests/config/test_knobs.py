@@ -31,6 +31,7 @@ CONTRACT = {
     "HELIX_BFM_CRAWL_EMA_ALPHA": ("--ema-alpha", 0.3),
     "HELIX_BFM_CRAWL_WARMUP": ("--warmup", 1),
     "HELIX_BFM_CRAWL_INFLIGHT": ("--inflight", True),
+    "HELIX_BFM_CRAWL_SHARED": ("--shared", False),
     "HELIX_DENSE_CPU_BELOW_GIB": ("--cpu-below-gib", 12.0),
     "BGEM3_DEVICE": ("--device", "auto"),
     "HELIX_DENSE_VRAM_RELEASE_EVERY": ("--release-every", 256),
@@ -56,6 +57,8 @@ ACCEPTED = [
     ("HELIX_BFM_CRAWL_INFLIGHT", "yes", True),
     ("HELIX_BFM_CRAWL_INFLIGHT", "0", False),
     ("HELIX_BFM_CRAWL_INFLIGHT", "True", True),
+    ("HELIX_BFM_CRAWL_SHARED", "ON", True),
+    ("HELIX_BFM_CRAWL_SHARED", "off", False),
     ("HELIX_DENSE_CPU_BELOW_GIB", "0", 0.0),
     ("BGEM3_DEVICE", "CUDA:1", "cuda:1"),
     ("BGEM3_DEVICE", "cuda", "cuda"),
@@ -82,6 +85,7 @@ REFUSED = [
     ("HELIX_BFM_CRAWL_WARMUP", "-1"),
     ("HELIX_BFM_CRAWL_INFLIGHT", "2"),
     ("HELIX_BFM_CRAWL_INFLIGHT", "enabled"),
+    ("HELIX_BFM_CRAWL_SHARED", "512"),
     ("HELIX_DENSE_CPU_BELOW_GIB", "-1"),
     ("BGEM3_DEVICE", "gpu"),
     ("BGEM3_DEVICE", "cuda:"),
@@ -100,7 +104,7 @@ def test_table_has_every_knob_of_the_contract() -> None:
 def test_the_fields_are_the_rule() -> None:
     """`CrawlConfig` takes the arguments of section 3.4, with those defaults, and each has a knob."""
     assert [field.name for field in dataclasses.fields(CrawlConfig)] == [row.field for row in KNOBS if row.field]
-    assert CrawlConfig() == CrawlConfig(5.0, 8, "ladder", 0.92, 0.3, 1, True)
+    assert CrawlConfig() == CrawlConfig(5.0, 8, "ladder", 0.92, 0.3, 1, True, False)
     assert isinstance(CrawlConfig(), Settings)
 
 

@@ -29,9 +29,10 @@ def test_an_option_wins_over_the_environment_and_the_environment_over_the_defaul
 
 
 def test_every_knob_of_the_rule_is_an_option() -> None:
-    """All seven reach the config."""
+    """All eight reach the config."""
     argv = ["--factor=2", "--window=3", "--action=CPU", "--vram=0.5", "--ema-alpha=1", "--warmup=0", "--inflight=no"]
-    assert config_from_options(options(*argv), {}) == CrawlConfig(2.0, 3, "cpu", 0.5, 1.0, 0, False)
+    argv.append("--shared=on")
+    assert config_from_options(options(*argv), {}) == CrawlConfig(2.0, 3, "cpu", 0.5, 1.0, 0, False, True)
 
 
 def test_a_bad_option_is_named_as_an_option() -> None:

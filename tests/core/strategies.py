@@ -16,6 +16,9 @@ SPEEDS = st.sampled_from([2.0, 1.0, 0.6, 0.3, 0.2, 0.19, 0.1, 0.05, 0.004])
 WORKS = st.sampled_from([WORK, 2 * WORK, WORK / 2, WORK / 8])
 FRACTIONS = st.sampled_from([FULL, 1.2, 0.92, 0.9, LOW])
 
+MIB = 1024**2
+SHARED = st.sampled_from([None, 0, 100 * MIB, 500 * MIB, 700 * MIB, 4096 * MIB])
+
 SETTINGS = st.builds(
     Settings,
     factor=st.sampled_from([2.0, 5.0, 8.0]),
@@ -24,13 +27,14 @@ SETTINGS = st.builds(
     ema_alpha=st.sampled_from([0.3, 0.7, 1.0]),
     warmup=st.integers(0, 2),
     inflight=st.booleans(),
+    shared=st.booleans(),
 )
 
 
 def steps(
-    fractions: st.SearchStrategy[float | None] = FRACTIONS, *, shards: bool = True
+    fractions: st.SearchStrategy[float | None] = FRACTIONS, *, shards: bool = True, spills: bool = False
 ) -> st.SearchStrategy[list[Step]]:
-    """A job: a healthy start most of the time, then anything."""
+    """A job: a healthy start most of the time, then anything; with `spills` its shared memory is read as well."""
     anything: list[st.SearchStrategy[Step]] = [
         st.tuples(st.just("batches"), st.tuples(st.integers(1, 12), SPEEDS, WORKS)),
         st.tuples(st.just("batches"), st.tuples(st.integers(1, 12), SPEEDS, WORKS)),
@@ -40,11 +44,14 @@ def steps(
         st.tuples(st.just("idle"), st.sampled_from([1.0, 61.0])),
         st.tuples(st.just("worker"), st.sampled_from(["w", "w2"])),
     ]
+    if spills:
+        anything.append(st.tuples(st.just("shared"), SHARED))
     if shards:
         anything.append(st.tuples(st.just("shard"), st.sampled_from("abc")))
     usual = st.lists(st.one_of(anything), max_size=14)
-    start: Step = ("batches", (10, 1.0, WORK))
-    return st.one_of(usual, usual.map(lambda rest: [start, *rest]))
+    start: list[Step] = [("shared", 100 * MIB)] if spills else []
+    start.append(("batches", (10, 1.0, WORK)))
+    return st.one_of(usual, usual.map(lambda rest: [*start, *rest]))
 
 
 def play(job: Job, script: Sequence[Step], between: Callable[[Job], object] = lambda job: None) -> Job:
@@ -68,6 +75,8 @@ def play(job: Job, script: Sequence[Step], between: Callable[[Job], object] = la
                 job.abandon()
         elif name == "memory":
             job.memory = value
+        elif name == "shared":
+            job.shared = value
         elif name == "idle":
             job.wait(value)
         elif name == "worker":

@@ -16,6 +16,7 @@ from helix_crawl_otel.core.inflight import BatchInfo
 from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome
 from helix_crawl_otel.core.policy import Policy
 from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.core.shared import RISE_BYTES
 from tests.core.strategies import FRACTIONS, SETTINGS, SPEEDS, WORKS, Step, play, steps
 from tests.core.timeline import (
     DEMOTE_CPU,
@@ -67,7 +68,7 @@ def test_a_healthy_batch_resets_the_streak(slow: int, speed: float, inflight: bo
 
 
 @FEW
-@given(SETTINGS, steps(), st.booleans(), st.booleans())
+@given(SETTINGS, steps(spills=True), st.booleans(), st.booleans())
 def test_the_ladder_never_falls_and_never_takes_more_than_three(
     knobs: Settings, script: list[Step], obeys: bool, supervised: bool
 ) -> None:
@@ -144,12 +145,42 @@ def assert_same_with(knobs: Settings, script: list[Step], counts: Any) -> None:
 
 
 @FEW
-@given(SETTINGS, steps(), st.booleans())
+@given(SETTINGS, steps(spills=True), st.booleans())
 def test_writing_and_reading_the_state_changes_nothing(knobs: Settings, script: list[Step], obeys: bool) -> None:
     """Between any two events, through JSON, into a new policy."""
     job = play(Job(knobs, obeys=obeys, can_end_worker=True), script)
     other = play(Job(knobs, obeys=obeys, can_end_worker=True), script, Job.reload)
     assert seen(other) == seen(job)
+
+
+def without_shared(decision: Decision) -> Decision:
+    """Without what its evidence knows of shared memory."""
+    kept = {key: value for key, value in decision.evidence.items() if "shared" not in key}
+    return dataclasses.replace(decision, evidence=kept)
+
+
+@FEW
+@given(SETTINGS, steps(spills=True), st.booleans())
+def test_with_the_knob_off_shared_memory_changes_nothing(knobs: Settings, script: list[Step], supervised: bool) -> None:
+    """Not a verdict, not a decision, not a word: only the evidence knows more."""
+    off = dataclasses.replace(knobs, shared=False)
+    job = play(Job(off, can_end_worker=supervised), script)
+    blind = play(Job(off, can_end_worker=supervised), [step for step in script if step[0] != "shared"])
+    assert [without_shared(decision) for decision in job.decisions] == [without_shared(d) for d in blind.decisions]
+    for shard in job.policy.state.shards:
+        assert job.policy.status(shard, job.t) == blind.policy.status(shard, blind.t)
+
+
+@FEW
+@given(SETTINGS, steps(st.just(LOW) | st.none(), spills=True))
+def test_with_the_knob_on_nothing_trips_without_a_rise(knobs: Settings, script: list[Step]) -> None:
+    """Unknown is no rise: neither before the first reading nor with none at all."""
+    job = play(Job(dataclasses.replace(knobs, shared=True)), script)
+    for decision in job.of(What.ISSUE):
+        rise = decision.evidence["shared_rise_bytes"]
+        assert decision.kind is not DETECT or (isinstance(rise, int) and rise > RISE_BYTES)
+    if not any(isinstance(value, int) and value > 600 * 1024**2 for name, value in script if name == "shared"):
+        assert {decision.what for decision in job.decisions} <= {What.HANG}
 
 
 @FEW
@@ -245,16 +276,17 @@ def test_one_stall_of_less_than_a_window_yields_no_decision(slices: float, befor
 
 
 @FEW
-@given(SETTINGS, steps())
+@given(SETTINGS, steps(spills=True))
 def test_a_trip_has_its_signature(knobs: Settings, script: list[Step]) -> None:
-    """Each DETECT has a window of observations, a ratio below the limit, and a memory that is full."""
+    """Each DETECT has a window of observations, a ratio below the limit, and a memory that is full, or has spilled."""
     job = play(Job(knobs, obeys=False), script)
     for d in job.decisions:
         if d.what is What.ISSUE and d.kind is DETECT:
             evidence: dict[str, Any] = dict(d.evidence)
             assert evidence["streak"] >= knobs.window
             assert evidence["ratio"] < 1 / knobs.factor
-            assert evidence["memory_fraction"] >= knobs.vram_full
+            has_spilled = knobs.shared and (evidence["shared_rise_bytes"] or 0) > RISE_BYTES
+            assert has_spilled or evidence["memory_fraction"] >= knobs.vram_full
             assert d.reason.startswith("crawl detected: ")
             assert "\n" not in d.reason
 
@@ -289,7 +321,14 @@ EVENTS = st.one_of(
         TIMES,
         DEVICES,
         st.sampled_from(
-            [MemoryReading(None, None), MemoryReading(1, None), MemoryReading(99, 100), MemoryReading(9, 1)]
+            [
+                MemoryReading(None, None),
+                MemoryReading(1, None),
+                MemoryReading(99, 100),
+                MemoryReading(9, 1),
+                MemoryReading(None, None, 0, 0),
+                MemoryReading(9, 10, 10**12),
+            ]
         ),
     ),
     st.tuples(st.just("status"), st.sampled_from(["a", "b", "nobody"]), TIMES),

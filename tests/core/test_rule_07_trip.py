@@ -153,6 +153,9 @@ def test_the_trip_says_what_it_saw() -> None:
         "memory_fraction": pytest.approx(FULL),
         "inflight_seconds": None,
         "baseline_source": "shard",
+        "shared_bytes": None,
+        "shared_rise_bytes": None,
+        "other_shared_bytes": None,
     }
     assert first.reason == (
         "crawl detected: throughput is 10 % of the shard's baseline, below 20 %, for 8 observations, memory 99.0 % full"

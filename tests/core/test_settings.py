@@ -21,6 +21,7 @@ def test_the_defaults_are_those_of_the_table() -> None:
         "ema_alpha": 0.3,
         "warmup": 1,
         "inflight": True,
+        "shared": False,
     }
     assert TICK_SECONDS == 5.0
 

@@ -33,9 +33,9 @@ LOW = 0.5
 DETECT, EMPTY_CACHE, RECYCLE, DEMOTE_CPU = ActionKind
 
 
-def reading(fraction: float | None) -> MemoryReading:
-    """A reading of the test's card; `None` is an unknown one."""
-    return MemoryReading(None if fraction is None else round(fraction * CARD_BYTES), CARD_BYTES)
+def reading(fraction: float | None, shared: int | None = None, other: int | None = None) -> MemoryReading:
+    """A reading of the test's card, with bytes of shared memory; `None` is unknown."""
+    return MemoryReading(None if fraction is None else round(fraction * CARD_BYTES), CARD_BYTES, shared, other)
 
 
 def copied(state: PolicyState) -> PolicyState:
@@ -68,6 +68,8 @@ class Job:
     ) -> None:
         self.t = t
         self.memory = memory
+        self.shared: int | None = None  # bytes of shared memory that the worker holds; None for no such reading
+        self.other_shared: int | None = None
         self.obeys = obeys
         self.device = device
         self.can_take = tuple(can_take)
@@ -181,7 +183,8 @@ class Job:
 
     def read_memory(self, fraction: float | None = None) -> Job:
         """Read the card now."""
-        self.policy.read_memory(self.t, self.device, reading(self.memory if fraction is None else fraction))
+        now = reading(self.memory if fraction is None else fraction, self.shared, self.other_shared)
+        self.policy.read_memory(self.t, self.device, now)
         return self
 
     def reload(self) -> Job:

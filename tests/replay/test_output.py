@@ -27,6 +27,9 @@ EVIDENCE = {
     "memory_fraction",
     "inflight_seconds",
     "baseline_source",
+    "shared_bytes",
+    "shared_rise_bytes",
+    "other_shared_bytes",
 }
 
 
@@ -86,7 +89,7 @@ def test_text_says_what_was_seen_what_would_have_been_done_and_why() -> None:
     text = text_of(INCIDENT)
     assert "169 batches, 1 shard, 1 run, 63.1 min" in text
     assert "reconstructed, not recorded: incident 06-11" in text
-    assert "factor 5, window 8, action ladder, vram_full 0.92, ema_alpha 0.3, warmup 1, inflight on" in text
+    assert "factor 5, window 8, action ladder, vram_full 0.92, ema_alpha 0.3, warmup 1, inflight on, shared off" in text
     rows = [line.split() for line in text.splitlines() if "cuda:0" in line]
     assert [row[3] for row in rows] == ["DETECT", "EMPTY_CACHE", "overdue", "RECYCLE"]
     assert "99.5 % full" in text
