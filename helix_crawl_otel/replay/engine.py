@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from helix_crawl_otel.core.decisions import Decision, What
 from helix_crawl_otel.core.durable import dump_durable, restore_durable
 from helix_crawl_otel.core.inflight import Batch, BatchInfo
-from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome
+from helix_crawl_otel.core.model import ActionKind, Outcome
 from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.replay.order import in_order
@@ -129,7 +129,7 @@ class _Engine:
                 else:
                     self._end_batch(t, number, event)
             elif type(event) is MemoryEvent:
-                self.policy.read_memory(t, event.device, MemoryReading(event.used_bytes, event.limit_bytes))
+                self.policy.read_memory(t, event.device, event.reading)
             elif type(event) is WorkerEvent:
                 self._start_worker(t, event.worker, event.device)
             elif type(event) is ActionEvent:

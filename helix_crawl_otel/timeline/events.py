@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.core.samples import LEAST, MOST, is_number
 
 __all__ = [
@@ -88,6 +89,13 @@ class MemoryEvent(NamedTuple):
     device: str
     used_bytes: int | None
     limit_bytes: int | None
+    shared_bytes: int | None = None
+    other_shared_bytes: int | None = None
+
+    @property
+    def reading(self) -> MemoryReading:
+        """What the policy takes."""
+        return MemoryReading(self.used_bytes, self.limit_bytes, self.shared_bytes, self.other_shared_bytes)
 
 
 class ActionEvent(NamedTuple):
@@ -154,7 +162,10 @@ def _batch(line: dict[str, Any]) -> BatchEvent:
 
 
 def _memory(line: dict[str, Any]) -> MemoryEvent:
-    return MemoryEvent(_time(line), _device(line), _bytes(line, "used_bytes", 0), _bytes(line, "limit_bytes", 1))
+    shared = (None if line.get(key) is None else _bytes(line, key, 0) for key in ("shared_bytes", "other_shared_bytes"))
+    return MemoryEvent(
+        _time(line), _device(line), _bytes(line, "used_bytes", 0), _bytes(line, "limit_bytes", 1), *shared
+    )
 
 
 def _action(line: dict[str, Any]) -> ActionEvent:

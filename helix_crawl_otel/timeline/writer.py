@@ -125,9 +125,20 @@ class TimelineWriter:
             seconds=round(seconds, 6) if seconds > 0.001 else _short(seconds, 6),
         )
 
-    def memory(self, t: float, device: str, used_bytes: float | None, limit_bytes: float | None) -> None:
-        """A reading, `None` where it is unknown. How often is the caller's matter."""
-        self.write("memory", t, device=device, used_bytes=_whole(used_bytes), limit_bytes=_whole(limit_bytes))
+    def memory(
+        self,
+        t: float,
+        device: str,
+        used_bytes: float | None,
+        limit_bytes: float | None,
+        shared_bytes: float | None = None,
+        other_shared_bytes: float | None = None,
+    ) -> None:
+        """A reading, `None` where it is unknown; of shared memory nothing is written then. How often is the caller's
+        matter."""
+        shared = {"shared_bytes": _whole(shared_bytes), "other_shared_bytes": _whole(other_shared_bytes)}
+        known = {key: value for key, value in shared.items() if value is not None}
+        self.write("memory", t, device=device, used_bytes=_whole(used_bytes), limit_bytes=_whole(limit_bytes), **known)
 
     def action(
         self, t: float, shard: str, kind: str, outcome: str, evidence: Mapping[str, Any] | None = None, **more: object

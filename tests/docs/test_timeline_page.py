@@ -22,7 +22,14 @@ WHOLE: dict[str, dict[str, Any]] = {
     "run": {"version": 1, "t": 0.0, "config": {}, "encoder": "x", "host": "x", "reconstructed": True, "source": "x"},
     "worker": {"t": 0.1, "device": "cuda:0", "worker": "w", "pid": 1, "reason": "first"},
     "batch": {"t": 4.2, "shard": "a", "device": "cuda:0", "worker": "w", "genes": 64, "work": 8, "seconds": 4.2},
-    "memory": {"t": 4.2, "device": "cuda:0", "used_bytes": 6, "limit_bytes": 12},
+    "memory": {
+        "t": 4.2,
+        "device": "cuda:0",
+        "used_bytes": 6,
+        "limit_bytes": 12,
+        "shared_bytes": 1,
+        "other_shared_bytes": 0,
+    },
     "action": {"t": 4.2, "shard": "a", "kind": "DETECT", "outcome": "applied", "evidence": {}},
 }
 """A line of each event with every key."""
@@ -94,7 +101,7 @@ def test_the_keys_that_are_written_are_documented(tmp_path: Path) -> None:
         timeline.run(config=CrawlConfig(), encoder="x", host="x")
         timeline.worker(0.0, "cuda:0", pid=1, reason="first", worker="w")
         timeline.batch(4.2, "a", "cuda:0", genes=64, seconds=4.2, work=8, worker="w")
-        timeline.memory(4.2, "cuda:0", 6, 12)
+        timeline.memory(4.2, "cuda:0", 6, 12, 1, 0)
         timeline.action(4.2, "a", "DETECT", "applied", {})
     for text in path.read_text(encoding="utf-8").splitlines():
         line = json.loads(text)

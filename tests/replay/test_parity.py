@@ -23,6 +23,7 @@ from helix_crawl_otel.replay.replay import replay
 from helix_crawl_otel.timeline import TimelineWriter, read_timeline
 
 GPU = "cuda:0"
+MIB = 1024**2
 TICK = 1.0
 ENDS_WORKER = (ActionKind.RECYCLE, ActionKind.DEMOTE_CPU)
 
@@ -38,6 +39,8 @@ class Plan:
     before: str = ""
     """`worker` for a new worker, `run` for a new run, else nothing."""
     shard: str = "a"
+    shared: int | None = None
+    """MiB of shared memory that the worker holds meanwhile, `None` for unknown."""
 
 
 class Live:
@@ -71,7 +74,7 @@ class Live:
         self.batches += 1
         info = BatchInfo(str(self.batches), plan.shard, GPU, GPU, 64, plan.work)
         end = round(self.now + plan.seconds, 6)
-        self.read(plan.used)
+        self.read(plan)
         self.keep(self.policy.open_shard(self.now, plan.shard, GPU, GPU, can_end_worker=True))
         self.keep(self.policy.start_batch(self.now, info))
         alive, now = True, self.now
@@ -82,7 +85,7 @@ class Live:
             # What was due before the end is seen by a tick just before it.
             alive = self.keep(self.policy.advance(end - 1e-6))
         self.now = end
-        self.read(plan.used)
+        self.read(plan)
         self.writer.batch(end, plan.shard, GPU, 64, plan.seconds, work=plan.work)
         if alive:
             decisions, problem = self.policy.finish_batch(end, info, plan.seconds)
@@ -90,10 +93,12 @@ class Live:
             self.keep(decisions)
             self.boundary(plan.shard)
 
-    def read(self, used: int) -> None:
+    def read(self, plan: Plan) -> None:
         """A reading, now."""
-        self.writer.memory(self.now, GPU, used, 120)
-        self.policy.read_memory(self.now, GPU, MemoryReading(used, 120))
+        shared = None if plan.shared is None else plan.shared * MIB
+        other = None if shared is None else 1000 - plan.used
+        self.writer.memory(self.now, GPU, plan.used, 120, shared, other)
+        self.policy.read_memory(self.now, GPU, MemoryReading(plan.used, 120, shared, other))
 
     def boundary(self, shard: str) -> None:
         """The driver does what it is asked."""
@@ -129,6 +134,8 @@ def compare(path: Path, plans: list[Plan], knobs: Settings) -> int:
 
 
 WARM = [Plan(4.0, 60)] * 9
+WARM_LOW = [Plan(4.0, 60, shared=150)] * 9
+"""With shared memory read as well."""
 
 
 @pytest.mark.parametrize(
@@ -155,27 +162,51 @@ def test_replay_decides_what_the_live_policy_decided(
     assert count >= (least if action == "ladder" else min(least, 1))
 
 
+@pytest.mark.parametrize(
+    ("plans", "least"),
+    [
+        ([*WARM_LOW, *[Plan(28.0, 60, shared=700)] * 60], 3),
+        ([*WARM_LOW, Plan(2820.0, 60, shared=4000), *WARM_LOW], 3),
+        ([*WARM_LOW, *[Plan(60.0, 60, shared=700)] * 4, Plan(60.0, 60, before="worker", shared=100)]
+         + [Plan(60.0, 60, shared=700)] * 20, 3),
+        ([*WARM_LOW, *[Plan(300.0, 60, shared=600)] * 8], 0),
+        ([*WARM, *[Plan(300.0, 60)] * 8], 0),
+    ],
+    ids=["slow", "endless", "new-worker", "less-than-512-mib", "unknown"],
+)  # fmt: skip
+def test_replay_judges_by_shared_memory_as_the_live_policy_did(tmp_path: Path, plans: list[Plan], least: int) -> None:
+    """With the knob on, on a card that is never full; with it off nothing trips, live or replayed."""
+    count = compare(tmp_path / "on.jsonl", plans, Settings(shared=True))
+    assert count >= least
+    assert (count > 0) == (least > 0)
+    assert compare(tmp_path / "off.jsonl", plans, Settings()) == 0
+
+
 PLANS = st.lists(
     st.builds(
         Plan,
         seconds=st.sampled_from([3.7, 4.1, 19.3, 27.7, 61.3, 299.9, 1501.3]),
         used=st.sampled_from([60, 119]),
         work=st.sampled_from([9_000, 64_000, 65_000, 640_000]),
-        pause=st.sampled_from([0.001, 0.5, 70.0]),
+        pause=st.sampled_from([0.003, 0.5, 70.0]),
         before=st.sampled_from([""] * 12 + ["worker", "run"]),
         shard=st.sampled_from(["a", "a", "a", "b"]),
+        shared=st.sampled_from([None, 0, 150, 700, 4000]),
     ),
     max_size=25,
 )
 
 
 @given(
-    plans=PLANS, knobs=st.sampled_from([Settings(), Settings(window=3, warmup=0), Settings(inflight=False, window=2)])
+    plans=PLANS,
+    knobs=st.sampled_from(
+        [Settings(), Settings(window=3, warmup=0), Settings(inflight=False, window=2), Settings(window=3, shared=True)]
+    ),
 )
 @settings(max_examples=40)
 def test_any_job(tmp_path_factory: pytest.TempPathFactory, plans: list[Plan], knobs: Settings) -> None:
     """Whatever the job does."""
-    compare(tmp_path_factory.mktemp("live") / "timeline.jsonl", [*WARM, *plans], knobs)
+    compare(tmp_path_factory.mktemp("live") / "timeline.jsonl", [*WARM_LOW, *plans], knobs)
 
 
 def test_the_comparison_can_fail(tmp_path: Path) -> None:
