@@ -151,6 +151,14 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "Shards by state: pending, running, done, paused or failed.",
     ),
     Instrument(
+        "helix_dense_vram_shared",
+        Kind.GAUGE,
+        "By",
+        ("device", "owner"),
+        "Shared GPU memory, system memory lent to the device, that the worker holds and that others do; absent while "
+        "unknown.",
+    ),
+    Instrument(
         "helix_dense_samples_ignored",
         Kind.COUNTER,
         "{sample}",

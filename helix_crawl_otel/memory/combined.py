@@ -9,6 +9,7 @@ Blocking: as the probes do, one after the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.probe import UNKNOWN, Probe, sentence
@@ -24,7 +25,8 @@ class CombinedProbe:
     two limits counts, since that alone is near-proof of a spill (INCIDENTS.md, RTX 3070) and must not read as less
     than full.
 
-    A probe that raises is unknown at that call, and the others go on.
+    A probe that raises is unknown at that call, and the others go on. Shared memory is what the first probe says that
+    knows of any.
 
     Args:
         probes: At least one, of one device, each with a source of its own.
@@ -62,7 +64,10 @@ class CombinedProbe:
                 reasons.append(why if why.lower().startswith(probe.source) else f"{probe.source}: {why}")
         self._up = up
         self.why = "; ".join(reasons) or None
-        return _fullest(readings)
+        reading = _fullest(readings)
+        told = [(one.shared_bytes, one.other_shared_bytes) for one in readings]
+        own, other = next((both for both in told if both != (None, None)), (None, None))
+        return replace(reading, shared_bytes=own, other_shared_bytes=other)
 
     def sources(self) -> dict[str, bool]:
         """For each source whether its last reading was known; all false before the first. A copy."""

@@ -86,6 +86,7 @@ class Exported:
             "helix_dense_crawl_limit_ratio": lambda: [(limit_ratio, {})],
             "helix_dense_vram_used": lambda: self._by_device(lambda reading: reading.used_bytes),
             "helix_dense_vram_limit": lambda: self._by_device(lambda reading: reading.limit_bytes),
+            "helix_dense_vram_shared": self._shared,
             "helix_dense_vram_probe_up": self._probes,
             "helix_dense_action_queue_length": lambda: [(queue_length(), {})],
             "helix_dense_worker_up": lambda: [(int(up), {"device": d}) for d, up in self.snapshot.workers.items()],
@@ -178,6 +179,11 @@ class Exported:
     def _by_device(self, value: Callable[[MemoryReading], float | None]) -> Rows:
         for device, reading in self.snapshot.memory.items():
             yield value(reading), {"device": device}
+
+    def _shared(self) -> Rows:
+        for device, reading in self.snapshot.memory.items():
+            yield reading.shared_bytes, {"device": device, "owner": "worker"}
+            yield reading.other_shared_bytes, {"device": device, "owner": "other"}
 
     def _probes(self) -> Rows:
         for (device, source), up in self.snapshot.sources.items():

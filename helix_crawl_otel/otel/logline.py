@@ -10,6 +10,9 @@ from helix_crawl_otel.core.model import Action, EvidenceValue
 __all__ = ["PREFIX", "action_line", "decision_line"]
 
 PREFIX = "[crawl-watchdog]"
+GIB = 1024**3
+
+_SHARED = {"shared": "shared_bytes", "shared_rise": "shared_rise_bytes", "others_shared": "other_shared_bytes"}
 
 
 def decision_line(happened: str, decision: Decision) -> str:
@@ -58,7 +61,16 @@ def _name(shard: str) -> str:
 
 def _numbers(evidence: Mapping[str, EvidenceValue]) -> str:
     rates = " ".join(f"{key}={_number(evidence.get(key), '.3g')}" for key in ("rate", "ema", "baseline", "limit"))
-    return f"{rates} genes/s memory={_number(evidence.get('memory_fraction'), '.1%')}"
+    return f"{rates} genes/s memory={_number(evidence.get('memory_fraction'), '.1%')}{_shared(evidence)}"
+
+
+def _shared(evidence: Mapping[str, EvidenceValue]) -> str:
+    """Shared memory in GiB, as far as it is known: it is on few machines."""
+    return "".join(
+        f" {name}={value / GIB:.2f}GiB"
+        for name, key in _SHARED.items()
+        if isinstance(value := evidence.get(key), (int, float))
+    )
 
 
 def _number(value: EvidenceValue, form: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from opentelemetry.metrics import CallbackOptions, NoOpMeter, Observation
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Histogram, MeterProvider
@@ -23,7 +24,7 @@ from helix_crawl_otel.otel import reader as names
 from helix_crawl_otel.otel.feed import Collected
 from helix_crawl_otel.otel.reader import CrawlPolicyReader, batch_attributes
 
-__all__ = ["Measurements"]
+__all__ = ["Measurements", "is_known"]
 
 _SUM_ONLY = View(
     instrument_type=Histogram,
@@ -71,9 +72,9 @@ class Measurements:
         # Measured first, collected first: a batch that ends in between is then seen to start before it is seen to end.
         self._inflight.add(0)
         self._duration = meter.create_histogram(names.BATCH_DURATION, "s")
-        meter.create_observable_gauge(names.MEMORY_USED, [self._observe_used], "By")
-        meter.create_observable_gauge(names.MEMORY_LIMIT, [self._observe_limit], "By")
         meter.create_observable_gauge(names.MEMORY_READ_AT, [self._observe_read_at], "s")
+        for name, field in names.MEMORY_BYTES.items():
+            meter.create_observable_gauge(name, [partial(self._observe_bytes, field)], "By")
 
     def start(self, info: BatchInfo, started: float) -> None:
         """A batch begins. Seen by the policy at the next collection, should it still run then."""
@@ -148,20 +149,21 @@ class Measurements:
             except Exception as error:  # noqa: BLE001 - as in the reader: nothing may reach the job from here
                 self._on_error(error)
 
-    # The callbacks run inside a collection, which `_collecting` guards: the three see the same readings, each once.
-
-    def _observe_used(self, _: CallbackOptions) -> Iterable[Observation]:
-        return self._known(lambda t, used, limit: used)
-
-    def _observe_limit(self, _: CallbackOptions) -> Iterable[Observation]:
-        return self._known(lambda t, used, limit: limit)
+    # The callbacks run inside a collection, which `_collecting` guards: all see the same readings, each once.
 
     def _observe_read_at(self, _: CallbackOptions) -> Iterable[Observation]:
-        return self._known(lambda t, used, limit: t)
-
-    def _known(self, value: Callable[[float, int, int], float]) -> list[Observation]:
         return [
-            Observation(value(t, reading.used_bytes, reading.limit_bytes), {"device": device})
-            for device, (t, reading) in self._readings.items()
-            if reading.used_bytes is not None and reading.limit_bytes is not None
+            Observation(t, {"device": device}) for device, (t, reading) in self._readings.items() if is_known(reading)
         ]
+
+    def _observe_bytes(self, field: str, _: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(value, {"device": device})
+            for device, (_t, reading) in self._readings.items()
+            if (value := getattr(reading, field)) is not None
+        ]
+
+
+def is_known(reading: MemoryReading) -> bool:
+    """Whether the policy can learn anything from a reading."""
+    return reading.fraction is not None or not (reading.shared_bytes is reading.other_shared_bytes is None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from helix_crawl_otel.core.decisions import Decision
@@ -25,7 +26,7 @@ from helix_crawl_otel.otel.dispatch import Dispatcher
 from helix_crawl_otel.otel.exported import Exported
 from helix_crawl_otel.otel.feed import PolicyFeed
 from helix_crawl_otel.otel.hub import InstrumentHub
-from helix_crawl_otel.otel.measurements import Measurements
+from helix_crawl_otel.otel.measurements import Measurements, is_known
 from helix_crawl_otel.otel.trouble import Trouble
 from helix_crawl_otel.timeline import TimelineWriter
 
@@ -230,8 +231,8 @@ class Pipeline:
         """A reading of a device's memory has been made; an unknown one too."""
         t = self._clock()
         self._board.set_memory(device, reading, sources)
-        if self._timeline is not None and reading.fraction is not None:
-            self._timeline.memory(t, device=device, used_bytes=reading.used_bytes, limit_bytes=reading.limit_bytes)
+        if self._timeline is not None and is_known(reading):
+            self._timeline.memory(t, device=device, **asdict(reading))
         self._measurements.read_memory(t, device, reading)
         self._settle()
 

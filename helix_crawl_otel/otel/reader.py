@@ -19,17 +19,18 @@ from helix_crawl_otel.otel.feed import Collected
 __all__ = [
     "BATCHES_INFLIGHT",
     "BATCH_DURATION",
-    "MEMORY_LIMIT",
+    "MEMORY_BYTES",
     "MEMORY_READ_AT",
-    "MEMORY_USED",
     "CrawlPolicyReader",
     "batch_attributes",
 ]
 
 BATCH_DURATION = "helix_dense_policy_batch_duration"
 BATCHES_INFLIGHT = "helix_dense_policy_batches_inflight"
-MEMORY_USED = "helix_dense_policy_memory_used"
-MEMORY_LIMIT = "helix_dense_policy_memory_limit"
+MEMORY_BYTES = {
+    f"helix_dense_policy_memory_{name}": f"{name}_bytes" for name in ("used", "limit", "shared", "other_shared")
+}
+"""Instruments, and which field of a reading each of them measures."""
 MEMORY_READ_AT = "helix_dense_policy_memory_read_at"
 
 
@@ -131,12 +132,12 @@ def _info(attributes: Mapping[str, Any]) -> BatchInfo:
 def _readings(
     points: Mapping[str, list[tuple[Mapping[str, Any], float]]],
 ) -> list[tuple[float, str, MemoryReading]]:
-    used, limit, read_at = (
-        {str(attributes["device"]): value for attributes, value in points.get(name, ())}
-        for name in (MEMORY_USED, MEMORY_LIMIT, MEMORY_READ_AT)
-    )
+    read_at = {str(attributes["device"]): t for attributes, t in points.get(MEMORY_READ_AT, ())}
+    known: dict[str, dict[str, int]] = {device: {} for device in read_at}
+    for name, field in MEMORY_BYTES.items():
+        for attributes, value in points.get(name, ()):
+            known.get(str(attributes["device"]), {})[field] = int(value)
     return [
-        (read_at[device], device, MemoryReading(int(used[device]), int(limit[device])))
-        for device in used
-        if device in limit and device in read_at
+        (t, device, MemoryReading(**{"used_bytes": None, "limit_bytes": None, **known[device]}))
+        for device, t in read_at.items()
     ]

@@ -87,6 +87,17 @@ def test_the_combination_is_never_emptier_than_any_known_used_of_its_limit(
         assert (combined.fraction or 0.0) > 1.0
 
 
+def test_shared_memory_is_the_first_probes_that_knows_of_any() -> None:
+    """Whichever probe wins for the dedicated memory; unknown where none knows."""
+    plain, telling = MemoryReading(11, 12), MemoryReading(1, 12, 0, 5)
+    late = MemoryReading(None, None, 7, None)
+    assert CombinedProbe([Fixed("one", plain), Fixed("two", telling), Fixed("three", late)])() == MemoryReading(
+        11, 12, 0, 5
+    )
+    assert CombinedProbe([Fixed("one", plain)])() == plain
+    assert CombinedProbe([Fixed("one", late)])().shared_bytes == 7
+
+
 def test_every_probe_is_asked_at_each_call() -> None:
     """None is skipped because another one already said full."""
     probes = [nvml(119, 120), torch(130, 118)]

@@ -27,6 +27,7 @@ TABLE = {
     "helix_dense_batch_inflight": ("gauge", "helix_dense_batch_inflight_seconds", {"shard", "device"}),
     "helix_dense_vram_used": ("gauge", "helix_dense_vram_used_bytes", {"device"}),
     "helix_dense_vram_limit": ("gauge", "helix_dense_vram_limit_bytes", {"device"}),
+    "helix_dense_vram_shared": ("gauge", "helix_dense_vram_shared_bytes", {"device", "owner"}),
     "helix_dense_vram_probe_up": ("gauge", "helix_dense_vram_probe_up", {"device", "source"}),
     "helix_dense_ladder_rung": ("gauge", "helix_dense_ladder_rung", {"shard", "device"}),
     "helix_dense_ladder_actions": ("counter", "helix_dense_ladder_actions_total", {"shard", "action", "outcome"}),
@@ -59,6 +60,7 @@ SCRAPED = """
         with rig.watch.shard("a", on_demote=lambda: None) as shard:
             rig.watch.tick()
             begun = scrape()[1]
+            rig.shared, rig.other_shared = 3_000_000_000, 0
             rig.healthy(shard, 10)
             rig.crawl(shard, 24)
             text, crawled = scrape()
@@ -129,6 +131,14 @@ def test_nothing_else_is_exported(scraped: Scraped) -> None:
     assert "policy_" not in scraped.text
 
 
+def test_shared_memory_is_shown_by_owner_and_absent_while_it_is_unknown(scraped: Scraped) -> None:
+    """0 is a reading. Where nobody reads it, as everywhere but under Windows, there is no series."""
+    assert "helix_dense_vram_shared_bytes" not in scraped.begun
+    name = "helix_dense_vram_shared_bytes"
+    shown = {labels[1:]: value for labels, value in values_of(scraped.crawled).items() if labels[0] == name}
+    assert shown == {("cuda:0", "worker"): 3_000_000_000, ("cuda:0", "other"): 0}
+
+
 def test_series_begin_at_zero(scraped: Scraped) -> None:
     """A counter first seen at 1 has no increase(), so an alert on the first crawl would stay quiet."""
     begun = values_of(scraped.begun)
@@ -184,6 +194,7 @@ def test_units_are_those_of_the_table() -> None:
     """OTLP carries the unit itself, not a suffix."""
     provider, reader = make_provider()
     rig = Rig(provider=provider)
+    rig.shared = 0
     with rig.watch.shard("a") as shard:
         rig.healthy(shard, 10)
         data = reader.get_metrics_data()

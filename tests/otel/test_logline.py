@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,8 @@ from helix_crawl_otel.core.decisions import Decision, What
 from helix_crawl_otel.core.model import Action, ActionKind
 from helix_crawl_otel.otel.logline import action_line, decision_line
 from tests.watch.rig import Rig
+
+GIB = 1024**3
 
 FIELDS = re.compile(
     r"\[crawl-watchdog\] (?P<happened>[a-z ]+?) action=(?P<action>[A-Z_]+|-) shard=(?P<shard>\S+) "
@@ -37,6 +40,19 @@ def test_a_decision_as_a_line() -> None:
         "[crawl-watchdog] issued action=EMPTY_CACHE shard=slack__eng device=cuda:0 rung=1 "
         "rate=0.75 ema=2.35 baseline=15.3 limit=3.06 genes/s memory=98.8%: release the cache"
     )
+
+
+def test_shared_memory_is_on_the_line_as_far_as_it_is_known() -> None:
+    """After the fields that every line has, so that a script that splits the line still finds those."""
+    evidence: dict[str, Any] = {"memory_fraction": 0.98765, "shared_bytes": 2 * GIB, "shared_rise_bytes": 1932735283}
+    line = decision_line("issued", Decision(1.0, What.ISSUE, "a", "cuda:0", "w", ActionKind.DETECT, evidence=evidence))
+    assert line.endswith("memory=98.8% shared=2.00GiB shared_rise=1.80GiB")
+    evidence["other_shared_bytes"] = 0
+    line = decision_line("issued", Decision(1.0, What.ISSUE, "a", "cuda:0", "w", ActionKind.DETECT, evidence=evidence))
+    assert line.endswith("shared_rise=1.80GiB others_shared=0.00GiB")
+    evidence |= dict.fromkeys(("shared_bytes", "shared_rise_bytes", "other_shared_bytes"))
+    line = decision_line("issued", Decision(1.0, What.ISSUE, "a", "cuda:0", "w", ActionKind.DETECT, evidence=evidence))
+    assert "shared" not in line
 
 
 def test_what_is_unknown_says_so() -> None:

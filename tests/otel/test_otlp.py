@@ -74,10 +74,11 @@ def test_the_standard_variables_carry_our_instruments(temporality: str, receiver
         provider = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())])
         metrics.set_meter_provider(provider)
         rig = Rig()
-        rig.watch = CrawlWatch(memory=lambda: reading(rig.fraction), clock=rig.clock, tick_seconds=None)
+        rig.watch = CrawlWatch(memory=lambda: rig._read(), clock=rig.clock, tick_seconds=None)
         with rig.watch.shard("a") as shard:
             rig.healthy(shard)
             provider.force_flush()
+            rig.shared, rig.other_shared = 10**9, 10**8
             rig.crawl(shard, 5)
             provider.force_flush()
         rig.watch.close()

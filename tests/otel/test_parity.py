@@ -36,6 +36,7 @@ class Step:
         fraction: How full the card is meanwhile, `None` for unknown.
         raises: It ends by an exception.
         recorded: The driver times it itself, so that its start is not told.
+        shared: MiB of shared memory meanwhile, `None` for unknown.
     """
 
     seconds: float
@@ -43,6 +44,12 @@ class Step:
     fraction: float | None = LOW
     raises: bool = False
     recorded: bool = False
+    shared: int | None = None
+
+    @property
+    def bytes_shared(self) -> tuple[int | None, int | None]:
+        """Of the worker and of others."""
+        return (None, None) if self.shared is None else (self.shared * 1024**2, 7)
 
 
 @dataclass
@@ -61,21 +68,21 @@ class Direct:
         kinds = (ActionKind.EMPTY_CACHE, ActionKind.DEMOTE_CPU)
         self.policy.open_shard(self.t, "a", "cuda:0", "cuda:0", kinds)
 
-    def tick(self, fraction: float | None) -> None:
+    def tick(self, step: Step) -> None:
         """Memory, then the clock."""
-        self.policy.read_memory(self.t, "cuda:0", reading(fraction))
+        self.policy.read_memory(self.t, "cuda:0", reading(step.fraction, *step.bytes_shared))
         self.decisions += self.policy.advance(self.t)
 
     def step(self, number: int, step: Step) -> None:
         """One batch and its boundary."""
-        self.tick(step.fraction)
+        self.tick(step)
         info = BatchInfo(str(number), "a", self.device, self.device, GENES, step.work)
         began, until = self.t, self.t + step.seconds
         if not step.recorded:
             self.decisions += self.policy.start_batch(self.t, info)
         while self.t + TICK <= until:
             self.t += TICK
-            self.tick(step.fraction)
+            self.tick(step)
         self.t = until
         if step.raises and not step.recorded:
             self.policy.abandon_batch(info.id)
@@ -123,6 +130,7 @@ def lines_watched(config: CrawlConfig, steps: list[Step]) -> tuple[list[str], Sh
         with Rig(config=config) as rig, rig.watch.shard("a", on_demote=lambda: None) as shard:
             for step in steps:
                 rig.fraction = step.fraction
+                rig.shared, rig.other_shared = step.bytes_shared
                 if step.recorded:
                     rig.watch.tick()
                     rig.wait(step.seconds)
@@ -201,10 +209,21 @@ def test_other_knobs(mode: str, inflight: bool) -> None:
             fraction=st.sampled_from([LOW, FULL, FULL, None]),
             raises=st.sampled_from([False, False, False, True]),
             recorded=st.sampled_from([False, False, True]),
+            shared=st.sampled_from([None, 100, 700, 4000]),
         ),
         max_size=25,
-    )
+    ),
+    st.booleans(),
 )
-def test_any_course(steps: list[Step]) -> None:
+def test_any_course(steps: list[Step], shared: bool) -> None:
     """Whatever a driver does after it was healthy."""
-    assert_parity(CrawlConfig(window=3), [Step(4.0)] * 5 + steps)
+    assert_parity(CrawlConfig(window=3, shared=shared), [Step(4.0, shared=100)] * 5 + steps)
+
+
+def test_a_spill_that_only_shared_memory_shows() -> None:
+    """The knob and the readings reach the policy; with the knob off the same job is left alone."""
+    steps = [Step(4.0, shared=100)] * 12 + [Step(80.0, shared=3000)] * 40
+    found = assert_parity(CrawlConfig(shared=True), steps)
+    assert [line.partition("action=")[2].split()[0] for line in found] == LADDER
+    assert "memory=50.0% shared=2.93GiB shared_rise=2.83GiB others_shared=0.00GiB" in found[0]
+    assert assert_parity(CrawlConfig(), steps) == []

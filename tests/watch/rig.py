@@ -40,9 +40,9 @@ class Clock:
         return self.now
 
 
-def reading(fraction: float | None) -> MemoryReading:
-    """A reading of the test's card; `None` is an unknown one."""
-    return MemoryReading(None if fraction is None else round(fraction * CARD_BYTES), CARD_BYTES)
+def reading(fraction: float | None, shared: int | None = None, other: int | None = None) -> MemoryReading:
+    """A reading of the test's card, with bytes of shared memory; `None` is unknown."""
+    return MemoryReading(None if fraction is None else round(fraction * CARD_BYTES), CARD_BYTES, shared, other)
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 20.0) -> None:
@@ -93,10 +93,12 @@ class Rig:
     def __init__(self, fraction: float | None = LOW, *, provider: AnyProvider | None = None, **more: Any) -> None:
         self.clock = Clock()
         self.fraction = fraction
+        self.shared: int | None = None  # bytes of shared memory that the probe tells of the worker, and of others
+        self.other_shared: int | None = None
         self.reader: InMemoryMetricReader | None = None
         if provider is None:
             provider, self.reader = make_provider()
-        given: dict[str, Any] = {"memory": lambda: reading(self.fraction), "clock": self.clock, "tick_seconds": None}
+        given: dict[str, Any] = {"memory": self._read, "clock": self.clock, "tick_seconds": None}
         self.watch = CrawlWatch(meter_provider=provider, **{**given, **more})
         self.applied: list[Action] = []
 
@@ -105,6 +107,9 @@ class Rig:
 
     def __exit__(self, *raised: object) -> None:
         self.watch.close()
+
+    def _read(self) -> MemoryReading:
+        return reading(self.fraction, self.shared, self.other_shared)
 
     def wait(self, seconds: float) -> Rig:
         """Let time pass, a tick at a time."""
