@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from helix_crawl_otel.backfill.device_choice import choose_devices
 from helix_crawl_otel.doctor.check import Check, Verdict
 from helix_crawl_otel.doctor.facts import Facts
+from helix_crawl_otel.doctor.holders import holders_check
+from helix_crawl_otel.doctor.shell import assign
 from helix_crawl_otel.memory.nvml import UNIFIED
 from helix_crawl_otel.memory.nvml_describe import CardInfo
 
@@ -20,6 +22,7 @@ GIB = 1024**3
 
 NVML_PAGE = "https://docs.nvidia.com/deploy/nvml-api/"
 FALLBACK_PAGE = "https://nvidia.custhelp.com/app/answers/detail/a_id/5490"
+MCDM_PAGE = "https://learn.microsoft.com/en-us/windows-hardware/drivers/display/mcdm"
 RUNBOOK = "docs/runbook.md"
 
 FALLBACK_SINCE, POLICY_SINCE = (536, 40), (546, 1)
@@ -41,8 +44,8 @@ def card_checks(facts: Facts, vram_full: float) -> Iterator[Check]:
             "nvml",
             f"no card can be asked: {facts.nvml.why}",
             Verdict.NOTE,
-            "on a machine with an NVIDIA card, install or repair its driver; without a card there is nothing to do: "
-            "jobs run on the CPU, where nothing spills",
+            f"on a machine with an NVIDIA card, install or repair its driver{_library(facts.platform)}; without a card "
+            "there is nothing to do: jobs run on the CPU, where nothing spills",
             NVML_PAGE,
         )
         return
@@ -81,6 +84,10 @@ def device_check(facts: Facts, cpu_below_gib: float) -> Check:
     return Check("device", f"--device auto takes {devices}: {plan.why}", Verdict.OK)
 
 
+def _library(platform: str) -> str:
+    return r", which brings %WINDIR%\System32\nvml.dll" if platform == "win32" else ""
+
+
 def _count(cards: int) -> str:
     return f"{cards} card{'' if cards == 1 else 's'}"
 
@@ -88,19 +95,23 @@ def _count(cards: int) -> str:
 def _card(facts: Facts, card: CardInfo, vram_full: float) -> Iterator[Check]:
     name = card.name or "a card without a name"
     size = "" if card.total_bytes is None else f", {card.total_bytes / GIB:.1f} GiB"
-    model = "" if card.model is None else f", {card.model}"
+    unknown = ", driver model unknown" if facts.platform == "win32" else ""
+    model = unknown if card.model is None else f", {card.model}"
     topic = card.device or f"card {card.index}"
     if card.device is None:
         yield Check(
             topic,
             f"{name}{size}{model}: what CUDA calls it is not known, or it is hidden by CUDA_VISIBLE_DEVICES",
             Verdict.NOTE,
-            "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the card by its UUID in CUDA_VISIBLE_DEVICES, to use it",
+            f"{assign(facts.platform, 'CUDA_DEVICE_ORDER', 'PCI_BUS_ID')}, or name the card by its UUID in "
+            "CUDA_VISIBLE_DEVICES, to use it",
             "https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars",
         )
         return
     yield _model(topic, f"{name}{size}{model}", card.model, facts.platform)
     yield _memory(facts, topic, card, vram_full)
+    if card.index in facts.processes:
+        yield holders_check(topic, card, facts.processes[card.index], facts.platform)
 
 
 def _model(topic: str, fact: str, model: str | None, platform: str) -> Check:
@@ -109,12 +120,20 @@ def _model(topic: str, fact: str, model: str | None, platform: str) -> Check:
             topic,
             fact,
             Verdict.WARN,
-            "under WDDM a full card does not fail, it crawls: encode under `helix-crawl`, or on the CPU. Memory is "
-            "read for the whole card; how much of it each process holds NVML does not say there",
-            NVML_PAGE,
+            "under WDDM a full card does not fail, it crawls: encode under `helix-crawl`, or on the CPU",
+            FALLBACK_PAGE,
         )
-    if model in ("TCC", "MCDM"):
-        return Check(topic, f"{fact}: memory is not moved to the system behind your back", Verdict.OK)
+    if model == "MCDM":
+        return Check(
+            topic,
+            fact,
+            Verdict.NOTE,
+            "MCDM is the part of WDDM for cards that only compute. Whether a full card spills or fails there is not "
+            "documented: encode under `helix-crawl`, which sees either",
+            MCDM_PAGE,
+        )
+    if model == "TCC":
+        return Check(topic, f"{fact}: it does not spill, a full card raises out-of-memory", Verdict.OK)
     return Check(topic, fact, Verdict.OK)
 
 
@@ -146,7 +165,8 @@ def _memory(facts: Facts, topic: str, card: CardInfo, vram_full: float) -> Check
             fact,
             Verdict.NOTE,
             "Windows gives a process less than the card has (7.6 of 8 GB, on Windows 10 up to 3 GB less of 22): if a "
-            "job crawls below the threshold, set HELIX_BFM_CRAWL_VRAM lower",
+            "job crawls below the threshold, set HELIX_BFM_CRAWL_VRAM lower "
+            f"({assign(facts.platform, 'HELIX_BFM_CRAWL_VRAM', '0.85')})",
             RUNBOOK,
         )
     return Check(topic, fact, Verdict.OK)

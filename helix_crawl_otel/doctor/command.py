@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _command(args: argparse.Namespace) -> int:
     options, environ = option_values(args), environment()
     # A bad variable is a finding here, not a reason to say nothing: a line tells, and the defaults stand in.
-    usable = {} if worst(list(knob_checks(environ))) is Verdict.PROBLEM else environ
+    usable = {} if worst(list(knob_checks(environ, sys.platform))) is Verdict.PROBLEM else environ
     host = str(option_or_knob(HOST, options, usable))
     port = int(option_or_knob(PORT, options, usable))
     out = Path(args.out).expanduser().absolute() if args.out else None
@@ -91,7 +92,7 @@ def examine(facts: Facts, host: str, port: int, *, vram_full: float, cpu_below_g
         *torch_checks(facts),
         device_check(facts, cpu_below_gib),
         *allocator_checks(facts),
-        *knob_checks(facts.environ),
+        *knob_checks(facts.environ, facts.platform),
         *place_checks(facts, host, port),
     ]
 

@@ -8,11 +8,11 @@ Source: DESIGN.md, section 3.3.
 from __future__ import annotations
 
 import platform
+import secrets
 import shutil
 import socket
 import sqlite3
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -24,6 +24,7 @@ from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.cgroup import CgroupProbe
 from helix_crawl_otel.memory.nvml import NvmlProbe
 from helix_crawl_otel.memory.nvml_describe import Description, describe
+from helix_crawl_otel.memory.nvml_processes import CardProcesses, card_processes
 
 __all__ = ["LIBRARIES", "Facts", "Place", "gather"]
 
@@ -68,6 +69,7 @@ class Facts:
         port_problem: Why the metrics cannot be served, `None` when they can.
         place: The folder for shards, `None` when none was named.
         environ: Of this process.
+        processes: On each card that a process could use, by NVML's index.
     """
 
     platform: str
@@ -87,6 +89,7 @@ class Facts:
     port_problem: str | None
     place: Place | None
     environ: Mapping[str, str] = field(default_factory=dict)
+    processes: Mapping[int, CardProcesses] = field(default_factory=dict)
 
 
 def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -> Facts:
@@ -120,6 +123,7 @@ def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -
         port_problem=_port_problem(host, port),
         place=None if out is None else look_at(out),
         environ=environ,
+        processes={card.index: card_processes(card.index) for card in nvml.cards if card.device is not None},
     )
 
 
@@ -129,9 +133,10 @@ def look_at(out: Path) -> Place:
     while not folder.exists() and folder.parent != folder:
         folder = folder.parent
     problem: str | None = None
+    trial = folder / f".helix-crawl-{secrets.token_hex(8)}"  # tempfile tries for ever where Windows refuses
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        trial.touch(exist_ok=False)
+        trial.unlink()
     except OSError as error:
         problem = error.strerror or str(error)
     try:

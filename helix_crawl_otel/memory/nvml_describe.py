@@ -15,6 +15,9 @@ __all__ = ["CardInfo", "Description", "describe", "driver_model"]
 _MODELS = {0: "WDDM", 1: "TCC", 2: "MCDM"}
 """NVML_DRIVER_WDDM, _WDM (which every tool shows as TCC) and _MCDM."""
 
+_MODEL_CALLS = ("nvmlDeviceGetDriverModel_v2", "nvmlDeviceGetDriverModel_v1", "nvmlDeviceGetDriverModel")
+"""Version 2 knows MCDM. A binding without versions has the last one only."""
+
 
 @dataclass(frozen=True, slots=True)
 class CardInfo:
@@ -72,7 +75,8 @@ def describe(environ: Mapping[str, str]) -> Description:
 def driver_model(device_ordinal: int, environ: Mapping[str, str]) -> str | None:
     """Driver model of `cuda:<device_ordinal>`. Never raises.
 
-    Only WDDM moves memory to the system without a word, so this decides how loudly to warn.
+    WDDM moves memory to the system without a word, TCC does not; MCDM is a subset of WDDM for cards that only compute,
+    and what it does is not documented. So this decides how loudly to warn.
 
     Returns:
         `WDDM`, `TCC` or `MCDM`; `None` outside Windows (NVML answers "not supported") and when it cannot be read.
@@ -99,7 +103,7 @@ def _info(card: CardId, device: str | None) -> CardInfo:
 
 
 def _model(handle: object) -> str | None:
-    for function in ("nvmlDeviceGetDriverModel_v2", "nvmlDeviceGetDriverModel_v1"):
+    for function in _MODEL_CALLS:
         try:
             return _MODELS.get(int(call(function, handle)[0]))
         except NvmlFailure:

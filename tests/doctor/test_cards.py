@@ -44,12 +44,32 @@ def test_a_small_card_under_windows_gets_the_warnings_it_needs() -> None:
     assert "HELIX_BFM_CRAWL_VRAM lower" in about(WINDOWS_12, "cuda:0 memory").advice
 
 
-@pytest.mark.parametrize("model", ["TCC", "MCDM"])
-def test_other_driver_models_do_not_spill(model: str) -> None:
+def test_tcc_does_not_spill() -> None:
     """Nothing is warned of there, and nothing is said of the fallback."""
-    facts = with_card(replace(CPU_ONLY, platform="win32"), 24.0, 1.0, model)
-    assert about(facts, "cuda:0").verdict is Verdict.OK
+    facts = with_card(replace(CPU_ONLY, platform="win32"), 24.0, 1.0, "TCC")
+    card = about(facts, "cuda:0")
+    assert (card.verdict, card.advice) == (Verdict.OK, "")
+    assert card.fact.endswith("24.0 GiB, TCC: it does not spill, a full card raises out-of-memory")
     assert not [check for check in checks_of(facts) if check.topic == "sysmem fallback"]
+
+
+def test_of_mcdm_nothing_is_promised() -> None:
+    """Microsoft describes it as a part of WDDM; that it does not spill stands nowhere."""
+    facts = with_card(replace(CPU_ONLY, platform="win32"), 24.0, 1.0, "MCDM")
+    card = about(facts, "cuda:0")
+    assert card.verdict is Verdict.NOTE
+    assert card.fact == "NVIDIA GeForce RTX 3080 Ti, 24.0 GiB, MCDM"
+    assert "not documented" in card.advice
+    assert card.source.startswith("https://learn.microsoft.com/")
+    assert not [check for check in checks_of(facts) if check.topic == "sysmem fallback"]
+
+
+def test_an_unknown_driver_model_is_taken_for_wddm() -> None:
+    """That of nearly every card under Windows; elsewhere there is none to be known."""
+    card = about(with_card(replace(CPU_ONLY, platform="win32"), 24.0, 1.0, None), "cuda:0")
+    assert card.verdict is Verdict.WARN
+    assert card.fact.endswith("24.0 GiB, driver model unknown")
+    assert about(LINUX_80, "cuda:0").fact == "NVIDIA GeForce RTX 3080 Ti, 79.6 GiB"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +126,9 @@ def test_a_card_whose_name_in_cuda_is_not_known() -> None:
     facts = replace(LINUX_80, nvml=replace(LINUX_80.nvml, cards=(card,)), readings={}, cards=())
     found = about(facts, "card 0")
     assert found.verdict is Verdict.NOTE
-    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in found.advice
+    assert "export CUDA_DEVICE_ORDER=PCI_BUS_ID" in found.advice
+    told = about(replace(facts, platform="win32"), "card 0").advice
+    assert '$env:CUDA_DEVICE_ORDER = "PCI_BUS_ID"' in told
 
 
 def test_a_card_that_torch_cannot_use_is_said_loudly() -> None:

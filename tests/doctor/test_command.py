@@ -10,7 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.standins.nvml import GIB, Answers, Card, build
+import pytest
+
+from tests.standins.nvml import GIB, TCC, WDDM, Answers, Card, Process, build
+
+MIB = 1024**2
 
 
 def doctor(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -61,11 +65,44 @@ def test_a_card_behind_the_real_pynvml(tmp_path: Path) -> None:
     library = build(tmp_path)
     card = Card(total=24 * GIB, used=3 * GIB, reserved=0, model=0)
     environ = Answers(tmp_path / "answers", [card]).environ(library)
-    found = by_topic(doctor("--json", **environ))
+    done = doctor("--json", **environ)
+    found = by_topic(done)
+    assert done.returncode == (1 if "problem" in {one["verdict"] for one in found.values()} else 0), done.stderr
     assert found["nvml"]["fact"] == "driver 610.43, 1 card"
     assert found["cuda:0"]["fact"] == "NVIDIA GeForce RTX 3080 Ti, 24.0 GiB, WDDM"
     assert found["cuda:0"]["verdict"] == "warn"
     assert found["cuda:0 memory"]["fact"].startswith("3.0 of 24.0 GiB in use; 22.1 GiB count as full")
+
+
+@pytest.mark.parametrize(
+    ("model", "fact"),
+    [
+        (
+            WDDM,
+            "per-process values are not available under WDDM; on the card: python.exe (pid 4711), dwm.exe (pid 812)",
+        ),
+        (TCC, "python.exe (pid 4711) 2900 MiB, dwm.exe (pid 812) 35 MiB"),
+        (None, "python.exe (pid 4711) 2900 MiB, dwm.exe (pid 812) 35 MiB"),
+    ],
+)
+def test_who_holds_a_card(tmp_path: Path, model: int | None, fact: str) -> None:
+    """By name and size where the driver tells; 2^64-1 is nowhere shown as a number."""
+    library = build(tmp_path)
+    holders = (Process(4711, 2900 * MIB, r"C:\venv\python.exe"), Process(812, 35 * MIB, r"C:\Windows\dwm.exe", "G"))
+    environ = Answers(tmp_path / "answers", [Card(model=model, processes=holders)]).environ(library)
+    done = doctor("--json", **environ)
+    assert by_topic(done)["cuda:0 processes"]["fact"] == fact
+    assert "18446744073709551615" not in done.stdout
+    assert "17592186044416" not in done.stdout, "the same in MiB"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """Nothing can be made below a file; the sentence is the system's."""
+    (tmp_path / "file").write_text("")
+    done = doctor("--json", "--out", str(tmp_path / "file" / "out"))
+    assert done.returncode == 1
+    assert by_topic(done)["output"]["verdict"] == "problem"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"], "and nothing is left behind"
 
 
 def test_a_lost_card_and_one_with_unified_memory(tmp_path: Path) -> None:

@@ -65,6 +65,30 @@ def test_the_release_interval_by_size(gib: float, every: str, advice: str) -> No
     assert bool(advice) == bool(about(facts, "release").advice)
 
 
+def test_advice_is_typed_as_the_reader_types_it() -> None:
+    """PowerShell under Windows, a POSIX shell elsewhere; what pip is told works in both, and in cmd."""
+    for facts in (WINDOWS_12, with_card(CPU_ONLY, 12.0, 1.0, None)):
+        environ = {"HELIX_BFM_CRAWL_FACTOR": "0.5", "OTEL_SDK_DISABLED": "true"}
+        told = [check.advice for check in checks_of(replace(facts, environ=environ, libraries={}))]
+        commands = {
+            "win32": [
+                '$env:HELIX_DENSE_VRAM_RELEASE_EVERY = "64"',
+                "Remove-Item Env:HELIX_BFM_CRAWL_FACTOR",
+                "Remove-Item Env:OTEL_SDK_DISABLED",
+            ],
+            "linux": [
+                "export HELIX_DENSE_VRAM_RELEASE_EVERY=64",
+                "export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True",
+                "unset HELIX_BFM_CRAWL_FACTOR",
+                "unset OTEL_SDK_DISABLED",
+            ],
+        }[facts.platform]
+        for command in [*commands, 'pip install "helix-crawl-otel[minilm]"']:
+            assert [advice for advice in told if command in advice], command
+        other = ("export ", "unset ") if facts.platform == "win32" else ("$env:", "Env:")
+        assert not [advice for advice in told for word in other if word in advice]
+
+
 def test_knobs_that_are_set_and_one_that_cannot_be_used() -> None:
     """The message is that of the commands."""
     facts = replace(CPU_ONLY, environ={"HELIX_BFM_CRAWL_FACTOR": "3", "CYMATIX_BFM_CRAWL_WINDOW": "4"})

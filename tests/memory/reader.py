@@ -17,6 +17,7 @@ from typing import Any
 
 from helix_crawl_otel.memory.nvml import NvmlProbe
 from helix_crawl_otel.memory.nvml_describe import describe, driver_model
+from helix_crawl_otel.memory.nvml_processes import card_processes
 
 
 def _read(probe: NvmlProbe) -> dict[str, Any]:
@@ -55,6 +56,7 @@ _COMMANDS: dict[str, Callable[[NvmlProbe], Any]] = {
     "shut down": _shutdown,
     "describe": lambda probe: dataclasses.asdict(describe(os.environ)),
     "driver model": lambda probe: driver_model(0, os.environ),
+    "processes": lambda probe: dataclasses.asdict(card_processes(0)),
     "modules": lambda probe: [name for name in ("pynvml", "torch", "opentelemetry") if name in sys.modules],
 }
 

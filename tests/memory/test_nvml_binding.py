@@ -12,7 +12,9 @@ import pytest
 from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.nvml import NvmlProbe
 from helix_crawl_otel.memory.nvml_describe import describe, driver_model
+from helix_crawl_otel.memory.nvml_processes import CardProcess, CardProcesses, card_processes
 from helix_crawl_otel.memory.probe import UNKNOWN
+from tests.standins.nvml import NOT_AVAILABLE
 
 
 class Mismatch(Exception):
@@ -122,3 +124,33 @@ def test_the_version_1_of_the_driver_model_is_a_fallback(monkeypatch: pytest.Mon
     """A driver without version 2 of the call still says WDDM."""
     monkeypatch.setitem(sys.modules, "pynvml", binding(nvmlDeviceGetDriverModel_v1=lambda handle: [0, 1]))
     assert driver_model(0, {}) == "WDDM"
+
+
+def test_the_driver_model_by_the_oldest_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvidia-ml-py 12.535, the oldest that is accepted, knows the call without a version only."""
+    monkeypatch.setitem(sys.modules, "pynvml", binding(nvmlDeviceGetDriverModel=lambda handle: [1, 1]))
+    assert driver_model(0, {}) == "TCC"
+
+
+@pytest.mark.parametrize("used", [None, NOT_AVAILABLE, 101, "much"])
+def test_a_size_that_cannot_be_is_unknown(monkeypatch: pytest.MonkeyPatch, used: object) -> None:
+    """A binding may pass 2^64-1 on, and a process cannot hold more than the card has."""
+    listed = [SimpleNamespace(pid=7, usedGpuMemory=used)]
+    monkeypatch.setitem(sys.modules, "pynvml", binding(nvmlDeviceGetComputeRunningProcesses_v2=lambda handle: listed))
+    assert card_processes(0) == CardProcesses((CardProcess(7, None, None, computes=True),))
+
+
+def test_processes_without_a_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is that of every other call."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert card_processes(0) == CardProcesses((), "the package nvidia-ml-py is not installed")
+
+
+def test_a_name_in_bytes_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bindings before 11.515 gave bytes, and a name may hold anything."""
+    functions = {
+        "nvmlDeviceGetComputeRunningProcesses_v2": lambda handle: [SimpleNamespace(pid=7, usedGpuMemory=1)],
+        "nvmlSystemGetProcessName": lambda pid: b"/opt/a\xffb\x1b[31m",
+    }
+    monkeypatch.setitem(sys.modules, "pynvml", binding(**functions))
+    assert [process.name for process in card_processes(0).processes] == ["a\ufffdb?[31m"]

@@ -154,7 +154,7 @@ class Answers:
     def environ(self, library: Path) -> dict[str, str]:
         """Variables for a process that shall find the stand-in first; where there is none, it finds none at all."""
         answered = {"NVML_STANDIN_FILE": str(self.path)}
-        if sys.platform == "win32":  # both places in which pynvml looks are below a folder that a variable names
+        if sys.platform == "win32":  # where pynvml looks first, and then; Wine leaves the second as it is
             return {**answered, "WINDIR": str(library.parents[1]), "PROGRAMFILES": str(library.parents[1])}
         found = [str(library.parent), os.environ.get("LD_LIBRARY_PATH", "")]
         return {**answered, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, found))}
