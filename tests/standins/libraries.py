@@ -24,7 +24,10 @@ COMPILED = "HELIX_TEST_WINDOWS_LIBRARIES"
 
 CROSS_COMPILER = "x86_64-w64-mingw32-gcc-win32"
 SOURCES = Path(__file__).parent
-FOR_WINDOWS = {"nvml": ((), ("-DNO_V2",), ("-DNO_V3",))}
+FOR_WINDOWS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "nvml": ((), ("-DNO_V2",), ("-DNO_V3",)),
+    "pdh": ((), ("-DNO_ENGLISH",)),
+}
 """By stand-in: the flags of every library that a test asks for."""
 
 STRICT = ("-Wall", "-Wextra", "-Werror")

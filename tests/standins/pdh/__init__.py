@@ -23,7 +23,7 @@ import pytest
 from helix_crawl_otel.memory.gpu_counters import ADAPTER_DEDICATED, ADAPTER_SHARED, PROCESS_DEDICATED, PROCESS_SHARED
 from tests.standins.libraries import compile_library
 
-__all__ = ["CARD", "GIB", "OTHER_CARD", "VARIABLE", "Answers", "Library", "Use", "build", "handles"]
+__all__ = ["CARD", "GIB", "OTHER_CARD", "VARIABLE", "Answers", "Library", "Use", "build"]
 
 GIB = 1024**3
 VARIABLE = "PDH_STANDIN_FILE"
@@ -137,12 +137,3 @@ class Library:
     def close_all(self) -> None:
         """Close what is open, whatever the answer file says."""
         self._loaded.PdhStandinCloseAll()
-
-
-def handles() -> int:
-    """How many handles this process has open."""
-    count = ctypes.c_uint32()
-    if sys.platform == "win32":
-        kernel32 = ctypes.windll.kernel32
-        assert kernel32.GetProcessHandleCount(ctypes.c_void_p(kernel32.GetCurrentProcess()), ctypes.byref(count))
-    return count.value
