@@ -1,13 +1,15 @@
 r"""Windows: graphics memory in use, per process and per adapter, from the performance counters.
 
-Under WDDM this is the one place that shows a spill directly: what the driver has moved to system memory is counted as
-`Shared Usage`, also per process, where NVML has no figures (INCIDENTS.md, "Other facts"). Task Manager shows the same
-numbers.
+Under WDDM this is the one place that shows a spill directly: what the driver keeps in system memory is counted as
+`Shared Usage`, also per process, where NVML has no figures (INCIDENTS.md, "Other facts").
 
 Not to be relied on further than that:
-- the counters may lag behind by some seconds;
-- after a sleep of the machine some processes' figures keep growing (winsiderss/systeminformer, issue 2073);
-- nobody has tried this on a real card yet: it has run under Wine, against a stand-in of `pdh.dll`.
+- nobody has tried this on a real card yet: it has run under Wine, against a stand-in of `pdh.dll`;
+- per process it is what has been committed, not what is resident at the moment, which Windows counts apart as `Local
+  Usage` and `Non Local Usage` (winsiderss/systeminformer, pull request 2971); Task Manager may show other figures
+  (issue 2389 there);
+- after a sleep of the machine some processes' figures keep growing (issue 2073 there);
+- the counters may lag behind by some seconds.
 
 Source: the names of the instances are those of Windows 10 and 11, such as
 `pid_1234_luid_0x00000000_0x0000D1C5_phys_0`; Microsoft does not document them. DirectX Developer Blog, "GPUs in the
