@@ -104,12 +104,9 @@ def lines(checks: Sequence[Check]) -> list[str]:
     shown: list[str] = []
     for check in checks:
         first = f"{check.verdict.value:<9}{check.topic:<{topics}}  "
-        shown += textwrap.wrap(check.fact, WIDTH, initial_indent=first, subsequent_indent=indent)
+        shown += _wrap(check.fact, first, indent)
         if check.advice:
-            told = f"-> {check.advice} ({check.source})"
-            shown += textwrap.wrap(
-                told, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}   ", break_long_words=False
-            )
+            shown += _wrap(f"-> {check.advice} ({check.source})", indent, f"{indent}   ")
     counts = {verdict: sum(check.verdict is verdict for check in checks) for verdict in Verdict}
     problems, warnings = counts[Verdict.PROBLEM], counts[Verdict.WARN]
     if problems or warnings:
@@ -117,6 +114,18 @@ def lines(checks: Sequence[Check]) -> list[str]:
     else:
         shown.append("\nnothing is wrong")
     return shown
+
+
+def _wrap(text: str, first: str, others: str) -> list[str]:
+    """Lines of a sentence. Addresses, options and paths stay whole, so that they can be copied."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _many(count: int, what: str) -> str:

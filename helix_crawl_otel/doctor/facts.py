@@ -10,7 +10,6 @@ from __future__ import annotations
 import platform
 import secrets
 import shutil
-import socket
 import sqlite3
 import sys
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from helix_crawl_otel.memory.cgroup import CgroupProbe
 from helix_crawl_otel.memory.nvml import NvmlProbe
 from helix_crawl_otel.memory.nvml_describe import Description, describe
 from helix_crawl_otel.memory.nvml_processes import CardProcesses, card_processes
+from helix_crawl_otel.otel.port import check_port
 
 __all__ = ["LIBRARIES", "Facts", "Place", "gather"]
 
@@ -132,6 +132,8 @@ def look_at(out: Path) -> Place:
     folder = out
     while not folder.exists() and folder.parent != folder:
         folder = folder.parent
+    if not folder.exists():
+        return Place(str(out), f"there is no {folder}", None)
     problem: str | None = None
     trial = folder / f".helix-crawl-{secrets.token_hex(8)}"  # tempfile tries for ever where Windows refuses
     try:
@@ -161,12 +163,7 @@ def _version(distribution: str) -> str | None:
 def _port_problem(host: str, port: int) -> str | None:
     """Why nothing can listen there."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as trial:
-            if sys.platform != "win32":  # where the option would let two listen at once
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
-            trial.listen()
+        check_port(host, port)
     except OSError as error:
         return error.strerror or str(error)
     return None

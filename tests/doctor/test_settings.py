@@ -27,6 +27,13 @@ def test_without_torch_only_the_test_encoder_is_left() -> None:
     assert "helix-crawl-otel[minilm]" in found.advice
 
 
+def test_torch_for_a_card_under_windows_is_not_that_of_pypi() -> None:
+    """Whoever follows the advice shall not end with a torch that cannot use the card."""
+    found = about(replace(WINDOWS_12, libraries={}, cuda_build=None), "torch")
+    assert found.advice.startswith("first torch for your CUDA, from pytorch.org")
+    assert "pytorch.org" not in about(replace(LINUX_80, libraries={}, cuda_build=None), "torch").advice
+
+
 def test_torch_without_a_models_library() -> None:
     """Torch alone loads nothing."""
     found = about(replace(CPU_ONLY, libraries={"torch": "2.13.0"}), "models")

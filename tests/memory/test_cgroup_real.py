@@ -15,6 +15,8 @@ import pytest
 
 from helix_crawl_otel.memory.cgroup_groups import CgroupUnknown, find_groups
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: control groups")
+
 MIB = 1024**2
 LIMIT = 64 * MIB
 

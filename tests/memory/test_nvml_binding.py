@@ -150,7 +150,7 @@ def test_a_name_in_bytes_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bindings before 11.515 gave bytes, and a name may hold anything."""
     functions = {
         "nvmlDeviceGetComputeRunningProcesses_v2": lambda handle: [SimpleNamespace(pid=7, usedGpuMemory=1)],
-        "nvmlSystemGetProcessName": lambda pid: b"/opt/a\xffb\x1b[31m",
+        "nvmlSystemGetProcessName": lambda pid: b"/usr/lib/a\xffb\x1b[31m",
     }
     monkeypatch.setitem(sys.modules, "pynvml", binding(**functions))
     assert [process.name for process in card_processes(0).processes] == ["a\ufffdb?[31m"]

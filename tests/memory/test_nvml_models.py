@@ -18,7 +18,7 @@ MODELS = [WDDM, TCC, MCDM, None]
 Start = Callable[..., Reader]
 
 HOLDERS = (
-    Process(4711, 2900 * MIB, r"C:\Users\someone\venv\python.exe", "C"),
+    Process(4711, 2900 * MIB, r"D:\someone\venv\python.exe", "C"),
     Process(812, 35 * MIB, "/usr/lib/xorg/Xorg", "G"),
     Process(90, 300 * MIB, "", "CG"),
 )
@@ -95,7 +95,7 @@ def test_a_process_on_two_parts_of_a_card_counts_once(reader: Reader, answers: A
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("/opt/app/encode --token secret", "encode"),
+        ("/usr/lib/app/encode --token secret", "encode"),
         (r"C:\Program Files\App\app.exe", "app.exe"),
         ("python3", "python3"),
         ("/" + "n" * 90, "n" * 40),
