@@ -18,9 +18,10 @@ from collections.abc import Callable
 
 from helix_crawl_otel.core.samples import is_number
 
-__all__ = ["awake_clock", "checked_clock", "scaled_clock", "slept_seconds"]
+__all__ = ["awake_clock", "checked_clock", "finer_clock", "scaled_clock", "slept_seconds"]
 
 _INTERRUPT_UNITS_A_SECOND = 10_000_000  # 100 ns
+_WINDOWS_TICK_SECONDS = 1 / 64
 
 
 def awake_clock(clock: Callable[[], float] = time.monotonic) -> Callable[[], float]:
@@ -68,6 +69,32 @@ def slept_seconds() -> float:
         return 0.0
 
 
+def finer_clock(coarse: Callable[[], float], fine: Callable[[], float], tick_seconds: float) -> Callable[[], float]:
+    """A clock that goes on between the ticks of a coarse one, so that a batch shorter than a tick still takes time.
+
+    Args:
+        coarse: Seconds, in steps.
+        fine: Seconds that pass alike while the machine is awake.
+        tick_seconds: The longest step. The fine clock is followed for no longer than that: it may count sleep.
+
+    Returns:
+        A clock that never steps back and is behind by less than a tick.
+
+    Threads: any.
+    """
+    seen = (coarse(), fine())  # the newest tick, and when it was first seen; replaced whole
+
+    def finer() -> float:
+        nonlocal seen
+        tick, now = coarse(), fine()
+        if tick > seen[0]:
+            seen = (tick, now)
+        newest, since = seen
+        return newest + min(max(now - since, 0.0), tick_seconds)
+
+    return finer
+
+
 if sys.platform == "win32":
 
     def _windows_unbiased_clock() -> Callable[[], float] | None:
@@ -75,14 +102,15 @@ if sys.platform == "win32":
             query = ctypes.windll.kernel32.QueryUnbiasedInterruptTime
         except (AttributeError, OSError):
             return None
-        ticks = ctypes.c_ulonglong()
+        if not query(ctypes.byref(ctypes.c_ulonglong())):
+            return None
 
-        def unbiased() -> float:
+        def read() -> float:
             value = ctypes.c_ulonglong()
             query(ctypes.byref(value))
             return value.value / _INTERRUPT_UNITS_A_SECOND
 
-        return unbiased if query(ctypes.byref(ticks)) else None
+        return finer_clock(read, time.perf_counter, _WINDOWS_TICK_SECONDS)
 
     def _windows_slept_seconds() -> float:
         unbiased = _windows_unbiased_clock()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 from threading import Thread
 from types import TracebackType
 from wsgiref.simple_server import WSGIServer
@@ -16,6 +17,8 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from prometheus_client import CollectorRegistry, start_http_server
+
+from helix_crawl_otel.otel.port import check_port
 
 __all__ = ["MetricsEndpoint", "serve_metrics"]
 
@@ -97,6 +100,8 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
     registry = CollectorRegistry()
     reader = PrometheusMetricReader(registry=registry, scope_info_enabled=False)
     try:
+        if sys.platform == "win32" and port:
+            check_port(host, port)  # the server's own socket would be let in beside another's there
         server, thread = start_http_server(port, addr=host, registry=registry)
     except OSError as error:
         reader.shutdown()
@@ -123,6 +128,8 @@ def _not_needed(present: object) -> RuntimeError:
 def _explained(error: OSError, host: str, port: int) -> OSError:
     if error.errno == errno.EADDRINUSE:
         text = f"port {port} on {host} is in use; free it, or choose another (0 takes any that is free)"
+    elif sys.platform == "win32" and error.errno == errno.EACCES:  # somebody's alone, or in a range that is kept back
+        text = f"port {port} on {host} is in use or reserved; choose another (0 takes any that is free)"
     else:
         text = f"cannot listen on {host}, port {port}: {error.strerror or error}"
     return OSError(error.errno, text)

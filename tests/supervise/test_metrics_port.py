@@ -29,7 +29,13 @@ def test_a_port_in_use_is_one_sentence_for_people() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = served("127.0.0.1", port)
-    assert said.startswith(f"port {port} on 127.0.0.1 is in use; free it, or choose another")
+    # Windows says of a port that somebody has to himself only that it is not to be had.
+    assert said.startswith(
+        (
+            f"port {port} on 127.0.0.1 is in use; free it, or choose another",
+            f"port {port} on 127.0.0.1 is in use or reserved; choose another",
+        )
+    )
     assert "; the metrics are at http://127.0.0.1:" in said
 
 

@@ -10,8 +10,10 @@ from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from helix_crawl_otel.clock import awake_clock, checked_clock, slept_seconds
+from helix_crawl_otel.clock import awake_clock, checked_clock, finer_clock, slept_seconds
 from helix_crawl_otel.embedded.sleep import SleepMeter
 from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.watch import CrawlWatch
@@ -151,6 +153,46 @@ def test_the_awake_clock_is_the_one_that_was_asked_for() -> None:
     if sys.platform != "win32":
         assert awake_clock() is time.monotonic
     assert abs(awake_clock()() - awake_clock()()) < 60
+
+
+def test_the_awake_clock_tells_apart_what_takes_a_millisecond() -> None:
+    """Windows' own has a tick of 16 ms: a batch within one would take no time, which is no rate."""
+    clock = awake_clock()
+    for _ in range(50):
+        began, until = clock(), time.perf_counter() + 0.001
+        while time.perf_counter() < until:
+            pass
+        assert clock() > began
+
+
+def test_a_finer_clock_follows_the_coarse_one() -> None:
+    """Within a tick by the fine one, for no longer than a tick: that one counts a sleep."""
+    coarse, fine = Clock(10.0), Clock(500.0)
+    clock = finer_clock(coarse, fine, 0.016)
+    assert clock() == 10.0
+    fine.now += 0.010
+    assert clock() == pytest.approx(10.010)
+    fine.now += 3600.0
+    assert clock() == pytest.approx(10.016)
+    coarse.now += 0.016
+    assert clock() == pytest.approx(10.016)
+    fine.now -= 1.0  # another core's
+    assert clock() == pytest.approx(10.016)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 0.016)), max_size=50))
+def test_a_finer_clock_never_steps_back(steps: list[tuple[bool, float]]) -> None:
+    """Whenever it is read, as long as both clocks go on."""
+    coarse, fine, true = Clock(10.0), Clock(0.0), 10.0
+    clock = finer_clock(coarse, fine, 0.016)
+    before = clock()
+    for sleeps, seconds in steps:
+        fine.now += 5.0 if sleeps else seconds
+        true += 0.0 if sleeps else seconds
+        coarse.now = 10.0 + int((true - 10.0) / 0.016) * 0.016
+        now = clock()
+        assert before - 1e-9 <= now <= true + 0.016 + 1e-9
+        before = now
 
 
 def test_sleep_so_far_is_a_number() -> None:
