@@ -17,6 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from tests.programs import REQUIRE
 from tests.rules.tree import ROOT
+from tests.standins.libraries import COMPILED, compile_for_windows
+from tests.standins.libraries import COMPILED, compile_for_windows
 from tests.wine.prepare import CannotPrepare, Windows, prepare, wine_environ
 
 __all__ = ["main"]
@@ -31,6 +33,8 @@ TESTS = (
     "tests/supervise",
     "tests/watch",
     "tests/cli",
+    "tests/memory",
+    "tests/doctor",
 )
 """What touches processes, files, clocks and signals, and the rule itself."""
 
@@ -55,13 +59,15 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="helix-wine-") as scratch:
         prefix = Path(scratch) / "prefix"
         shutil.copytree(windows.prefix, prefix, symlinks=True)
+        libraries = Path(scratch) / "libraries"
+        compile_for_windows(libraries)
         try:
-            return _pytest(windows, prefix, chosen)
+            return _pytest(windows, prefix, libraries, chosen)
         finally:
             _end_server(windows, prefix)
 
 
-def _pytest(windows: Windows, prefix: Path, chosen: list[str]) -> int:
+def _pytest(windows: Windows, prefix: Path, libraries: Path, chosen: list[str]) -> int:
     """pytest in a Windows process, its output passed on: a redirected one fails there, a pipe does not."""
     names_tests = any(not argument.startswith("-") for argument in chosen)
     command = [str(windows.wine), str(windows.python), "-m", "pytest", "-p", "no:cacheprovider"]
@@ -71,6 +77,8 @@ def _pytest(windows: Windows, prefix: Path, chosen: list[str]) -> int:
         "PYTHONPATH": as_windows(ROOT),
         # The two systems' Pythons would take each other's compiled files for their own.
         "PYTHONPYCACHEPREFIX": as_windows(windows.python.parent / "compiled"),
+        COMPILED: as_windows(libraries),
+        COMPILED: as_windows(libraries),
         "CI": "true",
     }
     process = subprocess.Popen(
