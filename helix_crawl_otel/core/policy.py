@@ -234,6 +234,8 @@ class Policy:
     def _track(self, t: float, info: BatchInfo, state: ShardState) -> Batch:
         """Put a batch in flight that began at `t`."""
         worker = self.state.workers.setdefault(info.worker, WorkerState(info.device, SharedFloor(t)))
+        if worker.device != info.device:  # it has the last word on that, and is measured anew there
+            worker.device, worker.floor = info.device, SharedFloor(t)
         worker.batches += 1
         state.device = info.device
         work = self._weigh(state, info)

@@ -26,6 +26,7 @@ from helix_crawl_otel.memory.combined import CombinedProbe
 from helix_crawl_otel.memory.default import default_probe
 from helix_crawl_otel.memory.probe import CallableProbe
 from helix_crawl_otel.memory.sampler import MemorySampler
+from helix_crawl_otel.memory.shared_sampler import COUNTERS, Counters, SharedSampler
 from helix_crawl_otel.otel import hub
 from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.otel.pipeline import Pipeline
@@ -55,6 +56,7 @@ class Runtime:
         state: File of the ladder's state, `None` to keep none.
         timeline: File of the flight recorder, `None` to record nothing.
         encoder: Identity of the encoder, for baselines that outlive the process.
+        counters: Makes what reads shared memory beside the package's own probe, `None` for nothing; a seam for tests.
 
     Threads: any. `_devices` guards the samplers and the workers.
     """
@@ -70,11 +72,13 @@ class Runtime:
         state: Path | None,
         timeline: Path | None,
         encoder: str,
+        counters: Callable[[], Counters] | None = COUNTERS,
     ) -> None:
         self.clock = clock
         self.sleep = SleepMeter(clock)
         self._config = config
         self._memory = memory
+        self._counters = counters if memory is None else None
         self._tick_seconds = tick_seconds
         self._hub = hub.hub_of(meter_provider, __version__)
         self._state_file = StateFile(state) if state is not None else None
@@ -83,6 +87,8 @@ class Runtime:
         loaded = self._state_file.load(encoder) if self._state_file else PolicyState(encoder=encoder)
         self._resumed = bool(loaded.shards or loaded.cards.cards)
         self._reset(loaded)
+        if self._counters is not None:
+            self.pipeline.hooks.append(self._tell_holders)
         if unopened is not None:
             self._report("timeline", unopened)
         if self._timeline is not None:
@@ -106,11 +112,15 @@ class Runtime:
         self._unknown: set[str] = set()  # devices whose memory was told to be unknown
         self._ticker: Ticker | None = None
         self._closed = False
+        ticks = self._tick_seconds or TICK_SECONDS
+        self._shared = SharedSampler(
+            self._counters, self.clock, ticks, self._on_error("probe"), is_judged=self._config.shared
+        )
         self.pipeline = Pipeline(
             self._config,
             self._hub,
             self.clock,
-            tick_seconds=self._tick_seconds or TICK_SECONDS,
+            tick_seconds=ticks,
             state=state,
             save_state=self._state_file.save if self._state_file else None,
             timeline=self._timeline,
@@ -157,6 +167,7 @@ class Runtime:
             self._workers.add(device)
             self._watch_memory(device)
         if not known:
+            self._shared.start_worker(device, device, os.getpid())
             self.pipeline.start_worker(device, device, reason or ("resume" if self._resumed else "first"), os.getpid())
 
     def add_shard(self, shard: ShardWatch) -> None:
@@ -169,6 +180,7 @@ class Runtime:
             if any(shard.is_open and shard.device == device for shard in list(self._shards)):
                 return
             self._workers.discard(device)
+        self._shared.forget_worker(device)
         self.pipeline.stop_worker(device)
 
     def close(self) -> None:
@@ -181,6 +193,7 @@ class Runtime:
             ticker.stop()
         for sampler in samplers:
             sampler.stop()
+        self._shared.stop()
         for device in sorted(self._workers):
             self.guarded("driver", partial(self.pipeline.stop_worker, device))
         self.guarded("driver", self.pipeline.close)
@@ -192,6 +205,9 @@ class Runtime:
         """Look at the clock and, where no thread does, at the memory."""
         with self._devices:
             samplers = list(self._samplers.values())
+        if self._tick_seconds is None:
+            self._shared.sample()
+        self._shared.check()
         for sampler in samplers:
             if self._tick_seconds is None:
                 sampler.sample()
@@ -211,6 +227,7 @@ class Runtime:
             return
         if self._memory is None:
             probe = default_probe(device, environment())
+            self._shared.watch(device, self._tick_seconds)
         elif device == "cpu" and self._samplers:
             return  # the caller's probe reads the card that the driver has just left
         else:
@@ -232,10 +249,13 @@ class Runtime:
                 "[crawl-watchdog] memory of %s is unknown (%s): nothing trips; pass memory=, or see the probe's reason"
             )
             logger.log(level, text, device, probe.why)
-        self.pipeline.read_memory(device, reading, sources)
+        self.pipeline.read_memory(device, self._shared.lay_over(device, reading), sources)
 
     def _lose_memory(self, device: str, sources: Mapping[str, bool]) -> None:
-        self.pipeline.read_memory(device, UNKNOWN, sources)
+        self.pipeline.read_memory(device, self._shared.lay_over(device, UNKNOWN), sources)
+
+    def _tell_holders(self, action: Action) -> None:
+        self._shared.tell_holders(action)
 
     def _on_error(self, place: str) -> Callable[[Exception], None]:
         return lambda error: self._report(place, error)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from helix_crawl_otel.core.decisions import Decision
@@ -232,7 +231,7 @@ class Pipeline:
         t = self._clock()
         self._board.set_memory(device, reading, sources)
         if self._timeline is not None and is_known(reading):
-            self._timeline.memory(t, device=device, **asdict(reading))
+            self._timeline.reading(t, device, reading)
         self._measurements.read_memory(t, device, reading)
         self._settle()
 

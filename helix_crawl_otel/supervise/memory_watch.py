@@ -2,6 +2,7 @@
 
 NVML and the control group are read here: a worker that is wedged cannot keep that from happening. What a framework has
 reserved is known inside its process only, so the worker tells it; what it told longer ago than two ticks is unknown.
+Under Windows shared memory is read beside it, of each worker's process and all that it has started.
 
 Source: DESIGN.md, sections 4 (rule 6), 5 and 7. The supervisor never makes a CUDA context.
 """
@@ -10,16 +11,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.core.model import Action, MemoryReading
 from helix_crawl_otel.memory.cgroup import CgroupProbe
 from helix_crawl_otel.memory.combined import CombinedProbe
 from helix_crawl_otel.memory.device import parse_device
 from helix_crawl_otel.memory.nvml import NvmlProbe
 from helix_crawl_otel.memory.probe import UNKNOWN, Probe, UnknownProbe
+from helix_crawl_otel.memory.process_table import Process, processes
 from helix_crawl_otel.memory.sampler import MemorySampler
+from helix_crawl_otel.memory.shared_sampler import COUNTERS, Counters, SharedSampler
 from helix_crawl_otel.otel.pipeline import Pipeline
 
 __all__ = ["MemoryWatch", "ReportedProbe"]
@@ -85,7 +88,10 @@ class MemoryWatch:
         clock_rate: Seconds of that clock a second of the world's.
         environ: Of the workers, for the numbering of cards.
         on_error: Called with what went wrong in a sampler.
+        judges_shared: The knob `shared` is on.
         card_probe: Makes what reads a card in this process; a seam for tests.
+        counters: Makes what reads shared memory, `None` for nothing; a seam for tests.
+        table: Lists the processes of this machine; likewise.
 
     Threads: any; `_lock` guards the samplers and readings.
     """
@@ -99,7 +105,10 @@ class MemoryWatch:
         clock_rate: float,
         environ: Mapping[str, str],
         on_error: Callable[[Exception], None],
+        judges_shared: bool = False,
         card_probe: Callable[[str, Mapping[str, str]], Probe] = NvmlProbe,
+        counters: Callable[[], Counters] | None = COUNTERS,
+        table: Callable[[], Iterable[Process]] = processes,
     ) -> None:
         self._pipeline = pipeline
         self._clock = clock
@@ -114,6 +123,7 @@ class MemoryWatch:
         self._newest: dict[str, MemoryReading] = {}
         self._owned: dict[str, str] = {}  # devices whose memory a worker's own probe stands for, and which worker told
         self._told: set[str] = set()  # devices whose memory was said to be unknown
+        self._shared = SharedSampler(counters, clock, tick_seconds, on_error, is_judged=judges_shared, table=table)
 
     def watch(self, device: str, *, is_modelled: bool = False) -> None:
         """Read this device from now on, if it is not read yet; a modelled one is told of by its workers alone.
@@ -130,7 +140,9 @@ class MemoryWatch:
             deliver = partial(self._deliver, probe, read)
             sampler = MemorySampler(device, probe, deliver, self._lose, self._clock, self._on_error)
             self._samplers[device] = sampler
-        sampler.start(self._tick_seconds / self._clock_rate)
+        seconds = self._tick_seconds / self._clock_rate
+        sampler.start(seconds)
+        self._shared.watch(device, seconds)
         if device != "cpu":
             read.wait(FIRST_SECONDS)
 
@@ -147,8 +159,13 @@ class MemoryWatch:
         if probe is not None:
             probe.tell(worker, reading)
 
+    def start_worker(self, worker: str, device: str, pid: int) -> None:
+        """A process encodes on a device from now on."""
+        self._shared.start_worker(worker, device, pid)
+
     def forget_worker(self, worker: str) -> None:
         """A worker is gone, and what it told of its memory with it."""
+        self._shared.forget_worker(worker)
         with self._lock:
             for device, told_by in self._owned.items():
                 if told_by == worker:
@@ -162,8 +179,13 @@ class MemoryWatch:
             reading = self._newest.get(device)
         return reading.used_bytes if reading else None
 
+    def tell_holders(self, action: Action) -> None:
+        """Log who else holds memory of the device of a crawl, as far as it is known. A hook, which vetoes nothing."""
+        self._shared.tell_holders(action)
+
     def check(self) -> None:
         """Report as lost what has hung for too long. Called at each tick."""
+        self._shared.check()
         with self._lock:
             samplers = list(self._samplers.values())
         for sampler in samplers:
@@ -175,6 +197,7 @@ class MemoryWatch:
             samplers, self._samplers = list(self._samplers.values()), {}
         for sampler in samplers:
             sampler.stop()
+        self._shared.stop()
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -206,9 +229,9 @@ class MemoryWatch:
             level = logging.INFO if device == "cpu" else logging.WARNING
             logger.log(level, "[crawl-watchdog] memory of %s is unknown (%s): nothing trips there", device, probe.why)
         read.set()
-        self._pipeline.read_memory(device, reading, sources)
+        self._pipeline.read_memory(device, self._shared.lay_over(device, reading), sources)
 
     def _lose(self, device: str, sources: Mapping[str, bool]) -> None:
         with self._lock:
             self._newest.pop(device, None)
-        self._pipeline.read_memory(device, UNKNOWN, sources)
+        self._pipeline.read_memory(device, self._shared.lay_over(device, UNKNOWN), sources)

@@ -109,6 +109,7 @@ class Run:
 
     def worker_started(self, slot: str, start: Start, pid: int) -> None:
         """A worker runs."""
+        self.memory.start_worker(slot, start.device, pid)
         self.pipeline.start_worker(slot, start.device, start.reason, pid)
         self.totals.starts[start.reason] = self.totals.starts.get(start.reason, 0) + 1
         self.emit(events.WorkerStarted(self.clock(), slot, start.device, pid, start.reason))

@@ -162,7 +162,9 @@ class Session:
             clock_rate=options.clock_rate,
             environ=options.environ,
             on_error=lambda error: self.pipeline.error("probe", error),
+            judges_shared=options.config.shared,
         )
+        self.pipeline.hooks.append(self.memory.tell_holders)
         self._closing.callback(self.memory.close)
 
     def __enter__(self) -> Session:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.core.samples import plain_number, sample_problem
 from helix_crawl_otel.timeline.events import VERSION
 
@@ -139,6 +140,10 @@ class TimelineWriter:
         shared = {"shared_bytes": _whole(shared_bytes), "other_shared_bytes": _whole(other_shared_bytes)}
         known = {key: value for key, value in shared.items() if value is not None}
         self.write("memory", t, device=device, used_bytes=_whole(used_bytes), limit_bytes=_whole(limit_bytes), **known)
+
+    def reading(self, t: float, device: str, reading: MemoryReading) -> None:
+        """The same of a reading as a probe makes it."""
+        self.memory(t, device, **dataclasses.asdict(reading))
 
     def action(
         self, t: float, shard: str, kind: str, outcome: str, evidence: Mapping[str, Any] | None = None, **more: object
