@@ -124,6 +124,8 @@ class Exported:
         """A worker starts, for one of `START_REASONS`."""
         for each in START_REASONS:
             self._count("helix_dense_worker_starts", int(each == reason), {"device": device, "reason": each})
+        # The first worker that a demotion starts is the first one on the CPU.
+        self._count("helix_dense_worker_starts", 0, {"device": "cpu", "reason": "demote"})
 
     def crawl(self, shard: str, device: str) -> None:
         """An episode opens."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders import dashboard, prometheus, table
+from collections.abc import Iterator
+
+from grafana_foundation_sdk.builders import dashboard, prometheus, stat, statetimeline, table, timeseries
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import prometheus as prometheus_models
 
 from tests.dashboards.pieces import (
     DEVICES,
+    GENES,
     JOBS,
     RUNG_TEXTS,
     SHARDS,
@@ -16,6 +19,7 @@ from tests.dashboards.pieces import (
     graph,
     link,
     number,
+    row,
     states,
     steps,
     text_of,
@@ -35,15 +39,13 @@ def fleet_board() -> dashboard.Dashboard:
         "Which of many shards and hosts needs a look. A click on an instance in the table opens the board of that job.",
         many=True,
     )
-    _now(made)
-    made.with_row(dashboard.Row("Shards"))
-    made.with_panel(_shard_table())
-    _over_time(made)
+    row(made, "Now", *_now())
+    row(made, "Shards", _shard_table())
+    row(made, "Over time", *_over_time())
     return made
 
 
-def _now(made: dashboard.Dashboard) -> None:
-    made.with_row(dashboard.Row("Now"))
+def _now() -> Iterator[stat.Panel]:
     by_shard = "by (job, instance, shard)"
     for title, says, expr, thresholds, section in (
         ("Jobs", "That can be scraped.", f"count(helix_dense_crawl_limit_ratio{{{JOBS}}})", None, "helixcrawljobgone"),
@@ -80,12 +82,12 @@ def _now(made: dashboard.Dashboard) -> None:
             "Oldest batch",
             "The batch that has been running for longest, on any host.",
             f"max(helix_dense_batch_inflight_seconds{{{SHARDS}}})",
-            steps((None, "green"), (300, "orange"), (600, "red")),
+            steps((None, "gray"), (0, "green"), (300, "orange"), (600, "red")),
             "helixcrawlbatchstuck",
         ),
     ):
         unit = "s" if title == "Oldest batch" else "none"
-        made.with_panel(number(title, says, expr, unit=unit, thresholds=thresholds, section=section, decimals=0))
+        yield number(title, says, expr, unit=unit, thresholds=thresholds, section=section, decimals=0)
 
 
 def _shard_table() -> table.Panel:
@@ -98,9 +100,7 @@ def _shard_table() -> table.Panel:
         "Batch in flight": f"max by (job, instance, shard) (helix_dense_batch_inflight_seconds{{{SHARDS}}})",
         "Genes that wait": f'sum by (job, instance, shard) (helix_dense_genes_pending{{{JOBS}, shard=~"$shard"}})',
     }
-    panel = (
-        table.Panel().title("Open shards").datasource(SOURCE).height(10).span(24).links([link("helixcrawlcrawling")])
-    )
+    panel = table.Panel().title("Open shards").datasource(SOURCE).height(8).span(24).links([link("helixcrawlcrawling")])
     panel.description("One line an open shard, those that crawl first.")
     for name, expr in zip("ABCDEFG", columns.values(), strict=True):
         query = prometheus.Dataquery().expr(expr).ref_id(name).instant()
@@ -123,7 +123,7 @@ def _shard_table() -> table.Panel:
     panel.override_by_name("Done about it", [models.DynamicConfigValue("mappings", text_of(RUNG_TEXTS)), colored])
     panel.override_by_name("Of baseline", [models.DynamicConfigValue("unit", "percentunit")])
     for name in ("Rate", "Baseline"):
-        panel.override_by_name(name, [models.DynamicConfigValue("unit", "suffix: genes/s")])
+        panel.override_by_name(name, [models.DynamicConfigValue("unit", GENES)])
     panel.override_by_name("Batch in flight", [models.DynamicConfigValue("unit", "s")])
     address = "/d/helix-crawl-job?var-job=${__data.fields.Job}&var-instance=${__value.raw}&${__url_time_range}"
     to_job = [{"title": "Board of this job", "url": address}]
@@ -131,72 +131,61 @@ def _shard_table() -> table.Panel:
     return panel
 
 
-def _over_time(made: dashboard.Dashboard) -> None:
-    made.with_row(dashboard.Row("Over time"))
-    made.with_panel(
-        states(
-            "Hosts with a crawl",
-            "A band a job.",
-            (f"max by (job, instance) (helix_dense_crawl_active{{{SHARDS}}})", "{{instance}}"),
-            texts={0: ("no", "green"), 1: ("crawls", "red")},
-            section="helixcrawlcrawling",
-        )
+def _over_time() -> Iterator[statetimeline.Panel | timeseries.Panel]:
+    yield states(
+        "Hosts with a crawl",
+        "A band a job.",
+        (f"max by (job, instance) (helix_dense_crawl_active{{{SHARDS}}})", "{{instance}}"),
+        texts={0: ("no", "green"), 1: ("crawls", "red")},
+        section="helixcrawlcrawling",
     )
-    made.with_panel(
-        states(
-            "Highest rung a job",
-            "Of its open shards.",
-            (f"max by (job, instance) (helix_dense_ladder_rung{{{SHARDS}}})", "{{instance}}"),
-            texts=RUNG_TEXTS,
-            section="what-the-ladder-does",
-        )
+    yield states(
+        "Highest rung a job",
+        "Of its open shards.",
+        (f"max by (job, instance) (helix_dense_ladder_rung{{{SHARDS}}})", "{{instance}}"),
+        texts=RUNG_TEXTS,
+        section="what-the-ladder-does",
     )
-    made.with_panel(
-        graph(
-            "The ten slowest shards, of their baseline",
-            "Logarithmic; the limit is dashed.",
-            (f"bottomk(10, min by (job, instance, shard) (helix_dense_crawl_ratio{{{SHARDS}}}))", _WHERE),
-            (f"max(helix_dense_crawl_limit_ratio{{{JOBS}}})", "limit"),
-            unit="percentunit",
-            is_log=True,
-            dashed="/^limit$/",
-            section="helixcrawlcrawling",
-        )
+    yield graph(
+        "The ten slowest shards, of their baseline",
+        "Logarithmic; the limit is dashed.",
+        (f"bottomk(10, min by (job, instance, shard) (helix_dense_crawl_ratio{{{SHARDS}}}))", _WHERE),
+        (f"max(helix_dense_crawl_limit_ratio{{{JOBS}}})", "limit"),
+        unit="percentunit",
+        is_log=True,
+        dashed={"/^limit$/": "red"},
+        section="helixcrawlcrawling",
     )
-    made.with_panel(
-        graph(
-            "Genes encoded a second, by job",
-            "Reads, commits and restarts included.",
-            (
-                f"sum by (instance) (rate(helix_dense_genes_total{{{SHARDS}}}[$__rate_interval]))",
-                "{{instance}}",
-            ),
-            unit="suffix: genes/s",
-            section="helixcrawlnoprogress",
-        )
+    yield graph(
+        "Genes encoded a second, by job",
+        "Reads, commits and restarts included.",
+        (
+            f"sum by (instance) (rate(helix_dense_genes_total{{{SHARDS}}}[$__rate_interval]))",
+            "{{instance}}",
+        ),
+        unit=GENES,
+        section="helixcrawlnoprogress",
     )
-    made.with_panel(
-        graph(
-            "Memory used of limit",
-            "By device; from 92 % on it counts as full.",
-            (
-                f"helix_dense_vram_used_bytes{{{DEVICES}}} / helix_dense_vram_limit_bytes{{{DEVICES}}}",
-                "{{instance}} {{device}}",
-            ),
-            unit="percentunit",
-            thresholds=steps((None, "transparent"), (0.92, "red")),
-            section="helixcrawlmemoryfull",
-        )
+    yield graph(
+        "Memory used of limit",
+        "By device; from 92 % on it counts as full.",
+        (
+            f"helix_dense_vram_used_bytes{{{DEVICES}}} / helix_dense_vram_limit_bytes{{{DEVICES}}}",
+            "{{instance}} {{device}}",
+        ),
+        unit="percentunit",
+        thresholds=steps((None, "transparent"), (0.92, "red")),
+        section="helixcrawlmemoryfull",
     )
-    made.with_panel(
-        graph(
-            "Workers started anew within an hour",
-            "By reason. More than five a host and hour: the card does not fit the job.",
-            (
-                "sum by (instance, reason) (increase("
-                f'helix_dense_worker_starts_total{{{DEVICES}, reason=~"recycle|demote|crash"}}[1h]))',
-                "{{instance}} {{reason}}",
-            ),
-            section="helixcrawlrecycleloop",
-        )
+    yield graph(
+        "Workers started anew within an hour",
+        "After a recycle, a demotion or a crash. More than five a host and hour: the card does not fit the job.",
+        (
+            "sum by (instance) (increase("
+            f'helix_dense_worker_starts_total{{{DEVICES}, reason=~"recycle|demote|crash"}}[1h]))',
+            "{{instance}}",
+        ),
+        thresholds=steps((None, "transparent"), (5, "red")),
+        counts=True,
+        section="helixcrawlrecycleloop",
     )

@@ -26,14 +26,15 @@ FOLDER = PACKAGE / "dashboards" / "files" / "grafana" / "boards"
 def made_boards() -> Mapping[Path, str]:
     """File and text of every board."""
     return {
-        FOLDER / "helix-crawl-job.json": _text(job_board()),
-        FOLDER / "helix-crawl-fleet.json": _text(fleet_board()),
+        FOLDER / "helix-crawl-job.json": _text(job_board(), has_marks=True),
+        FOLDER / "helix-crawl-fleet.json": _text(fleet_board(), has_marks=False),
     }
 
 
-def _text(builder: dashboard.Dashboard) -> str:
+def _text(builder: dashboard.Dashboard, *, has_marks: bool) -> str:
+    """The marks of many jobs would hide each other's graphs: there they wait to be switched on."""
     plain = json.loads(JSONEncoder(sort_keys=True).encode(builder.build()))
-    plain["annotations"] = {"list": ANNOTATIONS}
+    plain["annotations"] = {"list": [{**mark, "enable": has_marks} for mark in ANNOTATIONS]}
     for number, panel in enumerate(plain["panels"], start=1):
         panel["id"] = number
     return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

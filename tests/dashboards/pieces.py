@@ -5,14 +5,17 @@ Built with `grafana-foundation-sdk` of the flavour for Grafana 11.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, statetimeline, timeseries
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 
 __all__ = [
     "DEVICES",
+    "GENES",
     "JOBS",
     "RUNBOOK",
     "RUNG_TEXTS",
@@ -23,6 +26,7 @@ __all__ = [
     "graph",
     "link",
     "number",
+    "row",
     "states",
     "steps",
     "text_of",
@@ -34,6 +38,9 @@ RUNBOOK = "runbook.md"
 JOBS = 'job=~"$job", instance=~"$instance"'
 DEVICES = f'{JOBS}, device=~"$device"'
 SHARDS = f'{DEVICES}, shard=~"$shard"'
+
+GENES = "suffix:genes/s"
+"""Grafana puts the space before it."""
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
@@ -51,7 +58,7 @@ AnyPanel = TypeVar("AnyPanel", stat.Panel, timeseries.Panel, statetimeline.Panel
 
 
 def steps(*pairs: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
-    """Thresholds: from which value on which colour; the first value is None."""
+    """Thresholds: from which value on which colour. The first value is None: that colour is also of no value at all."""
     found = [models.Threshold(value, color) for value, color in pairs]
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(found)
 
@@ -123,8 +130,9 @@ def graph(
     section: str = "",
     least: float | None = 0,
     is_log: bool = False,
-    dashed: str = "",
-    bars: bool = False,
+    dashed: Mapping[str, str] | None = None,
+    in_legend: bool = True,
+    counts: bool = False,
 ) -> timeseries.Panel:
     """Lines over time.
 
@@ -139,8 +147,9 @@ def graph(
         section: Of the runbook.
         least: Lower end of the axis, None for the data's.
         is_log: Logarithmic axis.
-        dashed: Regular expression of legends that are limits: dashed and thin.
-        bars: Counts an interval, stacked.
+        dashed: Regular expressions of legends that are limits, and their colour: dashed and thin.
+        in_legend: Whether those have a place in the legend; else the title names their colours.
+        counts: Of things, that stay until the next one: steps, no decimals.
     """
     panel = _common(timeseries.Panel(), title, says, list(targets), section, instant=False)
     panel.unit(unit).height(height).span(width).fill_opacity(0).line_width(2).span_nulls(False)
@@ -163,17 +172,18 @@ def graph(
         panel.thresholds(thresholds)
         style = common.GraphThresholdsStyleConfig().mode(common_models.GraphThresholdsStyleMode.DASHED)
         panel.thresholds_style(style)
-    if dashed:
+    for pattern, color in (dashed or {}).items():
         panel.override_by_regexp(
-            dashed,
+            pattern,
             [
                 models.DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),
                 models.DynamicConfigValue("custom.lineWidth", 1),
+                models.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color}),
+                models.DynamicConfigValue("custom.hideFrom", {"legend": not in_legend, "tooltip": False, "viz": False}),
             ],
         )
-    if bars:
-        panel.draw_style(common_models.GraphDrawStyle.BARS).fill_opacity(70).decimals(0)
-        panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
+    if counts:
+        panel.line_interpolation(common_models.LineInterpolation.STEP_AFTER).decimals(0)
     return panel
 
 
@@ -183,7 +193,7 @@ def states(
     *targets: Target,
     texts: dict[int, tuple[str, str]],
     width: int = 12,
-    height: int = 8,
+    height: int = 6,
     section: str = "",
 ) -> statetimeline.Panel:
     """A band of states a series."""
@@ -207,6 +217,13 @@ def annotation(name: str, color: str, expr: str, title: str) -> dict[str, Any]:
         "textFormat": "{{instance}}",
         "titleFormat": title,
     }
+
+
+def row(made: dashboard.Dashboard, title: str, *panels: Builder[models.Panel]) -> None:
+    """A row of a board: its line, and its panels from left to right."""
+    made.with_row(dashboard.Row(title))
+    for panel in panels:
+        made.with_panel(panel)
 
 
 def _variable(name: str, label: str, metric: str, *, multi: bool) -> dashboard.QueryVariable:

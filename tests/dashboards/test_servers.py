@@ -158,3 +158,18 @@ def test_an_alert_arrives_at_a_webhook(watched: Watched) -> None:
     assert alert["annotations"]["runbook_url"] == f"{RUNBOOK}#helixcrawloncpu"
     severities = {alert["labels"]["severity"] for alert in watched.arrived}
     assert severities <= {"critical", "warning"}, "info wakes nobody"
+
+
+@pytest.mark.timeout(180)
+def test_a_board_can_be_drawn(watched: Watched, tmp_path: Path) -> None:
+    """As for the pictures of the documentation; the board of all jobs has every kind of panel."""
+    pytest.importorskip("matplotlib", reason="the pictures are drawn with matplotlib")
+    from tests.dashboards.answers import Moment
+    from tests.dashboards.looks import DARK
+    from tests.dashboards.pictures import Picture, draw
+    from tests.dashboards.sheet import known_fonts
+
+    moment = Moment(watched.prometheus, watched.begun, watched.ended - 2, 1, {})
+    path = tmp_path / "any.png"
+    assert draw(Picture(path.name, "helix-crawl-fleet", DARK, 0.0, {}), moment, path, known_fonts(None)) == []
+    assert path.stat().st_size > 30_000

@@ -149,6 +149,7 @@ def test_series_begin_at_zero(scraped: Scraped) -> None:
     assert begun["helix_dense_worker_starts_total", "cuda:0", "first"] == 1
     for reason in ("recycle", "demote", "crash", "resume"):
         assert begun[("helix_dense_worker_starts_total", *sorted(("cuda:0", reason)))] == 0
+    assert begun["helix_dense_worker_starts_total", "cpu", "demote"] == 0, "the CPU has no worker before a demotion"
     for reason in ("genes", "seconds", "work"):
         assert begun["helix_dense_samples_ignored_total", reason] == 0
     for place in ("driver", "hook", "policy", "probe", "release", "state", "timeline"):
