@@ -18,7 +18,6 @@ from pathlib import Path, PurePosixPath
 from tests.programs import REQUIRE
 from tests.rules.tree import ROOT
 from tests.standins.libraries import COMPILED, compile_for_windows
-from tests.standins.libraries import COMPILED, compile_for_windows
 from tests.wine.prepare import CannotPrepare, Windows, prepare, wine_environ
 
 __all__ = ["main"]
@@ -77,7 +76,6 @@ def _pytest(windows: Windows, prefix: Path, libraries: Path, chosen: list[str]) 
         "PYTHONPATH": as_windows(ROOT),
         # The two systems' Pythons would take each other's compiled files for their own.
         "PYTHONPYCACHEPREFIX": as_windows(windows.python.parent / "compiled"),
-        COMPILED: as_windows(libraries),
         COMPILED: as_windows(libraries),
         "CI": "true",
     }
