@@ -182,8 +182,10 @@ class Context:
         return self.card.others_gib + min(held, self.card.budget_gib)
 
     def reading(self) -> MemoryReading:
-        """The same as a probe gives it."""
-        return MemoryReading(round(self.used_gib * GIB), round(self.card.limit_gib * GIB))
+        """The same as a probe gives it, with what has spilled as shared memory; the others hold theirs on the card."""
+        return MemoryReading(
+            round(self.used_gib * GIB), round(self.card.limit_gib * GIB), round(self.spilled_gib * GIB), 0
+        )
 
     def encode(self, load: BatchLoad) -> float:
         """Take what the batch needs and say how long its encode takes, in seconds; infinite when it stalls.

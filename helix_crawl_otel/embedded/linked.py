@@ -126,7 +126,9 @@ class LinkedPipeline:
 
     def read_memory(self, device: str, reading: MemoryReading, source: str) -> None:
         """What this process sees of its device's memory."""
+        shared = {"shared_bytes": reading.shared_bytes, "other_shared_bytes": reading.other_shared_bytes}
         content = {"used_bytes": reading.used_bytes, "limit_bytes": reading.limit_bytes}
+        content |= {key: value for key, value in shared.items() if value is not None}
         up = reading.used_bytes is not None
         self._link.send_if_room({"type": "memory", "device": device, **content, "source": source, "up": up})
 

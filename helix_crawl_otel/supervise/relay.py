@@ -185,7 +185,8 @@ class Relay:
         self._pipeline.stage(str(message["device"]), str(message["stage"]), float(message["seconds"]))
 
     def _on_memory(self, message: Mapping[str, Any]) -> None:
-        reading = MemoryReading(message["used_bytes"], message["limit_bytes"])
+        shared = message.get("shared_bytes"), message.get("other_shared_bytes")
+        reading = MemoryReading(message["used_bytes"], message["limit_bytes"], *shared)
         self._listener.read(str(message["device"]), reading, str(message["source"]), bool(message["up"]))
 
     def _on_boundary(self, message: Mapping[str, Any]) -> None:

@@ -214,10 +214,12 @@ def _memory(made: dashboard.Dashboard) -> None:
         graph(
             "Memory used of limit",
             "Dedicated memory; from the dashed line on it counts as full (92 % by default). "
-            "A missing line is unknown memory.",
+            "A missing line is unknown memory. Under Windows also the system's memory that the driver lends the card: "
+            "a rise of the worker's is a spill.",
             (f"helix_dense_vram_used_bytes{{{DEVICES}}}", "{{device}} used"),
             (f"helix_dense_vram_limit_bytes{{{DEVICES}}}", "{{device}}: limit"),
             (f"0.92 * helix_dense_vram_limit_bytes{{{DEVICES}}}", "{{device}}: full"),
+            (f"helix_dense_vram_shared_bytes{{{DEVICES}}}", "{{device}} shared, {{owner}}"),
             unit="bytes",
             dashed={"/: limit$/": "gray", "/: full$/": "red"},
             section="helixcrawlmemoryfull",
