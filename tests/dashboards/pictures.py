@@ -57,9 +57,9 @@ class Picture:
 _RIG = {"job": "helix-crawl", "instance": "rig-1:9464"}
 
 PICTURES = (
-    Picture("board-job-top.png", "helix-crawl-job", DARK, 7.0, _RIG, 23),
-    Picture("board-job.png", "helix-crawl-job", DARK, 9.0, _RIG),
-    Picture("board-fleet.png", "helix-crawl-fleet", DARK, 7.0, {}),
+    Picture("board-job-top.png", "helix-crawl-job", DARK, 8.8, _RIG, 21),
+    Picture("board-job.png", "helix-crawl-job", DARK, 8.8, _RIG),
+    Picture("board-fleet.png", "helix-crawl-fleet", DARK, 6.5, {}),
 )
 
 

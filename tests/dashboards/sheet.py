@@ -98,10 +98,11 @@ class Sheet:
 
     def width_of(self, text: str, size: float, weight: str = PLAIN) -> float:
         """Of a text, in pixels."""
+        if not text.strip():
+            return 0.0
         key = text, weight
         if key not in self.widths:
-            path = TextPath((0, 0), text or " ", size=100, prop=self.fonts[weight])
-            self.widths[key] = float(path.get_extents().width) if text.strip() else 0.0
+            self.widths[key] = float(TextPath((0, 0), text, size=100, prop=self.fonts[weight]).get_extents().width)
         return self.widths[key] * size / 100
 
     def text(self, x: float, y: float, text: str, size: float, *, weight: str = PLAIN, **more: Any) -> None:
