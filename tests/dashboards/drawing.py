@@ -88,7 +88,7 @@ def _draw_graph(sheet: Sheet, box: Box, panel: Panel, moment: Moment, marks: Seq
     _draw_thresholds(sheet, axes, panel)
     for number, (line, style) in enumerate(zip(lines, styles, strict=True)):
         for times, points in _pieces(line, moment.scrape_seconds):
-            alone = {"marker": "o", "markersize": 4} if len(times) == 1 else {}
+            alone: dict[str, Any] = {"marker": "o", "markersize": 4} if len(times) == 1 else {}
             axes.plot(times, points, **style, **alone, zorder=3 + 0.01 * number, solid_joinstyle="round")
     return any(line.values for line in lines)
 
@@ -151,8 +151,8 @@ def _ticks(values: Sequence[float], defaults: Mapping[str, Any], *, is_log: bool
         high = low + 1
     size = 1024.0 ** int(math.log(high, 1024)) if defaults["unit"] == "bytes" else 1.0
     is_whole = defaults.get("decimals") == 0 or size > 1
-    steps = [1, 2, 5, 10] if is_whole else [1, 2, 2.5, 5, 10]
-    found = MaxNLocator(5, steps=steps, integer=is_whole, min_n_ticks=1).tick_values(low / size, high / size)
+    round_numbers = [1, 2, 5, 10] if is_whole else [1, 2, 2.5, 5, 10]
+    found = MaxNLocator(5, steps=round_numbers, integer=is_whole, min_n_ticks=1).tick_values(low / size, high / size)
     return [float(tick) * size for tick in found if low <= tick * size <= high * 1.06]
 
 

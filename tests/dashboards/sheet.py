@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.textpath import TextPath
@@ -126,8 +125,7 @@ class Sheet:
 
     def save(self, path: Path) -> None:
         """As PNG of 256 colours, without a date."""
-        canvas = FigureCanvasAgg(self.figure)
-        self.figure.set_dpi(72 * SHARPNESS)
-        canvas.draw()
-        image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        drawn = BytesIO()
+        self.figure.savefig(drawn, dpi=72 * SHARPNESS)
+        image = Image.open(drawn).convert("RGB")
         image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
