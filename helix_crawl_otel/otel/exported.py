@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome, ShardStatus
 from helix_crawl_otel.otel.hub import InstrumentHub, Rows
 
-__all__ = ["ERROR_PLACES", "SHARD_STATES", "START_REASONS", "Exported", "ShardView", "Snapshot"]
+__all__ = ["ERROR_PLACES", "OWNERS", "SHARD_STATES", "START_REASONS", "Exported", "ShardView", "Snapshot"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
 START_REASONS = ("first", "recycle", "demote", "crash", "resume")
 IGNORED_REASONS = ("genes", "seconds", "work")
 ERROR_PLACES = ("driver", "hook", "policy", "probe", "release", "state", "timeline")
+OWNERS = ("worker", "other")
 SHARD_STATES = ("pending", "running", "done", "paused", "failed")
 
 ZEROED_SHARDS = 300
@@ -184,8 +185,8 @@ class Exported:
 
     def _shared(self) -> Rows:
         for device, reading in self.snapshot.memory.items():
-            yield reading.shared_bytes, {"device": device, "owner": "worker"}
-            yield reading.other_shared_bytes, {"device": device, "owner": "other"}
+            for owner, held in zip(OWNERS, (reading.shared_bytes, reading.other_shared_bytes), strict=True):
+                yield held, {"device": device, "owner": owner}
 
     def _probes(self) -> Rows:
         for (device, source), up in self.snapshot.sources.items():

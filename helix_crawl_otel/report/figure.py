@@ -170,15 +170,17 @@ def _memory(axes: Axes, tale: Tale, full: float, scale: float, ink: Mapping[str,
     highest = 1.0
     for device in dict.fromkeys(reading.device for reading in tale.readings):
         shown = [reading for reading in tale.readings if reading.device == device]
-        shown = thinned_readings(shown)
-        axes.plot(
-            [reading.t / scale for reading in shown],
-            [math.nan if reading.fraction is None else 100 * reading.fraction for reading in shown],
-            color=ink["memory"],
-            linewidth=1.8,
-            drawstyle="steps-post",
-        )
-        highest = max([highest, *(reading.fraction or 0.0 for reading in shown)])
+        for readings, colour, dashes in ((shown, "memory", "solid"), (tale.lent(device), "crawl", (0, (5, 1.5)))):
+            kept = thinned_readings(readings)
+            axes.plot(
+                [reading.t / scale for reading in kept],
+                [math.nan if reading.fraction is None else 100 * reading.fraction for reading in kept],
+                color=ink[colour],
+                linewidth=1.8,
+                linestyle=dashes,
+                drawstyle="steps-post",
+            )
+            highest = max([highest, *(reading.fraction or 0.0 for reading in kept)])
     if tale.readings:
         axes.axhline(100 * full, color=ink["crawl"], linewidth=1.2, linestyle=(0, (1.5, 2)))
     else:

@@ -107,6 +107,7 @@ def _legend(tale: Tale, story: Story) -> str:
         ("base", "baseline"),
         ("limit", f"crawl limit (baseline / {settings.factor:g}), full memory ({100 * settings.vram_full:g} %)"),
         ("memory", "memory used of the limit"),
+        *([("shared", "shared memory of the worker, of the same limit")] if tale.tells_shared else []),
         ("action", "action, with its number in the table"),
         ("worker", "new worker"),
     ]

@@ -44,6 +44,8 @@ def picture(story: Story) -> bytes:
         top = 0.93 - 0.042 * len(words) - (0.13 if steps else 0.02)
         draw(part, tale, steps, settings.factor, settings.vram_full, LIGHT, PICTURE, top=top)
     key = "Blue: a batch.  Red: a batch during a crawl.  Dashed: baseline.  Dotted red: crawl limit, full memory."
+    if any(tale.tells_shared for tale in shown.tales):
+        key += "  Dashed red: shared memory."
     foot.text(0.02, 0.6, " ".join([key, *shown.sentences(story)]), fontsize=9, color=LIGHT["soft"], va="center")
     with io.BytesIO() as image, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks

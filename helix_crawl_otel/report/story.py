@@ -54,11 +54,19 @@ class Batch(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Memory of a device as a fraction of its limit; `None` where it was unknown."""
+    """Memory of a device as a fraction of its limit; `None` where it was unknown.
+
+    Args:
+        t: Seconds.
+        device: Its name.
+        fraction: Dedicated memory in use.
+        shared: What the workers held in shared memory, of the same limit.
+    """
 
     t: float
     device: str
     fraction: float | None
+    shared: float | None = None
 
 
 class Start(NamedTuple):
@@ -141,6 +149,18 @@ class Tale:
         times = [batch.began for batch in self.batches[:1]] + [batch.ended for batch in self.batches[-1:]]
         times += [step.t for step in self.steps if step.is_taken]
         return min(times, default=0.0), max(times, default=0.0)
+
+    @property
+    def tells_shared(self) -> bool:
+        """Whether the timeline knows shared memory, as it does where counters were read."""
+        return any(reading.shared is not None for reading in self.readings)
+
+    def lent(self, device: str) -> list[Reading]:
+        """Shared memory of a device's workers, as readings of their own; empty where the timeline has none."""
+        own = [reading for reading in self.readings if reading.device == device]
+        if all(reading.shared is None for reading in own):
+            return []
+        return [Reading(reading.t, device, reading.shared) for reading in own]
 
     @property
     def genes(self) -> float:

@@ -45,6 +45,7 @@ i.crawl {{ border-top: 4px solid var(--crawl); }}
 i.base {{ border-top: 2px dashed var(--soft); }}
 i.limit {{ border-top: 2px dotted var(--crawl); }}
 i.memory {{ border-top: 3px solid var(--memory); }}
+i.shared {{ border-top: 2px dashed var(--crawl); }}
 i.action, i.worker {{ width: 0; height: 15px; margin: 0 10px; }}
 i.action {{ border-left: 1.5px solid var(--ink); }}
 i.worker {{ border-left: 2px dotted var(--soft); }}

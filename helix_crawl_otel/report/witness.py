@@ -15,8 +15,9 @@ from operator import attrgetter
 
 from helix_crawl_otel.core.decisions import Decision, What
 from helix_crawl_otel.core.durable import dump_durable, restore_durable
+from helix_crawl_otel.core.inflight import Batch as InFlight
 from helix_crawl_otel.core.inflight import BatchInfo
-from helix_crawl_otel.core.model import ActionKind, MemoryReading
+from helix_crawl_otel.core.model import ActionKind
 from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.replay.engine import replay
@@ -104,10 +105,12 @@ class _Witness:
                 else:
                     self._end(t, number, event)
             elif type(event) is MemoryEvent:
-                reading = MemoryReading(event.used_bytes, event.limit_bytes)
+                reading = event.reading
                 self._policy.read_memory(t, event.device, reading)
                 own = self._readings.setdefault(event.device, [])
-                own.append(Reading(t, event.device, reading.fraction))
+                is_known = reading.shared_bytes is not None and reading.limit_bytes is not None
+                shared = (reading.shared_bytes or 0) / (reading.limit_bytes or 1) if is_known else None
+                own.append(Reading(t, event.device, reading.fraction, shared))
             elif type(event) is WorkerEvent:
                 self._start(t, event)
             elif type(event) is ActionEvent:
@@ -135,9 +138,8 @@ class _Witness:
         known, _ = self._policy.baseline(event.shard, event.device)
         baseline = known.rate * event.genes / units if known is not None and problem is None else None
         began = t - event.seconds
-        track = self._policy.state.memory.get(event.device)
-        fraction = track.highest(began, t) if track else None
-        is_full = fraction is not None and fraction >= self._settings.vram_full
+        ended = InFlight(info.id, event.worker, event.shard, event.device, event.genes, units, started=began)
+        is_full = bool(self._policy.is_full(ended, t))
         is_slow = baseline is not None and event.genes / event.seconds < baseline / self._settings.factor
         self._tale(event.shard).batches.append(
             Batch(began, t, event.genes, units, event.device, event.worker, baseline, is_full and is_slow)

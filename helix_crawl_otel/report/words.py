@@ -14,6 +14,8 @@ from helix_crawl_otel.supervise.numbers import count, duration, number, printabl
 
 __all__ = ["clock", "evidence_text", "headline", "name_of", "sentences", "speed_text", "step_text", "tale_text"]
 
+GIB = 1024**3
+
 _OUTCOMES = {
     "applied": "",
     "overdue": ", by force: a stuck batch kept it from its boundary",
@@ -147,6 +149,12 @@ def evidence_text(step: Step) -> str:
         parts.append(f"average speed {100 * found['ratio']:.3g} % of {whose} baseline{base}{limit}")
     if "memory_fraction" in found:
         parts.append(f"memory {100 * found['memory_fraction']:.1f} % full")
+    if "shared_bytes" in found:
+        rise = found.get("shared_rise_bytes")
+        since = "" if rise is None else f" ({rise / GIB:+.2f} since its first batches)"
+        parts.append(f"shared memory of the worker {found['shared_bytes'] / GIB:.2f} GiB{since}")
+    if "other_shared_bytes" in found:
+        parts.append(f"of others {found['other_shared_bytes'] / GIB:.2f} GiB")
     if "inflight_seconds" in found:
         parts.append(f"a batch running for {duration(found['inflight_seconds'])}")
     return "; ".join(parts) or printable(step.reason) or "none recorded"

@@ -19,7 +19,7 @@ from helix_crawl_otel.core.model import ActionKind, Outcome
 from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.embedded.shard import ShardWatch
 from helix_crawl_otel.knobs import KNOBS
-from helix_crawl_otel.otel.exported import ERROR_PLACES, IGNORED_REASONS, SHARD_STATES, START_REASONS
+from helix_crawl_otel.otel.exported import ERROR_PLACES, IGNORED_REASONS, OWNERS, SHARD_STATES, START_REASONS
 from helix_crawl_otel.replay.policies import DEFINITIONS
 from helix_crawl_otel.replay.scenarios import SCENARIOS
 
@@ -99,6 +99,7 @@ def label_values() -> list[str]:
     kinds = [kind.value for kind in ActionKind]
     rows = [
         ("action", "helix_dense_ladder_actions", kinds),
+        ("owner", "helix_dense_vram_shared", OWNERS),
         ("outcome", "helix_dense_ladder_actions", [outcome.value for outcome in Outcome]),
         ("reason", "helix_dense_worker_starts", START_REASONS),
         ("reason", "helix_dense_samples_ignored", IGNORED_REASONS),
