@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.config import add_options, config_from_options, option_values
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         TimelineError: There is no timeline to read.
     """
     config = config_from_options(option_values(args))
-    reader = read_timeline(sys.stdin.buffer if args.timeline == "-" else args.timeline)
+    reader = read_timeline(sys.stdin.buffer if args.timeline == "-" else Path(args.timeline).expanduser())
     result = replay(reader, config)
     if args.json:
         for line in json_lines(result, reader):

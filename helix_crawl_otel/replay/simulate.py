@@ -49,8 +49,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--list", action="store_true", help="say which scenarios there are, and what they model")
     parser.add_argument("--example", action="store_true", help="print an example of a FILE.toml, with every key")
     parser.add_argument("--json", action="store_true", help="print the rows as one JSON list")
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the scenario over time into a .png or .html")
-    parser.add_argument("--record", metavar="FILE", type=Path, help="write one policy's run as a timeline (.jsonl)")
+    parser.add_argument("--plot", metavar="FILE", type=_typed, help="draw the scenario over time into a .png or .html")
+    parser.add_argument("--record", metavar="FILE", type=_typed, help="write one policy's run as a timeline (.jsonl)")
     parser.add_argument("--policy", default="ladder", metavar="NAME", help="whose run --record writes; default: ladder")
     parser.add_argument(
         "--seed", metavar="N", help="another draw of the batches, a whole number (default: the scenario's)"
@@ -107,6 +107,11 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _typed(text: str) -> Path:
+    """A path as it was typed: not every shell knows `~`."""
+    return Path(text).expanduser()
+
+
 @contextmanager
 def _writing(option: str, path: Path) -> Iterator[None]:
     try:
@@ -119,7 +124,7 @@ def _scenarios(name: str | None, seed: str | None) -> list[Scenario]:
     if name is None:
         chosen = list(SCENARIOS)
     elif name.endswith(".toml"):
-        chosen = [load_scenario(Path(name))]
+        chosen = [load_scenario(_typed(name))]
     else:
         scenario = by_name(name)
         if scenario is None:

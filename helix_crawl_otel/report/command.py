@@ -58,8 +58,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         allow_abbrev=False,
     )
     parser.add_argument("timeline", metavar="TIMELINE", help="the file, plain or gzip; - reads standard input")
-    parser.add_argument("-o", "--out", metavar="FILE.html", type=Path, help="write the page there")
-    parser.add_argument("--png", metavar="FILE.png", type=Path, help="write a picture there, for a mail")
+    parser.add_argument("-o", "--out", metavar="FILE.html", type=_typed, help="write the page there")
+    parser.add_argument("--png", metavar="FILE.png", type=_typed, help="write a picture there, for a mail")
     add_options(parser)
     parser.set_defaults(func=run)
 
@@ -73,9 +73,10 @@ def run(args: argparse.Namespace) -> int:
         OSError: A file cannot be written.
     """
     try:
-        _check(args.timeline, args.out, args.png)
+        timeline = None if args.timeline == "-" else _typed(args.timeline)
+        _check(timeline, args.out, args.png)
         options = option_values(args)
-        reader = read_timeline(sys.stdin.buffer if args.timeline == "-" else args.timeline)
+        reader = read_timeline(timeline or sys.stdin.buffer)
         config = config_from_options(options)
         events = list(reader)
         story = tell(events, recorded_settings(events, config, options))
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         return USAGE
     notes = skipped_text(reader).splitlines()
     if args.out is not None:
-        name = "standard input" if args.timeline == "-" else Path(reader.name).name
+        name = "standard input" if timeline is None else Path(reader.name).name
         args.out.write_text(page(story, choose(story), name, notes), encoding="utf-8", newline="\n")
     if args.png is not None:
         args.png.write_bytes(picture(story))
@@ -102,14 +103,19 @@ def _say(story: Story, paths: Iterable[Path], notes: Iterable[str]) -> None:
         print(note, file=sys.stderr)
 
 
-def _check(timeline: str, out: Path | None, png: Path | None) -> None:
+def _typed(text: str) -> Path:
+    """A path as it was typed: not every shell knows `~`."""
+    return Path(text).expanduser()
+
+
+def _check(timeline: Path | None, out: Path | None, png: Path | None) -> None:
     """Refuse, before anything is read, what cannot be written."""
     if out is None and png is None:
         raise ReportError("where to? accepted: -o FILE.html, --png FILE.png, or both")
     for option, path in (("-o", out), ("--png", png)):
         if path is None:
             continue
-        if timeline != "-" and path.exists() and path.samefile(timeline):
+        if timeline is not None and path.exists() and path.samefile(timeline):
             raise ReportError(f"{option} is {str(path)!r}, which is the timeline itself")
         if not path.absolute().parent.is_dir():
             raise ReportError(f"{option} is {str(path)!r}; accepted: a file in a folder that exists")

@@ -19,6 +19,7 @@ from helix_crawl_otel import cli
 from helix_crawl_otel.cli import main
 from helix_crawl_otel.replay import replay as replay_module
 from tests.data.timelines import make
+from tests.programs import require_module
 from tests.rules.tree import ROOT
 
 TIMELINE = Path(make.__file__).parent / "incident-0611-slack.jsonl"
@@ -274,3 +275,17 @@ def test_output_of_an_odd_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", shown)
     assert main(["replay", str(TIMELINE)]) == 0
     assert "1 crawl" in shown.getvalue()
+
+
+@pytest.mark.parametrize("argv", [["replay"], ["report", "--png", "~/report.png"]], ids=lambda argv: str(argv[0]))
+def test_the_user_folder_is_read_by_the_command_itself(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    """PowerShell hands `~` on as it is: a timeline there is found, and what is written lies there."""
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    (tmp_path / "job.jsonl").write_bytes(TIMELINE.read_bytes())
+    if argv[0] == "report":
+        require_module("matplotlib", "'helix-crawl-otel[plot]'")
+    assert main([argv[0], "~/job.jsonl", *argv[1:]]) == 0, capsys.readouterr().err
+    assert argv[0] == "replay" or (tmp_path / "report.png").exists()
