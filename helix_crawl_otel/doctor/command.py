@@ -14,6 +14,7 @@ from helix_crawl_otel.doctor.cards import card_checks, device_check
 from helix_crawl_otel.doctor.check import Check, Verdict, worst
 from helix_crawl_otel.doctor.facts import Facts, gather
 from helix_crawl_otel.doctor.settings import allocator_checks, knob_checks, torch_checks
+from helix_crawl_otel.doctor.spill import shared_check
 from helix_crawl_otel.doctor.surroundings import place_checks, system_checks
 
 __all__ = ["examine", "register"]
@@ -89,6 +90,7 @@ def examine(facts: Facts, host: str, port: int, *, vram_full: float, cpu_below_g
     return [
         *system_checks(facts),
         *card_checks(facts, vram_full),
+        *([] if facts.shared is None else [shared_check(facts.shared, facts.environ, facts.platform)]),
         *torch_checks(facts),
         device_check(facts, cpu_below_gib),
         *allocator_checks(facts),

@@ -20,6 +20,7 @@ from pathlib import Path
 from helix_crawl_otel import __version__
 from helix_crawl_otel.backfill.device_choice import Card, cores, torch_cuda_build, visible_cards
 from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.doctor.spill import SharedMemory, shared_memory
 from helix_crawl_otel.memory.cgroup import CgroupProbe
 from helix_crawl_otel.memory.nvml import NvmlProbe
 from helix_crawl_otel.memory.nvml_describe import Description, describe
@@ -70,6 +71,7 @@ class Facts:
         place: The folder for shards, `None` when none was named.
         environ: Of this process.
         processes: On each card that a process could use, by NVML's index.
+        shared: What the performance counters say, `None` where there are none.
     """
 
     platform: str
@@ -90,6 +92,7 @@ class Facts:
     place: Place | None
     environ: Mapping[str, str] = field(default_factory=dict)
     processes: Mapping[int, CardProcesses] = field(default_factory=dict)
+    shared: SharedMemory | None = None
 
 
 def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -> Facts:
@@ -124,6 +127,7 @@ def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -
         place=None if out is None else look_at(out),
         environ=environ,
         processes={card.index: card_processes(card.index) for card in nvml.cards if card.device is not None},
+        shared=shared_memory(),
     )
 
 
