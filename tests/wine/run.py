@@ -6,14 +6,14 @@ pytest's; 3 when this machine cannot do it, with the reason, or 0 for that with 
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from tests.programs import REQUIRE
 from tests.rules.tree import ROOT
@@ -41,7 +41,11 @@ CANNOT = 3
 OF_LINUX = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR", "TMP", "TEMP", REQUIRE)
 """Not for a Python of another system. Programs that the gate promises are promised for Linux."""
 
+OF_WINE = "c:\\windows\\system32\\"
+"""Where the programs are that Wine starts by itself; those of the tests are elsewhere."""
+
 SERVER_SECONDS = 20.0
+GONE_SECONDS = 5.0
 
 
 def main(arguments: list[str]) -> int:
@@ -61,13 +65,22 @@ def main(arguments: list[str]) -> int:
         libraries = Path(scratch) / "libraries"
         compile_for_windows(libraries)
         try:
-            return _pytest(windows, prefix, libraries, chosen)
+            process = _start_pytest(windows, prefix, libraries, chosen)
+            # Not read to its end here: what is left running holds the pipe open.
+            printer = threading.Thread(target=_print, args=(process.stdout,))
+            printer.start()
+            code = process.wait()
+            left = _left_running(prefix)
         finally:
             _end_server(windows, prefix)
+        printer.join()
+    for pid, command in left:
+        print(f"tests under Wine: left running: {pid} {command}", flush=True)
+    return code or bool(left)
 
 
-def _pytest(windows: Windows, prefix: Path, libraries: Path, chosen: list[str]) -> int:
-    """pytest in a Windows process, its output passed on: a redirected one fails there, a pipe does not."""
+def _start_pytest(windows: Windows, prefix: Path, libraries: Path, chosen: list[str]) -> subprocess.Popen[bytes]:
+    """pytest in a Windows process, its output in a pipe: one that is redirected to a file fails there."""
     names_tests = any(not argument.startswith("-") for argument in chosen)
     command = [str(windows.wine), str(windows.python), "-m", "pytest", "-p", "no:cacheprovider"]
     command += ["-q", "-rs", "--no-fold-skipped", *chosen, *(() if names_tests else TESTS)]
@@ -79,24 +92,40 @@ def _pytest(windows: Windows, prefix: Path, libraries: Path, chosen: list[str]) 
         COMPILED: as_windows(libraries),
         "CI": "true",
     }
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            print(line.decode(errors="replace").rstrip(), flush=True)
-        return process.wait()
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+
+
+def _print(stream: IO[bytes] | None) -> None:
+    for line in stream or ():
+        print(line.decode(errors="replace").rstrip(), flush=True)
+
+
+def _left_running(prefix: Path) -> list[tuple[int, str]]:
+    """What of the tests still runs in this prefix, after a moment to end."""
+    deadline = time.monotonic() + GONE_SECONDS
+    while (left := _running(prefix)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def _running(prefix: Path) -> list[tuple[int, str]]:
+    """Processes of this prefix, without those that are Wine's own."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environ = (folder / "environ").read_bytes()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue
+        if f"WINEPREFIX={prefix}".encode() in environ.split(b"\0") and not _is_of_wine(command):
+            found.append((int(folder.name), command))
+    return sorted(found)
+
+
+def _is_of_wine(command: str) -> bool:
+    return not command or "wineserver" in command or command.lower().startswith(OF_WINE)
 
 
 def as_windows(path: Path) -> str:
