@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.memory.gpu_counters import GpuCounters
 from helix_crawl_otel.memory.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.pipeline import Pipeline
@@ -167,3 +170,52 @@ def test_a_run_names_who_else_holds_the_memory(tmp_path: Path) -> None:
         assert session.pipeline.hooks == [session.memory.tell_holders]
     first = json.loads((tmp_path / "timeline.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert first["config"]["shared"] is True
+
+
+SLEEPER = "import sys; sys.stdin.read()"
+PARENT = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", {SLEEPER!r}], stdin=sys.stdin)
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="needs Windows: runs under Wine")
+def test_the_counters_of_windows_and_its_table_of_processes(
+    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real reading code on a stand-in of `pdh.dll`: a worker that has started a process is both of them."""
+    from tests.standins.pdh import VARIABLE, Answers, Use, build
+
+    answers = Answers(tmp_path / "answers.txt")
+    monkeypatch.setenv(VARIABLE, str(answers.path))
+    library = str(build(tmp_path))
+    worker = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    try:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        child = int(worker.stdout.readline())
+        answers.usage([Use(worker.pid, GIB, 100 * MIB), Use(child, 6 * GIB, 900 * MIB), Use(99, GIB, 10 * MIB)])
+        real = MemoryWatch(
+            watched.pipeline,
+            watched.clock,
+            tick_seconds=TICK,
+            clock_rate=500.0,
+            environ={},
+            on_error=lambda error: watched.pipeline.error("probe", error),
+            card_probe=lambda device, environ: CallableProbe(lambda: watched.card, device, "nvml"),
+            counters=lambda: GpuCounters(library),
+        )
+        watched.memory.close()
+        real.start_worker("w1", "cuda:0", worker.pid)
+        real.watch("cuda:0")
+        wait_until(lambda: watched.has(1000, 10))
+        answers.set("error.PdhCollectQueryData", "0xC0000BC6")
+        wait_until(lambda: watched.has(None))
+        real.close()
+    finally:
+        worker.kill()
+        worker.communicate()
