@@ -1,6 +1,7 @@
 """Gives a vector to each row of a `genes` table that lacks one. Every file is a shard of its own.
 
     helix-crawl run -- python vector_backfill.py shards/*.db
+    helix-crawl run -- python vector_backfill.py (Get-Item shards/*.db).FullName      in PowerShell
 
 What lacks a vector is what is left to do: killed at any moment, the backfill goes on where it was, and a file that is
 complete loads no model. On the ladder's last rung the encoder is rebuilt on the CPU in place, for that file only.
