@@ -71,8 +71,8 @@ def shared_check(found: SharedMemory, environ: Mapping[str, str], platform: str)
             topic,
             f"what the cards borrow from the system is unknown: {found.why or 'no reason is known'}",
             Verdict.WARN if is_judged else Verdict.NOTE,
-            f"{f'{SHARED}=on has no effect' if is_judged else f'nothing judges by it while {SHARED} is off'}; where the "
-            "counters are damaged, `lodctr /R` as an administrator makes them anew",
+            f"{f'{SHARED}=on has no effect' if is_judged else f'nothing judges by it while {SHARED} is off'}; where "
+            "the counters are damaged, `lodctr /R` as an administrator makes them anew",
             REBUILD_PAGE,
         )
     holders = shared_use(found.usage, (), found.names.get).holders
