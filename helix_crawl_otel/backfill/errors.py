@@ -108,7 +108,7 @@ def _translated(error: sqlite3.Error, path: Path) -> StoreError:
     if "locked" in lowered or "busy" in lowered:
         return ShardLocked(f"{path} is locked by another program; close what has it open and start again")
     if "readonly" in lowered or "read-only" in lowered or "unable to open" in lowered:
-        return StoreReadOnly(f"{path} cannot be written ({text}); check the rights of both file and folder, and who has it open")
+        return StoreReadOnly(f"{path} cannot be written ({text}); check the rights, and who has it open")
     if "malformed" in lowered or "not a database" in lowered or "corrupt" in lowered or "encrypted" in lowered:
         return ShardCorrupt(f"{path} is damaged ({text})")
     if "disk i/o" in lowered:

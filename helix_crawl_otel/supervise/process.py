@@ -9,6 +9,7 @@ Source: DESIGN.md, section 7.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -18,11 +19,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from helix_crawl_otel.supervise.break_event import send_break
 from helix_crawl_otel.supervise.family import descendants
 from helix_crawl_otel.supervise.job_object import JobObject
 from helix_crawl_otel.supervise.launch import set_parent_death_signal
 
 __all__ = ["Process", "Spawn", "WorkerProcess", "die_with_parent", "exit_text", "python_command", "spawn"]
+
+logger = logging.getLogger("helix_crawl_otel")
 
 KILL_SECONDS = 10.0
 """What a killed process gets to be gone. One that is stuck in the driver is not, however long one waits."""
@@ -98,11 +102,11 @@ class WorkerProcess:
 
     def interrupt(self) -> None:
         """What a terminal sends it on Ctrl-C."""
-        if sys.platform == "win32":
-            # Ctrl-C is off in a new group, Ctrl-Break is not.
-            self._popen.send_signal(signal.CTRL_BREAK_EVENT)
-        else:
+        if sys.platform != "win32":
             self._signal_group(signal.SIGINT)
+        # Ctrl-C is off in a new group, Ctrl-Break is not.
+        elif self.exit_code is None and not send_break(self.pid):
+            logger.warning("[crawl-watchdog] process %d has no console and is not interrupted", self.pid)
 
     def end(self, grace_seconds: float) -> bool:
         """Ask it to end, then kill it with all it started.

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["FINDS_PROCESSES", "MARK", "forget", "kill", "left_running", "mark_process"]
+__all__ = ["FINDS_PROCESSES", "MARK", "forget", "is_running", "kill", "left_running", "mark_process"]
 
 MARK = "HELIX_TEST_RIG"
 """The variable that holds the mark of a rig."""
@@ -29,6 +29,7 @@ if sys.platform == "win32":
     KILL_ON_JOB_CLOSE = 0x2000
     EXTENDED_LIMIT_INFORMATION, PROCESS_ID_LIST = 9, 3
     QUERY_AND_READ = 0x0400 | 0x0010
+    SYNCHRONIZE, WAIT_TIMEOUT = 0x00100000, 258
     MOST_PROCESSES = 1024
 
     _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
@@ -46,6 +47,7 @@ if sys.platform == "win32":
         *(wintypes.HANDLE, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p),
     )
     _kernel32.CloseHandle.argtypes = (wintypes.HANDLE,)
+    _kernel32.WaitForSingleObject.argtypes = (wintypes.HANDLE, wintypes.DWORD)
     _ntdll.NtQueryInformationProcess.argtypes = (
         *(wintypes.HANDLE, ctypes.c_int, ctypes.c_void_p, wintypes.ULONG, ctypes.c_void_p),
     )
@@ -89,6 +91,16 @@ if sys.platform == "win32":
         pids = sorted(ids.pids[: ids.count])
         return [pid for pid in pids if not argument or argument in _command_line(pid)]
 
+    def is_running(pid: int) -> bool:
+        """Whether a process, of whomever, has not ended."""
+        process = _kernel32.OpenProcess(SYNCHRONIZE, False, pid)
+        if not process:
+            return False
+        try:
+            return bool(_kernel32.WaitForSingleObject(process, 0) == WAIT_TIMEOUT)
+        finally:
+            _kernel32.CloseHandle(process)
+
     def kill(pid: int) -> None:
         """End a process, which may be gone, at once."""
         with contextlib.suppress(OSError):
@@ -130,13 +142,20 @@ else:
             try:
                 environ = (folder / "environ").read_bytes()
                 command = (folder / "cmdline").read_bytes()
-                state = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
             except OSError:
                 continue
-            is_ours = f"{MARK}={mark}".encode() in environ.split(b"\0") and state != "Z"
+            is_ours = f"{MARK}={mark}".encode() in environ.split(b"\0") and is_running(int(folder.name))
             if is_ours and argument.encode() in command:
                 found.append(int(folder.name))
         return sorted(found)
+
+    def is_running(pid: int) -> bool:
+        """Whether a process, of whomever, has not ended; one that waits to be asked for its code has."""
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] != "Z"
 
     def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a process that may be gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -9,15 +10,19 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from helix_crawl_otel.cli import main
 from tests.jobs.processes import MARK, kill, left_running, mark_process
 
-__all__ = ["COMMAND", "Done", "Rig", "kill", "left_running", "write_tree"]
+__all__ = ["COMMAND", "Done", "Rig", "kill", "left_running", "run_here", "write_tree"]
+
+NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+"""On Windows: a console of its own, which nobody sees; Ctrl-C there is of no other test."""
 
 COMMAND = [sys.executable, "-m", "helix_crawl_otel"]
 
@@ -128,6 +133,7 @@ class Rig:
             env={**self.environ, **environ},
             cwd=self.folder,
             start_new_session=True,
+            creationflags=NO_WINDOW,
         )
         mark_process(self.mark, process)
         try:
@@ -144,11 +150,10 @@ class Rig:
         return Done(process.returncode, _events(stdout), stderr.decode())
 
     def verify(self, *paths: Path) -> dict[str, Any]:
-        """What `verify --json` says, with its exit code."""
-        with self.started([*COMMAND, "verify", *map(str, paths or (self.out,)), "--json"]) as process:
-            stdout, stderr = process.communicate(timeout=60)
-        assert stdout, stderr.decode()
-        return {**json.loads(stdout), "code": process.returncode}
+        """What `verify --json` says, with its exit code. In this process: to start another takes longer than that."""
+        code, stdout, stderr = run_here("verify", *map(str, paths or (self.out,)), "--json")
+        assert stdout, stderr
+        return {**json.loads(stdout), "code": code}
 
     def worker_pid(self, process: subprocess.Popen[bytes], seconds: float = 20.0) -> int:
         """The pid of a worker of a started build, once there is one."""
@@ -171,6 +176,14 @@ def wait_for(process: subprocess.Popen[bytes], kind: str) -> dict[str, Any]:
         if event["event"] == kind:
             return event
     raise AssertionError(f"the command ended without {kind!r}")
+
+
+def run_here(*arguments: str) -> tuple[int, str, str]:
+    """Run a command in this process. Returns its exit code, and what it has written."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        code = main(arguments)
+    return code, stdout.getvalue(), stderr.getvalue()
 
 
 def _events(stdout: bytes) -> list[dict[str, Any]]:

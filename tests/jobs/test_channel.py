@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sqlite3
 import sys
-import textwrap
 from contextlib import closing
 from pathlib import Path
 
@@ -13,16 +12,18 @@ import pytest
 
 from tests.jobs.rig import Rig, kill, wait_for
 
-linux = pytest.mark.skipif(
-    sys.platform != "linux", reason="stops processes and writes to descriptors, as Linux has them"
-)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="stops processes by a signal")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="a pipe of Windows carries whole messages, or none")
+
+BROKE = "its channel broke and it was ended"
 
 # Loaded by every interpreter that finds it on its path. In the first worker of a run it writes to the channel that the
 # worker has inherited, from a thread of its own: what arrives is no message of the worker's.
 SITE = """
     import os, sys, threading, time
+    from multiprocessing import connection, reduction
 
-    def strike(number):
+    def strike(number, sender):
         time.sleep(0.5)
         {strike}
 
@@ -32,23 +33,29 @@ SITE = """
         except FileExistsError:
             pass
         else:
-            number = os.dup(int(os.environ["HELIX_CRAWL_CHANNEL"].partition(":")[2]))
-            threading.Thread(target=strike, args=(number,), daemon=True).start()
+            inherited = int(os.environ["HELIX_CRAWL_CHANNEL"].partition(":")[2])
+            if sys.platform == "win32":
+                number = reduction.duplicate(inherited)
+                sender = connection.PipeConnection(number)
+            else:
+                number = os.dup(inherited)
+                sender = connection.Connection(number)
+            threading.Thread(target=strike, args=(number, sender), daemon=True).start()
 """
 
 
-@linux
 @pytest.mark.parametrize(
     ("strike", "why"),
     [
-        ("os.write(number, b'\\0\\0\\0\\7garbage')", "its channel broke and it was ended"),
-        ("os.write(number, b'\\0\\0\\0\\2[]')", "its channel broke and it was ended"),
-        ("os.write(number, b'\\x7f\\xff\\xff\\xff' * 100)", "its channel broke and it was ended"),
-        ("os.write(number, b'\\0\\0\\1\\0torn'); os._exit(3)", "exit code 3"),
-        ("os.write(number, b'\\0\\0\\1\\0torn')", "its channel broke and it was ended"),
-        ("import socket; socket.socket(fileno=number).shutdown(socket.SHUT_RDWR)", None),
+        pytest.param("sender.send_bytes(b'garbage')", BROKE, id="no-json"),
+        pytest.param("sender.send_bytes(b'[]')", BROKE, id="no-object"),
+        pytest.param("sender.send_bytes(b'x' * 2**21)", BROKE, id="too-large"),
+        pytest.param(
+            "os.write(number, b'\\0\\0\\1\\0torn'); os._exit(3)", "exit code 3", id="torn-by-death", marks=posix
+        ),
+        pytest.param("os.write(number, b'\\0\\0\\1\\0torn')", BROKE, id="torn-in-the-middle", marks=posix),
+        pytest.param("import socket; socket.socket(fileno=number).shutdown(2)", None, id="closed", marks=posix),
     ],
-    ids=["no-json", "no-object", "too-large", "torn-by-death", "torn-in-the-middle", "closed"],
 )
 def test_garbage_on_the_channel(rig: Rig, strike: str, why: str | None) -> None:
     """The worker that sent it is ended as one that crashed, another one goes on, and nothing is lost."""
@@ -56,10 +63,8 @@ def test_garbage_on_the_channel(rig: Rig, strike: str, why: str | None) -> None:
     assert rig.build().code == 0
     whole = rig.verify()
     rig.out.rename(rig.folder / "undisturbed")
-    (rig.folder / "site").mkdir()
-    (rig.folder / "site/sitecustomize.py").write_text(textwrap.dedent(SITE).format(strike=strike))
-    path = f"{rig.folder / 'site'}:{rig.environ['PYTHONPATH']}"
-    done = rig.run(rig.build_command("--batch-size", "2", "--fault", "slow:seconds=0.1"), PYTHONPATH=path)
+    site = rig.with_site(SITE.replace("{strike}", strike))
+    done = rig.run(rig.build_command("--batch-size", "2", "--fault", "slow:seconds=0.1"), **site)
     assert done.code == 0, (done.errors, done.events[-3:])
     assert (rig.folder / "struck").exists()
     crashes = done.of("crash")
@@ -99,9 +104,10 @@ def test_a_stopped_worker_is_ended_and_replaced(rig: Rig) -> None:
     assert rig.build().code == 0
     whole = rig.verify()
     rig.out.rename(rig.folder / "undisturbed")
-    command = rig.build_command("--batch-size", "4", "--fault", "slow:seconds=40", "--fault", "clock:rate=400")
+    command = rig.build_command("--batch-size", "8", "--fault", "slow:seconds=300", "--fault", "clock:rate=400")
     with rig.started(command) as process:
         wait_for(process, "committed")
+        wait_for(process, "batch_started")  # which takes most of a second: between two it would not be in one
         kill(rig.worker_pid(process), signal.SIGSTOP)
         done = rig.ended(process)
     assert done.code == 0, (done.errors, done.events[-3:])

@@ -1,4 +1,7 @@
-"""Ctrl-C once and twice, SIGTERM, SIGHUP, a real terminal: a paused build goes on, and has lost nothing."""
+"""Ctrl-C once and twice, SIGTERM, SIGHUP, a real terminal: a paused build goes on, and has lost nothing.
+
+On Windows Ctrl-C comes from a console of its own, whose every process gets it; Ctrl-Break does not arrive under Wine.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,37 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from tests.jobs.processes import FINDS_PROCESSES
 from tests.jobs.rig import Rig, kill, left_running, wait_for
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals to processes found through /proc")
+pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")
+
+linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="sends signals, or starts with sh and nohup, as Linux has them"
+)
+
+FILES = 1000 if sys.platform == "win32" else 4000
 
 WORKER = "helix_crawl_otel.backfill.worker"
+
+CONSOLE = """
+import ctypes, os, signal, subprocess, sys, time
+process = subprocess.Popen(sys.argv[2:])
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+times = 0
+while process.poll() is None:
+    if os.path.exists(sys.argv[1] + str(times)):
+        times += 1
+        assert ctypes.windll.kernel32.GenerateConsoleCtrlEvent(0, 0)
+    time.sleep(0.02)
+sys.exit(process.returncode)
+"""
+"""Runs a command in a console, and presses Ctrl-C there when a file appears, and again when the next one does."""
 
 SLOW = ("--batch-size", "4", "--fault", "slow:seconds=0.15")
 
@@ -28,19 +53,31 @@ def whole(rig: Rig) -> dict[str, object]:
     return found
 
 
-def interrupt(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGINT) -> None:
-    """What `kill` sends."""
-    process.send_signal(number)
+@contextmanager
+def started(rig: Rig, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A running command that `interrupt` can reach."""
+    if sys.platform == "win32":
+        command = [sys.executable, "-c", CONSOLE, str(rig.folder / "ctrl-c-"), *command]
+    with rig.started(command) as process:
+        yield process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_interrupt_finishes_the_batch_and_pauses(rig: Rig, number: signal.Signals) -> None:
+def interrupt(rig: Rig, process: subprocess.Popen[bytes], name: str = "SIGINT") -> None:
+    """What `kill` sends, or what Ctrl-C does in a console."""
+    if sys.platform == "win32":
+        (rig.folder / f"ctrl-c-{len(list(rig.folder.glob('ctrl-c-*')))}").touch()
+    else:
+        process.send_signal(signal.Signals[name])
+
+
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=linux), pytest.param("SIGHUP", marks=linux)])
+def test_the_first_interrupt_finishes_the_batch_and_pauses(rig: Rig, name: str) -> None:
     """Exit code 75, what was encoded is committed, the summary names the command that goes on, and it does."""
     rig.write_shards(2, 3, 20)
     expected = whole(rig)
-    with rig.started(rig.build_command(*SLOW)) as process:
+    with started(rig, rig.build_command(*SLOW)) as process:
         wait_for(process, "committed")
-        interrupt(process, number)
+        interrupt(rig, process, name)
         done = rig.ended(process)
     assert done.code == 75, done.errors
     assert done.summary["shards"]["paused"] > 0
@@ -58,12 +95,12 @@ def test_the_second_interrupt_ends_at_once(rig: Rig) -> None:
     """Exit code 130 although a batch would have taken a week, and nothing but that batch is lost."""
     rig.write_shards(1, 2, 20)
     expected = whole(rig)
-    with rig.started(rig.build_command("--batch-size", "4", "--fault", "hang:batch=3")) as process:
+    with started(rig, rig.build_command("--batch-size", "4", "--fault", "hang:batch=3")) as process:
         wait_for(process, "committed")
         wait_for(process, "committed")
-        interrupt(process)
+        interrupt(rig, process)
         wait_for(process, "interrupted")
-        interrupt(process)
+        interrupt(rig, process)
         done = rig.ended(process, 30)
     assert done.code == 130
     assert rig.verify()["vectors"] == 8
@@ -71,11 +108,12 @@ def test_the_second_interrupt_ends_at_once(rig: Rig) -> None:
     assert rig.verify() == expected
 
 
+@linux
 def test_an_interrupt_of_a_terminal_reaches_the_build_alone(rig: Rig) -> None:
     """Ctrl-C on a terminal goes to the whole foreground group: the worker is in one of its own and ends its batch."""
     rig.write_shards(1, 3, 20)
     expected = whole(rig)
-    with rig.started(rig.build_command(*SLOW)) as process:  # which makes it the leader of a session and a group
+    with started(rig, rig.build_command(*SLOW)) as process:  # which makes it the leader of a session and a group
         wait_for(process, "committed")
         os.killpg(process.pid, signal.SIGINT)
         done = rig.ended(process)
@@ -85,11 +123,12 @@ def test_an_interrupt_of_a_terminal_reaches_the_build_alone(rig: Rig) -> None:
     assert rig.verify() == expected
 
 
+@linux
 def test_an_interrupt_that_reaches_the_worker_as_well(rig: Rig) -> None:
     """Somebody signals every process: the build pauses all the same, and goes on."""
     rig.write_shards(1, 3, 20)
     expected = whole(rig)
-    with rig.started(rig.build_command(*SLOW)) as process:
+    with started(rig, rig.build_command(*SLOW)) as process:
         wait_for(process, "committed")
         for pid in left_running(rig.mark):
             kill(pid, signal.SIGINT)
@@ -101,11 +140,11 @@ def test_an_interrupt_that_reaches_the_worker_as_well(rig: Rig) -> None:
 
 def test_an_interrupt_while_sources_are_taken_in(rig: Rig) -> None:
     """It stops between two transactions; what was ingested is not read again."""
-    rig.write({f"a/{n:05}.txt": f"Passage {n}. " + "word " * 40 for n in range(4000)})
+    rig.write({f"a/{n:05}.txt": f"Passage {n}. " + "word " * 40 for n in range(FILES)})
     expected = whole(rig)
-    with rig.started(rig.build_command()) as process:
+    with started(rig, rig.build_command()) as process:
         until((rig.out / "a.db").exists, process)
-        interrupt(process)
+        interrupt(rig, process)
         done = rig.ended(process)
     assert done.code == 75, (done.errors, done.events[-2:])
     assert rig.build().code == 0
@@ -116,9 +155,9 @@ def test_an_interrupt_before_the_worker_has_said_a_word(rig: Rig) -> None:
     """The worker is just starting: the run pauses, without waiting for a shard."""
     rig.write_shards(2, 3, 20)
     expected = whole(rig)
-    with rig.started(rig.build_command(*SLOW)) as process:
+    with started(rig, rig.build_command(*SLOW)) as process:
         wait_for(process, "worker_started")
-        interrupt(process)
+        interrupt(rig, process)
         done = rig.ended(process)
     assert done.code == 75
     assert rig.build().code == 0
@@ -129,9 +168,9 @@ def test_an_interrupt_during_the_backoff_after_a_crash(rig: Rig) -> None:
     """No worker runs just then: the run pauses at once instead of starting another one."""
     rig.write_shards(1, 2, 20)
     expected = whole(rig)
-    with rig.started(rig.build_command("--fault", "crash:batch=1")) as process:
+    with started(rig, rig.build_command("--fault", "crash:batch=1")) as process:
         wait_for(process, "crash")
-        interrupt(process)
+        interrupt(rig, process)
         done = rig.ended(process)
     assert done.code == 75
     assert done.of("worker_started") == []
@@ -142,9 +181,9 @@ def test_an_interrupt_during_the_backoff_after_a_crash(rig: Rig) -> None:
 def test_an_interrupt_in_the_last_batch(rig: Rig) -> None:
     """The batch is committed before the pause: the same command has nothing left to encode, and starts no worker."""
     rig.write({"a/one.txt": "One passage."})
-    with rig.started(rig.build_command("--fault", "slow:seconds=1")) as process:
+    with started(rig, rig.build_command("--fault", "slow:seconds=1")) as process:
         wait_for(process, "shard_started")
-        interrupt(process)
+        interrupt(rig, process)
         done = rig.ended(process)
     assert done.code == 75, done.events
     assert rig.verify()["code"] == 0
@@ -153,12 +192,13 @@ def test_an_interrupt_in_the_last_batch(rig: Rig) -> None:
     assert again.of("worker_started") == []
 
 
+@linux
 def test_a_supervisor_under_nohup_is_not_ended_by_a_closed_terminal(rig: Rig) -> None:
     """SIGHUP was ignored when it started: it stays so."""
     rig.write_shards(1, 2, 12)
-    with rig.started(["nohup", *rig.build_command(*SLOW)]) as process:
+    with started(rig, ["nohup", *rig.build_command(*SLOW)]) as process:
         wait_for(process, "committed")
-        interrupt(process, signal.SIGHUP)
+        interrupt(rig, process, "SIGHUP")
         done = rig.ended(process)
     assert done.code == 0
     assert rig.verify()["code"] == 0
@@ -168,7 +208,7 @@ def test_the_reader_of_the_output_goes_away(rig: Rig) -> None:
     """`| head -1`: the show is over, the build is not."""
     rig.write_shards(1, 3, 20)
     expected = whole(rig)
-    with rig.started(rig.build_command(*SLOW)) as process:
+    with started(rig, rig.build_command(*SLOW)) as process:
         wait_for(process, "run_started")
         assert process.stdout is not None
         process.stdout.close()
@@ -178,6 +218,7 @@ def test_the_reader_of_the_output_goes_away(rig: Rig) -> None:
     assert rig.verify() == expected
 
 
+@linux
 def test_a_build_without_standard_input_or_output(rig: Rig) -> None:
     """All three closed, as some schedulers start a job."""
     rig.write_shards(1, 2, 12)

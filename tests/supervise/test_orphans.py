@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.conftest import rig
+from tests.jobs.processes import FINDS_PROCESSES
 from tests.jobs.rig import COMMAND, Rig, kill, left_running
 
 __all__ = ["rig"]
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")
 
 JOB = """
 import subprocess, sys, time
@@ -33,7 +34,7 @@ def _all_gone(mark: str) -> bool:
 
 @pytest.mark.parametrize("fault", ["slow:seconds=30", "wedge:batch=1"])
 def test_a_worker_that_encodes_or_holds_the_gil_ends_with_its_supervisor(rig: Rig, fault: str) -> None:
-    """The kernel sees to it: a wedged worker cannot."""
+    """The kernel sees to it, on Windows its job object: a wedged worker cannot."""
     rig.write_shards(1, 2, 20)
     with rig.started(rig.build_command("--fault", fault)) as process:
         rig.worker_pid(process)
@@ -66,6 +67,7 @@ def _wait_for_line(process: subprocess.Popen[bytes], text: bytes) -> None:
     raise AssertionError("the build ended")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows needs no guard: what a job starts is in its job object")
 def test_a_killed_guard_takes_nobody_along(rig: Rig, tmp_path: Path) -> None:
     """It only waits: without it the job goes on, and the run ends as the job does."""
     job = tmp_path / "job.py"
