@@ -35,6 +35,7 @@ class StateFile:
     def __init__(self, path: str | os.PathLike[str], wait: Callable[[float], object] = time.sleep) -> None:
         self.path = Path(path)
         self._wait = wait
+        self._is_held = False  # for longer than that: nobody waits again until it has been let go
         self._written: str | None = None
 
     def load(self, encoder: str) -> PolicyState:
@@ -75,14 +76,16 @@ class StateFile:
         self._written = text
 
     def _put(self, beside: Path) -> None:
-        for seconds in HELD_SECONDS:
+        for seconds in () if self._is_held else HELD_SECONDS:
             try:
                 beside.replace(self.path)
             except PermissionError:
                 self._wait(seconds)
             else:
                 return
+        self._is_held = True
         beside.replace(self.path)
+        self._is_held = False
 
     def _start_anew(self, encoder: str, error: Exception) -> PolicyState:
         aside = self.path.with_name(f"{self.path.name}.damaged-{os.getpid()}")

@@ -64,7 +64,7 @@ def test_garbage_on_the_channel(rig: Rig, strike: str, why: str | None) -> None:
     whole = rig.verify()
     rig.out.rename(rig.folder / "undisturbed")
     site = rig.with_site(SITE.replace("{strike}", strike))
-    done = rig.run(rig.build_command("--batch-size", "2", "--fault", "slow:seconds=0.1"), **site)
+    done = rig.run(rig.build_command("--batch-size", "2", "--fault", "slow:seconds=0.1"), 60.0, **site)
     assert done.code == 0, (done.errors, done.events[-3:])
     assert (rig.folder / "struck").exists()
     crashes = done.of("crash")

@@ -5,10 +5,12 @@ A virus scanner, a backup, a viewer: it costs one sentence and that shard, and t
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,19 +21,18 @@ pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="needs Windows: 
 DIGEST = "62555182f245fd0dc3393f8ff412155c61c10a233e576413507a7d7bc2af5cc4"
 """Of three shards of two files of six paragraphs; recorded on Linux."""
 
+OPEN_EXISTING = 3
+
 
 @contextmanager
 def held_alone(path: Path) -> Iterator[None]:
     """A file that nobody else may open."""
-    if sys.platform == "win32":
-        import _winapi
-
-        existing = 3
-        handle = _winapi.CreateFile(str(path), _winapi.GENERIC_READ, 0, _winapi.NULL, existing, 0, _winapi.NULL)
-        try:
-            yield
-        finally:
-            _winapi.CloseHandle(handle)
+    winapi: Any = importlib.import_module("_winapi")
+    handle = winapi.CreateFile(str(path), winapi.GENERIC_READ, 0, winapi.NULL, OPEN_EXISTING, 0, winapi.NULL)
+    try:
+        yield
+    finally:
+        winapi.CloseHandle(handle)
 
 
 def test_shards_that_another_program_has_open(rig: Rig) -> None:

@@ -80,7 +80,7 @@ def test_a_worker_that_crashes_whenever_it_starts(rig: Rig) -> None:
     whole = rig.verify()
     rig.out.rename(rig.folder / "undisturbed")
     site = rig.with_site("import os, sys\nif 'helix_crawl_otel.backfill.worker' in sys.orig_argv:\n    os._exit(41)\n")
-    done = rig.run(rig.build_command(*FAST), **site)
+    done = rig.run(rig.build_command(*FAST), 60.0, **site)
     assert done.code == 1
     assert len(done.of("worker_started")) == 8
     assert all("exit code 41" in why for why in done.summary["failed"].values())

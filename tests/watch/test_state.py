@@ -241,9 +241,11 @@ def test_a_file_that_is_held_open_is_waited_for(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {"n": 1}
     waits: list[float] = []
     state_file = StateFile(path, wait=waits.append)
-    with path.open(), pytest.raises(PermissionError):
-        state_file.save({"n": 2})
-    assert 0 < sum(waits) < 1
+    with path.open():
+        for _ in range(2):  # whoever holds it for long is waited for once
+            with pytest.raises(PermissionError):
+                state_file.save({"n": 2})
+    assert 0 < sum(waits) < 0.5
     assert json.loads(path.read_text()) == {"n": 1}
     assert list(tmp_path.iterdir()) == [path]
     state_file.save({"n": 2})
