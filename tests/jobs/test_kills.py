@@ -71,7 +71,7 @@ class Killer:
             ended: list[Done] = []
             with self.rig.started(self.command) as process:
                 # What it says is read meanwhile: a pipe of Windows holds a few lines.
-                reader = threading.Thread(target=lambda: ended.append(self.rig.ended(process, 150)))  # noqa: B023
+                reader = threading.Thread(target=self._read, args=(process, ended))
                 reader.start()
                 while process.poll() is None and self.total < most:
                     self._kill_something(process)
@@ -86,6 +86,9 @@ class Killer:
                 assert done.summary["quarantined"] == 0, done.events
             elif self.total >= most:
                 most = 0  # the last run is left alone
+
+    def _read(self, process: subprocess.Popen[bytes], ended: list[Done]) -> None:
+        ended.append(self.rig.ended(process, 150))
 
     def _kill_something(self, process: subprocess.Popen[bytes]) -> None:
         ends = time.monotonic() + self._random.uniform(0.0, self.longest_life)
