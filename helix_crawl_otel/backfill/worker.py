@@ -29,6 +29,7 @@ from helix_crawl_otel.backfill.walk import UnreadableSource
 from helix_crawl_otel.clock import scaled_clock
 from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.link.client import Link, link_of_this_process
+from helix_crawl_otel.supervise.break_event import leave_break_to_supervisor
 from helix_crawl_otel.supervise.ending import NEVER_EXIT_CODE
 from helix_crawl_otel.supervise.process import die_with_parent
 from helix_crawl_otel.watch import CrawlWatch
@@ -44,6 +45,7 @@ def main() -> int:
         print("this is the worker of `helix-crawl build`, which starts it itself", file=sys.stderr)
         return 2
     die_with_parent(int(sys.argv[1]))
+    leave_break_to_supervisor()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
     link = link_of_this_process()
     if link is None or link.job is None:

@@ -1,6 +1,6 @@
 """Windows: Ctrl-Break for a process and its group, which is what is left of a terminal's Ctrl-C in a new group.
 
-Not by `os.kill`: where there is no console (a scheduled task, a service) it goes on to end the process, seen in 3.11.
+Sent not by `os.kill`: where there is no console (a scheduled task, a service) it goes on to end the process (3.11).
 
 Source: Microsoft, "GenerateConsoleCtrlEvent function"; CPython, `os_kill_impl`. Under Wine the event does not arrive.
 """
@@ -8,9 +8,10 @@ Source: Microsoft, "GenerateConsoleCtrlEvent function"; CPython, `os_kill_impl`.
 from __future__ import annotations
 
 import ctypes
+import signal
 import sys
 
-__all__ = ["send_break"]
+__all__ = ["leave_break_to_supervisor", "send_break"]
 
 CTRL_BREAK_EVENT = 1
 
@@ -24,3 +25,13 @@ def send_break(pid: int) -> bool:
     if sys.platform != "win32":
         return False
     return bool(ctypes.windll.kernel32.GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, pid))
+
+
+def leave_break_to_supervisor() -> None:
+    """Called first in our own workers: Ctrl-Break at the keyboard reaches every process of the console, new groups too.
+
+    The supervisor hears it as well, and tells the worker by a message to finish its batch.
+    """
+    if sys.platform == "win32":
+        for number in (signal.SIGINT, signal.SIGBREAK):
+            signal.signal(number, signal.SIG_IGN)
