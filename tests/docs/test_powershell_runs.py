@@ -84,6 +84,8 @@ def test_what_is_not_there_is_no_success(tmp_path: Path) -> None:
 
 
 HOW_TO = [path for path in PAGES if path.parent.name == "how-to" and path.stem not in SERVERS]
+NEEDS = {"read-a-report": ("matplotlib", "'.[plot]'"), "choose-a-device": ("torch", "'.[torch]'")}
+"""Modules without which a page has a command that cannot do what it shows, and what installs them."""
 
 
 @pytest.mark.slow
@@ -91,8 +93,8 @@ HOW_TO = [path for path in PAGES if path.parent.name == "how-to" and path.stem n
 @pytest.mark.parametrize("path", HOW_TO, ids=by_name)
 def test_the_page_runs_in_powershell(path: Path, tmp_path: Path) -> None:
     """All of a page in order, as `test_how_to` types it in a POSIX shell: each block ends with the promised code."""
-    if path.stem == "read-a-report":
-        require_module("matplotlib", "'helix-crawl-otel[plot]'")
+    if path.stem in NEEDS:
+        require_module(*NEEDS[path.stem])
     work = tmp_path / "work"
     shutil.copytree(EXAMPLES, work, ignore=shutil.ignore_patterns("__pycache__"))
     fill_examples(work)
