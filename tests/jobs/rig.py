@@ -155,7 +155,7 @@ class Rig:
         assert stdout, stderr
         return {**json.loads(stdout), "code": code}
 
-    def worker_pid(self, process: subprocess.Popen[bytes], seconds: float = 20.0) -> int:
+    def worker_pid(self, process: subprocess.Popen[bytes], seconds: float = 60.0) -> int:
         """The pid of a worker of a started build, once there is one."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -164,7 +164,7 @@ class Rig:
                 return found[0]
             if process.poll() is not None:
                 break
-            time.sleep(0.01)
+            time.sleep(0.02)
         raise AssertionError("no worker was started")
 
 
