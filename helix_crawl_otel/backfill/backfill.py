@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from pathlib import Path
 
 from helix_crawl_otel.backfill.options import add_encode_options, read_encode_options
 from helix_crawl_otel.backfill.salvage import find_shards
+from helix_crawl_otel.paths import typed_folder
+from helix_crawl_otel.shown import shown_command
 
 __all__ = ["register"]
 
@@ -46,13 +46,12 @@ def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.backfill.planning import plan_backfill
 
     options = read_encode_options(args)
-    paths = [path.absolute() for path in find_shards([Path(text).expanduser() for text in args.paths])]
-    command = shlex.join(["helix-crawl", *sys.argv[1:]])
-    given = shlex.join(args.paths)
+    paths = [path.absolute() for path in find_shards([typed_folder(text, "PATH") for text in args.paths])]
+    command = shown_command(["helix-crawl", *sys.argv[1:]])
     return run_build(
         command,
         [path.parent for path in paths],
         options,
         lambda: plan_backfill(paths, options),
-        next_steps=(f"helix-crawl verify {given}", f"{command}   # goes on where it was"),
+        next_steps=(shown_command(["helix-crawl", "verify", *args.paths]), f"{command}   # goes on where it was"),
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
 from helix_crawl_otel.backfill.options import add_encode_options, read_encode_options
 from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.paths import typed_folder, typed_path
+from helix_crawl_otel.shown import shown_command
 
 __all__ = ["add_build_options", "build", "register"]
 
@@ -55,7 +56,7 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _command(args: argparse.Namespace) -> int:
-    return build(args, Path(args.source), Path(args.out))
+    return build(args, typed_path(args.source, "SRC"), typed_folder(args.out, "--out"))
 
 
 def build(args: argparse.Namespace, source: Path, out: Path) -> int:
@@ -64,11 +65,11 @@ def build(args: argparse.Namespace, source: Path, out: Path) -> int:
     from helix_crawl_otel.backfill.planning import plan_build
 
     options = read_encode_options(args)
-    source, out = source.expanduser().absolute(), out.expanduser().absolute()
+    source, out = source.absolute(), out.absolute()
     if out.is_file() or out == source:
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
-    command = shlex.join(["helix-crawl", *sys.argv[1:]])
-    done = f"helix-crawl verify {shlex.quote(str(out))}"
+    command = shown_command(["helix-crawl", *sys.argv[1:]])
+    done = shown_command(["helix-crawl", "verify", str(out)])
     return run_build(
         command,
         [out],

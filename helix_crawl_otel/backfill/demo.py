@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import shutil
 import sys
 import sysconfig
@@ -12,6 +11,8 @@ from pathlib import Path
 
 from helix_crawl_otel.backfill import build, query, verify
 from helix_crawl_otel.backfill.options import read_encode_options
+from helix_crawl_otel.paths import typed_folder
+from helix_crawl_otel.shown import shown_command
 
 __all__ = ["default_folder", "register"]
 
@@ -44,17 +45,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _command(args: argparse.Namespace) -> int:
     default = default_folder(read_encode_options(args).common.environ, sys.platform, Path("~").expanduser())
-    out = (Path(args.out).expanduser() if args.out else default).absolute()
+    out = (typed_folder(args.out, "--out") if args.out else default).absolute()
     source = _sources(out / "source")
     args.prune = True  # what another Python had and this one has not
     code = build.build(args, source, out / "shards")
     if code != 0 or args.json:
         return code
-    shards = shlex.quote(str(out / "shards"))
-    print(f"\nIs every gene there? helix-crawl verify {shards}")
+    print("\nIs every gene there? " + shown_command(["helix-crawl", "verify", str(out / "shards")]))
     code = verify.verify([out / "shards"], as_json=False)
     print("\nIs the build any good? The genes nearest to a question, best first:")
-    print(f"helix-crawl query {shards} {shlex.quote(QUESTION)}")
+    print(shown_command(["helix-crawl", "query", str(out / "shards"), QUESTION]))
     model = None if args.model in ("minilm", "hashing") else args.model
     query.show(query.query(out / "shards", QUESTION, 3, model))
     print("\nNow your own files: helix-crawl build FOLDER --out DIR")

@@ -38,6 +38,6 @@ def gone_shards(root: Path, output: Path, files: Collection[str]) -> list[tuple[
                 )
         except StoreError:
             continue  # what cannot be read is not known to be ours
-        if has_sources and isinstance(tree, list) and len(tree) == 2 and tree[0] == str(root):
+        if has_sources and isinstance(tree, list) and len(tree) == 2 and Path(str(tree[0])) == root:
             found.append((str(tree[1]), path))
     return found

@@ -19,7 +19,7 @@ ROOT_SHARD = "."
 LONGEST, LONGEST_BYTES = 100, 180
 """Characters, and bytes: a file system takes 255 bytes a name, and `-wal` or `.corrupt-1-wal` has to fit behind it."""
 
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?", re.IGNORECASE)
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]|[^\x20-\U0010ffff]|[\ud800-\udfff]')
 
 
@@ -46,8 +46,12 @@ def _safe(shard: str) -> str:
     composed = unicodedata.normalize("NFC", shard)  # macOS may hand out the other form of the same folder
     short = _UNSAFE.sub("_", composed)[:LONGEST].encode()[:LONGEST_BYTES]
     name = short.decode("utf-8", "ignore").rstrip(" .")
-    changed = name != composed or _RESERVED.fullmatch(name) is not None
-    return f"{name or '_'}-{_hash(shard)}" if changed else name
+    if _RESERVED.fullmatch(name):
+        # To Windows a device's name ends at the first dot: `com1.txt-...` would still be one.
+        first, dot, rest = name.partition(".")
+        name = f"{first}_{dot}{rest}" if dot else name
+        return f"{name}-{_hash(shard)}"
+    return f"{name or '_'}-{_hash(shard)}" if name != composed else name
 
 
 def _hash(shard: str) -> str:

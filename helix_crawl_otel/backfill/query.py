@@ -20,6 +20,7 @@ from helix_crawl_otel.backfill.schema import VECTOR
 from helix_crawl_otel.backfill.vectors import nearest
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.memory.device import parse_device
+from helix_crawl_otel.paths import typed_folder
 
 __all__ = ["query", "register", "show"]
 
@@ -64,7 +65,7 @@ def _command(args: argparse.Namespace) -> int:
         device = str(parse_device(args.device))
     except ValueError:
         raise ConfigError(f"--device is {args.device!r}; accepted: cpu, cuda or cuda:N") from None
-    found = query(Path(args.path).expanduser(), text, int(args.count), args.model, device)
+    found = query(typed_folder(args.path, "DIR"), text, int(args.count), args.model, device)
     if args.json:
         print(json.dumps(found, default=str))
         return 0

@@ -192,12 +192,20 @@ def find_shards(paths: Sequence[Path]) -> list[Path]:
             if not inside:
                 raise NoShards(f"{path} holds no shard; accepted: a folder with .db files that have a table `genes`")
             for item in inside:
-                found.setdefault(item.resolve(), item)
+                found.setdefault(_resolved(item), item)
         elif path.exists():
-            found.setdefault(path.resolve(), path)
+            found.setdefault(_resolved(path), path)
         else:
             raise NoShards(f"{path} is not there; accepted: shards (.db files), or folders that hold some")
     return list(found.values())
+
+
+def _resolved(path: Path) -> Path:
+    """Where it really is, as far as the system tells: some RAM disks and shares of Windows do not."""
+    try:
+        return path.resolve()
+    except OSError:
+        return path.absolute()
 
 
 def _is_shard(path: Path) -> bool:

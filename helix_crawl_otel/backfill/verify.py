@@ -10,6 +10,7 @@ from pathlib import Path
 from helix_crawl_otel.backfill.accounts import Accounts, account, combine
 from helix_crawl_otel.backfill.errors import StoreError
 from helix_crawl_otel.backfill.salvage import find_shards
+from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.supervise.numbers import count
 
 __all__ = ["register", "verify"]
@@ -44,7 +45,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _command(args: argparse.Namespace) -> int:
-    return verify([Path(text).expanduser() for text in args.paths], as_json=args.json)
+    return verify([typed_folder(text, "PATH") for text in args.paths], as_json=args.json)
 
 
 def verify(paths: list[Path], *, as_json: bool) -> int:

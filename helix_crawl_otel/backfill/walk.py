@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helix_crawl_otel.backfill.names import ROOT_SHARD, file_names
+from helix_crawl_otel.paths import on_disk
 
 __all__ = [
     "ShardPlan",
@@ -31,6 +32,8 @@ __all__ = [
 JUNCTION = 0xA0000003  # IO_REPARSE_TAG_MOUNT_POINT, which `stat` has on Windows only
 
 SKIPPED = frozenset({"__pycache__", "node_modules"})
+OF_A_DRIVE = frozenset({"$recycle.bin", "system volume information"})
+"""What Windows keeps at the root of each drive, in small letters."""
 
 
 class UnreadableSource(Exception):
@@ -91,10 +94,10 @@ def plan_shards(root: Path, output: Path | None) -> list[ShardPlan]:
     """
     names: set[str] = set()
     try:
-        if root.is_file():
+        if on_disk(root).is_file():
             names.add(ROOT_SHARD)
         else:
-            with os.scandir(root) as entries:
+            with os.scandir(on_disk(root)) as entries:
                 for entry in entries:
                     if _is_left_out(entry, output):
                         continue
@@ -133,20 +136,21 @@ def plan_named(root: Path, output: Path | None, name: str, *, may_be_gone: bool 
 def sources_of(plan: ShardPlan) -> Iterator[Source | SourceProblem]:
     """The files of a shard, in the order of their ids; what cannot be read comes with its reason."""
     found: list[Source | SourceProblem] = []
-    if plan.root.is_file():
-        _add_file(found, plan.root, plan.root.name)
+    root = on_disk(plan.root)
+    if root.is_file():
+        _add_file(found, root, root.name)
     elif plan.name == ROOT_SHARD:
-        _add_folder(found, plan.root, "", plan.output, deep=False)
+        _add_folder(found, root, "", plan.output, deep=False)
     else:
-        _add_folder(found, plan.root / plan.name, plan.name, plan.output, deep=True)
+        _add_folder(found, root / plan.name, plan.name, plan.output, deep=True)
     before = None
-    for item in sorted(found, key=lambda item: (item.source_id, _raw(item, plan.root))):
+    for item in sorted(found, key=lambda item: (item.source_id, _raw(item, root))):
         if item.source_id != before:
             before = item.source_id
             yield item
         elif isinstance(item, Source):
             # Two names that differ in their form only (NFC and NFD): both are files, each needs an id.
-            yield replace(item, source_id=f"{item.source_id}\0{_digits(_raw(item, plan.root))}")
+            yield replace(item, source_id=f"{item.source_id}\0{_digits(_raw(item, root))}")
 
 
 def fingerprint(plan: ShardPlan, rule: str) -> str:
@@ -199,7 +203,7 @@ def _add_file(found: list[Source | SourceProblem], path: Path, name: str) -> Non
 
 
 def _is_left_out(entry: os.DirEntry[str], output: Path | None) -> bool:
-    if entry.name.startswith(".") or entry.name in SKIPPED:
+    if entry.name.startswith(".") or entry.name in SKIPPED or entry.name.lower() in OF_A_DRIVE:
         return True
     return output is not None and _is_folder(entry) and _same(Path(entry.path), output)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.dashboards.shipped import RUNBOOK, shipped_files
+from helix_crawl_otel.paths import typed_path
 
 __all__ = ["register", "run"]
 
@@ -38,7 +39,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", metavar="DIR", type=Path, help="where to; made if it is not there")
+    parser.add_argument("folder", metavar="DIR", help="where to; made if it is not there")
     parser.add_argument(
         "--runbook-base", metavar="URL", help="address of the runbook, to which #section is added (the copy in DIR)"
     )
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: The address is none, or files that differ are in the way. Nothing has been written then.
         OSError: A file cannot be written.
     """
-    folder: Path = args.folder
+    folder = typed_path(args.folder, "DIR")
     texts = shipped_files(_address(args.runbook_base, folder))
     differing = [name for name, text in texts.items() if not _is_free(folder / name, text)]
     if differing and not args.force:
@@ -61,6 +62,11 @@ def run(args: argparse.Namespace) -> int:
             f"DIR is {str(folder)!r} and holds other versions of {', '.join(differing)}; "
             "accepted: another folder, or --force to replace them. Nothing was written"
         )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"which cannot be made: {error.strerror or error}; accepted: a folder, there or not"
+        raise OSError(error.errno, f"DIR is {str(folder)!r}, {why}") from None
     for name, text in texts.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,13 +43,17 @@ class FolderLock:
         self._lock = FileLock(folder / "lock")
 
     def __enter__(self) -> FolderLock:
-        self._folder.mkdir(parents=True, exist_ok=True)
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise FolderLocked(self._sentence()) from None
         except NotImplementedError as error:
             raise OSError(f"the file system of {self._folder} knows no locks: {error}") from None
+        except OSError as error:
+            why = error.strerror or str(error)
+            accepted = "a folder in which files can be made, or a place where one can be"
+            raise OSError(error.errno, f"{self._folder} cannot be written: {why}; accepted: {accepted}") from None
         content = {
             "pid": os.getpid(),
             "host": platform.node(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import re
 import shlex
 import shutil
 import subprocess
@@ -40,7 +41,7 @@ def check_target(target: str | None) -> None:
         words, why = [], str(error)
     else:
         why = f"{words[0]}: command not found" if words else "it is empty"
-    if not words or shutil.which(words[0].strip('"')) is None:
+    if not words or shutil.which(words[0]) is None:
         accepted = "an http(s) URL, or a command: a program on PATH, or the path of one, and its arguments"
         raise ConfigError(f"--notify is {target!r} ({why}); accepted: {accepted}")
 
@@ -73,7 +74,10 @@ def _is_url(target: str) -> bool:
 
 
 def _words(command: str) -> list[str]:
-    return shlex.split(command, posix=sys.platform != "win32")
+    if sys.platform != "win32":
+        return shlex.split(command)
+    # There a backslash belongs to a path.
+    return [re.sub('^"(.*)"$', r"\1", word) for word in shlex.split(command, posix=False)]
 
 
 def _shown(url: str) -> str:

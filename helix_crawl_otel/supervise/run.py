@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import shutil
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 from helix_crawl_otel.config import ConfigError, option_or_knob
 from helix_crawl_otel.memory.device import parse_device
+from helix_crawl_otel.paths import typed_path
+from helix_crawl_otel.shown import shown_command
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.options import add_common_options, read_common_options
+from helix_crawl_otel.supervise.run_command import job_command
 from helix_crawl_otel.supervise.run_job import RunJob
 from helix_crawl_otel.supervise.summary import Summary
 
@@ -21,7 +21,7 @@ __all__ = ["register"]
 
 DEVICE = "BGEM3_DEVICE"
 
-DONE, FAILED = 0, 1
+DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 _DESCRIPTION = """\
 Runs a job of your own that uses CrawlWatch, and supervises it: the policy, the metrics and the timeline live out
@@ -70,17 +70,19 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.supervise.console import Console
     from helix_crawl_otel.supervise.session import RunOptions, Session
+    from helix_crawl_otel.supervise.standard_outlets import StandardOutlets
 
     options = read_common_options(args)
-    argv = _checked_command(args.command)
+    command = job_command(args.command)
     if not 0 < args.clock_rate <= 10_000:
         raise ConfigError(f"--clock-rate is {args.clock_rate!r}; accepted: a number > 0 and <= 10000")
     asked = str(option_or_knob(DEVICE, options.knobs, options.environ))
     device = "cuda:0" if asked == "auto" else str(parse_device(asked))
-    environ = {**options.environ, DEVICE: asked} if DEVICE in options.knobs else options.environ
-    folder = Path(args.state).expanduser().absolute()
-    typed = shlex.join(["helix-crawl", *sys.argv[1:]])
+    environ = {**options.environ, **command.added, **({DEVICE: asked} if DEVICE in options.knobs else {})}
+    folder = typed_path(args.state, "--state").absolute()
+    typed = shown_command(["helix-crawl", *sys.argv[1:]])
     with ExitStack() as stack:
+        outlets = stack.enter_context(StandardOutlets(options.as_json))
         stack.enter_context(FolderLock(folder, typed))
         console = stack.enter_context(Console(options))
         run_options = RunOptions(
@@ -95,9 +97,8 @@ def _command(args: argparse.Namespace) -> int:
         session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
         console.start(session.clock)
         why = "until its driver says otherwise" if asked == "auto" else "as asked for"
-        name = Path(argv[0]).name
-        console.emit(events.RunStarted(session.clock(), typed, str(folder), name, (device,), why, 0, 0))
-        run, code = session.supervise(RunJob(argv, environ))
+        console.emit(events.RunStarted(session.clock(), typed, str(folder), command.name, (device,), why, 0, 0))
+        run, code = session.supervise(RunJob(command.argv, environ))
         summary = Summary(
             exit_code=FAILED if code == DONE and run.failures else code,
             seconds=console.seconds(),
@@ -110,27 +111,5 @@ def _command(args: argparse.Namespace) -> int:
             next_step="" if code == DONE else typed,
         )
         console.end(summary)
+        outlets.hurries = summary.exit_code == INTERRUPTED
     return summary.exit_code
-
-
-def _checked_command(given: list[str]) -> list[str]:
-    """The job's command.
-
-    Raises:
-        ConfigError: There is none, or no such program.
-    """
-    argv = given[1:] if given[:1] == ["--"] else given
-    if not argv:
-        raise ConfigError("no command was given; accepted: helix-crawl run [options] -- CMD [ARG ...]")
-    if sys.platform == "win32" and argv[0].lower().endswith(".py"):
-        argv = [sys.executable, *argv]
-    if shutil.which(argv[0]) is None:
-        raise ConfigError(f"{argv[0]}: command not found; accepted: a program on PATH, or the path of one")
-    if sys.platform == "win32" and Path(argv[0]).suffix.lower() in (".bat", ".cmd"):
-        bad = [argument for argument in argv[1:] if any(letter in argument for letter in '"%&|<>^!\r\n')]
-        if bad:
-            # cmd.exe reads a batch file's arguments once more, as a line of its own language.
-            raise ConfigError(
-                f'{bad[0]!r} cannot be passed to a batch file safely; accepted: arguments without "%&|<>^!'
-            )
-    return argv

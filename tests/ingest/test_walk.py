@@ -38,6 +38,12 @@ def test_hidden_entries_and_caches_are_left_out(tmp_path: Path) -> None:
     assert sources(tmp_path, "a") == ["a/b/there.txt"]
 
 
+def test_what_windows_keeps_on_a_drive_is_left_out(tmp_path: Path) -> None:
+    """Its waste-paper basket and its restore points, in the letters of any version: a drive can be a source."""
+    write_tree(tmp_path, dict.fromkeys(["$Recycle.Bin/x.txt", "System Volume Information/x.txt", "a/x.txt"], "text"))
+    assert shards(tmp_path) == ["a"]
+
+
 def test_an_output_inside_the_tree_is_left_out(tmp_path: Path) -> None:
     """At the top and deeper, however its path is written: a build must not eat what it makes."""
     write_tree(tmp_path, {"a/one.txt": "", "a/out/x.txt": "", "out/x.txt": ""})

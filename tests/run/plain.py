@@ -56,6 +56,12 @@ def unwatched(out: str) -> None:
         _write(out, number)
 
 
+def until(out: str) -> None:
+    """Wait until somebody else writes."""
+    while not Path(out).exists():
+        time.sleep(0.02)
+
+
 def stubborn(out: str) -> None:
     """Use no watch, and take no notice of Ctrl-C."""
     while True:
@@ -151,7 +157,8 @@ def raising(out: str) -> None:
 
 
 WAYS: dict[str, Callable[..., None]] = {
-    way.__name__: way for way in (watched, deaf, unwatched, stubborn, recorded, embedded, threaded, forked, raising)
+    way.__name__: way
+    for way in (watched, deaf, unwatched, until, stubborn, recorded, embedded, threaded, forked, raising)
 }
 
 if __name__ == "__main__":

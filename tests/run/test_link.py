@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.jobs.processes import FINDS_PROCESSES
 from tests.jobs.rig import COMMAND, Done, Rig
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc, which is Linux's")
+pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="what is left running is looked for")
 
 
 def run(rig: Rig, way: str, *arguments: str) -> Done:
@@ -77,6 +78,7 @@ def test_eight_threads_record(rig: Rig) -> None:
     assert (genes.count(2), genes.count(1), len(genes)) == (2000, 2000, 4000)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_a_fork_in_the_driver(rig: Rig) -> None:
     """The child's use of the shard harms nobody: the parent's link is the parent's, and its batches alone count."""
     done = run(rig, "forked")

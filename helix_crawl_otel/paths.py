@@ -1,0 +1,79 @@
+r"""Paths as they are typed, and the form in which Windows takes every path.
+
+Windows reads a plain path by rules of its own: `aux` and `con` are devices in every folder, a dot or a blank at the end
+of a name is dropped, and what is longer than 260 characters is not there unless the user has set a registry key AND the
+program says that it knows long paths. Behind `\\?\` none of that holds, so that is how this package reads a tree.
+
+Source: Microsoft, "Naming Files, Paths, and Namespaces", "Maximum Path Length Limitation". Tried under Wine only, which
+keeps those rules apart from the limit of 260.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from helix_crawl_otel.config import ConfigError
+
+__all__ = ["on_disk", "typed_folder", "typed_path", "verbatim"]
+
+_VERBATIM, _DEVICE, _SHARE = "\\\\?\\", "\\\\.\\", "\\\\"
+
+PLAIN_CHARACTERS = 259 - 128
+"""Of a folder of shards: the longest name in it is one of 100 characters with `-12345678.db.corrupt-100-wal` behind."""
+
+
+def typed_path(text: str, what: str) -> Path:
+    """A path that a command was given.
+
+    Args:
+        text: As it was typed; `~` is the user's folder.
+        what: The option or argument, for the message.
+
+    Returns:
+        On Windows it is absolute, for `C:notes` and `\\notes` mean a place that only this moment knows.
+
+    Raises:
+        ConfigError: It is the name of a device.
+    """
+    path = Path(text).expanduser()
+    if sys.platform != "win32":
+        return path
+    full = os.path.abspath(path)  # noqa: PTH100 - `resolve` follows links, `absolute` leaves C:notes as it is
+    if full.startswith(_DEVICE):
+        raise ConfigError(
+            f"{what} is {text!r}, which Windows takes for a device; accepted: another name, or the whole path "
+            f"behind {_VERBATIM}"
+        )
+    return Path(full)
+
+
+def typed_folder(text: str, what: str) -> Path:
+    """The same for what holds shards: in the form that leaves room for the names in it.
+
+    Args:
+        text: See `typed_path`.
+        what: See `typed_path`.
+
+    Raises:
+        ConfigError: It is the name of a device.
+    """
+    path = typed_path(text, what)
+    return on_disk(path) if len(str(path)) > PLAIN_CHARACTERS else path
+
+
+def on_disk(path: Path) -> Path:
+    """The path by which a file is opened, whatever its names and however long it is.
+
+    Args:
+        path: Absolute, without `..`.
+    """
+    return Path(verbatim(str(path))) if sys.platform == "win32" else path
+
+
+def verbatim(text: str) -> str:
+    r"""An absolute path of Windows behind `\\?\`, unless it is there or names a device."""
+    if text.startswith((_VERBATIM, _DEVICE)):
+        return text
+    return f"{_VERBATIM}UNC\\{text.removeprefix(_SHARE)}" if text.startswith(_SHARE) else f"{_VERBATIM}{text}"

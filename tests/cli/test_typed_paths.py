@@ -1,0 +1,59 @@
+"""Paths as they are typed, and as Windows takes them whatever they are."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel.paths import PLAIN_CHARACTERS, on_disk, typed_folder, typed_path, verbatim
+
+needs_windows = pytest.mark.skipif(sys.platform != "win32", reason="paths of Windows: runs under Wine")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("C:\\notes", r"\\?\C:\notes"),
+        (r"\\server\share\notes", r"\\?\UNC\server\share\notes"),
+        (r"\\?\C:\notes", r"\\?\C:\notes"),
+        (r"\\?\UNC\server\share", r"\\?\UNC\server\share"),
+        (r"\\.\aux", r"\\.\aux"),
+    ],
+)
+def test_the_verbatim_form(path: str, expected: str) -> None:
+    """A drive and a share each have their own; what has it already, and a device, stay."""
+    assert verbatim(path) == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="paths of other systems")
+def test_elsewhere_a_path_is_what_was_typed() -> None:
+    """Only `~` is somebody's folder."""
+    assert typed_path("aux", "SRC") == Path("aux")
+    assert typed_folder("~/notes", "SRC") == Path.home() / "notes"
+    assert on_disk(Path("/" + "x" * 300)) == Path("/" + "x" * 300)
+
+
+@needs_windows
+def test_a_path_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its drive, its root and the folder one is in leave open."""
+    monkeypatch.chdir(tmp_path)
+    drive = tmp_path.drive
+    for text, expected in (
+        ("notes", tmp_path / "notes"),
+        (f"{drive}notes", tmp_path / "notes"),
+        ("\\notes", Path(f"{drive}\\notes")),
+        (f"{drive}/a/../notes", Path(f"{drive}\\notes")),
+        ("//server/share/notes", Path(r"\\server\share\notes")),
+        (r"\\?\C:\aux", Path(r"\\?\C:\aux")),
+    ):
+        assert typed_path(text, "SRC") == expected
+
+
+@needs_windows
+def test_a_long_folder_is_taken_verbatim() -> None:
+    """From the length on at which the longest name of a shard's file would not fit behind it."""
+    short, long = "C:\\" + "x" * (PLAIN_CHARACTERS - 3), "C:\\" + "x" * (PLAIN_CHARACTERS - 2)
+    assert str(typed_folder(short, "--out")) == short
+    assert str(typed_folder(long, "--out")) == rf"\\?\{long}"
