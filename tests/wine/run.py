@@ -34,8 +34,18 @@ TESTS = (
     "tests/cli",
     "tests/memory",
     "tests/doctor",
+    "tests/otel/test_endpoint.py",
+    "tests/jobs/test_everywhere.py",
+    "tests/jobs/test_held_open.py",
+    "tests/jobs/test_kills.py::test_a_build_that_is_killed_again_and_again",
+    "tests/jobs/test_interrupts.py::test_the_first_interrupt_finishes_the_batch_and_pauses",
+    "tests/jobs/test_interrupts.py::test_the_second_interrupt_ends_at_once",
+    "tests/jobs/test_damage.py::test_the_lock_of_a_killed_build_is_taken_over",
+    "tests/jobs/test_build.py::test_a_second_build_on_the_same_output_is_told_who_is_at_work",
+    "tests/ladder/test_ladder.py::test_all_four_rungs",
+    "tests/ladder/test_shared.py",
 )
-"""What touches processes, files, clocks and signals, and the rule itself."""
+"""What touches processes, files, clocks and signals, and the rule itself; of real builds those whose end differs there."""
 
 CANNOT = 3
 OF_LINUX = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR", "TMP", "TEMP", REQUIRE)
