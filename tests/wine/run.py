@@ -45,7 +45,7 @@ TESTS = (
     "tests/ladder/test_ladder.py::test_all_four_rungs",
     "tests/ladder/test_shared.py",
 )
-"""What touches processes, files, clocks and signals, and the rule itself; of real builds those whose end differs there."""
+"""What touches processes, files, clocks and signals, and the rule; of the builds those whose end differs there."""
 
 CANNOT = 3
 OF_LINUX = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR", "TMP", "TEMP", REQUIRE)
