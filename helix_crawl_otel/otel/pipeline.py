@@ -26,13 +26,11 @@ from helix_crawl_otel.otel.exported import Exported
 from helix_crawl_otel.otel.feed import PolicyFeed
 from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.measurements import Measurements, is_known
+from helix_crawl_otel.otel.running import Running, RunningBatch, recorded
 from helix_crawl_otel.otel.trouble import Trouble
 from helix_crawl_otel.timeline import TimelineWriter
 
 __all__ = ["Pipeline", "RunningBatch"]
-
-RunningBatch = tuple[BatchInfo, float]
-"""A batch and when it began, in seconds."""
 
 
 class Pipeline:
@@ -72,13 +70,13 @@ class Pipeline:
         self._saving = threading.Lock()
         self._unsaved = False  # the last save failed; the next tick tries again
         self._ids = itertools.count(1)
-        self._running: dict[str, RunningBatch] = {}  # by batch id; any thread, single operations only
+        self._running = Running()
         self._board = Board()
         self._feed = PolicyFeed(Policy(settings, tick_seconds=tick_seconds, state=state))
         self._exported = Exported(
             hub,
             limit_ratio=1 / settings.factor,
-            batch_age=self._batch_age,
+            batch_age=lambda shard: self._running.age(shard, clock),
             queue_length=lambda: len(self.actions),
         )
         self._trouble = Trouble(self._exported)
@@ -171,14 +169,14 @@ class Pipeline:
         started = self._clock()
         running = (BatchInfo(str(next(self._ids)), shard, worker, device, genes, work), started)
         if sample_problem(genes, work=work) is None:
-            self._running[running[0].id] = running
+            self._running.add(running)
             self._measurements.start(*running)
         return running
 
     def finish_batch(self, running: RunningBatch, seconds: float) -> None:
         """A batch has been encoded in `seconds`: measure, judge, and carry out what is decided."""
         info, started = running
-        tracked = self._running.pop(info.id, None) is not None
+        tracked = self._running.take(running)
         problem = sample_problem(info.genes, seconds, info.work)
         if problem is not None:
             if tracked:
@@ -189,24 +187,27 @@ class Pipeline:
         self._exported.stage(info.device, "encode", seconds)
         self._board.encoded(info.shard, int(info.genes))
         if self._timeline is not None:
-            self._timeline.batch(
-                started + seconds,
-                shard=info.shard,
-                device=info.device,
-                genes=info.genes,
-                work=info.work,
-                seconds=seconds,
-                worker=info.worker,
-            )
+            self._timeline.batch(started + seconds, seconds=seconds, **recorded(info))
         self._measurements.finish(info, started, seconds)
         self._settle()
 
     def abandon_batch(self, running: RunningBatch) -> None:
         """A batch has raised: it is the driver's affair, and not counted."""
-        info, started = running
-        if self._running.pop(info.id, None) is not None:
-            self._measurements.abandon(info, started)
+        if self._running.take(running):
+            self._measurements.abandon(*running)
             self._settle()
+
+    def lose_batch(self, running: RunningBatch) -> None:
+        """The worker of a batch is gone, or about to be ended: judged up to now, it is no sample, but recorded."""
+        self._measurements.collect()
+        if not self._running.take(running):
+            return
+        info, started = running
+        now = self._clock()
+        if self._timeline is not None and now > started:
+            self._timeline.unfinished(now, seconds=now - started, **recorded(info))
+        self._measurements.abandon(info, started)
+        self._settle()
 
     def record_batch(
         self, shard: str, worker: str, device: str, genes: float, seconds: float, work: float | None
@@ -286,15 +287,5 @@ class Pipeline:
 
     def _forget_running(self, which: Callable[[BatchInfo], bool]) -> None:
         """Give batches up that nobody will end. Measured as well: the policy may not have seen their start yet."""
-        for batch_id, (info, started) in list(self._running.items()):
-            if which(info) and self._running.pop(batch_id, None) is not None:
-                self._measurements.abandon(info, started)
-
-    def _batch_age(self, shard: str) -> float | None:
-        started = [start for info, start in list(self._running.values()) if info.shard == shard]
-        if not started:
-            return 0.0
-        try:
-            return max(0.0, self._clock() - min(started))
-        except Exception:  # noqa: BLE001 - the clock is the caller's; unknown is an absent series
-            return None
+        for batch in self._running.take_all(which):
+            self._measurements.abandon(*batch)

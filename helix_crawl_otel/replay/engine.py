@@ -2,7 +2,8 @@
 
 What the policy asks for changes nothing but its own state, because the timeline is already there. An action counts as
 applied at the end of the shard's next batch. One that is overdue inside a batch, and a hang, end the worker there: the
-rest of that batch is not judged, and its line is ignored.
+rest of that batch is not judged, and its line is ignored. A batch whose worker ended in the job itself is judged up to
+there, and is no sample.
 
 Source: DESIGN.md, section 3.6, and section 5 for deadlines.
 """
@@ -18,14 +19,25 @@ from helix_crawl_otel.core.inflight import Batch, BatchInfo
 from helix_crawl_otel.core.model import ActionKind, Outcome
 from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.core.settings import Settings
-from helix_crawl_otel.replay.order import in_order
-from helix_crawl_otel.timeline import ActionEvent, BatchEvent, Event, MemoryEvent, RunEvent, WorkerEvent
+from helix_crawl_otel.replay.order import in_order, in_runs
+from helix_crawl_otel.timeline import (
+    ActionEvent,
+    BatchEvent,
+    Event,
+    MemoryEvent,
+    RunEvent,
+    UnfinishedEvent,
+    WorkerEvent,
+)
 
 __all__ = ["ReplayResult", "replay"]
 
 _JUST_BEFORE = 4e-9
 """Part of a tick. The policy takes what is due within a billionth of a tick; a reading at the moment a slice is due
 has to come first, so the policy is taken up to a little before every event."""
+
+_ROUNDED = 2e-6
+"""Seconds. A timeline is rounded: what was due at the end of a worker must not seem to be due just after it."""
 
 
 @dataclass
@@ -43,6 +55,7 @@ class ReplayResult:
         recorded: Actions of the recorded job itself, by kind, and by outcome where they were not applied.
         ignored_samples: Batch lines that could not be judged, such as one without work in a shard judged by work.
         cut_batches: Batch lines ignored because their worker would have been ended inside.
+        unfinished_batches: Lines of batches whose worker ended in the recorded job.
         seconds: Length of the timeline, over all its runs.
     """
 
@@ -56,6 +69,7 @@ class ReplayResult:
     recorded: dict[str, int] = field(default_factory=dict)
     ignored_samples: int = 0
     cut_batches: int = 0
+    unfinished_batches: int = 0
     seconds: float = 0.0
 
     def issued(self) -> list[Decision]:
@@ -77,15 +91,11 @@ def replay(events: Iterable[Event], settings: Settings, *, tick_seconds: float |
             the run was looked at.
     """
     engine = _Engine(settings, tick_seconds)
-    axis: list[Event] = []
-    for event in events:
-        if type(event) is RunEvent:
-            engine.play(axis)
-            axis = []
-            engine.begin_run(event)
-        else:
-            axis.append(event)
-    engine.play(axis)
+    for run, axis in in_runs(events):
+        if run is not None:
+            engine.begin_run(run)
+        engine.play(axis)
+        del axis  # before the next run is read
     engine.result.trips = engine.policy.state.trips + engine.earlier_trips
     return engine.result
 
@@ -123,11 +133,13 @@ class _Engine:
         for t, number, event, begins in in_order(axis):
             self._advance(t)
             first, last = (t if first is None else first), t
-            if type(event) is BatchEvent:
+            if type(event) is BatchEvent or type(event) is UnfinishedEvent:
                 if begins:
                     self._begin_batch(t, number, event)
-                else:
+                elif type(event) is BatchEvent:
                     self._end_batch(t, number, event)
+                else:
+                    self._lose_batch(t, number, event)
             elif type(event) is MemoryEvent:
                 self.policy.read_memory(t, event.device, event.reading)
             elif type(event) is WorkerEvent:
@@ -147,7 +159,7 @@ class _Engine:
 
     # -- events -------------------------------------------------------------------------------------------------------
 
-    def _begin_batch(self, t: float, number: int, event: BatchEvent) -> None:
+    def _begin_batch(self, t: float, number: int, event: BatchEvent | UnfinishedEvent) -> None:
         info = self._info(t, number, event)
         self._running[number] = (t, info)
         self._take(self.policy.start_batch(t, info))
@@ -167,7 +179,15 @@ class _Engine:
             self._take(decisions)
         self._reach_boundary(t, info)
 
-    def _info(self, t: float, number: int, event: BatchEvent) -> BatchInfo:
+    def _lose_batch(self, t: float, number: int, event: BatchEvent | UnfinishedEvent) -> None:
+        """Its worker has ended in the job. What was due by then has been seen: it may be why the worker ended."""
+        self._take(self.policy.advance(t + _ROUNDED))
+        self.result.unfinished_batches += 1
+        self._cut.discard(number)
+        self._running.pop(number, None)
+        self.policy.abandon_batch(self._info(t, number, event).id)
+
+    def _info(self, t: float, number: int, event: BatchEvent | UnfinishedEvent) -> BatchInfo:
         info = BatchInfo(str(number), event.shard, event.worker, event.device, event.genes, event.work)
         if event.shard not in self._opened:
             self._opened.add(event.shard)

@@ -1,7 +1,8 @@
-"""Puts the events of one run in the order in which a policy has to take them: by time, memory first.
+"""Cuts a timeline into runs, and puts the events of one in the order in which a policy has to take them: by time,
+memory first.
 
-A timeline says of a batch when it ended and how long it took. A policy that lives with the job sees it begin, so its
-beginning is made here.
+A timeline says of a batch when it ended, or its worker did, and how long it took. A policy that lives with the job sees
+it begin, so its beginning is made here.
 
 Source: DESIGN.md, section 3.6.
 """
@@ -10,12 +11,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
 
-from helix_crawl_otel.timeline import BatchEvent, Event, MemoryEvent
+from helix_crawl_otel.timeline import BatchEvent, Event, MemoryEvent, RunEvent, UnfinishedEvent
 
-__all__ = ["Moment", "in_order"]
+__all__ = ["Moment", "in_order", "in_runs"]
 
 OVERLAP_SECONDS = 0.01
 """A timeline is rounded: a batch that seems to begin so little before the end of its worker's previous batch began
@@ -27,6 +28,28 @@ seem to be from before it."""
 
 Moment = tuple[float, int, Event, bool]
 """When, the event's number, the event, and whether this is the beginning of a batch rather than the event itself."""
+
+
+def in_runs(events: Iterable[Event]) -> Iterator[tuple[RunEvent | None, list[Event]]]:
+    """The runs of a timeline, in the order of its lines: what each recorded of itself, and the events of its time axis.
+
+    Args:
+        events: In the order of the lines. All events of one run are held in memory.
+
+    Yields:
+        `None` in place of the `run` line for what comes before the first one.
+    """
+    run: RunEvent | None = None
+    axis: list[Event] = []
+    for event in events:
+        if type(event) is not RunEvent:
+            axis.append(event)
+            continue
+        if run is not None or axis:
+            yield run, axis
+        run, axis = event, []
+    if run is not None or axis:
+        yield run, axis
 
 
 def in_order(events: list[Event]) -> Iterator[Moment]:
@@ -59,7 +82,7 @@ def _beginnings(events: list[Event]) -> tuple[array[int], array[float]]:
     times = array("d", map(itemgetter(0), events))
     ends: dict[str, float] = {}
     for number, event in enumerate(events):
-        if type(event) is not BatchEvent:
+        if type(event) is not BatchEvent and type(event) is not UnfinishedEvent:
             continue
         begin, previous = event.t - event.seconds, ends.get(event.worker)
         if previous is not None and 0 < previous - begin <= OVERLAP_SECONDS and previous < event.t:

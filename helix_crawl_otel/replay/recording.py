@@ -1,6 +1,7 @@
 """Writes a simulated run as a timeline, so that `helix-crawl replay` and `report` can read it.
 
-A batch whose worker was ended leaves no line, as in a real job: only the action and the new worker tell of it.
+A batch whose worker was ended is one that did not end, as in a real job. One in flight when the run was given up leaves
+no line: its worker was not ended.
 
 Source: DESIGN.md, section 3.6.
 """
@@ -19,11 +20,11 @@ from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.modelled_card import GIB
 from helix_crawl_otel.replay.policies import CARD, CPU
 from helix_crawl_otel.replay.scenario import Scenario
-from helix_crawl_otel.replay.trace import Attempt, Run
+from helix_crawl_otel.replay.trace import GIVE_UP_SECONDS, Attempt, Run
 
 __all__ = ["timeline", "write_timeline"]
 
-_WORKER, _MEMORY, _ACTION, _BATCH = range(4)  # order of lines of the same moment
+_UNFINISHED, _WORKER, _MEMORY, _ACTION, _BATCH = range(5)  # order of lines of the same moment
 
 
 def timeline(scenario: Scenario, run: Run, settings: Settings) -> list[dict[str, Any]]:
@@ -73,7 +74,9 @@ def _events(scenario: Scenario, run: Run) -> Iterator[tuple[tuple[float, int], d
             for t in _read_at(item):
                 yield (t, _MEMORY), _memory(t, item.used_gib, limit_bytes)
         if item.finished:
-            yield (item.ended, _BATCH), _batch(item)
+            yield (item.ended, _BATCH), _batch(item, "batch")
+        elif item.ended < GIVE_UP_SECONDS:
+            yield (item.ended, _UNFINISHED), _batch(item, "unfinished")
 
 
 def _read_at(item: Attempt) -> tuple[float, ...]:
@@ -87,9 +90,9 @@ def _memory(t: float, used_gib: float, limit_bytes: int) -> dict[str, Any]:
     return {"event": "memory", "t": t, "device": CARD, "used_bytes": used_bytes, "limit_bytes": limit_bytes}
 
 
-def _batch(item: Attempt) -> dict[str, Any]:
+def _batch(item: Attempt, event: str) -> dict[str, Any]:
     return {
-        "event": "batch",
+        "event": event,
         "t": item.ended,
         "shard": item.load.shard,
         "device": item.device,

@@ -35,7 +35,8 @@ A timeline is JSON lines. Of a job of your own, this is enough (t: end of the ba
   {"event":"memory","t":12.31,"device":"cuda:0","used_bytes":11850000000,"limit_bytes":12000000000}
 
 An action counts as applied at the end of the shard's next batch, and changes nothing on the timeline. One that a stuck
-batch keeps waiting too long ends the worker there: the rest of that batch is not judged.
+batch keeps waiting too long ends the worker there: the rest of that batch is not judged. A supervised job also records
+a batch whose worker ended in it, as "unfinished" with the same keys: it is judged while it ran, and is no sample.
 
 exit codes: 0 done; 2 wrong option, wrong variable, or no timeline; 130 interrupted."""
 
@@ -98,6 +99,7 @@ def json_lines(result: ReplayResult, reader: TimelineReader | None = None) -> It
         "seconds": round(result.seconds, 3),
         "ignored_samples": result.ignored_samples,
         "cut_batches": result.cut_batches,
+        "unfinished_batches": result.unfinished_batches,
         "skipped_lines": reader.skipped_lines if reader else 0,
         "torn_line": reader.torn_line if reader else None,
     }

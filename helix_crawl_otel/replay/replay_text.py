@@ -24,8 +24,8 @@ _SHOWN = {
 """Decisions shown beside the actions. That an action was applied or superseded says nothing new."""
 
 _NOT_SEEN = (
-    "The job itself detected a crawl. Either its knobs were others, or the crawl lay in a batch that was cut off: "
-    "a batch is recorded when it ends, so replay cannot see one that never did."
+    "The job itself detected a crawl. Either its knobs were others, or the crawl lay in a batch that left no line: "
+    "it raised, the whole job was killed in it, or an older version recorded it."
 )
 
 
@@ -34,7 +34,7 @@ def replay_text(result: ReplayResult, reader: TimelineReader) -> str:
     parts = [*_header(result, reader), "", *_table(result), _sentence(result)]
     notes = skipped_text(reader).splitlines()
     if len(result.issued()) > result.actions[ActionKind.DETECT.value]:
-        notes.insert(0, "What follows an action is what happened without it: it changes nothing on a timeline.")
+        notes.insert(0, "What follows an action is what the job did, not what the action would do: it changes nothing on a timeline.")
     if result.recorded.get(ActionKind.DETECT.value) and not result.actions[ActionKind.DETECT.value]:
         notes.insert(0, _NOT_SEEN)
     if result.ignored_samples:
@@ -59,8 +59,9 @@ def printable(text: str) -> str:
 
 def _header(result: ReplayResult, reader: TimelineReader) -> Iterator[str]:
     yield f"timeline  {printable(reader.name)}"
+    unfinished = f" and {result.unfinished_batches} that did not end" if result.unfinished_batches else ""
     yield (
-        f"          {_many(result.batches, 'batch', 'batches')}, {_many(len(result.shards), 'shard')}, "
+        f"          {_many(result.batches, 'batch', 'batches')}{unfinished}, {_many(len(result.shards), 'shard')}, "
         f"{_many(max(len(result.runs), 1), 'run')}, {_duration(result.seconds)}"
     )
     for source in dict.fromkeys(run.source for run in result.runs if run.source):
@@ -127,7 +128,7 @@ def _row(decision: Decision, what: str) -> tuple[str, ...]:
 
 
 def _sentence(result: ReplayResult) -> str:
-    if not result.batches:
+    if not (result.batches or result.unfinished_batches):
         return "No batch is recorded, so there is nothing to judge."
     crawls = result.actions[ActionKind.DETECT.value]
     hangs = result.count(What.HANG)

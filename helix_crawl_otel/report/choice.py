@@ -47,7 +47,7 @@ def choose(story: Story, most: int = MOST_FIGURES) -> Shown:
         story: What happened.
         most: Shards to show at most.
     """
-    tales = sorted((tale for tale in story.tales if tale.batches or tale.steps), key=_interest)
+    tales = sorted((tale for tale in story.tales if not tale.is_empty), key=_interest)
     kept, others = tales[:most], tales[most:]
     return Shown(kept, (len(others), sum(bool(tale.episodes) for tale in others)))
 

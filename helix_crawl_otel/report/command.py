@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         config = config_from_options(options)
         events = list(reader)
         story = tell(events, recorded_settings(events, config, options))
-        if not any(tale.batches or tale.steps for tale in story.tales):
+        if all(tale.is_empty for tale in story.tales):
             raise TimelineError(f"{reader.name} has no batch, so there is nothing to report")
     except ReportError as error:
         print(f"helix-crawl: error: {error}", file=sys.stderr)

@@ -91,6 +91,8 @@ def lost_seconds(tale: Tale) -> float:
             overlap = min(batch.ended, ended) - max(batch.began, episode.began)
             if overlap > 0 and batch.ratio is not None:
                 lost += overlap * max(0.0, 1 - batch.ratio)
+        for batch in tale.unfinished:
+            lost += max(0.0, min(batch.ended, ended) - max(batch.began, episode.began))
         lost += sum(_thrown_away(step, tale) for step in tale.steps if _within(step, episode.began, ended))
     return lost
 
@@ -100,9 +102,13 @@ def _within(step: Step, began: float, ended: float) -> bool:
 
 
 def _thrown_away(step: Step, tale: Tale) -> float:
-    """Seconds of the batch that was ended with its worker; a batch that has a line was not thrown away."""
+    """Seconds of the batch that was ended with its worker, where the timeline has no line of it. One that has a line is
+    counted by it, or was not thrown away."""
     age = step.evidence.get("inflight_seconds")
-    if not isinstance(age, (int, float)) or any(batch.began < step.t < batch.ended for batch in tale.batches):
+    has_line = any(batch.began < step.t < batch.ended for batch in tale.batches) or any(
+        batch.began < step.t <= batch.ended + _ROUNDING for batch in tale.unfinished
+    )
+    if not isinstance(age, (int, float)) or has_line:
         return 0.0
     return max(0.0, age)
 
@@ -114,6 +120,7 @@ def remedy_seconds(tale: Tale) -> float:
         if start.reason not in ("recycle", "demote"):
             continue
         before = [batch.ended for batch in tale.batches if batch.ended <= start.t]
+        before += [batch.ended for batch in tale.unfinished if batch.ended <= start.t]
         before += [step.t for step in tale.steps if step.t <= start.t and step.outcome == "overdue"]
         after = [batch.began for batch in tale.batches if batch.began >= start.t]
         if before and after:

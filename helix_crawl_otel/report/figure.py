@@ -132,6 +132,10 @@ def _speed(axes: Axes, tale: Tale, factor: float, scale: float, ink: Mapping[str
                 x += [batch.began / scale, batch.ended / scale, math.nan]
                 y += [batch.rate, batch.rate, math.nan]
         axes.plot(x, y, color=ink[colour], linewidth=width, solid_capstyle="round", zorder=3)
+    unfinished = thinned(tale.unfinished)
+    for batch in unfinished:
+        _unfinished(axes, batch, scale, ink["crawl" if tale.is_crawling(batch) else "rate"])
+    batches = sorted([*batches, *unfinished], key=lambda batch: batch.ended)
     known = [batch for batch in batches if batch.baseline]
     x, y = [], []
     for at, batch in enumerate(known):
@@ -158,6 +162,13 @@ def _speed(axes: Axes, tale: Tale, factor: float, scale: float, ink: Mapping[str
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(lambda value, _: _minor(value, highest / lowest))
     _plain(axes, "genes/s", ink, layout)
+
+
+def _unfinished(axes: Axes, batch: Batch, scale: float, colour: str) -> None:
+    """At the most that its rate can have been, to a cross where its worker ended."""
+    x, y = [batch.began / scale, batch.ended / scale], [batch.rate, batch.rate]
+    axes.plot(x, y, color=colour, linewidth=2.0, linestyle=(0, (2.5, 1.5)), zorder=3)
+    axes.plot(x[1:], y[1:], color=colour, linestyle="none", marker="X", markersize=7.5, zorder=4)
 
 
 def _minor(value: float, decades: float) -> str:

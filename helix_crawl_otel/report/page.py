@@ -12,7 +12,7 @@ from html import escape
 from helix_crawl_otel.report.choice import Shown, numbered
 from helix_crawl_otel.report.effect import MEANINGS, effect_of, lost_seconds, remedy_seconds, saved_seconds
 from helix_crawl_otel.report.figure import NARROW, WIDE, figure
-from helix_crawl_otel.report.story import DETECT, Start, Step, Story, Tale
+from helix_crawl_otel.report.story import DETECT, Batch, Start, Step, Story, Tale
 from helix_crawl_otel.report.style import STYLE
 from helix_crawl_otel.report.svg import INK, svg_of
 from helix_crawl_otel.report.words import (
@@ -24,6 +24,7 @@ from helix_crawl_otel.report.words import (
     speed_text,
     step_text,
     tale_text,
+    unfinished_text,
 )
 from helix_crawl_otel.supervise.numbers import count, duration, printable
 
@@ -104,6 +105,7 @@ def _legend(tale: Tale, story: Story) -> str:
     keys = [
         ("rate", "a batch"),
         ("crawl", "a batch during a crawl"),
+        *([("unfinished", "a batch that did not end, at most so fast")] if tale.unfinished else []),
         ("base", "baseline"),
         ("limit", f"crawl limit (baseline / {settings.factor:g}), full memory ({100 * settings.vram_full:g} %)"),
         ("memory", "memory used of the limit"),
@@ -117,7 +119,7 @@ def _legend(tale: Tale, story: Story) -> str:
 
 
 def _devices(tale: Tale) -> str:
-    return escape(printable(", then ".join(dict.fromkeys(batch.device for batch in tale.batches))))
+    return escape(printable(", then ".join(dict.fromkeys(batch.device for batch in tale.tries))))
 
 
 _Row = tuple[str, str, str, str, str, str]
@@ -125,14 +127,18 @@ _HEADINGS = ("#", "at", "what", "evidence", "before", "after")
 
 
 def _rows(tale: Tale, steps: Mapping[int, Step], story: Story) -> list[_Row]:
-    """Actions and workers in the order of time."""
-    events: list[tuple[float, int, Step | Start]] = [(step.t, number, step) for number, step in steps.items()]
+    """Actions, workers and batches that did not end in the order of time."""
+    events: list[tuple[float, int, Step | Start | Batch]] = [(step.t, number, step) for number, step in steps.items()]
+    events += [(batch.ended, 0, batch) for batch in tale.unfinished]
     events += [(start.t, 0, start) for start in tale.starts]
     rows: list[_Row] = []
     for t, number, event in sorted(events, key=lambda item: item[0])[:MOST_ROWS]:
         if isinstance(event, Start):
             reason = f" ({printable(event.reason)})" if event.reason else ""
             rows.append(("", clock(t), f"new worker on {printable(event.device)}{reason}", "", "", ""))
+            continue
+        if isinstance(event, Batch):
+            rows.append(("", clock(t), unfinished_text(event), "", "", ""))
             continue
         effect = effect_of(event, tale, story.settings.window)
         before = speed_text(effect.before)

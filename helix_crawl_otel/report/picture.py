@@ -46,6 +46,8 @@ def picture(story: Story) -> bytes:
     key = "Blue: a batch.  Red: a batch during a crawl.  Dashed: baseline.  Dotted red: crawl limit, full memory."
     if any(tale.tells_shared for tale in shown.tales):
         key += "  Dashed red: shared memory."
+    if any(tale.unfinished for tale in shown.tales):
+        key += "  Dashed to a cross: a batch that did not end."
     foot.text(0.02, 0.6, " ".join([key, *shown.sentences(story)]), fontsize=9, color=LIGHT["soft"], va="center")
     with io.BytesIO() as image, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks

@@ -15,11 +15,11 @@ REMEDIES = ("EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU")
 
 
 class Batch(NamedTuple):
-    """A batch that ended.
+    """A batch that ended, or one whose worker did: its rate is then the most that it can have had.
 
     Args:
         began: Seconds, start of its encode stage.
-        ended: Seconds.
+        ended: Seconds, of the batch or of its worker.
         genes: Passages.
         units: Its work in the shard's unit.
         device: Where it was encoded.
@@ -129,6 +129,7 @@ class Tale:
         run: Number of the run, from 0.
         shard: Name.
         batches: In the order in which they ended.
+        unfinished: Batches that did not end, in the order in which their workers did.
         episodes: Crawls.
         steps: Actions, in order.
         starts: Workers started while it was encoded, or to go on with it.
@@ -138,6 +139,7 @@ class Tale:
     run: int
     shard: str
     batches: list[Batch] = field(default_factory=list)
+    unfinished: list[Batch] = field(default_factory=list)
     episodes: list[Episode] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     starts: list[Start] = field(default_factory=list)
@@ -147,8 +149,23 @@ class Tale:
     def span(self) -> tuple[float, float]:
         """First and last second."""
         times = [batch.began for batch in self.batches[:1]] + [batch.ended for batch in self.batches[-1:]]
+        times += [t for batch in self.unfinished for t in (batch.began, batch.ended)]
         times += [step.t for step in self.steps if step.is_taken]
         return min(times, default=0.0), max(times, default=0.0)
+
+    @property
+    def tries(self) -> list[Batch]:
+        """Batches whether they ended or not, in the order in which they began."""
+        return (
+            sorted([*self.batches, *self.unfinished], key=lambda batch: batch.began)
+            if self.unfinished
+            else self.batches
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to tell of."""
+        return not (self.batches or self.unfinished or self.steps)
 
     @property
     def tells_shared(self) -> bool:

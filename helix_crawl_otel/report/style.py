@@ -42,6 +42,7 @@ figcaption ul {{ list-style: none; margin: 6px 0; padding: 0; display: flex; fle
 figcaption i {{ display: inline-block; width: 22px; vertical-align: middle; margin-right: 7px; height: 0; }}
 i.rate {{ border-top: 3px solid var(--rate); }}
 i.crawl {{ border-top: 4px solid var(--crawl); }}
+i.unfinished {{ border-top: 3px dashed var(--ink); }}
 i.base {{ border-top: 2px dashed var(--soft); }}
 i.limit {{ border-top: 2px dotted var(--crawl); }}
 i.memory {{ border-top: 3px solid var(--memory); }}

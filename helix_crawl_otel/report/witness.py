@@ -21,9 +21,17 @@ from helix_crawl_otel.core.model import ActionKind
 from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.replay.engine import replay
-from helix_crawl_otel.replay.order import in_order
+from helix_crawl_otel.replay.order import in_order, in_runs
 from helix_crawl_otel.report.story import DETECT, HANG, Batch, Episode, Reading, Start, Step, Story, Tale
-from helix_crawl_otel.timeline import ActionEvent, BatchEvent, Event, MemoryEvent, RunEvent, WorkerEvent
+from helix_crawl_otel.timeline import (
+    ActionEvent,
+    BatchEvent,
+    Event,
+    MemoryEvent,
+    RunEvent,
+    UnfinishedEvent,
+    WorkerEvent,
+)
 
 __all__ = ["tell"]
 
@@ -43,15 +51,10 @@ def tell(events: Iterable[Event], settings: Settings) -> Story:
     kept = list(events)
     is_recorded = any(type(event) is ActionEvent for event in kept)
     witness = _Witness(settings, is_recorded)
-    axis: list[Event] = []
-    for event in kept:
-        if type(event) is RunEvent:
-            witness.play(axis)
-            axis = []
-            witness.begin_run(event)
-        else:
-            axis.append(event)
-    witness.play(axis)
+    for run, axis in in_runs(kept):
+        if run is not None:
+            witness.begin_run(run)
+        witness.play(axis)
     if not is_recorded:
         _add_what_would_have_been(witness.story, kept, settings)
     return witness.story
@@ -99,11 +102,13 @@ class _Witness:
         for t, number, event, begins in in_order(axis):
             self._take(self._policy.advance(t - _JUST_BEFORE))
             first, last = (t if first is None else first), t
-            if type(event) is BatchEvent:
+            if type(event) is BatchEvent or type(event) is UnfinishedEvent:
                 if begins:
                     self._begin(t, number, event)
-                else:
+                elif type(event) is BatchEvent:
                     self._end(t, number, event)
+                else:
+                    self._lose(t, number, event)
             elif type(event) is MemoryEvent:
                 reading = event.reading
                 self._policy.read_memory(t, event.device, reading)
@@ -123,52 +128,65 @@ class _Witness:
         self._tales: dict[str, Tale] = {}
         self._readings: dict[str, list[Reading]] = {}  # by device, in the order of time
         self._starts: list[Start] = []
+        self._newest: dict[str, BatchEvent | UnfinishedEvent] = {}  # that has begun, by shard
 
     # -- events -------------------------------------------------------------------------------------------------------
 
-    def _begin(self, t: float, number: int, event: BatchEvent) -> None:
+    def _begin(self, t: float, number: int, event: BatchEvent | UnfinishedEvent) -> None:
         self._take(self._policy.start_batch(t, self._info(t, number, event)))
 
     def _end(self, t: float, number: int, event: BatchEvent) -> None:
         info = self._info(t, number, event)
         decisions, problem = self._policy.finish_batch(t, info, event.seconds)
         self._take(decisions)
+        self._tale(event.shard).batches.append(self._batch(t, info, event, is_judged=problem is None))
+
+    def _lose(self, t: float, number: int, event: BatchEvent | UnfinishedEvent) -> None:
+        info = self._info(t, number, event)
+        self._tale(event.shard).unfinished.append(self._batch(t, info, event, is_judged=True))
+        self._policy.abandon_batch(info.id)
+        self._close_of(event.worker, t)
+
+    def _batch(self, t: float, info: BatchInfo, event: BatchEvent | UnfinishedEvent, *, is_judged: bool) -> Batch:
         state = self._policy.state.shards[event.shard]
         units = float(event.genes if state.unit == "genes" or event.work is None else event.work)
         known, _ = self._policy.baseline(event.shard, event.device)
-        baseline = known.rate * event.genes / units if known is not None and problem is None else None
+        baseline = known.rate * event.genes / units if known is not None and is_judged else None
         began = t - event.seconds
         ended = InFlight(info.id, event.worker, event.shard, event.device, event.genes, units, started=began)
         is_full = bool(self._policy.is_full(ended, t))
         is_slow = baseline is not None and event.genes / event.seconds < baseline / self._settings.factor
-        self._tale(event.shard).batches.append(
-            Batch(began, t, event.genes, units, event.device, event.worker, baseline, is_full and is_slow)
-        )
+        return Batch(began, t, event.genes, units, event.device, event.worker, baseline, is_full and is_slow)
 
-    def _info(self, t: float, number: int, event: BatchEvent) -> BatchInfo:
+    def _info(self, t: float, number: int, event: BatchEvent | UnfinishedEvent) -> BatchInfo:
+        self._newest[event.shard] = event
         if event.shard not in self._tales:
             self._take(self._policy.open_shard(t, event.shard, event.worker, event.device))
             self._tale(event.shard)
         return BatchInfo(str(number), event.shard, event.worker, event.device, event.genes, event.work)
 
     def _start(self, t: float, event: WorkerEvent) -> None:
-        for tale in self._tales.values():
-            for episode in tale.episodes:
-                if episode.worker == event.worker:
-                    _close(episode, t)
+        self._close_of(event.worker, t)
         self._take(self._policy.start_worker(t, event.worker, event.device))
         self._starts.append(Start(t, event.device, event.worker, event.reason))
+
+    def _close_of(self, worker: str, t: float) -> None:
+        """A worker has ended, and its crawls with it."""
+        for tale in self._tales.values():
+            for episode in tale.episodes:
+                if episode.worker == worker:
+                    _close(episode, t)
 
     def _act(self, t: float, event: ActionEvent) -> None:
         tale = self._tale(event.shard)
         ratio = event.evidence.get("ratio")
-        device = tale.batches[-1].device if tale.batches else ""
-        known, _ = self._policy.baseline(event.shard, device) if device else (None, "")
+        newest = self._newest.get(event.shard)
+        known, _ = self._policy.baseline(event.shard, newest.device) if newest is not None else (None, "")
         speed = ratio * known.rate if isinstance(ratio, (int, float)) and known is not None else None
         step = Step(t, event.kind, event.outcome or "applied", event.evidence, crawl_speed=speed or None)
         tale.steps.append(step)
         if event.kind == DETECT:
-            self._open(tale, t, tale.batches[-1].worker if tale.batches else "")
+            self._open(tale, t, newest.worker if newest is not None else "")
         elif event.kind in _ENDS_WORKER and step.is_taken:
             for episode in tale.episodes:
                 _close(episode, t)
@@ -204,8 +222,8 @@ class _Witness:
                 # A shard that ended takes its crawl along, whenever the next worker was started.
                 episode.ended = min(episode.ended or last, max(ended, episode.detected))
                 episode.began = _slow_since(tale, episode)
-            devices = {batch.device for batch in tale.batches}
-            workers = {batch.worker for batch in tale.batches}
+            devices = {batch.device for batch in tale.tries}
+            workers = {batch.worker for batch in tale.tries}
             for device in sorted(devices):
                 tale.readings += self._readings_of(tale, device, began, ended)
             # The worker of a shard's first batch is started before it: only those in place of another count.
@@ -218,7 +236,7 @@ class _Witness:
         inside = own[first : bisect_right(own, ended, key=attrgetter("t"))]
         if first:
             inside.insert(0, own[first - 1]._replace(t=began))
-        left = max((batch.ended for batch in tale.batches if batch.device == device), default=ended)
+        left = max((batch.ended for batch in tale.tries if batch.device == device), default=ended)
         if inside and left > inside[-1].t:
             inside.append(inside[-1]._replace(t=left))
         return inside
@@ -227,7 +245,7 @@ class _Witness:
 def _slow_since(tale: Tale, episode: Episode) -> float:
     """The beginning of the unbroken row of slow batches that leads to a detection."""
     since = episode.detected
-    for batch in reversed(tale.batches):
+    for batch in reversed(tale.tries):
         if batch.began >= episode.detected:
             continue
         if not batch.slow:

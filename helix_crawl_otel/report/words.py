@@ -9,10 +9,20 @@ from collections.abc import Iterator
 
 from helix_crawl_otel.report.effect import Effect, Speed, effect_of, lost_seconds, saved_seconds
 from helix_crawl_otel.report.figure import LABELS
-from helix_crawl_otel.report.story import DETECT, HANG, REMEDIES, Step, Story, Tale
+from helix_crawl_otel.report.story import DETECT, HANG, REMEDIES, Batch, Step, Story, Tale
 from helix_crawl_otel.supervise.numbers import count, duration, number, printable
 
-__all__ = ["clock", "evidence_text", "headline", "name_of", "sentences", "speed_text", "step_text", "tale_text"]
+__all__ = [
+    "clock",
+    "evidence_text",
+    "headline",
+    "name_of",
+    "sentences",
+    "speed_text",
+    "step_text",
+    "tale_text",
+    "unfinished_text",
+]
 
 GIB = 1024**3
 
@@ -58,6 +68,9 @@ def sentences(story: Story) -> Iterator[str]:
     genes = round(sum(tale.genes for tale in story.tales))
     runs = "" if story.runs < 2 else f" in {story.runs} runs"
     yield f"{count(genes, 'gene')} in {count(batches, 'batch', 'batches')} over {duration(story.seconds)}{runs}."
+    if lost_batches := sum(len(tale.unfinished) for tale in story.tales):
+        verb = "its worker ended first" if lost_batches == 1 else "their workers ended first"
+        yield f"{count(lost_batches, 'batch', 'batches')} did not end: {verb}."
     lost = sum(map(lost_seconds, story.tales))
     if story.crawls:
         yield f"The crawl took {duration(lost)} beyond what the same batches take at the baseline."
@@ -82,7 +95,7 @@ def tale_text(tale: Tale, story: Story) -> str:
         what = "No crawl."
         if any(step.kind == HANG for step in tale.steps):
             what = "A batch hung; no crawl."
-        return what
+        return " ".join([what, *(text for _, text in _unfinished(tale))])
     told: list[tuple[float, str]] = []
     for episode in tale.episodes:
         said = next((step for step in tale.steps if step.kind == DETECT and step.t >= episode.detected - 1e-3), None)
@@ -93,7 +106,22 @@ def tale_text(tale: Tale, story: Story) -> str:
         told += [(step.t, _done(step, effect_of(step, tale, window))) for step in tale.steps if _is_remedy(step)]
         if len(told) == len(tale.episodes):
             told.append((float("inf"), "Nothing was done about it."))
+    told += _unfinished(tale)
     return " ".join(text for _, text in sorted(told, key=lambda item: item[0]))
+
+
+def _unfinished(tale: Tale) -> list[tuple[float, str]]:
+    """When and what; several in one sentence."""
+    if len(tale.unfinished) > 1:
+        longest = duration(max(batch.seconds for batch in tale.unfinished))
+        text = f"{len(tale.unfinished)} batches did not end, one of them in {longest}: their workers ended first."
+        return [(float("inf"), text)]
+    return [(batch.ended, f"{unfinished_text(batch)} at {clock(batch.ended)}.") for batch in tale.unfinished]
+
+
+def unfinished_text(batch: Batch) -> str:
+    """A batch that did not end."""
+    return f"A batch of {count(round(batch.genes), 'gene')} did not end in {duration(batch.seconds)}: its worker ended"
 
 
 def _is_remedy(step: Step) -> bool:

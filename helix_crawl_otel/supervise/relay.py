@@ -263,7 +263,7 @@ class Relay:
             shards, self.shards = list(self.shards), {}
         now = self._clock()
         for batch in running:
-            self._pipeline.abandon_batch(batch)
+            self._pipeline.lose_batch(batch)
         return shards, max((now - started for _, started in running), default=0.0)
 
     # -- inside -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from helix_crawl_otel.timeline.events import (
     Event,
     MemoryEvent,
     RunEvent,
+    UnfinishedEvent,
     WorkerEvent,
 )
 from helix_crawl_otel.timeline.reader import SkippedLine, TimelineError, TimelineReader, read_timeline
@@ -24,6 +25,7 @@ __all__ = [
     "TimelineError",
     "TimelineReader",
     "TimelineWriter",
+    "UnfinishedEvent",
     "WorkerEvent",
     "read_timeline",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "FutureVersion",
     "MemoryEvent",
     "RunEvent",
+    "UnfinishedEvent",
     "WorkerEvent",
     "parse_event",
 ]
@@ -108,7 +109,22 @@ class ActionEvent(NamedTuple):
     evidence: Mapping[str, Any]
 
 
-Event = RunEvent | WorkerEvent | BatchEvent | MemoryEvent | ActionEvent
+class UnfinishedEvent(NamedTuple):
+    """A batch was in flight when its worker ended, at `t`, after `seconds`. It is no sample, and counts no genes.
+
+    Older versions ignore it, as every event that they do not know.
+    """
+
+    t: float
+    shard: str
+    device: str
+    worker: str
+    genes: float
+    work: float | None
+    seconds: float
+
+
+Event = RunEvent | WorkerEvent | BatchEvent | MemoryEvent | ActionEvent | UnfinishedEvent
 
 
 def parse_event(line: object) -> Event | None:
@@ -179,12 +195,17 @@ def _action(line: dict[str, Any]) -> ActionEvent:
     )
 
 
+def _unfinished(line: dict[str, Any]) -> UnfinishedEvent:
+    return UnfinishedEvent(*_batch(line))
+
+
 _PARSERS: dict[str, Callable[[dict[str, Any]], Event]] = {
     "run": _run,
     "worker": _worker,
     "batch": _batch,
     "memory": _memory,
     "action": _action,
+    "unfinished": _unfinished,
 }
 
 

@@ -31,6 +31,7 @@ WHOLE: dict[str, dict[str, Any]] = {
         "other_shared_bytes": 0,
     },
     "action": {"t": 4.2, "shard": "a", "kind": "DETECT", "outcome": "applied", "evidence": {}},
+    "unfinished": {"t": 4.2, "shard": "a", "device": "cuda:0", "worker": "w", "genes": 64, "work": 8, "seconds": 4.2},
 }
 """A line of each event with every key."""
 
@@ -103,6 +104,7 @@ def test_the_keys_that_are_written_are_documented(tmp_path: Path) -> None:
         timeline.batch(4.2, "a", "cuda:0", genes=64, seconds=4.2, work=8, worker="w")
         timeline.memory(4.2, "cuda:0", 6, 12, 1, 0)
         timeline.action(4.2, "a", "DETECT", "applied", {})
+        timeline.unfinished(4.2, "a", "cuda:0", genes=64, seconds=4.2, work=8, worker="w")
     for text in path.read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
         event = line.pop("event")

@@ -73,6 +73,7 @@ def test_json_has_an_object_for_each_action_and_then_the_summary() -> None:
         "seconds": pytest.approx(3785, abs=60),
         "ignored_samples": 0,
         "cut_batches": 1,
+        "unfinished_batches": 0,
         "skipped_lines": 0,
         "torn_line": None,
     }
@@ -133,6 +134,15 @@ def test_text_shows_the_actions_of_the_job_itself() -> None:
 def test_text_without_a_batch() -> None:
     """A job that has just begun is no error."""
     assert text_of('{"event":"run"}\n').endswith("No batch is recorded, so there is nothing to judge.")
+
+
+def test_text_and_json_count_batches_that_did_not_end() -> None:
+    """Beside the others, never among them; one alone is something to judge."""
+    lost = batch(90.0, seconds=80.0).replace('"batch"', '"unfinished"')
+    assert "1 batch and 1 that did not end, 1 shard" in text_of(batch(4.0) + lost)
+    assert text_of(lost).endswith("No crawl: the policy would have left the shard alone.")
+    (summary,) = lines_of(batch(4.0) + lost)
+    assert (summary["batches"], summary["unfinished_batches"], summary["cut_batches"]) == (1, 1, 0)
 
 
 def test_text_counts_samples_that_could_not_be_judged() -> None:

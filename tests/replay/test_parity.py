@@ -38,16 +38,26 @@ class Plan:
     pause: float = 0.5
     before: str = ""
     """`worker` for a new worker, `run` for a new run, else nothing."""
+    lost: bool = False
+    """Its worker crashes at the end of those seconds; another one is started after the pause."""
     shard: str = "a"
     shared: int | None = None
     """MiB of shared memory that the worker holds meanwhile, `None` for unknown."""
 
 
 class Live:
-    """Drives the policy beside a job and records the job."""
+    """Drives the policy beside a job and records the job.
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    Args:
+        path: Of the timeline.
+        settings: The knobs.
+        obeys: A worker that is ended inside a batch is gone, and another one is started after the pause, as in a
+            supervised job; else the batch goes on as if nothing had been asked for.
+    """
+
+    def __init__(self, path: Path, settings: Settings, *, obeys: bool = False) -> None:
         self.now = 0.0
+        self.obeys = obeys
         self.policy = Policy(settings)
         self.issued: list[Decision] = []
         self.writer = TimelineWriter(path, lambda: 0.0)
@@ -64,27 +74,35 @@ class Live:
             elif plan.before == "worker":
                 self.writer.worker(self.now, GPU, pid=1, reason="crash")
                 self.policy.start_worker(self.now, GPU, GPU)
-            self.encode(plan)
+            is_worker_left = self.encode(plan)
             self.now += plan.pause
+            if not is_worker_left:
+                self.writer.worker(self.now, GPU, pid=1, reason="crash")
+                self.keep(self.policy.start_worker(self.now, GPU, GPU))
         self.writer.close()
         return self.issued
 
-    def encode(self, plan: Plan) -> None:
-        """One batch; a worker that is ended inside takes no more part in it, though the recorded job goes on."""
+    def encode(self, plan: Plan) -> bool:
+        """One batch; returns whether its worker is left. One that is ended inside takes no more part in it."""
         self.batches += 1
         info = BatchInfo(str(self.batches), plan.shard, GPU, GPU, 64, plan.work)
         end = round(self.now + plan.seconds, 6)
         self.read(plan)
         self.keep(self.policy.open_shard(self.now, plan.shard, GPU, GPU, can_end_worker=True))
         self.keep(self.policy.start_batch(self.now, info))
-        alive, now = True, self.now
+        alive, now, began = True, self.now, self.now
         while alive and now + TICK < end:
             now += TICK
             alive = self.keep(self.policy.advance(now))
         if alive:
             # What was due before the end is seen by a tick just before it.
             alive = self.keep(self.policy.advance(end - 1e-6))
-        self.now = end
+        is_ended_for_it = self.obeys and not alive
+        self.now = now if is_ended_for_it else end
+        if plan.lost or is_ended_for_it:
+            self.writer.unfinished(self.now, plan.shard, GPU, 64, self.now - began, work=plan.work)
+            self.policy.abandon_batch(info.id)
+            return False
         self.read(plan)
         self.writer.batch(end, plan.shard, GPU, 64, plan.seconds, work=plan.work)
         if alive:
@@ -92,6 +110,7 @@ class Live:
             assert problem is None
             self.keep(decisions)
             self.boundary(plan.shard)
+        return True
 
     def read(self, plan: Plan) -> None:
         """A reading, now."""
@@ -114,14 +133,15 @@ class Live:
             if decision.what is What.ISSUE:
                 self.issued.append(decision)
             if decision.forced:
-                self.policy.start_worker(decision.t, GPU, GPU)
+                if not self.obeys:
+                    self.policy.start_worker(decision.t, GPU, GPU)
                 return False
         return True
 
 
-def compare(path: Path, plans: list[Plan], knobs: Settings) -> int:
+def compare(path: Path, plans: list[Plan], knobs: Settings, *, obeys: bool = False) -> int:
     """Play live and replay; returns how many decisions there were."""
-    live = Live(path, knobs).play(plans)
+    live = Live(path, knobs, obeys=obeys).play(plans)
     result = replay(read_timeline(path), knobs)
     assert [(d.kind, d.shard, d.rung, d.forced) for d in result.issued()] == [
         (d.kind, d.shard, d.rung, d.forced) for d in live
@@ -165,6 +185,27 @@ def test_replay_decides_what_the_live_policy_decided(
 @pytest.mark.parametrize(
     ("plans", "least"),
     [
+        ([*WARM, Plan(2820.0, 119), *WARM], 3),
+        ([*WARM, *[Plan(2820.0, 119), Plan(4.0, 119)] * 3, *WARM], 5),
+        ([*WARM, Plan(150.0, 119, lost=True), *[Plan(300.0, 119, pause=0.0)] * 4], 3),
+        ([*WARM, *[Plan(400.0, 119, lost=True)] * 2, Plan(300.0, 119, before="run"), Plan(300.0, 119, shard="b")], 5),
+        ([*WARM, Plan(9000.0, 60), *WARM], 0),
+        ([*WARM, *[Plan(150.0, 119, lost=True)] * 8], 0),
+    ],
+    ids=["endless", "endless-again", "crash", "crashes-and-runs", "hang", "crashes-before-a-trip"],
+)
+@pytest.mark.parametrize("action", ["ladder", "cpu", "off"])
+def test_replay_decides_what_a_supervised_job_did(tmp_path: Path, plans: list[Plan], least: int, action: str) -> None:
+    """Batches whose worker was ended for them, or died in them, are judged for as long as they ran, and not longer."""
+    count = compare(tmp_path / "timeline.jsonl", plans, Settings(action=action), obeys=True)
+    assert count >= (least if action == "ladder" else min(least, 1))
+    assert (count > 0) == (least > 0)
+    assert '"unfinished"' in (tmp_path / "timeline.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("plans", "least"),
+    [
         ([*WARM_LOW, *[Plan(28.0, 60, shared=700)] * 60], 3),
         ([*WARM_LOW, Plan(2820.0, 60, shared=4000), *WARM_LOW], 3),
         ([*WARM_LOW, *[Plan(60.0, 60, shared=700)] * 4, Plan(60.0, 60, before="worker", shared=100)]
@@ -192,6 +233,7 @@ PLANS = st.lists(
         before=st.sampled_from([""] * 12 + ["worker", "run"]),
         shard=st.sampled_from(["a", "a", "a", "b"]),
         shared=st.sampled_from([None, 0, 150, 700, 4000]),
+        lost=st.sampled_from([False] * 6 + [True]),
     ),
     max_size=25,
 )
@@ -202,11 +244,12 @@ PLANS = st.lists(
     knobs=st.sampled_from(
         [Settings(), Settings(window=3, warmup=0), Settings(inflight=False, window=2), Settings(window=3, shared=True)]
     ),
+    obeys=st.booleans(),
 )
 @settings(max_examples=40)
-def test_any_job(tmp_path_factory: pytest.TempPathFactory, plans: list[Plan], knobs: Settings) -> None:
-    """Whatever the job does."""
-    compare(tmp_path_factory.mktemp("live") / "timeline.jsonl", [*WARM_LOW, *plans], knobs)
+def test_any_job(tmp_path_factory: pytest.TempPathFactory, plans: list[Plan], knobs: Settings, obeys: bool) -> None:
+    """Whatever the job does, and whether or not its workers are ended for it."""
+    compare(tmp_path_factory.mktemp("live") / "timeline.jsonl", [*WARM_LOW, *plans], knobs, obeys=obeys)
 
 
 def test_the_comparison_can_fail(tmp_path: Path) -> None:

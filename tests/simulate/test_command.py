@@ -11,7 +11,15 @@ import pytest
 from helix_crawl_otel.replay.scenarios import SCENARIOS
 from helix_crawl_otel.replay.simulate import register
 from helix_crawl_otel.replay.table import span
-from helix_crawl_otel.timeline import BatchEvent, MemoryEvent, RunEvent, WorkerEvent, read_timeline
+from helix_crawl_otel.timeline import (
+    ActionEvent,
+    BatchEvent,
+    MemoryEvent,
+    RunEvent,
+    UnfinishedEvent,
+    WorkerEvent,
+    read_timeline,
+)
 from tests.simulate.results import result
 
 KEYS = [
@@ -174,6 +182,9 @@ def test_a_recorded_run_is_a_timeline(capsys: pytest.CaptureFixture[str], tmp_pa
     batches = [event for event in events if isinstance(event, BatchEvent)]
     assert sum(batch.genes for batch in batches) == 25_000
     assert [event.t for event in events] == sorted(event.t for event in events)
+    (lost,) = (event for event in events if isinstance(event, UnfinishedEvent))
+    assert lost.seconds > 60
+    assert [event.t for event in events if isinstance(event, ActionEvent)][-1] == lost.t
     readings = [event.used_bytes for event in events if isinstance(event, MemoryEvent)]
     assert max(used for used in readings if used is not None) / 2**30 == pytest.approx(11.85)
 

@@ -22,6 +22,7 @@ from helix_crawl_otel.timeline import (
     SkippedLine,
     TimelineError,
     TimelineReader,
+    UnfinishedEvent,
     WorkerEvent,
     read_timeline,
 )
@@ -57,6 +58,16 @@ def test_the_lines_of_the_contract() -> None:
         ActionEvent(40.0, "a", "EMPTY_CACHE", "applied", {"rate": 2.3}),
     ]
     assert (reader.lines, reader.events, reader.skipped_lines, reader.torn_line) == (5, 5, 0, None)
+
+
+def test_a_batch_that_did_not_end() -> None:
+    """A line of its own with the keys of a batch, and no batch: who counts batches does not count it."""
+    events, reader = read(
+        changed(BATCH, event="unfinished", worker="w") + "\n" + changed(BATCH, event="unfinished", genes=0)
+    )
+    assert events == [UnfinishedEvent(12.31, "a", "cuda:0", "w", 64, 81234, 4.18)]
+    assert not isinstance(events[0], BatchEvent)
+    assert reader.skipped == [SkippedLine(2, "genes is 0; accepted: a number > 0 (from 1e-12 to 1e+18)")]
 
 
 def test_a_line_needs_only_the_keys_that_matter() -> None:

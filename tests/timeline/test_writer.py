@@ -124,6 +124,18 @@ def test_a_whole_end_gets_no_blank_line(path: Path) -> None:
     assert path.read_bytes().count(b"\n") == len(lines(path)) == 3
 
 
+def test_a_batch_that_did_not_end(path: Path) -> None:
+    """Its line has the keys of a batch, and is refused for the same reasons."""
+    with TimelineWriter(path, Clock(0.0)) as writer:
+        writer.unfinished(40.0, "a", "cuda:0", 64, 28.0, work=81234, worker="cuda:0#2")
+        writer.unfinished(40.0, "a", "cuda:0", 64, 0.0)
+        assert writer.lost_lines == 1
+    assert [json.dumps(line) for line in lines(path)] == [
+        '{"event": "unfinished", "t": 40.0, "shard": "a", "device": "cuda:0", "worker": "cuda:0#2", "genes": 64, '
+        '"work": 81234, "seconds": 28.0}'
+    ]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0, "4", None])
 def test_a_batch_that_cannot_be_judged_is_not_written(path: Path, bad: Any) -> None:
     """NaN, infinity, nothing and text are no seconds; such a line would only be skipped later."""
