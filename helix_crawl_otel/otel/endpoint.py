@@ -107,7 +107,8 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
         reader.shutdown()
         raise _explained(error, host, port) from error
     resource = Resource.create({SERVICE_NAME: "helix-crawl-otel"})
-    provider = MeterProvider(metric_readers=[reader], resource=resource)
+    # Not shut down at the end of the process: a scrape that is being answered then would see every counter gone.
+    provider = MeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False)
     endpoint = MetricsEndpoint(provider, server, thread)
     metrics.set_meter_provider(provider)
     present = metrics.get_meter_provider()
