@@ -50,6 +50,7 @@ def test_the_default_is_the_users_own_folder(environ: dict[str, str], platform: 
     assert default_folder(environ, platform, Path("home")) == Path(wanted) / "helix-crawl" / "demo"
 
 
+@pytest.mark.slow  # the gate's main job looks for the same, in the run that it makes anyway
 @pytest.mark.timeout(900)
 def test_the_real_model_finds_the_answer(tmp_path: Path) -> None:
     """With the packaged MiniLM the question's best answer is where it should be, and every gene has its vector."""
