@@ -23,8 +23,9 @@ from helix_crawl_otel.supervise.console import Console
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.session import RunOptions, Session
+from helix_crawl_otel.supervise.standard_outlets import StandardOutlets
 from helix_crawl_otel.supervise.summary import Summary
-from helix_crawl_otel.supervise.supervisor import DONE, FAILED, PAUSED
+from helix_crawl_otel.supervise.supervisor import DONE, FAILED, INTERRUPTED, PAUSED
 
 __all__ = ["run_build"]
 
@@ -59,6 +60,7 @@ def run_build(
     devices = _devices(options)
     faults = options.parsed_faults()
     with ExitStack() as stack:
+        outlets = stack.enter_context(StandardOutlets(options.common.as_json))
         for folder in sorted(set(folders)):
             stack.enter_context(FolderLock(folder / STATE_FOLDER, command))
         planned = make_plan()
@@ -89,6 +91,7 @@ def run_build(
         mended = f"{command}   # when that is mended; what is done is kept"
         summary = _summary(code, run, job, planned, session, console, (*next_steps, retry, mended))
         console.end(summary)
+        outlets.hurries = summary.exit_code == INTERRUPTED
     return summary.exit_code
 
 

@@ -4,8 +4,6 @@ the end.
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -58,8 +56,6 @@ class Console:
                 url = metrics.endpoint.url
                 self._stack.callback(metrics.endpoint.close)
                 self._early.append(lambda t: events.MetricsAt(t, url))
-        if not logging.getLogger().handlers:
-            logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
         self.announcer = Announcer(choose_display(options.as_json, options.is_plain, options.environ))
         self._stack.enter_context(keep_awake(options.keep_awake, self._note))
         return self

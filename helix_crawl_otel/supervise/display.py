@@ -183,6 +183,11 @@ def choose_display(as_json: bool, is_plain: bool, environ: Mapping[str, str]) ->
         return JsonDisplay(stream)
     if is_plain or not stream.isatty() or environ.get("TERM") == "dumb":
         return PlainDisplay(stream)
+    from rich.console import Console
+
     from helix_crawl_otel.supervise.display_live import LiveDisplay
 
-    return LiveDisplay()
+    console = Console(highlight=False)
+    if console.legacy_windows:  # it would move the cursor by calls of the system, past an outlet's queue
+        return PlainDisplay(stream)
+    return LiveDisplay(console)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.numbers import duration, genes, printable, shard_name
+from helix_crawl_otel.supervise.outlet import Outlet
 from helix_crawl_otel.supervise.progress import Progress, ShardProgress
 from helix_crawl_otel.supervise.sentences import MOST_SHARDS, activity_text, progress_text, sentence_of, shard_text
 
@@ -31,11 +32,11 @@ class LiveDisplay:
     """See `Display`. Log lines of the package appear above the bars.
 
     Args:
-        console: `None` for the terminal.
+        console: Where they are drawn. While it is behind no bars are: they would be old when they are seen.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False)
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._live.start()
         self._since: float | None = None
@@ -50,15 +51,17 @@ class LiveDisplay:
         self._since = event.t if self._since is None else self._since
         text = sentence_of(event)
         if text is not None:
+            self._compose(event.t, progress)
             self._console.print(Text(f"[{duration(event.t - self._since):>11}] {text}"))
-            self._draw(event.t, progress)
         else:
             self.refresh(event.t, progress)
 
     def refresh(self, now: float, progress: Progress) -> None:
         """See `Display`."""
-        if self._drawn_at is None or now - self._drawn_at >= REFRESH_SECONDS:
-            self._draw(now, progress)
+        if self._is_behind() or (self._drawn_at is not None and now - self._drawn_at < REFRESH_SECONDS):
+            return
+        self._compose(now, progress)
+        self._live.refresh()
 
     def end(self, summary: Mapping[str, Any], text: str) -> None:
         """See `Display`."""
@@ -73,7 +76,11 @@ class LiveDisplay:
             self._logger.removeHandler(self._handler)
             self._logger.propagate = self._propagated
 
-    def _draw(self, now: float, progress: Progress) -> None:
+    def _is_behind(self) -> bool:
+        return isinstance(self._console.file, Outlet) and self._console.file.is_behind
+
+    def _compose(self, now: float, progress: Progress) -> None:
+        """What the bars are when they are drawn next; a line that is printed draws them as well."""
         self._drawn_at = now
         rows: list[RenderableType] = []
         for name, shard in list(progress.running.items())[:MOST_SHARDS]:
@@ -85,7 +92,7 @@ class LiveDisplay:
             if slot not in busy:
                 rows.append(_line(printable(f"{slot}: {activity_text(now, activity)}")))
         rows.append(_line(progress_text(now, progress)))
-        self._live.update(Group(*rows), refresh=True)
+        self._live.update(Group(*rows))
 
 
 class _AboveTheBars(logging.Handler):

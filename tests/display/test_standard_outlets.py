@@ -1,0 +1,178 @@
+"""Standard output and standard error while a run lasts, and how long its end waits for who reads them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from helix_crawl_otel.supervise import standard_outlets
+from helix_crawl_otel.supervise.outlet import Outlet
+from helix_crawl_otel.supervise.standard_outlets import LOG_SECONDS, TELL_SECONDS, StandardOutlets
+from tests.display.test_outlet import DEADLINE_SECONDS, Frozen
+
+
+class Clock:
+    """A second at each look, once it runs."""
+
+    def __init__(self, runs: Callable[[], bool] = lambda: True) -> None:
+        self.now = 0.0
+        self._runs = runs
+
+    def __call__(self) -> float:
+        """Seconds."""
+        self.now += self._runs()
+        return self.now
+
+
+class Slow(io.StringIO):
+    """Takes three seconds for each line."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def write(self, text: str) -> int:
+        """Once the time is over."""
+        self._clock.now += 3
+        return super().write(text)
+
+
+@contextlib.contextmanager
+def streams(shown: io.StringIO | None, told: io.StringIO | None) -> Iterator[None]:
+    """These in the place of the process's own, and no handler at the root. None hangs in the end."""
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, []
+    try:
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(told):
+            yield
+            assert (sys.stdout, sys.stderr) == (shown, told)
+        assert root.handlers == []
+    finally:
+        root.handlers = before
+        for stream in (shown, told):
+            if isinstance(stream, Frozen):
+                stream.goes_on.set()
+
+
+def test_what_is_printed_and_logged_is_there_in_the_end() -> None:
+    """Each on its own stream, without a word of decoration; afterwards everything is as it was."""
+    shown, told = io.StringIO(), io.StringIO()
+    with streams(shown, told), StandardOutlets(as_json=False):
+        assert isinstance(sys.stdout, Outlet)
+        print("a line")
+        logging.getLogger("helix_crawl_otel").warning("a warning of %d", 1)
+        logging.getLogger("helix_crawl_otel").info("no warning")
+    assert shown.getvalue() == "a line\n"
+    assert told.getvalue() == "a warning of 1\n"
+
+
+def test_one_file_for_both_keeps_the_order() -> None:
+    """`2>&1`, or a terminal: a log line stands where it was logged."""
+    both = io.StringIO()
+    with streams(both, both), StandardOutlets(as_json=False):
+        for number in range(100):
+            print(f"line {number}")
+            logging.getLogger("helix_crawl_otel").warning("log %d", number)
+    assert both.getvalue() == "".join(f"line {number}\nlog {number}\n" for number in range(100))
+
+
+def test_handlers_of_the_program_around_are_left_alone() -> None:
+    """A second handler would say everything twice."""
+    mine, told = logging.NullHandler(), io.StringIO()
+    with streams(io.StringIO(), told):
+        logging.getLogger().addHandler(mine)
+        with StandardOutlets(as_json=False):
+            logging.getLogger("helix_crawl_otel").warning("a warning")
+        assert logging.getLogger().handlers == [mine]
+        logging.getLogger().removeHandler(mine)
+    assert told.getvalue() == ""
+
+
+def test_closed_streams() -> None:
+    """As some schedulers start a job."""
+    with streams(None, None), StandardOutlets(as_json=True):
+        assert sys.stdout is None
+        assert sys.stderr is None
+
+
+def test_the_end_waits_for_a_reader_and_says_so_once() -> None:
+    """However long: a pager may be open all night."""
+    shown, told = Frozen(), io.StringIO()
+
+    def look() -> float:
+        if clock.now == 1000:
+            shown.goes_on.set()
+        return clock()
+
+    clock = Clock(lambda: not shown.goes_on.is_set())
+    with streams(shown, told), StandardOutlets(as_json=False, clock=look, look_seconds=0.0):
+        print("a line")
+    assert clock.now == 1000
+    assert shown.getvalue() == "a line\n"
+    assert told.getvalue() == (
+        "helix-crawl: the run is over and its folder free, but nobody reads what it has to show on standard output; "
+        "Ctrl-C gives that up\n"
+    )
+
+
+def test_log_lines_alone_do_not_hold_up_the_end_for_long() -> None:
+    """A caller that reads standard output to its end, and never standard error, sees that end."""
+    shown, told = io.StringIO(), Frozen()
+    clock = Clock(lambda: outlets._shown is not None and outlets._shown.wait(0.0))
+    outlets = StandardOutlets(as_json=False, clock=clock, look_seconds=0.0)
+    with streams(shown, told), outlets:
+        print("a line")
+        logging.getLogger("helix_crawl_otel").warning("a warning")
+        assert told.is_asked.wait(DEADLINE_SECONDS)
+    assert LOG_SECONDS < clock.now < TELL_SECONDS
+    assert shown.getvalue() == "a line\n"
+
+
+def test_a_slow_reader_of_log_lines_is_waited_for() -> None:
+    """It reads one now and then, within its time each: all of them are written."""
+    clock = Clock(lambda: False)
+    told = Slow(clock)
+    with streams(None, told), StandardOutlets(as_json=False, clock=clock, look_seconds=0.0):
+        for number in range(20):
+            logging.getLogger("helix_crawl_otel").warning("%d", number)
+    assert told.getvalue() == "".join(f"{number}\n" for number in range(20))
+    assert clock.now > 2 * LOG_SECONDS
+
+
+@pytest.mark.parametrize("how", ["second interrupt", "KeyboardInterrupt"])
+def test_after_a_second_interrupt_nobody_is_waited_for_long(how: str) -> None:
+    """At once, it says in the manual."""
+    shown, clock = Frozen(), Clock()
+    outlets = StandardOutlets(as_json=False, clock=clock, look_seconds=0.0)
+    with streams(shown, io.StringIO()), contextlib.suppress(KeyboardInterrupt), outlets:
+        print("a line")
+        assert shown.is_asked.wait(DEADLINE_SECONDS)
+        if how == "KeyboardInterrupt":
+            raise KeyboardInterrupt
+        outlets.hurries = True
+    assert clock.now < LOG_SECONDS
+    assert shown.getvalue() == ""
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_is_missing_is_told_in_the_form_of_the_rest(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script can read the line that says how many events it has not got."""
+    monkeypatch.setattr(standard_outlets, "JSON_BYTES" if as_json else "TEXT_BYTES", 100)
+    shown = Frozen()
+    with streams(shown, io.StringIO()), StandardOutlets(as_json=as_json):
+        for number in range(10):
+            sys.stdout.write(f"{number}\n")
+            assert shown.is_asked.wait(DEADLINE_SECONDS)
+        shown.goes_on.set()
+    lines = shown.getvalue().splitlines()
+    assert (lines[0], lines[2]) == ("0", "9")
+    if as_json:
+        assert json.loads(lines[1]) == {"event": "dropped", "lines": 8}
+    else:
+        assert lines[1] == "[8 messages are missing here: nobody was reading]"
