@@ -6,6 +6,7 @@ Source: DESIGN.md, section 3.3.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -62,8 +63,8 @@ exit codes:
   130  interrupted
 
 environment:
-  The knobs of the rule are HELIX_BFM_CRAWL_FACTOR, _WINDOW, _ACTION, _VRAM, _EMA_ALPHA, _WARMUP and _INFLIGHT; an
-  option of the same name wins. `helix-crawl replay --help` lists them with their defaults."""
+  The knobs of the rule are HELIX_BFM_CRAWL_FACTOR, _WINDOW, _ACTION, _VRAM, _EMA_ALPHA, _WARMUP, _INFLIGHT and
+  _SHARED; an option of the same name wins. `helix-crawl replay --help` lists them with their defaults."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,11 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(str(error), NEVER)
     except StoreError as error:
         return _say(str(error), FAILED)
-    except BrokenPipeError:  # the reader has seen enough: `| head`
-        _silence_stdout()
-        return DONE
     except OSError as error:
         _silence_stdout()
+        if _is_gone_reader(error):
+            return DONE
         return _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
     except KeyboardInterrupt:
         _silence_stdout()
@@ -119,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
 def _say(message: str, code: int) -> int:
     print(f"helix-crawl: error: {message}", file=sys.stderr)
     return code
+
+
+def _is_gone_reader(error: OSError) -> bool:
+    """Whether who reads the output has seen enough: `| head`. Windows calls the broken pipe an invalid argument."""
+    is_nameless = sys.platform == "win32" and error.errno == errno.EINVAL and error.filename is None
+    return isinstance(error, BrokenPipeError) or is_nameless
 
 
 def _silence_stdout() -> None:

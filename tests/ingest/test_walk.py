@@ -67,6 +67,7 @@ def test_an_empty_tree_has_no_shards_and_a_missing_one_is_an_error(tmp_path: Pat
         plan_named(tmp_path, None, "a")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links to files under Wine are not those of Windows")
 def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path) -> None:
     """So a loop ends; a link to nothing is nothing, one in a circle is told of."""
     write_tree(tmp_path, {"a/one.txt": "text", "b/two.txt": "text"})

@@ -37,6 +37,7 @@ TESTS = (
     "tests/otel/test_endpoint.py",
     "tests/ingest",
     "tests/docs/test_powershell.py",
+    "tests/docs/test_powershell_runs.py",
     "tests/jobs/test_everywhere.py",
     "tests/jobs/test_held_open.py",
     "tests/jobs/test_windows_paths.py",
