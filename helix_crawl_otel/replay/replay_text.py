@@ -28,13 +28,15 @@ _NOT_SEEN = (
     "it raised, the whole job was killed in it, or an older version recorded it."
 )
 
+_NOTHING_CHANGES = "What follows an action is what the job did: nothing that is asked for here changes the timeline."
+
 
 def replay_text(result: ReplayResult, reader: TimelineReader) -> str:
     """The whole output, without a last line end."""
     parts = [*_header(result, reader), "", *_table(result), _sentence(result)]
     notes = skipped_text(reader).splitlines()
     if len(result.issued()) > result.actions[ActionKind.DETECT.value]:
-        notes.insert(0, "What follows an action is what the job did, not what the action would do: it changes nothing on a timeline.")
+        notes.insert(0, _NOTHING_CHANGES)
     if result.recorded.get(ActionKind.DETECT.value) and not result.actions[ActionKind.DETECT.value]:
         notes.insert(0, _NOT_SEEN)
     if result.ignored_samples:

@@ -64,6 +64,24 @@ def applied(done: Done) -> list[str]:
     return [e["action"] for e in done.of("action") if e["outcome"] == "applied" and e["action"] != "DETECT"]
 
 
+def replays_as_recorded(rig: Rig, unfinished: int) -> None:
+    """The timeline has so many batches that did not end, each before the worker in its place; the replay asks for what
+    the job asked for, by the same numbers and as old a batch."""
+    path = rig.out / ".helix-crawl/timeline.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    ends = [line["event"] for line in lines if line["event"] in ("worker", "unfinished")]
+    assert ends == ["worker", *["unfinished", "worker"] * unfinished]
+    code, stdout, errors = run_here("replay", str(path), "--json", "--window", "4")
+    assert code == 0, errors
+    *replayed, summary = map(json.loads, stdout.splitlines())
+    assert (summary["unfinished_batches"], summary["cut_batches"]) == (unfinished, 0)
+    recorded = [line for line in lines if line["event"] == "action"]
+    assert [(line["kind"], line["shard"]) for line in replayed] == [(line["kind"], line["shard"]) for line in recorded]
+    for ours, its in zip(replayed, recorded, strict=True):
+        for number in ("ema", "baseline", "streak", "inflight_seconds"):
+            assert ours["evidence"][number] == pytest.approx(its["evidence"][number], rel=1e-3), number
+
+
 def undisturbed_digest(rig: Rig) -> str:
     """Of the same tree, built without any fault."""
     plain = Rig(rig.folder / "plain")
@@ -142,13 +160,18 @@ def test_action_off(rig: Rig) -> None:
 
 
 def test_a_wedge_under_a_full_card(rig: Rig) -> None:
-    """A C call that holds the GIL: the deadline ends the worker, the endpoint answers meanwhile, the build finishes."""
+    """A C call that holds the GIL: the deadline ends the worker, the endpoint answers meanwhile, the build finishes.
+
+    The next worker crashes. Neither batch ended, both are in the timeline, and it replays to what the job decided.
+    """
     rig.write_shards(1, 6, 40)
     full = "card:others_gib=9.0,context_gib=2.5,activation_mib_per_token=0,spill_cost=0"
-    done, scraper = run(rig, "--fault", full, "--fault", "wedge:batch=8,worker=1")
+    faults = ("--fault", full, "--fault", "wedge:batch=8,worker=1", "--fault", "crash:batch=2,worker=2")
+    done, scraper = run(rig, *faults)
     assert done.code == 0, done.errors
     assert done.of("worker_ended")[0]["code"] != 0
-    assert starts(done)[:2] == [("cuda:0", "first"), ("cuda:0", "recycle")]
+    assert starts(done) == [("cuda:0", "first"), ("cuda:0", "recycle"), ("cuda:0", "crash")]
+    replays_as_recorded(rig, unfinished=2)
     overdue = [e["action"] for e in done.of("action") if e["outcome"] == "overdue"]
     assert overdue
     assert rig.verify()["digest"] == undisturbed_digest(rig)

@@ -15,7 +15,16 @@ from helix_crawl_otel.report.witness import tell
 from helix_crawl_otel.timeline import read_timeline
 from tests.data.timelines import make
 
-__all__ = ["FOLDER", "GB", "job_with_a_recycle", "lines", "page_of", "recorded", "story_of"]
+__all__ = [
+    "FOLDER",
+    "GB",
+    "job_with_a_recycle",
+    "job_with_an_endless_batch",
+    "lines",
+    "page_of",
+    "recorded",
+    "story_of",
+]
 
 FOLDER = Path(make.__file__).parent
 GB = 1_000_000_000
@@ -74,3 +83,31 @@ def job_with_a_recycle(shard: str = "notes", *, slow: float = 40.0) -> list[dict
     events.append({"event": "worker", "t": t - 8, "device": "cuda:0", "pid": 2, "reason": "recycle"})
     batches(30, 4.0, 6.0)
     return events
+
+
+def job_with_an_endless_batch(shard: str = "notes") -> list[dict[str, Any]]:
+    """30 batches of 4 s, one that has run for 360 s when its worker is ended, another worker 20 s later, 30 batches.
+
+    What a supervised job records: the release is overdue, and the worker in place of the old one is the recycle.
+    """
+    worker = {"event": "worker", "device": "cuda:0"}
+    batch = {"shard": shard, "device": "cuda:0", "genes": 64}
+    card = {"event": "memory", "device": "cuda:0", "limit_bytes": 12 * GB}
+    seen = {"rate": 0.3, "ema": 0.8, "baseline": 16.0, "ratio": 0.05, "limit_ratio": 0.2, "streak": 8}
+
+    def action(t: float, kind: str, outcome: str, age: float) -> dict[str, Any]:
+        evidence = {**seen, "inflight_seconds": age}
+        return {"event": "action", "t": t, "shard": shard, "kind": kind, "outcome": outcome, "evidence": evidence}
+
+    return [
+        {"event": "run", "t": 0.0, "version": 1, "encoder": "e"},
+        {**worker, "t": 0.0, "pid": 1, "reason": "first"},
+        *({**batch, "event": "batch", "t": 4.0 * (n + 1), "seconds": 4.0} for n in range(30)),
+        {**card, "t": 120.0, "used_bytes": int(11.9 * GB)},
+        action(400.0, "DETECT", "applied", 280.0),
+        action(480.0, "EMPTY_CACHE", "overdue", 280.0),
+        {**batch, "event": "unfinished", "t": 480.0, "seconds": 360.0},
+        action(500.0, "RECYCLE", "applied", 360.0),
+        {**worker, "t": 500.0, "pid": 2, "reason": "recycle"},
+        *({**batch, "event": "batch", "t": 500.0 + 4.0 * (n + 1), "seconds": 4.0} for n in range(30)),
+    ]

@@ -7,10 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from helix_crawl_otel.report.figure import MOST_POINTS, thinned, thinned_readings
+from helix_crawl_otel.report.figure import MOST_POINTS, PICTURE, figure, thinned, thinned_readings
 from helix_crawl_otel.report.picture import picture
 from helix_crawl_otel.report.story import Batch, Reading
-from tests.report.stories import job_with_a_recycle, page_of, recorded, story_of
+from helix_crawl_otel.report.svg import LIGHT
+from tests.report.stories import job_with_a_recycle, job_with_an_endless_batch, page_of, recorded, story_of
 
 EMPTY = {"meta", "link", "br", "hr", "img", "input"}
 HOSTILE = "</title><script>alert(1)</script> \" onload='x' & $x_{1}$ \u202e\n<b>"
@@ -72,6 +73,38 @@ def test_the_page_says_what_happened() -> None:
         "factor 5, window 8, action ladder",
     ):
         assert expected in text
+
+
+def test_a_batch_that_did_not_end_is_shown() -> None:
+    """A row without a number, in the order of time, and a word in the legend, which no other page has."""
+    page = page_of(story_of(job_with_an_endless_batch()))
+    text = Checked(page).text
+    rows = re.findall(r'data-is="what">([^<]*)<', page)
+    assert rows == [
+        "new worker on cuda:0 (first)",
+        "crawl detected",
+        "cache released, by force: a stuck batch kept it from its boundary",
+        "A batch of 64 genes did not end in 6 min 00 s: its worker ended",
+        "worker recycled",
+        "new worker on cuda:0 (recycle)",
+    ]
+    assert "a batch that did not end, at most so fast" in text
+    assert "did not end" not in Checked(page_of(story_of(job_with_a_recycle()))).text
+
+
+def test_a_batch_that_did_not_end_is_drawn_to_a_cross() -> None:
+    """At the most that its rate can have been, from its beginning to the end of its worker, in a crawl's colour."""
+    import numpy as np
+
+    (tale,) = story_of(job_with_an_endless_batch()).tales
+    speed = figure(tale, {}, 5.0, 0.92, LIGHT, PICTURE).axes[0]
+    (cross,) = (line for line in speed.lines if line.get_marker() == "X")
+    began, ended = [120 / 60, 64 / 360], [480 / 60, 64 / 360]
+    assert np.allclose(cross.get_xydata(), [ended])
+    assert cross.get_color() == LIGHT["crawl"]
+    ways = [np.asarray(line.get_xydata()) for line in speed.lines]
+    assert [way.shape for way in ways if way.shape == (2, 2) and np.allclose(way, [began, ended])] == [(2, 2)]
+    assert speed.get_ylim()[0] < 64 / 360
 
 
 def test_it_says_what_was_not_done() -> None:

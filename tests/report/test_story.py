@@ -8,7 +8,7 @@ from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.report.choice import choose
 from helix_crawl_otel.report.effect import effect_of, lost_seconds, remedy_seconds, saved_seconds
 from helix_crawl_otel.report.words import headline, sentences, tale_text
-from tests.report.stories import job_with_a_recycle, recorded, story_of
+from tests.report.stories import job_with_a_recycle, job_with_an_endless_batch, recorded, story_of
 
 QUIET = ("healthy", "long-documents", "slow-disk")
 
@@ -113,6 +113,54 @@ def test_a_batch_thrown_away_counts() -> None:
     story = story_of(events)
     assert lost_seconds(story.tales[0]) == pytest.approx(lost_seconds(whole.tales[0]) + 90.0)
     assert "by force" in tale_text(story.tales[0], story)
+
+
+def test_a_batch_that_did_not_end() -> None:
+    """It is the crawl, from its beginning to the end of its worker; it counts once as lost, and no gene of it."""
+    story = story_of(job_with_an_endless_batch())
+    (tale,) = story.tales
+    (lost,) = tale.unfinished
+    assert (lost.began, lost.ended, lost.slow) == (120.0, 480.0, True)
+    assert (len(tale.batches), tale.genes) == (60, 60 * 64)
+    assert [(episode.began, episode.detected, episode.ended) for episode in tale.episodes] == [(120.0, 400.0, 480.0)]
+    assert [batch for batch in tale.tries if tale.is_crawling(batch)] == [lost]
+    assert lost_seconds(tale) == pytest.approx(360)
+    assert remedy_seconds(tale) == pytest.approx(20)
+    after = effect_of(tale.steps[2], tale, 8).after
+    assert after is not None
+    assert after.rate == pytest.approx(16)
+    assert "3,840 genes in 60 batches" in " ".join(sentences(story))
+    assert "1 batch did not end: its worker ended first." in " ".join(sentences(story))
+    text = tale_text(tale, story)
+    assert "A batch of 64 genes did not end in 6 min 00 s: its worker ended at 0:08:00." in text
+    assert text.index("It crawled") < text.index("did not end") < text.index("Worker recycled")
+
+
+def test_without_recorded_actions_the_same_is_found() -> None:
+    """The policy that only looks on sees the crawl inside the batch, and takes the end of the worker as it was."""
+    events = [event for event in job_with_an_endless_batch() if event["event"] != "action"]
+    story = story_of(events)
+    (tale,) = story.tales
+    ((began, ended),) = [(episode.began, episode.ended) for episode in tale.episodes]
+    assert (began, ended) == (120.0, 480.0)
+    assert [step.kind for step in tale.steps] == ["DETECT", "EMPTY_CACHE", "RECYCLE"]
+
+
+def test_crashes_are_no_crawl() -> None:
+    """Each batch that a crash took is told of, several in one sentence; a shard of nothing else is one to report on."""
+    lost = {"event": "unfinished", "t": 9.0, "shard": "a", "genes": 64, "seconds": 5.0}
+    once = story_of([lost])
+    assert (
+        tale_text(once.tales[0], once)
+        == "No crawl. A batch of 64 genes did not end in 5.0 s: its worker ended at 0:00:09."
+    )
+    assert not once.tales[0].is_empty
+    assert choose(once).tales == once.tales
+    twice = story_of([lost, {"event": "worker", "t": 10.0, "device": "cuda:0"}, {**lost, "t": 19.0, "seconds": 7.0}])
+    (tale,) = twice.tales
+    assert tale_text(tale, twice) == "No crawl. 2 batches did not end, one of them in 7.0 s: their workers ended first."
+    assert tale.span == (4.0, 19.0)
+    assert (twice.crawls, lost_seconds(tale)) == (0, 0)
 
 
 def test_nothing_was_done() -> None:

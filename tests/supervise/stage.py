@@ -28,6 +28,7 @@ from helix_crawl_otel.supervise.run_job import RunJob
 from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.slot import Phase, Slot
 from helix_crawl_otel.supervise.supervisor import Supervisor
+from helix_crawl_otel.timeline import TimelineWriter
 from tests.supervise.played import SECONDS, PlayedWorker
 from tests.watch.rig import CARD_BYTES, CRAWL, FULL, GENES, HEALTHY, LOW, TICK, WORK, Clock, collected, make_provider
 
@@ -44,6 +45,7 @@ class Stage:
             which tell of it themselves.
         logs: Folder of the workers' log files.
         demoted: Shards that belong on the CPU.
+        timeline: File of the flight recorder, `None` to record nothing.
 
     Attributes:
         fraction: How full the modelled card is.
@@ -60,8 +62,12 @@ class Stage:
         card: list[int] | None = None,
         logs: Path | None = None,
         demoted: set[str] | None = None,
+        timeline: Path | None = None,
     ) -> None:
         self.clock = Clock()
+        self._timeline = None if timeline is None else TimelineWriter(timeline, self.clock)
+        if self._timeline is not None:
+            self._timeline.run(config={"tick_seconds": TICK})
         self.workers: list[PlayedWorker] = []
         self.events: list[events.Event] = []
         self.fraction = LOW
@@ -73,6 +79,7 @@ class Stage:
             InstrumentHub(provider.get_meter("stage")),
             self.clock,
             save_state=self._keep,
+            timeline=self._timeline,
             can_end_worker=True,
             on_forced=self._force,
         )
@@ -117,6 +124,8 @@ class Stage:
             worker.channel.close()
         self.memory.close()
         self.pipeline.close()
+        if self._timeline is not None:
+            self._timeline.close()
 
     def _force(self, decision: Decision) -> None:
         self.supervisor.force(decision)
