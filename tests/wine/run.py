@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> int:
 
 def _start_pytest(windows: Windows, prefix: Path, libraries: Path, chosen: list[str]) -> subprocess.Popen[bytes]:
     """pytest in a Windows process, its output in a pipe: one that is redirected to a file fails there."""
-    names_tests = any(not argument.startswith("-") for argument in chosen)
+    names_tests = any((ROOT / argument.partition("::")[0]).exists() for argument in chosen)
     command = [str(windows.wine), str(windows.python), "-m", "pytest", "-p", "no:cacheprovider"]
     command += ["-q", "-rs", "--no-fold-skipped", *chosen, *(() if names_tests else TESTS)]
     environ = {name: value for name, value in wine_environ(prefix).items() if name not in OF_LINUX}
