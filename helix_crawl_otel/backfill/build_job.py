@@ -124,7 +124,7 @@ class BuildJob:
             work = self._current.get(slot)
             return work.assignment.shard if work else None
 
-    def is_between(self, slot: str) -> bool:
+    def has_finished(self, slot: str, code: int) -> bool:
         """See `Job`."""
         with self._lock:
             return slot not in self._current

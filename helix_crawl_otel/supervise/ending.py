@@ -50,6 +50,7 @@ class End:
         refused: It entered a shard that belongs on the CPU.
         demoted: It ran on the CPU for one shard.
         pausing: The operator has asked all workers to pause.
+        finished: Nothing of what it was given is left: with work left code 0 is a crash, without any other code is none.
     """
 
     code: int
@@ -58,24 +59,24 @@ class End:
     refused: bool = False
     demoted: bool = False
     pausing: bool = False
+    finished: bool = False
 
 
 def judge_end(end: End) -> Ending:
     """What an end means."""
     if end.pausing:
         return Ending.DONE if end.code == 0 and end.ended_for is None and end.leaving is None else Ending.PAUSED
+    crash = Ending.DONE if end.finished else Ending.CRASH
     if end.ended_for is not None:
-        return _ENDED_FOR.get(end.ended_for, Ending.CRASH)
+        return _ENDED_FOR.get(end.ended_for, crash)
     if end.code == NEVER_EXIT_CODE:
         return Ending.NEVER
     # It has applied the action, whatever code its driver made of that; with 0 it may have left work undone.
     if end.leaving is not None:
         return _ENDED_FOR.get(end.leaving.value, Ending.CRASH)
-    if end.code == 0:
-        return Ending.DONE
     if end.code == DEMOTED_EXIT_CODE and (end.refused or end.demoted):
         return Ending.DEMOTE if end.refused else Ending.RETURN
-    return Ending.PAUSED_ITSELF if end.code == PAUSED_EXIT_CODE else Ending.CRASH
+    return Ending.PAUSED_ITSELF if end.code == PAUSED_EXIT_CODE else crash
 
 
 _ENDED_FOR = {
@@ -89,7 +90,9 @@ def why_ended(ended_for: str | None, ending: Ending, code: int) -> str:
     """Why a worker ended, in words."""
     if ended_for is not None:
         return _REASONS.get(ended_for, f"it was ended for {ended_for}")
-    return exit_text(code) if ending is Ending.CRASH else ending.value
+    if ending is Ending.CRASH:
+        return exit_text(code) if code else "it ended as if it were done, with work left"
+    return ending.value
 
 
 _REASONS = {

@@ -67,8 +67,9 @@ class Job(Protocol):
     def next_shard(self, slot: str) -> str | None:
         """The shard that the next worker of a slot begins with, `None` when only its driver knows."""
 
-    def is_between(self, slot: str) -> bool:
-        """Whether the worker that has just ended had finished all it was given: such an end is no crash."""
+    def has_finished(self, slot: str, code: int) -> bool:
+        """Whether the worker that has just ended had finished all it was given: then its end is no crash, and with work
+        left it is one, whatever its code."""
 
     def launch(self, slot: str, start: Start, number: int) -> Launch:
         """The command of a worker; `number` counts the workers of the run from 1."""

@@ -40,9 +40,9 @@ class RunJob:
         """See `Job`: the driver knows."""
         return None
 
-    def is_between(self, slot: str) -> bool:
-        """See `Job`: a driver that crashes has not said that it is done."""
-        return False
+    def has_finished(self, slot: str, code: int) -> bool:
+        """See `Job`: its code is all that a driver of the user's own says of it."""
+        return code == 0
 
     def launch(self, slot: str, start: Start, number: int) -> Launch:
         """See `Job`: the CPU is asked for by the variable that drivers read, and the cards are hidden."""

@@ -186,6 +186,7 @@ class Slot:
                 refused=refused is not None,
                 demoted=start.demoted_shard is not None,
                 pausing=self._run.pausing,
+                finished=self._run.job.has_finished(self.name, code),
             )
         )
         if ending is Ending.DONE and self._run.pausing and (worker.ear.has_paused or self._left.names()):
@@ -206,7 +207,7 @@ class Slot:
             self._wait(self._placed("demote", owed or shard))
         elif ending is Ending.RETURN:
             self._wait(self._placed("resume", owed))
-        elif ending is Ending.DONE or (ending is Ending.CRASH and self._run.job.is_between(self.name)):
+        elif ending is Ending.DONE:
             self._close_left("done")
             self._next(is_first=False)
         elif ending is Ending.CRASH:

@@ -73,17 +73,20 @@ def test_an_encoder_that_fails_gene_by_gene_fails_the_shard(rig: Rig) -> None:
     assert rig.verify() == whole
 
 
-def test_a_worker_that_crashes_whenever_it_starts(rig: Rig) -> None:
+@pytest.mark.parametrize(("code", "why"), [(41, "exit code 41"), (0, "as if it were done, with work left")])
+def test_a_worker_that_ends_whenever_it_starts(rig: Rig, code: int, why: str) -> None:
     """Three restarts without a gene, then the shard has failed; the next has a budget of its own. Exit code 1."""
     write(rig)
     assert rig.build().code == 0
     whole = rig.verify()
     rig.out.rename(rig.folder / "undisturbed")
-    site = rig.with_site("import os, sys\nif 'helix_crawl_otel.backfill.worker' in sys.orig_argv:\n    os._exit(41)\n")
+    site = rig.with_site(
+        f"import os, sys\nif 'helix_crawl_otel.backfill.worker' in sys.orig_argv:\n    os._exit({code})\n"
+    )
     done = rig.run(rig.build_command(*FAST), 60.0, **site)
     assert done.code == 1
     assert len(done.of("worker_started")) == 8
-    assert all("exit code 41" in why for why in done.summary["failed"].values())
+    assert all(why in reason for reason in done.summary["failed"].values())
     assert sorted(done.summary["failed"]) == ["a", "b"]
     assert rig.build().code == 0
     assert rig.verify() == whole

@@ -28,7 +28,17 @@ CODES = {
 @pytest.mark.parametrize(("code", "ending"), CODES.items())
 def test_a_worker_that_was_asked_for_nothing(code: int, ending: Ending) -> None:
     """A 75 that nobody asked for ends the run as paused, a 79 that nobody asked for is a crash."""
-    assert judge_end(End(code)) is ending
+    assert judge_end(End(code, finished=code == 0)) is ending
+
+
+def test_what_is_left_decides_about_a_worker_that_ended_by_itself() -> None:
+    """A library that ends the process with 0 has not done the shard; one that crashes after the last gene has."""
+    assert judge_end(End(0, finished=False)) is Ending.CRASH
+    assert "with work left" in why_ended(None, Ending.CRASH, 0)
+    for code in (1, 79, -9, 0xC0000005):
+        assert judge_end(End(code, finished=True)) is Ending.DONE
+    assert judge_end(End(-9, ended_for="hang", finished=True)) is Ending.DONE
+    assert judge_end(End(75, finished=True)) is Ending.PAUSED_ITSELF
 
 
 @pytest.mark.parametrize("code", [code for code in CODES if code != 78])
