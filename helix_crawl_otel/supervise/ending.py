@@ -50,7 +50,7 @@ class End:
         refused: It entered a shard that belongs on the CPU.
         demoted: It ran on the CPU for one shard.
         pausing: The operator has asked all workers to pause.
-        finished: Nothing of what it was given is left: with work left code 0 is a crash, without any other code is none.
+        finished: Nothing of what it was given is left. With work left code 0 is a crash, without it no code is.
     """
 
     code: int
