@@ -51,17 +51,18 @@ class LiveDisplay:
         self._since = event.t if self._since is None else self._since
         text = sentence_of(event)
         if text is not None:
-            self._compose(event.t, progress)
+            is_behind = self._is_behind()
             self._console.print(Text(f"[{duration(event.t - self._since):>11}] {text}"))
+            if not is_behind:
+                self._draw(event.t, progress)
         else:
             self.refresh(event.t, progress)
 
     def refresh(self, now: float, progress: Progress) -> None:
         """See `Display`."""
-        if self._is_behind() or (self._drawn_at is not None and now - self._drawn_at < REFRESH_SECONDS):
-            return
-        self._compose(now, progress)
-        self._live.refresh()
+        is_due = self._drawn_at is None or now - self._drawn_at >= REFRESH_SECONDS
+        if is_due and not self._is_behind():
+            self._draw(now, progress)
 
     def end(self, summary: Mapping[str, Any], text: str) -> None:
         """See `Display`."""
@@ -79,8 +80,7 @@ class LiveDisplay:
     def _is_behind(self) -> bool:
         return isinstance(self._console.file, Outlet) and self._console.file.is_behind
 
-    def _compose(self, now: float, progress: Progress) -> None:
-        """What the bars are when they are drawn next; a line that is printed draws them as well."""
+    def _draw(self, now: float, progress: Progress) -> None:
         self._drawn_at = now
         rows: list[RenderableType] = []
         for name, shard in list(progress.running.items())[:MOST_SHARDS]:
@@ -92,7 +92,7 @@ class LiveDisplay:
             if slot not in busy:
                 rows.append(_line(printable(f"{slot}: {activity_text(now, activity)}")))
         rows.append(_line(progress_text(now, progress)))
-        self._live.update(Group(*rows))
+        self._live.update(Group(*rows), refresh=True)
 
 
 class _AboveTheBars(logging.Handler):

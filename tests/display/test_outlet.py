@@ -185,7 +185,7 @@ def test_letters_that_the_stream_cannot_show() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its terminal is asked for by the system, not by the stream")
 def test_bars_on_a_frozen_terminal() -> None:
-    """Lines are kept, bars that would be old are not drawn, and the bars that are seen first are the newest."""
+    """Lines are kept; bars that would be old when they are seen are not drawn."""
     stream = Frozen()
     with outlet_of(stream) as outlet:
         file = cast("TextIO", outlet)

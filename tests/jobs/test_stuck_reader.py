@@ -66,9 +66,9 @@ def test_a_build_whose_events_nobody_reads(rig: Rig) -> None:
     assert [event["reason"] for event in done.of("worker_started")] == ["first", "crash"]
     assert done.events[0]["event"] == "run_started"
     assert done.events[-1] == done.summary
-    committed = done.of("committed")
-    assert sum(event["genes"] for event in committed) == found["genes"] == len(committed)
-    assert [event["pending"] for event in committed] == list(reversed(range(len(committed))))
+    pending = [event["pending"] for event in done.of("committed")]
+    assert pending == sorted(set(pending), reverse=True)
+    assert found["genes"] - 1 <= len(pending) <= found["genes"]  # a worker may be killed before it has said so
     assert done.of("dropped") == []
 
 
