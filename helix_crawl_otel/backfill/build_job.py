@@ -125,9 +125,10 @@ class BuildJob:
             return work.assignment.shard if work else None
 
     def has_finished(self, slot: str, code: int) -> bool:
-        """See `Job`."""
+        """See `Job`. A worker that was told to leave the next shard to one on another device was not given it."""
         with self._lock:
-            return slot not in self._current
+            work = self._current.get(slot)
+            return work is None or work.state == "pending"
 
     def launch(self, slot: str, start: Start, number: int) -> Launch:
         """See `Job`."""
@@ -210,6 +211,7 @@ class BuildJob:
         except CannotSetAside as error:
             is_made_anew, reason = False, f"{reason}; {error}"
         if is_made_anew:
+            work.state = "pending"
             self._queue.appendleft(work)
         else:
             self._fail(work, reason)
