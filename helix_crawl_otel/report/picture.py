@@ -15,7 +15,7 @@ from helix_crawl_otel.report.words import headline, name_of, sentences, tale_tex
 __all__ = ["picture"]
 
 MOST_SHARDS = 3
-_HEAD_INCHES, _SHARD_INCHES = 1.25, 5.4
+_HEAD_INCHES, _SHARD_INCHES, _FOOT_INCHES = 1.25, 5.4, 0.45
 
 
 def picture(story: Story) -> bytes:
@@ -27,9 +27,9 @@ def picture(story: Story) -> bytes:
     from matplotlib.figure import Figure
 
     shown = choose(story, MOST_SHARDS)
-    height = _HEAD_INCHES + _SHARD_INCHES * max(len(shown.tales), 1) + 0.3
+    height = _HEAD_INCHES + _SHARD_INCHES * max(len(shown.tales), 1) + _FOOT_INCHES
     page = Figure(figsize=(PICTURE.inches[0], height), facecolor="white")
-    ratios = [_HEAD_INCHES] + [_SHARD_INCHES] * len(shown.tales) + [0.3]
+    ratios = [_HEAD_INCHES] + [_SHARD_INCHES] * len(shown.tales) + [_FOOT_INCHES]
     head, *parts, foot = page.subfigures(len(ratios), 1, squeeze=False, height_ratios=ratios)[:, 0]
     head.text(0.02, 0.8, headline(story), fontsize=17, fontweight="bold", va="top", color=LIGHT["ink"])
     lines = textwrap.fill(" ".join(sentences(story)), 135)
@@ -48,7 +48,8 @@ def picture(story: Story) -> bytes:
         key += "  Dashed red: shared memory."
     if any(tale.unfinished for tale in shown.tales):
         key += "  Dashed to a cross: a batch that did not end."
-    foot.text(0.02, 0.6, " ".join([key, *shown.sentences(story)]), fontsize=9, color=LIGHT["soft"], va="center")
+    lines = textwrap.fill(" ".join([key, *shown.sentences(story)]), 160)
+    foot.text(0.02, 0.6, lines, fontsize=9, color=LIGHT["soft"], va="center", parse_math=False, linespacing=1.35)
     with io.BytesIO() as image, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks
         page.savefig(image, format="png", dpi=110)

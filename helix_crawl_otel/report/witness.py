@@ -248,7 +248,8 @@ def _slow_since(tale: Tale, episode: Episode) -> float:
     for batch in reversed(tale.tries):
         if batch.began >= episode.detected:
             continue
-        if not batch.slow:
+        # One in flight at that moment is where it was detected, whatever was known of the memory at its end.
+        if not batch.slow and batch.ended <= episode.detected:
             break
         since = batch.began
     return since

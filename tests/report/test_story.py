@@ -136,6 +136,17 @@ def test_a_batch_that_did_not_end() -> None:
     assert text.index("It crawled") < text.index("did not end") < text.index("Worker recycled")
 
 
+def test_a_crawl_begins_with_the_batch_in_which_it_was_detected() -> None:
+    """Also when the memory was not read any more at the end of its worker, as by one that held the GIL."""
+    events = job_with_an_endless_batch()
+    for event in events:
+        if event["event"] == "memory":
+            event["t"] = 119.0
+    (tale,) = story_of(events).tales
+    assert not tale.unfinished[0].slow
+    assert tale.episodes[0].began == 120.0
+
+
 def test_without_recorded_actions_the_same_is_found() -> None:
     """The policy that only looks on sees the crawl inside the batch, and takes the end of the worker as it was."""
     events = [event for event in job_with_an_endless_batch() if event["event"] != "action"]
