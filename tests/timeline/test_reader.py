@@ -265,7 +265,7 @@ def test_a_folder_and_a_missing_file(tmp_path: Path) -> None:
         list(read_timeline(tmp_path))
     with pytest.raises(TimelineError, match=r"missing\.jsonl cannot be read: No such file or directory$"):
         list(read_timeline(tmp_path / "missing.jsonl"))
-    with pytest.raises(TimelineError, match="cannot be read: embedded null (byte|character)"):
+    with pytest.raises(TimelineError, match=r"cannot be read: embedded null (byte|character)"):
         list(read_timeline("a\0b"))
 
 
