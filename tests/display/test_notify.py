@@ -77,7 +77,7 @@ def test_a_command_gets_the_summary(tmp_path: Path, capfd: pytest.CaptureFixture
     """On its standard input; what it prints does not mix with the events on standard output."""
     program = tmp_path / "told.py"
     program.write_text(f"import sys; open({str(tmp_path / 'got')!r}, 'w').write(sys.stdin.read()); print('hello')")
-    notify(f"{shlex.quote(sys.executable)} {shlex.quote(str(program))}", SUMMARY)
+    notify(f'"{sys.executable}" "{program}"', SUMMARY)
     assert json.loads((tmp_path / "got").read_text()) == SUMMARY
     out, err = capfd.readouterr()
     assert out == ""
