@@ -32,6 +32,7 @@ TESTS = (
     "tests/supervise",
     "tests/watch",
     "tests/cli",
+    "tests/display",
     "tests/memory",
     "tests/doctor",
     "tests/otel/test_endpoint.py",
@@ -47,6 +48,7 @@ TESTS = (
     "tests/jobs/test_interrupts.py::test_the_second_interrupt_ends_at_once",
     "tests/jobs/test_damage.py::test_the_lock_of_a_killed_build_is_taken_over",
     "tests/jobs/test_build.py::test_a_second_build_on_the_same_output_is_told_who_is_at_work",
+    "tests/jobs/test_stuck_reader.py::test_a_build_whose_events_nobody_reads",
     "tests/ladder/test_ladder.py::test_all_four_rungs",
     "tests/ladder/test_shared.py",
 )
@@ -140,7 +142,9 @@ def _running(prefix: Path) -> list[tuple[int, str]]:
 
 
 def _is_of_wine(command: str) -> bool:
-    return not command or "wineserver" in command or command.lower().startswith(OF_WINE)
+    program = command.lower()
+    is_started_by_it = program.startswith(OF_WINE) and not program.startswith(f"{OF_WINE}cmd.exe")
+    return not command or "wineserver" in command or is_started_by_it
 
 
 def as_windows(path: Path) -> str:
