@@ -124,7 +124,7 @@ class BuildJob:
             work = self._current.get(slot)
             return work.assignment.shard if work else None
 
-    def has_finished(self, slot: str, code: int) -> bool:
+    def has_finished(self, slot: str, code: int | None) -> bool:
         """See `Job`. A worker that was told to leave the next shard to one on another device was not given it."""
         with self._lock:
             work = self._current.get(slot)

@@ -67,9 +67,9 @@ class Job(Protocol):
     def next_shard(self, slot: str) -> str | None:
         """The shard that the next worker of a slot begins with, `None` when only its driver knows."""
 
-    def has_finished(self, slot: str, code: int) -> bool:
+    def has_finished(self, slot: str, code: int | None) -> bool:
         """Whether the worker that has just ended had finished all it was given: then its end is no crash, and with work
-        left it is one, whatever its code."""
+        left it is one, whatever its code. `None` is the code of one that we have ended: it says nothing."""
 
     def launch(self, slot: str, start: Start, number: int) -> Launch:
         """The command of a worker; `number` counts the workers of the run from 1."""

@@ -40,7 +40,7 @@ class RunJob:
         """See `Job`: the driver knows."""
         return None
 
-    def has_finished(self, slot: str, code: int) -> bool:
+    def has_finished(self, slot: str, code: int | None) -> bool:
         """See `Job`: its code is all that a driver of the user's own says of it."""
         return code == 0
 

@@ -186,7 +186,7 @@ class Slot:
                 refused=refused is not None,
                 demoted=start.demoted_shard is not None,
                 pausing=self._run.pausing,
-                finished=self._run.job.has_finished(self.name, code),
+                finished=self._run.job.has_finished(self.name, code if self._ended_for is None else None),
             )
         )
         if ending is Ending.DONE and self._run.pausing and (worker.ear.has_paused or self._left.names()):

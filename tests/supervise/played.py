@@ -30,6 +30,7 @@ class PlayedWorker:
     Attributes:
         told: What the supervisor has sent unasked, oldest first.
         survives: It cannot be ended.
+        ended_code: Its exit code when it is ended.
         may_end: What `end` waits for.
         interrupts: How often it got what a terminal sends.
     """
@@ -40,6 +41,7 @@ class PlayedWorker:
         self.environ = dict(environ)
         self.told: list[dict[str, Any]] = []
         self.survives = False
+        self.ended_code = -15
         self.may_end = threading.Event()
         self.may_end.set()
         self.interrupts = 0
@@ -62,7 +64,7 @@ class PlayedWorker:
         assert self.may_end.wait(SECONDS)
         if self.survives:
             return False
-        self.leave(-15)
+        self.leave(self.ended_code)
         return True
 
     # -- what it does -------------------------------------------------------------------------------------------------

@@ -163,6 +163,19 @@ def test_what_was_decided_about_an_earlier_worker_or_a_shard_left_is_void() -> N
         stage.next_worker(2)
 
 
+def test_a_driver_that_was_ended_for_a_hang_is_not_done_though_it_leaves_with_0() -> None:
+    """It hears SIGTERM and ends in good order, as many do: its work is left, and it is started again."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.ended_code = 0
+        worker.hello()
+        worker.open("a")
+        stage.slot.force(Decision(stage.clock.now, What.HANG, "a", "cuda:0", "slot0", forced=True))
+        stage.until(lambda: stage.slot.phase is not Phase.ENDING)
+        assert stage.slot.phase is Phase.WAITING
+        assert stage.whys() == ["a batch hung and its worker was ended"]
+
+
 def test_a_worker_that_has_just_ended_by_itself_is_not_ended_for_an_action() -> None:
     """It is judged by its own code."""
     with Stage() as stage:
