@@ -52,7 +52,7 @@ class Effect:
 def effect_of(step: Step, tale: Tale, window: int) -> Effect:
     """The median of up to `window` batches on either side; after it, only up to the shard's next remedy.
 
-    The first batch of a new worker is left out: it loads and warms up.
+    The first batch of a new worker is left out, also where it is the only one: it loads and warms up.
     """
     later = [s.t for s in tale.steps if s.t > step.t and s.kind != DETECT]
     until = min(later, default=float("inf"))
@@ -64,7 +64,7 @@ def effect_of(step: Step, tale: Tale, window: int) -> Effect:
         if not any(previous <= start.t <= batch.began + _ROUNDING for start in tale.starts):
             warm.append(batch)
         previous = batch.ended
-    return Effect(_seen(step) or _median(before), _median(warm[:window] or after))
+    return Effect(_seen(step) or _median(before), _median(warm[:window]))
 
 
 def _seen(step: Step) -> Speed | None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from helix_crawl_otel.supervise.run_command import READ_BY_CMD, SPLITS_A_NAME
 from tests.docs.blocks import parser
 from tests.docs.powershell import Unreadable, programs, read
 from tests.rules.tree import ROOT
@@ -200,6 +201,14 @@ def test_the_parser_takes_the_commands(path: Path) -> None:
         for words in programs(block.content) if block.language == "powershell" else ():
             if words[0] == "helix-crawl":
                 parser().parse_args(words[1:])
+
+
+def test_the_page_windows_names_what_a_batch_file_refuses() -> None:
+    """The letters that the code refuses, and no others: in arguments, and beyond them in its path."""
+    text = (ROOT / "docs" / "how-to" / "windows.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("| a `.bat` or `.cmd` |")]
+    _, refused = line.split("arguments with one of ")
+    assert re.findall("`([^`]+)`", refused.replace(r"\|", "|")) == [READ_BY_CMD.strip(), SPLITS_A_NAME]
 
 
 @pytest.mark.parametrize("block", ["a { b }", "do {\n a\n} until (b)\n", "a |\n", 'a "b', "a && b", "$( a )"])

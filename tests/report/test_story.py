@@ -89,6 +89,19 @@ def test_a_recycle_that_helped() -> None:
     assert text.index("It crawled") < text.index("Worker recycled") < text.index("16.0 genes/s (100 % of the baseline)")
 
 
+def test_the_first_batch_of_a_new_worker_tells_of_no_effect() -> None:
+    """It loads and warms up, also where the shard ends with it: no speed is better than that one."""
+    events = job_with_a_recycle()
+    last = events[:-58]
+    last[-1]["t"], last[-1]["seconds"] = last[-1]["t"] + 36.0, 40.0
+    story = story_of(last)
+    (tale,) = story.tales
+    assert tale.batches[-1].seconds == pytest.approx(40)
+    assert tale.starts[-1].reason == "recycle"
+    assert effect_of(tale.steps[1], tale, 8).after is None
+    assert "no batch tells of its effect" in tale_text(tale, story)
+
+
 def test_a_remedy_can_cost_more_than_it_saves() -> None:
     """A crawl that is just one, and a short rest: the number is negative and says so."""
     events = job_with_a_recycle(slow=24.0)
