@@ -108,16 +108,18 @@ class Outlet(io.TextIOBase):
     # -- its thread ---------------------------------------------------------------------------------------------------
 
     def _deliver(self, stream: TextIO) -> None:
-        # Whatever ends it, a reader that has gone or letters that cannot be encoded: the run is none the wiser.
-        with contextlib.suppress(OSError, ValueError), _another(stream) as target:
-            while (text := self._next()) is not None:
-                target.write(text)
-                target.flush()
-                self.pieces += 1
-        with self._changed:
-            self._is_over, self._is_writing = True, False
-            self._waiting.clear()
-            self._changed.notify_all()
+        try:
+            # Whatever ends it, a reader that has gone or letters that cannot be encoded: the run is none the wiser.
+            with contextlib.suppress(OSError, ValueError), _another(stream) as target:
+                while (text := self._next()) is not None:
+                    target.write(text)
+                    target.flush()
+                    self.pieces += 1
+        finally:  # who waits for the end must not wait for a thread that has failed
+            with self._changed:
+                self._is_over, self._is_writing = True, False
+                self._waiting.clear()
+                self._changed.notify_all()
 
     def _next(self) -> str | None:
         with self._changed:

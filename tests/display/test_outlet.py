@@ -218,3 +218,24 @@ def test_events_for_a_reader_that_comes_late() -> None:
         announcer.emit(event)
     assert stream.getvalue() == "first\n" + expected.getvalue()
     assert isinstance(STORY[0], events.RunStarted)
+
+
+class Broken(io.StringIO):
+    """A stream that fails as no stream should."""
+
+    def write(self, text: str) -> int:
+        """There is no memory for it."""
+        raise MemoryError
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_fails_is_waited_for_by_nobody() -> None:
+    """Its error is told as that of any thread; the end of the run does not hang."""
+    before = set(threading.enumerate())
+    outlet = Outlet(Broken(), PLENTY, gap)
+    (thread,) = set(threading.enumerate()) - before
+    outlet.write("x")
+    outlet.end()
+    assert outlet.wait(DEADLINE_SECONDS)
+    assert not outlet.is_behind
+    thread.join(DEADLINE_SECONDS)
