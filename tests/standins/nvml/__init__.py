@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.standins.answers import AnswerFile
 from tests.standins.libraries import compile_library
 
 __all__ = [
@@ -95,10 +95,9 @@ class Card:
 
 
 @dataclass
-class Answers:
-    """The answer file. Every change replaces it at once, so that no call ever reads half a file."""
+class Answers(AnswerFile):
+    """The answers of all cards. Every change shows at the next call."""
 
-    path: Path
     cards: list[Card] = field(default_factory=lambda: [Card()])
     instances: list[Card] = field(default_factory=list)
     """MIG instances: not counted, found by their uuid only."""
@@ -107,7 +106,6 @@ class Answers:
     driver: str = "610.43"
 
     def __post_init__(self) -> None:
-        self.log = self.path.with_suffix(".log")
         self.write()
 
     def change(self, card: int = 0, **values: Any) -> None:
@@ -132,24 +130,7 @@ class Answers:
                 lines.append(f"{index}.process.{number}={one.pid},{one.kind},{used},{one.name}")
         lines += [f"error.{function}={error}" for function, error in self.errors.items()]
         lines += [f"hang.{function}={seconds}" for function, seconds in self.hangs.items()]
-        new = self.path.with_suffix(".new")
-        new.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        for trial in range(1000):  # Windows refuses at the moment at which the library has the old one open
-            try:
-                new.replace(self.path)
-                return
-            except PermissionError:
-                if sys.platform != "win32" or trial == 999:
-                    raise
-                time.sleep(0.002)
-
-    def calls(self) -> list[str]:
-        """Names of the functions called since the last time this was asked."""
-        if not self.log.exists():
-            return []
-        names = self.log.read_text(encoding="ascii").split()
-        self.log.unlink()
-        return names
+        self.put(lines)
 
     def environ(self, library: Path) -> dict[str, str]:
         """Variables for a process that shall find the stand-in first; where there is none, it finds none at all."""

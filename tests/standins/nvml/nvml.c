@@ -18,81 +18,16 @@
  * -DNO_V3, -DNO_V2 (neither 2 nor 3 of the process lists) and -DNO_V1 leave functions out, as drivers of other ages do.
  * Build: cc -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 nvml.c -o libnvidia-ml.so.1
  *        x86_64-w64-mingw32-gcc -shared -static-libgcc nvml.c -o nvml.dll    (cdecl, as the real one) */
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "../answers.h"
 #ifdef _WIN32
-#include <windows.h>
 #define API __declspec(dllexport)
 static void wait_seconds(double seconds) { Sleep((DWORD)(seconds * 1000)); }
-
-/* Variable and paths are taken as Unicode, and a file may be put in the place of the open one. */
-static HANDLE open_file(const char *path, DWORD access, DWORD disposition) {
-    wchar_t wide[1024];
-    HANDLE file = INVALID_HANDLE_VALUE;
-    if (!MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, 1024)) return file;
-    for (int trial = 0; trial < 500; trial++) { /* the moment of such a replacement is an error here: wait it out */
-        file = CreateFileW(wide, access, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL, disposition,
-                           FILE_ATTRIBUTE_NORMAL, NULL);
-        DWORD error = GetLastError();
-        if (file != INVALID_HANDLE_VALUE || (error != ERROR_SHARING_VIOLATION && error != ERROR_ACCESS_DENIED)) break;
-        Sleep(1);
-    }
-    return file;
-}
-
-static int read_all(const char *path, char *into, size_t size) {
-    DWORD length = 0;
-    HANDLE file = path ? open_file(path, GENERIC_READ, OPEN_EXISTING) : INVALID_HANDLE_VALUE;
-    if (file != INVALID_HANDLE_VALUE) ReadFile(file, into, (DWORD)size - 1, &length, NULL);
-    if (file != INVALID_HANDLE_VALUE) CloseHandle(file);
-    into[length] = 0;
-    return file != INVALID_HANDLE_VALUE;
-}
-
-static void append_line(const char *path, const char *line) {
-    char text[256];
-    DWORD written;
-    HANDLE file = open_file(path, FILE_APPEND_DATA, OPEN_ALWAYS);
-    if (file == INVALID_HANDLE_VALUE) return;
-    WriteFile(file, text, (DWORD)snprintf(text, sizeof text, "%s\n", line), &written, NULL);
-    CloseHandle(file);
-}
-
-static const char *answer_file(char *into, size_t size) {
-    wchar_t wide[1024];
-    DWORD length = GetEnvironmentVariableW(L"NVML_STANDIN_FILE", wide, 1024);
-    if (length == 0 || length >= 1024) return NULL;
-    return WideCharToMultiByte(CP_UTF8, 0, wide, -1, into, (int)size, NULL, NULL) ? into : NULL;
-}
 #else
 #include <time.h>
 #define API
 static void wait_seconds(double seconds) {
     struct timespec rest = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
     while (nanosleep(&rest, &rest) != 0) {}
-}
-
-static int read_all(const char *path, char *into, size_t size) {
-    FILE *file = path ? fopen(path, "rb") : NULL;
-    size_t length = 0;
-    if (file) length = fread(into, 1, size - 1, file);
-    if (file) fclose(file);
-    into[length] = 0;
-    return file != NULL;
-}
-
-static void append_line(const char *path, const char *line) {
-    FILE *file = fopen(path, "ab");
-    if (file) fprintf(file, "%s\n", line);
-    if (file) fclose(file);
-}
-
-static const char *answer_file(char *into, size_t size) {
-    (void)into;
-    (void)size;
-    return getenv("NVML_STANDIN_FILE");
 }
 #endif
 
@@ -108,41 +43,24 @@ typedef struct { char text[16384]; } answers;
 static int started = 0;         /* nvmlInit calls not yet undone; cards are handles by their address */
 static char cards[MOST_CARDS];
 
-/* The value of a key, made as printf makes it and copied to `into`; 0 when there is none. */
-static int get(const answers *from, char *into, size_t size, const char *format, ...) {
-    char key[128];
-    va_list rest;
-    va_start(rest, format);
-    size_t length = (size_t)vsnprintf(key, sizeof key, format, rest);
-    va_end(rest);
-    for (const char *line = from->text; line && *line; line = (line = strchr(line, '\n')) ? line + 1 : NULL) {
-        size_t whole = strcspn(line, "\r\n");
-        if (whole > length && strncmp(line, key, length) == 0 && line[length] == '=') {
-            snprintf(into, size, "%.*s", (int)(whole - length - 1), line + length + 1);
-            return 1;
-        }
-    }
-    return 0;
-}
-
 static u64 card_number(const answers *from, int card, const char *name, u64 otherwise) {
     char value[64];
-    return get(from, value, sizeof value, "%d.%s", card, name) ? strtoull(value, NULL, 10) : otherwise;
+    return get(from->text, value, sizeof value, "%d.%s", card, name) ? strtoull(value, NULL, 10) : otherwise;
 }
 
 /* What every function does first: read the file, log, hang, fail as told, and want an nvmlInit. */
 static int begin(const char *function, answers *from, int wants_init) {
     char value[1024];
-    if (!read_all(answer_file(value, sizeof value), from->text, sizeof from->text)) return UNKNOWN;
-    if (get(from, value, sizeof value, "log")) append_line(value, function);
-    if (get(from, value, sizeof value, "hang.%s", function)) wait_seconds(atof(value));
-    if (get(from, value, sizeof value, "error.%s", function)) return atoi(value);
+    if (!read_all(answer_file("NVML_STANDIN_FILE", value, sizeof value), from->text, sizeof from->text)) return UNKNOWN;
+    if (get(from->text, value, sizeof value, "log")) append_line(value, function);
+    if (get(from->text, value, sizeof value, "hang.%s", function)) wait_seconds(atof(value));
+    if (get(from->text, value, sizeof value, "error.%s", function)) return atoi(value);
     return wants_init && started == 0 ? UNINITIALIZED : OK;
 }
 
 static int count_of(const answers *from) {
     char value[16];
-    int count = get(from, value, sizeof value, "cards") ? atoi(value) : 0;
+    int count = get(from->text, value, sizeof value, "cards") ? atoi(value) : 0;
     return count < MOST_CARDS ? count : MOST_CARDS;
 }
 
@@ -154,7 +72,7 @@ static int begin_card(const char *function, answers *from, const void *handle, i
     *card = (int)((const char *)handle - cards);
     if ((const char *)handle < cards || *card >= MOST_CARDS) return INVALID;
     if (*card < count_of(from)) return OK;
-    return get(from, uuid, sizeof uuid, "%d.uuid", *card) && strncmp(uuid, "MIG-", 4) == 0 ? OK : LOST;
+    return get(from->text, uuid, sizeof uuid, "%d.uuid", *card) && strncmp(uuid, "MIG-", 4) == 0 ? OK : LOST;
 }
 
 static int give(const char *text, char *into, unsigned size) {
@@ -178,7 +96,7 @@ static int memory_of(const char *function, const void *handle, memory_v2 *into) 
     into->total = card_number(&from, card, "total", 0);
     into->used = card_number(&from, card, "used", 0);
     into->reserved = card_number(&from, card, "reserved", 0);
-    if (get(&from, folder, sizeof folder, "%d.cgroup", card)) {
+    if (get(from.text, folder, sizeof folder, "%d.cgroup", card)) {
         into->total = group_number(folder, "memory.limit_in_bytes", "memory.max");
         into->used = group_number(folder, "memory.usage_in_bytes", "memory.current");
         if (into->total == 0) return UNKNOWN;
@@ -236,7 +154,7 @@ API int nvmlSystemGetDriverVersion(char *into, unsigned size) {
     char value[80];
     int error = begin("nvmlSystemGetDriverVersion", &from, 1);
     if (error) return error;
-    return get(&from, value, sizeof value, "driver") ? give(value, into, size) : NOT_SUPPORTED;
+    return get(from.text, value, sizeof value, "driver") ? give(value, into, size) : NOT_SUPPORTED;
 }
 
 API int nvmlDeviceGetCount_v2(unsigned *into) {
@@ -252,7 +170,7 @@ API int nvmlDeviceGetHandleByIndex_v2(unsigned index, const void **into) {
     int error = begin("nvmlDeviceGetHandleByIndex_v2", &from, 1);
     if (error) return error;
     if (index >= (unsigned)count_of(&from)) return INVALID;
-    if (get(&from, value, sizeof value, "%u.lost", index)) return LOST;
+    if (get(from.text, value, sizeof value, "%u.lost", index)) return LOST;
     *into = cards + index;
     return OK;
 }
@@ -263,7 +181,7 @@ API int nvmlDeviceGetHandleByUUID(const char *uuid, const void **into) {
     int error = begin("nvmlDeviceGetHandleByUUID", &from, 1);
     if (error) return error;
     for (int card = 0; card < MOST_CARDS; card++) /* one past `cards=` is an instance, seen only by its uuid */
-        if (get(&from, value, sizeof value, "%d.uuid", card) && strcmp(uuid, value) == 0) {
+        if (get(from.text, value, sizeof value, "%d.uuid", card) && strcmp(uuid, value) == 0) {
             *into = cards + card;
             return OK;
         }
@@ -275,7 +193,7 @@ static int text_of(const char *function, const char *name, const void *handle, c
     char value[96];
     int card, error = begin_card(function, &from, handle, &card);
     if (error) return error;
-    return get(&from, value, sizeof value, "%d.%s", card, name) ? give(value, into, size) : NOT_SUPPORTED;
+    return get(from.text, value, sizeof value, "%d.%s", card, name) ? give(value, into, size) : NOT_SUPPORTED;
 }
 API int nvmlDeviceGetUUID(const void *handle, char *into, unsigned size) {
     return text_of("nvmlDeviceGetUUID", "uuid", handle, into, size);
@@ -289,7 +207,7 @@ static int pair_of(const char *function, const char *name, const void *handle, u
     char value[16];
     int card, error = begin_card(function, &from, handle, &card);
     if (error) return error;
-    if (!get(&from, value, sizeof value, "%d.%s", card, name)) return NOT_SUPPORTED;
+    if (!get(from.text, value, sizeof value, "%d.%s", card, name)) return NOT_SUPPORTED;
     *one = *two = (unsigned)atoi(value);
     return OK;
 }
@@ -309,7 +227,7 @@ API int nvmlDeviceGetDriverModel_v2(const void *handle, unsigned *now, unsigned 
 static int process_of(const answers *from, int card, int number, process_info *into, char *kind, char *name) {
     char value[512], used[32] = "";
     int named = 0;
-    if (!get(from, value, sizeof value, "%d.process.%d", card, number)) return 0;
+    if (!get(from->text, value, sizeof value, "%d.process.%d", card, number)) return 0;
     memset(into, 0, sizeof *into);
     into->gpu_instance = into->compute_instance = 0xFFFFFFFFu;
     kind[0] = 0;

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.memory.gpu_counters import ADAPTER_DEDICATED, ADAPTER_SHARED, PROCESS_DEDICATED, PROCESS_SHARED
+from tests.standins.answers import AnswerFile
 from tests.standins.libraries import compile_library
 
 __all__ = ["CARD", "GIB", "OTHER_CARD", "VARIABLE", "Answers", "Library", "Use", "build"]
@@ -63,15 +64,13 @@ class Use:
 
 
 @dataclass
-class Answers:
-    """The answer file. Every change replaces it at once, so that no call ever reads half a file."""
+class Answers(AnswerFile):
+    """The answers of all counters. Every change shows at the next call."""
 
-    path: Path
     items: list[str] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.log = self.path.with_suffix(".log")
         self.settings["log"] = str(self.log)
         self.write()
 
@@ -101,17 +100,7 @@ class Answers:
         """Write the file and put it in the place of the old one."""
         lines = [f"{key}={value}" for key, value in self.settings.items()]
         lines += [f"item={item}" for item in self.items]
-        new = self.path.with_suffix(".new")
-        new.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        new.replace(self.path)
-
-    def calls(self) -> list[str]:
-        """Names of the functions called since the last time this was asked."""
-        if not self.log.exists():
-            return []
-        names = self.log.read_text(encoding="ascii").split()
-        self.log.unlink()
-        return names
+        self.put(lines)
 
 
 class Library:

@@ -13,13 +13,9 @@
  * there at the last PdhCollectQueryData. PdhStandinOpen tells how many queries and counters are open,
  * PdhStandinCloseAll closes them.
  * -DNO_ENGLISH leaves PdhAddEnglishCounterW out. Build: x86_64-w64-mingw32-gcc -shared pdh.c -o pdh.dll */
-#include <windows.h>
+#include "../answers.h"
 #include <pdh.h>
 #include <pdhmsg.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #define API __declspec(dllexport)
 enum { MOST_TEXT = 1 << 16, MOST_NAME = 256 };
@@ -41,29 +37,9 @@ static query *queries = NULL; /* those that are open: a handle is an address in 
 static counter *counters = NULL;
 
 static char *read_file(void) {
-    WCHAR path[1024];
-    char *text = calloc(1, MOST_TEXT);
-    FILE *file = GetEnvironmentVariableW(L"PDH_STANDIN_FILE", path, 1024) ? _wfopen(path, L"rb") : NULL;
-    if (file && fread(text, 1, MOST_TEXT - 1, file) == 0) text[0] = 0;
-    if (file) fclose(file);
+    char path[1024], *text = calloc(1, MOST_TEXT);
+    read_all(answer_file("PDH_STANDIN_FILE", path, sizeof path), text, MOST_TEXT);
     return text;
-}
-
-/* The value of a key, made as printf makes it and copied to `into`; 0 when there is none. */
-static int get(const char *text, char *into, size_t size, const char *format, ...) {
-    char key[512];
-    va_list rest;
-    va_start(rest, format);
-    size_t length = (size_t)vsnprintf(key, sizeof key, format, rest);
-    va_end(rest);
-    for (const char *line = text; line && *line; line = (line = strchr(line, '\n')) ? line + 1 : NULL) {
-        size_t whole = strcspn(line, "\r\n");
-        if (whole > length && strncmp(line, key, length) == 0 && line[length] == '=') {
-            snprintf(into, size, "%.*s", (int)(whole - length - 1), line + length + 1);
-            return 1;
-        }
-    }
-    return 0;
 }
 
 static PDH_STATUS status_of(const char *text, const char *kind, const char *name) {
@@ -74,9 +50,7 @@ static PDH_STATUS status_of(const char *text, const char *kind, const char *name
 /* What every function does first: log, and fail as told. */
 static PDH_STATUS begin(const char *function, const char *text) {
     char path[1024];
-    FILE *log = get(text, path, sizeof path, "log") ? fopen(path, "ab") : NULL;
-    if (log) fprintf(log, "%s\n", function);
-    if (log) fclose(log);
+    if (get(text, path, sizeof path, "log")) append_line(path, function);
     return status_of(text, "error", function);
 }
 
