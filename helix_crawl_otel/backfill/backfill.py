@@ -7,6 +7,7 @@ import sys
 
 from helix_crawl_otel.backfill.options import add_encode_options, read_encode_options
 from helix_crawl_otel.backfill.salvage import find_shards
+from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shown import shown_command
 
@@ -26,19 +27,18 @@ Vectors that say nothing of their encoder are adopted when a few of them, encode
 refused unless --reencode is given."""
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
+def register(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = add_command(
+        commands,
         "backfill",
+        _command,
         help="encode what lacks a vector in existing shards",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a shard (.db), or a folder that holds some")
     add_encode_options(parser)
-    parser.set_defaults(func=_command)
 
 
 def _command(args: argparse.Namespace) -> int:

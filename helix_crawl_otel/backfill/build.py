@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from helix_crawl_otel.backfill.options import add_encode_options, read_encode_options
+from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.paths import typed_folder, typed_path
 from helix_crawl_otel.shown import shown_command
@@ -33,20 +34,19 @@ exit codes: 0 done; 1 done, but shards, genes or sources failed; 2 wrong usage, 
 same command goes on; 78 the model or the source can never be used; 130 a second interrupt."""
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
+def register(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = add_command(
+        commands,
         "build",
+        _command,
         help="cut a tree of files into shards and encode them, supervised and resumable",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("source", metavar="SRC", help="the tree of files; it is only read")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the shards are written; made if need be")
     add_build_options(parser)
-    parser.set_defaults(func=_command)
 
 
 def add_build_options(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from helix_crawl_otel.backfill import build, query, verify
 from helix_crawl_otel.backfill.options import read_encode_options
+from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shown import shown_command
 
@@ -27,20 +28,19 @@ Builds a few folders of Python's standard library ({", ".join(FOLDERS)}) with th
 two CPU cores, accounts for every gene, and asks one question. End it and start it again: it goes on where it was."""
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
+def register(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = add_command(
+        commands,
         "demo",
+        _command,
         help="the main job on Python's own files, a few minutes",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--out", metavar="DIR", help="where to build (default: helix-crawl/demo in the user's folder of caches)"
     )
     build.add_build_options(parser)
-    parser.set_defaults(func=_command)
 
 
 def _command(args: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from helix_crawl_otel.backfill.errors import EncoderRefused, StoreError, shown_i
 from helix_crawl_otel.backfill.salvage import find_shards, reading, stored_identity
 from helix_crawl_otel.backfill.schema import VECTOR
 from helix_crawl_otel.backfill.vectors import nearest
+from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.memory.device import parse_device
 from helix_crawl_otel.paths import typed_folder
@@ -32,15 +33,15 @@ Encodes a text with the encoder that the shards were built with, and prints the 
 it."""
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
+def register(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = add_command(
+        commands,
         "query",
+        _command,
         help="the genes nearest to a text",
         description=_DESCRIPTION,
         epilog='example: helix-crawl query ~/notes.shards "how do I rotate the backup key"',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("path", metavar="DIR", help="a folder of shards, or one shard (.db)")
     parser.add_argument("text", metavar="TEXT", help="what to look for")
@@ -52,7 +53,6 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--device", default="cpu", metavar="DEVICE", help="where the text is encoded (default cpu)")
     parser.add_argument("--json", action="store_true", help="a list of objects on standard output")
-    parser.set_defaults(func=_command)
 
 
 def _command(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from helix_crawl_otel.backfill.accounts import Accounts, account, combine
 from helix_crawl_otel.backfill.errors import StoreError
 from helix_crawl_otel.backfill.salvage import find_shards
+from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.supervise.numbers import count
 
@@ -29,19 +30,18 @@ the CPU."""
 _COLUMNS = ("genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined")
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
+def register(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = add_command(
+        commands,
         "verify",
+        _command,
         help="account for every gene of shards, with a digest",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a shard (.db), or a folder that holds some")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    parser.set_defaults(func=_command)
 
 
 def _command(args: argparse.Namespace) -> int:

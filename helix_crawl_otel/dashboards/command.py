@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.dashboards.shipped import RUNBOOK, shipped_files
 from helix_crawl_otel.paths import typed_path
@@ -29,22 +30,21 @@ link from a web page to a file.
 exit codes: 0 done; 1 a file could not be written; 2 wrong option, or DIR holds files that differ."""
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def register(commands: Commands) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        commands,
         "dashboards",
+        run,
         help="write the Grafana boards, alert rules and provisioning files",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("folder", metavar="DIR", help="where to; made if it is not there")
     parser.add_argument(
         "--runbook-base", metavar="URL", help="address of the runbook, to which #section is added (the copy in DIR)"
     )
     parser.add_argument("--force", action="store_true", help="replace files in DIR that differ")
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:

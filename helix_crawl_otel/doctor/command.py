@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import add_options, environment, option_or_knob, option_values
 from helix_crawl_otel.doctor.cards import card_checks, device_check
 from helix_crawl_otel.doctor.check import Check, Verdict, worst
@@ -38,20 +39,19 @@ examples:
 exit codes: 0 nothing is wrong, 1 at least one problem."""
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
+def register(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = add_command(
+        commands,
         "doctor",
+        _command,
         help="what this machine can see, and what it should set",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--out", metavar="DIR", help="a folder for shards: can it be written?")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_options(parser, (VRAM, CPU_BELOW, HOST, PORT))
-    parser.set_defaults(func=_command)
 
 
 def _command(args: argparse.Namespace) -> int:

@@ -9,13 +9,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import add_options, config_from_options, option_values
 from helix_crawl_otel.replay.engine import ReplayResult, replay
 from helix_crawl_otel.replay.replay_text import replay_text, skipped_text
-from helix_crawl_otel.timeline import TimelineReader, read_timeline
+from helix_crawl_otel.replay.source import add_timeline, timeline_path, timeline_reader
+from helix_crawl_otel.timeline import TimelineReader
 
 __all__ = ["ReplayResult", "json_lines", "register", "replay", "run"]
 
@@ -25,7 +26,7 @@ action they would have asked for, with the knobs given. Nothing is encoded and n
 
 _EPILOG = """\
 examples:
-  helix-crawl replay out/.helix-crawl/timeline.jsonl
+  helix-crawl replay ~/shards                                  the timeline that build left there
   helix-crawl replay timeline.jsonl --factor 3 --window 6      what if the rule were stricter?
   helix-crawl replay timeline.jsonl.gz --json | tail -n 1      the summary, for a script
   ssh rig cat timeline.jsonl | helix-crawl replay -
@@ -41,22 +42,21 @@ a batch whose worker ended in it, as "unfinished" with the same keys: it is judg
 exit codes: 0 done; 2 wrong option, wrong variable, or no timeline; 130 interrupted."""
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def register(commands: Commands) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        commands,
         "replay",
+        run,
         help="what the policy would have done on a recorded timeline",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("timeline", metavar="TIMELINE", help="the file, plain or gzip; - reads standard input")
+    add_timeline(parser)
     parser.add_argument(
         "--json", action="store_true", help="one object a line for each trip and action, then a summary"
     )
     add_options(parser)
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         TimelineError: There is no timeline to read.
     """
     config = config_from_options(option_values(args))
-    reader = read_timeline(sys.stdin.buffer if args.timeline == "-" else Path(args.timeline).expanduser())
+    reader = timeline_reader(timeline_path(args))
     result = replay(reader, config)
     if args.json:
         for line in json_lines(result, reader):

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError, add_options, config_from_options, option_values
 from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.replay.compare import Comparison, compare
 from helix_crawl_otel.replay.goals import goal_notes
 from helix_crawl_otel.replay.plot import PictureError, check_picture, draw
@@ -32,16 +34,16 @@ class _UsageError(Exception):
     """Wrong usage; the message is one sentence."""
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the parser of `simulate` to the command line; `args.func(args)` runs it."""
-    parser = subparsers.add_parser(
+def register(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = add_command(
+        commands,
         "simulate",
+        run,
         help="what the ladder is worth on a modelled card",
         description="Runs a job on a modelled card in virtual time, under each policy side by side. A model, not a "
         "measurement; its parameters and where they come from stand in helix_crawl_otel/modelled_card.py.",
         epilog=legend(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "scenario", nargs="?", metavar="SCENARIO", help="one of --list, or a FILE.toml of your own; default: all"
@@ -49,14 +51,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--list", action="store_true", help="say which scenarios there are, and what they model")
     parser.add_argument("--example", action="store_true", help="print an example of a FILE.toml, with every key")
     parser.add_argument("--json", action="store_true", help="print the rows as one JSON list")
-    parser.add_argument("--plot", metavar="FILE", type=_typed, help="draw the scenario over time into a .png or .html")
-    parser.add_argument("--record", metavar="FILE", type=_typed, help="write one policy's run as a timeline (.jsonl)")
+    parser.add_argument("--plot", metavar="FILE", help="draw the scenario over time into a .png or .html")
+    parser.add_argument("--record", metavar="FILE", help="write one policy's run as a timeline (.jsonl)")
     parser.add_argument("--policy", default="ladder", metavar="NAME", help="whose run --record writes; default: ladder")
     parser.add_argument(
         "--seed", metavar="N", help="another draw of the batches, a whole number (default: the scenario's)"
     )
     add_options(parser)
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,34 +83,31 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     settings = config_from_options(option_values(args))
     scenarios = _scenarios(args.scenario, args.seed)
-    for name in ("plot", "record"):
-        if getattr(args, name) is not None and len(scenarios) > 1:
-            raise _UsageError(f"--{name} is for one scenario; name one of --list, or a FILE.toml")
-    if args.plot is not None and args.record is not None and args.plot == args.record:
-        raise _UsageError(f"--plot and --record are both {str(args.plot)!r}; accepted: two files")
+    plot = None if args.plot is None else typed_path(args.plot, "--plot")
+    record = None if args.record is None else typed_path(args.record, "--record")
+    for option, path in (("--plot", plot), ("--record", record)):
+        if path is not None and len(scenarios) > 1:
+            raise _UsageError(f"{option} is for one scenario; name one of --list, or a FILE.toml")
+    if plot is not None and plot == record:
+        raise _UsageError(f"--plot and --record are both {str(plot)!r}; accepted: two files")
     if args.policy not in DEFINITIONS:
         raise _UsageError(f"--policy is {args.policy!r}; accepted: {', '.join(DEFINITIONS)}")
-    if args.plot is not None:
-        check_picture(args.plot)
+    if plot is not None:
+        check_picture(plot)
     comparisons = [compare(scenario, settings) for scenario in scenarios]
     if args.json:
         print(json.dumps([row.as_json() for item in comparisons for row in item.rows], indent=1))
     else:
         _show(comparisons, settings)
-    if args.plot is not None:
-        with _writing("--plot", args.plot):
-            draw(args.plot, comparisons[0])
-        print(f"picture: {args.plot}", file=sys.stderr)
-    if args.record is not None:
-        with _writing("--record", args.record):
-            write_timeline(args.record, scenarios[0], comparisons[0].runs[args.policy], settings)
-        print(f"timeline of {args.policy}: {args.record}", file=sys.stderr)
+    if plot is not None:
+        with _writing("--plot", plot):
+            draw(plot, comparisons[0])
+        print(f"picture: {plot}", file=sys.stderr)
+    if record is not None:
+        with _writing("--record", record):
+            write_timeline(record, scenarios[0], comparisons[0].runs[args.policy], settings)
+        print(f"timeline of {args.policy}: {record}", file=sys.stderr)
     return 0
-
-
-def _typed(text: str) -> Path:
-    """A path as it was typed: not every shell knows `~`."""
-    return Path(text).expanduser()
 
 
 @contextmanager
@@ -124,7 +122,7 @@ def _scenarios(name: str | None, seed: str | None) -> list[Scenario]:
     if name is None:
         chosen = list(SCENARIOS)
     elif name.endswith(".toml"):
-        chosen = [load_scenario(_typed(name))]
+        chosen = [load_scenario(typed_path(name, "SCENARIO"))]
     else:
         scenario = by_name(name)
         if scenario is None:

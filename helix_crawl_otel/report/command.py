@@ -11,17 +11,20 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import add_options, config_from_options, option_values
 from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.knobs import KNOBS
+from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.replay.replay_text import skipped_text
+from helix_crawl_otel.replay.source import add_timeline, timeline_path, timeline_reader
 from helix_crawl_otel.report.choice import choose
 from helix_crawl_otel.report.page import page
 from helix_crawl_otel.report.picture import picture
 from helix_crawl_otel.report.story import Story
 from helix_crawl_otel.report.witness import tell
 from helix_crawl_otel.report.words import headline
-from helix_crawl_otel.timeline import Event, RunEvent, TimelineError, read_timeline
+from helix_crawl_otel.timeline import Event, RunEvent, TimelineError
 
 __all__ = ["ReportError", "recorded_settings", "register", "run"]
 
@@ -34,7 +37,7 @@ what really happened; of a job whose timeline has no actions it shows what the p
 
 _EPILOG = """\
 examples:
-  helix-crawl report out/.helix-crawl/timeline.jsonl -o report.html
+  helix-crawl report ~/shards -o report.html                    of the build that wrote these shards
   helix-crawl report timeline.jsonl.gz --png report.png         a picture for a mail
   ssh rig cat timeline.jsonl | helix-crawl report - -o report.html
 
@@ -47,21 +50,20 @@ class ReportError(Exception):
     """There can be no report; the message is one sentence."""
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def register(commands: Commands) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        commands,
         "report",
+        run,
         help="one page of a recorded timeline: speed, memory and every action over time",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("timeline", metavar="TIMELINE", help="the file, plain or gzip; - reads standard input")
-    parser.add_argument("-o", "--out", metavar="FILE.html", type=_typed, help="write the page there")
-    parser.add_argument("--png", metavar="FILE.png", type=_typed, help="write a picture there, for a mail")
+    add_timeline(parser)
+    parser.add_argument("-o", "--out", metavar="FILE.html", help="write the page there")
+    parser.add_argument("--png", metavar="FILE.png", help="write a picture there, for a mail")
     add_options(parser)
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,10 +75,12 @@ def run(args: argparse.Namespace) -> int:
         OSError: A file cannot be written.
     """
     try:
-        timeline = None if args.timeline == "-" else _typed(args.timeline)
-        _check(timeline, args.out, args.png)
+        timeline = timeline_path(args)
+        out = None if args.out is None else typed_path(args.out, "-o")
+        png = None if args.png is None else typed_path(args.png, "--png")
+        _check(timeline, out, png)
         options = option_values(args)
-        reader = read_timeline(timeline or sys.stdin.buffer)
+        reader = timeline_reader(timeline)
         config = config_from_options(options)
         events = list(reader)
         story = tell(events, recorded_settings(events, config, options))
@@ -86,12 +90,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"helix-crawl: error: {error}", file=sys.stderr)
         return USAGE
     notes = skipped_text(reader).splitlines()
-    if args.out is not None:
-        name = "standard input" if timeline is None else Path(reader.name).name
-        args.out.write_text(page(story, choose(story), name, notes), encoding="utf-8", newline="\n")
-    if args.png is not None:
-        args.png.write_bytes(picture(story))
-    _say(story, [path for path in (args.out, args.png) if path is not None], notes)
+    if out is not None:
+        name = "standard input" if timeline is None else timeline.name
+        out.write_text(page(story, choose(story), name, notes), encoding="utf-8", newline="\n")
+    if png is not None:
+        png.write_bytes(picture(story))
+    _say(story, [path for path in (out, png) if path is not None], notes)
     return DONE
 
 
@@ -101,11 +105,6 @@ def _say(story: Story, paths: Iterable[Path], notes: Iterable[str]) -> None:
         print(f"report: {path}")
     for note in notes:
         print(note, file=sys.stderr)
-
-
-def _typed(text: str) -> Path:
-    """A path as it was typed: not every shell knows `~`."""
-    return Path(text).expanduser()
 
 
 def _check(timeline: Path | None, out: Path | None, png: Path | None) -> None:

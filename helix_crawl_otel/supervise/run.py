@@ -6,6 +6,7 @@ import argparse
 import sys
 from contextlib import ExitStack
 
+from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError, option_or_knob
 from helix_crawl_otel.memory.device import parse_device
 from helix_crawl_otel.paths import typed_path
@@ -37,16 +38,16 @@ exit codes: 0 the job is done; 1 it crashed again and again; 2 wrong usage; 75 i
 resumes it; 78 it can never start; 130 a second interrupt."""
 
 
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = subparsers.add_parser(
+def register(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = add_command(
+        commands,
         "run",
+        _command,
         help="supervise a job of your own that uses CrawlWatch",
         usage="helix-crawl run [options] -- CMD [ARG ...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD ARG", help="the job, after two dashes")
     parser.add_argument(
@@ -64,7 +65,6 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="RATE",
         help="fault injection: how much faster the run's clock runs (default 1)",
     )
-    parser.set_defaults(func=_command)
 
 
 def _command(args: argparse.Namespace) -> int:
