@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import threading
 import time
@@ -16,19 +15,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Prometheus", "free_port", "server", "wait_until", "webhook"]
+from tests.ports import HERE
 
-HERE = "127.0.0.1"
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HERE, 0))
-        return int(probe.getsockname()[1])
+__all__ = ["Prometheus", "server", "wait_until", "webhook"]
 
 
-def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
     """Ask again until it is so."""
     deadline = time.monotonic() + seconds
     while not is_so():
@@ -47,7 +39,7 @@ def server(command: list[str], ready: str, log: Path) -> Iterator[None]:
         finally:
             process.terminate()
             try:
-                process.wait(timeout=20)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -78,7 +70,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     finally:
         receiver.shutdown()
         receiver.server_close()
-        thread.join(timeout=5)
+        thread.join(timeout=60)
 
 
 class Prometheus:
@@ -91,7 +83,7 @@ class Prometheus:
         """Content of an answer."""
         query = urllib.parse.urlencode(parameters)
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=20) as answer:
+            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=90) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{path} {parameters}: {error.read().decode()}") from error

@@ -1,25 +1,34 @@
 """A real run of the product, on a modelled card, scraped by a real Prometheus: every query returns series.
 
 The run goes down the whole ladder in about 15 seconds. What is said in minutes in rules and boards is shortened for it.
+A machine that stands still for seconds leaves gaps in what is scraped, and to a clock that is fast they are minutes:
+whoever misses something runs the job again, at most twice, and looks at all of the runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from helix_crawl_otel.cli import main
-from tests.dashboards.servers import HERE, Prometheus, free_port, server, wait_until, webhook
+from tests.dashboards.servers import Prometheus, server, wait_until, webhook
 from tests.dashboards.shipped import ALERTS, BOARDS, Query, known_metrics, queries
 from tests.jobs.rig import Rig
+from tests.ports import HERE, free_port
 from tests.programs import require_program
+
+pytestmark = pytest.mark.timeout(600)
+
+MOST_RUNS = 3
 
 RUNBOOK = "https://wiki.example/runbook"
 
@@ -37,13 +46,31 @@ NOT_IN_THIS_RUN = {
 
 @dataclass
 class Watched:
-    """What was seen of the run."""
+    """The runs so far, and what was seen of them."""
 
     prometheus: Prometheus
-    begun: float
+    run: Callable[[], dict[str, Any]]
+    arrived: list[dict[str, Any]]
+    begun: float = field(default_factory=time.time)
     ended: float = 0.0
-    summary: dict[str, Any] = field(default_factory=dict)
-    arrived: list[dict[str, Any]] = field(default_factory=list)
+    summaries: list[dict[str, Any]] = field(default_factory=list)
+
+    def run_once(self) -> None:
+        """From beginning to end."""
+        self.summaries.append(self.run())
+        self.ended = time.time()
+
+    def is_seen(self, is_so: Callable[[], bool]) -> bool:
+        """Whether something is so of the runs; the job is run again while it is not."""
+        while not is_so():
+            if len(self.summaries) == MOST_RUNS:
+                return False
+            self.run_once()
+        return True
+
+    def has(self, expr: str) -> bool:
+        """Whether an expression returns series of any moment."""
+        return bool(self.prometheus.series(expr, self.begun, self.ended))
 
 
 def shortened(text: str) -> str:
@@ -53,10 +80,20 @@ def shortened(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Servers first, then the job, then everything as it was at its end."""
+    """Servers first, then the job."""
     folder = tmp_path_factory.mktemp("servers")
     programs = [require_program(name) for name in ("prometheus", "prometheus-alertmanager")]
     job, prometheus_port, alertmanager_port = free_port(), free_port(), free_port()
+
+    def run() -> dict[str, Any]:
+        rig = Rig(folder / uuid4().hex, ("--model", "hashing", "--metrics-port", str(job)))
+        rig.write_shards(2, 12, 60)
+        faults = ("card:fragment_gib=0.6,cpu_tokens_per_second=400", "clock:rate=30", "slow:seconds=0.01")
+        options = ("--batch-size", "8", *(word for fault in faults for word in ("--fault", fault)))
+        done = rig.build(*options, seconds=180.0)
+        assert done.code == 0, done.errors
+        return done.summary
+
     assert main(["dashboards", str(folder / "files"), "--runbook-base", RUNBOOK]) == 0
     config, alerting = folder / "files" / "prometheus", folder / "files" / "alertmanager"
     rules = config / "rules" / "helix-crawl-alerts.yml"
@@ -85,13 +122,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             server(second, f"http://{HERE}:{alertmanager_port}/-/ready", folder / "alertmanager.log"),
             server(first, f"http://{HERE}:{prometheus_port}/-/ready", folder / "prometheus.log"),
         ):
-            seen = Watched(Prometheus(prometheus_port), time.time(), arrived=arrived)
-            rig = Rig(folder, ("--model", "hashing", "--metrics-port", str(job)))
-            rig.write_shards(2, 12, 60)
-            faults = ("card:fragment_gib=0.6,cpu_tokens_per_second=400", "clock:rate=30", "slow:seconds=0.01")
-            done = rig.build("--batch-size", "8", *(word for fault in faults for word in ("--fault", fault)))
-            assert done.code == 0, done.errors
-            seen.ended, seen.summary = time.time(), done.summary
+            seen = Watched(Prometheus(prometheus_port), run, arrived)
+            seen.run_once()
             yield seen
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -103,54 +135,65 @@ def filled(expr: str) -> str:
     return expr.replace("offset 1m", "offset 2s")
 
 
-@pytest.mark.timeout(180)
 def test_the_run_goes_down_the_whole_ladder(watched: Watched) -> None:
     """Else the queries below would be asked of a job that nothing happens to."""
-    assert {"DETECT", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"} <= set(watched.summary["actions"])
-    assert {"first", "recycle", "demote"} <= set(watched.summary["starts"])
+
+    def went_down() -> bool:
+        last = watched.summaries[-1]
+        actions = {"DETECT", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"} <= set(last["actions"])
+        return actions and {"first", "recycle", "demote"} <= set(last["starts"])
+
+    assert watched.is_seen(went_down), watched.summaries
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("board", BOARDS, ids=lambda path: str(path.stem))
 def test_every_query_of_a_board_returns_series(watched: Watched, board: Path) -> None:
     """Panels, annotations and variables; without `or vector(0)`, which would return something of anything."""
-    empty: list[Query] = []
-    for query in queries(board):
-        assert "$" not in filled(query.expr), query
-        if not watched.prometheus.series(filled(query.expr), watched.begun, watched.ended):
-            empty.append(query)
-    assert empty == []
+    asked = list(queries(board))
+    assert [query for query in asked if "$" in filled(query.expr)] == []
+
+    def empty() -> list[Query]:
+        return [query for query in asked if not watched.has(filled(query.expr))]
+
+    assert watched.is_seen(lambda: not empty()), empty()
 
 
-@pytest.mark.timeout(180)
 def test_every_rule_is_healthy_and_returns_series(watched: Watched) -> None:
     """Recording rules all of them; alerts those whose condition the run meets."""
     groups = watched.prometheus.get("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert {rule["health"] for rule in rules} == {"ok"}
     assert {rule["name"] for rule in rules if rule["type"] == "alerting"} == set(ALERTS)
-    silent = [
-        rule["name"] for rule in rules if not watched.prometheus.series(rule["query"], watched.begun, watched.ended)
-    ]
-    assert set(silent) <= set(NOT_IN_THIS_RUN)
+
+    def silent() -> set[str]:
+        return {rule["name"] for rule in rules if not watched.has(rule["query"])} - set(NOT_IN_THIS_RUN)
+
+    assert watched.is_seen(lambda: not silent()), silent()
 
 
-@pytest.mark.timeout(180)
 def test_a_scrape_shows_what_the_table_promises(watched: Watched) -> None:
     """Every name that the table gives an instrument, and none beside it."""
-    names = watched.prometheus.get("label/__name__/values", start=watched.begun, end=watched.ended)
-    shown = {name for name in names if name.startswith("helix_dense_")}
-    assert shown == known_metrics()
+
+    def shown() -> set[str]:
+        names = watched.prometheus.get("label/__name__/values", start=watched.begun, end=watched.ended)
+        return {name for name in names if name.startswith("helix_dense_")}
+
+    assert watched.is_seen(lambda: shown() >= known_metrics()), known_metrics() - shown()
+    assert shown() == known_metrics()
 
 
-@pytest.mark.timeout(180)
 def test_an_alert_arrives_at_a_webhook(watched: Watched) -> None:
     """Prometheus, Alertmanager, webhook: with its texts filled in and the address of its section of the runbook."""
 
     def on_cpu() -> list[dict[str, Any]]:
         return [alert for alert in watched.arrived if alert["labels"]["alertname"] == "HelixCrawlOnCpu"]
 
-    wait_until(lambda: bool(on_cpu()), "the alert")
+    def arrives() -> bool:
+        with contextlib.suppress(AssertionError):  # what has not arrived by then did not fire in this run
+            wait_until(lambda: bool(on_cpu()), "the alert", 30.0)
+        return bool(on_cpu())
+
+    assert watched.is_seen(arrives), watched.arrived
     alert = on_cpu()[0]
     assert alert["status"] == "firing"
     assert alert["labels"]["severity"] == "warning"
@@ -160,7 +203,6 @@ def test_an_alert_arrives_at_a_webhook(watched: Watched) -> None:
     assert severities <= {"critical", "warning"}, "info wakes nobody"
 
 
-@pytest.mark.timeout(180)
 def test_a_board_can_be_drawn(watched: Watched, tmp_path: Path) -> None:
     """As for the pictures of the documentation; the board of all jobs has every kind of panel."""
     pytest.importorskip("matplotlib", reason="the pictures are drawn with matplotlib")
@@ -169,7 +211,13 @@ def test_a_board_can_be_drawn(watched: Watched, tmp_path: Path) -> None:
     from tests.dashboards.pictures import Picture, draw
     from tests.dashboards.sheet import known_fonts
 
-    moment = Moment(watched.prometheus, watched.begun, watched.ended - 2, 1, {})
     path = tmp_path / "any.png"
-    assert draw(Picture(path.name, "helix-crawl-fleet", DARK, 0.0, {}), moment, path, known_fonts(None)) == []
+    picture = Picture(path.name, "helix-crawl-fleet", DARK, 0.0, {})
+
+    def empty() -> list[str]:
+        up = watched.prometheus.series('up{job="helix-crawl"} == 1', watched.begun, watched.ended)
+        last = max(float(t) for series in up for t, _ in series["values"])
+        return draw(picture, Moment(watched.prometheus, watched.begun, last - 1, 1, {}), path, known_fonts(None))
+
+    assert watched.is_seen(lambda: not empty()), empty()
     assert path.stat().st_size > 30_000

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,16 +19,22 @@ from tests.display.test_outlet import DEADLINE_SECONDS, Frozen
 
 
 class Clock:
-    """A second at each look, once it runs."""
+    """A second at each look, once it runs. What a thread of the test puts it forward by is not lost."""
 
     def __init__(self, runs: Callable[[], bool] = lambda: True) -> None:
         self.now = 0.0
         self._runs = runs
+        self._changed = threading.Lock()  # guards `now`
 
     def __call__(self) -> float:
         """Seconds."""
-        self.now += self._runs()
+        self.advance(self._runs())
         return self.now
+
+    def advance(self, seconds: float) -> None:
+        """So many seconds go by."""
+        with self._changed:
+            self.now += seconds
 
 
 class Slow(io.StringIO):
@@ -39,7 +46,7 @@ class Slow(io.StringIO):
 
     def write(self, text: str) -> int:
         """Once the time is over."""
-        self._clock.now += 3
+        self._clock.advance(3)
         return super().write(text)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
 from tests.standins.nvml import GIB, TCC, WDDM, Answers, Card, Process, build
 
 MIB = 1024**2
@@ -53,12 +54,16 @@ def test_the_lines_for_people(tmp_path: Path) -> None:
 
 def test_a_port_that_is_taken() -> None:
     """The real port of this machine is tried."""
+
+    def verdict(port: int) -> object:
+        return by_topic(doctor("--json", "--metrics-port", str(port)))["metrics"]["verdict"]
+
+    port = free_port()
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = str(taken.getsockname()[1])
-        assert by_topic(doctor("--json", "--metrics-port", port))["metrics"]["verdict"] == "warn"
-    assert by_topic(doctor("--json", "--metrics-port", port))["metrics"]["verdict"] == "ok"
+        assert verdict(port) == "warn"
+    assert verdict(port) == "ok"
 
 
 def test_a_card_behind_the_real_pynvml(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def gate_line_of(readme: Path, which: str = "test-line") -> subprocess.Completed
     """Ask the gate which line of a README it would run."""
     bash = require_program("bash")
     return subprocess.run(
-        [bash, str(GATE), which, str(readme)], capture_output=True, text=True, timeout=20, check=False
+        [bash, str(GATE), which, str(readme)], capture_output=True, text=True, timeout=50, check=False
     )
 
 
