@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 __all__ = ["Ticker"]
 
+STOP_SECONDS = 1.0
+"""What a call that is running when its ticker is stopped gets to end. One that hangs in a driver never does."""
+
 
 class Ticker:
     """Calls `work` at once and then every `seconds`, in a daemon thread of its own, until `stop`.
@@ -34,15 +37,15 @@ class Ticker:
         self._thread.start()
         return self
 
-    def stop(self, timeout: float = 1.0) -> bool:
-        """End after the call that is running, waiting for it up to `timeout` seconds.
+    def stop(self, timeout: float | None = None) -> bool:
+        """End after the call that is running, waiting for it up to `timeout` seconds, `None` for `STOP_SECONDS`.
 
         Returns:
             Whether it has ended. A call that hangs, in a driver say, is left behind: the thread is a daemon.
         """
         self._stopping.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+            self._thread.join(STOP_SECONDS if timeout is None else timeout)
         return not self._thread.is_alive()
 
     def _run(self) -> None:

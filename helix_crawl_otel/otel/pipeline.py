@@ -68,6 +68,7 @@ class Pipeline:
         self._timeline = timeline
         self._save_state = save_state
         self._saving = threading.Lock()
+        self._showing = threading.Lock()  # an older snapshot must not replace a newer one, and stay
         self._unsaved = False  # the last save failed; the next tick tries again
         self._ids = itertools.count(1)
         self._running = Running()
@@ -283,7 +284,9 @@ class Pipeline:
             reason = self._feed.next_ignored()
         if self._save_state is not None and self._feed.durable_changed():
             self.save_state()
-        self._exported.snapshot = self._board.snapshot(self._feed, self._clock())
+        now = self._clock()
+        with self._showing:
+            self._exported.snapshot = self._board.snapshot(self._feed, now)
 
     def _forget_running(self, which: Callable[[BatchInfo], bool]) -> None:
         """Give batches up that nobody will end. Measured as well: the policy may not have seen their start yet."""

@@ -92,8 +92,10 @@ class MemoryWatch:
         card_probe: Makes what reads a card in this process; a seam for tests.
         counters: Makes what reads shared memory, `None` for nothing; a seam for tests.
         table: Lists the processes of this machine; likewise.
+        first_seconds: For how long the first reading of a card is waited for; likewise.
 
-    Threads: any; `_lock` guards the samplers and readings.
+    Threads: any; `_lock` guards the samplers and readings. `_passing_on` is held from the question whose reading counts
+    until it has been passed on: a reading of ours must not come after the worker's that stands in its place.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class MemoryWatch:
         card_probe: Callable[[str, Mapping[str, str]], Probe] = NvmlProbe,
         counters: Callable[[], Counters] | None = COUNTERS,
         table: Callable[[], Iterable[Process]] = processes,
+        first_seconds: float = FIRST_SECONDS,
     ) -> None:
         self._pipeline = pipeline
         self._clock = clock
@@ -117,7 +120,9 @@ class MemoryWatch:
         self._environ = environ
         self._on_error = on_error
         self._card_probe = card_probe
+        self._first_seconds = first_seconds
         self._lock = threading.Lock()
+        self._passing_on = threading.Lock()
         self._samplers: dict[str, MemorySampler] = {}
         self._reported: dict[str, ReportedProbe] = {}
         self._newest: dict[str, MemoryReading] = {}
@@ -144,15 +149,16 @@ class MemoryWatch:
         sampler.start(seconds)
         self._shared.watch(device, seconds)
         if device != "cpu":
-            read.wait(FIRST_SECONDS)
+            read.wait(self._first_seconds)
 
     def report(self, worker: str, device: str, reading: MemoryReading, source: str, up: bool) -> None:
         """Take what a worker has read."""
         if source == OWN:
-            with self._lock:
-                self._owned[device] = worker
-                self._newest[device] = reading
-            self._pipeline.read_memory(device, reading, {source: up})
+            with self._passing_on:
+                with self._lock:
+                    self._owned[device] = worker
+                    self._newest[device] = reading
+                self._pipeline.read_memory(device, reading, {source: up})
             return
         with self._lock:
             probe = self._reported.get(device)
@@ -218,20 +224,25 @@ class MemoryWatch:
         reading: MemoryReading,
         sources: Mapping[str, bool],
     ) -> None:
-        with self._lock:
-            if device in self._owned:
-                return
-            self._newest[device] = reading
-            is_news = reading.fraction is None and device not in self._told
+        with self._passing_on:
+            with self._lock:
+                if device in self._owned:
+                    return
+                self._newest[device] = reading
+                is_news = reading.fraction is None and device not in self._told
+                if is_news:
+                    self._told.add(device)
             if is_news:
-                self._told.add(device)
-        if is_news:
-            level = logging.INFO if device == "cpu" else logging.WARNING
-            logger.log(level, "[crawl-watchdog] memory of %s is unknown (%s): nothing trips there", device, probe.why)
-        read.set()
-        self._pipeline.read_memory(device, self._shared.lay_over(device, reading), sources)
+                level = logging.INFO if device == "cpu" else logging.WARNING
+                text = "[crawl-watchdog] memory of %s is unknown (%s): nothing trips there"
+                logger.log(level, text, device, probe.why)
+            read.set()
+            self._pipeline.read_memory(device, self._shared.lay_over(device, reading), sources)
 
     def _lose(self, device: str, sources: Mapping[str, bool]) -> None:
-        with self._lock:
-            self._newest.pop(device, None)
-        self._pipeline.read_memory(device, self._shared.lay_over(device, UNKNOWN), sources)
+        with self._passing_on:
+            with self._lock:
+                if device in self._owned:
+                    return
+                self._newest.pop(device, None)
+            self._pipeline.read_memory(device, self._shared.lay_over(device, UNKNOWN), sources)

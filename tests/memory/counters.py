@@ -34,7 +34,7 @@ class FakeCounters:
 
     Attributes:
         answer: A reading, `None` with `why`, or an exception to raise.
-        goes: While it is clear a reading hangs, for at most a minute.
+        goes: While it is clear a reading hangs, for at most a minute; see `hang`.
         during: Called in the middle of each reading.
     """
 
@@ -43,6 +43,7 @@ class FakeCounters:
         self.why: str | None = None
         self.goes = threading.Event()
         self.goes.set()
+        self._hangs = threading.Event()
         self.during: Callable[[], object] = lambda: None
         self.reads = 0
         self.closed = 0
@@ -51,10 +52,18 @@ class FakeCounters:
         """Read now."""
         self.reads += 1
         self.during()
-        assert self.goes.wait(60)
+        if not self.goes.is_set():
+            self._hangs.set()
+            assert self.goes.wait(60)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    def hang(self) -> None:
+        """Let the readings hang until `goes` is set, and come back when one does. Those before it have ended."""
+        self._hangs.clear()
+        self.goes.clear()
+        assert self._hangs.wait(50)
 
     def close(self) -> None:
         """Give everything back."""

@@ -13,11 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.memory.nvml import NvmlProbe
 from helix_crawl_otel.memory.nvml_describe import describe, driver_model
 from helix_crawl_otel.memory.nvml_processes import card_processes
+from tests.standins.answers import AnswerFile
 
 
 def _read(probe: NvmlProbe) -> dict[str, Any]:
@@ -25,22 +27,32 @@ def _read(probe: NvmlProbe) -> dict[str, Any]:
     return {"used": reading.used_bytes, "limit": reading.limit_bytes, "why": probe.why}
 
 
-def _read_beside_a_counter(probe: NvmlProbe) -> dict[str, Any]:
-    """Read while another thread counts milliseconds: how far it gets tells whether the GIL was free."""
-    stop, counted = threading.Event(), [0]
+def _read_many(probe: NvmlProbe) -> list[tuple[int | None, int | None]]:
+    """Read thousands of times, and on until two states have been seen; which ones were."""
+    seen: set[tuple[int | None, int | None]] = set()
+    readings, until = 0, time.monotonic() + 50
+    while readings < 2_000 or (len(seen) < 2 and time.monotonic() < until):
+        reading = probe()
+        seen.add((reading.used_bytes, reading.limit_bytes))
+        readings += 1
+    return list(seen)
 
-    def count() -> None:
-        while not stop.wait(0.001):
-            counted[0] += 1
 
-    other = threading.Thread(target=count)
+def _read_beside_a_thread(probe: NvmlProbe) -> dict[str, Any]:
+    """Read a driver that hangs until another thread of this process has gone on, and changed its answer file."""
+    answers = AnswerFile(Path(os.environ["NVML_STANDIN_FILE"]))
+
+    def end_the_hang() -> None:
+        while not answers.calls():
+            time.sleep(0.005)
+        lines = answers.path.read_text(encoding="utf-8").splitlines()
+        answers.put(line for line in lines if not line.startswith("hang."))
+
+    other = threading.Thread(target=end_the_hang)
     other.start()
-    began = time.monotonic()
     answer = _read(probe)
-    seconds = time.monotonic() - began
-    stop.set()
     other.join()
-    return {**answer, "seconds": seconds, "counted": counted[0]}
+    return answer
 
 
 def _shutdown(probe: NvmlProbe) -> None:
@@ -51,8 +63,8 @@ def _shutdown(probe: NvmlProbe) -> None:
 
 _COMMANDS: dict[str, Callable[[NvmlProbe], Any]] = {
     "read": _read,
-    "read many": lambda probe: [_read(probe) for _ in range(2_000)],
-    "read beside a counter": _read_beside_a_counter,
+    "read many": _read_many,
+    "read beside a thread": _read_beside_a_thread,
     "shut down": _shutdown,
     "describe": lambda probe: dataclasses.asdict(describe(os.environ)),
     "driver model": lambda probe: driver_model(0, os.environ),

@@ -21,7 +21,7 @@ MIB = 1024**2
 LIMIT = 64 * MIB
 
 PROGRAM = """
-import mmap, os, random, sys, time
+import mmap, os, random, sys
 from helix_crawl_otel.memory.cgroup import CgroupProbe
 
 group, path, how = sys.argv[1:]
@@ -37,19 +37,28 @@ os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 table = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 table.madvise(mmap.MADV_RANDOM)
 os.unlink(path)
-probe, rest = CgroupProbe(), random.Random(1)
-probe()
-end = time.monotonic() + 3.0
-while time.monotonic() < end:
+seconds, rest = 0.0, random.Random(1)
+probe = CgroupProbe(clock=lambda: seconds)
+
+def number(name):
+    return int(open(group + "/memory." + name).read())
+
+def work():
     if how == "read":
         file.seek(0)
         while file.read(1024**2):
             pass
     else:
-        for _ in range(200):
+        for _ in range(2000):
             table[rest.randrange(len(table))]
+
+while number("usage_in_bytes") < 0.95 * number("limit_in_bytes"):
+    work()
+probe()
+work()
+seconds += 3.0
 fraction = probe().fraction
-usage = int(open(group + "/memory.usage_in_bytes").read()) / int(open(group + "/memory.limit_in_bytes").read())
+usage = number("usage_in_bytes") / number("limit_in_bytes")
 print(fraction, usage)
 """
 

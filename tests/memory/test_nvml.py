@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import pytest
@@ -73,21 +74,25 @@ def test_values_change_while_running(reader: Reader, answers: Answers) -> None:
 
 
 def test_a_reading_is_never_torn(reader: Reader, answers: Answers) -> None:
-    """Two states are written in turn while 2,000 readings are taken: each reading is one of them, none a mixture."""
+    """Two states are written in turn while thousands of readings are taken: each is one of them, none a mixture."""
     states = [Card(total=12 * GIB, used=2 * GIB, reserved=0), Card(total=24 * GIB, used=23 * GIB, reserved=0)]
-    process = reader.process
-    assert process.stdin is not None
-    answers.cards = [states[0]]
-    answers.write()
-    reader.read()
-    process.stdin.write("read many\nread\n")
-    process.stdin.flush()
-    for turn in range(400):
-        answers.cards = [states[turn % 2]]
-        answers.write()
-    many = reader.ask("read")  # the answer to the first of three lines
-    seen = {(one["used"], one["limit"]) for one in many}
-    assert seen == {(2 * GIB, 12 * GIB), (23 * GIB, 24 * GIB)}
+    done = threading.Event()
+
+    def write() -> None:
+        for state in cycle(states):
+            answers.cards = [state]
+            answers.write()
+            if done.wait(0.0002):
+                return
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen = reader.ask("read many")
+    finally:
+        done.set()
+        writer.join()
+    assert sorted(map(tuple, seen)) == [(2 * GIB, 12 * GIB), (23 * GIB, 24 * GIB)]
 
 
 def test_a_reading_costs_one_call(reader: Reader, answers: Answers) -> None:
@@ -220,13 +225,11 @@ def test_a_missing_library_is_unknown(start_reader: Callable[..., Reader], tmp_p
 
 def test_a_hung_driver_call_leaves_other_threads_running(reader: Reader, answers: Answers) -> None:
     """The GIL is free while NVML hangs, so a sampler thread that hangs does not stop the job."""
-    reader.read()
-    answers.hangs = {V2: 0.5}
+    before = reader.read()
+    answers.calls()
+    answers.hangs = {V2}
     answers.write()
-    answer = reader.ask("read beside a counter")
-    assert answer["used"] is not None
-    assert answer["seconds"] >= 0.5
-    assert answer["counted"] >= 20
+    assert reader.ask("read beside a thread") == before, "the other thread was held up for as long as NVML hung"
 
 
 def test_memory_can_be_that_of_a_control_group(reader: Reader, answers: Answers, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from helix_crawl_otel.core.policy import Policy
 from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.core.state import REMEDIES
 from helix_crawl_otel.otel.dispatch import Dispatcher
-from helix_crawl_otel.otel.exported import Exported
+from helix_crawl_otel.otel.exported import Exported, Snapshot
 from helix_crawl_otel.otel.feed import PolicyFeed
 from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.pipeline import Pipeline
@@ -157,3 +158,31 @@ def test_a_decision_that_comes_while_the_last_one_is_carried_out_is_not_left_beh
     feed.late.append(Decision(1.0, What.ISSUE, "a", "cpu", "w", ActionKind.EMPTY_CACHE, 1, 1))
     dispatcher.run()
     assert len(dispatcher.queue) == 1
+
+
+def test_an_older_look_at_the_board_never_replaces_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is held up between looking and showing would leave the gauges wrong until the next change."""
+    provider, reader = make_provider()
+    pipeline = Pipeline(Settings(), InstrumentHub(provider.get_meter("x")), Clock())
+    looked, goes_on = threading.Event(), threading.Event()
+    look = pipeline._board.snapshot
+
+    def slow(feed: PolicyFeed, now: float) -> Snapshot:
+        snapshot = look(feed, now)
+        if not looked.is_set():
+            looked.set()
+            assert goes_on.wait(60)
+        return snapshot
+
+    monkeypatch.setattr(pipeline._board, "snapshot", slow)
+    late = threading.Thread(target=pipeline.expect_shards, args=(["a"],))
+    late.start()
+    assert looked.wait(50)
+    newer = threading.Thread(target=pipeline.expect_shards, args=(["b", "c"],))
+    newer.start()
+    newer.join(0.2)  # what it must not do, it would have done by then
+    goes_on.set()
+    late.join(50)
+    newer.join(50)
+    assert collected(reader)["helix_dense_shards"]["state=pending",] == 3
+    pipeline.close()

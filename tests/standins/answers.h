@@ -12,7 +12,7 @@ static HANDLE open_file(const char *path, DWORD access, DWORD disposition) {
     wchar_t wide[1024];
     HANDLE file = INVALID_HANDLE_VALUE;
     if (!MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, 1024)) return file;
-    for (int trial = 0; trial < 500; trial++) { /* the moment of such a replacement is an error here: wait it out */
+    for (int trial = 0; trial < 20000; trial++) { /* the moment of such a replacement is an error here: wait it out */
         file = CreateFileW(wide, access, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL, disposition,
                            FILE_ATTRIBUTE_NORMAL, NULL);
         DWORD error = GetLastError();

@@ -41,12 +41,12 @@ class AnswerFile:
 
 def _when_allowed(replace: Callable[[], object]) -> None:
     """Do it once the library, which opens either file for a moment, lets Windows do it."""
-    for _ in range(1000):
+    until = time.monotonic() + 50
+    while True:
         try:
             replace()
             return
         except PermissionError:
-            if sys.platform != "win32":
+            if sys.platform != "win32" or time.monotonic() > until:
                 raise
             time.sleep(0.002)
-    replace()

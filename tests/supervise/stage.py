@@ -96,6 +96,7 @@ class Stage:
             environ={},
             on_error=lambda error: self.pipeline.error("probe", error),
             card_probe=card_probe,
+            first_seconds=SECONDS,
         )
         self.run = Run(
             job or RunJob(["driver"], {}),

@@ -52,6 +52,7 @@ class Watched:
             on_error=lambda error: self.pipeline.error("probe", error),
             card_probe=card_probe,
             counters=lambda: self.counters,
+            first_seconds=50.0,
             table=lambda: TABLE,
         )
 
@@ -94,9 +95,7 @@ def test_shared_memory_is_exported_and_recorded_with_the_readings_of_the_card(wa
 def test_counters_that_hang_hold_nothing_up(watched: Watched) -> None:
     """The card goes on being read, shared memory is unknown after two ticks, and the operator hears of it once."""
     wait_until(lambda: watched.has(200, 10))
-    watched.counters.goes.clear()
-    reads = watched.counters.reads
-    wait_until(lambda: watched.counters.reads > reads)
+    watched.counters.hang()
     watched.card = MemoryReading(10 * GIB, CARD)
     wait_until(lambda: watched.series("vram_used") == {("device=cuda:0",): 10 * GIB})
     watched.clock.now += 2 * TICK + 0.1
@@ -112,9 +111,7 @@ def test_counters_that_hang_hold_nothing_up(watched: Watched) -> None:
 
 def test_counters_that_hang_do_not_keep_a_run_from_ending(watched: Watched) -> None:
     """Their thread is left behind."""
-    watched.counters.goes.clear()
-    reads = watched.counters.reads
-    wait_until(lambda: watched.counters.reads > reads)
+    watched.counters.hang()
     watched.memory.close()
     assert watched.counters.closed == 0
 

@@ -45,7 +45,7 @@ def reading(fraction: float | None, shared: int | None = None, other: int | None
     return MemoryReading(None if fraction is None else round(fraction * CARD_BYTES), CARD_BYTES, shared, other)
 
 
-def wait_until(holds: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(holds: Callable[[], object], seconds: float = 50.0) -> None:
     """Wait for what another thread does, with a deadline."""
     until = time.monotonic() + seconds
     while not holds():

@@ -102,7 +102,8 @@ class Answers(AnswerFile):
     instances: list[Card] = field(default_factory=list)
     """MIG instances: not counted, found by their uuid only."""
     errors: dict[str, int] = field(default_factory=dict)
-    hangs: dict[str, float] = field(default_factory=dict)
+    hangs: set[str] = field(default_factory=set)
+    """Functions that wait until the file says so no longer."""
     driver: str = "610.43"
 
     def __post_init__(self) -> None:
@@ -129,7 +130,7 @@ class Answers(AnswerFile):
                 used = "-" if one.used is None else one.used
                 lines.append(f"{index}.process.{number}={one.pid},{one.kind},{used},{one.name}")
         lines += [f"error.{function}={error}" for function, error in self.errors.items()]
-        lines += [f"hang.{function}={seconds}" for function, seconds in self.hangs.items()]
+        lines += [f"hang.{function}=1" for function in sorted(self.hangs)]
         self.put(lines)
 
     def environ(self, library: Path) -> dict[str, str]:

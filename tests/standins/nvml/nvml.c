@@ -13,7 +13,7 @@
  *   0.lost=1                 its handle cannot be had: "GPU is lost"
  *   0.cgroup=/sys/fs/cgroup/memory/x       total and used are that group's limit and usage (version 1 or 2)
  *   error.nvmlDeviceGetMemoryInfo_v2=15    this function answers this error
- *   hang.nvmlDeviceGetMemoryInfo_v2=2.5    this function answers after so many seconds
+ *   hang.nvmlDeviceGetMemoryInfo_v2=1      this function waits until the file says so no longer; after 40 s it fails
  *   log=/tmp/calls           the name of each function called is appended there
  * -DNO_V3, -DNO_V2 (neither 2 nor 3 of the process lists) and -DNO_V1 leave functions out, as drivers of other ages do.
  * Build: cc -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 nvml.c -o libnvidia-ml.so.1
@@ -21,13 +21,13 @@
 #include "../answers.h"
 #ifdef _WIN32
 #define API __declspec(dllexport)
-static void wait_seconds(double seconds) { Sleep((DWORD)(seconds * 1000)); }
+static void wait_a_moment(void) { Sleep(10); }
 #else
 #include <time.h>
 #define API
-static void wait_seconds(double seconds) {
-    struct timespec rest = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-    while (nanosleep(&rest, &rest) != 0) {}
+static void wait_a_moment(void) {
+    struct timespec rest = {0, 10000000};
+    nanosleep(&rest, NULL);
 }
 #endif
 
@@ -48,12 +48,22 @@ static u64 card_number(const answers *from, int card, const char *name, u64 othe
     return get(from->text, value, sizeof value, "%d.%s", card, name) ? strtoull(value, NULL, 10) : otherwise;
 }
 
+static int read_answers(answers *into) {
+    char path[1024];
+    return read_all(answer_file("NVML_STANDIN_FILE", path, sizeof path), into->text, sizeof into->text);
+}
+
 /* What every function does first: read the file, log, hang, fail as told, and want an nvmlInit. */
 static int begin(const char *function, answers *from, int wants_init) {
     char value[1024];
-    if (!read_all(answer_file("NVML_STANDIN_FILE", value, sizeof value), from->text, sizeof from->text)) return UNKNOWN;
+    int moments = 4000;
+    if (!read_answers(from)) return UNKNOWN;
     if (get(from->text, value, sizeof value, "log")) append_line(value, function);
-    if (get(from->text, value, sizeof value, "hang.%s", function)) wait_seconds(atof(value));
+    for (; get(from->text, value, sizeof value, "hang.%s", function); moments--) {
+        if (moments == 0) return UNKNOWN;
+        wait_a_moment();
+        if (!read_answers(from)) return UNKNOWN;
+    }
     if (get(from->text, value, sizeof value, "error.%s", function)) return atoi(value);
     return wants_init && started == 0 ? UNINITIALIZED : OK;
 }
