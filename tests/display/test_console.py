@@ -11,7 +11,10 @@ import pytest
 from tests.jobs.processes import mark_process
 from tests.jobs.rig import NO_WINDOW, Rig
 
-pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="needs Windows: elsewhere a terminal is one")
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(sys.platform != "win32", reason="needs Windows: elsewhere a terminal is one"),
+]
 
 DEADLINE_SECONDS = 120.0
 

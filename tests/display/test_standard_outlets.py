@@ -17,6 +17,8 @@ from helix_crawl_otel.supervise.outlet import Outlet
 from helix_crawl_otel.supervise.standard_outlets import LOG_SECONDS, TELL_SECONDS, StandardOutlets
 from tests.display.test_outlet import DEADLINE_SECONDS, Frozen
 
+pytestmark = pytest.mark.timeout(300)
+
 
 class Clock:
     """A second at each look, once it runs. What a thread of the test puts it forward by is not lost."""

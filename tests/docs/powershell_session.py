@@ -21,7 +21,7 @@ __all__ = ["Session"]
 
 Program = Callable[[Sequence[str]], int]
 
-SECONDS = 90
+SECONDS = 180
 """What a program gets before it counts as hung."""
 
 

@@ -23,7 +23,7 @@ def test_there_are_examples_of_every_command() -> None:
     assert {line.split()[1] for line in EXAMPLES} == {"replay", "simulate"}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_example_runs(example: str, tmp_path: Path) -> None:
     """Exit code 0, and something is printed."""

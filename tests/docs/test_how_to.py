@@ -134,10 +134,10 @@ def typed(content: str, folder: Path, environ: dict[str, str]) -> tuple[int, str
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=180)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=60)
         return -signal.SIGKILL, output
     return process.returncode, output
 
@@ -148,7 +148,7 @@ def test_there_are_pages() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the blocks are for a POSIX shell")
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("path", PAGES, ids=by_name)
 def test_the_page_runs_as_written(path: Path, tmp_path: Path) -> None:
     """Each `sh` block ends with the exit code that the page promises."""

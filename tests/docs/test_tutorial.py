@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+MOST_RUNS = 3
+"""Its ladder goes by tenths of a second: on a machine that stands still for one, a batch is stuck as well as slow."""
+
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 FILE_BLOCK = re.compile(r"^```python file=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEXT_BLOCK = re.compile(r"^```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -83,7 +86,7 @@ def test_a_missing_part_is_found() -> None:
     assert missing(["c"], "a b") == "c"
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
     """The second job detects the crawl, moves to the CPU, is scraped, and its timeline is replayed."""
     named = files()
@@ -91,8 +94,21 @@ def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
     for name, content in named:  # the last job.py, with the four lines, stands at the end
         (tmp_path / name).write_text(content.replace("serve_metrics()", "serve_metrics(port=0)"), encoding="utf-8")
     log, metrics = shown()
+    for _ in range(MOST_RUNS):
+        text, scraped = watched_job(tmp_path)
+        if missing(log, text) is None:
+            break
+    assert missing(log, text) is None, text
+    assert missing(metrics, scraped) is None
+    assert summary(replay(tmp_path, "--json"))["actions"]["DETECT"] == 1
+    assert summary(replay(tmp_path, "--json", "--factor", "30"))["trips"] == 0
+    assert "No crawl" in replay(tmp_path, "--factor", "30")
 
-    process = start(tmp_path, "job.py")
+
+def watched_job(folder: Path) -> tuple[str, str]:
+    """Run the second job to its end. Returns what it said, and what was scraped of it."""
+    (folder / "job.jsonl").unlink(missing_ok=True)
+    process = start(folder, "job.py")
     try:
         assert process.stdout is not None
         text = ""
@@ -102,26 +118,26 @@ def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
             text += letter
         url = re.search(r"http://\S+/metrics", text)
         assert url is not None
-        with urllib.request.urlopen(url.group(), timeout=10) as answer:
+        with urllib.request.urlopen(url.group(), timeout=60) as answer:
             scraped = answer.read().decode()
-        process.communicate("\n", timeout=20)
+        process.communicate("\n", timeout=100)
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
     assert process.returncode == 0
-    assert missing(log, text) is None, text
-    assert missing(metrics, scraped) is None
-    assert summary(replay(tmp_path, "--json"))["actions"]["DETECT"] == 1
-    assert summary(replay(tmp_path, "--json", "--factor", "30"))["trips"] == 0
-    assert "No crawl" in replay(tmp_path, "--factor", "30")
+    return text, scraped
 
 
+@pytest.mark.timeout(180)
 def test_the_first_job_runs_as_written(tmp_path: Path) -> None:
     """The loop before the four lines is a whole program: it encodes and says where."""
     (encoder_name, encoder), (job_name, job), _ = files()
     (tmp_path / encoder_name).write_text(re.sub(r"time\.sleep\(.*?\)", "pass", encoder), encoding="utf-8")
     (tmp_path / job_name).write_text(job, encoding="utf-8")
     process = start(tmp_path, job_name)
-    text, _ = process.communicate(timeout=30)
+    try:
+        text, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 0, text
     assert "done on cuda:0" in text

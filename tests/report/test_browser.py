@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = [
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform != "linux", reason="the browser is Debian's chromium, started with its options"),
 ]
 
@@ -32,6 +32,7 @@ OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+DEADLINE_MS = 120_000
 SIZES = {"screen": (1280, 900), "telephone": (390, 844)}
 
 
@@ -42,7 +43,7 @@ def browser() -> Iterator[Browser]:
 
     program = require_program("chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, headless=True, args=OPTIONS, timeout=60_000)
+        browser = playwright.chromium.launch(executable_path=program, headless=True, args=OPTIONS, timeout=DEADLINE_MS)
         yield browser
         browser.close()
 
@@ -63,6 +64,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]
     shutil.rmtree(folder)
 
 
+def new_page(browser: Browser, width: int, height: int, scheme: Literal["light", "dark"]) -> Page:
+    """A page of this size and theme, empty as yet; what is asked of it has time on a busy machine as well."""
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page.set_default_timeout(DEADLINE_MS)
+    return page
+
+
 def brightness(page: Page, expression: str) -> float:
     """Of a computed colour, 0 to 255."""
     colour = page.evaluate(f"{expression}.match(/[0-9.]+/g).slice(0, 3).map(Number)")
@@ -72,12 +80,12 @@ def brightness(page: Page, expression: str) -> float:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", list(SIZES))
 @pytest.mark.parametrize("name", ["incident", "recycled", "long-name"])
-def test_the_page_in_a_browser(browser: Browser, pages: dict[str, Path], name: str, size: str, scheme: str) -> None:
+def test_the_page_in_a_browser(
+    browser: Browser, pages: dict[str, Path], name: str, size: str, scheme: Literal["light", "dark"]
+) -> None:
     """Nothing on the console or from a network, figures and texts of a readable size, no scrolling sideways."""
     width, height = SIZES[size]
-    page = browser.new_page(
-        viewport={"width": width, "height": height}, color_scheme="dark" if scheme == "dark" else "light"
-    )
+    page = new_page(browser, width, height, scheme)
     said: list[str] = []
     asked: list[str] = []
     page.on("console", lambda message: said.append(message.text))
@@ -119,7 +127,7 @@ def test_what_is_too_wide_is_noticed(browser: Browser, tmp_path: Path) -> None:
     """The check for scrolling sideways can fail."""
     wide = tmp_path / "wide.html"
     wide.write_text("<!DOCTYPE html><body><div style='width: 500px'>x</div>", encoding="utf-8")
-    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page = new_page(browser, 390, 844, "light")
     page.goto(wide.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") > 390
     page.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,37 @@ import pytest
 
 from helix_crawl_otel.cli import main
 from tests.jobs.conftest import rig
-from tests.jobs.rig import COMMAND, Rig
+from tests.jobs.rig import COMMAND, Done, Rig
 from tests.ladder.test_ladder import QUICK, SPILLS, small_second_shard
 from tests.report.stories import FOLDER, job_with_a_recycle, lines
 
 __all__ = ["rig"]
 
 INCIDENT = str(FOLDER / "incident-0610-confluence.jsonl")
+
+
+MOST_BUILDS = 3
+"""Its clock is fast: on a machine that stands still for seconds a batch is stuck as well, and the ladder another."""
+
+
+def remedies(done: Done) -> list[tuple[str, str]]:
+    """What was done about crawls, in order, and what became of it."""
+    return [(event["action"], event["outcome"]) for event in done.of("action") if event["action"] != "DETECT"]
+
+
+def down_the_ladder(rig: Rig) -> Done:
+    """A build that takes every rung, each at a boundary."""
+    rungs = [(kind, "applied") for kind in ("EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU")]
+    small_second_shard(rig)
+    done = rig.build(*QUICK, "--fault", SPILLS, seconds=120)
+    for _ in range(MOST_BUILDS - 1):
+        if remedies(done) == rungs:
+            break
+        shutil.rmtree(rig.out)
+        done = rig.build(*QUICK, "--fault", SPILLS, seconds=120)
+    assert done.code == 0, done.errors
+    assert remedies(done) == rungs
+    return done
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -105,11 +130,10 @@ def test_the_knobs_of_the_run_are_used_unless_an_option_says_otherwise(tmp_path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc, which is Linux's")
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_report_of_a_real_build(rig: Rig, tmp_path: Path) -> None:
     """All rungs on the modelled card: each recorded action is a row, each new worker too, and the numbers are there."""
-    done = small_second_shard(rig).build(*QUICK, "--fault", SPILLS, seconds=120)
-    assert done.code == 0, done.errors
+    done = down_the_ladder(rig)
     page = tmp_path / "r.html"
     timeline = rig.out / ".helix-crawl" / "timeline.jsonl"
     command = [*COMMAND, "report", str(timeline), "-o", str(page)]
