@@ -21,7 +21,7 @@ def run_fresh(
     program: str,
     *arguments: str,
     environ: Mapping[str, str] | None = None,
-    seconds: float = 40,
+    seconds: float = 80,
     code: int = 0,
     warnings: str = "error",
 ) -> str:
@@ -48,7 +48,7 @@ def run_program(
     command: list[str],
     *arguments: str,
     environ: Mapping[str, str] | None = None,
-    seconds: float = 40,
+    seconds: float = 80,
     code: int = 0,
 ) -> str:
     """Run a command likewise; see `run_fresh`."""

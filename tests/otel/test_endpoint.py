@@ -35,14 +35,14 @@ def test_it_listens_on_loopback_only_and_shows_only_ours() -> None:
         endpoint = serve_metrics(port=0)
         print(endpoint.host, endpoint.url == f"http://127.0.0.1:{endpoint.port}/metrics", endpoint.port > 0)
         with CrawlWatch(memory=lambda: MemoryReading(1, 2), tick_seconds=None) as watch, watch.shard("a") as shard:
-            with shard.batch(64): pass
-            text = urllib.request.urlopen(endpoint.url, timeout=10).read().decode()
+            shard.record(64, 4.0)
+            text = urllib.request.urlopen(endpoint.url, timeout=30).read().decode()
         print('helix_dense_genes_total{device="cuda:0",shard="a"} 64.0' in text, "of_the_app" in text)
         print("helix_dense" in generate_latest(REGISTRY).decode())
         endpoint.close()
         endpoint.close()
         try:
-            urllib.request.urlopen(endpoint.url, timeout=10)
+            urllib.request.urlopen(endpoint.url, timeout=30)
         except OSError:
             print("closed")
         """
@@ -130,7 +130,7 @@ def test_ipv6_loopback() -> None:
         from helix_crawl_otel import serve_metrics
         with serve_metrics("::1", 0) as endpoint:
             print(endpoint.url == f"http://[::1]:{endpoint.port}/metrics")
-            print(urllib.request.urlopen(endpoint.url, timeout=10).status)
+            print(urllib.request.urlopen(endpoint.url, timeout=30).status)
         """
     )
     assert out == "True\n200\n"

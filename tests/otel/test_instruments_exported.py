@@ -45,7 +45,7 @@ SCRAPED = """
     from helix_crawl_otel import serve_metrics
 
     def scrape():
-        text = urllib.request.urlopen(endpoint.url, timeout=10).read().decode()
+        text = urllib.request.urlopen(endpoint.url, timeout=30).read().decode()
         return text, {
             family.name: [
                 family.type,
@@ -185,7 +185,7 @@ def test_promtool_accepts_the_scrape(scraped: Scraped) -> None:
         input=scraped.text,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=50,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -155,6 +155,6 @@ def test_any_file_name_can_be_a_shard(name: str) -> None:
     rig.watch.close()
     assert b"helix_dense_genes_total{" in text
     done = subprocess.run(
-        [require_program("promtool"), "check", "metrics"], input=text, capture_output=True, timeout=30, check=False
+        [require_program("promtool"), "check", "metrics"], input=text, capture_output=True, timeout=50, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -37,7 +37,7 @@ def run_all(workers: list[Callable[[], None]], beside: list[Callable[[], object]
 
     def work(step: Callable[[], None]) -> None:
         try:
-            gate.wait(10)
+            gate.wait(60)
             step()
         except BaseException as error:  # noqa: BLE001 - handed to the main thread, which asserts on it
             raised.append(error)
@@ -54,10 +54,10 @@ def run_all(workers: list[Callable[[], None]], beside: list[Callable[[], object]
     for thread in others + threads:
         thread.start()
     for thread in threads:
-        thread.join(40)
+        thread.join(100)
     done.set()
     for thread in others:
-        thread.join(10)
+        thread.join(50)
     assert not any(thread.is_alive() for thread in threads + others), "a thread hangs"
     return raised
 

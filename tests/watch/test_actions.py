@@ -42,7 +42,7 @@ def test_an_empty_queue_raises_what_the_standard_library_raises() -> None:
     started = time.monotonic()
     with pytest.raises(queue.Empty):
         actions.get(timeout=0.05)
-    assert 0.04 < time.monotonic() - started < 10
+    assert time.monotonic() - started > 0.049  # by the clock that it waits by, whatever its tick
     assert actions.drain() == []
 
 
@@ -61,7 +61,7 @@ def test_get_waits_for_an_action(timeout: float | None) -> None:
     thread = threading.Thread(target=lambda: taken.append(actions.get(timeout)), daemon=True)
     thread.start()
     actions.put(action(1))
-    thread.join(10)
+    thread.join(50)
     assert [each.id for each in taken] == [1]
 
 
@@ -103,10 +103,7 @@ def test_eight_threads_take_each_action_once() -> None:
 
     def take(number: int) -> None:
         while True:
-            try:
-                found = (actions.drain() if number % 2 else []) or [actions.get(timeout=10)]
-            except queue.Empty:
-                return
+            found = (actions.drain() if number % 2 else []) or [actions.get()]
             for each in found:
                 taken.append(each.id)
             if any(each.id < 0 for each in found):

@@ -295,10 +295,10 @@ def test_after_close_batches_are_told_to_nobody_and_nothing_breaks() -> None:
     shard.status()
     rig.watch.tick()
     shard.__exit__(None, None, None)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with rig.watch.shard("b", device="cuda:1") as late:
         rig.healthy(late, 2)
-        assert threading.active_count() == before
+        assert set(threading.enumerate()) <= before
 
 
 def test_on_a_cpu_without_torch_it_works() -> None:
@@ -317,6 +317,9 @@ def test_on_a_cpu_without_torch_it_works() -> None:
                 with shard.batch(64, 4000):
                     pass
                 assert shard.boundary() == []
+            while shard.status().baseline is None:  # the clock may have stood still: a tick of Windows was late
+                with shard.batch(64, 4000):
+                    pass
             print(shard.status().rung, shard.status().baseline is not None)
         """
     )

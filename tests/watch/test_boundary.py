@@ -189,7 +189,7 @@ def test_outside_the_main_thread_an_exit_is_passed_over(caplog: pytest.LogCaptur
         rig.healthy(shard)
         thread = threading.Thread(target=rig.crawl, args=(shard, 20), daemon=True)
         thread.start()
-        thread.join(30)
+        thread.join(50)
         assert not thread.is_alive()
         assert [action.kind.value for action in rig.applied] == ["DETECT", "EMPTY_CACHE"]
         assert rig.outcomes() == {
@@ -322,7 +322,7 @@ def test_a_demotion_in_a_thread_of_the_drivers_is_possible_in_place() -> None:
         rig.healthy(shard)
         thread = threading.Thread(target=rig.crawl, args=(shard, 10), daemon=True)
         thread.start()
-        thread.join(30)
+        thread.join(50)
         assert shard.device == "cpu"
 
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 
 import pytest
@@ -157,12 +157,14 @@ def test_the_awake_clock_is_the_one_that_was_asked_for() -> None:
 
 def test_the_awake_clock_tells_apart_what_takes_a_millisecond() -> None:
     """Windows' own has a tick of 16 ms: a batch within one would take no time, which is no rate."""
-    clock = awake_clock()
-    for _ in range(50):
+    clock, in_a_row = awake_clock(), 0
+    ends = time.monotonic() + 50
+    while in_a_row < 10:  # it stands still where a tick is late, which is what it is on a busy machine
         began, until = clock(), time.perf_counter() + 0.001
         while time.perf_counter() < until:
             pass
-        assert clock() > began
+        in_a_row = in_a_row + 1 if clock() > began else 0
+        assert time.monotonic() < ends
 
 
 def test_a_finer_clock_follows_the_coarse_one() -> None:
@@ -197,8 +199,9 @@ def test_a_finer_clock_never_steps_back(steps: list[tuple[bool, float]]) -> None
 
 def test_sleep_so_far_is_a_number() -> None:
     """0 where it cannot be told; here the machine may have slept before."""
-    assert slept_seconds() >= -0.01
-    assert abs(slept_seconds() - slept_seconds()) < 1
+    several = [slept_seconds() for _ in range(20)]  # two clocks are read, and a thread may be stopped between them
+    assert max(several) >= -0.01
+    assert min(abs(one - other) for one, other in pairwise(several)) < 1
 
 
 class Laptop:
@@ -280,10 +283,10 @@ def test_the_ticker_calls_at_once_and_goes_on_after_an_error() -> None:
 
     ticker = Ticker("test-ticker", work, 0.005, errors.append).start()
     wait_until(lambda: len(calls) >= 6)
-    assert ticker.stop(timeout=10)
+    assert ticker.stop(timeout=50)
     assert [type(error) for error in errors] == [LookupError, RuntimeError]
     count = len(calls)
-    assert ticker.stop()
+    assert ticker.stop(timeout=50)
     assert len(calls) == count
 
 
@@ -292,7 +295,7 @@ def test_the_first_tick_waits_for_nothing() -> None:
     calls: list[int] = []
     ticker = Ticker("test-ticker", lambda: calls.append(1), 3600.0, lambda error: None).start()
     wait_until(lambda: calls)
-    assert ticker.stop(timeout=10)
+    assert ticker.stop(timeout=50)
 
 
 def test_a_ticker_can_stop_itself() -> None:
@@ -308,7 +311,7 @@ def test_a_ticker_can_stop_itself() -> None:
     tickers[0].start()
     wait_until(lambda: stopped)
     assert stopped == [False]  # it is in it
-    assert tickers[0].stop(timeout=10)
+    assert tickers[0].stop(timeout=50)
 
 
 def test_a_ticker_whose_work_hangs_is_left_behind() -> None:
@@ -317,10 +320,10 @@ def test_a_ticker_whose_work_hangs_is_left_behind() -> None:
 
     def work() -> None:
         entered.set()
-        go_on.wait(30)
+        go_on.wait(60)
 
     ticker = Ticker("test-ticker", work, 0.005, lambda error: None).start()
-    assert entered.wait(10)
+    assert entered.wait(50)
     assert not ticker.stop(timeout=0.05)
     go_on.set()
-    assert ticker.stop(timeout=10)
+    assert ticker.stop(timeout=50)

@@ -135,7 +135,7 @@ def test_a_hook_that_hangs_in_the_tickers_thread_stops_no_batch(
     def hang(action: Action) -> None:
         assert threading.current_thread() is not threading.main_thread()
         hangs.set()
-        go_on.wait(30)
+        go_on.wait(100)
 
     with watch.shard("a") as shard:
         for _ in range(10):
@@ -145,7 +145,7 @@ def test_a_hook_that_hangs_in_the_tickers_thread_stops_no_batch(
         wait_until(lambda: shard.status().memory_fraction == FULL)
         with shard.batch(64, 4000):
             clock.now += 1000.0  # the batch is in flight, so it is the ticker that sees the crawl
-            assert hangs.wait(20)
+            assert hangs.wait(50)
         for _ in range(20):
             with shard.batch(64, 4000):
                 clock.now += 4.0
@@ -166,19 +166,19 @@ def test_a_hook_that_hangs_in_the_drivers_thread_stops_no_tick(
         @rig.watch.on_action
         def hang(action: Action) -> None:
             hangs.set()
-            go_on.wait(30)
+            go_on.wait(100)
 
         rig.healthy(shard)
         thread = threading.Thread(target=rig.crawl, args=(shard, 5), daemon=True)
         thread.start()
-        assert hangs.wait(20)
+        assert hangs.wait(50)
         before = rig.total("helix_dense_genes", "shard=b")
         rig.watch.tick()
         other.record(64, 4.0, 4000)
         assert rig.total("helix_dense_genes", "shard=b") == before + 64
         assert other.boundary() == []
         go_on.set()
-        thread.join(20)
+        thread.join(50)
         assert not thread.is_alive()
 
 

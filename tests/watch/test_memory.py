@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -26,12 +25,13 @@ def test_a_probe_that_hangs_for_ever_stops_nothing(stuck: threading.Event) -> No
     """Batches and ticks go on; after a minute memory is unknown, on the board as well; close returns."""
     provider, reader = make_provider()
     clock = Clock()
-    answered, hangs = threading.Event(), threading.Event()
+    answered, hangs, came_back = threading.Event(), threading.Event(), threading.Event()
 
     def probe() -> MemoryReading:
         if answered.is_set():
             hangs.set()
-            stuck.wait(60)
+            stuck.wait(150)
+            came_back.set()
         answered.set()
         return reading(FULL)
 
@@ -39,7 +39,7 @@ def test_a_probe_that_hangs_for_ever_stops_nothing(stuck: threading.Event) -> No
     up = ("device=cuda:0", "source=custom")
     with watch.shard("a") as shard:
         wait_until(lambda: shard.status().memory_fraction == FULL)
-        assert hangs.wait(20)
+        assert hangs.wait(50)
         for _ in range(12):
             with shard.batch(64, 4000):
                 clock.now += 4.0
@@ -60,9 +60,8 @@ def test_a_probe_that_hangs_for_ever_stops_nothing(stuck: threading.Event) -> No
         with shard.batch(64, 4000):
             clock.now += 2000.0
             wait_until(lambda: collected(reader)["helix_dense_batch_inflight"]["device=cuda:0", "shard=a"] == 2000)
-    started = time.monotonic()
     watch.close()
-    assert time.monotonic() - started < 10
+    assert not came_back.is_set(), "none of this has waited for the probe"
 
 
 def test_a_batch_in_flight_is_judged_while_the_probe_hangs(
@@ -73,7 +72,7 @@ def test_a_batch_in_flight_is_judged_while_the_probe_hangs(
     clock = Clock()
 
     def probe() -> MemoryReading:
-        stuck.wait(60)
+        stuck.wait(150)
         return reading(FULL)
 
     watch = CrawlWatch(meter_provider=provider, memory=probe, clock=clock, tick_seconds=0.01)
@@ -97,18 +96,18 @@ def test_a_probe_that_comes_back_is_believed_again(stuck: threading.Event) -> No
 
     def probe() -> MemoryReading:
         hangs.set()
-        stuck.wait(60)
+        stuck.wait(150)
         return reading(0.7)
 
     watch = CrawlWatch(meter_provider=provider, memory=probe, clock=clock, tick_seconds=0.01)
     up = ("device=cuda:0", "source=custom")
     with watch.shard("a") as shard:
-        assert hangs.wait(20)
+        assert hangs.wait(50)
         clock.now += 100.0
         wait_until(lambda: collected(reader).get("helix_dense_vram_probe_up") == {up: 0})
         stuck.set()
         wait_until(lambda: collected(reader)["helix_dense_vram_probe_up"] == {up: 1})
-        assert shard.status().memory_fraction == 0.7
+        wait_until(lambda: shard.status().memory_fraction == 0.7)  # the board knows it a moment earlier
     watch.close()
 
 
@@ -206,12 +205,12 @@ def test_threads_are_ours_by_name_and_gone_after_close() -> None:
         assert ours() == started
         assert all(thread.daemon for thread in threading.enumerate() if thread.name in started)
     watch.close()
-    assert ours() == set()
+    wait_until(lambda: ours() == set())  # it waits for a thread that is busy, but not for ever
 
 
 def test_without_a_tick_there_are_no_threads() -> None:
     """The owner calls `tick`."""
-    before = threading.active_count()
+    before = set(threading.enumerate())  # those of other tests may end meanwhile
     with Rig() as rig, rig.watch.shard("a") as shard:
         rig.healthy(shard, 3)
-        assert threading.active_count() == before
+        assert set(threading.enumerate()) <= before
