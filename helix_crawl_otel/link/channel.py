@@ -31,7 +31,7 @@ LARGEST_FRAME = 1024**2
 """Bytes. The largest message is a shard's assignment with its suspects, a few kilobytes."""
 
 
-LEAVE_SECONDS, AGAIN_SECONDS = 5.0, 0.05
+LEAVE_SECONDS, AGAIN_SECONDS = 30.0, 0.05
 """What another thread gets to come out of a read or a write on a channel that is being closed: it takes no time."""
 
 _CLOSED_MEANWHILE = (OSError, TypeError, ValueError, AssertionError, RuntimeError)

@@ -28,8 +28,9 @@ __all__ = ["Process", "Spawn", "WorkerProcess", "die_with_parent", "exit_text", 
 
 logger = logging.getLogger("helix_crawl_otel")
 
-KILL_SECONDS = 10.0
-"""What a killed process gets to be gone. One that is stuck in the driver is not, however long one waits."""
+KILL_SECONDS = 30.0
+"""What a killed process gets to be gone: on a machine that swaps, its memory takes a while to be given back. One that
+is stuck in the driver is not gone, however long one waits."""
 
 LOOK_SECONDS = 0.02
 

@@ -53,7 +53,7 @@ def test_a_frame_that_is_no_message(ends: tuple[Channel, Connection], frame: byt
     sender.start()
     with pytest.raises(BadFrame):
         channel.receive()
-    sender.join(30)
+    sender.join(60)
 
 
 def test_a_pickle_is_not_opened(ends: tuple[Channel, Connection]) -> None:
@@ -119,7 +119,7 @@ def test_closing_wakes_who_waits(ends: tuple[Channel, Connection]) -> None:
     thread.start()
     channel.close()
     channel.close()
-    thread.join(30)
+    thread.join(60)
     assert ended == ["closed"]
 
 
@@ -140,7 +140,7 @@ def test_eight_threads_send_at_once(ends: tuple[Channel, Connection]) -> None:
         message = other.receive()
         seen[message["thread"]].append(message["n"])
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert all(numbers == list(range(200)) for numbers in seen.values())
 
 
@@ -160,7 +160,7 @@ def test_a_child_inherits_its_end_and_no_other() -> None:
     assert channel.receive() == {"type": "fds", "left": False, "got": {"type": "question"}}
     with pytest.raises(ChannelClosed):
         channel.receive()
-    assert child.wait(30) == 0
+    assert child.wait(60) == 0
     channel.close()
 
 
@@ -193,7 +193,7 @@ def test_a_reader_of_a_closed_channel_takes_nothing_from_the_next_one() -> None:
         channel.close()
         other.close()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -218,5 +218,5 @@ def test_a_sender_into_a_closed_channel_writes_nothing_into_the_next_one() -> No
         channel.close()
         other.close()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()

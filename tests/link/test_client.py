@@ -53,7 +53,7 @@ class Played:
         for message in messages:
             self.channel.send(message)
         self.channel.send({"type": "job", "what": "sync"})
-        assert self.link.receive_job(30.0) is not None
+        assert self.link.receive_job(60.0) is not None
 
     def heard(self, count: int) -> list[dict[str, Any]]:
         """The next messages of the worker."""
@@ -165,7 +165,7 @@ def test_messages_of_the_job_wait_in_order(played: Played) -> None:
     """And none comes when none was sent."""
     played.channel.send({"type": "job", "what": "shard", "n": 1})
     played.channel.send({"type": "job", "what": "leave"})
-    got = [played.link.receive_job(30.0), played.link.receive_job(30.0)]
+    got = [played.link.receive_job(60.0), played.link.receive_job(60.0)]
     assert [message["what"] for message in got if message] == ["shard", "leave"]
     assert played.link.receive_job(0.01) is None
 
@@ -177,7 +177,7 @@ def test_each_question_gets_its_own_answer(played: Played) -> None:
     answers: dict[str, Any] = {}
 
     def ask(shard: str) -> None:
-        answers[shard] = played.link.request("status", 30.0, shard=shard)
+        answers[shard] = played.link.request("status", 60.0, shard=shard)
 
     threads = [threading.Thread(target=ask, args=(shard,)) for shard in ("a", "b")]
     for thread in threads:
@@ -186,7 +186,7 @@ def test_each_question_gets_its_own_answer(played: Played) -> None:
     for question in reversed([late, *questions]):
         played.channel.send({"type": "reply", "request": question["request"], "of": question["shard"]})
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert {shard: answer["of"] for shard, answer in answers.items()} == {"a": "a", "b": "b"}
 
 
@@ -253,7 +253,7 @@ child = os.fork()
 if not child:
     link.send({"type": "start_batch"})
     link.send_if_room({"type": "memory"})
-    answer = link.request("status", 30.0, shard="a")
+    answer = link.request("status", 60.0, shard="a")
     os._exit(0 if answer is None else 3)
 _, status = os.waitpid(child, 0)
 link.send({"type": "from the parent"})
@@ -266,7 +266,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 def test_a_forked_child_sends_nothing() -> None:
     """The channel is its parent's: half a frame of the child's would break it."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, timeout=100, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -292,7 +292,7 @@ def test_an_idle_worker_ends_with_its_supervisor() -> None:
         end.close()
         assert [channel.receive()["type"] for _ in range(2)] == ["hello", "idle"]
         channel.close()
-        assert worker.wait(30) == ORPHANED_EXIT_CODE
+        assert worker.wait(60) == ORPHANED_EXIT_CODE
         assert worker.stderr is not None
         assert b"the supervisor is gone" in worker.stderr.read()
 
@@ -310,7 +310,7 @@ def test_a_process_without_a_supervisor_runs_by_itself(variable: str | None, tim
     """A channel that cannot be used is told once; without one nothing is said."""
     environ = {**os.environ, **({"HELIX_CRAWL_CHANNEL": variable} if variable else {})}
     done = subprocess.run(
-        [sys.executable, "-c", ALONE], env=environ, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", ALONE], env=environ, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("no supervisor can be reached") == times

@@ -13,7 +13,7 @@ from helix_crawl_otel.link.channel import Channel
 
 __all__ = ["REMEDIES", "SECONDS", "PlayedWorker"]
 
-SECONDS = 30.0
+SECONDS = 60.0
 """Ends a test whose threads do not do what they should."""
 
 REMEDIES = ["EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"]

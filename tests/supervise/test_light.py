@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.jobs.conftest import rig
 from tests.jobs.rig import Rig
 
@@ -21,6 +23,7 @@ with open(sys.argv[1], "w") as file:
 """
 
 
+@pytest.mark.timeout(240)
 def test_a_whole_build_loads_neither_torch_nor_numpy_in_the_supervisor(rig: Rig) -> None:
     """From the plan to the summary, with workers, metrics and memory watched."""
     rig.write_shards(2, 2, 8)
@@ -30,7 +33,7 @@ def test_a_whole_build_loads_neither_torch_nor_numpy_in_the_supervisor(rig: Rig)
         [sys.executable, "-c", _PROGRAM, str(told), *arguments],
         env={**os.environ, **rig.environ},
         capture_output=True,
-        timeout=120,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()

@@ -46,7 +46,7 @@ def test_a_second_run_is_told_who_holds_the_folder_and_a_dead_holder_holds_nothi
         assert ", since 2" in told
         assert told.endswith("; wait for it, or end it: what it has done is kept")
         process.kill()
-        process.wait(30)
+        process.wait(60)
     assert (folder / "lock.json").exists()
     with FolderLock(folder, "helix-crawl build again"):
         kept = json.loads((folder / "lock.json").read_text(encoding="utf-8"))

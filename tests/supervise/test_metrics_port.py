@@ -21,7 +21,7 @@ else:
 def served(host: str, port: int) -> str:
     """What is said of it, by a process of its own: there is one global meter provider a process."""
     command = [sys.executable, "-c", CODE, host, str(port)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=110).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=150).stdout
 
 
 def test_a_port_in_use_is_one_sentence_for_people() -> None:

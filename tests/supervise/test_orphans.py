@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.jobs.conftest import rig
-from tests.jobs.processes import FINDS_PROCESSES
+from tests.jobs.processes import FINDS_PROCESSES, is_running
 from tests.jobs.rig import COMMAND, Rig, kill, left_running
 
 __all__ = ["rig"]
@@ -25,14 +26,23 @@ time.sleep(600)
 """
 
 
-def _all_gone(mark: str) -> bool:
-    deadline = time.monotonic() + 30
-    while left_running(mark) and time.monotonic() < deadline:
+WAITING_JOB = """
+import os, sys, time
+with open(sys.argv[1], "a") as file:
+    file.write("1")
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.02)
+"""
+
+
+def _wait(holds: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.02)
-    return not left_running(mark)
 
 
-@pytest.mark.parametrize("fault", ["slow:seconds=30", "wedge:batch=1"])
+@pytest.mark.parametrize("fault", ["slow:seconds=600", "wedge:batch=1"])
 def test_a_worker_that_encodes_or_holds_the_gil_ends_with_its_supervisor(rig: Rig, fault: str) -> None:
     """The kernel sees to it, on Windows its job object: a wedged worker cannot."""
     rig.write_shards(1, 2, 20)
@@ -40,8 +50,8 @@ def test_a_worker_that_encodes_or_holds_the_gil_ends_with_its_supervisor(rig: Ri
         rig.worker_pid(process)
         _wait_for_line(process, b"shard_started")
         process.kill()
-        process.wait(30)
-        assert _all_gone(rig.mark)
+        process.wait(60)
+        _wait(lambda: not left_running(rig.mark))
 
 
 def test_what_a_job_of_the_users_own_has_started_ends_as_well(rig: Rig, tmp_path: Path) -> None:
@@ -50,13 +60,11 @@ def test_what_a_job_of_the_users_own_has_started_ends_as_well(rig: Rig, tmp_path
     job.write_text(JOB)
     command = [*COMMAND, "run", "--no-metrics", "--", sys.executable, str(job), str(started)]
     with rig.started(command) as process:
-        deadline = time.monotonic() + 30
-        while not started.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        _wait(started.exists)
         assert len(left_running(rig.mark, "time.sleep(600)")) == 1
         process.kill()
-        process.wait(30)
-        assert _all_gone(rig.mark)
+        process.wait(60)
+        _wait(lambda: not left_running(rig.mark))
 
 
 def _wait_for_line(process: subprocess.Popen[bytes], text: bytes) -> None:
@@ -70,15 +78,14 @@ def _wait_for_line(process: subprocess.Popen[bytes], text: bytes) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows needs no guard: what a job starts is in its job object")
 def test_a_killed_guard_takes_nobody_along(rig: Rig, tmp_path: Path) -> None:
     """It only waits: without it the job goes on, and the run ends as the job does."""
-    job = tmp_path / "job.py"
-    job.write_text("import time; time.sleep(2)")
-    command = [*COMMAND, "run", "--no-metrics", "--json", "--", sys.executable, str(job)]
+    job, started, goes_on = tmp_path / "job.py", tmp_path / "started", tmp_path / "goes_on"
+    job.write_text(WAITING_JOB)
+    command = [*COMMAND, "run", "--no-metrics", "--", sys.executable, str(job), str(started), str(goes_on)]
     with rig.started(command) as process:
-        _wait_for_line(process, b"worker_started")
-        deadline = time.monotonic() + 20
-        while not left_running(rig.mark, "launch.py") and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.5)
-        for pid in left_running(rig.mark, "launch.py"):
-            kill(pid)
+        _wait(started.exists)  # what was the launcher is the job by then, and the guard alone has the name
+        (guard,) = left_running(rig.mark, "launch.py")
+        kill(guard)
+        _wait(lambda: not is_running(guard))
+        goes_on.touch()
         assert process.wait(60) == 0
+    assert started.read_text() == "1", "another one was started"
