@@ -19,13 +19,14 @@ from helix_crawl_otel.core.inflight import Batch, BatchInfo
 from helix_crawl_otel.core.model import ActionKind, Outcome
 from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.core.settings import Settings
-from helix_crawl_otel.replay.order import in_order, in_runs
+from helix_crawl_otel.replay.order import in_runs, travel
 from helix_crawl_otel.timeline import (
     ActionEvent,
     BatchEvent,
     Event,
     MemoryEvent,
     RunEvent,
+    TriedBatch,
     UnfinishedEvent,
     WorkerEvent,
 )
@@ -128,28 +129,7 @@ class _Engine:
     def play(self, axis: list[Event]) -> None:
         """Take all events of one time axis."""
         self._forget_axis()
-        first: float | None = None
-        last = 0.0
-        for t, number, event, begins in in_order(axis):
-            self._advance(t)
-            first, last = (t if first is None else first), t
-            if type(event) is BatchEvent or type(event) is UnfinishedEvent:
-                if begins:
-                    self._begin_batch(t, number, event)
-                elif type(event) is BatchEvent:
-                    self._end_batch(t, number, event)
-                else:
-                    self._lose_batch(t, number, event)
-            elif type(event) is MemoryEvent:
-                self.policy.read_memory(t, event.device, event.reading)
-            elif type(event) is WorkerEvent:
-                self._start_worker(t, event.worker, event.device)
-            elif type(event) is ActionEvent:
-                is_done = event.outcome in ("", Outcome.APPLIED.value)
-                what = event.kind if is_done else f"{event.kind} ({event.outcome.replace('_', ' ')})"
-                self.result.recorded[what] = self.result.recorded.get(what, 0) + 1
-        if first is not None:
-            self.result.seconds += last - min(first, 0.0)
+        self.result.seconds += travel(axis, self).length
 
     def _forget_axis(self) -> None:
         self._now = float("-inf")
@@ -157,42 +137,73 @@ class _Engine:
         self._cut: set[int] = set()
         self._opened: set[str] = set()
 
-    # -- events -------------------------------------------------------------------------------------------------------
+    # -- a traveller's ------------------------------------------------------------------------------------------------
 
-    def _begin_batch(self, t: float, number: int, event: BatchEvent | UnfinishedEvent) -> None:
-        info = self._info(t, number, event)
+    def reach(self, t: float) -> None:
+        """Take the policy up to just before `t`, in steps: whoever is asked to end a worker does so at that moment,
+        not after what else would have become of its batch."""
+        until = t - _JUST_BEFORE * self.policy.tick_seconds
+        inflight = self.policy.state.inflight
+        while inflight and self._now < until:
+            self._now = min(until, *map(self._next_stop, inflight.values()))
+            decisions = self.policy.advance(self._now)
+            if decisions:
+                self._take(decisions)
+            inflight = self.policy.state.inflight
+        self._now = max(self._now, until)
+
+    def begin(self, t: float, number: int, batch: TriedBatch) -> None:
+        """It is in flight, for the policy too."""
+        info = self._info(t, number, batch)
         self._running[number] = (t, info)
         self._take(self.policy.start_batch(t, info))
 
-    def _end_batch(self, t: float, number: int, event: BatchEvent) -> None:
+    def end(self, t: float, number: int, batch: BatchEvent) -> None:
+        """It is a sample, and a boundary; unless its worker would have been ended inside."""
         self.result.batches += 1
         if number in self._cut:
             self._cut.discard(number)
             self.result.cut_batches += 1
             return
         running = self._running.pop(number, None)
-        info = running[1] if running else self._info(t, number, event)
-        decisions, problem = self.policy.finish_batch(t, info, event.seconds)
+        info = running[1] if running else self._info(t, number, batch)
+        decisions, problem = self.policy.finish_batch(t, info, batch.seconds)
         if problem is not None:
             self.result.ignored_samples += 1
         if decisions:
             self._take(decisions)
         self._reach_boundary(t, info)
 
-    def _lose_batch(self, t: float, number: int, event: BatchEvent | UnfinishedEvent) -> None:
-        """Its worker has ended in the job. What was due by then has been seen: it may be why the worker ended."""
+    def lose(self, t: float, number: int, batch: UnfinishedEvent) -> None:
+        """What was due by then has been seen: it may be why the worker ended."""
         self._take(self.policy.advance(t + _ROUNDED))
         self.result.unfinished_batches += 1
         self._cut.discard(number)
         self._running.pop(number, None)
-        self.policy.abandon_batch(self._info(t, number, event).id)
+        self.policy.abandon_batch(self._info(t, number, batch).id)
 
-    def _info(self, t: float, number: int, event: BatchEvent | UnfinishedEvent) -> BatchInfo:
-        info = BatchInfo(str(number), event.shard, event.worker, event.device, event.genes, event.work)
-        if event.shard not in self._opened:
-            self._opened.add(event.shard)
-            self.result.shards[event.shard] = None
-            self._take(self.policy.open_shard(t, event.shard, event.worker, event.device, can_end_worker=True))
+    def read(self, t: float, event: MemoryEvent) -> None:
+        """The policy takes the reading."""
+        self.policy.read_memory(t, event.device, event.reading)
+
+    def start(self, t: float, event: WorkerEvent) -> None:
+        """It takes the place of the one before."""
+        self._start_worker(t, event.worker, event.device)
+
+    def act(self, t: float, event: ActionEvent) -> None:
+        """It is counted: what was done then is not what would be done now."""
+        is_done = event.outcome in ("", Outcome.APPLIED.value)
+        what = event.kind if is_done else f"{event.kind} ({event.outcome.replace('_', ' ')})"
+        self.result.recorded[what] = self.result.recorded.get(what, 0) + 1
+
+    # -- batches and workers ------------------------------------------------------------------------------------------
+
+    def _info(self, t: float, number: int, batch: TriedBatch) -> BatchInfo:
+        info = BatchInfo(str(number), batch.shard, batch.worker, batch.device, batch.genes, batch.work)
+        if batch.shard not in self._opened:
+            self._opened.add(batch.shard)
+            self.result.shards[batch.shard] = None
+            self._take(self.policy.open_shard(t, batch.shard, batch.worker, batch.device, can_end_worker=True))
         return info
 
     def _reach_boundary(self, t: float, info: BatchInfo) -> None:
@@ -212,21 +223,6 @@ class _Engine:
         for begun, info in self._running.values():
             if info.worker == worker:
                 self._take(self.policy.start_batch(begun, info))
-
-    # -- time ---------------------------------------------------------------------------------------------------------
-
-    def _advance(self, t: float) -> None:
-        """Take the policy up to just before `t`, in steps: whoever is asked to end a worker does so at that moment,
-        not after what else would have become of its batch."""
-        until = t - _JUST_BEFORE * self.policy.tick_seconds
-        inflight = self.policy.state.inflight
-        while inflight and self._now < until:
-            self._now = min(until, *map(self._next_stop, inflight.values()))
-            decisions = self.policy.advance(self._now)
-            if decisions:
-                self._take(decisions)
-            inflight = self.policy.state.inflight
-        self._now = max(self._now, until)
 
     def _next_stop(self, batch: Batch) -> float:
         """How far this batch may be taken in one step: to its deadline or hang, at most one slice."""

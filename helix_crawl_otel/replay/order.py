@@ -1,5 +1,5 @@
-"""Cuts a timeline into runs, and puts the events of one in the order in which a policy has to take them: by time,
-memory first.
+"""Cuts a timeline into runs, and takes somebody through the events of one in the order in which a policy has to see
+them: by time, memory first.
 
 A timeline says of a batch when it ended, or its worker did, and how long it took. A policy that lives with the job sees
 it begin, so its beginning is made here.
@@ -13,10 +13,20 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
+from typing import NamedTuple, Protocol
 
-from helix_crawl_otel.timeline import BatchEvent, Event, MemoryEvent, RunEvent, UnfinishedEvent
+from helix_crawl_otel.timeline import (
+    ActionEvent,
+    BatchEvent,
+    Event,
+    MemoryEvent,
+    RunEvent,
+    TriedBatch,
+    UnfinishedEvent,
+    WorkerEvent,
+)
 
-__all__ = ["Moment", "in_order", "in_runs"]
+__all__ = ["Moment", "Span", "Traveller", "in_order", "in_runs", "travel"]
 
 OVERLAP_SECONDS = 0.01
 """A timeline is rounded: a batch that seems to begin so little before the end of its worker's previous batch began
@@ -52,6 +62,60 @@ def in_runs(events: Iterable[Event]) -> Iterator[tuple[RunEvent | None, list[Eve
         yield run, axis
 
 
+class Traveller(Protocol):
+    """Goes through one time axis. A batch has the number that `begin`, `end` and `lose` agree on."""
+
+    def reach(self, t: float) -> None:
+        """Something comes at this time."""
+
+    def begin(self, t: float, number: int, batch: TriedBatch) -> None:
+        """A batch begins."""
+
+    def end(self, t: float, number: int, batch: BatchEvent) -> None:
+        """A batch has ended; one that took no time has not begun."""
+
+    def lose(self, t: float, number: int, batch: UnfinishedEvent) -> None:
+        """A batch's worker has ended in it."""
+
+    def read(self, t: float, event: MemoryEvent) -> None:
+        """A device's memory was read."""
+
+    def start(self, t: float, event: WorkerEvent) -> None:
+        """A worker was started."""
+
+    def act(self, t: float, event: ActionEvent) -> None:
+        """The job's own policy asked for something."""
+
+
+class Span(NamedTuple):
+    """What a time axis covers, in seconds: from its first moment, or from 0 where that comes later, to its last."""
+
+    length: float = 0.0
+    last: float = 0.0
+
+
+def travel(axis: list[Event], traveller: Traveller) -> Span:
+    """Take a traveller through all events of one time axis; see `in_order`."""
+    first: float | None = None
+    last = 0.0
+    for t, number, event, begins in in_order(axis):
+        traveller.reach(t)
+        first, last = (t if first is None else first), t
+        if begins and isinstance(event, TriedBatch):
+            traveller.begin(t, number, event)
+        elif type(event) is BatchEvent:
+            traveller.end(t, number, event)
+        elif type(event) is UnfinishedEvent:
+            traveller.lose(t, number, event)
+        elif type(event) is MemoryEvent:
+            traveller.read(t, event)
+        elif type(event) is WorkerEvent:
+            traveller.start(t, event)
+        elif type(event) is ActionEvent:
+            traveller.act(t, event)
+    return Span() if first is None else Span(last - min(first, 0.0), last)
+
+
 def in_order(events: list[Event]) -> Iterator[Moment]:
     """The moments of a run. At one time: memory, then the lines in their own order, then the batches that begin.
 
@@ -82,7 +146,7 @@ def _beginnings(events: list[Event]) -> tuple[array[int], array[float]]:
     times = array("d", map(itemgetter(0), events))
     ends: dict[str, float] = {}
     for number, event in enumerate(events):
-        if type(event) is not BatchEvent and type(event) is not UnfinishedEvent:
+        if not isinstance(event, TriedBatch):
             continue
         begin, previous = event.t - event.seconds, ends.get(event.worker)
         if previous is not None and 0 < previous - begin <= OVERLAP_SECONDS and previous < event.t:

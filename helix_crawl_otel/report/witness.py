@@ -21,7 +21,7 @@ from helix_crawl_otel.core.model import ActionKind
 from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.replay.engine import replay
-from helix_crawl_otel.replay.order import in_order, in_runs
+from helix_crawl_otel.replay.order import in_runs, travel
 from helix_crawl_otel.report.story import DETECT, HANG, Batch, Episode, Reading, Start, Step, Story, Tale
 from helix_crawl_otel.timeline import (
     ActionEvent,
@@ -29,6 +29,7 @@ from helix_crawl_otel.timeline import (
     Event,
     MemoryEvent,
     RunEvent,
+    TriedBatch,
     UnfinishedEvent,
     WorkerEvent,
 )
@@ -97,87 +98,57 @@ class _Witness:
     def play(self, axis: list[Event]) -> None:
         """Take all events of one time axis."""
         self._forget_axis()
-        first: float | None = None
-        last = 0.0
-        for t, number, event, begins in in_order(axis):
-            self._take(self._policy.advance(t - _JUST_BEFORE))
-            first, last = (t if first is None else first), t
-            if type(event) is BatchEvent or type(event) is UnfinishedEvent:
-                if begins:
-                    self._begin(t, number, event)
-                elif type(event) is BatchEvent:
-                    self._end(t, number, event)
-                else:
-                    self._lose(t, number, event)
-            elif type(event) is MemoryEvent:
-                reading = event.reading
-                self._policy.read_memory(t, event.device, reading)
-                own = self._readings.setdefault(event.device, [])
-                is_known = reading.shared_bytes is not None and reading.limit_bytes is not None
-                shared = (reading.shared_bytes or 0) / (reading.limit_bytes or 1) if is_known else None
-                own.append(Reading(t, event.device, reading.fraction, shared))
-            elif type(event) is WorkerEvent:
-                self._start(t, event)
-            elif type(event) is ActionEvent:
-                self._act(t, event)
-        if first is not None:
-            self.story.seconds += last - min(first, 0.0)
-        self._finish(last)
+        span = travel(axis, self)
+        self.story.seconds += span.length
+        self._finish(span.last)
 
     def _forget_axis(self) -> None:
         self._tales: dict[str, Tale] = {}
         self._readings: dict[str, list[Reading]] = {}  # by device, in the order of time
         self._starts: list[Start] = []
-        self._newest: dict[str, BatchEvent | UnfinishedEvent] = {}  # that has begun, by shard
+        self._newest: dict[str, TriedBatch] = {}  # that has begun, by shard
 
-    # -- events -------------------------------------------------------------------------------------------------------
+    # -- a traveller's ------------------------------------------------------------------------------------------------
 
-    def _begin(self, t: float, number: int, event: BatchEvent | UnfinishedEvent) -> None:
-        self._take(self._policy.start_batch(t, self._info(t, number, event)))
+    def reach(self, t: float) -> None:
+        """The policy sees what a batch in flight has come to."""
+        self._take(self._policy.advance(t - _JUST_BEFORE))
 
-    def _end(self, t: float, number: int, event: BatchEvent) -> None:
-        info = self._info(t, number, event)
-        decisions, problem = self._policy.finish_batch(t, info, event.seconds)
+    def begin(self, t: float, number: int, batch: TriedBatch) -> None:
+        """It is in flight."""
+        self._take(self._policy.start_batch(t, self._info(t, number, batch)))
+
+    def end(self, t: float, number: int, batch: BatchEvent) -> None:
+        """It is told with its verdict."""
+        info = self._info(t, number, batch)
+        decisions, problem = self._policy.finish_batch(t, info, batch.seconds)
         self._take(decisions)
-        self._tale(event.shard).batches.append(self._batch(t, info, event, is_judged=problem is None))
+        self._tale(batch.shard).batches.append(self._batch(t, info, batch, is_judged=problem is None))
 
-    def _lose(self, t: float, number: int, event: BatchEvent | UnfinishedEvent) -> None:
-        info = self._info(t, number, event)
-        self._tale(event.shard).unfinished.append(self._batch(t, info, event, is_judged=True))
+    def lose(self, t: float, number: int, batch: UnfinishedEvent) -> None:
+        """It is told as one that came to nothing; its worker's crawls end here."""
+        info = self._info(t, number, batch)
+        self._tale(batch.shard).unfinished.append(self._batch(t, info, batch, is_judged=True))
         self._policy.abandon_batch(info.id)
-        self._close_of(event.worker, t)
+        self._close_of(batch.worker, t)
 
-    def _batch(self, t: float, info: BatchInfo, event: BatchEvent | UnfinishedEvent, *, is_judged: bool) -> Batch:
-        state = self._policy.state.shards[event.shard]
-        units = float(event.genes if state.unit == "genes" or event.work is None else event.work)
-        known, _ = self._policy.baseline(event.shard, event.device)
-        baseline = known.rate * event.genes / units if known is not None and is_judged else None
-        began = t - event.seconds
-        ended = InFlight(info.id, event.worker, event.shard, event.device, event.genes, units, started=began)
-        is_full = bool(self._policy.is_full(ended, t))
-        is_slow = baseline is not None and event.genes / event.seconds < baseline / self._settings.factor
-        return Batch(began, t, event.genes, units, event.device, event.worker, baseline, is_full and is_slow)
+    def read(self, t: float, event: MemoryEvent) -> None:
+        """A point of the memory's line."""
+        reading = event.reading
+        self._policy.read_memory(t, event.device, reading)
+        own = self._readings.setdefault(event.device, [])
+        is_known = reading.shared_bytes is not None and reading.limit_bytes is not None
+        shared = (reading.shared_bytes or 0) / (reading.limit_bytes or 1) if is_known else None
+        own.append(Reading(t, event.device, reading.fraction, shared))
 
-    def _info(self, t: float, number: int, event: BatchEvent | UnfinishedEvent) -> BatchInfo:
-        self._newest[event.shard] = event
-        if event.shard not in self._tales:
-            self._take(self._policy.open_shard(t, event.shard, event.worker, event.device))
-            self._tale(event.shard)
-        return BatchInfo(str(number), event.shard, event.worker, event.device, event.genes, event.work)
-
-    def _start(self, t: float, event: WorkerEvent) -> None:
+    def start(self, t: float, event: WorkerEvent) -> None:
+        """The crawls of the one before end here."""
         self._close_of(event.worker, t)
         self._take(self._policy.start_worker(t, event.worker, event.device))
         self._starts.append(Start(t, event.device, event.worker, event.reason))
 
-    def _close_of(self, worker: str, t: float) -> None:
-        """A worker has ended, and its crawls with it."""
-        for tale in self._tales.values():
-            for episode in tale.episodes:
-                if episode.worker == worker:
-                    _close(episode, t)
-
-    def _act(self, t: float, event: ActionEvent) -> None:
+    def act(self, t: float, event: ActionEvent) -> None:
+        """A step of its shard's tale."""
         tale = self._tale(event.shard)
         ratio = event.evidence.get("ratio")
         newest = self._newest.get(event.shard)
@@ -190,6 +161,33 @@ class _Witness:
         elif event.kind in _ENDS_WORKER and step.is_taken:
             for episode in tale.episodes:
                 _close(episode, t)
+
+    # -- batches and workers ------------------------------------------------------------------------------------------
+
+    def _batch(self, t: float, info: BatchInfo, event: TriedBatch, *, is_judged: bool) -> Batch:
+        state = self._policy.state.shards[event.shard]
+        units = float(event.genes if state.unit == "genes" or event.work is None else event.work)
+        known, _ = self._policy.baseline(event.shard, event.device)
+        baseline = known.rate * event.genes / units if known is not None and is_judged else None
+        began = t - event.seconds
+        ended = InFlight(info.id, event.worker, event.shard, event.device, event.genes, units, started=began)
+        is_full = bool(self._policy.is_full(ended, t))
+        is_slow = baseline is not None and event.genes / event.seconds < baseline / self._settings.factor
+        return Batch(began, t, event.genes, units, event.device, event.worker, baseline, is_full and is_slow)
+
+    def _info(self, t: float, number: int, event: TriedBatch) -> BatchInfo:
+        self._newest[event.shard] = event
+        if event.shard not in self._tales:
+            self._take(self._policy.open_shard(t, event.shard, event.worker, event.device))
+            self._tale(event.shard)
+        return BatchInfo(str(number), event.shard, event.worker, event.device, event.genes, event.work)
+
+    def _close_of(self, worker: str, t: float) -> None:
+        """A worker has ended, and its crawls with it."""
+        for tale in self._tales.values():
+            for episode in tale.episodes:
+                if episode.worker == worker:
+                    _close(episode, t)
 
     def _take(self, decisions: list[Decision]) -> None:
         for decision in decisions:

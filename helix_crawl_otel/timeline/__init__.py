@@ -9,6 +9,7 @@ from helix_crawl_otel.timeline.events import (
     Event,
     MemoryEvent,
     RunEvent,
+    TriedBatch,
     UnfinishedEvent,
     WorkerEvent,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "TimelineError",
     "TimelineReader",
     "TimelineWriter",
+    "TriedBatch",
     "UnfinishedEvent",
     "WorkerEvent",
     "read_timeline",

@@ -25,6 +25,7 @@ __all__ = [
     "FutureVersion",
     "MemoryEvent",
     "RunEvent",
+    "TriedBatch",
     "UnfinishedEvent",
     "WorkerEvent",
     "parse_event",
@@ -71,8 +72,8 @@ class WorkerEvent(NamedTuple):
     reason: str
 
 
-class BatchEvent(NamedTuple):
-    """A batch has ended at `t`; its encode stage began at `t - seconds`."""
+class TriedBatch(NamedTuple):
+    """A batch that was in flight up to `t`; its encode stage began at `t - seconds`."""
 
     t: float
     shard: str
@@ -81,6 +82,12 @@ class BatchEvent(NamedTuple):
     genes: float
     work: float | None
     seconds: float
+
+
+class BatchEvent(TriedBatch):
+    """A batch has ended."""
+
+    __slots__ = ()
 
 
 class MemoryEvent(NamedTuple):
@@ -109,19 +116,13 @@ class ActionEvent(NamedTuple):
     evidence: Mapping[str, Any]
 
 
-class UnfinishedEvent(NamedTuple):
-    """A batch was in flight when its worker ended, at `t`, after `seconds`. It is no sample, and counts no genes.
+class UnfinishedEvent(TriedBatch):
+    """A batch's worker has ended in it. It is no sample, and counts no genes.
 
     Older versions ignore it, as every event that they do not know.
     """
 
-    t: float
-    shard: str
-    device: str
-    worker: str
-    genes: float
-    work: float | None
-    seconds: float
+    __slots__ = ()
 
 
 Event = RunEvent | WorkerEvent | BatchEvent | MemoryEvent | ActionEvent | UnfinishedEvent
