@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
-from helix_crawl_otel.backfill.encoders.base import Encoder
+from helix_crawl_otel.backfill.encoders.base import Encoder, EncoderLayer
 from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.modelled_card import BatchLoad, CardModel, Context, check_number
 
@@ -37,7 +37,7 @@ def card_of(values: Values) -> CardModel:
     return CardModel(**given)
 
 
-class CardFault:
+class CardFault(EncoderLayer):
     """An encoder on the modelled card. See `Encoder`.
 
     A batch takes as long as on the card, or as long as the real encode where that is longer. `start_seconds` is waited
@@ -55,21 +55,13 @@ class CardFault:
     def __init__(
         self, encoder: Encoder, values: Values, clock: Callable[[], float], sleep: Callable[[float], None]
     ) -> None:
-        self.identity = encoder.identity
-        self.device = encoder.device
-        self.versions = encoder.versions
-        self.threads = encoder.threads
-        self._encoder = encoder
+        super().__init__(encoder)
         self._fragment_gib = float(values.get(FRAGMENT, 0.0))
         self._card = card_of(values)
         self._context = Context(self._card)
         self._clock = clock
         self._sleep = sleep
         sleep(float(values.get("start_seconds", 0.0)))
-
-    def work(self, texts: Sequence[str]) -> float:
-        """See `Encoder`."""
-        return self._encoder.work(texts)
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """Encode, and take as long as the card would. Its memory is taken before: a probe sees it during the batch."""
@@ -95,7 +87,7 @@ class CardFault:
         return self._context.reading()
 
 
-class CardsCpu:
+class CardsCpu(EncoderLayer):
     """The same encoder in a process that a demotion has sent to the CPU: the card slows it no more. See `Encoder`.
 
     Args:
@@ -110,19 +102,11 @@ class CardsCpu:
     def __init__(
         self, encoder: Encoder, values: Values, clock: Callable[[], float], sleep: Callable[[float], None]
     ) -> None:
-        self.identity = encoder.identity
-        self.device = encoder.device
-        self.versions = encoder.versions
-        self.threads = encoder.threads
-        self._encoder = encoder
+        super().__init__(encoder)
         self._tokens_per_second = float(values.get("cpu_tokens_per_second", 0.0))
         self._clock = clock
         self._sleep = sleep
         sleep(float(values.get("cpu_start_seconds", 0.0)))
-
-    def work(self, texts: Sequence[str]) -> float:
-        """See `Encoder`."""
-        return self._encoder.work(texts)
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """Encode, at the speed that was asked for where the real one is higher."""
@@ -132,11 +116,3 @@ class CardsCpu:
             ends = started + self._encoder.work(texts) / self._tokens_per_second
             self._sleep(max(0.0, ends - self._clock()))
         return vectors
-
-    def release(self) -> None:
-        """See `Encoder`."""
-        self._encoder.release()
-
-    def memory(self) -> MemoryReading:
-        """The CPU's own probes read it."""
-        return self._encoder.memory()

@@ -9,9 +9,8 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from helix_crawl_otel.backfill.encoders.base import BadVector, Encoder
+from helix_crawl_otel.backfill.encoders.base import BadVector, Encoder, EncoderLayer
 from helix_crawl_otel.backfill.gil import hold_the_gil
-from helix_crawl_otel.core.model import MemoryReading
 
 __all__ = ["CRASH_CODE", "FaultyEncoder"]
 
@@ -19,7 +18,7 @@ CRASH_CODE = 86
 FOR_EVER_SECONDS = 7 * 24 * 3600.0
 
 
-class FaultyEncoder:
+class FaultyEncoder(EncoderLayer):
     """An encoder with one fault. See `Encoder`.
 
     Args:
@@ -32,11 +31,7 @@ class FaultyEncoder:
     def __init__(
         self, encoder: Encoder, name: str, values: Mapping[str, float | int | str], sleep: Callable[[float], None]
     ) -> None:
-        self.identity = encoder.identity
-        self.device = encoder.device
-        self.versions = encoder.versions
-        self.threads = encoder.threads
-        self._encoder = encoder
+        super().__init__(encoder)
         self._name = name
         self._batch = int(values.get("batch", 1))
         self._seconds = values.get("seconds")
@@ -45,18 +40,6 @@ class FaultyEncoder:
         self._most_genes = None if self._text and "genes" not in values else int(values.get("genes", 1))
         self._sleep = sleep
         self._batches = 0
-
-    def work(self, texts: Sequence[str]) -> float:
-        """See `Encoder`."""
-        return self._encoder.work(texts)
-
-    def release(self) -> None:
-        """See `Encoder`."""
-        self._encoder.release()
-
-    def memory(self) -> MemoryReading:
-        """See `Encoder`."""
-        return self._encoder.memory()
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """Misbehave when it is time to, else encode."""

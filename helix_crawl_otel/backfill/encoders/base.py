@@ -7,7 +7,7 @@ from typing import Protocol
 
 from helix_crawl_otel.core.model import MemoryReading
 
-__all__ = ["BadVector", "DeviceMismatch", "Encoder", "ModelError", "is_out_of_memory"]
+__all__ = ["BadVector", "DeviceMismatch", "Encoder", "EncoderLayer", "ModelError", "is_out_of_memory"]
 
 
 class ModelError(Exception):
@@ -64,6 +64,37 @@ class Encoder(Protocol):
 
     def memory(self) -> MemoryReading:
         """What a modelled card shows; unknown for a real encoder, whose card the probes read."""
+
+
+class EncoderLayer:
+    """Lies over another encoder, and is like it in all that it does not change. See `Encoder`.
+
+    Args:
+        encoder: The one below, which really encodes.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.identity = encoder.identity
+        self.device = encoder.device
+        self.versions = encoder.versions
+        self.threads = encoder.threads
+        self._encoder = encoder
+
+    def work(self, texts: Sequence[str]) -> float:
+        """See `Encoder`."""
+        return self._encoder.work(texts)
+
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
+        """See `Encoder`."""
+        return self._encoder.encode(texts)
+
+    def release(self) -> None:
+        """See `Encoder`."""
+        self._encoder.release()
+
+    def memory(self) -> MemoryReading:
+        """See `Encoder`."""
+        return self._encoder.memory()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
