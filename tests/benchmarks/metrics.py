@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, Metric, start_http_server
+from prometheus_client.registry import Collector
 
 __all__ = ["CONDITIONS", "SCRAPE_SECONDS", "Endpoint", "endpoint"]
 
@@ -25,7 +26,7 @@ stop = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
 scrapes = 0
 while True:
-    urllib.request.urlopen(sys.argv[1], timeout=10).read()
+    urllib.request.urlopen(sys.argv[1], timeout=100).read()
     scrapes += 1
     if scrapes == 1:
         print("scraping", flush=True)
@@ -35,13 +36,19 @@ print(scrapes)
 """
 
 
-@dataclass
-class Endpoint:
-    """A meter provider under one of `CONDITIONS`; `scrapes` is known after the end."""
+@dataclass(eq=False)
+class Endpoint(Collector):
+    """A meter provider under one of `CONDITIONS`; `scrapes` is known after the end, `looks` grows meanwhile."""
 
     condition: str
     provider: MeterProvider
     scrapes: int = 0
+    looks: int = 0
+
+    def collect(self) -> Iterator[Metric]:
+        """What the registry calls for each scrape; there is nothing to show."""
+        self.looks += 1
+        yield from ()
 
 
 @contextmanager
@@ -55,8 +62,9 @@ def endpoint(condition: str) -> Iterator[Endpoint]:
         stack.callback(provider.shutdown)
         found = Endpoint(condition, provider)
         if condition == "Prometheus, scraped":
+            registry.register(found)
             server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
-            stack.callback(thread.join, 5)
+            stack.callback(thread.join, 60)
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
             stack.enter_context(_scraped(f"http://127.0.0.1:{server.server_port}/metrics", found))
@@ -72,5 +80,5 @@ def _scraped(url: str, found: Endpoint) -> Iterator[None]:
         try:
             yield
         finally:
-            rest, _ = scraper.communicate(timeout=30)
+            rest, _ = scraper.communicate(timeout=120)
             found.scrapes = int(rest)

@@ -46,7 +46,7 @@ def lock(shard: Path) -> Iterator[sqlite3.Connection]:
 def test_a_locked_file_is_named_after_the_wait(shard: Path, lock: sqlite3.Connection) -> None:
     """Opening waits as long as it was told to, no longer; the message says what to do."""
     lock.execute("BEGIN EXCLUSIVE")
-    waits = []
+    waits: list[float] = []
     while not waits or (waits[-1] > 5 and len(waits) < 5):  # once more where the machine was elsewhere
         began = time.monotonic()
         with pytest.raises(ShardLocked, match="close what has it open"):

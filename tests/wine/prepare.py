@@ -88,7 +88,11 @@ def prepare() -> Windows:
             folder = Path(making) / "made"
             _make_python(folder / "python")
             _make_prefix(folder / "prefix", wine, server)
-            folder.rename(made)  # whole, or not at all
+            try:
+                folder.rename(made)  # whole, or not at all
+            except OSError:
+                if not made.is_dir():  # somebody else has made the same meanwhile
+                    raise
     return Windows(made / "python" / "python.exe", made / "prefix", wine, server)
 
 

@@ -61,8 +61,8 @@ OF_LINUX = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR", "TMP", "TEMP", 
 OF_WINE = "c:\\windows\\system32\\"
 """Where the programs are that Wine starts by itself; those of the tests are elsewhere."""
 
-SERVER_SECONDS = 20.0
-GONE_SECONDS = 5.0
+SERVER_SECONDS = 120.0
+GONE_SECONDS = 30.0
 
 
 def main(arguments: list[str]) -> int:
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
         print(f"tests under Wine: {'skipped' if if_possible else 'cannot run'}: {error}", flush=True)
         return 0 if if_possible else CANNOT
     print(f"tests under Wine: {windows.python} is there after {time.monotonic() - started:.0f} s", flush=True)
-    with tempfile.TemporaryDirectory(prefix="helix-wine-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="helix-wine-", ignore_cleanup_errors=True) as scratch:
         prefix = Path(scratch) / "prefix"
         shutil.copytree(windows.prefix, prefix, symlinks=True)
         libraries = Path(scratch) / "libraries"
