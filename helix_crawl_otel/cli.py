@@ -6,7 +6,6 @@ Source: DESIGN.md, section 3.3.
 from __future__ import annotations
 
 import argparse
-import errno
 import io
 import os
 import sys
@@ -23,6 +22,7 @@ from helix_crawl_otel.dashboards import command as dashboards
 from helix_crawl_otel.doctor import command as doctor
 from helix_crawl_otel.replay import replay, simulate
 from helix_crawl_otel.report import command as report
+from helix_crawl_otel.shown import is_gone_reader
 from helix_crawl_otel.supervise import run
 from helix_crawl_otel.supervise.lock import FolderLocked
 from helix_crawl_otel.timeline import TimelineError
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(str(error), FAILED)
     except OSError as error:
         _silence_stdout()
-        if _is_gone_reader(error):
+        if is_gone_reader(error):
             return DONE
         return _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
     except KeyboardInterrupt:
@@ -119,12 +119,6 @@ def _parser() -> argparse.ArgumentParser:
 def _say(message: str, code: int) -> int:
     print(f"helix-crawl: error: {message}", file=sys.stderr)
     return code
-
-
-def _is_gone_reader(error: OSError) -> bool:
-    """Whether who reads the output has seen enough: `| head`. Windows calls the broken pipe an invalid argument."""
-    is_nameless = sys.platform == "win32" and error.errno == errno.EINVAL and error.filename is None
-    return isinstance(error, BrokenPipeError) or is_nameless
 
 
 def _silence_stdout() -> None:

@@ -1,16 +1,17 @@
-"""A command as somebody would type it, for the line that says what to do next.
+"""What is shown: a command as somebody would type it, and whether anybody still reads.
 
-On Windows that is PowerShell, and the old command prompt where both read the same.
+On Windows a command is typed in PowerShell, or in the old command prompt where both read the same.
 """
 
 from __future__ import annotations
 
+import errno
 import re
 import shlex
 import sys
 from collections.abc import Iterable
 
-__all__ = ["shown_command"]
+__all__ = ["is_gone_reader", "shown_command"]
 
 _PLAIN = re.compile(r"[\w.:/\\+=~-]+")
 # PowerShell takes the typographic quotation marks for the plain ones.
@@ -29,6 +30,12 @@ def shown_command(words: Iterable[str], platform: str = sys.platform) -> str:
     if platform != "win32":
         return shlex.join(words)
     return " ".join(map(_quoted, words))
+
+
+def is_gone_reader(error: OSError, platform: str = sys.platform) -> bool:
+    """Whether who reads the output has seen enough: `| head`. Windows calls the broken pipe an invalid argument."""
+    is_nameless = platform == "win32" and error.errno == errno.EINVAL and error.filename is None
+    return isinstance(error, BrokenPipeError) or is_nameless
 
 
 def _quoted(word: str) -> str:

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from helix_crawl_otel.shown import is_gone_reader
+
 __all__ = ["Outlet"]
 
 PIECE_BYTES = 64
@@ -22,13 +24,15 @@ PIECE_BYTES = 64
 
 
 class Outlet(io.TextIOBase):
-    """Stands before a stream. Order is kept, whoever writes; a reader that has gone ends the show and nothing else.
+    """Stands before a stream. Order is kept, whoever writes; a reader that has gone ends the show and nothing else, and
+    so does a full disk.
 
     Args:
         stream: Where to. What is asked of the system about it is asked here, once: on Windows such a question may wait
             for a write that hangs.
         most_bytes: What may wait. Of more than that the oldest pieces are dropped.
         gap: Where some are missing this is written, given how many.
+        on_failure: Called once, in the thread, with what has ended the show, unless it was a reader that has gone.
 
     Threads: any.
     """
@@ -36,13 +40,20 @@ class Outlet(io.TextIOBase):
     encoding: str = "utf-8"  # else the base class has it, for reading only
     errors: str | None = None
 
-    def __init__(self, stream: TextIO, most_bytes: int, gap: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        most_bytes: int,
+        gap: Callable[[int], str],
+        on_failure: Callable[[OSError], None] | None = None,
+    ) -> None:
         super().__init__()
         self.encoding = stream.encoding or "utf-8"
         self.errors = stream.errors
         self.pieces = 0  # written so far; set by the thread
         self._most_bytes = most_bytes
         self._gap = gap
+        self._on_failure = on_failure
         self._is_terminal = stream.isatty()
         self._number = _number(stream)
         self._changed = threading.Condition()  # guards what follows
@@ -110,11 +121,14 @@ class Outlet(io.TextIOBase):
     def _deliver(self, stream: TextIO) -> None:
         try:
             # Whatever ends it, a reader that has gone or letters that cannot be encoded: the run is none the wiser.
-            with contextlib.suppress(OSError, ValueError), _another(stream) as target:
+            with contextlib.suppress(ValueError), _another(stream) as target:
                 while (text := self._next()) is not None:
                     target.write(text)
                     target.flush()
                     self.pieces += 1
+        except OSError as error:
+            if self._on_failure is not None and not is_gone_reader(error):
+                self._on_failure(error)
         finally:  # who waits for the end must not wait for a thread that has failed
             with self._changed:
                 self._is_over, self._is_writing = True, False

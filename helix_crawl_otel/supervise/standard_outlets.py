@@ -63,13 +63,16 @@ class StandardOutlets:
         # Either is None where it was closed.
         shown, told = self._before = cast("TextIO | None", sys.stdout), cast("TextIO | None", sys.stderr)
         self._terminal = VirtualTerminal(shown)
+        is_same = shown is not None and told is not None and _is_same(shown, told)
+        if told is not None and not is_same:
+            self._told = Outlet(told, TEXT_BYTES, _text_gap)
         if shown is not None:
             most_bytes, gap = (JSON_BYTES, _json_gap) if self._as_json else (TEXT_BYTES, _text_gap)
-            self._shown = Outlet(shown, most_bytes, gap)
+            self._shown = Outlet(shown, most_bytes, gap, None if is_same else self._tell_of)
             sys.stdout = cast("TextIO", self._shown)
-        if told is not None:
-            is_same = shown is not None and _is_same(shown, told)
-            self._told = self._shown if is_same else Outlet(told, TEXT_BYTES, _text_gap)
+        if is_same:
+            self._told = self._shown
+        if self._told is not None:
             sys.stderr = cast("TextIO", self._told)
         root = logging.getLogger()
         if self._told is not None and not root.handlers:
@@ -127,6 +130,13 @@ class StandardOutlets:
                         "helix-crawl: the run is over and its folder free, but nobody reads what it has to show on "
                         "standard output; Ctrl-C gives that up\n"
                     )
+
+    def _tell_of(self, error: OSError) -> None:
+        if self._told is not None:
+            self._told.write(
+                f"helix-crawl: standard output cannot be written ({error.strerror or error}): it ends here, "
+                "perhaps within a line; the run goes on\n"
+            )
 
 
 def _is_same(shown: TextIO, told: TextIO) -> bool:

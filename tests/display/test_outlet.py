@@ -230,6 +230,23 @@ class Broken(io.StringIO):
         raise MemoryError
 
 
+def test_a_full_disk_is_told_of_and_a_reader_that_has_gone_is_not() -> None:
+    """Once: what it could not write is nobody's wish, other than the end of `| head`."""
+    for error, told in [(OSError(28, "No space left on device"), True), (BrokenPipeError(), False)]:
+        failures: list[OSError] = []
+
+        class Refusing(io.StringIO):
+            def write(self, text: str, error: OSError = error) -> int:
+                raise error
+
+        outlet = Outlet(Refusing(), PLENTY, gap, failures.append)
+        outlet.write("lost\n")
+        outlet.write("lost too\n")
+        outlet.end()
+        assert outlet.wait(DEADLINE_SECONDS)
+        assert failures == ([error] if told else [])
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_fails_is_waited_for_by_nobody() -> None:
     """Its error is told as that of any thread; the end of the run does not hang."""

@@ -9,6 +9,8 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -16,6 +18,8 @@ from helix_crawl_otel.supervise import standard_outlets
 from helix_crawl_otel.supervise.outlet import Outlet
 from helix_crawl_otel.supervise.standard_outlets import LOG_SECONDS, TELL_SECONDS, StandardOutlets
 from tests.display.test_outlet import DEADLINE_SECONDS, Frozen
+
+FULL_DEVICE = Path("/dev/full")
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -53,7 +57,7 @@ class Slow(io.StringIO):
 
 
 @contextlib.contextmanager
-def streams(shown: io.StringIO | None, told: io.StringIO | None) -> Iterator[None]:
+def streams(shown: TextIO | None, told: io.StringIO | None) -> Iterator[None]:
     """These in the place of the process's own, and no handler at the root. None hangs in the end."""
     root = logging.getLogger()
     before, root.handlers = root.handlers, []
@@ -108,6 +112,19 @@ def test_closed_streams() -> None:
     with streams(None, None), StandardOutlets(as_json=True):
         assert sys.stdout is None
         assert sys.stderr is None
+
+
+@pytest.mark.skipif(not FULL_DEVICE.exists(), reason="there is no /dev/full here")
+def test_a_full_disk_is_told_of_on_standard_error() -> None:
+    """Once, and the run goes on: a script that reads the file must learn that it has not all."""
+    told = io.StringIO()
+    with FULL_DEVICE.open("w") as full, streams(full, told), StandardOutlets(as_json=True):
+        for number in range(100):
+            print(number)
+    assert told.getvalue() == (
+        "helix-crawl: standard output cannot be written (No space left on device): it ends here, perhaps within a "
+        "line; the run goes on\n"
+    )
 
 
 def test_the_end_waits_for_a_reader_and_says_so_once() -> None:
