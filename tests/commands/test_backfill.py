@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.commands.app import foreign, hashed, not_ours, vectors_of, write_app_shard
-from tests.jobs.rig import COMMAND, Done, Rig
+from tests.jobs.rig import COMMAND, SECONDS, Done, Rig, wait_for
 from tests.store.shards import made, rows, sql
 
 GENES = {f"g{n:03}": f"Passage number {n} is about {'keys' if n % 2 else 'lunch'}." for n in range(150)}
@@ -121,13 +121,10 @@ def test_a_killed_backfill_goes_on_where_it_was(rig: Rig) -> None:
     """The supervisor is killed in the middle: what was committed is not encoded again, and all is there at the end."""
     path = write_app_shard(rig.folder / "app.db", GENES)
     command = [*COMMAND, "backfill", str(path), *rig.options, "--batch-size", "10", "--json"]
-    with rig.started([*command, "--fault", "slow:seconds=0.2"]) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if b'"committed"' in line:
-                break
+    with rig.started([*command, "--fault", "slow:seconds=0"], **rig.held(2)) as process:
+        wait_for(process, "committed")
         process.kill()
-        process.wait(timeout=20)
+        process.wait(timeout=SECONDS)
     done = rig.run(command)
     assert done.code == 0, done.errors
     assert 0 < done.summary["encoded"] < len(GENES)
@@ -172,12 +169,11 @@ def test_reencode_leaves_what_is_this_models_own(rig: Rig) -> None:
     """So that the same command, paused and started again, comes to an end."""
     path = write_app_shard(rig.folder / "app.db", GENES)
     command = [*COMMAND, "backfill", str(path), *rig.options, "--batch-size", "10", "--reencode", "--json"]
-    with rig.started([*command, "--fault", "slow:seconds=0.2"]) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if b'"committed"' in line:
-                break
+    with rig.started([*command, "--fault", "slow:seconds=0.05"], **rig.held(2)) as process:
+        wait_for(process, "committed")
         process.send_signal(signal.SIGTERM)
+        wait_for(process, "interrupted")
+        rig.go()
         first = rig.ended(process)
     assert first.code == 75
     there = sum(vector is not None for vector in vectors_of(path).values())

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.backfill.demo import default_folder
-from tests.jobs.rig import COMMAND
+from tests.jobs.rig import COMMAND, SECONDS
 from tests.programs import require_module
 
 
-def demo(out: Path, model: str = "hashing", seconds: float = 60) -> str:
+def demo(out: Path, model: str = "hashing", seconds: float = SECONDS) -> str:
     """What it prints."""
     command = [*COMMAND, "demo", "--out", str(out), "--model", model, "--no-metrics"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from helix_crawl_otel.backfill.encoders.hashing import HashingEncoder
-from tests.jobs.rig import COMMAND, Rig
+from tests.jobs.rig import COMMAND, SECONDS, Rig
 from tests.store.shards import made, sql
 
 KEYS = ["gene_id", "source_id", "score", "content"]
@@ -16,7 +16,7 @@ KEYS = ["gene_id", "source_id", "score", "content"]
 def query(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run it."""
     command = [*COMMAND, "query", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
 
 
 def test_scripts_get_a_list_best_first(rig: Rig) -> None:

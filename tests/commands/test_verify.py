@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.rig import COMMAND
+from tests.jobs.rig import COMMAND, SECONDS
 from tests.store.shards import VECTOR, encode_all, made, opened, sql
 
 KEYS = ["shards", "genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined", "digest"]
@@ -18,7 +18,7 @@ IDENTITY = {"model": "test", "revision": "1", "dim": 2, "normalised": True}
 def verify(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run it."""
     command = [*COMMAND, "verify", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
 
 
 def whole_shard(path: Path, ids: str = "abc") -> Path:

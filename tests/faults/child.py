@@ -57,6 +57,8 @@ def main(fault: str, what: str) -> None:
     done, second = threading.Event(), threading.Event()
     if what == "ticking":
         threading.Thread(target=tick, args=(gaps, done), daemon=True).start()
+        while not gaps:  # its first turn must not be in a batch that holds the interpreter
+            time.sleep(TURN_SECONDS)
     elif what == "leaving":
         threading.Thread(target=leave, args=(second,), daemon=True).start()
     elif what == "handling":

@@ -21,13 +21,15 @@ from tests.faults.child import LEFT_CODE
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tests.faults.child"]
 HELD_SECONDS = 0.5
+CLOCK_SECONDS = 0.016  # what a clock of Windows goes by at once
+SECONDS = 60.0
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc for signals that wait, which is Linux's")
 
 
 def run(fault: str, what: str = "quiet") -> tuple[int, list[dict[str, Any]]]:
     """Run the child to its end. Returns its exit code and what it has said."""
-    done = subprocess.run([*COMMAND, fault, what], cwd=ROOT, capture_output=True, timeout=50, check=False)
+    done = subprocess.run([*COMMAND, fault, what], cwd=ROOT, capture_output=True, timeout=SECONDS, check=False)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -39,12 +41,12 @@ def started(fault: str, what: str = "quiet") -> Iterator[subprocess.Popen[bytes]
         yield process
     finally:
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate(timeout=SECONDS)
 
 
 def waits_for(pid: int, field: str, number: signal.Signals) -> None:
     """Wait until a signal stands in one of a process's masks: `SigBlk` (held off) or `ShdPnd` (sent, not taken)."""
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + SECONDS
     while True:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
         mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith(f"{field}:"))
@@ -109,7 +111,7 @@ def test_a_wedge_lets_no_other_thread_run() -> None:
     code, told = run(f"wedge:batch=2,seconds={HELD_SECONDS}", "ticking")
     assert code == 0
     assert batches(told) == [1, 2, 3]
-    assert told[-1]["longest_gap"] >= HELD_SECONDS
+    assert told[-1]["longest_gap"] >= HELD_SECONDS - 2 * CLOCK_SECONDS
 
 
 @linux
@@ -122,7 +124,7 @@ def test_a_wedge_hears_no_signal_that_python_handles(number: signal.Signals) -> 
         waits_for(process.pid, "ShdPnd", number)
         assert process.poll() is None
         process.kill()
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=SECONDS)
         told = [json.loads(line) for line in output.splitlines()]
     assert process.returncode == -signal.SIGKILL
     assert [each["said"] for each in told] == ["encoded"]
@@ -134,5 +136,5 @@ def test_a_wedge_is_ended_by_a_signal_that_nobody_handles() -> None:
     with started("wedge:batch=2") as process:
         waits_for(process.pid, "SigBlk", signal.SIGINT)
         os.kill(process.pid, signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=SECONDS)
     assert process.returncode == -signal.SIGTERM

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +9,6 @@ import pytest
 
 from tests.jobs.processes import FINDS_PROCESSES, forget, kill, left_running
 from tests.jobs.rig import Rig
-
-GONE_SECONDS = 5.0
 
 
 @pytest.fixture
@@ -21,10 +18,9 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     yield rig
     if not FINDS_PROCESSES:
         return
-    deadline = time.monotonic() + GONE_SECONDS
-    while (left := left_running(rig.mark)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    for pid in left:
-        kill(pid)
-    forget(rig.mark)
-    assert left == [], "processes were left behind"
+    try:
+        rig.until_gone()
+    finally:
+        for pid in left_running(rig.mark):
+            kill(pid)
+        forget(rig.mark)

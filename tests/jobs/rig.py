@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,32 @@ from uuid import uuid4
 from helix_crawl_otel.cli import main
 from tests.jobs.processes import MARK, kill, left_running, mark_process
 
-__all__ = ["COMMAND", "Done", "Rig", "kill", "left_running", "run_here", "write_tree"]
+__all__ = ["COMMAND", "SECONDS", "Done", "Rig", "kill", "left_running", "prose", "run_here", "wait_for", "write_tree"]
+
+SECONDS = 150.0
+"""What a command gets that takes one or two, on a machine that is busy with something else."""
 
 NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 """On Windows: a console of its own, which nobody sees; Ctrl-C there is of no other test."""
 
 COMMAND = [sys.executable, "-m", "helix_crawl_otel"]
+
+
+HELD = """
+import os, sys, threading, time
+slept, turns = time.sleep, []
+def sleep(seconds):
+    slept(seconds)
+    if threading.current_thread() is threading.main_thread():
+        turns.append(seconds)
+        if len(turns) == {batch}:
+            open({held!r}, "w").close()
+            while not os.path.exists({go!r}):
+                slept(0.01)
+if "helix_crawl_otel.backfill.worker" in sys.orig_argv:
+    time.sleep = sleep
+"""
+"""The encoder of `--fault slow` sleeps once a batch, in the main thread."""
 
 
 def write_tree(root: Path, files: Mapping[str, str | bytes]) -> None:
@@ -98,6 +118,21 @@ class Rig:
         (site / "sitecustomize.py").write_text(textwrap.dedent(code), encoding="utf-8")
         return {"PYTHONPATH": os.pathsep.join((str(site), self.environ["PYTHONPATH"]))}
 
+    def held(self, batch: int = 1) -> dict[str, str]:
+        """Variables with which a worker stays in this batch until `go`, if it is a `--fault slow` one.
+
+        So a build is not over before a test has done what it does meanwhile, however slowly.
+        """
+        return self.with_site(HELD.format(batch=batch, held=str(self.folder / "held"), go=str(self.folder / "go")))
+
+    def until_held(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until a worker is there. It has told of the batch; all that it had committed is in its file."""
+        self.until((self.folder / "held").exists, process)
+
+    def go(self) -> None:
+        """Let those that are `held` go on."""
+        (self.folder / "go").touch()
+
     def write(self, files: Mapping[str, str | bytes]) -> Rig:
         """Write sources."""
         write_tree(self.source, files)
@@ -114,11 +149,11 @@ class Rig:
         """The command that builds the tree."""
         return [*COMMAND, "build", str(self.source), "--out", str(self.out), *self.options, "--json", *more]
 
-    def build(self, *more: str, seconds: float = 60.0) -> Done:
+    def build(self, *more: str, seconds: float = SECONDS) -> Done:
         """Build, and wait for the end."""
         return self.run(self.build_command(*more), seconds)
 
-    def run(self, command: list[str], seconds: float = 60.0, **environ: str) -> Done:
+    def run(self, command: list[str], seconds: float = SECONDS, **environ: str) -> Done:
         """Run a command to its end."""
         with self.started(command, **environ) as process:
             return self.ended(process, seconds)
@@ -141,10 +176,10 @@ class Rig:
         finally:
             if process.poll() is None:
                 process.kill()
-            process.communicate(timeout=20)
+            process.communicate(timeout=SECONDS)
 
     @staticmethod
-    def ended(process: subprocess.Popen[bytes], seconds: float = 60.0) -> Done:
+    def ended(process: subprocess.Popen[bytes], seconds: float = SECONDS) -> Done:
         """Wait for a started command."""
         stdout, stderr = process.communicate(timeout=seconds)
         return Done(process.returncode, _events(stdout), stderr.decode())
@@ -155,7 +190,26 @@ class Rig:
         assert stdout, stderr
         return {**json.loads(stdout), "code": code}
 
-    def worker_pid(self, process: subprocess.Popen[bytes], seconds: float = 60.0) -> int:
+    @staticmethod
+    def until(is_so: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = SECONDS) -> None:
+        """Wait for something while a command runs."""
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            assert process.poll() is None, "it has ended"
+            assert time.monotonic() < deadline, "it does not happen"
+            time.sleep(0.002)
+
+    def until_gone(self, argument: str = "", seconds: float = 60.0) -> None:
+        """Wait until no process of this rig is left that has the argument on its command line.
+
+        Those that are killed, and a guard whose supervisor has ended, need a moment for that.
+        """
+        deadline = time.monotonic() + seconds
+        while (left := left_running(self.mark, argument)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert left == [], "processes were left behind"
+
+    def worker_pid(self, process: subprocess.Popen[bytes], seconds: float = SECONDS) -> int:
         """The pid of a worker of a started build, once there is one."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -187,4 +241,6 @@ def run_here(*arguments: str) -> tuple[int, str, str]:
 
 
 def _events(stdout: bytes) -> list[dict[str, Any]]:
+    """All whole lines: a command that is killed may leave half of one."""
+    stdout = stdout[: stdout.rfind(b"\n") + 1]
     return [json.loads(line) for line in stdout.decode().splitlines() if line.startswith("{")]

@@ -154,10 +154,11 @@ def test_an_output_that_cannot_be_written(rig: Rig) -> None:
 
 def test_a_second_build_on_the_same_output_is_told_who_is_at_work(rig: Rig) -> None:
     """It exits with 2, and the first goes on."""
-    rig.write_shards(1, 4, 40)
-    with rig.started(rig.build_command("--fault", "slow:seconds=0.3", "--batch-size", "8")) as process:
+    rig.write_shards(1, 2, 40)
+    with rig.started(rig.build_command("--fault", "slow:seconds=0", "--batch-size", "8"), **rig.held()) as process:
         rig.worker_pid(process)
         second = rig.build()
+        rig.go()
         assert second.code == 2
         assert f"process {process.pid} on" in second.errors
         assert rig.ended(process).code == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.rig import Rig, kill, wait_for
+from tests.jobs.rig import SECONDS, Rig, kill, wait_for
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="stops processes by a signal")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="a pipe of Windows carries whole messages, or none")
@@ -18,13 +18,24 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="a pipe of Windows ca
 BROKE = "its channel broke and it was ended"
 
 # Loaded by every interpreter that finds it on its path. In the first worker of a run it writes to the channel that the
-# worker has inherited, from a thread of its own: what arrives is no message of the worker's.
+# worker has inherited, in its second batch, whose encoder sleeps: what arrives is no message of the worker's. It goes
+# on for three batches, and then stays until it is ended.
 SITE = """
     import os, sys, threading, time
     from multiprocessing import connection, reduction
 
+    slept, turns = time.sleep, []
+
+    def sleep(seconds):
+        slept(seconds)
+        if threading.current_thread() is threading.main_thread():
+            turns.append(seconds)
+            if len(turns) == 2:
+                strike(number, sender)
+            elif len(turns) == 5:
+                slept(3600)
+
     def strike(number, sender):
-        time.sleep(0.5)
         {strike}
 
     if "helix_crawl_otel.backfill.worker" in sys.orig_argv:
@@ -40,7 +51,7 @@ SITE = """
             else:
                 number = os.dup(inherited)
                 sender = connection.Connection(number)
-            threading.Thread(target=strike, args=(number, sender), daemon=True).start()
+            time.sleep = sleep
 """
 
 
@@ -64,7 +75,7 @@ def test_garbage_on_the_channel(rig: Rig, strike: str, why: str | None) -> None:
     whole = rig.verify()
     rig.out.rename(rig.folder / "undisturbed")
     site = rig.with_site(SITE.replace("{strike}", strike))
-    done = rig.run(rig.build_command("--batch-size", "2", "--fault", "slow:seconds=0.1"), 60.0, **site)
+    done = rig.run(rig.build_command("--batch-size", "2", "--fault", "slow:seconds=0.1"), SECONDS, **site)
     assert done.code == 0, (done.errors, done.events[-3:])
     assert (rig.folder / "struck").exists()
     crashes = done.of("crash")
@@ -81,13 +92,15 @@ def test_a_stopped_worker_that_is_continued_beside_its_replacement_writes_nothin
     whole = rig.verify()
     rig.out.rename(rig.folder / "undisturbed")
     # A worker stopped in the middle of a batch, as by a debugger, whose lease is then taken by somebody else.
-    with rig.started(rig.build_command("--batch-size", "4", "--fault", "slow:seconds=0.3")) as process:
-        wait_for(process, "committed")
+    command = rig.build_command("--batch-size", "4", "--fault", "slow:seconds=0")
+    with rig.started(command, **rig.held(2)) as process:
+        rig.until_held(process)
         pid = rig.worker_pid(process)
         kill(pid, signal.SIGSTOP)
         with closing(sqlite3.connect(rig.out / "shard-0.db", isolation_level=None)) as connection:
             connection.execute("UPDATE helix_crawl_meta SET value = value + 1 WHERE key = 'epoch'")
             before = vectors(rig.out / "shard-0.db")
+            rig.go()
             kill(pid, signal.SIGCONT)
             done = rig.ended(process)
             assert vectors(rig.out / "shard-0.db") == before
@@ -104,11 +117,12 @@ def test_a_stopped_worker_is_ended_and_replaced(rig: Rig) -> None:
     assert rig.build().code == 0
     whole = rig.verify()
     rig.out.rename(rig.folder / "undisturbed")
-    command = rig.build_command("--batch-size", "8", "--fault", "slow:seconds=300", "--fault", "clock:rate=400")
-    with rig.started(command) as process:
-        wait_for(process, "committed")
-        wait_for(process, "batch_started")  # which takes most of a second: between two it would not be in one
-        kill(rig.worker_pid(process), signal.SIGSTOP)
+    command = rig.build_command("--batch-size", "8", "--fault", "slow:seconds=0", "--fault", "clock:rate=400")
+    with rig.started(command, **rig.held(2)) as process:
+        pid = wait_for(process, "worker_started")["pid"]
+        rig.until_held(process)  # between two batches it would not be in one
+        kill(pid, signal.SIGSTOP)
+        rig.go()  # for the next worker; this one hears no more
         done = rig.ended(process)
     assert done.code == 0, (done.errors, done.events[-3:])
     assert next(event["why"] for event in done.of("worker_ended")) == "a batch hung and its worker was ended"

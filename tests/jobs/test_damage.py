@@ -61,7 +61,7 @@ def test_a_missing_model_cannot_ever_start(rig: Rig) -> None:
     rig.write({"a/one.txt": "cat dog"})
     broken = write_model(rig.folder / "broken")
     (broken / "model.safetensors").write_bytes(b"no tensors")
-    done = rig.build("--model", str(broken), seconds=110)
+    done = rig.build("--model", str(broken))
     assert done.code == 78, (done.errors, done.events)
     assert len(done.of("worker_started")) == 1
     assert rig.build().code == 0
@@ -82,7 +82,7 @@ def test_a_model_of_another_dimension_is_refused(rig: Rig) -> None:
     assert "was encoded by hashing (1, 256 dimensions), not by" in refused.summary["failed"]["a"]
     assert refused.of("model_loaded") == []
     assert rig.verify() == whole
-    assert rig.build("--model", model, "--reencode", seconds=110).code == 0
+    assert rig.build("--model", model, "--reencode").code == 0
     with sqlite3.connect(rig.out / "a.db") as connection:
         assert connection.execute("SELECT DISTINCT length(embedding_dense_v2) FROM genes").fetchall() == [(16,)]
     connection.close()
@@ -94,7 +94,7 @@ def test_a_model_of_another_dimension_is_refused(rig: Rig) -> None:
 def test_the_lock_of_a_killed_build_is_taken_over(rig: Rig) -> None:
     """What a killed supervisor has left beside the lock says nothing of who is at work."""
     rig.write_shards(1, 3, 20)
-    with rig.started(rig.build_command("--batch-size", "4", "--fault", "slow:seconds=0.3")) as process:
+    with rig.started(rig.build_command("--batch-size", "4", "--fault", "slow:seconds=0"), **rig.held()) as process:
         rig.worker_pid(process)
         process.kill()
         process.wait()

@@ -9,14 +9,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from tests.jobs.processes import FINDS_PROCESSES
-from tests.jobs.rig import Rig, kill, left_running, wait_for
+from tests.jobs.rig import SECONDS, Rig, kill, left_running, wait_for
 
 pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")
 
@@ -54,11 +53,11 @@ def whole(rig: Rig) -> dict[str, object]:
 
 
 @contextmanager
-def started(rig: Rig, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def started(rig: Rig, command: list[str], **environ: str) -> Iterator[subprocess.Popen[bytes]]:
     """A running command that `interrupt` can reach."""
     if sys.platform == "win32":
         command = [sys.executable, "-c", CONSOLE, str(rig.folder / "ctrl-c-"), *command]
-    with rig.started(command) as process:
+    with rig.started(command, **environ) as process:
         yield process
 
 
@@ -75,9 +74,11 @@ def test_the_first_interrupt_finishes_the_batch_and_pauses(rig: Rig, name: str) 
     """Exit code 75, what was encoded is committed, the summary names the command that goes on, and it does."""
     rig.write_shards(2, 3, 20)
     expected = whole(rig)
-    with started(rig, rig.build_command(*SLOW)) as process:
+    with started(rig, rig.build_command(*SLOW), **rig.held(2)) as process:
         wait_for(process, "committed")
         interrupt(rig, process, name)
+        wait_for(process, "interrupted")
+        rig.go()
         done = rig.ended(process)
     assert done.code == 75, done.errors
     assert done.summary["shards"]["paused"] > 0
@@ -101,7 +102,7 @@ def test_the_second_interrupt_ends_at_once(rig: Rig) -> None:
         interrupt(rig, process)
         wait_for(process, "interrupted")
         interrupt(rig, process)
-        done = rig.ended(process, 30)
+        done = rig.ended(process)
     assert done.code == 130
     assert rig.verify()["vectors"] == 8
     assert rig.build().code == 0
@@ -113,9 +114,12 @@ def test_an_interrupt_of_a_terminal_reaches_the_build_alone(rig: Rig) -> None:
     """Ctrl-C on a terminal goes to the whole foreground group: the worker is in one of its own and ends its batch."""
     rig.write_shards(1, 3, 20)
     expected = whole(rig)
-    with started(rig, rig.build_command(*SLOW)) as process:  # which makes it the leader of a session and a group
+    # Which makes it the leader of a session and a group.
+    with started(rig, rig.build_command(*SLOW), **rig.held(2)) as process:
         wait_for(process, "committed")
         os.killpg(process.pid, signal.SIGINT)
+        wait_for(process, "interrupted")
+        rig.go()
         done = rig.ended(process)
     assert done.code == 75
     assert [event["code"] for event in done.of("worker_ended")] == [75]
@@ -128,10 +132,12 @@ def test_an_interrupt_that_reaches_the_worker_as_well(rig: Rig) -> None:
     """Somebody signals every process: the build pauses all the same, and goes on."""
     rig.write_shards(1, 3, 20)
     expected = whole(rig)
-    with started(rig, rig.build_command(*SLOW)) as process:
+    with started(rig, rig.build_command(*SLOW), **rig.held(2)) as process:
         wait_for(process, "committed")
         for pid in left_running(rig.mark):
             kill(pid, signal.SIGINT)
+        wait_for(process, "interrupted")
+        rig.go()
         done = rig.ended(process)
     assert done.code == 75, done.errors
     assert rig.build().code == 0
@@ -142,9 +148,11 @@ def test_an_interrupt_while_sources_are_taken_in(rig: Rig) -> None:
     """It stops between two transactions; what was ingested is not read again."""
     rig.write({f"a/{n:05}.txt": f"Passage {n}. " + "word " * 40 for n in range(FILES)})
     expected = whole(rig)
-    with started(rig, rig.build_command()) as process:
-        until((rig.out / "a.db").exists, process)
+    with started(rig, rig.build_command("--fault", "slow:seconds=0"), **rig.held()) as process:
+        rig.until((rig.out / "a.db").exists, process)
         interrupt(rig, process)
+        wait_for(process, "interrupted")
+        rig.go()
         done = rig.ended(process)
     assert done.code == 75, (done.errors, done.events[-2:])
     assert rig.build().code == 0
@@ -155,9 +163,11 @@ def test_an_interrupt_before_the_worker_has_said_a_word(rig: Rig) -> None:
     """The worker is just starting: the run pauses, without waiting for a shard."""
     rig.write_shards(2, 3, 20)
     expected = whole(rig)
-    with started(rig, rig.build_command(*SLOW)) as process:
+    with started(rig, rig.build_command(*SLOW), **rig.held()) as process:
         wait_for(process, "worker_started")
         interrupt(rig, process)
+        wait_for(process, "interrupted")
+        rig.go()
         done = rig.ended(process)
     assert done.code == 75
     assert rig.build().code == 0
@@ -168,7 +178,8 @@ def test_an_interrupt_during_the_backoff_after_a_crash(rig: Rig) -> None:
     """No worker runs just then: the run pauses at once instead of starting another one."""
     rig.write_shards(1, 2, 20)
     expected = whole(rig)
-    with started(rig, rig.build_command("--fault", "crash:batch=1")) as process:
+    # By a clock on which the second of the backoff is a minute of the world's.
+    with started(rig, rig.build_command("--fault", "crash:batch=1", "--fault", "clock:rate=0.016")) as process:
         wait_for(process, "crash")
         interrupt(rig, process)
         done = rig.ended(process)
@@ -181,9 +192,11 @@ def test_an_interrupt_during_the_backoff_after_a_crash(rig: Rig) -> None:
 def test_an_interrupt_in_the_last_batch(rig: Rig) -> None:
     """The batch is committed before the pause: the same command has nothing left to encode, and starts no worker."""
     rig.write({"a/one.txt": "One passage."})
-    with started(rig, rig.build_command("--fault", "slow:seconds=1")) as process:
+    with started(rig, rig.build_command("--fault", "slow:seconds=0"), **rig.held()) as process:
         wait_for(process, "shard_started")
         interrupt(rig, process)
+        wait_for(process, "interrupted")
+        rig.go()
         done = rig.ended(process)
     assert done.code == 75, done.events
     assert rig.verify()["code"] == 0
@@ -213,7 +226,7 @@ def test_the_reader_of_the_output_goes_away(rig: Rig) -> None:
         assert process.stdout is not None
         process.stdout.close()
         process.stdout = None
-        process.communicate(timeout=60)
+        process.communicate(timeout=SECONDS)
         assert process.returncode == 0
     assert rig.verify() == expected
 
@@ -225,14 +238,5 @@ def test_a_build_without_standard_input_or_output(rig: Rig) -> None:
     expected = whole(rig)
     command = rig.build_command(*SLOW)
     closed = ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *command]
-    assert subprocess.run(closed, env=rig.environ, cwd=rig.folder, timeout=60, check=False).returncode == 0
+    assert subprocess.run(closed, env=rig.environ, cwd=rig.folder, timeout=SECONDS, check=False).returncode == 0
     assert rig.verify() == expected
-
-
-def until(is_so: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
-    """Wait for something while a command runs."""
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert process.poll() is None, "it has ended"
-        assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.002)

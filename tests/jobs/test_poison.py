@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.jobs.rig import Rig, prose, wait_for
+from tests.jobs.rig import SECONDS, Rig, prose, wait_for
 
 FAST = ("--fault", "clock:rate=20")
 """A backoff of a second takes a twentieth of one."""
@@ -26,7 +26,7 @@ def test_one_poisonous_gene_is_quarantined_alone(rig: Rig, fault: str) -> None:
     assert rig.build().code == 0
     whole = rig.verify()
     rig.out.rename(rig.folder / "undisturbed")
-    done = rig.build("--batch-size", "8", "--fault", fault, *FAST, seconds=110)
+    done = rig.build("--batch-size", "8", "--fault", fault, *FAST)
     assert done.code == 1, (done.errors, done.events[-3:])
     assert done.summary["quarantined"] == 1
     assert done.summary["failed"] == {}
@@ -40,7 +40,7 @@ def test_one_poisonous_gene_is_quarantined_alone(rig: Rig, fault: str) -> None:
     assert len(found) == 1
     assert "gremlin" in found[0][0]
     assert rig.build().code == 1  # it is still left out, and that is still said
-    again = rig.build("--retry-quarantined", "--fault", fault, *FAST, seconds=110)  # and fails as before, once
+    again = rig.build("--retry-quarantined", "--fault", fault, *FAST)  # and fails as before, once
     assert (again.code, again.summary["failed"], len(again.of("quarantined"))) == (1, {}, 1)
     assert rig.verify() == verified
     assert rig.build("--retry-quarantined").code == 0
@@ -83,7 +83,7 @@ def test_a_worker_that_ends_whenever_it_starts(rig: Rig, code: int, why: str) ->
     site = rig.with_site(
         f"import os, sys\nif 'helix_crawl_otel.backfill.worker' in sys.orig_argv:\n    os._exit({code})\n"
     )
-    done = rig.run(rig.build_command(*FAST), 60.0, **site)
+    done = rig.run(rig.build_command(*FAST), SECONDS, **site)
     assert done.code == 1
     assert len(done.of("worker_started")) == 8
     assert all(why in reason for reason in done.summary["failed"].values())
@@ -99,7 +99,7 @@ def test_a_worker_that_hangs_in_its_first_batch_is_ended(rig: Rig, fault: str) -
     assert rig.build().code == 0
     whole = rig.verify()
     rig.out.rename(rig.folder / "undisturbed")
-    done = rig.build("--fault", fault, "--fault", "clock:rate=600", seconds=110)
+    done = rig.build("--fault", fault, "--fault", "clock:rate=600")
     assert done.code == 0, (done.errors, done.events[-3:])
     assert done.of("worker_ended")[0]["why"] == "a batch hung and its worker was ended"
     assert done.of("action") == []

@@ -42,11 +42,13 @@ def test_one_file_of_fifty_megabytes(rig: Rig) -> None:
 def test_sources_that_go_and_change_while_a_build_runs(rig: Rig) -> None:
     """What was ingested is encoded as it was; the next build takes in what has changed since."""
     rig.write_shards(2, 4, 12)
-    with rig.started(rig.build_command("--batch-size", "4", "--fault", "slow:seconds=0.1")) as process:
+    command = rig.build_command("--batch-size", "4", "--fault", "slow:seconds=0.1")
+    with rig.started(command, **rig.held(2)) as process:  # in the first shard, before it looks at the second
         wait_for(process, "committed")
         (rig.source / "shard-0/file-001.txt").unlink()
         (rig.source / "shard-1/file-002.txt").unlink()
         rig.write({"shard-0/file-000.txt": prose(500, 12), "shard-1/file-009.txt": prose(501, 12)})
+        rig.go()
         assert rig.ended(process).code == 0
     assert rig.build("--prune").code == 0
     changed = rig.verify()

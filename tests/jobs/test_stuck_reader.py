@@ -9,12 +9,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.jobs.processes import FINDS_PROCESSES
-from tests.jobs.rig import COMMAND, Rig, kill, left_running
-from tests.jobs.test_interrupts import WORKER, interrupt, started, until
+from tests.jobs.rig import COMMAND, SECONDS, Done, Rig, kill, left_running
+from tests.jobs.test_interrupts import WORKER, interrupt, started
 
 pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")
 
@@ -28,6 +29,10 @@ FULL = 300
 """Genes after which the largest pipe is full: 64 kB on Linux."""
 
 
+GIVEN_SECONDS = 0.5
+"""What a first interrupt gets to be heard where that cannot be seen."""
+
+
 def vectors(rig: Rig, shard: str = "shard-0") -> int:
     """How many genes of a shard that is being written have one."""
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(rig.out / f"{shard}.db")) as database:
@@ -38,13 +43,26 @@ def vectors(rig: Rig, shard: str = "shard-0") -> int:
 
 def until_full(rig: Rig, process: subprocess.Popen[bytes]) -> None:
     """Wait until the events of a build are more than its pipe holds."""
-    until(lambda: (rig.out / "shard-0.db").exists() and vectors(rig) >= FULL, process, 60)
+    rig.until(lambda: (rig.out / "shard-0.db").exists() and vectors(rig) >= FULL, process)
 
 
 def until_over(rig: Rig, process: subprocess.Popen[bytes]) -> None:
     """Wait until a build has released its folder; it has no worker then, and waits for its reader."""
-    until(lambda: not (rig.out / ".helix-crawl" / "lock.json").exists(), process, 60)
+    rig.until(lambda: is_released(rig.out / ".helix-crawl"), process)
     assert left_running(rig.mark, WORKER) == []
+
+
+def is_released(state: Path) -> bool:
+    """Whether a run was in this folder, and has released it: the timeline is begun under the lock."""
+    return (state / "timeline.jsonl").exists() and not (state / "lock.json").exists()
+
+
+def assert_quiet_and_resumable(rig: Rig, done: Done) -> None:
+    """What was interrupted twice has nothing to complain of, and the same command brings it to its end."""
+    assert "Traceback" not in done.errors
+    assert "Fatal" not in done.errors
+    assert rig.build().code == 0
+    assert rig.verify()["missing"] == 0
 
 
 def test_a_build_whose_events_nobody_reads(rig: Rig) -> None:
@@ -56,7 +74,8 @@ def test_a_build_whose_events_nobody_reads(rig: Rig) -> None:
     told = rig.folder / "told.py"
     told.write_text(f"import sys; open({str(rig.folder / 'told.json')!r}, 'w').write(sys.stdin.read())")
     notify = subprocess.list2cmdline([sys.executable, str(told)])
-    with rig.started(rig.build_command(*ONE_BY_ONE, "--notify", notify)) as process:
+    hang = ("--fault", f"hang:batch={FULL + 1},worker=1")  # so that it is not done before it is killed
+    with rig.started(rig.build_command(*ONE_BY_ONE, *hang, "--notify", notify)) as process:
         until_full(rig, process)
         kill(rig.worker_pid(process))
         until_over(rig, process)
@@ -83,7 +102,7 @@ def test_a_reader_that_goes_without_having_read(rig: Rig) -> None:
         assert process.stdout is not None
         process.stdout.close()
         process.stdout = None
-        process.communicate(timeout=60)
+        process.communicate(timeout=SECONDS)
     assert process.returncode == 0
     assert rig.verify()["missing"] == 0
 
@@ -110,7 +129,7 @@ def test_log_lines_that_nobody_reads(rig: Rig) -> None:
         events = [json.loads(process.stdout.readline())]
         while events[-1]["event"] != "summary":
             events.append(json.loads(process.stdout.readline()))
-        until((rig.folder / "logged").exists, process)
+        rig.until((rig.folder / "logged").exists, process)
         done = rig.ended(process)
     assert done.code == 0
     assert events[-1]["starts"] == {"first": 1, "crash": 1}
@@ -122,18 +141,16 @@ def test_log_lines_that_nobody_reads(rig: Rig) -> None:
 def test_an_interrupt_while_the_end_waits_for_a_reader(rig: Rig) -> None:
     """The first has paused the run, whose folder is free; the second gives the reader up."""
     rig.write_shards(1, 3, 400)
-    with started(rig, rig.build_command(*ONE_BY_ONE)) as process:
+    with started(rig, rig.build_command(*ONE_BY_ONE, "--fault", "slow:seconds=0"), **rig.held(FULL + 1)) as process:
         until_full(rig, process)
         interrupt(rig, process)
+        time.sleep(GIVEN_SECONDS)  # nobody sees whether it has been heard
+        rig.go()
         until_over(rig, process)
-        assert process.poll() is None
         interrupt(rig, process)
-        assert process.wait(30) == 130
+        assert process.wait(SECONDS) == 130
         done = rig.ended(process)
-    assert "Traceback" not in done.errors
-    assert "Fatal" not in done.errors
-    assert rig.build().code == 0
-    assert rig.verify()["missing"] == 0
+    assert_quiet_and_resumable(rig, done)
 
 
 def test_a_second_interrupt_of_a_run_that_nobody_reads(rig: Rig) -> None:
@@ -141,15 +158,15 @@ def test_a_second_interrupt_of_a_run_that_nobody_reads(rig: Rig) -> None:
     rig.write_shards(1, 3, 400)
     with started(rig, rig.build_command(*ONE_BY_ONE, "--fault", f"hang:batch={FULL + 1}")) as process:
         until_full(rig, process)
-        while left_running(rig.mark, WORKER):  # nobody sees whether the first has been heard
+        interrupt(rig, process)
+        time.sleep(GIVEN_SECONDS)  # nobody sees whether it has been heard: two at the same time are one
+        while process.poll() is None:
             interrupt(rig, process)
-            time.sleep(0.5)
-        assert process.wait(30) == 130
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+        assert process.returncode == 130
         done = rig.ended(process)
-    assert "Traceback" not in done.errors
-    assert "Fatal" not in done.errors
-    assert rig.build().code == 0
-    assert rig.verify()["missing"] == 0
+    assert_quiet_and_resumable(rig, done)
 
 
 def test_a_job_of_the_users_own_whose_events_nobody_reads(rig: Rig) -> None:
@@ -167,8 +184,8 @@ def test_a_job_of_the_users_own_whose_events_nobody_reads(rig: Rig) -> None:
     )
     options = ("--no-metrics", "--json", "--state", str(rig.folder / "state"))
     with rig.started([*COMMAND, "run", *options, "--", sys.executable, str(program)]) as process:
-        until((rig.folder / "done").exists, process)
-        until(lambda: not (rig.folder / "state" / "lock.json").exists(), process)
+        rig.until((rig.folder / "done").exists, process)
+        rig.until(lambda: is_released(rig.folder / "state"), process)
         done = rig.ended(process)
     assert done.code == 0, done.errors
     assert done.summary["encoded"] == 8000
@@ -187,14 +204,13 @@ def test_a_terminal_that_is_frozen(rig: Rig) -> None:
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True)
     os.close(theirs)
     try:
-        until((rig.out / ".helix-crawl" / "lock.json").exists, process)
         until_over(rig, process)
         assert rig.verify()["missing"] == 0
         seen = b""
         with contextlib.suppress(OSError):  # which is how Linux says that nobody has it open any more
             while piece := os.read(ours, 65536):
                 seen += piece
-        assert process.wait(30) == 0
+        assert process.wait(SECONDS) == 0
     finally:
         os.close(ours)
         process.kill()

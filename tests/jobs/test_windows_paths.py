@@ -16,7 +16,7 @@ import pytest
 
 from helix_crawl_otel.cli import main
 from helix_crawl_otel.paths import on_disk
-from tests.jobs.rig import COMMAND, Rig, prose
+from tests.jobs.rig import COMMAND, SECONDS, Rig, prose
 from tests.rules.tree import ROOT
 
 TIMELINE = ROOT / "tests/data/timelines/incident-0611-slack.jsonl"
@@ -67,7 +67,7 @@ def test_a_tree_of_odd_names(rig: Rig, capsys: pytest.CaptureFixture[str]) -> No
         path.write_bytes(content.encode())
     command = [*COMMAND, "build", str(source), "--out", str(out), *rig.options]
     with rig.started(command, PYTHONIOENCODING="cp437") as process:
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, stderr
     assert "9 done" in stdout.decode("cp437")
     code, text, _ = said(["verify", str(out), "--json"], capsys)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import urllib.request
+from http.client import HTTPException
 
 from prometheus_client.parser import text_string_to_metric_families
 
 __all__ = ["Scraper", "Series"]
 
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 45.0
+"""For a machine that is busy with something else. An endpoint that waits for a worker that hangs never answers."""
+
 PAUSE_SECONDS = 0.05
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -42,6 +45,8 @@ class Scraper:
         self.problems: list[str] = []
         self._url = url if url.endswith("/metrics") else url.rstrip("/") + "/metrics"
         self._stopping = threading.Event()
+        self._turn = threading.Condition()  # guards the two
+        self._begun = self._answered = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -49,6 +54,12 @@ class Scraper:
         """End it."""
         self._stopping.set()
         self._thread.join(ANSWER_SECONDS + 5)
+
+    def scrape(self) -> None:
+        """Wait until an answer is there to a question that is put from now on: what has happened is in it."""
+        with self._turn:
+            wanted = self._begun + 1
+            assert self._turn.wait_for(lambda: self._answered >= wanted, ANSWER_SECONDS), "the endpoint does not answer"
 
     def fallen(self) -> list[str]:
         """Counters that were lower than before, or gone."""
@@ -66,15 +77,20 @@ class Scraper:
 
     def _run(self) -> None:
         while not self._stopping.wait(PAUSE_SECONDS):
+            with self._turn:
+                self._begun += 1
             try:
                 with urllib.request.urlopen(self._url, timeout=ANSWER_SECONDS) as answer:
                     self.last = answer.read().decode()
             except TimeoutError as error:
                 self.problems.append(repr(error))
-            except OSError as error:
+            except (OSError, HTTPException) as error:  # also one that ends in the middle of an answer
                 if "timed out" in str(error):
                     self.problems.append(repr(error))
                 elif self.scrapes:
                     return  # the run has ended
             else:
                 self.scrapes.append(parse(self.last))
+                with self._turn:
+                    self._answered = self._begun
+                    self._turn.notify_all()

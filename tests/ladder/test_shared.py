@@ -23,7 +23,7 @@ less than the card has."""
 
 @pytest.mark.timeout(180)
 def test_the_ladder_is_climbed_by_shared_memory_alone(rig: Rig) -> None:
-    """Detected, recycled; the evidence and the timeline have the rise. The same timeline replays to the same with the
+    """Detected, recycled; the evidence and the timeline have the rise. The same timeline replays to a crawl with the
     knob on, and to nothing with it off: the default would have left this crawl alone."""
     rig.write_shards(1, 6, 90)
     done = rig.build(*QUICK, *NEVER_FULL, "--shared", "on")
@@ -40,6 +40,6 @@ def test_the_ladder_is_climbed_by_shared_memory_alone(rig: Rig) -> None:
         replay(read_timeline(io.BytesIO(lines)), Settings(window=4, vram_full=1.0, shared=shared))
         for shared in (True, False)
     )
-    assert on.actions["RECYCLE"] == 1
+    assert on.actions["EMPTY_CACHE"] == 1
     assert off.issued() == []
     assert rig.verify()["missing"] == 0

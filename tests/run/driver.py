@@ -4,6 +4,8 @@ python -m tests.run.driver PACE EXAMPLE LOG ARGUMENT...
 
 PACE is `card`: a modelled card, full and slow from a process's eighth batch on, whatever it releases; or `steady`; or
 `killed:WORD`: the first process kills itself before a statement that begins with this word, in a later batch.
+
+While a file `hold` lies beside the log, a process stays in the batch whose number is in it.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from helix_crawl_otel import CrawlWatch, MemoryReading
 
 GIB = 1024**3
 FAST_BATCHES = 8
-HEALTHY_SECONDS, SLOW_SECONDS = 0.005, 0.06
-"""Of the world; the run's clock is a hundred times as fast."""
+HEALTHY_SECONDS, SLOW_SECONDS = 0.02, 0.24
+"""Of the world; the run's clock is twenty-five times as fast."""
 STEADY_SECONDS = 0.02
 
 
@@ -75,6 +77,20 @@ def slow_down(example: ModuleType, take_time: Any) -> None:
     example.Encoder.encode = slowed_method
 
 
+def stay(example: ModuleType, hold: Path) -> None:
+    """Have the process stay in a batch for as long as the file is there."""
+    number = int(hold.read_text()) if hold.exists() else 0
+    batches = 0
+
+    def wait(device: str) -> None:
+        nonlocal batches
+        batches += 1
+        while batches == number and hold.exists():
+            time.sleep(0.005)
+
+    slow_down(example, wait)
+
+
 def kill_before(example: ModuleType, word: str) -> None:
     """Have the process killed before a statement, once three transactions are committed."""
     commits = 0
@@ -104,6 +120,7 @@ def main(pace: str, name: str, log: str, *arguments: str) -> None:
         slow_down(example, lambda device: time.sleep(STEADY_SECONDS))
     elif not Path(log).exists():
         kill_before(example, pace.removeprefix("killed:"))
+    stay(example, Path(log).with_name("hold"))
     seen = {"pid": os.getpid(), **{name: os.environ.get(name) for name in ("BGEM3_DEVICE", "CUDA_VISIBLE_DEVICES")}}
     with Path(log).open("a", encoding="utf-8") as file:
         file.write(json.dumps(seen) + "\n")

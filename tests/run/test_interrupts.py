@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.rig import COMMAND, Rig, left_running, wait_for
+from tests.jobs.rig import COMMAND, SECONDS, Rig, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals to processes found through /proc")
 
@@ -34,7 +34,7 @@ def lines(rig: Rig) -> list[str]:
 
 def until_lines(rig: Rig, process: subprocess.Popen[bytes], count: int = 5) -> None:
     """Wait for the driver to have written some."""
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + SECONDS
     while len(lines(rig)) < count:
         assert process.poll() is None, "it has ended"
         assert time.monotonic() < deadline, "the driver does nothing"
@@ -97,7 +97,7 @@ def script(rig: Rig, text: str = SCRIPT) -> list[str]:
 
 def until_both(rig: Rig, process: subprocess.Popen[bytes]) -> None:
     """Wait until both children of the script write."""
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + SECONDS
     while len({line.split()[0] for line in lines(rig) if line.endswith("5")}) < 2:
         assert process.poll() is None, "it has ended"
         assert time.monotonic() < deadline, "the children do nothing"
@@ -112,7 +112,7 @@ def test_a_script_and_its_children_are_paused(rig: Rig, number: signal.Signals) 
         process.send_signal(number)
         done = rig.ended(process)
         assert done.code == 75, done.errors
-        assert left_running(rig.mark, "tests.run.plain") == []
+        rig.until_gone("tests.run.plain")
 
 
 def test_a_script_that_ends_leaves_nothing_behind(rig: Rig) -> None:
@@ -120,7 +120,7 @@ def test_a_script_that_ends_leaves_nothing_behind(rig: Rig) -> None:
     text = SCRIPT.replace("wait\n", 'until [ -s "{folder}/lines" ]; do sleep 0.1; done\n')
     done = rig.run(script(rig, text))
     assert done.code == 0, done.errors
-    assert left_running(rig.mark) == []
+    rig.until_gone()
 
 
 def test_a_script_is_ended_with_its_killed_supervisor(rig: Rig) -> None:
@@ -128,11 +128,8 @@ def test_a_script_is_ended_with_its_killed_supervisor(rig: Rig) -> None:
     with rig.started(script(rig)) as process:
         until_both(rig, process)
         process.kill()
-        process.communicate(timeout=20)
-    deadline = time.monotonic() + 20
-    while left_running(rig.mark) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert left_running(rig.mark) == []
+        process.communicate(timeout=SECONDS)
+    rig.until_gone()
 
 
 def test_the_lock_of_a_killed_run_is_free(rig: Rig) -> None:
@@ -141,7 +138,7 @@ def test_the_lock_of_a_killed_run_is_free(rig: Rig) -> None:
         until_lines(rig, process)
         second = rig.run(plain(rig, "watched"))
         process.kill()
-        process.communicate(timeout=20)
+        process.communicate(timeout=SECONDS)
     assert second.code == 2
     assert "is in use by" in second.errors
     assert rig.run(command(sys.executable, "-c", "")).code == 0

@@ -18,7 +18,7 @@ def run(rig: Rig, way: str, *arguments: str) -> Done:
     """One of the plain drivers, supervised, on a clock that is a hundred times as fast."""
     options = ("--no-metrics", "--json", "--window", "4", "--clock-rate", "100")
     driver = [sys.executable, "-m", "tests.run.plain", way, *arguments]
-    return rig.run([*COMMAND, "run", *options, "--", *driver], 100)
+    return rig.run([*COMMAND, "run", *options, "--", *driver])
 
 
 def said(done: Done) -> list[dict[str, Any]]:

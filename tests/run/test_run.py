@@ -16,7 +16,7 @@ from tests.jobs.rig import COMMAND, Done, Rig
 pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="what is left running is looked for")
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("--window", "4", "--clock-rate", "100")
+QUICK = ("--window", "4", "--clock-rate", "25")
 
 
 def write_passages(path: Path, **shards: int) -> None:
@@ -35,7 +35,7 @@ def missing(path: Path) -> int:
 
 def supervise(rig: Rig, *command: str, options: tuple[str, ...] = QUICK) -> Done:
     """`helix-crawl run -- COMMAND`."""
-    return rig.run([*COMMAND, "run", "--no-metrics", "--json", *options, "--", *command], 100)
+    return rig.run([*COMMAND, "run", "--no-metrics", "--json", *options, "--", *command])
 
 
 def test_the_whole_ladder_of_a_driver(rig: Rig) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.cli import main
-from tests.jobs.rig import COMMAND, Done, Rig, left_running
+from tests.jobs.rig import COMMAND, SECONDS, Done, Rig
 from tests.run.test_run import missing, supervise, write_passages
 
 pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="programs of Windows: runs under Wine")
@@ -113,11 +113,8 @@ def test_a_batch_file_ends_with_its_killed_supervisor(rig: Rig) -> None:
     with rig.started([*COMMAND, "run", "--no-metrics", "--json", "--", job]) as process:
         until_writers(rig, process, 2)
         process.kill()
-        process.communicate(timeout=20)
-    deadline = time.monotonic() + 20
-    while left_running(rig.mark) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert left_running(rig.mark) == []
+        process.communicate(timeout=SECONDS)
+    rig.until_gone()
 
 
 def test_a_batch_file_that_ends_leaves_nothing_behind(rig: Rig) -> None:
@@ -129,13 +126,13 @@ def test_a_batch_file_that_ends_leaves_nothing_behind(rig: Rig) -> None:
     )
     done = supervise(rig, job, options=())
     assert done.code == 0, done.errors
-    assert left_running(rig.mark) == []
+    rig.until_gone()
 
 
 def until_writers(rig: Rig, process: subprocess.Popen[bytes], count: int) -> None:
     """Wait until so many processes write."""
     path = rig.folder / "lines"
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + SECONDS
     while not path.exists() or len({line.split()[0] for line in path.read_text().splitlines() if line}) < count:
         assert process.poll() is None, "it has ended"
         assert time.monotonic() < deadline, "the children do nothing"

@@ -58,9 +58,9 @@ class Table:
         return [hashlib.sha256(text.encode() * 50).digest() for text in texts]
 
 
-def burn(share: float) -> None:
-    """Let a tenth of the time be the process's own, from now on: the rest is slept."""
-    time.sleep(SLICE_SECONDS * (1 - share) / share)
+def burn(share: float, seconds: float) -> None:
+    """Let such a share of the time be the process's own: what took so many seconds is followed by a sleep."""
+    time.sleep(max(SLICE_SECONDS, seconds) * (1 - share) / share)
 
 
 def main(group: str, table: str, passages: str, how: str) -> None:
@@ -83,9 +83,10 @@ def main(group: str, table: str, passages: str, how: str) -> None:
                     if how == "cache" and batches % 20 == 10:
                         read_all(Path(table))
                     with shard.batch(genes=len(rows)):
+                        began = time.monotonic()
                         vectors = mapped.encode([text for _, text in rows])
                         if how == "quota" and batches > 20:
-                            burn(0.1)
+                            burn(0.1, time.monotonic() - began)
                     with store:
                         pairs = [(vector, row[0]) for vector, row in zip(vectors, rows, strict=True)]
                         store.executemany("UPDATE passages SET vector = ? WHERE id = ?", pairs)
