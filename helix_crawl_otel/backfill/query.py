@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os.path
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def register(commands: Commands) -> None:
     parser.add_argument("-k", "--count", default="5", metavar="N", help="how many genes (default 5)")
     parser.add_argument(
         "--model",
+        type=os.path.expanduser,
         metavar="MODEL",
         help="as for build; needed for a model that is a folder, and where shards are of several models",
     )

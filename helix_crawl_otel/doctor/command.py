@@ -7,7 +7,6 @@ import json
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import add_options, environment, option_or_knob, option_values
@@ -17,6 +16,7 @@ from helix_crawl_otel.doctor.facts import Facts, gather
 from helix_crawl_otel.doctor.settings import allocator_checks, knob_checks, torch_checks
 from helix_crawl_otel.doctor.spill import shared_check
 from helix_crawl_otel.doctor.surroundings import place_checks, system_checks
+from helix_crawl_otel.paths import typed_path
 
 __all__ = ["examine", "register"]
 
@@ -60,7 +60,7 @@ def _command(args: argparse.Namespace) -> int:
     usable = {} if worst(list(knob_checks(environ, sys.platform))) is Verdict.PROBLEM else environ
     host = str(option_or_knob(HOST, options, usable))
     port = int(option_or_knob(PORT, options, usable))
-    out = Path(args.out).expanduser().absolute() if args.out else None
+    out = typed_path(args.out, "--out").absolute() if args.out else None
     facts = gather(environ, host, port, out)
     checks = examine(
         facts,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helix_crawl_otel import cli
 from helix_crawl_otel.paths import PLAIN_CHARACTERS, on_disk, typed_folder, typed_path, verbatim
 
 needs_windows = pytest.mark.skipif(sys.platform != "win32", reason="paths of Windows: runs under Wine")
@@ -57,3 +58,19 @@ def test_a_long_folder_is_taken_verbatim() -> None:
     short, long = "C:\\" + "x" * (PLAIN_CHARACTERS - 3), "C:\\" + "x" * (PLAIN_CHARACTERS - 2)
     assert str(typed_folder(short, "--out")) == short
     assert str(typed_folder(long, "--out")) == rf"\\?\{long}"
+
+
+@pytest.mark.parametrize("command", ["build", "query"])
+def test_a_model_in_the_users_folder(command: str) -> None:
+    """PowerShell hands `~` on as it is; an id stays what it was."""
+    arguments = {"build": ["build", "SRC", "--out", "DIR"], "query": ["query", "DIR", "TEXT"]}[command]
+    for model, taken in [("~/models/e5", f"{Path.home()}/models/e5"), ("BAAI/bge-m3", "BAAI/bge-m3")]:
+        assert cli._parser().parse_args([*arguments, "--model", model]).model == taken
+
+
+@needs_windows
+@pytest.mark.parametrize("argv", [["doctor", "--out"], ["replay"], ["report", "x.jsonl", "-o"], ["simulate", "--plot"]])
+def test_a_device_is_no_place(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence, before anything is done."""
+    assert cli.main([*argv, "con"]) == 2
+    assert "is 'con', which Windows takes for a device; accepted: another name" in capsys.readouterr().err
