@@ -1,8 +1,9 @@
-"""What every test gets: a hypothesis profile for shared machines and an environment without the user's own settings."""
+"""What every test gets: a hypothesis profile for shared machines, and nothing of the user's own settings."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -18,7 +19,10 @@ _USER_SETTINGS = ("BGEM3_", "CYMATIX_", "HELIX_BFM_", "HELIX_DENSE_", "OTEL_")
 
 
 def pytest_configure() -> None:
-    """Choose the profile (HELIX_TEST_HYPOTHESIS, else by CI) and forget the knobs of the user's shell."""
+    """Choose the profile (HELIX_TEST_HYPOTHESIS, else by CI); forget the knobs of the user's shell, and its deafness."""
     settings.load_profile(os.environ.get("HELIX_TEST_HYPOTHESIS") or ("gate" if os.environ.get("CI") else "local"))
     for name in [name for name in os.environ if name.startswith(_USER_SETTINGS)]:
         del os.environ[name]
+    # A shell without job control lets what it starts in the background ignore Ctrl-C, and all that is started by that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

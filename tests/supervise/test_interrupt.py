@@ -16,9 +16,11 @@ NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SI
 
 @pytest.fixture(autouse=True)
 def before() -> Iterator[dict[int, Any]]:
-    """The handlers of this process, which are put back whatever a test does."""
+    """The usual handlers, also under nohup. Those of this process are put back whatever a test does."""
     handlers = {number: signal.getsignal(number) for number in NUMBERS}
-    yield handlers
+    for number in NUMBERS:
+        signal.signal(number, signal.SIG_DFL)
+    yield dict.fromkeys(NUMBERS, signal.SIG_DFL)
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
