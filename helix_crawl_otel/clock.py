@@ -87,7 +87,7 @@ def finer_clock(coarse: Callable[[], float], fine: Callable[[], float], tick_sec
     Threads: any.
     """
     seen = (coarse(), fine())  # the newest tick, and when it was first seen; replaced whole
-    last = seen[0]
+    last = float("-inf")
 
     def finer() -> float:
         nonlocal seen, last
