@@ -19,7 +19,7 @@ _USER_SETTINGS = ("BGEM3_", "CYMATIX_", "HELIX_BFM_", "HELIX_DENSE_", "OTEL_")
 
 
 def pytest_configure() -> None:
-    """Choose the profile (HELIX_TEST_HYPOTHESIS, else by CI); forget the knobs of the user's shell, and its deafness."""
+    """Choose the profile (HELIX_TEST_HYPOTHESIS, else by CI); forget the knobs of the user's shell, hear Ctrl-C."""
     settings.load_profile(os.environ.get("HELIX_TEST_HYPOTHESIS") or ("gate" if os.environ.get("CI") else "local"))
     for name in [name for name in os.environ if name.startswith(_USER_SETTINGS)]:
         del os.environ[name]
