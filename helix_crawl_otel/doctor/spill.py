@@ -86,8 +86,8 @@ def shared_check(found: SharedMemory, environ: Mapping[str, str], platform: str)
             topic,
             fact,
             Verdict.WARN,
-            f"{names} borrows more than 512 MiB beside what it holds on its card: it has spilled, or pins memory. If "
-            "it is slow, end it or start it again",
+            f"{names} borrows more than 512 MiB beside what it holds on its card: it has spilled, or pins memory, "
+            "as games and browsers may. A job that is slow: start it again; anything else: close it while a job runs",
             RUNBOOK,
         )
     advice = (
