@@ -7,8 +7,8 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
-# A deadline per example, or a look at how quickly they are drawn, measures the neighbours on a shared core; pytest-timeout
-# bounds the whole test instead.
+# A deadline per example, or a look at how quickly they are drawn, measures the neighbours on a shared core;
+# pytest-timeout bounds the whole test instead.
 settings.register_profile("local", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # The gate tries the same examples every time: a red gate is a fact about the change. Local runs go on searching.
 settings.register_profile(

@@ -195,7 +195,7 @@ def test_what_is_no_timeline(tmp_path: Path, capsys: Output) -> None:
 
 
 @given(data=st.binary(max_size=400), rest=st.booleans(), as_json=st.booleans())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_no_bytes_give_a_traceback(tmp_path: Path, capsys: Output, data: bytes, rest: bool, as_json: bool) -> None:
     """0 and an answer, or 2 and a message."""
     path = tmp_path / "x.jsonl"
