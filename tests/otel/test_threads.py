@@ -11,7 +11,7 @@ import pytest
 
 from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.core.policy import Policy
-from helix_crawl_otel.timeline import TimelineReader
+from helix_crawl_otel.timeline import TimelineReader, writer
 from helix_crawl_otel.watch import CrawlWatch
 from tests.otel.fresh import run_fresh
 from tests.watch.rig import collected, make_provider, pipeline_of
@@ -27,6 +27,12 @@ def many_switches() -> Iterator[None]:
     sys.setswitchinterval(1e-4)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture(autouse=True)
+def writes_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is given up where another thread's write seems to hang; on a busy machine it may take a second."""
+    monkeypatch.setattr(writer, "LOCK_SECONDS", 100.0)
 
 
 def run_all(workers: list[Callable[[], None]], beside: list[Callable[[], object]]) -> list[BaseException]:

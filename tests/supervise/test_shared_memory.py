@@ -19,7 +19,7 @@ from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.pipeline import Pipeline
 from helix_crawl_otel.supervise.memory_watch import MemoryWatch
 from helix_crawl_otel.supervise.session import RunOptions, Session
-from helix_crawl_otel.timeline import MemoryEvent, TimelineWriter, read_timeline
+from helix_crawl_otel.timeline import MemoryEvent, TimelineWriter, read_timeline, writer
 from tests.memory.counters import GIB, MIB, TABLE, FakeCounters, usage
 from tests.watch.rig import TICK, Clock, Series, collected, make_provider, wait_until
 
@@ -71,6 +71,12 @@ class Watched:
         self.memory.close()
         self.pipeline.close()
         self._timeline.close()
+
+
+@pytest.fixture(autouse=True)
+def writes_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is given up where another thread's write seems to hang; on a busy machine it may take a second."""
+    monkeypatch.setattr(writer, "LOCK_SECONDS", 100.0)
 
 
 @pytest.fixture

@@ -12,10 +12,16 @@ from helix_crawl_otel.core.decisions import What
 from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.replay.engine import replay
 from helix_crawl_otel.supervise.slot import Phase
-from helix_crawl_otel.timeline import read_timeline
+from helix_crawl_otel.timeline import read_timeline, writer
 from tests.supervise.played import PlayedWorker
 from tests.supervise.stage import Stage
 from tests.watch.rig import FULL, GENES, TICK, WORK
+
+
+@pytest.fixture(autouse=True)
+def writes_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is given up where another thread's write seems to hang; on a busy machine it may take a second."""
+    monkeypatch.setattr(writer, "LOCK_SECONDS", 100.0)
 
 
 @pytest.fixture
