@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -86,17 +87,18 @@ def finer_clock(coarse: Callable[[], float], fine: Callable[[], float], tick_sec
 
     Threads: any.
     """
-    seen = (coarse(), fine())  # the newest tick, and when it was first seen; replaced whole
+    looking = threading.RLock()  # a signal's handler may look while its own thread does
+    newest, since = coarse(), fine()  # the newest tick, and when it was first seen
     last = float("-inf")
 
     def finer() -> float:
-        nonlocal seen, last
-        tick, now = coarse(), fine()
-        if tick > seen[0]:
-            seen = (tick, now)
-        newest, since = seen
-        last = max(newest + min(max(now - since, 0.0), tick_seconds), last + _LEAST_STEP_SECONDS)
-        return last
+        nonlocal newest, since, last
+        with looking:
+            tick, now = coarse(), fine()
+            if tick > newest:
+                newest, since = tick, now
+            last = max(newest + min(max(now - since, 0.0), tick_seconds), last + _LEAST_STEP_SECONDS)
+            return last
 
     return finer
 
