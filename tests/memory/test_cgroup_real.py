@@ -5,7 +5,6 @@ Needs a memory group that this process may divide; elsewhere the tests are left 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.memory.cgroup_groups import CgroupUnknown, find_groups
+from tests.memory_group import memory_group
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: control groups")
 
@@ -65,23 +64,9 @@ print(fraction, usage)
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """A group of 64 MiB below this process's own."""
-    try:
-        groups = find_groups(Path("/"))
-    except (OSError, CgroupUnknown) as error:
-        pytest.skip(f"no memory control group here: {error}")
-    if groups.version != 1:
-        pytest.skip("the control groups here are of version 2: a group with processes cannot be divided")
-    folder = groups.folders[0] / f"helix_crawl_test_{os.getpid()}"
-    try:
-        folder.mkdir()
-    except OSError as error:
-        pytest.skip(f"no memory control group can be made here: {error}")
-    try:
-        (folder / "memory.limit_in_bytes").write_text(str(LIMIT))
+    """A group of 64 MiB."""
+    with memory_group("test", LIMIT) as folder:
         yield folder
-    finally:
-        folder.rmdir()
 
 
 def run(group: Path, tmp_path: Path, how: str) -> tuple[float, float]:

@@ -240,18 +240,23 @@ def test_a_slot_that_waits_for_a_backoff_is_over_when_the_operator_pauses() -> N
         assert len(stage.workers) == 1
 
 
+def leave_card_full(stage: Stage, card: list[int]) -> None:
+    """The first worker leaves; three seconds later the card that it has filled is as full as before."""
+    worker = stage.begin()
+    worker.hello()
+    card[0] = 11 * GIB
+    stage.until(lambda: stage.memory.used("cuda:0") == 11 * GIB)
+    worker.leave(1)
+    stage.until(lambda: stage.slot.phase is Phase.WAITING)
+    stage.clock.now += 3.0
+    stage.turn()
+
+
 def test_the_next_worker_waits_until_the_cards_memory_has_come_back() -> None:
     """To within 512 MiB of what was used before its predecessor; how long that took is told."""
     card = [1 * GIB]
     with Stage(card=card) as stage:
-        worker = stage.begin()
-        worker.hello()
-        card[0] = 11 * GIB
-        stage.until(lambda: stage.memory.used("cuda:0") == 11 * GIB)
-        worker.leave(1)
-        stage.until(lambda: stage.slot.phase is Phase.WAITING)
-        stage.clock.now += 3.0
-        stage.turn()
+        leave_card_full(stage, card)
         assert len(stage.workers) == 1
         card[0] = GIB + 512 * 1024**2
         stage.next_worker(2)
@@ -265,14 +270,7 @@ def test_a_slot_that_waits_for_a_cards_memory_is_over_when_the_operator_pauses()
     """As for a backoff."""
     card = [1 * GIB]
     with Stage(card=card) as stage:
-        worker = stage.begin()
-        worker.hello()
-        card[0] = 11 * GIB
-        stage.until(lambda: stage.memory.used("cuda:0") == 11 * GIB)
-        worker.leave(1)
-        stage.until(lambda: stage.slot.phase is Phase.WAITING)
-        stage.clock.now += 3.0
-        stage.turn()
+        leave_card_full(stage, card)
         stage.run.pausing = True
         stage.slot.pause()
         assert stage.slot.phase is Phase.OVER
