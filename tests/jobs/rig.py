@@ -19,7 +19,19 @@ from uuid import uuid4
 from helix_crawl_otel.cli import main
 from tests.jobs.processes import MARK, kill, left_running, mark_process
 
-__all__ = ["COMMAND", "SECONDS", "Done", "Rig", "kill", "left_running", "prose", "run_here", "wait_for", "write_tree"]
+__all__ = [
+    "COMMAND",
+    "EACH_BATCH",
+    "SECONDS",
+    "Done",
+    "Rig",
+    "kill",
+    "left_running",
+    "prose",
+    "run_here",
+    "wait_for",
+    "write_tree",
+]
 
 SECONDS = 150.0
 """What a command gets that takes one or two, on a machine that is busy with something else."""
@@ -30,21 +42,30 @@ NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 COMMAND = [sys.executable, "-m", "helix_crawl_otel"]
 
 
-HELD = """
+EACH_BATCH = """
 import os, sys, threading, time
 slept, turns = time.sleep, []
 def sleep(seconds):
     slept(seconds)
     if threading.current_thread() is threading.main_thread():
         turns.append(seconds)
-        if len(turns) == {batch}:
-            open({held!r}, "w").close()
-            while not os.path.exists({go!r}):
-                slept(0.01)
+        in_batch(len(turns))
 if "helix_crawl_otel.backfill.worker" in sys.orig_argv:
     time.sleep = sleep
 """
-"""The encoder of `--fault slow` sleeps once a batch, in the main thread."""
+"""For `with_site`: a worker calls `in_batch`, which is to be added, in each batch with its number, counted from 1. The
+encoder of `--fault slow` sleeps once a batch, in the main thread."""
+
+HELD = (
+    EACH_BATCH
+    + """
+def in_batch(number):
+    if number == {batch}:
+        open({held!r}, "w").close()
+        while not os.path.exists({go!r}):
+            slept(0.01)
+"""
+)
 
 
 def write_tree(root: Path, files: Mapping[str, str | bytes]) -> None:

@@ -10,49 +10,47 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.rig import SECONDS, Rig, kill, wait_for
+from tests.jobs.rig import EACH_BATCH, SECONDS, Rig, kill, wait_for
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="stops processes by a signal")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="a pipe of Windows carries whole messages, or none")
 
 BROKE = "its channel broke and it was ended"
 
-# Loaded by every interpreter that finds it on its path. In the first worker of a run it writes to the channel that the
-# worker has inherited, in its second batch, whose encoder sleeps: what arrives is no message of the worker's. It goes
-# on for three batches, and then stays until it is ended.
-SITE = """
-    import os, sys, threading, time
-    from multiprocessing import connection, reduction
+# In its second batch the first worker of a run writes to the channel that it has inherited: what arrives is no message
+# of the worker's. It goes on for three batches, and then stays until it is ended.
+SITE = (
+    EACH_BATCH
+    + """
+from multiprocessing import connection, reduction
 
-    slept, turns = time.sleep, []
+is_first = False
 
-    def sleep(seconds):
-        slept(seconds)
-        if threading.current_thread() is threading.main_thread():
-            turns.append(seconds)
-            if len(turns) == 2:
-                strike(number, sender)
-            elif len(turns) == 5:
-                slept(3600)
+def in_batch(turn):
+    if is_first and turn == 2:
+        strike(number, sender)
+    elif is_first and turn == 5:
+        slept(3600)
 
-    def strike(number, sender):
-        {strike}
+def strike(number, sender):
+    {strike}
 
-    if "helix_crawl_otel.backfill.worker" in sys.orig_argv:
-        try:
-            os.close(os.open("struck", os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            pass
+if "helix_crawl_otel.backfill.worker" in sys.orig_argv:
+    try:
+        os.close(os.open("struck", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        pass
+    else:
+        inherited = int(os.environ["HELIX_CRAWL_CHANNEL"].partition(":")[2])
+        if sys.platform == "win32":
+            number = reduction.duplicate(inherited)
+            sender = connection.PipeConnection(number)
         else:
-            inherited = int(os.environ["HELIX_CRAWL_CHANNEL"].partition(":")[2])
-            if sys.platform == "win32":
-                number = reduction.duplicate(inherited)
-                sender = connection.PipeConnection(number)
-            else:
-                number = os.dup(inherited)
-                sender = connection.Connection(number)
-            time.sleep = sleep
+            number = os.dup(inherited)
+            sender = connection.Connection(number)
+        is_first = True
 """
+)
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ def test_an_interrupt_while_the_end_waits_for_a_reader(rig: Rig) -> None:
         time.sleep(GIVEN_SECONDS)  # nobody sees whether it has been heard
         rig.go()
         until_over(rig, process)
+        assert process.poll() is None
         interrupt(rig, process)
         assert process.wait(SECONDS) == 130
         done = rig.ended(process)
