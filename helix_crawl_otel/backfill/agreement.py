@@ -12,7 +12,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 
-from helix_crawl_otel.backfill.encoders.base import Encoder
+from helix_crawl_otel.backfill.encoders.base import BadVector, Encoder
 from helix_crawl_otel.backfill.encoders.load import is_of
 from helix_crawl_otel.backfill.errors import EncoderRefused
 from helix_crawl_otel.backfill.store import ShardStore
@@ -76,10 +76,15 @@ def check_other_device(store: ShardStore, encoder: Encoder) -> None:
 
 
 def _worst(sample: Sequence[tuple[str, str, bytes]], encoder: Encoder) -> float:
-    if not sample:
-        return 1.0
-    again = encoder.encode([content for _, content, _ in sample])
-    return min(
-        cosine(stored, vector) if len(stored) == len(vector) else 0.0
-        for (_, _, stored), vector in zip(sample, again, strict=True)
-    )
+    """The least cosine. Genes of which this device makes no vector at all now say nothing of those stored."""
+    while sample:
+        try:
+            again = encoder.encode([content for _, content, _ in sample])
+        except BadVector as error:
+            sample = [row for index, row in enumerate(sample) if index not in error.indices]
+            continue
+        return min(
+            cosine(stored, vector) if len(stored) == len(vector) else 0.0
+            for (_, _, stored), vector in zip(sample, again, strict=True)
+        )
+    return 1.0

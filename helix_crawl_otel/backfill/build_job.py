@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from helix_crawl_otel.backfill.errors import CannotSetAside, StoreError
 from helix_crawl_otel.backfill.salvage import lease_epoch, set_aside
 from helix_crawl_otel.backfill.task import Assignment, Settings
+from helix_crawl_otel.supervise.budget import backoff_seconds
 from helix_crawl_otel.supervise.job import JobWorker, Launch, Start
 from helix_crawl_otel.supervise.process import python_command
 from helix_crawl_otel.supervise.suspects import Suspects
@@ -27,6 +28,12 @@ from helix_crawl_otel.supervise.suspects import Suspects
 __all__ = ["BuildJob", "JobListener", "ShardWork"]
 
 logger = logging.getLogger("helix_crawl_otel")
+
+MOST_SHORTAGES = 1
+"""Workers of a shard that may follow each other on a device because there was no memory for one gene alone."""
+
+MOST_LOADS = 3
+"""Likewise, because there was none for the model: another program may end. The next shard tries once."""
 
 
 @dataclass
@@ -41,6 +48,7 @@ class ShardWork:
         state: `pending`, `running`, `done`, `failed` or `paused`.
         reason: Why it failed.
         was_set_aside: Its file was corrupt and has been replaced once.
+        shortages: How many workers in a row had to leave it on its device for want of memory.
     """
 
     assignment: Assignment
@@ -50,6 +58,7 @@ class ShardWork:
     state: str = "pending"
     reason: str = ""
     was_set_aside: bool = False
+    shortages: int = 0
     encoded: int = 0
     quarantined: int = 0
     problems: int = 0
@@ -63,6 +72,9 @@ class JobListener(Protocol):
 
     def failed(self, work: ShardWork) -> None:
         """A shard cannot be finished in this run."""
+
+    def moved(self, work: ShardWork, before: str, after: str, reason: str, *, lacks_memory: bool) -> None:
+        """A worker leaves its shard to another one, on the same device or another."""
 
 
 class BuildJob:
@@ -98,6 +110,7 @@ class BuildJob:
         self._current: dict[str, ShardWork] = {}  # by slot
         self._devices: dict[str, str] = {}  # of the slots' running workers
         self._homes: dict[str, str] = {}
+        self._starved: set[str] = set()  # devices on which a model has found no memory, again and again
 
     # -- starting workers ---------------------------------------------------------------------------------------------
 
@@ -109,8 +122,11 @@ class BuildJob:
             if work is None:
                 return None
             shard = work.assignment.shard
+            after = backoff_seconds(work.shortages) if work.shortages else 0.0
             if shard in self._demoted and device != "cpu":
-                return Start("demote", "cpu", demoted_shard=shard)
+                return Start("demote", "cpu", demoted_shard=shard, after_seconds=after)
+            if work.shortages:
+                return Start("recycle", device, after_seconds=after)
             return Start("first" if is_first else "resume", device)
 
     def has_work(self, slot: str) -> bool:
@@ -151,9 +167,13 @@ class BuildJob:
             stored = lease_epoch(path)
         except StoreError:
             stored = given.epoch  # the worker meets the same trouble and says what it is
-        limits, quarantine = work.suspects.limits(), work.suspects.quarantined()
-        changed = {"epoch": max(stored, given.epoch) + 1, "limits": limits, "quarantine": quarantine}
-        work.assignment = Assignment.from_json({**given.to_json(), **changed})
+        work.assignment = replace(
+            given,
+            epoch=max(stored, given.epoch) + 1,
+            limits=work.suspects.limits(),
+            quarantine=work.suspects.quarantined(),
+            shortages=work.shortages,
+        )
         work.state, work.batch = "running", None
         return work.assignment
 
@@ -173,22 +193,27 @@ class BuildJob:
             if what == "never":
                 self.never = str(payload["reason"])
             if work is not None:
-                self._note(work, what, payload)
+                self._note(slot, work, what, payload)
             self._listener.said(slot, work, what, payload)
             if what in ("done", "failed"):
                 self._finished(slot, work, what, payload)
                 self._give_next(slot, worker)
+            elif what in ("lacks_memory", "needs_cpu") and work is not None:
+                self._left(slot, work, payload)
+                worker.tell({"what": "leave"})
         return what == "committed" and int(payload["genes"]) > 0
 
-    def _note(self, work: ShardWork, what: str, payload: Mapping[str, Any]) -> None:
-        if what == "batch":
+    def _note(self, slot: str, work: ShardWork, what: str, payload: Mapping[str, Any]) -> None:
+        if what == "loaded":
+            self._starved.discard(self._devices[slot])
+        elif what == "batch":
             work.batch = (str(payload["first"]), int(payload["genes"]))
         elif what == "encoding":
             work.pending = int(payload["pending"])
             # Once a run: a worker that takes over must not try again what the one before has just quarantined.
             work.assignment = replace(work.assignment, retry_quarantined=False)
         elif what == "committed":
-            work.batch = None
+            work.batch, work.shortages = None, 0
             work.suspects.committed(str(payload["first"]))
             work.encoded += int(payload["genes"])
             work.pending = max(0, (work.pending or 0) - int(payload["genes"]))
@@ -203,7 +228,6 @@ class BuildJob:
             return
         if what == "done":
             work.state, work.pending = "done", 0
-            work.quarantined += len(work.assignment.quarantine)
             return
         reason = str(payload["reason"])
         try:
@@ -215,6 +239,28 @@ class BuildJob:
             self._queue.appendleft(work)
         else:
             self._fail(work, reason)
+
+    def _left(self, slot: str, work: ShardWork, payload: Mapping[str, Any]) -> None:
+        """A worker leaves its shard to another one: on the same device when that has memory again, or on the CPU."""
+        device, reason = self._devices[slot], str(payload["reason"])
+        lacks_memory = payload["what"] == "lacks_memory"
+        work.state, work.batch = "pending", None
+        work.shortages += lacks_memory
+        most = MOST_SHORTAGES if payload["is_loaded"] else 0 if device in self._starved else MOST_LOADS
+        goes_on = lacks_memory and work.shortages <= most
+        if not goes_on and not payload["is_loaded"]:
+            self._starved.add(device)
+        if goes_on or device != "cpu":
+            self._listener.moved(work, device, device if goes_on else "cpu", reason, lacks_memory=lacks_memory)
+            if not goes_on:
+                self._to_cpu(work)
+        else:
+            del self._current[slot]
+            self._fail(work, reason)
+
+    def _to_cpu(self, work: ShardWork) -> None:
+        self._demoted.add(work.assignment.shard)
+        work.shortages = 0
 
     def _give_next(self, slot: str, worker: JobWorker) -> None:
         """Another shard for the same worker, if the device is right; else it leaves and another one is started."""
@@ -248,11 +294,23 @@ class BuildJob:
             if work is None or work.batch is None:
                 return False
             (first, genes), work.batch = work.batch, None
-            verdict = work.suspects.crashed(first, genes, why)
-            if verdict.quarantined is not None:
-                found = {"shard": work.assignment.shard, "gene": first, "reason": work.suspects.quarantined()[first]}
-                self._listener.said(slot, work, "quarantined", found)
+            verdict = work.suspects.crashed(first, genes, why, is_on_card=self._devices[slot] != "cpu")
+            if verdict.needs_cpu:
+                self._give_up_card(slot, work, f"a gene alone ends its worker: {why}")
             return verdict.narrows
+
+    def gave_up_card(self, slot: str, why: str) -> str | None:
+        """See `Job`."""
+        with self._lock:
+            work = self._current.get(slot)
+            if work is None:
+                return None
+            self._give_up_card(slot, work, f"its worker failed again and again: {why}")
+            return work.assignment.shard
+
+    def _give_up_card(self, slot: str, work: ShardWork, reason: str) -> None:
+        self._listener.moved(work, self._devices[slot], "cpu", reason, lacks_memory=False)
+        self._to_cpu(work)
 
     def gave_up(self, slot: str, why: str) -> bool:
         """See `Job`: the shard has failed, the slot goes on with the next one."""

@@ -78,7 +78,7 @@ def run_build(
         session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
         console.start(session.clock)
         _announce(console, session, command, folders[0], options, devices, planned)
-        narrator = Narrator(console.emit, session.clock, session.pipeline)
+        narrator = Narrator(console.emit, session.clock, session.pipeline, session.memory.describe)
         job = BuildJob(
             planned.works,
             lambda device, number: _settings(options, devices, device, number),

@@ -1,7 +1,8 @@
-"""Encodes a batch, and when that fails finds out which genes are to blame.
+"""Encodes a batch, and when that fails finds out which genes it is that fail, each of them alone.
 
-Out of memory halves the batch, down to one gene; so does an exception that a batch raises every time. A single gene
-that cannot be encoded is quarantined with its reason, and the others of its batch get their vectors.
+Out of memory halves the batch, down to one gene; so does an exception that a batch raises every time. Of a batch with
+bad vectors the good genes are encoded again together, and each bad one alone: padding beside a long text is enough to
+spoil the vector of a short one. What a gene is blamed for it has done alone; what becomes of it is the caller's to say.
 
 Source: DESIGN.md, section 7.
 """
@@ -9,22 +10,116 @@ Source: DESIGN.md, section 7.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from helix_crawl_otel.backfill.encoders.base import BadVector, is_out_of_memory
+from helix_crawl_otel.backfill.encoders.base import (
+    BadVector,
+    Encoder,
+    EncoderLayer,
+    is_device_error,
+    is_out_of_memory,
+)
+from helix_crawl_otel.backfill.encoders.libraries import first_line
 from helix_crawl_otel.backfill.genes import PendingGene
 
-__all__ = ["EncodingFailed", "encode_carefully"]
+__all__ = [
+    "CheckedEncoder",
+    "EncoderBroken",
+    "EncodingFailed",
+    "LacksMemory",
+    "LeaveShard",
+    "NeedsCpu",
+    "encode_carefully",
+]
 
 logger = logging.getLogger("helix_crawl_otel")
 
-MOST_IN_A_ROW = 3
-"""Genes quarantined one after the other before the encoder is to blame, not they."""
+CONTROL = "The quick brown fox jumps over the lazy dog."
+"""What a sound encoder encodes."""
 
 
 class EncodingFailed(Exception):
-    """Gene after gene fails: it is not the genes. The message is one sentence."""
+    """The encoder fails, whatever it is given, and has never done better. The message is one sentence."""
+
+
+class LeaveShard(BaseException):
+    """This process has to leave the shard to another one. The message is one sentence.
+
+    No `Exception`: for the watch the shard goes on, it has not failed.
+    """
+
+
+class LacksMemory(LeaveShard):
+    """There is not enough memory for one gene alone, after all that is cached was released."""
+
+
+class NeedsCpu(LeaveShard):
+    """All is encoded but genes that the card cannot encode alone."""
+
+
+class EncoderBroken(LeaveShard):
+    """Nothing can be encoded in this process any more: the device's context is gone, or the encoder is.
+
+    Args:
+        what: One sentence.
+        is_device: It is the device's fault.
+    """
+
+    def __init__(self, what: str, *, is_device: bool) -> None:
+        super().__init__(what)
+        self.is_device = is_device
+
+
+class CheckedEncoder(EncoderLayer):
+    """An encoder that can be asked whether it is still sound. See `Encoder`.
+
+    Args:
+        encoder: What really encodes.
+
+    Threads: the worker's.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder)
+        self._encoded: str | None = None  # a text that this process has encoded
+
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
+        """See `Encoder`."""
+        vectors = super().encode(texts)
+        self._encoded = min(texts, key=len)
+        return vectors
+
+    def check(self, reason: str, known: Iterable[str] = ()) -> None:
+        """Make sure that it is the gene that fails and not the encoder: one text that is known to be good is enough.
+
+        Args:
+            reason: Why the gene fails, for the message.
+            known: Texts that have a vector.
+
+        Raises:
+            EncoderBroken: None can be encoded, and something could be before; or the device's context is gone.
+            EncodingFailed: None can be encoded, and in this process none ever was.
+            LacksMemory: There is no memory even for one of these.
+        """
+        was_sound = self._encoded is not None
+        last: Exception | None = None
+        for text in (*filter(None, [self._encoded]), *known, CONTROL):
+            try:
+                super().encode([text])
+            except Exception as error:
+                last = error
+                if is_out_of_memory(error):
+                    raise LacksMemory(
+                        f"out of memory for a text of {len(text)} characters: {first_line(error)}"
+                    ) from error
+                if is_device_error(error):
+                    raise EncoderBroken(f"the device fails: {first_line(error)}", is_device=True) from error
+            else:
+                return
+        if was_sound:
+            raise EncoderBroken(f"the encoder fails, also for what it has encoded before: {reason}", is_device=False)
+        raise EncodingFailed(f"the encoder fails for every text: {reason}") from last
 
 
 class Encode(Protocol):
@@ -34,11 +129,18 @@ class Encode(Protocol):
         """Vectors of the genes, in order."""
 
 
+class Blame(Protocol):
+    """What becomes of a gene that cannot be encoded alone."""
+
+    def __call__(self, gene: PendingGene, reason: str, *, lacks_memory: bool) -> None:
+        """Note it, or raise what ends the work on the shard."""
+
+
 def encode_carefully(
     genes: Sequence[PendingGene],
     encode: Encode,
     commit: Callable[[Sequence[tuple[PendingGene, bytes]]], None],
-    quarantine: Callable[[PendingGene, str], None],
+    blame: Blame,
     release: Callable[[], None],
 ) -> None:
     """Encode and commit a batch.
@@ -47,46 +149,47 @@ def encode_carefully(
         genes: In order, at least one.
         encode: Raises what the encoder raises.
         commit: Called once for each piece that was encoded, in order.
-        quarantine: Called with a gene that cannot be encoded, and why.
+        blame: Called with a gene that failed alone, and why; for want of memory after a release and another try.
         release: Gives cached memory back, before a smaller piece is tried.
 
     Raises:
-        EncodingFailed: Three genes in a row could not be encoded.
+        EncoderBroken: The device's context is gone. What was committed before is kept.
     """
     waiting = [list(genes)]
-    in_a_row = 0
+    has_released = False  # for the gene that is alone in the piece tried last
     while waiting:
         piece = waiting.pop(0)
+        is_second_try, has_released = has_released, False
         try:
             vectors = encode(piece)
         except BadVector as error:
-            reason, blamed = str(error), [piece[error.index]]
-        except Exception as error:  # noqa: BLE001 - the encoder's own, whatever it is: the genes must be told apart
-            out_of_memory = is_out_of_memory(error)
-            if out_of_memory:
+            if len(piece) > 1:
+                bad = [piece[index] for index in error.indices]
+                logger.info(
+                    "[crawl-watchdog] %d of %d genes have bad vectors: each is tried alone", len(bad), len(piece)
+                )
+                good = [gene for index, gene in enumerate(piece) if index not in error.indices]
+                waiting[:0] = [part for part in (good, *([gene] for gene in bad)) if part]
+            else:
+                blame(piece[0], str(error), lacks_memory=False)
+        except Exception as error:
+            if is_device_error(error):
+                raise EncoderBroken(f"the device fails: {first_line(error)}", is_device=True) from error
+            lacks_memory = is_out_of_memory(error)
+            if lacks_memory:
                 release()
             if len(piece) > 1:
                 half = (len(piece) + 1) // 2
-                level = logging.WARNING if out_of_memory else logging.INFO
+                level = logging.WARNING if lacks_memory else logging.INFO
                 text = "[crawl-watchdog] a batch of %d genes is halved: %s: %s"
-                logger.log(level, text, len(piece), type(error).__name__, _line(error))
+                logger.log(level, text, len(piece), type(error).__name__, first_line(error))
                 waiting[:0] = [piece[:half], piece[half:]]
-                continue
-            what = "out of memory with a batch of one" if out_of_memory else f"{type(error).__name__}: {_line(error)}"
-            reason, blamed = what, piece
+            elif lacks_memory and not is_second_try:
+                has_released = True
+                waiting.insert(0, piece)
+            elif lacks_memory:
+                blame(piece[0], f"out of memory with a batch of one: {first_line(error)}", lacks_memory=True)
+            else:
+                blame(piece[0], f"{type(error).__name__}: {first_line(error)}", lacks_memory=False)
         else:
-            in_a_row = 0
             commit(list(zip(piece, vectors, strict=True)))
-            continue
-        in_a_row += len(blamed)
-        if in_a_row >= MOST_IN_A_ROW:
-            raise EncodingFailed(f"{in_a_row} genes in a row could not be encoded, the last one: {reason}")
-        for gene in blamed:
-            quarantine(gene, reason)
-        rest = [gene for gene in piece if gene not in blamed]
-        if rest:
-            waiting.insert(0, rest)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]

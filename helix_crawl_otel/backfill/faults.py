@@ -9,12 +9,15 @@ For tests and demonstrations. Each fault is laid over a real encoder in a real w
     poison:text=...             the process ends whenever a batch holds this text
     oom:genes=16 | oom:text=... out of memory for batches of more genes, or that hold this text
     nan:text=...                a gene with this text gets a vector that is none
+    device:batch=3,worker=1     from this batch on every call says that the device's context is gone
+    hog:file=PATH               out of memory for the model and for every batch while this file exists
     slow:seconds=0.2,batch=3    every batch takes so much longer, from this one on
     clock:rate=100              the run's clock runs so much faster, in the supervisor as well
 
 `batch` counts the batches of a worker process from 1, and is 1 unless given. `worker` counts the worker processes of a
 run from 1; without it every one is struck. `seconds` of wedge and hang are real ones, a week unless given; of slow
-and of the card those of the run's clock. `text` is looked for as it stands, and holds no comma.
+and of the card those of the run's clock. `text` is looked for as it stands, and holds no comma. `genes` of nan: only in
+batches of more genes. `device` and `hog` strike no worker that was sent to the CPU; nor do oom and nan with `card=1`.
 """
 
 from __future__ import annotations
@@ -41,13 +44,17 @@ _KEYS: Mapping[str, Mapping[str, type]] = {
     "hang": {**_MOMENT, "seconds": float},
     "crash": _MOMENT,
     "poison": {"text": str},
-    "oom": {"genes": int, "text": str},
-    "nan": {"text": str},
+    "oom": {"genes": int, "text": str, "card": int},
+    "nan": {"text": str, "genes": int, "card": int},
+    "device": {**_MOMENT, "text": str},
+    "hog": {"file": str},
     "slow": {**_MOMENT, "seconds": float},
     "clock": {"rate": float},
 }
 
-_NEED_TEXT = ("nan", "poison")
+_NEED_TEXT = {"nan": "text", "poison": "text", "hog": "file"}
+
+_ON_CARD = ("device", "hog")
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,10 @@ def parse_fault(text: str) -> Fault:
         raise ValueError(f"accepted: {', '.join(_KEYS)}")
     values = dict(_pair(name, pair) for pair in filter(None, rest.split(",")))
     fault = Fault(name, values)
-    if values.get("text", "" if name in _NEED_TEXT else name) == "":
-        raise ValueError(f"accepted: {name}:text=..., a part of the passages that are to be struck")
+    needed = _NEED_TEXT.get(name, "text")
+    if values.get(needed, "" if name in _NEED_TEXT else name) == "":
+        what = "a file" if needed == "file" else "a part of the passages that are to be struck"
+        raise ValueError(f"accepted: {name}:{needed}=..., {what}")
     if name == "card":
         card_of(values)
     if name == "clock" and not 0 < fault.number("rate", 1.0) <= 10_000:
@@ -120,7 +129,7 @@ def apply_faults(
     clock: Callable[[], float],
     sleep: Callable[[float], None],
     *,
-    is_on_card: bool = True,
+    is_demoted: bool = False,
 ) -> Encoder:
     """The encoder with the faults laid over it.
 
@@ -130,11 +139,16 @@ def apply_faults(
         worker: Which worker process of the run this is, from 1.
         clock: Seconds.
         sleep: Seconds of that clock.
-        is_on_card: False in a worker that was sent to the CPU, which a modelled card slows no more.
+        is_demoted: In a worker that was sent to the CPU, which a modelled card slows no more.
+
+    Raises:
+        RuntimeError: There is no memory for the model, by the fault `hog`.
     """
     for fault in faults:
         if fault.name == "card":
-            encoder = (CardFault if is_on_card else CardsCpu)(encoder, fault.values, clock, sleep)
+            encoder = (CardsCpu if is_demoted else CardFault)(encoder, fault.values, clock, sleep)
+        elif is_demoted and (fault.name in _ON_CARD or fault.number("card", 0)):
+            continue
         elif fault.name != "clock" and fault.number("worker", worker) == worker:
             encoder = FaultyEncoder(encoder, fault.name, fault.values, sleep)
     return encoder

@@ -1,4 +1,4 @@
-"""An encoder that misbehaves as `--fault` says: wedged, hung, ended, out of memory, or with a vector that is none.
+"""An encoder that misbehaves as `--fault` says: wedged, hung, ended, without memory or device, with a bad vector.
 
 Source: DESIGN.md, section 7: what a worker has to survive, or be ended for.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from helix_crawl_otel.backfill.encoders.base import BadVector, Encoder, EncoderLayer
 from helix_crawl_otel.backfill.gil import hold_the_gil
@@ -38,13 +39,17 @@ class FaultyEncoder(EncoderLayer):
         self._text = str(values.get("text", ""))
         # With neither text nor number every batch of more than one gene is too big.
         self._most_genes = None if self._text and "genes" not in values else int(values.get("genes", 1))
+        self._sound_genes = int(values.get("genes", 0))  # of nan
+        self._file = Path(str(values["file"])) if "file" in values else None
         self._sleep = sleep
         self._batches = 0
+        self._is_device_gone = False
+        self._hog()
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """Misbehave when it is time to, else encode."""
         self._batches += 1
-        struck = next((index for index, text in enumerate(texts) if self._text and self._text in text), None)
+        struck = [index for index, text in enumerate(texts) if self._text and self._text in text]
         most_genes = len(texts) if self._most_genes is None else self._most_genes
         is_due = self._batches == self._batch
         seconds = float(FOR_EVER_SECONDS if self._seconds is None else self._seconds)
@@ -54,10 +59,20 @@ class FaultyEncoder(EncoderLayer):
             hold_the_gil(seconds)
         elif self._name == "hang" and is_due:
             time.sleep(seconds)
-        elif (self._name == "crash" and is_due) or (self._name == "poison" and struck is not None):
+        elif (self._name == "crash" and is_due) or (self._name == "poison" and struck):
             os._exit(CRASH_CODE)
-        elif self._name == "oom" and (struck is not None or len(texts) > most_genes):
+        elif self._name == "oom" and (struck or len(texts) > most_genes):
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (injected by --fault oom)")
-        elif self._name == "nan" and struck is not None:
+        elif self._name == "nan" and struck and len(texts) > self._sound_genes:
             raise BadVector(struck, "the encoder's vector has length nan (injected by --fault nan)")
+        elif self._name == "device" and (struck or (not self._text and self._batches >= self._batch)):
+            self._is_device_gone = True
+        if self._is_device_gone:
+            raise RuntimeError("CUDA error: unspecified launch failure (injected by --fault device)")
+        self._hog()
         return self._encoder.encode(texts)
+
+    def _hog(self) -> None:
+        """Another program has all the memory."""
+        if self._file is not None and self._file.exists():
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (injected by --fault hog)")

@@ -8,6 +8,7 @@ from typing import Any
 from helix_crawl_otel.backfill.build_job import ShardWork
 from helix_crawl_otel.otel.pipeline import Pipeline
 from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.numbers import shard_name
 
 __all__ = ["Narrator"]
 
@@ -19,14 +20,22 @@ class Narrator:
         emit: Takes events.
         clock: Seconds.
         pipeline: Knows rates and rungs.
+        memory: Says of a device how full it is and who holds it, as far as that is known.
 
     Threads: any.
     """
 
-    def __init__(self, emit: Callable[[events.Event], None], clock: Callable[[], float], pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        emit: Callable[[events.Event], None],
+        clock: Callable[[], float],
+        pipeline: Pipeline,
+        memory: Callable[[str], str],
+    ) -> None:
         self._emit = emit
         self._clock = clock
         self._pipeline = pipeline
+        self._memory = memory
         self._devices: dict[str, str] = {}
 
     def said(self, slot: str, work: ShardWork | None, what: str, payload: Mapping[str, Any]) -> None:
@@ -59,6 +68,15 @@ class Narrator:
         """See `JobListener`."""
         self._pipeline.close_shard(work.assignment.shard, "failed")
         self._emit(events.ShardEnded(self._clock(), work.assignment.shard, "failed", work.encoded, work.reason))
+
+    def moved(self, work: ShardWork, before: str, after: str, reason: str, *, lacks_memory: bool) -> None:
+        """See `JobListener`."""
+        known = self._memory(before) if lacks_memory else ""
+        text = f"shard {shard_name(work.assignment.shard)}: {reason}" + (f" ({before}: {known})" if known else "")
+        way_on = (
+            f"another worker tries again on {before}" if after == before else f"it is finished on the {after.upper()}"
+        )
+        self._emit(events.Note(self._clock(), "warning", f"{text}; {way_on}"))
 
     def _ingested(self, t: float, payload: Mapping[str, Any]) -> None:
         shard = str(payload["shard"])

@@ -9,16 +9,24 @@ Source: DESIGN.md, sections 7 and 8.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.backfill.agreement import adopt_or_refuse, check_other_device, refuse_another
-from helix_crawl_otel.backfill.careful_encode import encode_carefully
+from helix_crawl_otel.backfill.careful_encode import (
+    CheckedEncoder,
+    EncoderBroken,
+    EncodingFailed,
+    LacksMemory,
+    NeedsCpu,
+    encode_carefully,
+)
 from helix_crawl_otel.backfill.chunk import ChunkRule
-from helix_crawl_otel.backfill.encoders.base import Encoder
+from helix_crawl_otel.backfill.encoders.base import is_device_error
+from helix_crawl_otel.backfill.encoders.libraries import first_line
 from helix_crawl_otel.backfill.genes import PendingGene
 from helix_crawl_otel.backfill.ingest import IngestProgress, ingest
 from helix_crawl_otel.backfill.pieces import pieces
@@ -28,11 +36,15 @@ from helix_crawl_otel.backfill.walk import plan_named
 from helix_crawl_otel.core.model import ActionKind
 from helix_crawl_otel.embedded.shard import ShardWatch
 from helix_crawl_otel.release import release_cache
+from helix_crawl_otel.supervise.numbers import count
 from helix_crawl_otel.watch import CrawlWatch
 
 __all__ = ["Reporter", "work_on"]
 
 logger = logging.getLogger("helix_crawl_otel")
+
+MOST_TOO_LARGE = 3
+"""Genes of a shard for which there may be no memory, each alone, before it is the memory and not they."""
 
 PAGE = 16
 """Batches of pending genes read at once."""
@@ -48,7 +60,7 @@ class Reporter(Protocol):
 def work_on(
     assignment: Assignment,
     settings: Settings,
-    encoder: Callable[[], Encoder],
+    encoder: Callable[[], CheckedEncoder],
     watch: CrawlWatch,
     report: Reporter,
     pausing: Callable[[], bool],
@@ -65,6 +77,8 @@ def work_on(
 
     Raises:
         StoreError: The file cannot be worked on; the message says why.
+        EncodingFailed: The encoder cannot encode anything.
+        LeaveShard: Another process has to go on with the shard, see its kinds.
         PauseRequested: A pause was asked for; everything encoded is committed.
     """
     path = Path(assignment.path)
@@ -76,8 +90,6 @@ def work_on(
             refuse_another(store, settings.model)
         if assignment.retry_quarantined:
             store.retry_quarantined()
-        for gene_id, reason in assignment.quarantine.items():
-            store.quarantine(gene_id, reason)
         if assignment.source is not None:
             _ingest(store, assignment, report, pausing)
         if assignment.reencode:
@@ -116,7 +128,7 @@ def _encode(
     store: ShardStore,
     assignment: Assignment,
     settings: Settings,
-    encoder: Encoder,
+    encoder: CheckedEncoder,
     watch: CrawlWatch,
     report: Reporter,
     pending: int,
@@ -128,47 +140,100 @@ def _encode(
     store.note_session(encoder.device, encoder.versions, encoder.threads, settings.batch_size)
     report("encoding", shard=assignment.shard, label=settings.label, pending=pending)
     with watch.shard(assignment.shard, device=settings.label) as shard:
-        session = _Session(store, encoder, shard, report)
-        for number, batch in enumerate(_batches(store, settings.batch_size), start=1):
+        session = _Session(store, assignment, encoder, shard, report)
+        for number, batch in enumerate(_batches(store, settings.batch_size, session.left_out), start=1):
             for piece in pieces(batch, assignment.limits):
                 session.encode(piece)
             if settings.release_every and number % settings.release_every == 0:
                 session.release()
+        session.finish()
 
 
-def _batches(store: ShardStore, size: int) -> Iterator[list[PendingGene]]:
-    """Pending genes in the shard's order, in batches on the same grid however often the worker is replaced."""
+def _batches(store: ShardStore, size: int, left_out: Container[str]) -> Iterator[list[PendingGene]]:
+    """Pending genes in the shard's order, in batches on the same grid however often the worker is replaced.
+
+    Args:
+        store: Of the shard.
+        size: Of a batch.
+        left_out: Genes that are not to be encoded, by id.
+    """
     after: int | str | None = None
     while page := store.pending(after, PAGE * size):
         after = page[-1].key
-        for start in range(0, len(page), size):
-            yield page[start : start + size]
+        genes = [gene for gene in page if gene.gene_id not in left_out]
+        for start in range(0, len(genes), size):
+            yield genes[start : start + size]
 
 
 class _Session:
     """One shard being encoded.
 
+    A gene is blamed for nothing that a card or this process may be to blame for. What fails on a card is left for the
+    CPU; there a gene is quarantined after the encoder has proved itself with another text. One that killed workers, or
+    found no memory in a fresh process, is left out, and quarantined once another gene of the shard has been encoded.
+
     Args:
         store: Open, under the lease.
+        assignment: Of this shard.
         encoder: Loaded.
         shard: Watched.
         report: Tells the supervisor.
     """
 
-    def __init__(self, store: ShardStore, encoder: Encoder, shard: ShardWatch, report: Reporter) -> None:
+    def __init__(
+        self, store: ShardStore, assignment: Assignment, encoder: CheckedEncoder, shard: ShardWatch, report: Reporter
+    ) -> None:
+        self.left_out: Mapping[str, str] = dict(assignment.quarantine)
+        """Genes that killed workers, by id, with the reason."""
+        self._killers = dict(self.left_out)  # those of them that are not yet quarantined
+        self._too_large: dict[str, str] = {}  # genes for which there was no memory since the last commit
         self._store = store
         self._encoder = encoder
         self._shard = shard
         self._report = report
+        self._has_lacked_memory = assignment.shortages > 0
+        self._for_cpu: list[str] = []  # why a gene cannot be encoded on this card
+
+    @property
+    def _is_on_card(self) -> bool:
+        return self._shard.device != "cpu"
 
     def encode(self, genes: Sequence[PendingGene]) -> None:
         """Encode, commit, and be at a boundary."""
-        encode_carefully(genes, self._watched, self._commit, self._quarantine, self.release)
+        encode_carefully(genes, self._watched, self._commit, self._blame, self.release)
 
     def release(self) -> None:
-        """Give cached memory back."""
-        release_cache()
-        self._encoder.release()
+        """Give cached memory back.
+
+        Raises:
+            EncoderBroken: The device's context is gone.
+        """
+        try:
+            release_cache()
+            self._encoder.release()
+        except RuntimeError as error:
+            if is_device_error(error):
+                raise EncoderBroken(f"the device fails: {first_line(error)}", is_device=True) from error
+            raise
+
+    def finish(self) -> None:
+        """All genes have been tried: say what becomes of those that could not be encoded.
+
+        Raises:
+            NeedsCpu: A card could not encode them.
+            EncodingFailed: There was no memory for so many of them that it is not their fault.
+        """
+        found = {**self._killers, **self._too_large}
+        if found:
+            reason = next(iter(found.values()))
+            if len(self._too_large) > MOST_TOO_LARGE:
+                genes = count(len(self._too_large), "gene")
+                raise EncodingFailed(f"there is no memory for any of {genes}, each alone: {reason}")
+            self._check(reason)
+            self._quarantine_found()
+        if self._for_cpu:
+            genes = count(len(self._for_cpu), "gene")
+            raise NeedsCpu(f"{genes} cannot be encoded on {self._shard.device}: {self._for_cpu[0]}")
 
     def _watched(self, genes: Sequence[PendingGene]) -> list[bytes]:
         texts = [gene.content for gene in genes]
@@ -182,11 +247,33 @@ class _Session:
         written = self._store.commit(vectors)
         first = vectors[0][0].gene_id
         self._report("committed", shard=self._shard.name, label=self._shard.device, genes=written, first=first)
+        self._quarantine_found()
         for action in self._shard.boundary():
             if action.kind is ActionKind.EMPTY_CACHE:
                 self._encoder.release()
 
-    def _quarantine(self, gene: PendingGene, reason: str) -> None:
-        self._store.quarantine(gene.gene_id, reason)
-        logger.error("[crawl-watchdog] gene %s of shard %s is quarantined: %s", gene.gene_id, self._shard.name, reason)
-        self._report("quarantined", shard=self._shard.name, gene=gene.gene_id, reason=reason)
+    def _blame(self, gene: PendingGene, reason: str, *, lacks_memory: bool) -> None:
+        if lacks_memory:
+            if self._is_on_card or not self._has_lacked_memory:
+                raise LacksMemory(reason)
+            self._too_large[gene.gene_id] = reason
+            return
+        self._check(reason)
+        if self._is_on_card:
+            self._for_cpu.append(reason)
+        else:
+            self._quarantine(gene.gene_id, reason)
+
+    def _check(self, reason: str) -> None:
+        self._encoder.check(reason, (content for _, content, _ in self._store.sample(1)))
+
+    def _quarantine_found(self) -> None:
+        """A gene has just been encoded: it is not the encoder that fails."""
+        for found in (self._killers, self._too_large):
+            while found:
+                self._quarantine(*found.popitem())
+
+    def _quarantine(self, gene_id: str, reason: str) -> None:
+        self._store.quarantine(gene_id, reason)
+        logger.error("[crawl-watchdog] gene %s of shard %s is quarantined: %s", gene_id, self._shard.name, reason)
+        self._report("quarantined", shard=self._shard.name, gene=gene_id, reason=reason)

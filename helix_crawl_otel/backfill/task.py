@@ -63,7 +63,9 @@ class Assignment:
         prune: Remove genes of sources that are gone.
         retry_quarantined: Try those genes again.
         limits: Batches that killed a worker: most genes of a piece, by the batch's first gene.
-        quarantine: Genes that killed a worker alone, with the reason.
+        quarantine: Genes that killed a worker alone, with the reason: left out, and quarantined once another gene of
+            the shard has been encoded.
+        shortages: How many workers in a row had to leave this shard on this device for want of memory.
     """
 
     shard: str
@@ -76,6 +78,7 @@ class Assignment:
     retry_quarantined: bool = False
     limits: dict[str, int] = field(default_factory=dict)
     quarantine: dict[str, str] = field(default_factory=dict)
+    shortages: int = 0
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Assignment:

@@ -18,8 +18,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from helix_crawl_otel.actions import PauseRequested
-from helix_crawl_otel.backfill.careful_encode import EncodingFailed
-from helix_crawl_otel.backfill.encoders.base import DeviceMismatch, Encoder, ModelError
+from helix_crawl_otel.backfill.careful_encode import (
+    CheckedEncoder,
+    EncoderBroken,
+    EncodingFailed,
+    LacksMemory,
+    LeaveShard,
+    NeedsCpu,
+)
+from helix_crawl_otel.backfill.encoders.base import DeviceMismatch, ModelError, is_device_error, is_out_of_memory
+from helix_crawl_otel.backfill.encoders.libraries import first_line
 from helix_crawl_otel.backfill.encoders.load import load_encoder
 from helix_crawl_otel.backfill.errors import ShardCorrupt, StoreError
 from helix_crawl_otel.backfill.faults import apply_faults, parse_fault
@@ -56,6 +64,11 @@ def main() -> int:
 
 UNKNOWN = MemoryReading(None, None)
 
+BROKEN_EXIT_CODE = 1
+
+_LEAVING: Mapping[type[LeaveShard], str] = {LacksMemory: "lacks_memory", NeedsCpu: "needs_cpu"}
+"""Messages of a worker that leaves its shard to another one."""
+
 
 class _Worker:
     """The loop over shards.
@@ -69,7 +82,7 @@ class _Worker:
         self._link = link
         self._settings = settings
         self._faults = [parse_fault(text) for text in settings.faults]
-        self._loaded: Encoder | None = None
+        self._loaded: CheckedEncoder | None = None
 
     def run(self, first: Mapping[str, Any]) -> int:
         """Work on the first shard, then on what the supervisor sends."""
@@ -81,10 +94,22 @@ class _Worker:
                 except ModelError as error:
                     self._report("never", reason=str(error))
                     return NEVER_EXIT_CODE
+                except EncoderBroken as error:
+                    self._link.send_last_words(str(error), is_device=error.is_device)
+                    return BROKEN_EXIT_CODE
+                except LeaveShard as error:
+                    what, is_loaded = _LEAVING[type(error)], self._loaded is not None
+                    self._report(what, shard=assignment.shard, reason=str(error), is_loaded=is_loaded)
                 assignment = self._next()
         return 0
 
     def _work(self, assignment: Assignment, watch: CrawlWatch) -> None:
+        """Work on one shard.
+
+        Raises:
+            ModelError: No worker can ever start.
+            LeaveShard: Another process has to go on with it.
+        """
         failed = functools.partial(self._report, "failed", shard=assignment.shard)
         try:
             work_on(assignment, self._settings, self._encoder, watch, self._report, pausing=lambda: self._link.pausing)
@@ -92,6 +117,15 @@ class _Worker:
             failed(reason=str(error), is_corrupt=True)
         except (StoreError, UnreadableSource, DeviceMismatch, EncodingFailed) as error:
             failed(reason=str(error), is_corrupt=False)
+        except Exception as error:
+            # Outside a batch: while the model is loaded, stored vectors are compared, or a file is cut into genes.
+            place = "while the model was loaded" if self._loaded is None else "beside the batches"
+            if is_out_of_memory(error):
+                raise LacksMemory(f"out of memory {place}: {first_line(error)}") from error
+            if is_device_error(error):
+                raise EncoderBroken(f"the device fails {place}: {first_line(error)}", is_device=True) from error
+            self._link.send_last_words(f"its worker failed: {type(error).__name__}: {first_line(error)}")
+            raise
         else:
             self._report("done", shard=assignment.shard)
 
@@ -107,7 +141,7 @@ class _Worker:
             if message.get("what") == "shard":
                 return Assignment.from_json(message["assignment"])
 
-    def _encoder(self) -> Encoder:
+    def _encoder(self) -> CheckedEncoder:
         if self._loaded is None:
             settings = self._settings
             started = time.monotonic()
@@ -117,9 +151,9 @@ class _Worker:
             )
             sleep = functools.partial(_scaled_sleep, self._link.clock_rate)
             clock = scaled_clock(time.monotonic, self._link.clock_rate)
-            # A demotion has sent it to the CPU, whose label is its own: the modelled card slows it no more.
-            on_card = settings.label != "cpu"
-            self._loaded = apply_faults(encoder, self._faults, settings.number, clock, sleep, is_on_card=on_card)
+            is_demoted = self._link.demoted_shard is not None  # then a modelled card slows it no more
+            faulty = apply_faults(encoder, self._faults, settings.number, clock, sleep, is_demoted=is_demoted)
+            self._loaded = CheckedEncoder(faulty)
             self._report("loaded", model=settings.model, device=encoder.device, seconds=time.monotonic() - started)
         return self._loaded
 

@@ -87,6 +87,15 @@ class Link:
         except ChannelClosed:
             self._orphaned()
 
+    def send_last_words(self, reason: str, *, is_device: bool = False) -> None:
+        """Say why this process is about to end by itself. It is shown in place of an exit code.
+
+        Args:
+            reason: One sentence.
+            is_device: Another process on the same device may fail as well.
+        """
+        self.send({"type": "last_words", "reason": reason, "is_device": is_device})
+
     def send_if_room(self, message: Mapping[str, object]) -> None:
         """Send a message that may be lost, unless the supervisor has been silent for too many of them."""
         if self._unanswered < UNANSWERED:

@@ -1,4 +1,4 @@
-"""Says who holds a card's memory, for `doctor`: NVML's list of processes, asked once.
+"""Says who holds a card's memory, for `doctor` and for who has run out of it: NVML's list, asked once.
 
 The crawl is decided without it: a reading is that of the whole card, under every driver model.
 
@@ -9,18 +9,24 @@ in other programs (microsoft/WSL issue 11050).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
 from typing import Any
 
+from helix_crawl_otel.memory.device import parse_device
 from helix_crawl_otel.memory.nvml import read_memory
 from helix_crawl_otel.memory.nvml_api import FUNCTION_NOT_FOUND, NOT_AVAILABLE, NvmlFailure, call
+from helix_crawl_otel.memory.nvml_cards import find_card
 
-__all__ = ["CardProcess", "CardProcesses", "card_processes"]
+__all__ = ["CardProcess", "CardProcesses", "card_processes", "device_processes", "listed", "listed_names"]
 
 _COMPUTE, _GRAPHICS = "nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"
 _LONGEST_NAME = 40
+
+MIB = 1024**2
+MOST_LISTED = 5
+"""Under Windows everything that draws is on the list: 30 of them tell nobody more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +68,45 @@ def card_processes(index: int) -> CardProcesses:
 
     Threads: any. May block as NVML does.
     """
-    try:
+
+    def handle() -> object:
         call("nvmlInit")
-        handle = call("nvmlDeviceGetHandleByIndex", index)
+        return call("nvmlDeviceGetHandleByIndex", index)
+
+    return _processes(handle)
+
+
+def device_processes(device: str, environ: Mapping[str, str]) -> CardProcesses:
+    """As `card_processes`, of what a process with `environ` calls `device`, such as `cuda:0`."""
+    return _processes(lambda: find_card(parse_device(device).index, environ, None)[0])
+
+
+def listed(processes: Sequence[CardProcess]) -> str:
+    """The first few of them, with what each holds where that is known."""
+    return _few([f"{_named(process)} {_shown_size(process)}" for process in processes])
+
+
+def listed_names(processes: Sequence[CardProcess]) -> str:
+    """The first few of them."""
+    return _few([_named(process) for process in processes])
+
+
+def _few(words: Sequence[str]) -> str:
+    more = len(words) - MOST_LISTED
+    return ", ".join(words[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _named(process: CardProcess) -> str:
+    return f"{process.name or 'a process'} (pid {process.pid})"
+
+
+def _shown_size(process: CardProcess) -> str:
+    return "unknown" if process.used_bytes is None else f"{process.used_bytes / MIB:.0f} MiB"
+
+
+def _processes(find: Callable[[], object]) -> CardProcesses:
+    try:
+        handle = find()
         most = _size(handle)
         compute = _sizes(_list(_COMPUTE, handle), most)
     except NvmlFailure as failure:

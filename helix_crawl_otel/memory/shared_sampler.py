@@ -202,11 +202,15 @@ class SharedSampler:
 
     def tell_holders(self, action: Action) -> None:
         """Log who else holds memory of the device of a crawl, as far as it is known. A hook, which vetoes nothing."""
-        found = self._newest(action.device)
-        if action.kind is ActionKind.DETECT and found is not None:
-            others = ", ".join(map(_named, found.holders)) or "nobody"
+        if action.kind is ActionKind.DETECT and self._newest(action.device) is not None:
+            others = self.holders(action.device) or "nobody"
             text = "[crawl-watchdog] beside the worker, memory of %s is held by %s"
             logger.warning(text, action.device, others)
+
+    def holders(self, device: str) -> str:
+        """Who else holds memory of a device, such as `game.exe (pid 7) 6.10 GiB`; empty where that is not known."""
+        found = self._newest(device)
+        return "" if found is None else ", ".join(map(_named, found.holders))
 
     def _newest(self, device: str) -> _Found | None:
         with self._lock:

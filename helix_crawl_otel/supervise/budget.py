@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CrashBudget", "Retry"]
+__all__ = ["CrashBudget", "Retry", "backoff_seconds"]
 
 RESTARTS = 3
 FIRST_BACKOFF_SECONDS = 1.0
@@ -16,6 +16,11 @@ MOST_NARROWED = 40
 """Crashes that halve a suspected batch and so need not be paid for: each of a batch's 16 halvings takes two. Without
 this a poisonous gene in a shard's first batch would spend the budget before it is found; without a bound, a worker that
 cannot encode anything would quarantine the whole shard."""
+
+
+def backoff_seconds(times: int) -> float:
+    """How long to wait before another worker is started: 1, 2, 4 s for the first, second, third time."""
+    return float(FIRST_BACKOFF_SECONDS * 2 ** (times - 1))
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class CrashBudget:
         if self._spent >= self._most:
             return None
         self._spent += 1
-        return Retry(FIRST_BACKOFF_SECONDS * 2 ** (self._spent - 1))
+        return Retry(backoff_seconds(self._spent))
 
     def progressed(self) -> None:
         """A gene has been committed since."""

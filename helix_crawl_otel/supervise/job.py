@@ -17,11 +17,13 @@ class Start:
         reason: `first`, `recycle`, `demote`, `crash` or `resume`.
         device: Where it is to encode.
         demoted_shard: The shard that it finishes on the CPU, `None` for a worker on its slot's own device.
+        after_seconds: To be waited for before.
     """
 
     reason: str
     device: str
     demoted_shard: str | None = None
+    after_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class Job(Protocol):
 
     def crashed(self, slot: str, why: str) -> bool:
         """A worker has crashed. Returns whether the job has learnt something that makes the next try another one."""
+
+    def gave_up_card(self, slot: str, why: str) -> str | None:
+        """Workers of a slot have failed with a card again and again. Returns the shard that is to be finished on the
+        CPU, `None` where there is none."""
 
     def gave_up(self, slot: str, why: str) -> bool:
         """The crash budget is spent. Returns whether the slot goes on with something else."""

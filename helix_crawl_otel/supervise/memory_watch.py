@@ -19,11 +19,13 @@ from helix_crawl_otel.memory.cgroup import CgroupProbe
 from helix_crawl_otel.memory.combined import CombinedProbe
 from helix_crawl_otel.memory.device import parse_device
 from helix_crawl_otel.memory.nvml import NvmlProbe
+from helix_crawl_otel.memory.nvml_processes import device_processes, listed
 from helix_crawl_otel.memory.probe import UNKNOWN, Probe, UnknownProbe
 from helix_crawl_otel.memory.process_table import Process, processes
 from helix_crawl_otel.memory.sampler import MemorySampler
 from helix_crawl_otel.memory.shared_sampler import COUNTERS, Counters, SharedSampler
 from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.supervise.numbers import gib
 
 __all__ = ["MemoryWatch", "ReportedProbe"]
 
@@ -184,6 +186,23 @@ class MemoryWatch:
         with self._lock:
             reading = self._newest.get(device)
         return reading.used_bytes if reading else None
+
+    def describe(self, device: str) -> str:
+        """Such as `11.2 GiB of 12.0 GiB in use, held by python.exe (pid 812) 6144 MiB`; empty where nothing is known.
+
+        Threads: any. May block as NVML does.
+        """
+        with self._lock:
+            reading, is_owned = self._newest.get(device), device in self._owned
+        known = []
+        if reading is not None and reading.used_bytes is not None and reading.limit_bytes is not None:
+            known.append(f"{gib(reading.used_bytes)} of {gib(reading.limit_bytes)} in use")
+        holders = self._shared.holders(device)
+        if not holders and not is_owned and parse_device(device).kind == "cuda":
+            holders = listed(device_processes(device, self._environ).processes)
+        if holders:
+            known.append(f"held by {holders}")
+        return ", ".join(known)
 
     def tell_holders(self, action: Action) -> None:
         """Log who else holds memory of the device of a crawl, as far as it is known. A hook, which vetoes nothing."""

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from helix_crawl_otel.core.inflight import BatchInfo
@@ -21,9 +22,22 @@ from helix_crawl_otel.otel.pipeline import Pipeline, RunningBatch
 from helix_crawl_otel.supervise.mailbox import Sender
 from helix_crawl_otel.supervise.outbound import Outbound
 
-__all__ = ["Listener", "Relay"]
+__all__ = ["LastWords", "Listener", "Relay"]
 
 logger = logging.getLogger("helix_crawl_otel")
+
+
+@dataclass(frozen=True)
+class LastWords:
+    """Why a worker ends by itself, as it says.
+
+    Args:
+        reason: One sentence.
+        is_device: Another process on the same device may fail as well.
+    """
+
+    reason: str
+    is_device: bool
 
 
 class Listener(Protocol):
@@ -79,6 +93,7 @@ class Relay:
         self.hello: Mapping[str, Any] | None = None  # guarded by _lock
         self.shards: dict[str, str] = {}  # open ones, with their devices; guarded by _lock
         self.leaving: Action | None = None  # what the worker has said that it exits for; set by the reader thread
+        self.last_words: LastWords | None = None  # set by the reader thread
         self.heard_at = clock()  # when its driver last said anything; set by the reader thread
         self._pipeline = pipeline
         self._worker = worker
@@ -213,6 +228,9 @@ class Relay:
 
     def _on_error(self, message: Mapping[str, Any]) -> None:
         self._pipeline.error(str(message["where"]), RuntimeError(str(message["text"])[:500]))
+
+    def _on_last_words(self, message: Mapping[str, Any]) -> None:
+        self.last_words = LastWords(str(message["reason"])[:500], bool(message["is_device"]))
 
     def _on_job(self, message: Mapping[str, Any]) -> None:
         self._listener.said(message)

@@ -59,6 +59,10 @@ class RunJob:
         """See `Job`: nothing is known of the driver's batches."""
         return False
 
+    def gave_up_card(self, slot: str, why: str) -> str | None:
+        """See `Job`: nothing is known of the driver's shards."""
+        return None
+
     def gave_up(self, slot: str, why: str) -> bool:
         """See `Job`: that is the end."""
         return False

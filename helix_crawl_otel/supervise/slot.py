@@ -191,15 +191,16 @@ class Slot:
         )
         if ending is Ending.DONE and self._run.pausing and (worker.ear.has_paused or self._left.names()):
             ending = Ending.PAUSED  # its driver has made a success of the pause
-        why = why_ended(self._ended_for, ending, code)
+        words = worker.relay.last_words if ending is Ending.CRASH and self._ended_for is None else None
+        why = words.reason if words else why_ended(self._ended_for, ending, code)
         shard = refused or (leaving.shard if leaving else None)
         if worker.ear.progressed():
             self._budget.progressed()
         self.worker, self._ended_for, self._demotes = None, None, None
         self._run.worker_ended(self.name, start.device, worker.process.pid, code, why)
-        self._go_on(ending, start, shard, why)
+        self._go_on(ending, start, shard, why, is_device=words is not None and words.is_device)
 
-    def _go_on(self, ending: Ending, start: Start, shard: str | None, why: str) -> None:
+    def _go_on(self, ending: Ending, start: Start, shard: str | None, why: str, *, is_device: bool) -> None:
         owed = owed_demotion(self._run, self._left)
         if ending is Ending.RECYCLE:
             self._wait(self._placed("recycle", owed))
@@ -211,19 +212,27 @@ class Slot:
             self._close_left("done")
             self._next(is_first=False)
         elif ending is Ending.CRASH:
-            self._crashed(start, owed or start.demoted_shard, why)
+            self._crashed(start, owed or start.demoted_shard, why, is_device=is_device and start.device != "cpu")
         else:
             self._run.stopped(ending, why)
             self._over("failed" if ending is Ending.NEVER else "paused")
 
-    def _crashed(self, start: Start, demoted: str | None, why: str) -> None:
-        if self._run.job.crashed(self.name, why):
+    def _crashed(self, start: Start, demoted: str | None, why: str, *, is_device: bool) -> None:
+        """A worker has crashed; if its card is the reason, a smaller batch is no progress, and the CPU is left."""
+        if self._run.job.crashed(self.name, why) and not is_device:
             self._budget.narrowed()
         retry = self._budget.crashed()
+        demoted_now = self._run.job.gave_up_card(self.name, why) if retry is None and is_device else None
+        after = retry.after_seconds if retry else None if demoted_now is None else 0.0
         shard = self._run.job.next_shard(self.name) or next(iter(self._left.names()), None)
-        self._run.crashed(self.name, shard, why, self._budget.left, retry.after_seconds if retry else None)
+        if demoted_now is not None:
+            self._budget = CrashBudget()
+        self._run.crashed(self.name, shard, why, self._budget.left, after)
         if retry is not None:
             self._wait(self._placed("crash", demoted), retry.after_seconds)
+            return
+        if demoted_now is not None:
+            self._wait(self._placed("demote", demoted_now))
             return
         self._budget = CrashBudget()
         self._close_left("failed")
@@ -248,7 +257,7 @@ class Slot:
         if start is None:
             self._over("done")
         else:
-            self._wait(start)
+            self._wait(start, start.after_seconds)
 
     def _placed(self, reason: str, shard: str | None) -> Start:
         return place(self._run, self.name, self.device, reason, shard)

@@ -1,4 +1,4 @@
-"""Which batch killed its worker: twice, and it is halved; a single gene that does it twice is quarantined.
+"""Which batch killed its worker: twice, and it is halved; a single gene that does it twice on the CPU is to blame.
 
 Source: DESIGN.md, section 7.
 """
@@ -11,6 +11,9 @@ __all__ = ["Suspects", "Verdict"]
 
 TWICE = 2
 
+MOST_UNPROVEN = 8
+"""Genes of a shard that may be found to blame one after the other, none encoded in between: then it is not they."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -18,11 +21,11 @@ class Verdict:
 
     Args:
         narrows: The next try is another one: a smaller batch, or one without the gene.
-        quarantined: The gene to blame, if it is found.
+        needs_cpu: It is a single gene, on a card: only the CPU can tell whether it is to blame.
     """
 
     narrows: bool
-    quarantined: str | None = None
+    needs_cpu: bool = False
 
 
 class Suspects:
@@ -32,14 +35,16 @@ class Suspects:
         self._crashes: dict[tuple[str, int], int] = {}
         self._limits: dict[str, int] = {}
         self._quarantined: dict[str, str] = {}
+        self._unproven = 0
 
-    def crashed(self, first: str, genes: int, why: str) -> Verdict:
+    def crashed(self, first: str, genes: int, why: str, *, is_on_card: bool = False) -> Verdict:
         """A worker has died with this batch in flight.
 
         Args:
             first: Id of the batch's first gene.
             genes: Its size, 1 or more.
             why: How the worker ended, for the reason of a quarantine.
+            is_on_card: The worker was not on the CPU.
         """
         key = first, genes
         self._crashes[key] = self._crashes.get(key, 0) + 1
@@ -48,13 +53,18 @@ class Suspects:
         if genes > 1:
             self._limits[first] = (genes + 1) // 2
             return Verdict(narrows=True)
-        if first in self._quarantined:
+        if is_on_card:
+            del self._crashes[key]
+            return Verdict(narrows=True, needs_cpu=True)
+        if first in self._quarantined or self._unproven >= MOST_UNPROVEN:
             return Verdict(narrows=False)
+        self._unproven += 1
         self._quarantined[first] = f"its worker died twice while it was encoded alone: {why}"
-        return Verdict(narrows=True, quarantined=first)
+        return Verdict(narrows=True)
 
     def committed(self, first: str) -> None:
         """A batch that begins with this gene was encoded."""
+        self._unproven = 0
         self._limits.pop(first, None)
         self._crashes = {key: count for key, count in self._crashes.items() if key[0] != first}
 
@@ -63,5 +73,5 @@ class Suspects:
         return dict(self._limits)
 
     def quarantined(self) -> dict[str, str]:
-        """Genes that are to blame, with the reason."""
+        """Genes that are to blame, with the reason. Their worker quarantines them, once it has encoded another one."""
         return dict(self._quarantined)

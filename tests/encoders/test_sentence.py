@@ -78,10 +78,10 @@ def test_the_device_is_what_the_parameters_say(asked: str, device: str) -> None:
 
 @pytest.mark.parametrize("length", [math.nan, 0.0, 0.9, 1.1, math.inf])
 def test_what_is_no_vector_is_named(length: float) -> None:
-    """By its place in the batch."""
+    """By its place in the batch, each of them."""
     with pytest.raises(BadVector, match=r"has length .* instead of 1") as caught:
         checked_lengths([1.0, 1.0, length, math.nan])
-    assert caught.value.index == 2
+    assert caught.value.indices == (2, 3)
 
 
 # -- with it ----------------------------------------------------------------------------------------------------------
@@ -113,11 +113,11 @@ class TestTiny:
 
     @pytest.mark.parametrize("word", ["broken", "nothing"])
     def test_a_vector_that_is_none_names_its_gene(self, model: Path, word: str) -> None:
-        """NaN, and 0."""
+        """NaN, and 0; each of them."""
         assert word in WORDS
         with pytest.raises(BadVector) as caught:
-            load(model).encode(["cat", "dog", word, "cat"])
-        assert caught.value.index == 2
+            load(model).encode(["cat", "dog", word, "cat", word])
+        assert caught.value.indices == (2, 4)
 
     def test_a_pickle_is_refused_before_the_library_sees_it(self, model: Path) -> None:
         """Nothing of it runs."""

@@ -50,7 +50,7 @@ def test_a_worker_that_was_sent_to_the_cpu_is_off_the_card() -> None:
     """It is as fast as the encoder, unless the CPU's speed is given, and has no card's memory to show."""
     clock = Clock()
     faults = [parse_fault("card:fragment_gib=20")]
-    encoder = apply_faults(HashingEncoder(), faults, 1, clock, clock.sleep, is_on_card=False)
+    encoder = apply_faults(HashingEncoder(), faults, 1, clock, clock.sleep, is_demoted=True)
     for _ in range(3):
         encoder.encode(TEXTS)
     assert clock() == 0.0
@@ -86,7 +86,7 @@ def test_out_of_memory_and_a_bad_vector() -> None:
     encoder = apply_faults(HashingEncoder(), [parse_fault("nan:text=another")], 1, clock, clock.sleep)
     with pytest.raises(BadVector) as bad:
         encoder.encode(TEXTS)
-    assert bad.value.index == 1
+    assert bad.value.indices == (1,)
 
 
 @pytest.mark.parametrize(

@@ -59,17 +59,18 @@ def test_out_of_memory_halves_the_batch(rig: Rig) -> None:
     assert rig.verify() == whole
 
 
-def test_an_encoder_that_fails_gene_by_gene_fails_the_shard(rig: Rig) -> None:
-    """It is not the genes: after three in a row the shard has failed, and the run goes on with the next one."""
+def test_memory_that_is_not_there_for_any_gene_fails_the_shard(rig: Rig) -> None:
+    """It is not the genes: none is quarantined, a fresh process has tried, and the run goes on with the next shard."""
     write(rig)
     assert rig.build().code == 0
     whole = rig.verify()
     rig.out.rename(rig.folder / "undisturbed")
-    done = rig.build("--fault", "oom:text=Passage")
+    done = rig.build("--fault", "oom:text=Passage", *FAST)
     assert done.code == 1
-    assert "3 genes in a row could not be encoded" in done.summary["failed"]["a"]
-    assert done.summary["shards"]["done"] == 1
-    assert rig.build("--retry-quarantined").code == 0
+    assert "there is no memory for any of 30 genes, each alone: out of memory" in done.summary["failed"]["a"]
+    assert (done.summary["shards"]["done"], done.of("quarantined")) == (1, [])
+    assert [started["reason"] for started in done.of("worker_started")] == ["first", "recycle"]
+    assert rig.build().code == 0
     assert rig.verify() == whole
 
 

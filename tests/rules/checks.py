@@ -8,8 +8,6 @@ import re
 import tokenize
 from collections.abc import Container, Iterator
 
-MAX_LINES = 300
-
 
 def imported_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield line and full name of everything a module imports, inside functions too.
@@ -85,12 +83,6 @@ def print_calls(source: str) -> list[str]:
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and dotted(node.func) == "print"
     ]
-
-
-def too_long(source: str) -> list[str]:
-    """Find a file above 300 lines, where a second idea usually hides (STYLE: one idea, one file)."""
-    count = len(source.splitlines())
-    return [f"{count} lines, {MAX_LINES} are allowed"] if count > MAX_LINES else []
 
 
 def unreasoned_skips(source: str) -> list[str]:

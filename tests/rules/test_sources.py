@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.rules.checks import (
-    MAX_LINES,
     dangerous_calls,
     environment_readers,
     forbidden_imports,
     machine_traces,
     print_calls,
-    too_long,
     unreasoned_skips,
     unreasoned_suppressions,
 )
@@ -28,8 +26,6 @@ IMPURE = {"asyncio", "concurrent", "datetime", "multiprocessing", "os", "pathlib
     "uuid",
 }
 HEAVY = {"numpy", "opentelemetry", "prometheus_client", "pynvml", "torch"}
-# File -> why it may be longer than 300 lines.
-LONG_FOR_A_REASON: dict[str, str] = {}
 
 # What writes to stdout or stderr beside the tables of `replay`: commands, and programs that the supervisor starts.
 PRINTS = {
@@ -81,14 +77,6 @@ def test_only_commands_print() -> None:
     assert findings(print_calls, [path for path in python_files(PACKAGE) if path not in commands]) == []
 
 
-def test_no_module_is_longer_than_300_lines() -> None:
-    """One idea, one file; an exception stands in the list with its reason."""
-    long = findings(too_long, [path for path in python_files(PACKAGE) if name_of(path) not in LONG_FOR_A_REASON])
-    assert long == []
-    stale = [name for name in LONG_FOR_A_REASON if not too_long((ROOT / name).read_text(encoding="utf-8"))]
-    assert stale == [], "no longer needed in LONG_FOR_A_REASON"
-
-
 def test_every_suppression_names_its_rule_and_its_reason() -> None:
     """A silenced check is a decision that the next reader can judge."""
     paths = [*python_files(PACKAGE), *python_files(ROOT / "tests")]
@@ -130,7 +118,6 @@ BAD = [
     (dangerous_calls, "import os\nos.fork()"),
     (dangerous_calls, "from os import fork"),
     (print_calls, "def f():\n    print('x')"),
-    (too_long, "x = 1\n" * (MAX_LINES + 1)),
     (unreasoned_skips, "import pytest\npytest.skip()"),
     (unreasoned_skips, "import pytest\npytest.skip('  ')"),
     (unreasoned_skips, "import pytest\n@pytest.mark.skip\ndef test_a(): ..."),
@@ -155,7 +142,6 @@ GOOD = [
     (environment_readers, "def f(environ):\n    return environ['A'], self.environ"),
     (dangerous_calls, "import os, subprocess\nsubprocess.run(['ls'], shell=False)\nos.register_at_fork(before=f)"),
     (print_calls, "log.info('print(x)')\nself.print(x)"),
-    (too_long, "x = 1\n" * MAX_LINES),
     (unreasoned_skips, "import pytest\npytest.skip('no card')\npytest.skip(reason=f'{x}')\nselector.skip()"),
     (unreasoned_skips, "import pytest\n@pytest.mark.skipif(a, reason='no cgroup v2 here')\ndef test_a(): ..."),
     (unreasoned_skips, "import pytest\npytest.importorskip('torch', reason='needs the real allocator')"),

@@ -296,6 +296,9 @@ class _Hears:
     def failed(self, work: ShardWork) -> None:
         """See `JobListener`."""
 
+    def moved(self, work: ShardWork, before: str, after: str, reason: str, *, lacks_memory: bool) -> None:
+        """See `JobListener`."""
+
 
 def build_job(folder: Path, shards: Sequence[str], demoted: set[str]) -> BuildJob:
     """The work of a build whose shards are not there yet."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from helix_crawl_otel.backfill.genes import PendingGene
 from helix_crawl_otel.backfill.pieces import pieces
 from helix_crawl_otel.supervise.budget import MOST_NARROWED
-from helix_crawl_otel.supervise.suspects import Suspects
+from helix_crawl_otel.supervise.suspects import MOST_UNPROVEN, Suspects, Verdict
 
 
 def test_one_crash_is_chance() -> None:
@@ -33,14 +33,31 @@ def test_a_single_gene_that_kills_twice_is_quarantined_with_its_reason() -> None
     """The reason says how its worker ended."""
     suspects = Suspects()
     suspects.crashed("g", 1, "it was killed by SIGSEGV")
-    verdict = suspects.crashed("g", 1, "it was killed by SIGSEGV")
-    assert verdict.narrows
-    assert verdict.quarantined == "g"
+    assert suspects.crashed("g", 1, "it was killed by SIGSEGV").narrows
     assert "SIGSEGV" in suspects.quarantined()["g"]
-    again = suspects.crashed(
-        "g", 1, "it was killed by SIGSEGV"
-    )  # left out, and yet there: the crash budget must end it
-    assert (again.narrows, again.quarantined) == (False, None)
+    # Left out, and yet there: the crash budget must end it.
+    assert not suspects.crashed("g", 1, "it was killed by SIGSEGV").narrows
+
+
+def test_on_a_card_only_the_cpu_can_tell_whether_a_gene_is_to_blame() -> None:
+    """Nothing is quarantined; on the CPU it is counted from the beginning."""
+    suspects = Suspects()
+    suspects.crashed("g", 1, "why", is_on_card=True)
+    assert suspects.crashed("g", 1, "why", is_on_card=True) == Verdict(narrows=True, needs_cpu=True)
+    assert suspects.quarantined() == {}
+    assert suspects.crashed("g", 1, "why") == Verdict(narrows=False)
+    assert suspects.crashed("g", 1, "why") == Verdict(narrows=True)
+    assert list(suspects.quarantined()) == ["g"]
+
+
+def test_gene_after_gene_is_not_the_genes() -> None:
+    """Without one that is encoded in between: then the budget is spent, and the shard fails."""
+    suspects = Suspects()
+    verdicts = [suspects.crashed(f"g{n // 2}", 1, "why") for n in range(2 * MOST_UNPROVEN + 4)]
+    assert [verdict.narrows for verdict in verdicts[1::2]] == [True] * MOST_UNPROVEN + [False] * 2
+    suspects.committed("h")
+    suspects.crashed("i", 1, "why")
+    assert suspects.crashed("i", 1, "why").narrows
 
 
 @given(st.data(), st.integers(1, 200), st.integers(1, 64))

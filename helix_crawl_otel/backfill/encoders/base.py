@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from helix_crawl_otel.core.model import MemoryReading
 
-__all__ = ["BadVector", "DeviceMismatch", "Encoder", "EncoderLayer", "ModelError", "is_out_of_memory"]
+__all__ = [
+    "BadVector",
+    "DeviceMismatch",
+    "Encoder",
+    "EncoderLayer",
+    "ModelError",
+    "is_device_error",
+    "is_out_of_memory",
+]
 
 
 class ModelError(Exception):
@@ -19,16 +27,16 @@ class DeviceMismatch(Exception):
 
 
 class BadVector(Exception):
-    """A vector that is none: not finite, or of length 0.
+    """Vectors of a batch that are none: not finite, or of length 0.
 
     Args:
-        index: Of the gene in its batch.
-        what: What is wrong with it.
+        indices: Of all such genes in their batch, ascending, at least one.
+        what: What is wrong with the first of them.
     """
 
-    def __init__(self, index: int, what: str) -> None:
+    def __init__(self, indices: Sequence[int], what: str) -> None:
         super().__init__(what)
-        self.index = index
+        self.indices = tuple(indices)
 
 
 class Encoder(Protocol):
@@ -56,7 +64,7 @@ class Encoder(Protocol):
         """One vector a text, in order: little-endian float32, `dim * 4` bytes, of length 1.
 
         Raises:
-            BadVector: One of them is none.
+            BadVector: Some of them are none.
         """
 
     def release(self) -> None:
@@ -98,21 +106,97 @@ class EncoderLayer:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch may succeed where this one did not."""
+    """Whether a smaller batch, or the same one when others hold less memory, may succeed where this one did not."""
+    return any(_lacks_memory(one) for one in _with_causes(error))
+
+
+def is_device_error(error: BaseException) -> bool:
+    """Whether the device's context is gone: after it every call of this process fails, whatever it is given.
+
+    Not so for want of memory, which CUDA reports in the same words: `is_out_of_memory` is asked first.
+
+    Source: CUDA runtime API, cudaError_t: of errors such as cudaErrorLaunchFailure "the process must be terminated and
+    relaunched".
+    """
+    if is_out_of_memory(error):
+        return False
+    return any(_says(one, _DEVICE_ERRORS) for one in _with_causes(error) if isinstance(one, (RuntimeError, OSError)))
+
+
+def _lacks_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "OutOfMemory"):
         return True
+    # An import fails so where a library's file cannot be mapped; safetensors raises a class of its own.
+    is_systems = isinstance(error, (RuntimeError, OSError, ImportError)) or type(error).__name__ == "SafetensorError"
+    return is_systems and _says(error, _OUT_OF_MEMORY)
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it was raised from: libraries wrap."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__
+
+
+def _says(error: BaseException, words: Sequence[str]) -> bool:
     text = str(error).lower()
-    return isinstance(error, (RuntimeError, OSError)) and any(words in text for words in _OUT_OF_MEMORY)
+    return any(word in text for word in words)
 
 
-# What CUDA, cuBLAS, cuDNN, torch's allocator for the CPU, Linux and Windows say; not all of it comes as
-# torch.OutOfMemoryError.
 _OUT_OF_MEMORY = (
+    # CUDA, HIP, Metal, torch's allocators
     "out of memory",
     "out_of_memory",
+    "erroroutofmemory",
+    "errormemoryallocation",
+    "nvml_success == r",  # an assert of torch's allocator, which asks NVML for the card's memory when it has none
+    "invalid buffer size",
+    "can't allocate",
+    "failed to allocate",
+    # The libraries on top, which allocate a workspace of their own. A handle that cannot be made is a full card.
     "status_alloc_failed",
-    "can't allocate memory",
+    "cublas_status_not_initialized",
+    "cudnn_status_not_initialized",
+    "cusolver_status_not_initialized",
+    # C++, Linux, Windows
+    "bad_alloc",
+    "bad allocation",
     "cannot allocate memory",
+    "unable to allocate",
     "not enough memory",
+    "insufficient memory",
     "paging file is too small",
+    "resource_exhausted",
+)
+
+_DEVICE_ERRORS = (
+    "cuda error:",
+    "cuda driver error",
+    "triton error [cuda]",
+    "hip error:",
+    "status_execution_failed",
+    "status_internal_error",
+    "status_mapping_error",
+    "device-side assert",
+    "unspecified launch failure",
+    "launch timed out",
+    "illegal memory access",
+    "illegal address",
+    "misaligned address",
+    "uncorrectable ecc",
+    "uncorrectable nvlink",
+    "cudaerror",
+    "cuda_error_",
+    "hiperror",
+    "cuda unknown error",
+    "gpu is lost",
+    "fallen off the bus",
+    "device removed",
+    "device_removed",
+    "device lost",
+    "device_lost",
+    "devices are busy or unavailable",
 )

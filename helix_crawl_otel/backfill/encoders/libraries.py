@@ -6,7 +6,7 @@ import importlib
 import logging
 from typing import Any
 
-from helix_crawl_otel.backfill.encoders.base import ModelError
+from helix_crawl_otel.backfill.encoders.base import ModelError, is_out_of_memory
 
 __all__ = ["first_line", "imported", "quiet"]
 
@@ -26,6 +26,8 @@ def imported(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"{module} cannot be imported ({error}); `pip install 'helix-crawl-otel[{extra}]'` brings it"
         ) from None

@@ -14,7 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.backfill.encoders.base import BadVector, DeviceMismatch, ModelError, is_out_of_memory
+from helix_crawl_otel.backfill.encoders.base import (
+    BadVector,
+    DeviceMismatch,
+    ModelError,
+    is_device_error,
+    is_out_of_memory,
+)
 from helix_crawl_otel.backfill.encoders.hub import HubModel, resolve
 from helix_crawl_otel.backfill.encoders.libraries import first_line, imported, quiet
 from helix_crawl_otel.backfill.encoders.model_folder import check_folder, folder_digest
@@ -31,6 +37,9 @@ LETTERS_A_TOKEN = 32
 
 NO_LIMIT = 1_000_000
 """From here on a model's longest input is a number that stands for none."""
+
+_PERMANENT = ("no kernel image", "invalid device ordinal", "driver version is insufficient", "no cuda-capable device")
+"""CUDA errors that no later start heals: this torch, this driver and this card do not go together."""
 
 
 class SentenceEncoder:
@@ -147,11 +156,15 @@ def checked_lengths(lengths: Iterable[float]) -> None:
     """Make sure that vectors are of length 1.
 
     Raises:
-        BadVector: One is not; the first of them.
+        BadVector: Some are not.
     """
-    for index, length in enumerate(lengths):
-        if not 0.99 < length < 1.01:  # NaN compares false with everything
-            raise BadVector(index, f"the encoder's vector has length {float(length):.4g} instead of 1")
+    # NaN compares false with everything.
+    bad = [(index, length) for index, length in enumerate(lengths) if not 0.99 < length < 1.01]
+    if bad:
+        _, length = bad[0]
+        raise BadVector(
+            [index for index, _ in bad], f"the encoder's vector has length {float(length):.4g} instead of 1"
+        )
 
 
 def _loaded(source: HubModel | str, device: str) -> Any:
@@ -178,10 +191,11 @@ def _loaded(source: HubModel | str, device: str) -> Any:
                 model_kwargs={"use_safetensors": True},
             )
         except Exception as error:
-            if is_out_of_memory(error):
-                raise  # another program may hold the memory now: a later start can succeed
             name = source.name if isinstance(source, HubModel) else source
             first = first_line(error)
+            is_permanent = any(words in first.lower() for words in _PERMANENT)
+            if is_out_of_memory(error) or (is_device_error(error) and not is_permanent):
+                raise  # another program may hold the memory, or have broken the card: a later start can succeed
             way_out = "save or download it again"
             if device != "cpu" and any(word in first.lower() for word in ("cuda", "nvidia", "driver")):
                 way_out = "use --device cpu, or install the torch build for your CUDA"
