@@ -174,10 +174,13 @@ def machine_traces(text: str) -> list[str]:
 
 def unsafe_starts(source: str) -> list[str]:
     """Find the words `-m` and `-c`: Python started so looks for modules in the current folder before any other."""
-    found = [
-        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant) and node.value in ("-m", "-c")
+    return [
+        f"line {node.lineno}: starts something with {text}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant)
+        for text in _texts(node)
+        if text in ("-m", "-c")
     ]
-    return [f"line {node.lineno}: starts something with {node.value}" for node in found]
 
 
 def _texts(node: ast.AST) -> list[str]:
