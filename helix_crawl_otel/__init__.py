@@ -1,14 +1,13 @@
 """Keeps dense-embedding jobs on small GPUs from crawling. See README.md.
 
 The public names are given lazily (PEP 562), so that importing the pure core loads neither torch nor opentelemetry.
+Nothing at all is imported here: this runs before the command has taken the current folder out of its path.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False
+"""As in `typing`, which would be an import."""
 
 if TYPE_CHECKING:
     from helix_crawl_otel.actions import ActionQueue, PauseRequested
@@ -54,6 +53,8 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value

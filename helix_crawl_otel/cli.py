@@ -1,39 +1,26 @@
 """The command `helix-crawl`: finds the subcommand, turns what can go wrong into a message and an exit code.
 
+Its imports are late: the first thing that `main` does is to take the current folder out of the path, see
+`import_path.py`.
+
 Source: DESIGN.md, section 3.3.
 """
 
-from __future__ import annotations
-
-import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
 
 from helix_crawl_otel import __version__
-from helix_crawl_otel.backfill import backfill, build, demo, query, verify
-from helix_crawl_otel.backfill.device_choice import NoDevice
-from helix_crawl_otel.backfill.encoders.base import ModelError
-from helix_crawl_otel.backfill.errors import NoShards, StoreError
-from helix_crawl_otel.backfill.walk import UnreadableSource
-from helix_crawl_otel.config import ConfigError
-from helix_crawl_otel.dashboards import command as dashboards
-from helix_crawl_otel.doctor import command as doctor
-from helix_crawl_otel.replay import replay, simulate
-from helix_crawl_otel.report import command as report
-from helix_crawl_otel.shown import is_gone_reader
-from helix_crawl_otel.supervise import run
-from helix_crawl_otel.supervise.lock import FolderLocked
-from helix_crawl_otel.timeline import TimelineError
+from helix_crawl_otel.import_path import leave_current_folder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
 DONE, FAILED, USAGE, NEVER, INTERRUPTED = 0, 1, 2, 78, 130
-
-COMMANDS = (demo, build, backfill, run, verify, query, replay, simulate, report, doctor, dashboards)
-"""Modules that have `register(subparsers)`; it sets `func`, which takes the parsed arguments and returns the exit code.
-Heavy imports belong inside `func`."""
 
 _DESCRIPTION = """\
 Keeps dense-embedding jobs on small GPUs from crawling. A full card under Windows does not raise out-of-memory: it goes
@@ -67,15 +54,27 @@ environment:
   _SHARED; an option of the same name wins. `helix-crawl replay --help` lists them with their defaults."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command.
 
     Args:
-        argv: Arguments without the program's name; `None` means those of this process.
+        argv: Arguments without the program's name; `None` means those of this process, which is then ours alone, so
+            that its path may be changed.
 
     Returns:
         The exit code. Wrong usage raises `SystemExit` with code 2, as `argparse` does.
     """
+    if argv is None:
+        leave_current_folder()
+    from helix_crawl_otel.backfill.device_choice import NoDevice
+    from helix_crawl_otel.backfill.encoders.base import ModelError
+    from helix_crawl_otel.backfill.errors import NoShards, StoreError
+    from helix_crawl_otel.backfill.walk import UnreadableSource
+    from helix_crawl_otel.config import ConfigError
+    from helix_crawl_otel.shown import is_gone_reader
+    from helix_crawl_otel.supervise.lock import FolderLocked
+    from helix_crawl_otel.timeline import TimelineError
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a letter shows ? instead
             stream.reconfigure(errors="replace")
@@ -101,7 +100,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> "argparse.ArgumentParser":
+    import argparse
+
+    from helix_crawl_otel.backfill import backfill, build, demo, query, verify
+    from helix_crawl_otel.dashboards import command as dashboards
+    from helix_crawl_otel.doctor import command as doctor
+    from helix_crawl_otel.replay import replay, simulate
+    from helix_crawl_otel.report import command as report
+    from helix_crawl_otel.supervise import run
+
     parser = argparse.ArgumentParser(
         prog="helix-crawl",
         description=_DESCRIPTION,
@@ -111,7 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"helix-crawl {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for command in COMMANDS:
+    # Modules that have `register`, which sets `func`: it takes the parsed arguments and returns the exit code. Heavy
+    # imports belong inside `func`.
+    for command in (demo, build, backfill, run, verify, query, replay, simulate, report, doctor, dashboards):
         command.register(subparsers)
     return parser
 

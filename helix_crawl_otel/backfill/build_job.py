@@ -9,7 +9,6 @@ Source: DESIGN.md, sections 5, 7 and 8.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -22,8 +21,8 @@ from helix_crawl_otel.backfill.salvage import lease_epoch, set_aside
 from helix_crawl_otel.backfill.task import Assignment, Settings
 from helix_crawl_otel.supervise.budget import backoff_seconds
 from helix_crawl_otel.supervise.job import JobWorker, Launch, Start
-from helix_crawl_otel.supervise.process import python_command
 from helix_crawl_otel.supervise.suspects import Suspects
+from helix_crawl_otel.supervise.worker_command import worker_command
 
 __all__ = ["BuildJob", "JobListener", "ShardWork"]
 
@@ -155,9 +154,8 @@ class BuildJob:
                 "settings": self._settings(start.device, number).to_json(),
                 "assignment": self._assignment(work).to_json(),
             }
-        python, added = python_command()
-        argv = [*python, "-m", "helix_crawl_otel.backfill.worker", str(os.getpid())]
-        return Launch(argv, {**self._environ, **added, **_device_variables(start)}, welcome, is_ours=True)
+        argv, environ = worker_command("helix_crawl_otel.backfill.worker", self._environ)
+        return Launch(argv, {**environ, **_device_variables(start)}, welcome, is_ours=True)
 
     def _assignment(self, work: ShardWork) -> Assignment:
         """What a worker is told now: with a lease above every earlier one, and what is known of bad batches."""

@@ -1,9 +1,7 @@
 """The process that encodes for `build` and `backfill`: takes shards from its supervisor until none is left.
 
-    python -m helix_crawl_otel.backfill.worker SUPERVISOR_PID
-
-It is started by the supervisor, with a channel; by hand it does nothing. Its log lines go to standard error, which the
-supervisor keeps in a file.
+It is started by the supervisor, by way of `supervise/start.py` and with a channel; by hand it does nothing. Its log
+lines go to standard error, which the supervisor keeps in a file.
 
 Source: DESIGN.md, section 7.
 """

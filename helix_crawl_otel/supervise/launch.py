@@ -24,6 +24,7 @@ __all__ = ["set_parent_death_signal"]
 
 PR_SET_PDEATHSIG = 1
 MOST_DESCRIPTORS = 65_536
+_IGNORED_BY_PYTHON = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 
@@ -77,6 +78,8 @@ def main(arguments: list[str]) -> int:
     os.close(pipe)
     if not set_parent_death_signal(supervisor_pid):
         return 1
+    for number in _IGNORED_BY_PYTHON:  # the command is to find them as a shell would have left them
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(command[0], command)
     except FileNotFoundError:

@@ -164,6 +164,17 @@ def machine_traces(text: str) -> list[str]:
     return findings
 
 
+def unsafe_starts(source: str) -> list[str]:
+    """Find the words `-m` and `-c`: Python started so looks for modules in the current folder before any other."""
+    return [
+        f"line {node.lineno}: starts something with {text}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant)
+        for text in _texts(node)
+        if text in ("-m", "-c")
+    ]
+
+
 def _texts(node: ast.AST) -> list[str]:
     return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
 

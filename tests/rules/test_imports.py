@@ -62,7 +62,14 @@ def test_watch_loads_no_torch(decoys: Path) -> None:
 
 def test_command_line_loads_no_torch(decoys: Path) -> None:
     """`helix-crawl --help` is quick, and the parent of a worker never holds a CUDA context."""
-    assert roots(loaded_by("import helix_crawl_otel.cli", decoys)) & (GPU | {"matplotlib", "numpy"}) == set()
+    statement = "from helix_crawl_otel import cli; cli._parser()"
+    assert roots(loaded_by(statement, decoys)) & (GPU | {"matplotlib", "numpy"}) == set()
+
+
+def test_nothing_is_imported_before_the_current_folder_has_left_the_path(decoys: Path) -> None:
+    """What the command imports first is its own, or what Python has loaded by itself, `os` and `io` for two."""
+    loaded = loaded_by("import helix_crawl_otel.cli", decoys)
+    assert loaded == {"helix_crawl_otel", "helix_crawl_otel.cli", "helix_crawl_otel.import_path"}
 
 
 def test_every_public_name_can_be_had() -> None:

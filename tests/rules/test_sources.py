@@ -15,6 +15,7 @@ from tests.rules.checks import (
     print_calls,
     unreasoned_skips,
     unreasoned_suppressions,
+    unsafe_starts,
 )
 from tests.rules.tree import PACKAGE, ROOT, kept_files, name_of, python_files
 
@@ -71,6 +72,11 @@ def test_package_neither_unpickles_nor_starts_a_shell_nor_forks() -> None:
     assert [one for one in found if not ("supervise/launch.py" in one and one.endswith("calls os.fork"))] == []
 
 
+def test_no_python_is_started_that_looks_into_the_current_folder() -> None:
+    """A file in it would be imported in the place of a library; `supervise/start.py` is the way for a worker."""
+    assert findings(unsafe_starts, python_files(PACKAGE)) == []
+
+
 def test_only_commands_print() -> None:
     """A library inside somebody's job logs; stdout belongs to that job."""
     commands = {*(PACKAGE / name for name in PRINTS), *python_files(PACKAGE / "replay")}
@@ -117,6 +123,8 @@ BAD = [
     (dangerous_calls, "import subprocess\nsubprocess.run('ls', shell=flag)"),
     (dangerous_calls, "import os\nos.fork()"),
     (dangerous_calls, "from os import fork"),
+    (unsafe_starts, "argv = [python, '-m', 'helix_crawl_otel.backfill.worker']"),
+    (unsafe_starts, "subprocess.run([sys.executable, '-c', 'pass'])"),
     (print_calls, "def f():\n    print('x')"),
     (unreasoned_skips, "import pytest\npytest.skip()"),
     (unreasoned_skips, "import pytest\npytest.skip('  ')"),
@@ -141,6 +149,7 @@ GOOD = [
     (core_imports, "import math\nfrom dataclasses import dataclass\nfrom helix_crawl_otel.core import model"),
     (environment_readers, "def f(environ):\n    return environ['A'], self.environ"),
     (dangerous_calls, "import os, subprocess\nsubprocess.run(['ls'], shell=False)\nos.register_at_fork(before=f)"),
+    (unsafe_starts, "argv = [python, '-I', '-S', str(path)]\nhelp = 'start it with -m'"),
     (print_calls, "log.info('print(x)')\nself.print(x)"),
     (unreasoned_skips, "import pytest\npytest.skip('no card')\npytest.skip(reason=f'{x}')\nselector.skip()"),
     (unreasoned_skips, "import pytest\n@pytest.mark.skipif(a, reason='no cgroup v2 here')\ndef test_a(): ..."),
