@@ -15,10 +15,12 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.backfill.careful_encode import EncodingFailed
+from helix_crawl_otel.backfill.damage import judge
 from helix_crawl_otel.backfill.encoders.base import DeviceMismatch, Encoder, ModelError
 from helix_crawl_otel.backfill.encoders.load import load_encoder
 from helix_crawl_otel.backfill.errors import ShardCorrupt, StoreError
@@ -89,7 +91,9 @@ class _Worker:
         try:
             work_on(assignment, self._settings, self._encoder, watch, self._report, pausing=lambda: self._link.pausing)
         except ShardCorrupt as error:
-            failed(reason=str(error), is_corrupt=True)
+            # Here and not in the supervisor: to check a large file takes minutes.
+            judged = judge(error, Path(assignment.path), is_built=assignment.source is not None)
+            failed(reason=judged.reason, is_corrupt=judged.may_set_aside)
         except (StoreError, UnreadableSource, DeviceMismatch, EncodingFailed) as error:
             failed(reason=str(error), is_corrupt=False)
         else:
