@@ -27,12 +27,15 @@ from helix_crawl_otel.supervise.numbers import printable
 __all__ = ["Condition", "Judgement", "condition", "is_ours", "judge"]
 
 LOOK_SECONDS = 5.0
-"""Of an application's file: while it is checked, the application may not be able to write."""
+"""For an application's file: while that is checked, the application may not be able to write to it."""
 
 LOCK_SECONDS = 10.0
 
 PAGE_BYTES = 4096
 """Of a file that SQLite makes today; ours begin with their whole schema."""
+
+FIRST_PAGES = 16
+"""Of a new shard: the roots of all our tables and their indexes."""
 
 _CREATED = re.compile(
     rb"CREATE\s+(?:UNIQUE\s+|VIRTUAL\s+)?(?:TABLE|INDEX|TRIGGER|VIEW)\s+[\"'`\[]?([A-Za-z0-9_]+)", re.I
@@ -69,9 +72,10 @@ def judge(error: ShardCorrupt, path: Path, *, is_built: bool) -> Judgement:
     Args:
         error: What SQLite said.
         path: The file.
-        is_built: By `build`, from sources that are there. Its file is looked at for as long as it takes.
+        is_built: By `build`, from sources that are there. A file of its own is checked for as long as it takes.
     """
-    found = condition(path, None if is_built else LOOK_SECONDS)
+    is_own = is_built and is_ours(path)
+    found = condition(path, None if is_own else LOOK_SECONDS)
     if found is Condition.WHOLE:
         said = printable(str(error.__cause__ or error))
         return Judgement(
@@ -80,7 +84,7 @@ def judge(error: ShardCorrupt, path: Path, *, is_built: bool) -> Judgement:
             "its rows (FTS5: INSERT INTO its_name(its_name) VALUES ('rebuild'))",
             may_set_aside=False,
         )
-    if found is Condition.DAMAGED and is_built and is_ours(path):
+    if found is Condition.DAMAGED and is_own:
         return Judgement(str(error), may_set_aside=True)
     unsure = " (PRAGMA integrity_check could not be finished)" if found is Condition.UNKNOWN else ""
     return Judgement(
@@ -171,7 +175,9 @@ def _says_that_it_was_built(connection: sqlite3.Connection) -> bool:
     try:
         keys = {str(row[0]) for row in connection.execute("SELECT key FROM helix_crawl_meta")}
     except sqlite3.Error as error:
-        return _is_damage(error)
+        # `build` makes that table before the first gene is there; in somebody else's file it lies behind the genes.
+        sql = "SELECT rootpage FROM sqlite_master WHERE name = 'helix_crawl_meta'"
+        return _is_damage(error) and int(connection.execute(sql).fetchone()[0]) <= FIRST_PAGES
     was_only_encoded = "encoder" in keys and TREE_NOTE not in keys  # by a version that left no note of it
     return schema.APP_NOTE not in keys and not was_only_encoded
 
