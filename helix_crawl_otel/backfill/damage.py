@@ -122,14 +122,21 @@ def _at_most(connection: sqlite3.Connection, seconds: float | None) -> Iterator[
     if seconds is None:
         yield
         return
-    timer = threading.Timer(seconds, connection.interrupt)
-    timer.daemon = True
-    timer.start()
+    is_over = threading.Event()
+
+    def interrupt() -> None:
+        wait = seconds
+        while not is_over.wait(wait):
+            connection.interrupt()  # without effect between two statements: so again and again
+            wait = 0.01
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
-        timer.join()
+        is_over.set()
+        thread.join()
 
 
 def _has_virtual(connection: sqlite3.Connection) -> bool:

@@ -228,8 +228,6 @@ def test_codes_are_those_of_sqlite() -> None:
     """Named by Python from 3.11 on."""
     if not hasattr(sqlite3, "SQLITE_CORRUPT"):
         pytest.skip("this Python names no codes of SQLite")
-    names = (
-        "ERROR PERM BUSY LOCKED READONLY IOERR CORRUPT FULL CANTOPEN PROTOCOL CONSTRAINT NOTADB CORRUPT_VTAB"
-    ).split()
-    for name in names:
+    names = ["ERROR", "PERM", "BUSY", "LOCKED", "READONLY", "IOERR", "CORRUPT", "FULL", "CANTOPEN", "PROTOCOL"]
+    for name in [*names, "CONSTRAINT", "NOTADB", "CORRUPT_VTAB"]:
         assert getattr(errors, name) == getattr(sqlite3, f"SQLITE_{name}")
