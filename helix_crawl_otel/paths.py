@@ -20,8 +20,8 @@ __all__ = ["on_disk", "typed_folder", "typed_path", "verbatim"]
 
 _VERBATIM, _DEVICE, _SHARE = "\\\\?\\", "\\\\.\\", "\\\\"
 
-PLAIN_CHARACTERS = 259 - 128
-"""Of a folder of shards: the longest name in it is one of 100 characters with `-12345678.db.corrupt-100-wal` behind."""
+PLAIN_CHARACTERS = 259 - 132
+"""Of a folder of shards: the longest name in it is 100 characters with `-12345678.db.corrupt-100-journal` behind."""
 
 
 def typed_path(text: str, what: str) -> Path:

@@ -271,17 +271,17 @@ class BuildJob:
             worker.tell({"what": "shard", "assignment": self._assignment(work).to_json()})
 
     def _set_aside(self, work: ShardWork) -> bool:
-        """Put a corrupt file out of the way, once. Returns whether its genes can be made again from the source.
+        """Put a corrupt file out of the way, once, if its genes can be made again. Returns whether it did.
 
         Raises:
             CannotSetAside: See there.
         """
-        if work.was_set_aside:
+        if work.was_set_aside or work.assignment.source is None:
             return False
         kept = set_aside(Path(work.assignment.path))
         work.was_set_aside = True
         logger.error("[crawl-watchdog] %s is corrupt; it was set aside as %s", work.assignment.path, kept.name)
-        return work.assignment.source is not None
+        return True
 
     # -- crashes ------------------------------------------------------------------------------------------------------
 

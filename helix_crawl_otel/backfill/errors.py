@@ -8,8 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from helix_crawl_otel.supervise.numbers import printable
+
 __all__ = [
     "CannotSetAside",
+    "DiskTrouble",
     "EncoderRefused",
     "LeaseLost",
     "NoShards",
@@ -19,9 +22,21 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreReadOnly",
+    "cannot_write",
+    "error_code",
     "shown_identity",
     "store_errors",
 ]
+
+ERROR, PERM, BUSY, LOCKED, READONLY, IOERR, CORRUPT = 1, 3, 5, 6, 8, 10, 11
+FULL, CANTOPEN, PROTOCOL, CONSTRAINT, NOTADB = 13, 14, 15, 19, 26
+CORRUPT_VTAB = CORRUPT | 1 << 8
+"""Result codes of SQLite; `sqlite3` names them from Python 3.11 on. The lower eight bits are the kind, the rest says
+more. Source: sqlite.org/rescode.html."""
+
+# Write, fsync, truncate, and the size and mapping of the -shm file. A full disk or a quota may be behind these, and
+# behind one of which nothing more is known.
+_MAY_BE_FULL = frozenset(IOERR | more << 8 for more in (0, 3, 4, 6, 19, 21))
 
 
 class StoreError(Exception):
@@ -33,7 +48,7 @@ class LeaseLost(StoreError):
 
 
 class ShardCorrupt(StoreError):
-    """The file is damaged."""
+    """SQLite says that the file is damaged. Whether it is, `damage.judge` finds out."""
 
 
 class CannotSetAside(StoreError):
@@ -46,6 +61,10 @@ class ShardLocked(StoreError):
 
 class StoreFull(StoreError):
     """The disk is full."""
+
+
+class DiskTrouble(StoreError):
+    """The disk, or what it is reached by, reports an error of its own."""
 
 
 class StoreReadOnly(StoreError):
@@ -95,22 +114,77 @@ def store_errors(path: Path) -> Iterator[None]:
         raise StoreReadOnly(f"{path} cannot be used: {error.strerror or error}") from error
 
 
+def error_code(error: sqlite3.Error) -> int:
+    """SQLite's result code for an error, with what it says more where Python tells; 0 when nobody knows it.
+
+    Python 3.10 does not tell. There the class of the error says which codes it can be, and of those the one counts
+    whose sentence this is, letter by letter: what a trigger raises is of another class, and what names a table of the
+    app's is another sentence. So are the errors of `sqlite3` itself, which have no code in any version.
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    if isinstance(code, int):
+        return code
+    text = str(error)
+    if type(error) is sqlite3.DatabaseError:
+        return CORRUPT if text.startswith("malformed database schema (") else _DATABASE_ERRORS.get(text, 0)
+    if type(error) is sqlite3.OperationalError:
+        return LOCKED if text.startswith("database table is locked: ") else _OPERATIONAL_ERRORS.get(text, 0)
+    return CONSTRAINT if type(error) is sqlite3.IntegrityError else 0
+
+
+# As sqlite3_errstr() has them, of every version so far.
+_DATABASE_ERRORS = {
+    "database disk image is malformed": CORRUPT,
+    "file is not a database": NOTADB,
+    "file is encrypted or is not a database": NOTADB,
+}
+_OPERATIONAL_ERRORS = {
+    "access permission denied": PERM,
+    "database is locked": BUSY,
+    "database table is locked": LOCKED,
+    "attempt to write a readonly database": READONLY,
+    "disk I/O error": IOERR,
+    "database or disk is full": FULL,
+    "unable to open database file": CANTOPEN,
+    "locking protocol": PROTOCOL,
+}
+
+
+def cannot_write(error: sqlite3.Error) -> bool:
+    """Whether it is for want of the right to write or to make a file that SQLite cannot go on."""
+    return error_code(error) & 0xFF in (PERM, READONLY, CANTOPEN)
+
+
 def _full(path: Path) -> str:
     return f"the disk is full: {path} cannot grow; free some space and start the same command again, nothing is lost"
 
 
 def _translated(error: sqlite3.Error, path: Path) -> StoreError:
-    text = str(error)
-    # What a constraint says names columns of the app's, which may be called anything: `full`, `locked`.
-    lowered = "" if isinstance(error, sqlite3.IntegrityError) else text.lower()
-    if "full" in lowered:
+    """By the code alone: the words may be those of the app's triggers, tables and columns."""
+    code, said = error_code(error), printable(str(error))
+    kind = code & 0xFF
+    if kind == FULL:
         return StoreFull(_full(path))
-    if "locked" in lowered or "busy" in lowered:
+    if kind in (BUSY, LOCKED, PROTOCOL):
         return ShardLocked(f"{path} is locked by another program; close what has it open and start again")
-    if "readonly" in lowered or "read-only" in lowered or "unable to open" in lowered:
-        return StoreReadOnly(f"{path} cannot be written ({text}); check the rights, and who has it open")
-    if "malformed" in lowered or "not a database" in lowered or "corrupt" in lowered or "encrypted" in lowered:
-        return ShardCorrupt(f"{path} is damaged ({text})")
-    if "disk i/o" in lowered:
-        return StoreFull(f"{path} cannot be written (disk I/O error); check the disk and its free space")
-    return StoreError(f"{path}: {text}")
+    if cannot_write(error):
+        return StoreReadOnly(f"{path} cannot be written ({said}); check the rights, and who has it open")
+    if code in _MAY_BE_FULL:
+        return StoreFull(f"{path} cannot be written ({said}); check the disk and its free space")
+    if kind == IOERR:
+        return DiskTrouble(f"{path} cannot be read or written ({said}, code {code} of SQLite); check the disk")
+    if kind in (CORRUPT, NOTADB) and code != CORRUPT_VTAB:
+        # An encrypted file looks like no database either.
+        return ShardCorrupt(f"{path} is damaged ({said})" + (", or encrypted" if kind == NOTADB else ""))
+    return StoreError(f'{path} cannot be worked on: SQLite says "{said}"; the file was not changed by it{_hint(code)}')
+
+
+def _hint(code: int) -> str:
+    if code == CORRUPT_VTAB:
+        return (
+            ". A full-text index or another virtual table in it is out of step with its rows; make that index anew "
+            "(FTS5: INSERT INTO its_name(its_name) VALUES ('rebuild')) and start again"
+        )
+    if code & 0xFF in (ERROR, CONSTRAINT):
+        return ". Look at the triggers, constraints and indexes that the application has put on its table `genes`"
+    return ""

@@ -17,7 +17,7 @@ ROOT_SHARD = "."
 """The shard of the files that lie in no folder."""
 
 LONGEST, LONGEST_BYTES = 100, 180
-"""Characters, and bytes: a file system takes 255 bytes a name, and `-wal` or `.corrupt-1-wal` has to fit behind it."""
+"""Characters, and bytes: a file system takes 255 bytes a name, and `.corrupt-1-journal` has to fit behind it."""
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?", re.IGNORECASE)
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]|[^\x20-\U0010ffff]|[\ud800-\udfff]')

@@ -13,6 +13,7 @@ from pathlib import Path
 from helix_crawl_otel.backfill.agreement import is_of_model
 from helix_crawl_otel.backfill.build_job import ShardWork
 from helix_crawl_otel.backfill.chunk import ChunkRule
+from helix_crawl_otel.backfill.damage import judge
 from helix_crawl_otel.backfill.errors import CannotSetAside, ShardCorrupt, StoreError
 from helix_crawl_otel.backfill.gone import gone_shards
 from helix_crawl_otel.backfill.options import EncodeOptions
@@ -77,6 +78,10 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
             try:
                 found = salvage(path)
             except ShardCorrupt as error:
+                judged = judge(error, path, is_built=True)
+                if not judged.may_set_aside:
+                    planned.failures[plan.name] = judged.reason
+                    continue
                 try:
                     kept = set_aside(path)
                 except CannotSetAside as failure:
@@ -123,6 +128,9 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions) -> Planned:
     for path in paths:
         try:
             found = salvage(path)
+        except ShardCorrupt as error:
+            planned.failures[name_of(path)] = judge(error, path, is_built=False).reason
+            continue
         except StoreError as error:
             planned.failures[name_of(path)] = str(error)
             continue

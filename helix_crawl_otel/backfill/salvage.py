@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.backfill import schema
-from helix_crawl_otel.backfill.errors import CannotSetAside, NoShards, NotAShard, StoreError, store_errors
+from helix_crawl_otel.backfill.errors import CannotSetAside, NoShards, NotAShard, StoreError, cannot_write, store_errors
+from helix_crawl_otel.backfill.held import is_held
 from helix_crawl_otel.backfill.schema import Table, right_length
 
 __all__ = [
@@ -59,17 +60,28 @@ def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, Table]]:
 def _opened(path: Path) -> tuple[sqlite3.Connection, Table]:
     try:
         return _looked_at(schema.connect(path, LOCK_SECONDS), path)
-    except sqlite3.OperationalError as error:
-        if not any(words in str(error).lower() for words in ("readonly", "unable to open")):
+    except sqlite3.Error as error:
+        if not cannot_write(error):
             raise
-        log = path.with_name(f"{path.name}-wal")
-        if log.exists() and log.stat().st_size:
+        if _has_log(path):
             raise StoreError(
                 f"{path} has a log beside it that a killed program has left, and nothing may be written there; copy "
                 "both to a folder that can be written"
             ) from error
     # To read a file in WAL mode SQLite makes two more beside it. Where it cannot, nobody else can change the file.
     return _looked_at(schema.connect_unchanging(path), path)
+
+
+def _has_log(path: Path) -> bool:
+    """Whether something beside the file belongs into it: transactions, or what takes half of one back."""
+    path = path.resolve() if path.is_symlink() else path  # SQLite puts it beside the file that a link means
+    log, journal = (path.with_name(path.name + suffix) for suffix in ("-wal", "-journal"))
+    if log.exists() and log.stat().st_size:
+        return True
+    if not journal.exists():
+        return False
+    with journal.open("rb") as file:
+        return file.read(1) not in (b"", b"\0")  # one that is done with may stay, emptied or begun with zeros
 
 
 def _looked_at(connection: sqlite3.Connection, path: Path) -> tuple[sqlite3.Connection, Table]:
@@ -225,17 +237,23 @@ def set_aside(path: Path) -> Path:
     Returns:
         Where it is now.
 
+    Of a link, the file that it means is renamed: SQLite keeps the rest beside that, and the new one is made there.
+
     Raises:
-        CannotSetAside: It cannot be renamed; on Windows that is so while anybody has it open.
+        CannotSetAside: It cannot be renamed, or another program has it open and would go on in the renamed file.
     """
-    suffixes = ("-wal", "-shm", "")
+    path = path.resolve() if path.is_symlink() else path
+    if is_held(path):
+        raise _cannot_set_aside("another program has it open")
+    suffixes = ("-journal", "-wal", "-shm", "")
     number = 1
     while any(path.with_name(f"{path.name}.corrupt-{number}{suffix}").exists() for suffix in suffixes):
         number += 1
     kept = path.with_name(f"{path.name}.corrupt-{number}")
     moved: list[tuple[Path, Path]] = []
     try:
-        # The file itself last: SQLite would read a log that is left without it into the file that is made in its place.
+        # The file itself last: SQLite would read a log or a journal that is left without it into the file that is made
+        # in its place.
         for suffix in suffixes:
             beside = path.with_name(path.name + suffix)
             if beside.exists() or not suffix:
@@ -244,6 +262,9 @@ def set_aside(path: Path) -> Path:
         for before, now in reversed(moved):
             with suppress(OSError):
                 now.replace(before)
-        why = error.strerror or str(error)
-        raise CannotSetAside(f"it cannot be set aside ({why}): close what has it open and start again") from error
+        raise _cannot_set_aside(error.strerror or str(error)) from error
     return kept
+
+
+def _cannot_set_aside(why: str) -> CannotSetAside:
+    return CannotSetAside(f"it cannot be set aside ({why}): close what has it open and start again")

@@ -12,7 +12,9 @@ from pathlib import Path
 from helix_crawl_otel.backfill.errors import NotAShard
 
 __all__ = [
+    "APP_NOTE",
     "BLANK",
+    "OWN_COLUMNS",
     "VECTOR",
     "Table",
     "clear_some",
@@ -30,6 +32,11 @@ VECTOR = "embedding_dense_v2"
 
 BLANK = "(typeof(content) <> 'text' OR trim(content, ' ' || char(9, 10, 11, 12, 13, 160)) = '')"
 """Content that no encoder can do anything with."""
+
+APP_NOTE = "of the app"
+"""Note in our table: there were genes in the file before there was anything of ours, so that it is somebody else's."""
+
+OWN_COLUMNS = frozenset({"gene_id", "content", "source_id", "content_hash", VECTOR})
 
 _ADDED = {"source_id": "TEXT", "content_hash": "TEXT", VECTOR: "BLOB"}
 
@@ -115,7 +122,7 @@ def _has_rowid(connection: sqlite3.Connection) -> bool:
     try:
         connection.execute("SELECT rowid FROM genes LIMIT 0")
     except sqlite3.OperationalError as error:
-        if "no such column" not in str(error):
+        if str(error) != "no such column: rowid":
             raise  # locked, say
         return False
     return True
@@ -138,6 +145,10 @@ def ensure_own(connection: sqlite3.Connection, table: Table) -> None:
     """Add our tables, and the columns that are missing. Within the caller's transaction."""
     for statement in _OWN:
         connection.execute(statement)
+    if not table.has_own:
+        connection.execute(
+            "INSERT OR IGNORE INTO helix_crawl_meta SELECT ?, 'true' WHERE EXISTS (SELECT 1 FROM genes)", (APP_NOTE,)
+        )
     for name, kind in _ADDED.items():
         if name not in table.columns:
             connection.execute(f"ALTER TABLE genes ADD COLUMN {name} {kind}")

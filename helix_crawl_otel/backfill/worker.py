@@ -13,6 +13,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.actions import PauseRequested
@@ -24,6 +25,7 @@ from helix_crawl_otel.backfill.careful_encode import (
     LeaveShard,
     NeedsCpu,
 )
+from helix_crawl_otel.backfill.damage import judge
 from helix_crawl_otel.backfill.encoders.base import DeviceMismatch, ModelError, is_device_error, is_out_of_memory
 from helix_crawl_otel.backfill.encoders.libraries import first_line
 from helix_crawl_otel.backfill.encoders.load import load_encoder
@@ -112,7 +114,9 @@ class _Worker:
         try:
             work_on(assignment, self._settings, self._encoder, watch, self._report, pausing=lambda: self._link.pausing)
         except ShardCorrupt as error:
-            failed(reason=str(error), is_corrupt=True)
+            # Here and not in the supervisor: to check a large file takes minutes.
+            judged = judge(error, Path(assignment.path), is_built=assignment.source is not None)
+            failed(reason=judged.reason, is_corrupt=judged.may_set_aside)
         except (StoreError, UnreadableSource, DeviceMismatch, EncodingFailed) as error:
             failed(reason=str(error), is_corrupt=False)
         except Exception as error:

@@ -45,8 +45,8 @@ def test_every_name_is_safe_on_every_system(shard: str) -> None:
     assert stem
     assert stem == stem.rstrip(" .")
     assert not DEVICE.match(name)
-    assert len(f"{name}.corrupt-100-wal".encode()) <= 255
-    assert len(f"{name}.corrupt-100-wal") <= 255
+    assert len(f"{name}.corrupt-100-journal".encode()) <= 255
+    assert len(f"{name}.corrupt-100-journal") <= 255
 
 
 @given(st.sets(folder_names, min_size=1, max_size=8), st.randoms())

@@ -11,6 +11,7 @@ import pytest
 from tests.encoders.models import write_model
 from tests.jobs.rig import Rig, prose
 from tests.programs import require_module
+from tests.store.shards import made, rows, sql
 
 
 def _garbage_header(path: Path) -> None:
@@ -101,3 +102,85 @@ def test_the_lock_of_a_killed_build_is_taken_over(rig: Rig) -> None:
         assert (rig.out / ".helix-crawl/lock.json").exists()
         assert rig.build().code == 0
     assert rig.verify()["code"] == 0
+
+
+APP = "CREATE TABLE genes (gene_id TEXT PRIMARY KEY, content TEXT, meta TEXT, embedding_dense_v2 BLOB)"
+
+
+def _of_an_app(path: Path, *statements: str) -> None:
+    contents = {f"g{number:03}": f"passage {number} " * 20 for number in range(300)}
+    sql(made(path, contents, APP), *statements)
+
+
+def _refused_by_a_trigger(path: Path) -> str:
+    _of_an_app(
+        path,
+        "CREATE TRIGGER t AFTER INSERT ON genes BEGIN SELECT RAISE(ABORT, 'database disk image is malformed'); END",
+    )
+    return "database disk image is malformed"
+
+
+def _refused_by_json(path: Path) -> str:
+    _of_an_app(path, "CREATE TRIGGER t AFTER UPDATE ON genes BEGIN SELECT json_extract('', '$'); END")
+    return "malformed JSON"
+
+
+def _refused_by_an_index(path: Path) -> str:
+    _of_an_app(
+        path,
+        "CREATE VIRTUAL TABLE words USING fts5 (content, content = genes)",
+        "CREATE TRIGGER t AFTER UPDATE ON genes BEGIN"
+        " INSERT INTO words (words, rowid, content) VALUES ('delete', old.rowid, old.content); END",
+    )
+    return "database disk image is malformed"
+
+
+def _damaged_and_not_ours(path: Path) -> str:
+    _of_an_app(path)
+    _empty_page(path)
+    return "left where it is"
+
+
+@pytest.mark.parametrize("make", [_refused_by_a_trigger, _refused_by_json, _refused_by_an_index, _damaged_and_not_ours])
+def test_a_file_that_build_has_not_made_is_never_set_aside(rig: Rig, make: Callable[[Path], str]) -> None:
+    """Whole or damaged: the shard fails with what SQLite says, the others are built, its rows stay where they are."""
+    rig.write_shards(2, 2, 12)
+    rig.out.mkdir()
+    path = rig.out / "shard-0.db"
+    try:
+        said = make(path)
+    except sqlite3.OperationalError:
+        pytest.skip("this SQLite has no FTS5")
+    inode = path.stat().st_ino
+    for _ in range(2):
+        done = rig.build()
+        assert done.code == 1, done.errors
+        assert list(done.summary["failed"]) == ["shard-0"]
+        assert said in done.summary["failed"]["shard-0"]
+        assert str(path) in done.summary["failed"]["shard-0"]
+        assert path.stat().st_ino == inode
+        assert list(rig.out.glob("*.corrupt-*")) == []
+    if make is not _damaged_and_not_ours:
+        assert rows(path, "SELECT count(*) FROM genes WHERE gene_id LIKE 'g___'") == [(300,)]
+    assert rig.verify(rig.out / "shard-1.db")["code"] == 0
+
+
+def test_damage_that_a_worker_meets_is_set_aside_once(rig: Rig) -> None:
+    """In an index, where a look at what is pending does not come: with a journal beside it, and built anew."""
+    rig.write_shards(2, 3, 40)
+    assert rig.build().code == 0
+    path = rig.out / "shard-0.db"
+    ((root,),) = rows(path, "SELECT rootpage FROM sqlite_master WHERE name = 'helix_crawl_by_source'")
+    content = bytearray(path.read_bytes())
+    content[(int(str(root)) - 1) * 4096 : int(str(root)) * 4096] = b"\xff" * 4096
+    path.write_bytes(content)
+    path.with_name("shard-0.db-journal").write_bytes(b"")
+    rig.write({"shard-0/file-000.txt": prose(77, 30)})
+    done = rig.build()
+    assert done.code == 0, (done.errors, done.events[-3:])
+    kept = sorted(item.name for item in rig.out.glob("shard-0.db.corrupt-*"))
+    assert kept[0] == "shard-0.db.corrupt-1"
+    assert all(name.startswith("shard-0.db.corrupt-1") for name in kept)
+    assert rig.verify()["code"] == 0
+    assert rig.build().code == 0
+    assert sorted(item.name for item in rig.out.glob("shard-0.db.corrupt-*")) == kept

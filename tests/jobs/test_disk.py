@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.jobs.rig import COMMAND, Rig, prose
 from tests.programs import require_program
+from tests.store.shards import made, rows
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts a small file system, as Linux does")
 
@@ -137,3 +140,22 @@ def test_a_folder_without_permission(rig: Rig) -> None:
     assert rig.verify()["missing"] == 0
     assert rig.build().code == 0
     assert {**rig.verify(), "digest": ""} == {**whole, "digest": ""}
+
+
+def test_a_copy_with_half_a_transaction_is_not_read_as_whole(rig: Rig) -> None:
+    """What takes it back lies beside the file, where nobody may write: refused by name, and read once it can be."""
+    path = made(rig.folder / "app.db", [f"{number:04}" for number in range(3000)])
+    with mounted(rig.out, "size=20m"):
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA cache_size = 1")  # so that half of it is in the file already
+            connection.execute("BEGIN")
+            connection.execute("UPDATE genes SET content = 'half of a transaction'")
+            for name in ("app.db", "app.db-journal"):
+                shutil.copy(rig.folder / name, rig.out / name)
+        remount(rig.out, "ro")
+        done = rig.run([*COMMAND, "verify", str(rig.out)])
+        assert done.code == 1
+        assert "app.db has a log beside it" in done.errors
+        remount(rig.out, "rw")
+        rig.verify()
+        assert rows(rig.out / "app.db", "SELECT count(*) FROM genes WHERE content LIKE 'half%'") == [(0,)]

@@ -1,0 +1,195 @@
+"""Judges a file that SQLite calls damaged: is it, whose is it, and may it be set aside?
+
+SQLite says so of whole files too: of a full-text index that is out of step with its rows, of a table that a newer
+version has made. So its `integrity_check` has the last word. And only a file that `build` has made, and can make again,
+is ever set aside: what belongs to an application stays where that looks for it.
+
+Source: DESIGN.md, section 8; sqlite.org/pragma.html#pragma_integrity_check.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import shlex
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from helix_crawl_otel.backfill import schema
+from helix_crawl_otel.backfill.errors import CORRUPT, NOTADB, ShardCorrupt, error_code
+from helix_crawl_otel.backfill.gone import TREE_NOTE
+from helix_crawl_otel.supervise.numbers import printable
+
+__all__ = ["Condition", "Judgement", "condition", "is_ours", "judge"]
+
+LOOK_SECONDS = 5.0
+"""For an application's file: while that is checked, the application may not be able to write to it."""
+
+LOCK_SECONDS = 10.0
+
+PAGE_BYTES = 4096
+"""Of a file that SQLite makes today; ours begin with their whole schema."""
+
+FIRST_PAGES = 16
+"""Of a new shard: the roots of all our tables and their indexes."""
+
+_CREATED = re.compile(
+    rb"CREATE\s+(?:UNIQUE\s+|VIRTUAL\s+)?(?:TABLE|INDEX|TRIGGER|VIEW)\s+[\"'`\[]?([A-Za-z0-9_]+)", re.I
+)
+
+_PAGES = "*** in database "
+"""So begins what `integrity_check` finds wrong with the pages of a file."""
+
+
+class Condition(enum.Enum):
+    """What `integrity_check` says of a file."""
+
+    WHOLE = "whole"
+    DAMAGED = "damaged"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What comes of a file that SQLite calls damaged.
+
+    Args:
+        reason: One sentence.
+        may_set_aside: It is damaged, and `build` can make it again.
+    """
+
+    reason: str
+    may_set_aside: bool
+
+
+def judge(error: ShardCorrupt, path: Path, *, is_built: bool) -> Judgement:
+    """Find out what is behind it. Nobody in this process may have the file open.
+
+    Args:
+        error: What SQLite said.
+        path: The file.
+        is_built: By `build`, from sources that are there. A file of its own is checked for as long as it takes.
+    """
+    is_own = is_built and is_ours(path)
+    found = condition(path, None if is_own else LOOK_SECONDS)
+    if found is Condition.WHOLE:
+        said = printable(str(error.__cause__ or error))
+        return Judgement(
+            f'{path} is not damaged, PRAGMA integrity_check finds nothing wrong with it, yet SQLite says "{said}"; the '
+            "file was not changed by it. Look for a full-text index or another virtual table that is out of step with "
+            "its rows (FTS5: INSERT INTO its_name(its_name) VALUES ('rebuild'))",
+            may_set_aside=False,
+        )
+    if found is Condition.DAMAGED and is_own:
+        return Judgement(str(error), may_set_aside=True)
+    unsure = " (PRAGMA integrity_check could not be finished)" if found is Condition.UNKNOWN else ""
+    return Judgement(
+        f"{error}{unsure}; it has been left where it is. See what PRAGMA integrity_check says, then put a copy from "
+        f"before in its place, or save what can be read: sqlite3 {shlex.quote(path.name)} .recover",
+        may_set_aside=False,
+    )
+
+
+def condition(path: Path, seconds: float | None) -> Condition:
+    """Have SQLite check the file, its pages, tables and indexes.
+
+    Args:
+        path: The file.
+        seconds: How long that may take, `None` for as long as it takes.
+    """
+    try:
+        with closing(schema.connect(path, LOCK_SECONDS)) as connection, _at_most(connection, seconds):
+            # A CHECK that a row does not meet is the application's affair.
+            connection.execute("PRAGMA ignore_check_constraints = ON")
+            found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(100)")]
+            is_whole = found == ["ok"] or (_has_virtual(connection) and _are_tables_whole(connection, found))
+            return Condition.WHOLE if is_whole else Condition.DAMAGED
+    except sqlite3.Error as error:
+        return Condition.DAMAGED if _is_damage(error) else Condition.UNKNOWN
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    return error_code(error) & 0xFF in (CORRUPT, NOTADB)
+
+
+@contextmanager
+def _at_most(connection: sqlite3.Connection, seconds: float | None) -> Iterator[None]:
+    """Interrupt what the connection does after so long."""
+    if seconds is None:
+        yield
+        return
+    is_over = threading.Event()
+
+    def interrupt() -> None:
+        wait = seconds
+        while not is_over.wait(wait):
+            connection.interrupt()  # without effect between two statements: so again and again
+            wait = 0.01
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _has_virtual(connection: sqlite3.Connection) -> bool:
+    sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND coalesce(rootpage, 0) = 0"
+    return connection.execute(sql).fetchone() is not None
+
+
+def _are_tables_whole(connection: sqlite3.Connection, found: list[str]) -> bool:
+    """Whether all that was found are complaints of virtual tables: SQLite 3.44 and later has these checked as well."""
+    if any(line.startswith(_PAGES) for line in found):
+        return False
+    names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0").fetchall()
+    quoted = (str(name).replace("'", "''") for (name,) in names)
+    return all(connection.execute(f"PRAGMA integrity_check('{name}')").fetchone() == ("ok",) for name in quoted)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether there is nothing in a file but what `build` has made, as far as it can be read.
+
+    A file of which nothing at all can be read counts as ours: it stands under the name of a shard.
+    """
+    try:
+        with closing(schema.connect(path, LOCK_SECONDS)) as connection:
+            # Takes a schema that cannot be understood as the rows that it is, and a file that is cut short. Nothing is
+            # written.
+            connection.execute("PRAGMA writable_schema = ON")
+            names = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")}
+            columns = {str(row[1]).lower() for row in connection.execute("PRAGMA table_info(genes)")}
+            is_own = _are_own(names) and columns <= schema.OWN_COLUMNS
+            return is_own and (not names or _says_that_it_was_built(connection))
+    except sqlite3.Error as error:
+        return _is_damage(error) and _are_own(_names_in_first_page(path))
+
+
+def _are_own(names: set[str]) -> bool:
+    """Whether all of these tables, indexes, triggers and views are ours."""
+    names = {name.lower() for name in names}
+    own = {name for name in names if name == "genes" or name.startswith(("helix_crawl_", "sqlite_"))}
+    return names == own and (not names or "helix_crawl_meta" in names)
+
+
+def _says_that_it_was_built(connection: sqlite3.Connection) -> bool:
+    try:
+        keys = {str(row[0]) for row in connection.execute("SELECT key FROM helix_crawl_meta")}
+    except sqlite3.Error as error:
+        # `build` makes that table before the first gene is there; in somebody else's file it lies behind the genes.
+        sql = "SELECT rootpage FROM sqlite_master WHERE name = 'helix_crawl_meta'"
+        return _is_damage(error) and int(connection.execute(sql).fetchone()[0]) <= FIRST_PAGES
+    was_only_encoded = "encoder" in keys and TREE_NOTE not in keys  # by a version that left no note of it
+    return schema.APP_NOTE not in keys and not was_only_encoded
+
+
+def _names_in_first_page(path: Path) -> set[str]:
+    """Names in what is left of a schema that SQLite cannot read: behind a header that was written over, say."""
+    with path.open("rb") as file:
+        return {name.decode() for name in _CREATED.findall(file.read(PAGE_BYTES))}
