@@ -259,8 +259,8 @@ class ShardStore:
                 row = connection.execute(f"SELECT gene_id, content FROM genes WHERE {key} = ?", (gene.key,)).fetchone()
                 # Compared here and not by SQLite: bytes that are no UTF-8 have been replaced in what was read.
                 if row == (gene.gene_id, gene.content):
-                    connection.execute(f"UPDATE genes SET {VECTOR} = ? WHERE {key} = ?", (vector, gene.key))
-                    written += 1
+                    changed = connection.execute(f"UPDATE genes SET {VECTOR} = ? WHERE {key} = ?", (vector, gene.key))
+                    written += changed.rowcount  # a trigger of the app's may have refused it without a word
         return written
 
     def quarantine(self, gene_id: str, reason: str) -> None:

@@ -150,3 +150,13 @@ def test_the_second_look_at_a_locked_file_does_not_mistake_its_key(tmp_path: Pat
 
     with closing(sqlite3.connect(path, factory=Locked)) as connection, pytest.raises(sqlite3.OperationalError):
         schema.read_table(connection, path)
+
+
+def test_a_vector_that_a_trigger_of_the_app_refuses_without_a_word_is_not_counted(tmp_path: Path) -> None:
+    """The others of its batch are written, and the gene goes on lacking one."""
+    path = made(tmp_path / "app.db", IDS)
+    sql(path, "CREATE TRIGGER t BEFORE UPDATE ON genes WHEN old.gene_id = '9' BEGIN SELECT RAISE(IGNORE); END")
+    with opened(path) as store:
+        store.claim(IDENTITY)
+        assert store.commit([(gene, VECTOR) for gene in every_pending(store)]) == len(IDS) - 1
+        assert [gene.gene_id for gene in every_pending(store)] == ["9"]
