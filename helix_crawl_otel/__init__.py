@@ -12,22 +12,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from helix_crawl_otel.actions import ActionQueue, PauseRequested
     from helix_crawl_otel.config import CrawlConfig
-    from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
     from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
+    from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
     from helix_crawl_otel.watch import CrawlWatch
 
 _HOMES = {
-    "Action": "core.model",
-    "ActionKind": "core.model",
+    "Action": "policy.model",
+    "ActionKind": "policy.model",
     "ActionQueue": "actions",
     "CrawlConfig": "config",
     "CrawlWatch": "watch",
-    "MemoryReading": "core.model",
+    "MemoryReading": "policy.model",
     "MetricsEndpoint": "otel.endpoint",
-    "Outcome": "core.model",
+    "Outcome": "policy.model",
     "PauseRequested": "actions",
-    "ShardStatus": "core.model",
-    "Verdict": "core.model",
+    "ShardStatus": "policy.model",
+    "Verdict": "policy.model",
     "serve_metrics": "otel.endpoint",
 }
 

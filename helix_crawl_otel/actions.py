@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from helix_crawl_otel.core.model import Action, ActionKind, Outcome
+from helix_crawl_otel.policy.model import Action, ActionKind, Outcome
 
 __all__ = ["DEMOTED_EXIT_CODE", "PAUSED_EXIT_CODE", "ActionQueue", "PauseRequested"]
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from helix_crawl_otel.core.samples import is_number
+from helix_crawl_otel.policy.samples import is_number
 
 __all__ = ["awake_clock", "checked_clock", "finer_clock", "scaled_clock", "slept_seconds"]
 

@@ -15,8 +15,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.knobs import KNOBS, RULE_KNOBS, Knob, Value, knob
+from helix_crawl_otel.policy.settings import Settings
 
 __all__ = [
     "CHANNEL_VARIABLE",

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from helix_crawl_otel.core.settings import ACTION_MODES, Settings
+from helix_crawl_otel.policy.settings import ACTION_MODES, Settings
 
 __all__ = ["KNOBS", "RULE_KNOBS", "Knob", "Value", "knob"]
 

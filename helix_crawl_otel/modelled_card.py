@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 
-from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = ["GIB", "BatchLoad", "CardModel", "Context", "check_number", "slowdown"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.core.durable import restore_durable
-from helix_crawl_otel.core.state import PolicyState
+from helix_crawl_otel.policy.durable import restore_durable
+from helix_crawl_otel.policy.state import PolicyState
 
 __all__ = ["StateFile"]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
 from helix_crawl_otel.backfill.encoders.base import Encoder, EncoderLayer
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.modelled_card import BatchLoad, CardModel, Context, check_number
+from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = ["CARD_KEYS", "CardFault", "CardsCpu", "card_of"]
 

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from helix_crawl_otel.actions import PauseRequested
-from helix_crawl_otel.core.model import Action, ActionKind, Outcome, ShardStatus, Verdict
-from helix_crawl_otel.core.samples import plain_number, sample_problem
+from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.policy.samples import plain_number, sample_problem
 from helix_crawl_otel.release import release_cache
 
 if TYPE_CHECKING:

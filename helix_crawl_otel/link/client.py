@@ -20,8 +20,8 @@ from typing import Any
 from helix_crawl_otel import __version__
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.config import take_channel
-from helix_crawl_otel.core.model import Action, ActionKind, Outcome
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, ChannelError
+from helix_crawl_otel.policy.model import Action, ActionKind, Outcome
 
 __all__ = ["Link", "link_of_this_process"]
 

@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.cgroup_files import GroupMemory, has_limit_file, hierarchical_limit, read_group
 from helix_crawl_otel.memory.cgroup_groups import CgroupUnknown, Groups, find_groups
 from helix_crawl_otel.memory.probe import UNKNOWN, sentence
+from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = ["THRASHING_PER_SECOND", "CgroupProbe"]
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.probe import UNKNOWN, Probe, sentence
+from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = ["CombinedProbe"]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.device import parse_device
 from helix_crawl_otel.memory.nvml_api import (
     FUNCTION_NOT_FOUND,
@@ -25,6 +24,7 @@ from helix_crawl_otel.memory.nvml_api import (
 )
 from helix_crawl_otel.memory.nvml_cards import find_card
 from helix_crawl_otel.memory.probe import UNKNOWN, sentence
+from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = ["UNIFIED", "NvmlProbe", "read_memory"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from helix_crawl_otel.core.memory import STALE_SECONDS
-from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.policy.memory import STALE_SECONDS
+from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.ticker import Ticker
 
 __all__ = ["MemorySampler"]

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from helix_crawl_otel.core.memory import STALE_SECONDS
-from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading
 from helix_crawl_otel.memory.gpu_counters import GpuCounters, GpuUsage
 from helix_crawl_otel.memory.probe import sentence
 from helix_crawl_otel.memory.process_table import Process, process_tree, processes
 from helix_crawl_otel.memory.shared_use import Holder, shared_use
+from helix_crawl_otel.policy.memory import STALE_SECONDS
+from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading
 from helix_crawl_otel.ticker import Ticker
 
 __all__ = ["COUNTERS", "Counters", "SharedSampler"]

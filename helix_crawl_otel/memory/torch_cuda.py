@@ -15,9 +15,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.device import parse_device
 from helix_crawl_otel.memory.probe import UNKNOWN, sentence
+from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = ["TorchProbe"]
 

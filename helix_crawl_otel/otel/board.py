@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 
-from helix_crawl_otel.core.model import MemoryReading
-from helix_crawl_otel.core.policy import Policy
 from helix_crawl_otel.otel.exported import SHARD_STATES, ShardView, Snapshot
 from helix_crawl_otel.otel.feed import PolicyFeed
+from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.policy import Policy
 
 __all__ = ["Board"]
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome, ShardStatus
 from helix_crawl_otel.otel.hub import InstrumentHub, Rows
+from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome, ShardStatus
 
 __all__ = ["ERROR_PLACES", "OWNERS", "SHARD_STATES", "START_REASONS", "Exported", "ShardView", "Snapshot"]
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from helix_crawl_otel.core.decisions import Decision
-from helix_crawl_otel.core.durable import durable_mark
-from helix_crawl_otel.core.inflight import BatchInfo
-from helix_crawl_otel.core.model import MemoryReading
-from helix_crawl_otel.core.policy import Policy
+from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.decisions import Decision
+from helix_crawl_otel.policy.durable import durable_mark
+from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.policy import Policy
 
 __all__ = ["Collected", "PolicyFeed"]
 

@@ -15,9 +15,9 @@ from typing import Protocol
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, MeterProvider, Observation
 
-from helix_crawl_otel.core.instruments import BATCH_DURATION_BOUNDS, INSTRUMENTS, Instrument, Kind
 from helix_crawl_otel.otel.forked import free_locks
 from helix_crawl_otel.otel.labels import ShardLabels
+from helix_crawl_otel.policy.instruments import BATCH_DURATION_BOUNDS, INSTRUMENTS, Instrument, Kind
 
 __all__ = ["GaugeSource", "InstrumentHub", "Rows", "hub_of"]
 

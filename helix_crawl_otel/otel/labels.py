@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from helix_crawl_otel.core.instruments import MAX_LABELLED_SHARDS
+from helix_crawl_otel.policy.instruments import MAX_LABELLED_SHARDS
 
 __all__ = ["MAX_LABEL_SETS", "ShardLabels"]
 

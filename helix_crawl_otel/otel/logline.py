@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from helix_crawl_otel.core.decisions import Decision
-from helix_crawl_otel.core.model import Action, EvidenceValue
+from helix_crawl_otel.policy.decisions import Decision
+from helix_crawl_otel.policy.model import Action, EvidenceValue
 
 __all__ = ["PREFIX", "action_line", "decision_line"]
 

@@ -18,11 +18,11 @@ from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Histogram, MeterP
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 
-from helix_crawl_otel.core.inflight import BatchInfo
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.otel import reader as names
 from helix_crawl_otel.otel.feed import Collected
 from helix_crawl_otel.otel.reader import CrawlPolicyReader, batch_attributes
+from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = ["Measurements", "is_known"]
 

@@ -12,14 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from helix_crawl_otel.core.decisions import Decision
-from helix_crawl_otel.core.durable import dump_durable
-from helix_crawl_otel.core.inflight import BatchInfo
-from helix_crawl_otel.core.model import ActionKind, MemoryReading, ShardStatus
-from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
-from helix_crawl_otel.core.samples import sample_problem
-from helix_crawl_otel.core.settings import Settings
-from helix_crawl_otel.core.state import PolicyState
 from helix_crawl_otel.otel.board import Board
 from helix_crawl_otel.otel.dispatch import Dispatcher
 from helix_crawl_otel.otel.exported import Exported
@@ -28,6 +20,14 @@ from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.measurements import Measurements, is_known
 from helix_crawl_otel.otel.running import Running, RunningBatch, recorded
 from helix_crawl_otel.otel.trouble import Trouble
+from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.decisions import Decision
+from helix_crawl_otel.policy.durable import dump_durable
+from helix_crawl_otel.policy.model import ActionKind, MemoryReading, ShardStatus
+from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
+from helix_crawl_otel.policy.samples import sample_problem
+from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.state import PolicyState
 from helix_crawl_otel.timeline import TimelineWriter
 
 __all__ = ["Pipeline", "RunningBatch"]

@@ -12,9 +12,9 @@ from typing import Any
 from opentelemetry.sdk.metrics import Counter, Histogram, UpDownCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReader, MetricsData
 
-from helix_crawl_otel.core.inflight import BatchInfo
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.otel.feed import Collected
+from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = [
     "BATCHES_INFLIGHT",

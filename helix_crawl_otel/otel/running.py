@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from helix_crawl_otel.core.inflight import BatchInfo
+from helix_crawl_otel.policy.batch import BatchInfo
 
 __all__ = ["Running", "RunningBatch", "recorded"]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 
-from helix_crawl_otel.core.inflight import BatchInfo
 from helix_crawl_otel.otel.exported import Exported
 from helix_crawl_otel.otel.logline import PREFIX
+from helix_crawl_otel.policy.batch import BatchInfo
 
 __all__ = ["Trouble"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from statistics import median
 
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.best import best_plan
 from helix_crawl_otel.replay.closed_loop import play
 from helix_crawl_otel.replay.policies import DEFINITIONS, SimulatedPolicy, finished_batches, ladder

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.core.decisions import Decision, What
-from helix_crawl_otel.core.durable import dump_durable, restore_durable
-from helix_crawl_otel.core.inflight import Batch, BatchInfo
-from helix_crawl_otel.core.model import ActionKind, Outcome
-from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.batch import Batch, BatchInfo
+from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.durable import dump_durable, restore_durable
+from helix_crawl_otel.policy.model import ActionKind, Outcome
+from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.order import in_runs, travel
 from helix_crawl_otel.timeline import (
     ActionEvent,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.compare import Comparison, ladder_ratios, middle_and_worst
 from helix_crawl_otel.replay.table import span
 from helix_crawl_otel.replay.trace import Run

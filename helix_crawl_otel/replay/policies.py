@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from helix_crawl_otel.core.decisions import Decision, What
-from helix_crawl_otel.core.inflight import BatchInfo
-from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome
-from helix_crawl_otel.core.policy import Policy
-from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.modelled_card import BatchLoad
+from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome
+from helix_crawl_otel.policy.policy import Policy
+from helix_crawl_otel.policy.settings import Settings
 
 __all__ = [
     "CARD",

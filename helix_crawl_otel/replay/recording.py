@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.core.policy import TICK_SECONDS
-from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.modelled_card import GIB
+from helix_crawl_otel.policy.policy import TICK_SECONDS
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.policies import CARD, CPU
 from helix_crawl_otel.replay.scenario import Scenario
 from helix_crawl_otel.replay.trace import GIVE_UP_SECONDS, Attempt, Run

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from helix_crawl_otel.core.decisions import Decision, What
-from helix_crawl_otel.core.model import ActionKind
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.model import ActionKind
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import ReplayResult
 from helix_crawl_otel.timeline import TimelineReader
 

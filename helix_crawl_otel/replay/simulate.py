@@ -15,8 +15,8 @@ from pathlib import Path
 
 from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError, add_options, config_from_options, option_values
-from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.paths import typed_path
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.compare import Comparison, compare
 from helix_crawl_otel.replay.goals import goal_notes
 from helix_crawl_otel.replay.plot import PictureError, check_picture, draw

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import add_options, config_from_options, option_values
-from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.knobs import KNOBS
 from helix_crawl_otel.paths import typed_path
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.replay_text import skipped_text
 from helix_crawl_otel.replay.source import add_timeline, timeline_path, timeline_reader
 from helix_crawl_otel.report.choice import choose

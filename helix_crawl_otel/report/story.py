@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.settings import Settings
 
 __all__ = ["DETECT", "HANG", "REMEDIES", "Batch", "Episode", "Reading", "Start", "Step", "Story", "Tale"]
 

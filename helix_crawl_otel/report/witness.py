@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from helix_crawl_otel.core.decisions import Decision, What
-from helix_crawl_otel.core.durable import dump_durable, restore_durable
-from helix_crawl_otel.core.inflight import Batch as InFlight
-from helix_crawl_otel.core.inflight import BatchInfo
-from helix_crawl_otel.core.model import ActionKind
-from helix_crawl_otel.core.policy import TICK_SECONDS, Policy
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.batch import Batch as InFlight
+from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.durable import dump_durable, restore_durable
+from helix_crawl_otel.policy.model import ActionKind
+from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import replay
 from helix_crawl_otel.replay.order import in_runs, travel
 from helix_crawl_otel.report.story import DETECT, HANG, Batch, Episode, Reading, Start, Step, Story, Tale

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.relay import Relay
 from helix_crawl_otel.supervise.run_state import Run

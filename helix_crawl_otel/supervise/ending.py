@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from helix_crawl_otel.actions import DEMOTED_EXIT_CODE, PAUSED_EXIT_CODE
-from helix_crawl_otel.core.model import ActionKind
+from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise.process import exit_text
 
 __all__ = ["NEVER_EXIT_CODE", "End", "Ending", "judge_end", "why_ended"]

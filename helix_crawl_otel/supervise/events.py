@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from helix_crawl_otel.core.model import EvidenceValue
+from helix_crawl_otel.policy.model import EvidenceValue
 
 __all__ = [
     "Action",

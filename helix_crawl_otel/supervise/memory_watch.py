@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from helix_crawl_otel.core.model import Action, MemoryReading
 from helix_crawl_otel.memory.cgroup import CgroupProbe
 from helix_crawl_otel.memory.combined import CombinedProbe
 from helix_crawl_otel.memory.device import parse_device
@@ -25,6 +24,7 @@ from helix_crawl_otel.memory.process_table import Process, processes
 from helix_crawl_otel.memory.sampler import MemorySampler
 from helix_crawl_otel.memory.shared_sampler import COUNTERS, Counters, SharedSampler
 from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.supervise.numbers import gib
 
 __all__ = ["MemoryWatch", "ReportedProbe"]

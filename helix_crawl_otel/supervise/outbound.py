@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable
 
 from helix_crawl_otel.actions import ActionQueue
-from helix_crawl_otel.core.model import Action, ActionKind
+from helix_crawl_otel.policy.model import Action, ActionKind
 from helix_crawl_otel.supervise.mailbox import Sender
 
 __all__ = ["Outbound"]

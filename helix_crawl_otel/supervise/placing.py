@@ -5,7 +5,7 @@ Source: DESIGN.md, section 5.
 
 from __future__ import annotations
 
-from helix_crawl_otel.core.model import ActionKind
+from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise.ear import LeftOpen
 from helix_crawl_otel.supervise.job import Start
 from helix_crawl_otel.supervise.run_state import Run

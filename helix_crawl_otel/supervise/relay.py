@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from helix_crawl_otel.core.inflight import BatchInfo
-from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
 from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.otel.pipeline import Pipeline, RunningBatch
+from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
 from helix_crawl_otel.supervise.mailbox import Sender
 from helix_crawl_otel.supervise.outbound import Outbound
 

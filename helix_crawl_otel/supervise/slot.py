@@ -12,8 +12,8 @@ import logging
 import threading
 from enum import Enum
 
-from helix_crawl_otel.core.decisions import Decision, What
-from helix_crawl_otel.core.model import ActionKind
+from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise.budget import CrashBudget
 from helix_crawl_otel.supervise.ear import LeftOpen
 from helix_crawl_otel.supervise.ending import End, Ending, judge_end, why_ended

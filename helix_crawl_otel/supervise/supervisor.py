@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Sequence
 
-from helix_crawl_otel.core.decisions import Decision
+from helix_crawl_otel.policy.decisions import Decision
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.ending import NEVER_EXIT_CODE, Ending
 from helix_crawl_otel.supervise.interrupt import Interrupts

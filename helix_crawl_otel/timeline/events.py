@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from helix_crawl_otel.core.model import MemoryReading
-from helix_crawl_otel.core.samples import LEAST, MOST, is_number
+from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.samples import LEAST, MOST, is_number
 
 __all__ = [
     "DEFAULT_DEVICE",

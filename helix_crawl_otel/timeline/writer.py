@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from helix_crawl_otel.core.model import MemoryReading
-from helix_crawl_otel.core.samples import plain_number, sample_problem
+from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.samples import plain_number, sample_problem
 from helix_crawl_otel.timeline.events import VERSION
 
 __all__ = ["TimelineWriter"]

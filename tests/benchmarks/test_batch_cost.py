@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel import CrawlWatch, MemoryReading
-from helix_crawl_otel.core.instruments import BATCH_DURATION_BOUNDS
+from helix_crawl_otel.policy.instruments import BATCH_DURATION_BOUNDS
 from tests.benchmarks.figures import Benchmark, Figures, Samples
 from tests.benchmarks.metrics import CONDITIONS, SCRAPE_SECONDS, Endpoint, endpoint
 

@@ -21,7 +21,7 @@ from helix_crawl_otel.config import (
     otel_disabled,
     read_knob,
 )
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.settings import Settings
 
 CONTRACT = {
     "HELIX_BFM_CRAWL_FACTOR": ("--factor", 5.0),

@@ -9,10 +9,10 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry
 
-from helix_crawl_otel.core.model import ActionKind, MemoryReading, Outcome
-from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.pipeline import Pipeline, RunningBatch
+from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.order import in_order
 from helix_crawl_otel.timeline import BatchEvent, Event, MemoryEvent, WorkerEvent, read_timeline
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helix_crawl_otel.core.instruments import INSTRUMENTS, Kind
+from helix_crawl_otel.policy.instruments import INSTRUMENTS, Kind
 from tests.rules.tree import PACKAGE
 
 __all__ = ["ALERTS", "BOARDS", "FILES", "RULES", "Query", "known_metrics", "metrics_in", "queries", "rows_in"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.core.instruments import INSTRUMENTS
+from helix_crawl_otel.policy.instruments import INSTRUMENTS
 from tests.dashboards.shipped import ALERTS, BOARDS, FILES, RULES, known_metrics, metrics_in, queries, rows_in
 from tests.docs.pages import Page
 from tests.programs import require_program

@@ -12,9 +12,9 @@ import pytest
 
 import helix_crawl_otel
 from helix_crawl_otel import actions, cli
-from helix_crawl_otel.core.instruments import INSTRUMENTS, Kind
 from helix_crawl_otel.embedded.shard import ShardWatch
 from helix_crawl_otel.knobs import KNOBS
+from helix_crawl_otel.policy.instruments import INSTRUMENTS, Kind
 from helix_crawl_otel.replay.compare import Row
 from tests.docs import blocks
 from tests.docs.generate import BLOCKS, REFERENCE, rewritten

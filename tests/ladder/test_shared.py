@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import replay
 from helix_crawl_otel.timeline import read_timeline
 from tests.jobs.processes import FINDS_PROCESSES

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.core.model import Action, ActionKind, Outcome
 from helix_crawl_otel.link.channel import Channel, ChannelClosed, ChannelError, open_pair
 from helix_crawl_otel.link.client import ORPHANED_EXIT_CODE, UNANSWERED, VERSION, Link
+from helix_crawl_otel.policy.model import Action, ActionKind, Outcome
 from tests.watch.rig import wait_until
 
 WELCOME = {

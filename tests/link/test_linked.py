@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.actions import PauseRequested
-from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
-from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.embedded import linked
 from helix_crawl_otel.embedded.linked import LinkedRuntime
 from helix_crawl_otel.embedded.shard import ShardWatch
@@ -19,6 +17,8 @@ from helix_crawl_otel.link.channel import Channel, ChannelClosed
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.supervise.mailbox import Mailbox
 from helix_crawl_otel.supervise.relay import Relay
 from tests.watch.rig import CRAWL, FULL, GENES, HEALTHY, LOW, TICK, WORK, Clock, collected, make_provider, reading

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.cgroup import THRASHING_PER_SECOND, CgroupProbe
+from helix_crawl_otel.policy.model import MemoryReading
 from tests.memory.groups import (
     FAULTS_WHILE_THRASHING,
     HEALTHY,

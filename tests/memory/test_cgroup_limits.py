@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.cgroup import CgroupProbe
 from helix_crawl_otel.memory.probe import UNKNOWN
+from helix_crawl_otel.policy.model import MemoryReading
 from tests.memory.groups import (
     HEALTHY,
     MIB,

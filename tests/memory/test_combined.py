@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.combined import CombinedProbe
 from helix_crawl_otel.memory.probe import UNKNOWN, Probe
+from helix_crawl_otel.policy.model import MemoryReading
 
 
 class Fixed:

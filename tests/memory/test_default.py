@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.default import default_probe
 from helix_crawl_otel.memory.device import parse_device
 from helix_crawl_otel.memory.probe import UNKNOWN, CallableProbe, Probe, UnknownProbe
+from helix_crawl_otel.policy.model import MemoryReading
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.nvml import NvmlProbe
 from helix_crawl_otel.memory.nvml_describe import describe, driver_model
 from helix_crawl_otel.memory.nvml_processes import CardProcess, CardProcesses, card_processes
 from helix_crawl_otel.memory.probe import UNKNOWN
+from helix_crawl_otel.policy.model import MemoryReading
 from tests.standins.nvml import NOT_AVAILABLE
 
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from helix_crawl_otel import ticker
-from helix_crawl_otel.core.model import Action, ActionKind, MemoryReading
 from helix_crawl_otel.memory.shared_sampler import COUNTERS, SharedSampler
+from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading
 from tests.memory.counters import GIB, MIB, TABLE, FakeCounters, usage
 from tests.watch.rig import TICK, Clock, wait_until
 

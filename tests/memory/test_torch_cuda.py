@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.core.model import MemoryReading
 from helix_crawl_otel.memory.probe import UNKNOWN
 from helix_crawl_otel.memory.torch_cuda import TorchProbe
+from helix_crawl_otel.policy.model import MemoryReading
 from tests.programs import require_module
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from helix_crawl_otel.core.inflight import BatchInfo
-from helix_crawl_otel.core.model import MemoryReading
-from helix_crawl_otel.core.policy import Policy
-from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.otel.feed import Collected, PolicyFeed
 from helix_crawl_otel.otel.measurements import Measurements
+from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.policy import Policy
+from helix_crawl_otel.policy.settings import Settings
 from tests.otel.fresh import run_fresh
 from tests.watch.rig import Clock
 
@@ -143,7 +143,7 @@ def test_without_the_sdk_the_same_facts_arrive() -> None:
     """`OTEL_SDK_DISABLED=true` is read when a provider is made, so the whole of it runs in a fresh process."""
     out = run_fresh(
         """
-        from helix_crawl_otel.core.model import MemoryReading
+        from helix_crawl_otel.policy.model import MemoryReading
         from helix_crawl_otel.otel.feed import Collected
         from tests.otel.test_collections import Sink, info
         sink = Sink()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from helix_crawl_otel.core.instruments import INSTRUMENTS, Kind
+from helix_crawl_otel.policy.instruments import INSTRUMENTS, Kind
 from tests.otel.fresh import run_fresh
 from tests.programs import require_program
 from tests.watch.rig import Rig, collected, make_provider

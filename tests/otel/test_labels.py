@@ -10,10 +10,10 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, generate_latest
 
-from helix_crawl_otel.core.model import ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.otel.exported import Exported, ShardView, Snapshot
 from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.labels import ShardLabels
+from helix_crawl_otel.policy.model import ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.watch import CrawlWatch
 from tests.programs import require_program
 from tests.watch.rig import Rig, collected, make_provider

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from helix_crawl_otel.core.instruments import INSTRUMENTS
+from helix_crawl_otel.policy.instruments import INSTRUMENTS
 from tests.otel.fresh import run_fresh
 from tests.programs import require_module
 

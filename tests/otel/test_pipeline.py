@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.core.decisions import Decision, What
-from helix_crawl_otel.core.model import ActionKind
-from helix_crawl_otel.core.policy import Policy
-from helix_crawl_otel.core.settings import Settings
-from helix_crawl_otel.core.state import REMEDIES
 from helix_crawl_otel.otel.dispatch import Dispatcher
 from helix_crawl_otel.otel.exported import Exported, Snapshot
 from helix_crawl_otel.otel.feed import PolicyFeed
 from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.model import ActionKind
+from helix_crawl_otel.policy.policy import Policy
+from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.state import REMEDIES
 from tests.watch.rig import FULL, GENES, LOW, TICK, WORK, Clock, collected, make_provider, reading
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.core.model import MemoryReading
-from helix_crawl_otel.core.policy import Policy
+from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.timeline import TimelineReader, writer
 from helix_crawl_otel.watch import CrawlWatch
 from tests.otel.fresh import run_fresh

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.replay import json_lines, replay
 from helix_crawl_otel.replay.replay_text import replay_text
 from helix_crawl_otel.timeline import read_timeline

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.report.choice import choose
 from helix_crawl_otel.report.page import page
 from helix_crawl_otel.report.story import Story

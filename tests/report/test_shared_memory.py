@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.report.picture import picture
 from tests.report.stories import GB, job_with_a_recycle, page_of, story_of
 

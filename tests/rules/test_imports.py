@@ -17,8 +17,8 @@ HEAVY = GPU | METERS | {"asyncio", "concurrent", "matplotlib", "multiprocessing"
 PUBLIC = {"Action", "ActionKind", "ActionQueue", "CrawlConfig", "CrawlWatch", "MemoryReading", "PauseRequested"}
 PUBLIC |= {"serve_metrics"}
 
-CORE = ["helix_crawl_otel.core"] + [
-    f"helix_crawl_otel.core.{path.stem}" for path in python_files(PACKAGE / "core") if path.stem != "__init__"
+CORE = ["helix_crawl_otel.policy"] + [
+    f"helix_crawl_otel.policy.{path.stem}" for path in python_files(PACKAGE / "core") if path.stem != "__init__"
 ]
 
 

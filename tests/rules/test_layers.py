@@ -45,8 +45,8 @@ def test_imports_go_down_only() -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("core/model.py", "import helix_crawl_otel.config"),
-        ("core/model.py", "import time"),
+        ("policy/model.py", "import helix_crawl_otel.config"),
+        ("policy/model.py", "import time"),
         ("memory/__init__.py", "import helix_crawl_otel.otel"),
         ("otel/__init__.py", "import helix_crawl_otel.memory"),
         ("config.py", "import helix_crawl_otel.watch"),

@@ -146,7 +146,7 @@ BAD = [
 ]
 
 GOOD = [
-    (core_imports, "import math\nfrom dataclasses import dataclass\nfrom helix_crawl_otel.core import model"),
+    (core_imports, "import math\nfrom dataclasses import dataclass\nfrom helix_crawl_otel.policy import model"),
     (environment_readers, "def f(environ):\n    return environ['A'], self.environ"),
     (dangerous_calls, "import os, subprocess\nsubprocess.run(['ls'], shell=False)\nos.register_at_fork(before=f)"),
     (unsafe_starts, "argv = [python, '-I', '-S', str(path)]\nhelp = 'start it with -m'"),

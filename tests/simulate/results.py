@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.compare import Comparison, compare
 from helix_crawl_otel.replay.scenarios import by_name
 from helix_crawl_otel.replay.trace import Attempt, Run

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.modelled_card import CardModel
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.best import best_plan
 from helix_crawl_otel.replay.closed_loop import play
 from helix_crawl_otel.replay.compare import compare

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.closed_loop import play
 from helix_crawl_otel.replay.compare import ladder_ratios, middle_and_worst
 from helix_crawl_otel.replay.goals import GOAL_FRESH_WORKER_SECONDS, GOAL_RATIO, fresh_worker_seconds, goal_notes

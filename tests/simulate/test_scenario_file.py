@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.modelled_card import CardModel
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.compare import compare
 from helix_crawl_otel.replay.scenario import MAX_BATCHES, Stretch
 from helix_crawl_otel.replay.scenario_file import EXAMPLE, ScenarioFileError, load_scenario

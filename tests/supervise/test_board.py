@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from helix_crawl_otel.core.policy import Policy
-from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.otel.board import Board
 from helix_crawl_otel.otel.exported import Snapshot
 from helix_crawl_otel.otel.feed import PolicyFeed
+from helix_crawl_otel.policy.policy import Policy
+from helix_crawl_otel.policy.settings import Settings
 
 
 def _seen(board: Board) -> Snapshot:

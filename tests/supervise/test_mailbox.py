@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from multiprocessing import Pipe
 
 from helix_crawl_otel.actions import ActionQueue
-from helix_crawl_otel.core.model import Action, ActionKind
 from helix_crawl_otel.link.channel import Channel
+from helix_crawl_otel.policy.model import Action, ActionKind
 from helix_crawl_otel.supervise.mailbox import Mailbox
 from helix_crawl_otel.supervise.outbound import Outbound
 

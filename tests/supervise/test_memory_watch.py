@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from helix_crawl_otel.core.model import MemoryReading
-from helix_crawl_otel.core.settings import Settings
 from helix_crawl_otel.memory.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.supervise.memory_watch import MemoryWatch, ReportedProbe
 from tests.memory.conftest import answers, nvml_environ, nvml_library
 from tests.standins.nvml import GIB, Answers
@@ -279,7 +279,7 @@ def test_an_unknown_memory_is_told_once_and_why(card: list[MemoryReading], caplo
 REAL = """
 import os, sys
 from helix_crawl_otel.clock import awake_clock, scaled_clock
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.otel.hub import hub_of
 from helix_crawl_otel.otel.pipeline import Pipeline
 from helix_crawl_otel.supervise.memory_watch import MemoryWatch

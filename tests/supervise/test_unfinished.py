@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.core.decisions import What
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.decisions import What
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import replay
 from helix_crawl_otel.supervise.slot import Phase
 from helix_crawl_otel.timeline import read_timeline, writer

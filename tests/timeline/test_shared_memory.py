@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.timeline import MemoryEvent, TimelineWriter, read_timeline
 
 LINE: dict[str, Any] = {"event": "memory", "t": 5.0, "device": "cuda:0", "used_bytes": 6, "limit_bytes": 12}

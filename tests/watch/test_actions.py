@@ -9,7 +9,7 @@ import time
 import pytest
 
 from helix_crawl_otel.actions import ActionQueue, PauseRequested
-from helix_crawl_otel.core.model import Action, ActionKind, Outcome
+from helix_crawl_otel.policy.model import Action, ActionKind, Outcome
 from tests.watch.rig import Rig
 
 

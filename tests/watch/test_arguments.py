@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.config import CrawlConfig
-from helix_crawl_otel.core.settings import Settings
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.watch import CrawlWatch
 from tests.watch.rig import Rig, pipeline_of
 

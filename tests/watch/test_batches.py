@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.core.model import MemoryReading, ShardStatus, Verdict
+from helix_crawl_otel.policy.model import MemoryReading, ShardStatus, Verdict
 from helix_crawl_otel.timeline import TimelineReader
 from helix_crawl_otel.watch import CrawlWatch
 from tests.otel.fresh import run_fresh

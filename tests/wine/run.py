@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 TESTS = (
     "tests/config",
-    "tests/core",
+    "tests/policy",
     "tests/timeline",
     "tests/replay",
     "tests/store",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = [
     "BadVector",

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 from helix_crawl_otel.backfill.vectors import pack
-from helix_crawl_otel.core.model import MemoryReading
+from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = ["HASHING_IDENTITY", "HashingEncoder"]
 

@@ -1,0 +1,116 @@
+"""A batch while it runs, and the slices it is observed in: a batch that never ends is seen all the same.
+
+Source: DESIGN.md, section 4, rules 4, 5 and 11.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helix_crawl_otel.policy.baseline import Baseline
+
+__all__ = ["SMALL_BATCH", "Batch", "BatchInfo", "is_small"]
+
+SMALL_BATCH = 0.25
+"""A batch of less than this part of the baseline batches' median work: its rate is all overhead (rule 4)."""
+
+MAX_SLICES = 1000
+"""Slices observed of one batch. By then its rate is a thousandth of the limit and every rung has been asked for; the
+bound keeps a clock that jumps from keeping the policy busy."""
+
+HANG_SLICES = 100
+HANG_SECONDS = 1800.0
+"""A batch older than both is a hang, not a crawl (rule 11)."""
+
+ROUNDING = 1e-9
+
+
+def is_small(work: float, baseline: Baseline | None) -> bool:
+    """Whether a batch is too small to be an observation when it ends."""
+    return baseline is not None and work < SMALL_BATCH * baseline.work
+
+
+@dataclass(frozen=True)
+class BatchInfo:
+    """What a driver says of a batch, before it is known whether that can be judged.
+
+    Args:
+        id: Unique among the batches in flight.
+        shard: Name of the shard.
+        worker: Name of the worker.
+        device: Device of the worker.
+        genes: Passages.
+        work: Cost in the driver's unit, `None` to be judged by genes.
+    """
+
+    id: str
+    shard: str
+    worker: str
+    device: str
+    genes: float
+    work: float | None = None
+
+
+@dataclass
+class Batch:
+    """One batch of the encode stage.
+
+    Args:
+        id: Unique among the batches in flight.
+        worker: Name of the worker that encodes it.
+        shard: Its shard.
+        device: Device of the worker.
+        genes: Passages, more than 0.
+        work: Cost in the shard's unit, more than 0.
+        started: Seconds.
+        warmup: One of the first batches of its worker: never judged, except as a hang.
+        slice_seconds: Time that a shard at its limit would need, `None` while no baseline is known.
+        weighed: Work it is judged by in flight: its own, at least a quarter of the usual.
+        slices: Slices observed so far.
+        hung: Reported as a hang.
+    """
+
+    id: str
+    worker: str
+    shard: str
+    device: str
+    genes: float
+    work: float
+    started: float
+    warmup: bool = False
+    slice_seconds: float | None = None
+    weighed: float = 0.0
+    slices: int = 0
+    hung: bool = False
+
+    def measure(self, baseline: Baseline, factor: float, tick_seconds: float) -> None:
+        """Fix the length of the slices by the baseline in force, once."""
+        if self.slice_seconds is None:
+            self.weighed = max(self.work, SMALL_BATCH * baseline.work)
+            self.slice_seconds = max(self.weighed * factor / baseline.rate, tick_seconds)
+
+    def next_slice(self) -> float | None:
+        """When the next slice is due, in seconds; `None` when no more are observed."""
+        if self.slice_seconds is None or self.warmup or self.slices >= MAX_SLICES:
+            return None
+        return self.started + (self.slices + 1) * self.slice_seconds
+
+    def take_slice(self) -> tuple[float, float]:
+        """Observe the next slice: its rates, in the shard's unit and in genes a second.
+
+        Both are upper bounds of the true rate: the batch would have to end now to be as fast as that.
+        """
+        assert self.slice_seconds is not None
+        self.slices += 1
+        age = self.slices * self.slice_seconds
+        return self.weighed / age, self.genes * (self.weighed / self.work) / age
+
+    def is_covered(self, age: float) -> bool:
+        """Whether the slices already count all of a batch that ends at this age: nothing is counted twice."""
+        if self.slices == 0 or self.slice_seconds is None:
+            return False
+        return age <= self.slices * self.slice_seconds * (1 + ROUNDING) or self.slices >= MAX_SLICES
+
+    def hang_at(self) -> float:
+        """When it is a hang, in seconds."""
+        return self.started + max(HANG_SLICES * (self.slice_seconds or 0.0), HANG_SECONDS)

@@ -1,0 +1,148 @@
+"""Recognises the crawl: an EMA of rates, a streak of slow observations under a full memory, an episode.
+
+One detector serves one shard on one device. It is fed every observation, whatever the memory says and whatever action
+is pending, so that its windows stay true (rule 10).
+
+Source: DESIGN.md, section 4, rules 4, 7 and 8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from helix_crawl_otel.policy.baseline import Baseline
+from helix_crawl_otel.policy.model import Verdict
+from helix_crawl_otel.policy.settings import Settings
+
+__all__ = ["Detector", "Finding", "Observation"]
+
+ROUNDING = 1e-9
+"""A rate that equals the limit up to rounding is not below it."""
+
+
+class Finding(str, Enum):
+    """What an observation amounts to, when it amounts to something."""
+
+    TRIP = "trip"
+    RECOVERED = "recovered"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A finished batch, or a slice of one in flight.
+
+    Args:
+        t: Seconds; the end of the batch or of the slice.
+        rate: Judged rate in the shard's unit a second, more than 0.
+        genes_rate: The same in genes a second.
+        full: Whether the memory was full since the batch began; `None` when unknown.
+        in_flight: A slice: the rates are upper bounds.
+    """
+
+    t: float
+    rate: float
+    genes_rate: float
+    full: bool | None
+    in_flight: bool = False
+
+
+@dataclass
+class Detector:
+    """State of one shard on one device. None of it survives a change of worker (rule 9)."""
+
+    ema: float | None = None
+    genes_ema: float | None = None
+    streak: int = 0
+    streak_since: float = 0.0
+    healthy: int = 0
+    episode_open: bool = False
+    verdict: Verdict = Verdict.WARMING_UP
+
+    def observe(
+        self,
+        observation: Observation,
+        baseline: Baseline | None,
+        settings: Settings,
+        *,
+        hold_seconds: float,
+        may_trip: bool,
+    ) -> Finding | None:
+        """Feed one observation.
+
+        Args:
+            observation: What was seen.
+            baseline: The one in force, `None` while there is none: nothing is slow then.
+            settings: The knobs.
+            hold_seconds: How long a streak must have lasted to be a trip: `window` ticks (rule 7).
+            may_trip: False while a RECYCLE or DEMOTE_CPU is pending (rule 8).
+
+        Returns:
+            `TRIP` when the signature has filled a window (the caller calls `tripped`), `RECOVERED` when an episode
+            ends with this observation, else `None`.
+        """
+        self._average(observation, settings.ema_alpha)
+        slow = baseline is not None and self._is_slow(baseline, settings.factor)
+        self.verdict = self._judge(baseline, slow, observation.full)
+        if not slow:
+            if observation.in_flight and baseline is not None and self._is_at_limit(baseline, settings.factor):
+                # The first slice of a batch lies at the limit by definition. With ema_alpha = 1 the EMA is that slice,
+                # and would end the streak of every crawl whose batches do finish.
+                return None
+            self.streak = 0
+            return self._recover(settings.window)
+        self.healthy = 0
+        # Inside an episode only the rate decides: the release of rung 1 lowers the reading and must not hide the crawl.
+        if not (observation.full or self.episode_open):
+            self.streak = 0
+            return None
+        if self.streak == 0:
+            self.streak_since = observation.t
+        self.streak += 1
+        filled = self.streak >= settings.window and observation.t - self.streak_since >= hold_seconds * (1 - ROUNDING)
+        return Finding.TRIP if filled and may_trip else None
+
+    def tripped(self) -> bool:
+        """Take note of a trip: the streak starts again. Returns whether the trip opened the episode."""
+        opened = not self.episode_open
+        self.episode_open = True
+        self.streak = 0
+        return opened
+
+    def ratio(self, baseline: Baseline | None) -> float | None:
+        """EMA over baseline as judged; `None` while either is unknown."""
+        if self.ema is None or baseline is None:
+            return None
+        return self.ema / baseline.rate
+
+    def _average(self, observation: Observation, alpha: float) -> None:
+        if self.ema is None or self.genes_ema is None:
+            self.ema, self.genes_ema = observation.rate, observation.genes_rate
+            return
+        self.ema = alpha * observation.rate + (1 - alpha) * self.ema
+        self.genes_ema = alpha * observation.genes_rate + (1 - alpha) * self.genes_ema
+
+    def _is_slow(self, baseline: Baseline, factor: float) -> bool:
+        return self.ema is not None and self.ema < baseline.rate / factor * (1 - ROUNDING)
+
+    def _is_at_limit(self, baseline: Baseline, factor: float) -> bool:
+        return self.ema is not None and self.ema <= baseline.rate / factor * (1 + ROUNDING)
+
+    def _judge(self, baseline: Baseline | None, slow: bool, full: bool | None) -> Verdict:
+        if baseline is None:
+            return Verdict.WARMING_UP
+        if not slow:
+            return Verdict.HEALTHY
+        if full or self.episode_open:
+            return Verdict.CRAWLING
+        return Verdict.UNKNOWN if full is None else Verdict.SLOW
+
+    def _recover(self, window: int) -> Finding | None:
+        if not self.episode_open:
+            return None
+        self.healthy += 1
+        if self.healthy < window:
+            return None
+        self.episode_open = False
+        self.healthy = 0
+        return Finding.RECOVERED

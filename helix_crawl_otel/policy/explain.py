@@ -1,0 +1,90 @@
+"""Puts what the policy saw into the evidence of an action and into one sentence for the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helix_crawl_otel.policy.baseline import Baseline
+from helix_crawl_otel.policy.detector import Detector
+from helix_crawl_otel.policy.model import ActionKind, Evidence
+from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.shared import Shared
+
+__all__ = ["Sight", "evidence", "passed_over_reason", "sentence"]
+
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What was seen when a window filled.
+
+    Args:
+        detector: Before the trip was noted, so that the streak is still there.
+        baseline: The one in force.
+        source: Whose baseline it is: `shard` or `card`.
+        genes_rate: Rate of the newest observation, genes/s; `None` when no time has passed.
+        memory_fraction: Highest since the batch began, `None` when unknown.
+        inflight_seconds: Age of the batch in flight, `None` between batches.
+        shared: Shared memory.
+    """
+
+    detector: Detector
+    baseline: Baseline
+    source: str
+    genes_rate: float | None
+    memory_fraction: float | None
+    inflight_seconds: float | None
+    shared: Shared
+
+
+def evidence(sight: Sight, settings: Settings) -> Evidence:
+    """The numbers behind an action: rates in genes/s as reported, ratios in work as judged."""
+    return {
+        "rate": sight.genes_rate,
+        "ema": sight.detector.genes_ema,
+        "baseline": sight.baseline.genes_rate,
+        "limit": sight.baseline.genes_rate / settings.factor,
+        "ratio": sight.detector.ratio(sight.baseline),
+        "limit_ratio": 1 / settings.factor,
+        "streak": sight.detector.streak,
+        "memory_fraction": sight.memory_fraction,
+        "inflight_seconds": sight.inflight_seconds,
+        "baseline_source": sight.source,
+        "shared_bytes": sight.shared.used,
+        "shared_rise_bytes": sight.shared.rise,
+        "other_shared_bytes": sight.shared.other,
+    }
+
+
+def sentence(kind: ActionKind, sight: Sight, settings: Settings) -> str:
+    """Why an action is asked for, in one sentence."""
+    ratio = sight.detector.ratio(sight.baseline) or 0.0
+    memory = "unknown" if sight.memory_fraction is None else f"{100 * sight.memory_fraction:.1f} % full"
+    if settings.shared and sight.shared.is_spill:
+        memory += f", shared memory up by {(sight.shared.rise or 0) / GIB:.2f} GiB since the worker's first batches"
+    running = "" if sight.inflight_seconds is None else f", a batch running for {sight.inflight_seconds:.0f} s"
+    return (
+        f"{_ASKED[kind]}: throughput is {100 * ratio:.3g} % of the {sight.source}'s baseline, "
+        f"below {100 / settings.factor:.3g} %, for {sight.detector.streak} observations, memory {memory}{running}"
+    )
+
+
+def passed_over_reason(kind: ActionKind, device: str) -> str:
+    """Why a rung was passed over, and what would have made it possible."""
+    if kind is ActionKind.DEMOTE_CPU and device == "cpu":
+        return "the shard is on the CPU already"
+    if kind is ActionKind.RECYCLE:
+        return "nothing restarts this process; start the job with `helix-crawl run`, or pass exit_to_recycle=True"
+    return (
+        "the driver cannot move to the CPU; start the job with `helix-crawl run`, or pass on_demote= to watch.shard()"
+    )
+
+
+_ASKED = {
+    ActionKind.DETECT: "crawl detected",
+    ActionKind.EMPTY_CACHE: "release the cache",
+    ActionKind.RECYCLE: "recycle the worker",
+    ActionKind.DEMOTE_CPU: "finish the shard on the CPU",
+}

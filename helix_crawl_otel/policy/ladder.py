@@ -1,0 +1,107 @@
+"""Climbs, per shard, never downwards: EMPTY_CACHE, RECYCLE, DEMOTE_CPU. At most three interventions a shard.
+
+Source: DESIGN.md, section 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helix_crawl_otel.policy.model import ActionKind
+
+__all__ = ["Climb", "Ladder", "Pending"]
+
+OVERDUE_SLICES = 4
+OVERDUE_SECONDS = 30.0
+"""An action that a stuck batch keeps from its boundary has 4 slices, and at least 30 s."""
+
+_MODES = {
+    "ladder": (ActionKind.EMPTY_CACHE, ActionKind.RECYCLE, ActionKind.DEMOTE_CPU),
+    "cpu": (ActionKind.DEMOTE_CPU,),
+    "off": (),
+}
+
+
+@dataclass
+class Pending:
+    """An action that waits for its boundary.
+
+    Args:
+        id: The action's id.
+        kind: What was asked.
+        since: When, in seconds.
+        overdue: Its deadline has passed.
+    """
+
+    id: int
+    kind: ActionKind
+    since: float
+    overdue: bool = False
+
+    @property
+    def ends_worker(self) -> bool:
+        """Whether it ends the worker: while one of these is pending, nothing trips."""
+        return self.kind in (ActionKind.RECYCLE, ActionKind.DEMOTE_CPU)
+
+    def deadline(self, slice_seconds: float | None) -> float:
+        """When it is overdue, in seconds, for a batch with slices of this length."""
+        return self.since + max(OVERDUE_SLICES * (slice_seconds or 0.0), OVERDUE_SECONDS)
+
+
+@dataclass(frozen=True)
+class Climb:
+    """What a trip leads to.
+
+    Args:
+        kind: The rung to take now, `None` when none is left.
+        passed_over: Rungs that the driver cannot take; they are used up.
+    """
+
+    kind: ActionKind | None
+    passed_over: tuple[ActionKind, ...]
+
+
+@dataclass
+class Ladder:
+    """State of one shard. The rung survives every worker.
+
+    Args:
+        rung: The highest one used.
+        pending: The action that waits.
+        is_spared: DEMOTE_CPU was vetoed, passed over or failed: its rung is used up, and the shard is not the CPU's.
+    """
+
+    rung: int = 0
+    pending: Pending | None = None
+    is_spared: bool = False
+
+    @property
+    def is_demoted(self) -> bool:
+        """Whether the shard has to be finished on the CPU, or has been."""
+        return self.rung >= ActionKind.DEMOTE_CPU.rung and not self.is_spared
+
+    def refused(self, kind: ActionKind) -> None:
+        """An action was not taken, and will not be."""
+        self.is_spared = self.is_spared or kind is ActionKind.DEMOTE_CPU
+
+    def climb(self, mode: str, can_take: frozenset[ActionKind]) -> Climb:
+        """Use up the next rung that the driver can take, and those below it.
+
+        Args:
+            mode: `ladder`, `cpu` or `off`.
+            can_take: What the driver can do.
+        """
+        passed_over: list[ActionKind] = []
+        for kind in _MODES[mode]:
+            if kind.rung <= self.rung:
+                continue
+            self.rung = kind.rung
+            if kind in can_take:
+                return Climb(kind, tuple(passed_over))
+            passed_over.append(kind)
+            self.refused(kind)
+        return Climb(None, tuple(passed_over))
+
+    def blocks_trips(self) -> bool:
+        """Whether a RECYCLE or DEMOTE_CPU is pending."""
+        return self.pending is not None and self.pending.ends_worker

@@ -1,0 +1,161 @@
+"""The words of the package as types: readings, actions, verdicts, statuses.
+
+Everything here is a value: frozen, comparable, free of clocks and threads. DESIGN.md, section 2, holds the glossary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+
+from helix_crawl_otel.policy.samples import is_number
+
+__all__ = [
+    "Action",
+    "ActionKind",
+    "Evidence",
+    "EvidenceValue",
+    "MemoryReading",
+    "Outcome",
+    "ShardStatus",
+    "Verdict",
+]
+
+EvidenceValue = float | int | str | None
+Evidence = Mapping[str, EvidenceValue]
+
+
+class Verdict(str, Enum):
+    """What the detector says of a shard on a device after its newest observation."""
+
+    WARMING_UP = "WARMING_UP"
+    """No baseline yet, neither the shard's own nor one of the card: nothing can be slow."""
+    HEALTHY = "HEALTHY"
+    """The EMA is at the crawl limit or above it."""
+    SLOW = "SLOW"
+    """The EMA is below the limit and the memory is known not to be full: something else is slow."""
+    CRAWLING = "CRAWLING"
+    """The EMA is below the limit and the memory is full, or an episode is open."""
+    UNKNOWN = "UNKNOWN"
+    """The EMA is below the limit and nothing is known of the memory. Never trips."""
+
+
+class ActionKind(str, Enum):
+    """What the ladder can ask for. The value is the name used in logs, labels and files."""
+
+    DETECT = "DETECT"
+    EMPTY_CACHE = "EMPTY_CACHE"
+    RECYCLE = "RECYCLE"
+    DEMOTE_CPU = "DEMOTE_CPU"
+
+    @property
+    def rung(self) -> int:
+        """Height on the ladder: 0 for DETECT, 1 to 3 for the remedies."""
+        return _RUNGS[self]
+
+
+_RUNGS = {kind: rung for rung, kind in enumerate(ActionKind)}
+
+
+class Outcome(str, Enum):
+    """How an action ended; the label `outcome` of `helix_dense_ladder_actions`."""
+
+    APPLIED = "applied"
+    VETOED = "vetoed"
+    PASSED_OVER = "passed_over"
+    SUPERSEDED = "superseded"
+    OVERDUE = "overdue"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """Memory of one device at one moment.
+
+    Args:
+        used_bytes: Bytes in use, 0 or more. `None` means unknown. May exceed `limit_bytes`: a framework that holds
+            more than the device has is near-proof of a spill (INCIDENTS.md).
+        limit_bytes: Bytes the device has, more than 0. `None` means unknown.
+        shared_bytes: System memory that the driver lends the device for the processes that encode on it, 0 or more:
+            where a spill goes under WDDM. `None` means unknown.
+        other_shared_bytes: The same for all other processes.
+
+    Raises:
+        ValueError: A value is negative, not a number, or the limit is 0.
+    """
+
+    used_bytes: int | None
+    limit_bytes: int | None
+    shared_bytes: int | None = None
+    other_shared_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not is_number(value):
+                raise ValueError(f"MemoryReading.{name} is {value!r}; accepted: a whole number of bytes, or None")
+            if value < least:
+                raise ValueError(f"MemoryReading.{name} is {value!r}; accepted: {least} or more bytes, or None")
+
+    @property
+    def fraction(self) -> float | None:
+        """Used over limit, 0 or more; `None` when either is unknown. Above 1 is possible and means full."""
+        if self.used_bytes is None or self.limit_bytes is None:
+            return None
+        return self.used_bytes / self.limit_bytes
+
+
+_LEAST = {"used_bytes": 0, "limit_bytes": 1, "shared_bytes": 0, "other_shared_bytes": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step of the ladder, asked of one shard's driver.
+
+    Args:
+        id: Unique within a process; grows with each action.
+        kind: What is asked.
+        shard: Name of the shard.
+        device: Device the shard is encoded on, such as `cuda:0`.
+        reason: One sentence for the log.
+        evidence: `rate`, `ema`, `baseline` and `limit` in genes/s, `ratio` and `limit_ratio` (judged, in work),
+            `streak`, `memory_fraction`, `inflight_seconds`, `baseline_source` (`shard` or `card`), `shared_bytes` and
+            `shared_rise_bytes` of the worker (the rise since its first batches), `other_shared_bytes`; `None` is
+            unknown.
+    """
+
+    id: int
+    kind: ActionKind
+    shard: str
+    device: str
+    reason: str
+    evidence: Evidence = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStatus:
+    """A snapshot of one shard, safe to keep.
+
+    Args:
+        verdict: See `Verdict`.
+        ema: Throughput EMA in genes/s, `None` before the first observation.
+        baseline: Healthy rate in genes/s (the shard's own, else the card's), `None` while neither is known.
+        ratio: EMA over baseline as judged, in work; `None` while either is unknown.
+        streak: Consecutive observations that fit the signature, 0 or more.
+        rung: Highest rung taken so far, 0 to 3.
+        episode_open: True from a trip to recovery.
+        memory_fraction: Newest reading, used over limit; `None` when unknown.
+    """
+
+    verdict: Verdict
+    ema: float | None
+    baseline: float | None
+    ratio: float | None
+    streak: int
+    rung: int
+    episode_open: bool
+    memory_fraction: float | None

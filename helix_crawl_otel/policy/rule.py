@@ -1,0 +1,298 @@
+"""Applies the rule to one batch: its slices, deadlines and hang while it runs, its rate when it ends, and the trips.
+
+Source: DESIGN.md, section 4 (rules 2 to 8, 11) and section 5.
+"""
+
+from __future__ import annotations
+
+from helix_crawl_otel.policy import explain
+from helix_crawl_otel.policy.baseline import Baseline, CardBaselines
+from helix_crawl_otel.policy.batch import Batch, is_small
+from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.detector import Finding, Observation
+from helix_crawl_otel.policy.ladder import Pending
+from helix_crawl_otel.policy.model import ActionKind, Evidence
+from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.shared import Shared
+from helix_crawl_otel.policy.state import PolicyState, ShardState
+
+__all__ = ["Judge"]
+
+ROUNDING = 1e-9
+
+
+class Judge:
+    """The rule, over a state that the policy owns.
+
+    Args:
+        settings: The knobs.
+        tick_seconds: Length of a tick.
+        state: Shared with the policy.
+
+    Threads: as `Policy`.
+    """
+
+    def __init__(self, settings: Settings, tick_seconds: float, state: PolicyState) -> None:
+        self.settings = settings
+        self.tick_seconds = tick_seconds
+        self.state = state
+
+    def baseline(self, shard: str, device: str) -> tuple[Baseline | None, str]:
+        """The baseline in force and whose it is: `shard`, `card` (a stand-in, rule 3), or `none`."""
+        state = self.state.shards.get(shard)
+        if state is None:
+            return None, "none"
+        meter = state.meters.get(device)
+        if meter is not None and meter.baseline is not None:
+            return meter.baseline, "shard"
+        stand_in = self.state.cards.stand_in(self._card(device, state)) if state.unit else None
+        return stand_in, "card" if stand_in else "none"
+
+    def advance_batch(self, batch: Batch, now: float, *, deadlines: bool) -> list[Decision]:
+        """Take a batch in flight up to `now`.
+
+        Args:
+            batch: Still running, or known to have run until `now`.
+            now: Seconds.
+            deadlines: False for a batch that has ended: what was overdue or hung inside it no longer is.
+        """
+        state = self.state.shards[batch.shard]
+        baseline, source = self.baseline(batch.shard, batch.device)
+        if baseline is not None:
+            batch.measure(baseline, self.settings.factor, self.tick_seconds)
+        decisions: list[Decision] = []
+        while True:
+            due = self._next_due(batch, state, deadlines)
+            if due is None or due[0] > now + ROUNDING * self.tick_seconds:
+                return decisions
+            t, what = min(due[0], now), due[1]
+            if what == "slice":
+                assert baseline is not None
+                rate, genes_rate = batch.take_slice()
+                decisions += self._observe(t, batch, rate, genes_rate, baseline, source, t - batch.started)
+            elif what == "deadline":
+                decisions += self._overdue(t, batch, state)
+            else:
+                batch.hung = True
+                decisions.append(self._hang(t, batch, state))
+
+    def observe_finished(self, t: float, batch: Batch, seconds: float) -> list[Decision]:
+        """Take a batch that ended at `t` after `seconds`: into the baseline being measured, and as an observation."""
+        rate, genes_rate = batch.work / seconds, batch.genes / seconds
+        before, _ = self.baseline(batch.shard, batch.device)
+        self._measure(batch, Baseline(rate, genes_rate, batch.work), before)
+        if is_small(batch.work, before) or batch.is_covered(seconds):
+            return []
+        baseline, source = self.baseline(batch.shard, batch.device)
+        return self._observe(t, batch, rate, genes_rate, baseline, source, None)
+
+    def _card(self, device: str, state: ShardState) -> str:
+        return CardBaselines.key(device, self.state.encoder, state.unit)
+
+    def _measure(self, batch: Batch, sample: Baseline, in_force: Baseline | None) -> None:
+        """Rules 2 and 3: a batch that is slow against the stand-in enters no baseline."""
+        state = self.state.shards[batch.shard]
+        meter = state.meter(batch.device)
+        if meter.baseline is not None:
+            return
+        if in_force is not None and sample.rate < in_force.rate / self.settings.factor * (1 - ROUNDING):
+            return
+        completed = meter.add(sample, self.settings.window)
+        if completed is not None:
+            self.state.cards.add(self._card(batch.device, state), completed)
+
+    def _next_due(self, batch: Batch, state: ShardState, deadlines: bool) -> tuple[float, str] | None:
+        """What comes next inside a batch; a slice before a deadline of the same moment."""
+        due: list[tuple[float, str]] = []
+        slice_at = batch.next_slice() if self.settings.inflight else None
+        if slice_at is not None:
+            due.append((slice_at, "slice"))
+        pending = state.ladder.pending
+        if deadlines and pending is not None and not pending.overdue and batch.started <= pending.since:
+            due.append((pending.deadline(batch.slice_seconds), "deadline"))
+        if deadlines and not batch.hung:
+            due.append((batch.hang_at(), "hang"))
+        return min(due, key=lambda item: item[0]) if due else None
+
+    def _observe(
+        self,
+        t: float,
+        batch: Batch,
+        rate: float,
+        genes_rate: float,
+        baseline: Baseline | None,
+        source: str,
+        inflight_seconds: float | None,
+    ) -> list[Decision]:
+        state = self.state.shards[batch.shard]
+        detector = state.detector(batch.device)
+        finding = detector.observe(
+            Observation(t, rate, genes_rate, self.is_full(batch, t), in_flight=inflight_seconds is not None),
+            baseline,
+            self.settings,
+            hold_seconds=self.settings.window * self.tick_seconds,
+            may_trip=not state.ladder.blocks_trips(),
+        )
+        if finding is None or baseline is None:
+            return []
+        sight = self._sight(t, batch, baseline, source, genes_rate, inflight_seconds)
+        if finding is Finding.RECOVERED:
+            reason = f"recovered: {self.settings.window} healthy observations in a row"
+            evidence = explain.evidence(sight, self.settings)
+            return [self._decide(t, What.RECOVERED, batch, state, None, reason, evidence)]
+        return self._trip(t, batch, state, sight)
+
+    def _trip(self, t: float, batch: Batch, state: ShardState, sight: explain.Sight) -> list[Decision]:
+        """A full window: DETECT when it opens an episode, and the next rung that the driver can take."""
+        self.state.trips += 1
+        decisions: list[Decision] = []
+        evidence = explain.evidence(sight, self.settings)
+
+        nothing_left = self.settings.action != "off" and state.ladder.rung >= ActionKind.DEMOTE_CPU.rung
+
+        def issue(kind: ActionKind) -> int:
+            reason = explain.sentence(kind, sight, self.settings)
+            if nothing_left:
+                reason += "; no rung of the ladder is left for this shard"
+            decision = self._decide(t, What.ISSUE, batch, state, kind, reason, evidence)
+            decisions.append(decision)
+            return decision.action_id
+
+        if not sight.detector.episode_open:
+            issue(ActionKind.DETECT)
+        climb = state.ladder.climb(self.settings.action, self._can_take(batch.device, state))
+        for kind in climb.passed_over:
+            reason = explain.passed_over_reason(kind, batch.device)
+            decisions.append(self._decide(t, What.PASSED_OVER, batch, state, kind, reason, evidence))
+        if climb.kind is not None:
+            decisions += self.settle(t, batch.shard, state, What.SUPERSEDED)
+            state.ladder.pending = Pending(issue(climb.kind), climb.kind, t)
+        sight.detector.tripped()
+        return decisions
+
+    @staticmethod
+    def _can_take(device: str, state: ShardState) -> frozenset[ActionKind]:
+        kinds = set(state.can_take)
+        if device == "cpu":
+            kinds.discard(ActionKind.DEMOTE_CPU)
+        return frozenset(kinds)
+
+    def settle(self, t: float, shard: str, state: ShardState, what: What) -> list[Decision]:
+        """Close the action that waits, if any. A change of worker is what RECYCLE and DEMOTE_CPU ask for; it makes an
+        EMPTY_CACHE void. One that was overdue with its worker ended has its outcome already."""
+        pending, state.ladder.pending = state.ladder.pending, None
+        if pending is None or (pending.overdue and state.can_end_worker):
+            return []
+        if not pending.ends_worker:
+            what = What.SUPERSEDED
+        return [Decision(t, what, shard, state.device, state.worker, pending.kind, pending.id, state.ladder.rung)]
+
+    def _overdue(self, t: float, batch: Batch, state: ShardState) -> list[Decision]:
+        """A stuck batch has kept an action from its boundary. Ending a worker for an EMPTY_CACHE is a RECYCLE."""
+        pending = state.ladder.pending
+        assert pending is not None
+        pending.overdue = True
+        waited = f"no batch boundary for {t - pending.since:.0f} s, a batch running for {t - batch.started:.0f} s"
+        evidence = self._evidence_now(t, batch, state)
+        ends_now = state.can_end_worker and pending.ends_worker
+        decisions = [
+            self._decide(
+                t, What.OVERDUE, batch, state, pending.kind, waited, evidence, forced=ends_now, action_id=pending.id
+            )
+        ]
+        if state.can_end_worker and not pending.ends_worker and state.ladder.rung < ActionKind.RECYCLE.rung:
+            state.ladder.rung = ActionKind.RECYCLE.rung
+            reason = f"recycle the worker: {waited}"
+            forced = self._decide(t, What.ISSUE, batch, state, ActionKind.RECYCLE, reason, evidence, forced=True)
+            state.ladder.pending = Pending(forced.action_id, ActionKind.RECYCLE, t)
+            decisions.append(forced)
+        return decisions
+
+    def _evidence_now(self, t: float, batch: Batch, state: ShardState) -> Evidence:
+        baseline, source = self.baseline(batch.shard, batch.device)
+        if baseline is None:
+            return {"inflight_seconds": t - batch.started}
+        age = t - batch.started
+        rate = batch.genes / age if age > 0 else None
+        sight = self._sight(t, batch, baseline, source, rate, age)
+        return explain.evidence(sight, self.settings)
+
+    def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:
+        reason = f"a batch has been running for {t - batch.started:.0f} s: a hang, not a crawl"
+        evidence = self._evidence_now(t, batch, state)
+        return self._decide(t, What.HANG, batch, state, None, reason, evidence, forced=state.can_end_worker)
+
+    def is_full(self, batch: Batch, t: float) -> bool | None:
+        """Rule 6: whether the memory has been full since a batch began, or its worker has spilled; `None` if unknown.
+
+        Args:
+            batch: Running, or ended at `t`.
+            t: Seconds.
+        """
+        if self.settings.shared and self._shared(t, batch).is_spill:
+            return True
+        fraction = self._fraction(t, batch)
+        return None if fraction is None else fraction >= self.settings.vram_full
+
+    def _fraction(self, t: float, batch: Batch) -> float | None:
+        track = self.state.memory.get(batch.device)
+        return track.highest(batch.started, t) if track else None
+
+    def _shared(self, t: float, batch: Batch) -> Shared:
+        track, worker = self.state.memory.get(batch.device), self.state.workers.get(batch.worker)
+        if track is None:
+            return Shared()
+        used, other = track.shared.highest(batch.started, t), track.other_shared.newest(t)
+        floor = worker.floor.value if worker is not None and worker.device == batch.device else None
+        rise = None if used is None or floor is None else int(used) - floor
+        return Shared(None if used is None else int(used), rise, None if other is None else int(other))
+
+    def _sight(
+        self,
+        t: float,
+        batch: Batch,
+        baseline: Baseline,
+        source: str,
+        genes_rate: float | None,
+        inflight_seconds: float | None,
+    ) -> explain.Sight:
+        return explain.Sight(
+            self.state.shards[batch.shard].detector(batch.device),
+            baseline,
+            source,
+            genes_rate,
+            self._fraction(t, batch),
+            inflight_seconds,
+            self._shared(t, batch),
+        )
+
+    def _decide(
+        self,
+        t: float,
+        what: What,
+        batch: Batch,
+        state: ShardState,
+        kind: ActionKind | None,
+        reason: str,
+        evidence: Evidence,
+        *,
+        forced: bool = False,
+        action_id: int = 0,
+    ) -> Decision:
+        """A decision about a batch's shard; an action that has no id yet gets the next one."""
+        if kind is not None and not action_id:
+            action_id = self.state.next_action
+            self.state.next_action += 1
+        return Decision(
+            t,
+            what,
+            batch.shard,
+            batch.device,
+            batch.worker,
+            kind,
+            action_id,
+            state.ladder.rung,
+            forced,
+            reason,
+            evidence,
+        )
