@@ -19,8 +19,8 @@ from helix_crawl_otel.embedded.linked import LinkedRuntime
 from helix_crawl_otel.embedded.runtime import Runtime
 from helix_crawl_otel.embedded.shard import ShardWatch
 from helix_crawl_otel.link.client import link_of_this_process
-from helix_crawl_otel.memory.device import parse_device
 from helix_crawl_otel.policy.model import Action, MemoryReading
+from helix_crawl_otel.probes.device import parse_device
 
 __all__ = ["CrawlWatch"]
 

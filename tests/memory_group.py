@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.memory.cgroup_groups import CgroupUnknown, find_groups
+from helix_crawl_otel.probes.cgroup_groups import CgroupUnknown, find_groups
 
 __all__ = ["memory_group"]
 

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_crawl_otel.backfill.cpu_quota import quota_cores
-from helix_crawl_otel.memory.nvml import read_memory
-from helix_crawl_otel.memory.nvml_api import NvmlFailure
-from helix_crawl_otel.memory.nvml_cards import find_card, list_cards
+from helix_crawl_otel.probes.cgroup_cpu import quota_cores
+from helix_crawl_otel.probes.nvml import read_memory
+from helix_crawl_otel.probes.nvml_api import NvmlFailure
+from helix_crawl_otel.probes.nvml_cards import find_card, list_cards
 
 __all__ = ["Card", "DevicePlan", "NoDevice", "choose_devices", "cores", "torch_cuda_build", "visible_cards"]
 

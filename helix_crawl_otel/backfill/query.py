@@ -21,8 +21,8 @@ from helix_crawl_otel.backfill.schema import VECTOR
 from helix_crawl_otel.backfill.vectors import nearest
 from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError
-from helix_crawl_otel.memory.device import parse_device
 from helix_crawl_otel.paths import typed_folder
+from helix_crawl_otel.probes.device import parse_device
 
 __all__ = ["query", "register", "show"]
 

@@ -13,8 +13,8 @@ from helix_crawl_otel.doctor.check import Check, Verdict
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.doctor.holders import holders_check
 from helix_crawl_otel.doctor.shell import assign
-from helix_crawl_otel.memory.nvml import UNIFIED
-from helix_crawl_otel.memory.nvml_describe import CardInfo
+from helix_crawl_otel.probes.cards import CardInfo
+from helix_crawl_otel.probes.nvml import UNIFIED
 
 __all__ = ["card_checks", "device_check"]
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from helix_crawl_otel import __version__
 from helix_crawl_otel.backfill.device_choice import Card, cores, torch_cuda_build, visible_cards
 from helix_crawl_otel.doctor.spill import SharedMemory, shared_memory
-from helix_crawl_otel.memory.cgroup import CgroupProbe
-from helix_crawl_otel.memory.nvml import NvmlProbe
-from helix_crawl_otel.memory.nvml_describe import Description, describe
-from helix_crawl_otel.memory.nvml_processes import CardProcesses, card_processes
 from helix_crawl_otel.otel.port import check_port
 from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.probes.card_processes import CardProcesses, card_processes
+from helix_crawl_otel.probes.cards import Description, describe
+from helix_crawl_otel.probes.cgroup import CgroupProbe
+from helix_crawl_otel.probes.nvml import NvmlProbe
 
 __all__ = ["LIBRARIES", "Facts", "Place", "gather"]
 

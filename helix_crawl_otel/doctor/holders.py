@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from helix_crawl_otel.doctor.check import Check, Verdict
-from helix_crawl_otel.memory.nvml_describe import CardInfo
-from helix_crawl_otel.memory.nvml_processes import CardProcesses, listed, listed_names
+from helix_crawl_otel.probes.card_processes import CardProcesses, listed, listed_names
+from helix_crawl_otel.probes.cards import CardInfo
 
 __all__ = ["holders_check"]
 

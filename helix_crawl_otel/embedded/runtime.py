@@ -19,17 +19,17 @@ from opentelemetry.metrics import MeterProvider
 from helix_crawl_otel import __version__
 from helix_crawl_otel.config import CrawlConfig, environment
 from helix_crawl_otel.embedded.sleep import SleepMeter
-from helix_crawl_otel.memory.combined import CombinedProbe
-from helix_crawl_otel.memory.default import default_probe
-from helix_crawl_otel.memory.probe import CallableProbe
-from helix_crawl_otel.memory.sampler import MemorySampler
-from helix_crawl_otel.memory.shared_sampler import COUNTERS, Counters, SharedSampler
 from helix_crawl_otel.otel import hub
 from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.otel.pipeline import Pipeline
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.policy.state import PolicyState
+from helix_crawl_otel.probes.combined import CombinedProbe
+from helix_crawl_otel.probes.default import default_probe
+from helix_crawl_otel.probes.monitor import MemorySampler
+from helix_crawl_otel.probes.probe import CallableProbe
+from helix_crawl_otel.probes.shared import COUNTERS, Counters, SharedSampler
 from helix_crawl_otel.statefile import StateFile
 from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.timeline import TimelineWriter

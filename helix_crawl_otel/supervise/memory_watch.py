@@ -14,17 +14,17 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from helix_crawl_otel.memory.cgroup import CgroupProbe
-from helix_crawl_otel.memory.combined import CombinedProbe
-from helix_crawl_otel.memory.device import parse_device
-from helix_crawl_otel.memory.nvml import NvmlProbe
-from helix_crawl_otel.memory.nvml_processes import device_processes, listed
-from helix_crawl_otel.memory.probe import UNKNOWN, Probe, UnknownProbe
-from helix_crawl_otel.memory.process_table import Process, processes
-from helix_crawl_otel.memory.sampler import MemorySampler
-from helix_crawl_otel.memory.shared_sampler import COUNTERS, Counters, SharedSampler
 from helix_crawl_otel.otel.pipeline import Pipeline
 from helix_crawl_otel.policy.model import Action, MemoryReading
+from helix_crawl_otel.probes.card_processes import device_processes, listed
+from helix_crawl_otel.probes.cgroup import CgroupProbe
+from helix_crawl_otel.probes.combined import CombinedProbe
+from helix_crawl_otel.probes.device import parse_device
+from helix_crawl_otel.probes.monitor import MemorySampler
+from helix_crawl_otel.probes.nvml import NvmlProbe
+from helix_crawl_otel.probes.probe import UNKNOWN, Probe, UnknownProbe
+from helix_crawl_otel.probes.processes import Process, processes
+from helix_crawl_otel.probes.shared import COUNTERS, Counters, SharedSampler
 from helix_crawl_otel.supervise.numbers import gib
 
 __all__ = ["MemoryWatch", "ReportedProbe"]

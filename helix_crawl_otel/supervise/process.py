@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from helix_crawl_otel.probes.descendants import descendants
 from helix_crawl_otel.supervise.break_event import send_break
-from helix_crawl_otel.supervise.family import descendants
 from helix_crawl_otel.supervise.job_object import JobObject
 from helix_crawl_otel.supervise.launch import set_parent_death_signal
 

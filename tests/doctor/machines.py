@@ -8,8 +8,8 @@ from helix_crawl_otel.backfill.device_choice import Card
 from helix_crawl_otel.doctor.check import Check
 from helix_crawl_otel.doctor.command import examine
 from helix_crawl_otel.doctor.facts import Facts
-from helix_crawl_otel.memory.nvml_describe import CardInfo, Description
 from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.probes.cards import CardInfo, Description
 
 GIB = 1024**3
 UNKNOWN = MemoryReading(None, None)

@@ -8,8 +8,8 @@ import pytest
 
 from helix_crawl_otel.doctor.check import Verdict
 from helix_crawl_otel.doctor.facts import Facts
-from helix_crawl_otel.memory.nvml import UNIFIED
-from helix_crawl_otel.memory.nvml_describe import Description
+from helix_crawl_otel.probes.cards import Description
+from helix_crawl_otel.probes.nvml import UNIFIED
 from tests.doctor.machines import CPU_ONLY, LINUX_80, UNKNOWN, WINDOWS_12, about, checks_of, with_card
 
 

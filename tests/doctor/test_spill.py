@@ -9,9 +9,9 @@ import pytest
 
 from helix_crawl_otel.doctor.check import Check, Verdict
 from helix_crawl_otel.doctor.spill import SharedMemory, shared_memory
-from helix_crawl_otel.memory.gpu_counters import AdapterUsage, GpuUsage, ProcessUsage
+from helix_crawl_otel.probes.gpu_counters import AdapterUsage, GpuUsage, ProcessUsage
 from tests.doctor.machines import LINUX_80, WINDOWS_12, about, checks_of
-from tests.memory.counters import CARD, MIB, usage
+from tests.probes.counters import CARD, MIB, usage
 
 NAMES = {4711: "python.exe", 99: "game.exe"}
 BUSY = usage((4711, 6000, 200), (99, 3000, 10))

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from helix_crawl_otel.memory.nvml import NvmlProbe
+from helix_crawl_otel.probes.nvml import NvmlProbe
 
 MIB = 1024**2
 LARGEST = 2048 * MIB

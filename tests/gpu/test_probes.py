@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.backfill.device_choice import choose_devices, torch_cuda_build, visible_cards
-from helix_crawl_otel.memory.nvml import NvmlProbe
-from helix_crawl_otel.memory.nvml_cards import list_cards
+from helix_crawl_otel.probes.nvml import NvmlProbe
+from helix_crawl_otel.probes.nvml_cards import list_cards
 from tests.gpu.card import MIB, python
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
@@ -18,9 +18,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
 PROGRAM = """
 import gc, json, os
 import torch
-from helix_crawl_otel.memory.combined import CombinedProbe
-from helix_crawl_otel.memory.nvml import NvmlProbe
-from helix_crawl_otel.memory.torch_cuda import TorchProbe
+from helix_crawl_otel.probes.combined import CombinedProbe
+from helix_crawl_otel.probes.nvml import NvmlProbe
+from helix_crawl_otel.probes.torch_cuda import TorchProbe
 from helix_crawl_otel.release import release_cache
 
 MIB = 1024**2

@@ -47,8 +47,8 @@ def test_imports_go_down_only() -> None:
     [
         ("policy/model.py", "import helix_crawl_otel.config"),
         ("policy/model.py", "import time"),
-        ("memory/__init__.py", "import helix_crawl_otel.otel"),
-        ("otel/__init__.py", "import helix_crawl_otel.memory"),
+        ("probes/__init__.py", "import helix_crawl_otel.otel"),
+        ("otel/__init__.py", "import helix_crawl_otel.probes"),
         ("config.py", "import helix_crawl_otel.watch"),
         ("new_idea.py", ""),
     ],

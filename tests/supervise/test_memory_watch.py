@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from helix_crawl_otel.memory.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.pipeline import Pipeline
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.supervise.memory_watch import MemoryWatch, ReportedProbe
-from tests.memory.conftest import answers, nvml_environ, nvml_library
+from tests.probes.conftest import answers, nvml_environ, nvml_library
 from tests.standins.nvml import GIB, Answers
 from tests.watch.rig import TICK, Clock, Series, collected, make_provider, wait_until
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.config import CrawlConfig
-from helix_crawl_otel.memory.gpu_counters import GpuCounters
-from helix_crawl_otel.memory.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.otel.hub import InstrumentHub
 from helix_crawl_otel.otel.pipeline import Pipeline
 from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.probes.gpu_counters import GpuCounters
+from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.supervise.memory_watch import MemoryWatch
 from helix_crawl_otel.supervise.session import RunOptions, Session
 from helix_crawl_otel.timeline import MemoryEvent, TimelineWriter, read_timeline, writer
-from tests.memory.counters import GIB, MIB, TABLE, FakeCounters, usage
+from tests.probes.counters import GIB, MIB, TABLE, FakeCounters, usage
 from tests.watch.rig import TICK, Clock, Series, collected, make_provider, wait_until
 
 CARD = 12 * GIB

@@ -13,7 +13,7 @@ from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.embedded.runtime import Runtime
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.watch import CrawlWatch
-from tests.memory.counters import MIB, FakeCounters, usage
+from tests.probes.counters import MIB, FakeCounters, usage
 from tests.watch.rig import CRAWL, HEALTHY, Rig, make_provider, reading, wait_until
 
 HEALTHY_MIB, SPILLED_MIB = 150, 3000

@@ -33,7 +33,7 @@ TESTS = (
     "tests/watch",
     "tests/cli",
     "tests/display",
-    "tests/memory",
+    "tests/probes",
     "tests/doctor",
     "tests/otel/test_endpoint.py",
     "tests/ingest",

@@ -24,8 +24,8 @@ from helix_crawl_otel.backfill.encoders.base import (
 from helix_crawl_otel.backfill.encoders.hub import HubModel, resolve
 from helix_crawl_otel.backfill.encoders.libraries import first_line, imported, quiet
 from helix_crawl_otel.backfill.encoders.model_folder import check_folder, folder_digest
-from helix_crawl_otel.memory.device import parse_device
 from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.probes.device import parse_device
 
 __all__ = ["SentenceEncoder", "checked_device", "checked_lengths"]
 

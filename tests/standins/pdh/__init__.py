@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.memory.gpu_counters import ADAPTER_DEDICATED, ADAPTER_SHARED, PROCESS_DEDICATED, PROCESS_SHARED
+from helix_crawl_otel.probes.gpu_counters import ADAPTER_DEDICATED, ADAPTER_SHARED, PROCESS_DEDICATED, PROCESS_SHARED
 from tests.standins.answers import AnswerFile
 from tests.standins.libraries import compile_library
 

@@ -1,0 +1,233 @@
+"""Windows: reads every tick what workers and everybody else hold in shared memory, in a thread of its own.
+
+Of its own, because the performance counters are another library than the one that tells of dedicated memory: what hangs
+or fails in one must not keep the other from being read. What is read here is laid over the readings of the other.
+
+Source: DESIGN.md, section 4, rule 6; INCIDENTS.md: shared memory rising is a part of the signature of a spill.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from helix_crawl_otel.policy.memory import STALE_SECONDS
+from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading
+from helix_crawl_otel.probes.gpu_counters import GpuCounters, GpuUsage
+from helix_crawl_otel.probes.probe import sentence
+from helix_crawl_otel.probes.processes import Process, process_tree, processes
+from helix_crawl_otel.probes.shared_use import Holder, shared_use
+from helix_crawl_otel.ticker import Ticker
+
+__all__ = ["COUNTERS", "Counters", "SharedSampler"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+GIB = 1024**3
+
+
+class Counters(Protocol):
+    """What is read; see `GpuCounters`."""
+
+    @property
+    def why(self) -> str | None:
+        """One sentence: why the last reading is unknown."""
+
+    def read(self) -> GpuUsage | None:
+        """Read now; `None` is unknown."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+COUNTERS: Callable[[], Counters] | None = GpuCounters if sys.platform == "win32" else None
+"""What makes the counters of this system; `None` where there are none, which is everywhere but under Windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is known of one device since `t`."""
+
+    t: float
+    worker_bytes: int
+    other_bytes: int
+    holders: tuple[Holder, ...]
+
+
+class SharedSampler:
+    """Knows shared memory by device, while it is fresh.
+
+    Args:
+        open_counters: Makes what is read, in the sampling thread; `None` reads nothing.
+        clock: Seconds.
+        tick_seconds: On that clock; a reading counts for two of them.
+        on_error: Called with what went wrong.
+        is_judged: The knob is on: that nothing is known is a warning then.
+        table: Lists the processes of this machine; a seam for tests.
+
+    Threads: `sample` runs in the sampler's thread, or, when it was never started, in the owner's; the rest from any.
+    `_lock` guards the workers, what was found and the thread, and is not held while anything is read.
+    """
+
+    def __init__(
+        self,
+        open_counters: Callable[[], Counters] | None,
+        clock: Callable[[], float],
+        tick_seconds: float,
+        on_error: Callable[[Exception], None],
+        *,
+        is_judged: bool = False,
+        table: Callable[[], Iterable[Process]] = processes,
+    ) -> None:
+        self._open = open_counters
+        self._clock = clock
+        self._fresh_seconds = 2 * tick_seconds
+        self._on_error = on_error
+        self._level = logging.WARNING if is_judged else logging.INFO
+        self._table = table
+        self._lock = threading.Lock()
+        self._workers: dict[str, tuple[str, int]] = {}  # device and process, by worker
+        self._changes = 0  # of the workers: what was read across one is nobody's
+        self._found: dict[str, _Found] = {}
+        self._counters: Counters | None = None  # the sampling thread's
+        self._asked_at: float | None = None  # set and cleared by the sampling thread
+        self._ticker: Ticker | None = None
+        self._is_told = False  # that nothing is known; single operations only
+
+    def watch(self, device: str, seconds: float | None) -> None:
+        """Read from now on, if there is anything to read for this device.
+
+        Args:
+            device: Its name.
+            seconds: Between two readings, the world's; `None` starts no thread: the owner calls `sample`.
+        """
+        if not _is_card(device):
+            return
+        if self._open is None:
+            if self._level == logging.WARNING:
+                self._tell("it is read under Windows only, so that HELIX_BFM_CRAWL_SHARED changes nothing here")
+            return
+        with self._lock:
+            if self._ticker is None and seconds is not None:
+                ticker = Ticker("helix-crawl-shared-memory", self.sample, seconds, self._on_error)
+                self._ticker = ticker.start()
+
+    def stop(self) -> None:
+        """End the thread, if the counters let it, and give them back."""
+        with self._lock:
+            ticker, self._ticker = self._ticker, None
+        if ticker is None or ticker.stop():
+            counters, self._counters = self._counters, None
+            if counters is not None:
+                counters.close()
+
+    # -- whose --------------------------------------------------------------------------------------------------------
+
+    def start_worker(self, worker: str, device: str, pid: int) -> None:
+        """A process encodes on a device from now on, with all that it starts; on another than a card it holds nothing
+        that is of interest."""
+        self._change(worker, (device, pid) if _is_card(device) else None)
+
+    def forget_worker(self, worker: str) -> None:
+        """It is gone, and what it held with it."""
+        self._change(worker, None)
+
+    def _change(self, worker: str, to: tuple[str, int] | None) -> None:
+        with self._lock:
+            before = self._workers.pop(worker, None)
+            if to is not None:
+                self._workers[worker] = to
+            for device, _ in filter(None, (before, to)):
+                self._found.pop(device, None)
+            self._changes += 1
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def sample(self) -> None:
+        """Read once, if there is a worker to read for. Never raises."""
+        with self._lock:
+            workers, changes = dict(self._workers), self._changes
+        if self._open is None or not workers:
+            return
+        found: dict[str, _Found] = {}
+        try:
+            self._asked_at = self._clock()
+            if self._counters is None:
+                self._counters = self._open()
+            usage = self._counters.read()
+            if usage is None:
+                self._tell(self._counters.why or "no reason is known")
+            else:
+                found = self._divide(usage, workers)
+        except Exception as error:  # noqa: BLE001 - counted and logged; the other readings and the run go on
+            self._on_error(error)
+            self._tell(sentence(error))
+        finally:
+            self._asked_at = None
+            with self._lock:
+                if self._changes == changes:
+                    self._found = found
+
+    def _divide(self, usage: GpuUsage, workers: dict[str, tuple[str, int]]) -> dict[str, _Found]:
+        table = tuple(self._table())
+        names = {process.pid: process.name for process in table}
+        t = self._clock()
+        found: dict[str, _Found] = {}
+        for device in {device for device, _ in workers.values()}:
+            family = {pid for at, root in workers.values() if at == device for pid in process_tree(root, table)}
+            if any(held.pid in family and held.dedicated_bytes + held.shared_bytes for held in usage.processes):
+                use = shared_use(usage, family, names.get)
+                found[device] = _Found(t, use.worker_bytes, use.other_bytes, use.holders)
+        return found
+
+    def check(self) -> None:
+        """Report counters that have not answered for 60 s."""
+        asked_at = self._asked_at
+        if asked_at is not None and self._clock() - asked_at > STALE_SECONDS:
+            self._asked_at = None  # once
+            self._on_error(TimeoutError("the performance counters have not answered for 60 s"))
+
+    # -- what is known ------------------------------------------------------------------------------------------------
+
+    def lay_over(self, device: str, reading: MemoryReading) -> MemoryReading:
+        """A reading of the device's memory with what is known of shared memory. What it knows itself stays."""
+        found = self._newest(device)
+        if found is None or reading.shared_bytes is not None:
+            return reading
+        return replace(reading, shared_bytes=found.worker_bytes, other_shared_bytes=found.other_bytes)
+
+    def tell_holders(self, action: Action) -> None:
+        """Log who else holds memory of the device of a crawl, as far as it is known. A hook, which vetoes nothing."""
+        if action.kind is ActionKind.DETECT and self._newest(action.device) is not None:
+            others = self.holders(action.device) or "nobody"
+            text = "[crawl-watchdog] beside the worker, memory of %s is held by %s"
+            logger.warning(text, action.device, others)
+
+    def holders(self, device: str) -> str:
+        """Who else holds memory of a device, such as `game.exe (pid 7) 6.10 GiB`; empty where that is not known."""
+        found = self._newest(device)
+        return "" if found is None else ", ".join(map(_named, found.holders))
+
+    def _newest(self, device: str) -> _Found | None:
+        with self._lock:
+            found = self._found.get(device)
+        return found if found is not None and self._clock() - found.t <= self._fresh_seconds else None
+
+    def _tell(self, why: str) -> None:
+        if not self._is_told:
+            self._is_told = True
+            logger.log(self._level, "[crawl-watchdog] shared GPU memory is unknown: %s", why)
+
+
+def _is_card(device: str) -> bool:
+    return device.startswith("cuda")
+
+
+def _named(holder: Holder) -> str:
+    name = "a program" if holder.name is None else "".join(c if c.isprintable() else "?" for c in holder.name)
+    shared = f" and {holder.shared_bytes / GIB:.2f} GiB shared" if holder.shared_bytes else ""
+    return f"{name} (pid {holder.pid}) {holder.dedicated_bytes / GIB:.2f} GiB{shared}"

@@ -1,0 +1,93 @@
+"""Reads what torch's caching allocator holds on a card, from inside the process that encodes.
+
+It sees one thing NVML cannot: reserved memory above what the card has, which is near-proof of a spill (INCIDENTS.md,
+RTX 3070). It looks only where CUDA is in use already: it never imports torch and never starts CUDA.
+`torch.cuda.mem_get_info` is not used: it creates a context, and its total may include the shared pool under WDDM.
+
+Blocking: the figures are behind the allocator's lock, which is held while the allocator calls the driver, and torch
+does not release the GIL while it waits for that lock. A driver call that hangs in an allocation may therefore hold up
+this probe with the GIL held, as that allocation holds up the job itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.probes.device import parse_device
+from helix_crawl_otel.probes.probe import UNKNOWN, sentence
+
+__all__ = ["TorchProbe"]
+
+
+class TorchProbe:
+    """Bytes that torch has reserved on one card, against the card's size.
+
+    Used is the highest value since the previous reading where that can be known without touching the job's own
+    statistics: they belong to the job, so the peak is never reset. The peak counter tells enough: when it differs from
+    what it was at the previous reading, either a new peak was set since then, or the job reset it and what it shows
+    was reached since then. When it is the same, the current value is taken.
+
+    Args:
+        device: `cuda` or `cuda:N`, as the process itself numbers its cards.
+        modules: Modules that are loaded; `sys.modules` unless a test replaces it.
+
+    Raises:
+        ValueError: `device` is no CUDA device.
+
+    Threads: one thread at a time.
+    """
+
+    source = "torch"
+
+    def __init__(self, device: str, modules: Mapping[str, Any] | None = None) -> None:
+        name = parse_device(device)
+        if name.kind != "cuda":
+            raise ValueError(f"TorchProbe.device is {device!r}; accepted: cuda or cuda:N")
+        self.device = str(name)
+        self.why: str | None = None
+        self.allocated_bytes: int | None = None
+        """Bytes in live tensors at the last reading; `None` when unknown. Reserved less this is the cache."""
+        self._index = name.index
+        self._modules: Mapping[str, Any] = sys.modules if modules is None else modules
+        self._peak: int | None = None
+        self._limit: int | None = None
+
+    def __call__(self) -> MemoryReading:
+        """Read the allocator now. Never raises."""
+        self.allocated_bytes = None
+        try:
+            cuda = self._cuda_in_use()
+            if cuda is None:
+                return UNKNOWN
+            reading = self._read(cuda)
+        except Exception as error:  # noqa: BLE001 - a probe never raises: the reading is unknown
+            self.why = f"torch: {sentence(error)}"
+            return UNKNOWN
+        self.why = None
+        return reading
+
+    def _cuda_in_use(self) -> Any:
+        torch = self._modules.get("torch")
+        cuda = getattr(torch, "cuda", None)
+        if cuda is None:
+            self.why = "torch is not loaded in this process"
+        elif not cuda.is_initialized():
+            self.why = "torch does not use CUDA in this process"
+        else:
+            return cuda
+        return None
+
+    def _read(self, cuda: Any) -> MemoryReading:
+        if self._limit is None:
+            self._limit = int(cuda.get_device_properties(self._index).total_memory)
+        stats = cuda.memory_stats(self._index)  # one snapshot under one lock: the three figures fit each other
+        used = int(stats["reserved_bytes.all.current"])
+        peak = int(stats["reserved_bytes.all.peak"])
+        self.allocated_bytes = int(stats["allocated_bytes.all.current"])
+        if self._peak is not None and peak != self._peak:
+            used = max(used, peak)
+        self._peak = peak
+        return MemoryReading(used, self._limit)

@@ -1,1 +1,0 @@
-"""Tests of helix_crawl_otel.memory."""

@@ -1,0 +1,1 @@
+"""Tests of helix_crawl_otel.probes."""

@@ -1,0 +1,132 @@
+"""Which card is `cuda:N`: CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER, as CUDA and torch read them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helix_crawl_otel.probes.cuda_order import CardId, place
+
+SAME = [CardId(index, f"GPU-{index}aaa-bbb", "RTX 3090") for index in range(3)]
+MIXED = [CardId(0, "GPU-0aaa", "GTX 1060"), CardId(1, "GPU-1aaa", "RTX 3080 Ti")]
+PCI = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def visible(value: str) -> dict[str, str]:
+    """An environment with this CUDA_VISIBLE_DEVICES."""
+    return {"CUDA_VISIBLE_DEVICES": value}
+
+
+@pytest.mark.parametrize("ordinal", [0, 1, 2])
+def test_without_variables_the_numbers_are_nvmls(ordinal: int) -> None:
+    """Cards of one kind stand in the order of the bus, for CUDA and for NVML."""
+    assert place(ordinal, SAME, {}).index == ordinal
+
+
+@pytest.mark.parametrize(
+    ("value", "ordinal", "index"),
+    [
+        ("2,0", 0, 2),
+        ("2,0", 1, 0),
+        (" 1 , 2 ", 0, 1),
+        ("+1", 0, 1),
+        ("1gpu,2card", 1, 2),
+        ("0,-1,2", 0, 0),
+        ("0,9,2", 0, 0),
+        ("0,GPU-1aaa", 0, 0),
+        ("GPU-2aaa-bbb,GPU-0aaa-bbb", 0, 2),
+        ("GPU-2,GPU-0", 1, 0),
+        ("GPU-1,1,GPU-2", 0, 1),
+    ],
+)
+def test_a_listed_card_is_found(value: str, ordinal: int, index: int) -> None:
+    """Indices, UUIDs and the beginnings of UUIDs, in the order given."""
+    assert place(ordinal, SAME, visible(value)).index == index
+
+
+@pytest.mark.parametrize(
+    ("value", "ordinal"),
+    [
+        ("", 0),
+        ("-1", 0),
+        ("none", 0),
+        ("NoDevFiles", 0),
+        ("0", 1),
+        ("0,-1,2", 1),
+        ("0,9,2", 1),
+        ("0,,2", 1),
+        ("0,GPU-1aaa", 1),
+        ("1,1", 0),
+        ("GPU-2,2", 1),
+        ("GPU-9", 0),
+        ("GPU-", 0),
+        ("GPU-0,GPU-9,GPU-1", 1),
+        ("GPU-0,GPU-0", 0),
+        ("GPU-0,GPU-0aaa", 0),
+        ("MIG-x,GPU-0", 1),
+        ("MIG-x,MIG-x", 0),
+    ],
+)
+def test_a_hidden_card_is_unknown_and_the_reason_shows_the_variable(value: str, ordinal: int) -> None:
+    """The list ends at its first bad entry; a repeated or ambiguous one is no card; nothing else is guessed."""
+    found = place(ordinal, SAME, visible(value))
+    assert found.index is None
+    assert found.mig is None
+    assert found.why is not None
+    assert f"cuda:{ordinal}" in found.why
+    assert f"CUDA_VISIBLE_DEVICES={value!r}" in found.why
+
+
+@pytest.mark.parametrize(("cards", "left"), [([], "no card"), (SAME[:1], "1 card"), (SAME, "3 cards")])
+def test_an_ordinal_beyond_the_cards_is_unknown(cards: list[CardId], left: str) -> None:
+    """The reason says how many there are."""
+    assert place(7, cards, {}).why == f"there is no cuda:7: NVML lists {left}"
+
+
+@pytest.mark.parametrize("environ", [{}, visible("0"), {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}])
+def test_the_order_of_different_cards_is_unknown_and_the_reason_says_what_to_set(environ: dict[str, str]) -> None:
+    """CUDA puts the fastest card first and NVML cannot say which that is: reading the other one would be worse."""
+    found = place(0, MIXED, environ)
+    assert found.index is None
+    assert found.why is not None
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in found.why
+
+
+@pytest.mark.parametrize("environ", [PCI, {**PCI, **visible("0")}, visible("GPU-0")])
+def test_the_order_of_the_bus_or_a_uuid_settles_which_of_different_cards(environ: dict[str, str]) -> None:
+    """What the reason recommends works."""
+    assert place(0, MIXED, environ).index == 0
+
+
+def test_one_card_needs_no_order() -> None:
+    """There is nothing to confuse it with, also when its name cannot be read."""
+    assert place(0, [CardId(0, None, None)], {}).index == 0
+
+
+def test_a_card_without_a_name_counts_as_a_different_one() -> None:
+    """Two nameless cards may be two kinds."""
+    assert place(0, [CardId(0, None, None), CardId(1, None, None)], {}).index is None
+
+
+def test_a_mig_instance_is_named_by_its_uuid() -> None:
+    """Both spellings are passed on to NVML as they are."""
+    listed = "MIG-GPU-0aaa/1/0,MIG-4f6c"
+    assert place(0, SAME, visible(listed)).mig == "MIG-GPU-0aaa/1/0"
+    assert place(1, SAME, visible(listed)).mig == "MIG-4f6c"
+
+
+@given(
+    value=st.one_of(
+        st.none(), st.text(max_size=20), st.from_regex(r"((GPU-|MIG-)?[0-9a-]{0,3},?){0,5}", fullmatch=True)
+    ),
+    ordinal=st.integers(0, 5),
+    count=st.integers(0, 4),
+    pci=st.booleans(),
+)
+def test_any_text_gives_one_place_or_one_reason(value: str | None, ordinal: int, count: int, pci: bool) -> None:
+    """No value of the variable raises, and what is found exists."""
+    cards = [CardId(index, f"GPU-{index}0", f"card {index % 2}") for index in range(count)]
+    found = place(ordinal, cards, {**({} if value is None else visible(value)), **(PCI if pci else {})})
+    assert [found.index, found.mig, found.why].count(None) == 2
+    assert found.index is None or found.index < count
