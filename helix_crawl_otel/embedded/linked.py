@@ -18,7 +18,7 @@ from helix_crawl_otel.actions import DEMOTED_EXIT_CODE, PauseRequested
 from helix_crawl_otel.clock import scaled_clock
 from helix_crawl_otel.embedded.sleep import SleepMeter
 from helix_crawl_otel.link.client import Link
-from helix_crawl_otel.otel.pipeline import RunningBatch
+from helix_crawl_otel.otel.engine import RunningBatch
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, ShardStatus, Verdict
 from helix_crawl_otel.policy.samples import sample_problem

@@ -19,9 +19,9 @@ from opentelemetry.metrics import MeterProvider
 from helix_crawl_otel import __version__
 from helix_crawl_otel.config import CrawlConfig, environment
 from helix_crawl_otel.embedded.sleep import SleepMeter
-from helix_crawl_otel.otel import hub
+from helix_crawl_otel.otel import instruments
+from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.logline import action_line
-from helix_crawl_otel.otel.pipeline import Pipeline
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.policy.state import PolicyState
@@ -80,7 +80,7 @@ class Runtime:
         self._memory = memory
         self._counters = counters if memory is None else None
         self._tick_seconds = tick_seconds
-        self._hub = hub.hub_of(meter_provider, __version__)
+        self._hub = instruments.hub_of(meter_provider, __version__)
         self._state_file = StateFile(state) if state is not None else None
         self._shards: weakref.WeakSet[ShardWatch] = weakref.WeakSet()  # those that the driver still holds
         self._timeline, unopened = self._open_timeline(timeline)
@@ -280,7 +280,7 @@ _live: weakref.WeakSet[Runtime] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    hub.after_fork()
+    instruments.after_fork()
     for runtime in list(_live):
         try:
             runtime.after_fork()

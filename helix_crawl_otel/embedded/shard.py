@@ -16,7 +16,7 @@ from helix_crawl_otel.release import release_cache
 if TYPE_CHECKING:
     from helix_crawl_otel.embedded.linked import LinkedPipeline, LinkedRuntime
     from helix_crawl_otel.embedded.runtime import Runtime
-    from helix_crawl_otel.otel.pipeline import Pipeline, RunningBatch
+    from helix_crawl_otel.otel.engine import Pipeline, RunningBatch
 
 __all__ = ["BatchScope", "ShardWatch"]
 

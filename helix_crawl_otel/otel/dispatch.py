@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Protocol
 
 from helix_crawl_otel.actions import ActionQueue
-from helix_crawl_otel.otel.exported import Exported
-from helix_crawl_otel.otel.feed import PolicyFeed
+from helix_crawl_otel.otel.gauges import Exported
+from helix_crawl_otel.otel.locked_policy import PolicyFeed
 from helix_crawl_otel.otel.logline import decision_line
 from helix_crawl_otel.policy.decisions import Decision, What
 from helix_crawl_otel.policy.model import Action, ActionKind, Evidence, Outcome

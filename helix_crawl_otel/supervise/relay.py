@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from helix_crawl_otel.otel.engine import Pipeline, RunningBatch
 from helix_crawl_otel.otel.logline import action_line
-from helix_crawl_otel.otel.pipeline import Pipeline, RunningBatch
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
 from helix_crawl_otel.supervise.mailbox import Sender

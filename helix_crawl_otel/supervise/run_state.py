@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 
-from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.ending import Ending
 from helix_crawl_otel.supervise.gate import GateState

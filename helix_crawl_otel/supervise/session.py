@@ -20,8 +20,8 @@ from helix_crawl_otel import __version__
 from helix_crawl_otel.clock import awake_clock, scaled_clock
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
-from helix_crawl_otel.otel.hub import hub_of
-from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.otel.instruments import hub_of
 from helix_crawl_otel.policy.model import Evidence
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.statefile import StateFile

@@ -16,7 +16,7 @@ import helix_crawl_otel
 from helix_crawl_otel import cli
 from helix_crawl_otel.embedded.shard import ShardWatch
 from helix_crawl_otel.knobs import KNOBS
-from helix_crawl_otel.otel.exported import ERROR_PLACES, IGNORED_REASONS, OWNERS, SHARD_STATES, START_REASONS
+from helix_crawl_otel.otel.gauges import ERROR_PLACES, IGNORED_REASONS, OWNERS, SHARD_STATES, START_REASONS
 from helix_crawl_otel.policy.instruments import BATCH_DURATION_BOUNDS, INSTRUMENTS
 from helix_crawl_otel.policy.model import ActionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings

@@ -15,8 +15,8 @@ from helix_crawl_otel.embedded.linked import LinkedRuntime
 from helix_crawl_otel.embedded.shard import ShardWatch
 from helix_crawl_otel.link.channel import Channel, ChannelClosed
 from helix_crawl_otel.link.client import Link
-from helix_crawl_otel.otel.hub import InstrumentHub
-from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.otel.instruments import InstrumentHub
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.supervise.mailbox import Mailbox

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from helix_crawl_otel.otel.feed import Collected, PolicyFeed
-from helix_crawl_otel.otel.measurements import Measurements
+from helix_crawl_otel.otel.locked_policy import Collected, PolicyFeed
+from helix_crawl_otel.otel.policy_reader import Measurements
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.policy import Policy
@@ -144,7 +144,7 @@ def test_without_the_sdk_the_same_facts_arrive() -> None:
     out = run_fresh(
         """
         from helix_crawl_otel.policy.model import MemoryReading
-        from helix_crawl_otel.otel.feed import Collected
+        from helix_crawl_otel.otel.locked_policy import Collected
         from tests.otel.test_collections import Sink, info
         sink = Sink()
         assert sink.measurements.disabled

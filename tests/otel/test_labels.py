@@ -10,8 +10,8 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, generate_latest
 
-from helix_crawl_otel.otel.exported import Exported, ShardView, Snapshot
-from helix_crawl_otel.otel.hub import InstrumentHub
+from helix_crawl_otel.otel.gauges import Exported, ShardView, Snapshot
+from helix_crawl_otel.otel.instruments import InstrumentHub
 from helix_crawl_otel.otel.labels import ShardLabels
 from helix_crawl_otel.policy.model import ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.watch import CrawlWatch

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 from helix_crawl_otel.backfill.build_job import BuildJob, ShardWork
 from helix_crawl_otel.backfill.task import Assignment, Settings
-from helix_crawl_otel.otel.hub import InstrumentHub
-from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.otel.instruments import InstrumentHub
 from helix_crawl_otel.policy.decisions import Decision
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.settings import Settings as Knobs

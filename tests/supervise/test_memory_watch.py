@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from helix_crawl_otel.otel.hub import InstrumentHub
-from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.otel.instruments import InstrumentHub
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
@@ -280,8 +280,8 @@ REAL = """
 import os, sys
 from helix_crawl_otel.clock import awake_clock, scaled_clock
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.otel.hub import hub_of
-from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.otel.instruments import hub_of
+from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.supervise.memory_watch import MemoryWatch
 clock = scaled_clock(awake_clock(), 500.0)
 pipeline = Pipeline(Settings(), hub_of(None, "test"), clock)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.config import CrawlConfig
-from helix_crawl_otel.otel.hub import InstrumentHub
-from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.otel.instruments import InstrumentHub
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.gpu_counters import GpuCounters
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe

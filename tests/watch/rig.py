@@ -15,7 +15,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 
 from helix_crawl_otel.embedded.shard import ShardWatch
-from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.watch import CrawlWatch
 

@@ -12,7 +12,7 @@ from typing import Any
 from opentelemetry.sdk.metrics import Counter, Histogram, UpDownCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReader, MetricsData
 
-from helix_crawl_otel.otel.feed import Collected
+from helix_crawl_otel.otel.locked_policy import Collected
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import MemoryReading
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.otel.dispatch import Dispatcher
-from helix_crawl_otel.otel.exported import Exported, Snapshot
-from helix_crawl_otel.otel.feed import PolicyFeed
-from helix_crawl_otel.otel.hub import InstrumentHub
-from helix_crawl_otel.otel.pipeline import Pipeline
+from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.otel.gauges import Exported, Snapshot
+from helix_crawl_otel.otel.instruments import InstrumentHub
+from helix_crawl_otel.otel.locked_policy import PolicyFeed
 from helix_crawl_otel.policy.decisions import Decision, What
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.policy.policy import Policy

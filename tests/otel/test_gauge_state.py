@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from helix_crawl_otel.otel.board import Board
-from helix_crawl_otel.otel.exported import Snapshot
-from helix_crawl_otel.otel.feed import PolicyFeed
+from helix_crawl_otel.otel.gauge_state import Board
+from helix_crawl_otel.otel.gauges import Snapshot
+from helix_crawl_otel.otel.locked_policy import PolicyFeed
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
 

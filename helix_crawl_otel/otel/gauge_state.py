@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 
-from helix_crawl_otel.otel.exported import SHARD_STATES, ShardView, Snapshot
-from helix_crawl_otel.otel.feed import PolicyFeed
+from helix_crawl_otel.otel.gauges import SHARD_STATES, ShardView, Snapshot
+from helix_crawl_otel.otel.locked_policy import PolicyFeed
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.policy import Policy
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.otel.hub import InstrumentHub, Rows
+from helix_crawl_otel.otel.instruments import InstrumentHub, Rows
 from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome, ShardStatus
 
 __all__ = ["ERROR_PLACES", "OWNERS", "SHARD_STATES", "START_REASONS", "Exported", "ShardView", "Snapshot"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from helix_crawl_otel.otel.exported import Exported
+from helix_crawl_otel.otel.gauges import Exported
 from helix_crawl_otel.otel.logline import PREFIX
 from helix_crawl_otel.policy.batch import BatchInfo
 

@@ -12,14 +12,14 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from helix_crawl_otel.otel.board import Board
 from helix_crawl_otel.otel.dispatch import Dispatcher
-from helix_crawl_otel.otel.exported import Exported
-from helix_crawl_otel.otel.feed import PolicyFeed
-from helix_crawl_otel.otel.hub import InstrumentHub
-from helix_crawl_otel.otel.measurements import Measurements, is_known
-from helix_crawl_otel.otel.running import Running, RunningBatch, recorded
-from helix_crawl_otel.otel.trouble import Trouble
+from helix_crawl_otel.otel.error_counter import Trouble
+from helix_crawl_otel.otel.gauge_state import Board
+from helix_crawl_otel.otel.gauges import Exported
+from helix_crawl_otel.otel.inflight_batches import Running, RunningBatch, recorded
+from helix_crawl_otel.otel.instruments import InstrumentHub
+from helix_crawl_otel.otel.locked_policy import PolicyFeed
+from helix_crawl_otel.otel.policy_reader import Measurements, is_known
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.decisions import Decision
 from helix_crawl_otel.policy.durable import dump_durable
@@ -100,7 +100,7 @@ class Pipeline:
     # -- workers and shards -------------------------------------------------------------------------------------------
 
     def start_worker(self, worker: str, device: str, reason: str, pid: int) -> None:
-        """A worker runs, for one of `exported.START_REASONS`."""
+        """A worker runs, for one of `gauges.START_REASONS`."""
         t = self._clock()
         self._forget_running(lambda info: info.worker == worker)
         self._feed.tell(lambda policy: policy.start_worker(t, worker, device))

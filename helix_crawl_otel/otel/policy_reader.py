@@ -18,9 +18,9 @@ from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Histogram, MeterP
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 
-from helix_crawl_otel.otel import reader as names
-from helix_crawl_otel.otel.feed import Collected
-from helix_crawl_otel.otel.reader import CrawlPolicyReader, batch_attributes
+from helix_crawl_otel.otel import collection as names
+from helix_crawl_otel.otel.collection import CrawlPolicyReader, batch_attributes
+from helix_crawl_otel.otel.locked_policy import Collected
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import MemoryReading
 
