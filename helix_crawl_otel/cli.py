@@ -71,7 +71,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
     from helix_crawl_otel.backfill.errors import NoShards, StoreError
     from helix_crawl_otel.backfill.walk import UnreadableSource
     from helix_crawl_otel.config import ConfigError
-    from helix_crawl_otel.shown import is_gone_reader
+    from helix_crawl_otel.formats import is_gone_reader
     from helix_crawl_otel.supervise.lock import FolderLocked
     from helix_crawl_otel.timeline import TimelineError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from helix_crawl_otel.backfill.options import add_encode_options, read_encode_options
 from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder, typed_path
-from helix_crawl_otel.shown import shown_command
 
 __all__ = ["add_build_options", "build", "register"]
 

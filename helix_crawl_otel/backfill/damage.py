@@ -22,7 +22,7 @@ from pathlib import Path
 from helix_crawl_otel.backfill import schema
 from helix_crawl_otel.backfill.errors import CORRUPT, NOTADB, ShardCorrupt, error_code
 from helix_crawl_otel.backfill.gone import TREE_NOTE
-from helix_crawl_otel.supervise.numbers import printable
+from helix_crawl_otel.numbers import printable
 
 __all__ = ["Condition", "Judgement", "condition", "is_ours", "judge"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from helix_crawl_otel.backfill import build, query, verify
 from helix_crawl_otel.backfill.options import read_encode_options
 from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder
-from helix_crawl_otel.shown import shown_command
 
 __all__ = ["default_folder", "register"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from helix_crawl_otel.backfill.build_job import ShardWork
+from helix_crawl_otel.numbers import shard_name
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.numbers import shard_name
 
 __all__ = ["Narrator"]
 

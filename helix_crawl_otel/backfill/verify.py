@@ -11,8 +11,8 @@ from helix_crawl_otel.backfill.accounts import Accounts, account, combine
 from helix_crawl_otel.backfill.errors import StoreError
 from helix_crawl_otel.backfill.salvage import find_shards
 from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.numbers import count
 from helix_crawl_otel.paths import typed_folder
-from helix_crawl_otel.supervise.numbers import count
 
 __all__ = ["register", "verify"]
 

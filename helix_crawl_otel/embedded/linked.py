@@ -15,8 +15,6 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from helix_crawl_otel.actions import DEMOTED_EXIT_CODE, PauseRequested
-from helix_crawl_otel.clock import scaled_clock
-from helix_crawl_otel.embedded.sleep import SleepMeter
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.otel.engine import RunningBatch
 from helix_crawl_otel.policy.batch import BatchInfo
@@ -24,7 +22,9 @@ from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Sha
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.probes.torch_cuda import TorchProbe
+from helix_crawl_otel.sleep import SleepMeter
 from helix_crawl_otel.ticker import Ticker
+from helix_crawl_otel.timing import scaled_clock
 
 if TYPE_CHECKING:
     from helix_crawl_otel.embedded.shard import ShardWatch

@@ -18,7 +18,6 @@ from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel import __version__
 from helix_crawl_otel.config import CrawlConfig, environment
-from helix_crawl_otel.embedded.sleep import SleepMeter
 from helix_crawl_otel.otel import instruments
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.logline import action_line
@@ -30,6 +29,7 @@ from helix_crawl_otel.probes.default import default_probe
 from helix_crawl_otel.probes.monitor import MemorySampler
 from helix_crawl_otel.probes.probe import CallableProbe
 from helix_crawl_otel.probes.shared import COUNTERS, Counters, SharedSampler
+from helix_crawl_otel.sleep import SleepMeter
 from helix_crawl_otel.statefile import StateFile
 from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.timeline import TimelineWriter

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from helix_crawl_otel.numbers import count
 from helix_crawl_otel.report.effect import lost_seconds
 from helix_crawl_otel.report.story import Step, Story, Tale
-from helix_crawl_otel.supervise.numbers import count
 
 __all__ = ["Shown", "choose", "numbered"]
 

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
+from helix_crawl_otel.numbers import count, duration, printable
 from helix_crawl_otel.report.choice import Shown, numbered
 from helix_crawl_otel.report.effect import MEANINGS, effect_of, lost_seconds, remedy_seconds, saved_seconds
 from helix_crawl_otel.report.figure import NARROW, WIDE, figure
@@ -26,7 +27,6 @@ from helix_crawl_otel.report.words import (
     tale_text,
     unfinished_text,
 )
-from helix_crawl_otel.supervise.numbers import count, duration, printable
 
 __all__ = ["page"]
 

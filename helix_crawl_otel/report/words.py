@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from helix_crawl_otel.numbers import count, duration, number, printable
 from helix_crawl_otel.report.effect import Effect, Speed, effect_of, lost_seconds, saved_seconds
 from helix_crawl_otel.report.figure import LABELS
 from helix_crawl_otel.report.story import DETECT, HANG, REMEDIES, Batch, Step, Story, Tale
-from helix_crawl_otel.supervise.numbers import count, duration, number, printable
 
 __all__ = [
     "clock",

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TextIO
 
+from helix_crawl_otel.numbers import duration
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.numbers import duration
 from helix_crawl_otel.supervise.progress import Progress
 from helix_crawl_otel.supervise.sentences import progress_lines, sentence_of
 

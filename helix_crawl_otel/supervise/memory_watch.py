@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from helix_crawl_otel.numbers import gib
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.probes.card_processes import device_processes, listed
@@ -25,7 +26,6 @@ from helix_crawl_otel.probes.nvml import NvmlProbe
 from helix_crawl_otel.probes.probe import UNKNOWN, Probe, UnknownProbe
 from helix_crawl_otel.probes.processes import Process, processes
 from helix_crawl_otel.probes.shared import COUNTERS, Counters, SharedSampler
-from helix_crawl_otel.supervise.numbers import gib
 
 __all__ = ["MemoryWatch", "ReportedProbe"]
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from helix_crawl_otel.shown import is_gone_reader
+from helix_crawl_otel.formats import is_gone_reader
 
 __all__ = ["Outlet"]
 

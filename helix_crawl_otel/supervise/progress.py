@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from helix_crawl_otel.numbers import gib, shard_name
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.numbers import gib, shard_name
 
 __all__ = ["Activity", "Progress", "ShardProgress"]
 

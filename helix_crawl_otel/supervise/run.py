@@ -8,9 +8,9 @@ from contextlib import ExitStack
 
 from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError, option_or_knob
+from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.probes.device import parse_device
-from helix_crawl_otel.shown import shown_command
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.options import add_common_options, read_common_options

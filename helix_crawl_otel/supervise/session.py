@@ -17,7 +17,6 @@ from opentelemetry import metrics
 from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel import __version__
-from helix_crawl_otel.clock import awake_clock, scaled_clock
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
 from helix_crawl_otel.otel.engine import Pipeline
@@ -32,6 +31,7 @@ from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.supervisor import Supervisor
 from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.timeline import TimelineWriter
+from helix_crawl_otel.timing import awake_clock, scaled_clock
 
 __all__ = ["Metrics", "RunOptions", "Session", "open_metrics"]
 

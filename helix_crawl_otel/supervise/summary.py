@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from helix_crawl_otel.supervise.numbers import count, duration, genes, printable, shard_name
+from helix_crawl_otel.numbers import count, duration, genes, printable, shard_name
 
 __all__ = ["Summary"]
 

@@ -278,7 +278,7 @@ def test_an_unknown_memory_is_told_once_and_why(card: list[MemoryReading], caplo
 
 REAL = """
 import os, sys
-from helix_crawl_otel.clock import awake_clock, scaled_clock
+from helix_crawl_otel.timing import awake_clock, scaled_clock
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.otel.instruments import hub_of
 from helix_crawl_otel.otel.engine import Pipeline

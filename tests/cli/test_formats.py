@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.shown import shown_command
+from helix_crawl_otel.formats import shown_command
 
 words = st.lists(st.text(st.characters(exclude_characters="\0\n\r"), max_size=12), min_size=1, max_size=4)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from helix_crawl_otel.clock import slept_seconds
+from helix_crawl_otel.timing import slept_seconds
 
 __all__ = ["SleepMeter"]
 

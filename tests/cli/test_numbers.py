@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helix_crawl_otel.supervise.numbers import count, duration, genes, gib, number, printable, rate, shard_name
+from helix_crawl_otel.numbers import count, duration, genes, gib, number, printable, rate, shard_name
 
 
 @pytest.mark.parametrize(
