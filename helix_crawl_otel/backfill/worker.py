@@ -34,11 +34,10 @@ from helix_crawl_otel.backfill.faults import apply_faults, parse_fault
 from helix_crawl_otel.backfill.shard_work import work_on
 from helix_crawl_otel.backfill.task import Assignment, Settings
 from helix_crawl_otel.backfill.walk import UnreadableSource
+from helix_crawl_otel.link.child import die_with_parent, leave_break_to_supervisor
 from helix_crawl_otel.link.client import Link, link_of_this_process
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.supervise.break_event import leave_break_to_supervisor
 from helix_crawl_otel.supervise.ending import NEVER_EXIT_CODE
-from helix_crawl_otel.supervise.process import die_with_parent
 from helix_crawl_otel.timing import scaled_clock
 from helix_crawl_otel.watch import CrawlWatch
 

@@ -8,10 +8,9 @@ Source: Microsoft, "GenerateConsoleCtrlEvent function"; CPython, `os_kill_impl`.
 from __future__ import annotations
 
 import ctypes
-import signal
 import sys
 
-__all__ = ["leave_break_to_supervisor", "send_break"]
+__all__ = ["send_break"]
 
 CTRL_BREAK_EVENT = 1
 
@@ -25,13 +24,3 @@ def send_break(pid: int) -> bool:
     if sys.platform != "win32":
         return False
     return bool(ctypes.windll.kernel32.GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, pid))
-
-
-def leave_break_to_supervisor() -> None:
-    """Called first in our own workers: Ctrl-Break at the keyboard reaches every process of the console, new groups too.
-
-    The supervisor hears it as well, and tells the worker by a message to finish its batch.
-    """
-    if sys.platform == "win32":
-        for number in (signal.SIGINT, signal.SIGBREAK):
-            signal.signal(number, signal.SIG_IGN)

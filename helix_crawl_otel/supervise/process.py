@@ -19,12 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from helix_crawl_otel.link import launch
 from helix_crawl_otel.probes.descendants import descendants
 from helix_crawl_otel.supervise.break_event import send_break
 from helix_crawl_otel.supervise.job_object import JobObject
-from helix_crawl_otel.supervise.launch import set_parent_death_signal
 
-__all__ = ["Process", "Spawn", "WorkerProcess", "die_with_parent", "exit_text", "python_command", "spawn"]
+__all__ = ["Process", "Spawn", "WorkerProcess", "exit_text", "python_command", "spawn"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -218,7 +218,7 @@ def spawn(
     waits: int | None = None
     if not is_ours or sys.platform != "linux":
         waits, guard = os.pipe()
-        launcher = Path(__file__).with_name("launch.py")
+        launcher = Path(launch.__file__)
         command = [sys.executable, "-I", "-S", str(launcher), str(os.getpid()), str(waits), *command]
         inherited = (*inherited, waits)
     try:
@@ -249,12 +249,6 @@ def _job_of(popen: subprocess.Popen[bytes]) -> JobObject | None:
     except OSError:
         popen.kill()
         raise
-
-
-def die_with_parent(supervisor_pid: int) -> None:
-    """Called first in our own workers: end with the supervisor, or now, if it is gone already."""
-    if sys.platform == "linux" and not set_parent_death_signal(supervisor_pid):
-        sys.exit(1)
 
 
 def python_command() -> tuple[list[str], dict[str, str]]:

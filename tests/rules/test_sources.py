@@ -37,7 +37,7 @@ PRINTS = {
     "cli.py",
     "doctor/command.py",
     "report/command.py",
-    "supervise/launch.py",
+    "link/launch.py",
 }
 
 Check = Callable[[str], list[str]]
@@ -69,7 +69,7 @@ def test_package_neither_unpickles_nor_starts_a_shell_nor_forks() -> None:
     """State files are data, commands are lists, and a fork after CUDA has started is broken."""
     found = findings(dangerous_calls, python_files(PACKAGE))
     # The launcher is a process by itself, with nothing loaded and no other thread, and forks on POSIX only.
-    assert [one for one in found if not ("supervise/launch.py" in one and one.endswith("calls os.fork"))] == []
+    assert [one for one in found if not ("link/launch.py" in one and one.endswith("calls os.fork"))] == []
 
 
 def test_no_python_is_started_that_looks_into_the_current_folder() -> None:
