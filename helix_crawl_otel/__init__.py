@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from helix_crawl_otel.config import CrawlConfig
     from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
     from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
-    from helix_crawl_otel.watch import CrawlWatch
+    from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 
 _HOMES = {
     "Action": "policy.model",
     "ActionKind": "policy.model",
     "ActionQueue": "actions",
     "CrawlConfig": "config",
-    "CrawlWatch": "watch",
+    "CrawlWatch": "watch.crawl_watch",
     "MemoryReading": "policy.model",
     "MetricsEndpoint": "otel.endpoint",
     "Outcome": "policy.model",

@@ -33,11 +33,11 @@ from helix_crawl_otel.backfill.pieces import pieces
 from helix_crawl_otel.backfill.store import ShardStore
 from helix_crawl_otel.backfill.task import Assignment, Settings
 from helix_crawl_otel.backfill.walk import plan_named
-from helix_crawl_otel.embedded.shard import ShardWatch
 from helix_crawl_otel.numbers import count
 from helix_crawl_otel.policy.model import ActionKind
-from helix_crawl_otel.release import release_cache
-from helix_crawl_otel.watch import CrawlWatch
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
+from helix_crawl_otel.watch.release import release_cache
+from helix_crawl_otel.watch.shard import ShardWatch
 
 __all__ = ["Reporter", "work_on"]
 

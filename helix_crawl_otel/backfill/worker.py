@@ -39,7 +39,7 @@ from helix_crawl_otel.link.client import Link, link_of_this_process
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.supervise.ending import NEVER_EXIT_CODE
 from helix_crawl_otel.timing import scaled_clock
-from helix_crawl_otel.watch import CrawlWatch
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 
 __all__ = ["main"]
 

@@ -14,7 +14,6 @@ from functools import partial
 
 import helix_crawl_otel
 from helix_crawl_otel import cli
-from helix_crawl_otel.embedded.shard import ShardWatch
 from helix_crawl_otel.knobs import KNOBS
 from helix_crawl_otel.otel.gauges import ERROR_PLACES, IGNORED_REASONS, OWNERS, SHARD_STATES, START_REASONS
 from helix_crawl_otel.policy.instruments import BATCH_DURATION_BOUNDS, INSTRUMENTS
@@ -22,6 +21,7 @@ from helix_crawl_otel.policy.model import ActionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.policies import DEFINITIONS
 from helix_crawl_otel.replay.scenarios import SCENARIOS
+from helix_crawl_otel.watch.shard import ShardWatch
 
 __all__ = ["CLASSES", "OPTIONS", "subcommands"]
 

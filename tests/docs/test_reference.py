@@ -12,10 +12,10 @@ import pytest
 
 import helix_crawl_otel
 from helix_crawl_otel import actions, cli
-from helix_crawl_otel.embedded.shard import ShardWatch
 from helix_crawl_otel.knobs import KNOBS
 from helix_crawl_otel.policy.instruments import INSTRUMENTS, Kind
 from helix_crawl_otel.replay.compare import Row
+from helix_crawl_otel.watch.shard import ShardWatch
 from tests.docs import blocks
 from tests.docs.generate import BLOCKS, REFERENCE, rewritten
 from tests.docs.pages import Page, page

@@ -21,7 +21,7 @@ import torch
 from helix_crawl_otel.probes.combined import CombinedProbe
 from helix_crawl_otel.probes.nvml import NvmlProbe
 from helix_crawl_otel.probes.torch_cuda import TorchProbe
-from helix_crawl_otel.release import release_cache
+from helix_crawl_otel.watch.release import release_cache
 
 MIB = 1024**2
 found = {}

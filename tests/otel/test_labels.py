@@ -14,7 +14,7 @@ from helix_crawl_otel.otel.gauges import Exported, ShardView, Snapshot
 from helix_crawl_otel.otel.instruments import InstrumentHub
 from helix_crawl_otel.otel.labels import ShardLabels
 from helix_crawl_otel.policy.model import ActionKind, Outcome, ShardStatus, Verdict
-from helix_crawl_otel.watch import CrawlWatch
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from tests.programs import require_program
 from tests.watch.rig import Rig, collected, make_provider
 

@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics.view import DropAggregation, View
 
-from helix_crawl_otel.watch import CrawlWatch
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from tests.otel.fresh import run_fresh
 from tests.watch.rig import Clock, Rig, collected, make_provider
 

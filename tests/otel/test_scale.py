@@ -11,8 +11,8 @@ from types import FrameType
 
 import pytest
 
-from helix_crawl_otel.embedded.shard import ShardWatch
-from helix_crawl_otel.watch import CrawlWatch
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
+from helix_crawl_otel.watch.shard import ShardWatch
 from tests.watch.rig import Clock, collected, make_provider, reading
 
 STEADY = 1.02

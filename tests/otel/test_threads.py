@@ -12,7 +12,7 @@ import pytest
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.timeline import TimelineReader, writer
-from helix_crawl_otel.watch import CrawlWatch
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from tests.otel.fresh import run_fresh
 from tests.watch.rig import collected, make_provider, pipeline_of
 

@@ -49,7 +49,7 @@ def test_imports_go_down_only() -> None:
         ("policy/model.py", "import time"),
         ("probes/__init__.py", "import helix_crawl_otel.otel"),
         ("otel/__init__.py", "import helix_crawl_otel.probes"),
-        ("config.py", "import helix_crawl_otel.watch"),
+        ("config.py", "import helix_crawl_otel.watch.crawl_watch"),
         ("new_idea.py", ""),
     ],
     ids=["core-up", "core-clock", "memory-otel", "otel-memory", "config-up", "no-layer"],

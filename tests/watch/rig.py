@@ -14,10 +14,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 
-from helix_crawl_otel.embedded.shard import ShardWatch
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.policy.model import Action, MemoryReading
-from helix_crawl_otel.watch import CrawlWatch
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
+from helix_crawl_otel.watch.shard import ShardWatch
 
 GENES = 64
 WORK = 4000.0

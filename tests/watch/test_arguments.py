@@ -12,7 +12,7 @@ import pytest
 
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.watch import CrawlWatch
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from tests.watch.rig import Rig, pipeline_of
 
 

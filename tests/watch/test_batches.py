@@ -11,7 +11,7 @@ import pytest
 
 from helix_crawl_otel.policy.model import MemoryReading, ShardStatus, Verdict
 from helix_crawl_otel.timeline import TimelineReader
-from helix_crawl_otel.watch import CrawlWatch
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from tests.otel.fresh import run_fresh
 from tests.watch.rig import CRAWL, FULL, LOW, Clock, Rig, collected, make_provider, reading
 

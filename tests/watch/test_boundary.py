@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from helix_crawl_otel.actions import PauseRequested
-from helix_crawl_otel.release import release_cache
+from helix_crawl_otel.watch.release import release_cache
 from tests.otel.fresh import run_fresh
 from tests.watch.rig import FULL, LOW, Rig
 

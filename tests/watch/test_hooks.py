@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from helix_crawl_otel.policy.model import Action
-from helix_crawl_otel.watch import CrawlWatch
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from tests.otel.fresh import run_fresh
 from tests.watch.rig import FULL, LOW, Clock, Rig, collected, make_provider, reading, wait_until
 

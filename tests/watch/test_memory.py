@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from helix_crawl_otel.policy.model import MemoryReading, Verdict
-from helix_crawl_otel.watch import CrawlWatch
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from tests.watch.rig import CRAWL, FULL, Clock, Rig, collected, make_provider, pipeline_of, reading, wait_until
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from helix_crawl_otel import ticker
 from helix_crawl_otel.config import CrawlConfig
-from helix_crawl_otel.embedded.runtime import Runtime
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.watch import CrawlWatch
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
+from helix_crawl_otel.watch.local import Runtime
 from tests.probes.counters import MIB, FakeCounters, usage
 from tests.watch.rig import CRAWL, HEALTHY, Rig, make_provider, reading, wait_until
 

@@ -14,13 +14,13 @@ from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.config import CrawlConfig
-from helix_crawl_otel.embedded.linked import LinkedRuntime
-from helix_crawl_otel.embedded.runtime import Runtime
-from helix_crawl_otel.embedded.shard import ShardWatch
 from helix_crawl_otel.link.client import link_of_this_process
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.timing import awake_clock, checked_clock
+from helix_crawl_otel.watch.local import Runtime
+from helix_crawl_otel.watch.remote import LinkedRuntime
+from helix_crawl_otel.watch.shard import ShardWatch
 
 __all__ = ["CrawlWatch"]
 

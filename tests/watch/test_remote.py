@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.actions import PauseRequested
-from helix_crawl_otel.embedded import linked
-from helix_crawl_otel.embedded.linked import LinkedRuntime
-from helix_crawl_otel.embedded.shard import ShardWatch
 from helix_crawl_otel.link.channel import Channel, ChannelClosed
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.otel.engine import Pipeline
@@ -21,13 +18,16 @@ from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Out
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.supervise.mailbox import Mailbox
 from helix_crawl_otel.supervise.relay import Relay
+from helix_crawl_otel.watch import remote
+from helix_crawl_otel.watch.remote import LinkedRuntime
+from helix_crawl_otel.watch.shard import ShardWatch
 from tests.watch.rig import CRAWL, FULL, GENES, HEALTHY, LOW, TICK, WORK, Clock, collected, make_provider, reading
 
 
 @pytest.fixture(autouse=True)
 def answers_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver goes on without an answer that does not come in time; on a busy machine one may take its time."""
-    monkeypatch.setattr(linked, "ANSWER_SECONDS", 60.0)
+    monkeypatch.setattr(remote, "ANSWER_SECONDS", 60.0)
 
 
 class Supervisor:

@@ -27,7 +27,7 @@ from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.timing import scaled_clock
 
 if TYPE_CHECKING:
-    from helix_crawl_otel.embedded.shard import ShardWatch
+    from helix_crawl_otel.watch.shard import ShardWatch
 
 __all__ = ["LinkedPipeline", "LinkedRuntime"]
 

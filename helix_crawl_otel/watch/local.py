@@ -35,7 +35,7 @@ from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.timeline import TimelineWriter
 
 if TYPE_CHECKING:
-    from helix_crawl_otel.embedded.shard import ShardWatch
+    from helix_crawl_otel.watch.shard import ShardWatch
 
 __all__ = ["Runtime"]
 

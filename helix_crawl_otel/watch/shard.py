@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.policy.samples import plain_number, sample_problem
-from helix_crawl_otel.release import release_cache
+from helix_crawl_otel.watch.release import release_cache
 
 if TYPE_CHECKING:
-    from helix_crawl_otel.embedded.linked import LinkedPipeline, LinkedRuntime
-    from helix_crawl_otel.embedded.runtime import Runtime
     from helix_crawl_otel.otel.engine import Pipeline, RunningBatch
+    from helix_crawl_otel.watch.local import Runtime
+    from helix_crawl_otel.watch.remote import LinkedPipeline, LinkedRuntime
 
 __all__ = ["BatchScope", "ShardWatch"]
 
