@@ -18,13 +18,13 @@ from helix_crawl_otel.backfill.options import EncodeOptions
 from helix_crawl_otel.backfill.planning import Planned
 from helix_crawl_otel.backfill.salvage import STATE_FOLDER, count_quarantined
 from helix_crawl_otel.backfill.task import Settings
+from helix_crawl_otel.console.console import Console
+from helix_crawl_otel.console.standard_output import StandardOutlets
+from helix_crawl_otel.console.summary import Summary
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.console import Console
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.session import RunOptions, Session
-from helix_crawl_otel.supervise.standard_outlets import StandardOutlets
-from helix_crawl_otel.supervise.summary import Summary
 from helix_crawl_otel.supervise.supervisor import DONE, FAILED, INTERRUPTED, PAUSED
 
 __all__ = ["run_build"]

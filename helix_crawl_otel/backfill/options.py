@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from helix_crawl_otel.backfill import faults
 from helix_crawl_otel.backfill.faults import Fault, parse_fault
 from helix_crawl_otel.config import ConfigError, option_or_knob
-from helix_crawl_otel.supervise.options import CommonOptions, add_common_options, read_common_options
+from helix_crawl_otel.console.options import CommonOptions, add_common_options, read_common_options
 
 __all__ = ["EncodeOptions", "add_encode_options", "read_encode_options"]
 

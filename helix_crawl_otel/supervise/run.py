@@ -8,15 +8,15 @@ from contextlib import ExitStack
 
 from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError, option_or_knob
+from helix_crawl_otel.console.options import add_common_options, read_common_options
+from helix_crawl_otel.console.summary import Summary
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
-from helix_crawl_otel.supervise.options import add_common_options, read_common_options
 from helix_crawl_otel.supervise.run_command import job_command
 from helix_crawl_otel.supervise.run_job import RunJob
-from helix_crawl_otel.supervise.summary import Summary
 
 __all__ = ["register"]
 
@@ -68,9 +68,9 @@ def register(commands: Commands) -> None:
 
 
 def _command(args: argparse.Namespace) -> int:
-    from helix_crawl_otel.supervise.console import Console
+    from helix_crawl_otel.console.console import Console
+    from helix_crawl_otel.console.standard_output import StandardOutlets
     from helix_crawl_otel.supervise.session import RunOptions, Session
-    from helix_crawl_otel.supervise.standard_outlets import StandardOutlets
 
     options = read_common_options(args)
     command = job_command(args.command)

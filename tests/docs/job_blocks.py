@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from helix_crawl_otel.backfill import faults, schema
 from helix_crawl_otel.backfill.accounts import Accounts
+from helix_crawl_otel.console.summary import Summary
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.summary import Summary
 from tests.docs.blocks import _arguments, code, listed, table
 
 __all__ = ["JOB_BLOCKS"]

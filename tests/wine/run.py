@@ -32,7 +32,7 @@ TESTS = (
     "tests/supervise",
     "tests/watch",
     "tests/cli",
-    "tests/display",
+    "tests/console",
     "tests/probes",
     "tests/doctor",
     "tests/otel/test_endpoint.py",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from helix_crawl_otel.console.progress import Progress
+from helix_crawl_otel.console.text import progress_lines, progress_text
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.progress import Progress
-from helix_crawl_otel.supervise.sentences import progress_lines, progress_text
-from tests.display.story import told
+from tests.console.story import told
 
 
 def test_time_to_go_covers_shards_that_wait() -> None:

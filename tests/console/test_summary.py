@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from helix_crawl_otel.supervise.summary import Summary
+from helix_crawl_otel.console.summary import Summary
 
 WHOLE = Summary(
     exit_code=1,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from helix_crawl_otel.console.progress import Progress
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.progress import Progress
 
 __all__ = ["EVIDENCE", "STORY", "told"]
 

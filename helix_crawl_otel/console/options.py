@@ -14,8 +14,8 @@ from helix_crawl_otel.config import (
     option_or_knob,
     option_values,
 )
+from helix_crawl_otel.console.notify import check_target
 from helix_crawl_otel.knobs import RULE_KNOBS
-from helix_crawl_otel.supervise.notify import check_target
 
 __all__ = ["CommonOptions", "add_common_options", "read_common_options"]
 

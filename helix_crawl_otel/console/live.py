@@ -15,11 +15,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from helix_crawl_otel.console.output import Outlet
+from helix_crawl_otel.console.progress import Progress, ShardProgress
+from helix_crawl_otel.console.text import MOST_SHARDS, activity_text, progress_text, sentence_of, shard_text
 from helix_crawl_otel.numbers import duration, genes, printable, shard_name
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.outlet import Outlet
-from helix_crawl_otel.supervise.progress import Progress, ShardProgress
-from helix_crawl_otel.supervise.sentences import MOST_SHARDS, activity_text, progress_text, sentence_of, shard_text
 
 __all__ = ["LiveDisplay"]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.config import ConfigError
-from helix_crawl_otel.supervise import notify as notify_module
-from helix_crawl_otel.supervise.keep_awake import keep_awake
-from helix_crawl_otel.supervise.notify import check_target, notify
+from helix_crawl_otel.console import notify as notify_module
+from helix_crawl_otel.console.keep_awake import keep_awake
+from helix_crawl_otel.console.notify import check_target, notify
 from tests.programs import require_module
 
 SUMMARY = {"exit_code": 0, "encoded": 5}

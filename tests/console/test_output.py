@@ -13,12 +13,12 @@ from typing import TextIO, cast
 import pytest
 from rich.console import Console
 
+from helix_crawl_otel.console.live import LiveDisplay
+from helix_crawl_otel.console.output import PIECE_BYTES, Outlet
+from helix_crawl_otel.console.screen import Announcer, JsonDisplay
+from helix_crawl_otel.console.summary import Summary
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.display import Announcer, JsonDisplay
-from helix_crawl_otel.supervise.display_live import LiveDisplay
-from helix_crawl_otel.supervise.outlet import PIECE_BYTES, Outlet
-from helix_crawl_otel.supervise.summary import Summary
-from tests.display.story import STORY
+from tests.console.story import STORY
 
 DEADLINE_SECONDS = 120.0
 

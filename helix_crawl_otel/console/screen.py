@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TextIO
 
+from helix_crawl_otel.console.progress import Progress
+from helix_crawl_otel.console.text import progress_lines, sentence_of
 from helix_crawl_otel.numbers import duration
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.progress import Progress
-from helix_crawl_otel.supervise.sentences import progress_lines, sentence_of
 
 __all__ = ["Announcer", "Display", "JsonDisplay", "NoDisplay", "PlainDisplay", "choose_display"]
 
@@ -185,7 +185,7 @@ def choose_display(as_json: bool, is_plain: bool, environ: Mapping[str, str]) ->
         return PlainDisplay(stream)
     from rich.console import Console
 
-    from helix_crawl_otel.supervise.display_live import LiveDisplay
+    from helix_crawl_otel.console.live import LiveDisplay
 
     console = Console(highlight=False)
     if console.legacy_windows:  # it would move the cursor by calls of the system, past an outlet's queue

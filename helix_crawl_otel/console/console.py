@@ -11,13 +11,13 @@ from types import TracebackType
 
 from opentelemetry.metrics import MeterProvider
 
+from helix_crawl_otel.console.keep_awake import keep_awake
+from helix_crawl_otel.console.notify import notify
+from helix_crawl_otel.console.options import CommonOptions
+from helix_crawl_otel.console.screen import Announcer, choose_display
+from helix_crawl_otel.console.summary import Summary
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.display import Announcer, choose_display
-from helix_crawl_otel.supervise.keep_awake import keep_awake
-from helix_crawl_otel.supervise.notify import notify
-from helix_crawl_otel.supervise.options import CommonOptions
 from helix_crawl_otel.supervise.session import open_metrics
-from helix_crawl_otel.supervise.summary import Summary
 
 __all__ = ["Console"]
 

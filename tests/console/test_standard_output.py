@@ -14,10 +14,10 @@ from typing import TextIO
 
 import pytest
 
-from helix_crawl_otel.supervise import standard_outlets
-from helix_crawl_otel.supervise.outlet import Outlet
-from helix_crawl_otel.supervise.standard_outlets import LOG_SECONDS, TELL_SECONDS, StandardOutlets
-from tests.display.test_outlet import DEADLINE_SECONDS, Frozen
+from helix_crawl_otel.console import standard_output
+from helix_crawl_otel.console.output import Outlet
+from helix_crawl_otel.console.standard_output import LOG_SECONDS, TELL_SECONDS, StandardOutlets
+from tests.console.test_output import DEADLINE_SECONDS, Frozen
 
 FULL_DEVICE = Path("/dev/full")
 
@@ -189,7 +189,7 @@ def test_after_a_second_interrupt_nobody_is_waited_for_long(how: str) -> None:
 @pytest.mark.parametrize("as_json", [False, True])
 def test_what_is_missing_is_told_in_the_form_of_the_rest(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A script can read the line that says how many events it has not got."""
-    monkeypatch.setattr(standard_outlets, "JSON_BYTES" if as_json else "TEXT_BYTES", 100)
+    monkeypatch.setattr(standard_output, "JSON_BYTES" if as_json else "TEXT_BYTES", 100)
     shown = Frozen()
     with streams(shown, io.StringIO()), StandardOutlets(as_json=as_json):
         for number in range(10):

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from helix_crawl_otel.console.progress import Activity, Progress, ShardProgress
 from helix_crawl_otel.numbers import count, duration, genes, gib, printable, rate, shard_name
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.progress import Activity, Progress, ShardProgress
 
 __all__ = ["activity_text", "progress_lines", "progress_text", "sentence_of", "shard_text"]
 

@@ -12,9 +12,9 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TextIO, cast
 
+from helix_crawl_otel.console.output import Outlet
+from helix_crawl_otel.console.virtual_terminal import VirtualTerminal
 from helix_crawl_otel.supervise.interrupt import Interrupts
-from helix_crawl_otel.supervise.outlet import Outlet
-from helix_crawl_otel.supervise.virtual_terminal import VirtualTerminal
 
 __all__ = ["StandardOutlets"]
 

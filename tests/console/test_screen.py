@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from helix_crawl_otel.console.live import LiveDisplay
+from helix_crawl_otel.console.screen import Announcer, JsonDisplay, PlainDisplay
+from helix_crawl_otel.console.summary import Summary
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.display import Announcer, JsonDisplay, PlainDisplay
-from helix_crawl_otel.supervise.display_live import LiveDisplay
-from helix_crawl_otel.supervise.summary import Summary
-from tests.display.story import STORY
+from tests.console.story import STORY
 
 SUMMARY = Summary(0, 12.0, 5)
 
