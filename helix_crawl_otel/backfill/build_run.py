@@ -23,9 +23,9 @@ from helix_crawl_otel.console.standard_output import StandardOutlets
 from helix_crawl_otel.console.summary import Summary
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
+from helix_crawl_otel.supervise.loop import DONE, FAILED, INTERRUPTED, PAUSED
 from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.session import RunOptions, Session
-from helix_crawl_otel.supervise.supervisor import DONE, FAILED, INTERRUPTED, PAUSED
 
 __all__ = ["run_build"]
 

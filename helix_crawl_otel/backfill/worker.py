@@ -37,7 +37,7 @@ from helix_crawl_otel.backfill.walk import UnreadableSource
 from helix_crawl_otel.link.child import die_with_parent, leave_break_to_supervisor
 from helix_crawl_otel.link.client import Link, link_of_this_process
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.supervise.ending import NEVER_EXIT_CODE
+from helix_crawl_otel.supervise.rules import NEVER_EXIT_CODE
 from helix_crawl_otel.timing import scaled_clock
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 

@@ -14,7 +14,7 @@ from typing import TextIO, cast
 
 from helix_crawl_otel.console.output import Outlet
 from helix_crawl_otel.console.virtual_terminal import VirtualTerminal
-from helix_crawl_otel.supervise.interrupt import Interrupts
+from helix_crawl_otel.supervise.interrupts import Interrupts
 
 __all__ = ["StandardOutlets"]
 

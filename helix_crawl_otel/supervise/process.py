@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Protocol
 from helix_crawl_otel.link import launch
 from helix_crawl_otel.probes.descendants import descendants
 from helix_crawl_otel.supervise.break_event import send_break
-from helix_crawl_otel.supervise.job_object import JobObject
+from helix_crawl_otel.supervise.windows import JobObject
 
 __all__ = ["Process", "Spawn", "WorkerProcess", "exit_text", "python_command", "spawn"]
 

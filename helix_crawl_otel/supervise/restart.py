@@ -5,8 +5,8 @@ Source: DESIGN.md, sections 5 and 7.
 
 from __future__ import annotations
 
-from helix_crawl_otel.supervise.gate import GateState, MemoryGate
 from helix_crawl_otel.supervise.job import Start
+from helix_crawl_otel.supervise.memory_gate import GateState, MemoryGate
 
 __all__ = ["Restart"]
 

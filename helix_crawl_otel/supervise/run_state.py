@@ -10,11 +10,11 @@ from queue import SimpleQueue
 
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.ending import Ending
-from helix_crawl_otel.supervise.gate import GateState
 from helix_crawl_otel.supervise.job import Job, Start
-from helix_crawl_otel.supervise.memory_watch import MemoryWatch
+from helix_crawl_otel.supervise.memory import MemoryWatch
+from helix_crawl_otel.supervise.memory_gate import GateState
 from helix_crawl_otel.supervise.process import Spawn, spawn
+from helix_crawl_otel.supervise.rules import Ending
 
 __all__ = ["Run", "Totals"]
 

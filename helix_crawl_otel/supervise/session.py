@@ -26,9 +26,9 @@ from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.statefile import StateFile
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import Job
-from helix_crawl_otel.supervise.memory_watch import MemoryWatch
+from helix_crawl_otel.supervise.loop import Supervisor
+from helix_crawl_otel.supervise.memory import MemoryWatch
 from helix_crawl_otel.supervise.run_state import Run
-from helix_crawl_otel.supervise.supervisor import Supervisor
 from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import awake_clock, scaled_clock

@@ -14,16 +14,16 @@ from enum import Enum
 
 from helix_crawl_otel.policy.decisions import Decision, What
 from helix_crawl_otel.policy.model import ActionKind
-from helix_crawl_otel.supervise.budget import CrashBudget
-from helix_crawl_otel.supervise.ear import LeftOpen
-from helix_crawl_otel.supervise.ending import End, Ending, judge_end, why_ended
-from helix_crawl_otel.supervise.gate import MemoryGate
+from helix_crawl_otel.supervise.crash_budget import CrashBudget
 from helix_crawl_otel.supervise.job import Start
-from helix_crawl_otel.supervise.launching import launch_worker
-from helix_crawl_otel.supervise.placing import owed_demotion, place
+from helix_crawl_otel.supervise.memory_gate import MemoryGate
+from helix_crawl_otel.supervise.placement import owed_demotion, place
 from helix_crawl_otel.supervise.restart import Restart
+from helix_crawl_otel.supervise.rules import End, Ending, judge_end, why_ended
 from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.worker import Worker
+from helix_crawl_otel.supervise.worker_launch import launch_worker
+from helix_crawl_otel.supervise.worker_listener import LeftOpen
 
 __all__ = ["Phase", "Slot"]
 

@@ -6,11 +6,11 @@ import threading
 from typing import Any
 
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed
-from helix_crawl_otel.supervise.ear import Ear
-from helix_crawl_otel.supervise.mailbox import Mailbox
+from helix_crawl_otel.supervise.incoming import Relay
+from helix_crawl_otel.supervise.outgoing import Mailbox
 from helix_crawl_otel.supervise.process import Process
-from helix_crawl_otel.supervise.relay import Relay
 from helix_crawl_otel.supervise.run_state import Run
+from helix_crawl_otel.supervise.worker_listener import Ear
 
 __all__ = ["Worker"]
 

@@ -22,12 +22,12 @@ from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.settings import Settings as Knobs
 from helix_crawl_otel.probes.probe import CallableProbe, Probe
 from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.external import RunJob
 from helix_crawl_otel.supervise.job import Job
-from helix_crawl_otel.supervise.memory_watch import MemoryWatch
-from helix_crawl_otel.supervise.run_job import RunJob
+from helix_crawl_otel.supervise.loop import Supervisor
+from helix_crawl_otel.supervise.memory import MemoryWatch
 from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.slot import Phase, Slot
-from helix_crawl_otel.supervise.supervisor import Supervisor
 from helix_crawl_otel.timeline import TimelineWriter
 from tests.supervise.played import SECONDS, PlayedWorker
 from tests.watch.rig import CARD_BYTES, CRAWL, FULL, GENES, HEALTHY, LOW, TICK, WORK, Clock, collected, make_provider

@@ -17,7 +17,7 @@ from helix_crawl_otel.otel.instruments import InstrumentHub
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.gpu_counters import GpuCounters
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
-from helix_crawl_otel.supervise.memory_watch import MemoryWatch
+from helix_crawl_otel.supervise.memory import MemoryWatch
 from helix_crawl_otel.supervise.session import RunOptions, Session
 from helix_crawl_otel.timeline import MemoryEvent, TimelineWriter, read_timeline, writer
 from tests.probes.counters import GIB, MIB, TABLE, FakeCounters, usage

@@ -16,8 +16,8 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import InstrumentHub
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.supervise.mailbox import Mailbox
-from helix_crawl_otel.supervise.relay import Relay
+from helix_crawl_otel.supervise.incoming import Relay
+from helix_crawl_otel.supervise.outgoing import Mailbox
 from helix_crawl_otel.watch import remote
 from helix_crawl_otel.watch.remote import LinkedRuntime
 from helix_crawl_otel.watch.shard import ShardWatch

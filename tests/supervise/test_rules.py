@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from helix_crawl_otel.policy.model import ActionKind
-from helix_crawl_otel.supervise.ending import End, Ending, judge_end, why_ended
+from helix_crawl_otel.supervise.rules import End, Ending, judge_end, why_ended
 
 RECYCLE, DEMOTE = ActionKind.RECYCLE, ActionKind.DEMOTE_CPU
 

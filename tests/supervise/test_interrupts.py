@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.supervise.interrupt import Interrupts
+from helix_crawl_otel.supervise.interrupts import Interrupts
 
 NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 

@@ -9,12 +9,12 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from helix_crawl_otel.link.channel import open_pair
-from helix_crawl_otel.supervise.ear import Ear, LeftOpen, Voice
+from helix_crawl_otel.supervise.incoming import Relay
 from helix_crawl_otel.supervise.job import Launch, Start
-from helix_crawl_otel.supervise.mailbox import Mailbox
-from helix_crawl_otel.supervise.relay import Relay
+from helix_crawl_otel.supervise.outgoing import Mailbox
 from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.worker import Worker
+from helix_crawl_otel.supervise.worker_listener import Ear, LeftOpen, Voice
 
 __all__ = ["launch_worker"]
 

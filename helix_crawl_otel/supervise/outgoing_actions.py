@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.policy.model import Action, ActionKind
-from helix_crawl_otel.supervise.mailbox import Sender
+from helix_crawl_otel.supervise.outgoing import Sender
 
 __all__ = ["Outbound"]
 

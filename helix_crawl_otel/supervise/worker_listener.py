@@ -12,7 +12,7 @@ from typing import Any
 
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.relay import Relay
+from helix_crawl_otel.supervise.incoming import Relay
 from helix_crawl_otel.supervise.run_state import Run
 
 __all__ = ["Ear", "LeftOpen", "Voice"]
@@ -68,7 +68,7 @@ class LeftOpen:
 
 
 class Ear:
-    """See `relay.Listener`. Each worker has its own, so that the words of one are never taken for the next one's.
+    """See `incoming.Listener`. Each worker has its own, so that the words of one are never taken for the next one's.
 
     Args:
         slot: Name of the slot.

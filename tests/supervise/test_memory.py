@@ -15,7 +15,7 @@ from helix_crawl_otel.otel.instruments import InstrumentHub
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
-from helix_crawl_otel.supervise.memory_watch import MemoryWatch, ReportedProbe
+from helix_crawl_otel.supervise.memory import MemoryWatch, ReportedProbe
 from tests.probes.conftest import answers, nvml_environ, nvml_library
 from tests.standins.nvml import GIB, Answers
 from tests.watch.rig import TICK, Clock, Series, collected, make_provider, wait_until
@@ -282,7 +282,7 @@ from helix_crawl_otel.timing import awake_clock, scaled_clock
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.otel.instruments import hub_of
 from helix_crawl_otel.otel.engine import Pipeline
-from helix_crawl_otel.supervise.memory_watch import MemoryWatch
+from helix_crawl_otel.supervise.memory import MemoryWatch
 clock = scaled_clock(awake_clock(), 500.0)
 pipeline = Pipeline(Settings(), hub_of(None, "test"), clock)
 memory = MemoryWatch(pipeline, clock, tick_seconds=5.0, clock_rate=500.0, environ=os.environ, on_error=print)

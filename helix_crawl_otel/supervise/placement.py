@@ -6,9 +6,9 @@ Source: DESIGN.md, section 5.
 from __future__ import annotations
 
 from helix_crawl_otel.policy.model import ActionKind
-from helix_crawl_otel.supervise.ear import LeftOpen
 from helix_crawl_otel.supervise.job import Start
 from helix_crawl_otel.supervise.run_state import Run
+from helix_crawl_otel.supervise.worker_listener import LeftOpen
 
 __all__ = ["owed_demotion", "place"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.supervise.budget import MOST_NARROWED, RESTARTS, CrashBudget
+from helix_crawl_otel.supervise.crash_budget import MOST_NARROWED, RESTARTS, CrashBudget
 
 
 def test_three_restarts_after_one_two_and_four_seconds() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.supervise.gate import BACK_WITHIN, MAX_SECONDS, MIB, GateState, MemoryGate
 from helix_crawl_otel.supervise.job import Start
+from helix_crawl_otel.supervise.memory_gate import BACK_WITHIN, MAX_SECONDS, MIB, GateState, MemoryGate
 from helix_crawl_otel.supervise.restart import Restart
 
 GIB = 1024 * MIB

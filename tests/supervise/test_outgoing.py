@@ -9,8 +9,8 @@ from multiprocessing import Pipe
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.link.channel import Channel
 from helix_crawl_otel.policy.model import Action, ActionKind
-from helix_crawl_otel.supervise.mailbox import Mailbox
-from helix_crawl_otel.supervise.outbound import Outbound
+from helix_crawl_otel.supervise.outgoing import Mailbox
+from helix_crawl_otel.supervise.outgoing_actions import Outbound
 
 
 class _Sent:

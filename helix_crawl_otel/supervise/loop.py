@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from helix_crawl_otel.policy.decisions import Decision
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.ending import NEVER_EXIT_CODE, Ending
-from helix_crawl_otel.supervise.interrupt import Interrupts
+from helix_crawl_otel.supervise.interrupts import Interrupts
+from helix_crawl_otel.supervise.rules import NEVER_EXIT_CODE, Ending
 from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.slot import Phase, Slot
 
