@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 
 from helix_crawl_otel.backfill.encoders.base import BadVector, Encoder
 from helix_crawl_otel.backfill.encoders.load import is_of
-from helix_crawl_otel.backfill.errors import EncoderRefused
-from helix_crawl_otel.backfill.store import ShardStore
-from helix_crawl_otel.backfill.vectors import cosine
+from helix_crawl_otel.shards.errors import EncoderRefused
+from helix_crawl_otel.shards.store import ShardStore
+from helix_crawl_otel.shards.vectors import cosine
 
 __all__ = ["LEAST_COSINE", "adopt_or_refuse", "check_other_device", "is_of_model", "refuse_another"]
 

@@ -6,10 +6,10 @@ import argparse
 import sys
 
 from helix_crawl_otel.backfill.options import add_encode_options, read_encode_options
-from helix_crawl_otel.backfill.salvage import find_shards
 from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder
+from helix_crawl_otel.shards.inspect import find_shards
 
 __all__ = ["register"]
 

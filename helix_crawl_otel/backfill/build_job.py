@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from helix_crawl_otel.backfill.errors import CannotSetAside, StoreError
-from helix_crawl_otel.backfill.salvage import lease_epoch, set_aside
 from helix_crawl_otel.backfill.task import Assignment, Settings
+from helix_crawl_otel.shards.errors import CannotSetAside, StoreError
+from helix_crawl_otel.shards.inspect import lease_epoch, set_aside
 from helix_crawl_otel.supervise.crash_budget import backoff_seconds
 from helix_crawl_otel.supervise.job import JobWorker, Launch, Start
 from helix_crawl_otel.supervise.suspects import Suspects

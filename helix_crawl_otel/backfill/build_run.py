@@ -16,11 +16,11 @@ from helix_crawl_otel.backfill.faults import clock_rate, has_card
 from helix_crawl_otel.backfill.narrator import Narrator
 from helix_crawl_otel.backfill.options import EncodeOptions
 from helix_crawl_otel.backfill.planning import Planned
-from helix_crawl_otel.backfill.salvage import STATE_FOLDER, count_quarantined
 from helix_crawl_otel.backfill.task import Settings
 from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.standard_output import StandardOutlets
 from helix_crawl_otel.console.summary import Summary
+from helix_crawl_otel.shards.inspect import STATE_FOLDER, count_quarantined
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.loop import DONE, FAILED, INTERRUPTED, PAUSED

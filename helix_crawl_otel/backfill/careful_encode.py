@@ -21,7 +21,7 @@ from helix_crawl_otel.backfill.encoders.base import (
     is_out_of_memory,
 )
 from helix_crawl_otel.backfill.encoders.libraries import first_line
-from helix_crawl_otel.backfill.genes import PendingGene
+from helix_crawl_otel.shards.genes import PendingGene
 
 __all__ = [
     "CheckedEncoder",

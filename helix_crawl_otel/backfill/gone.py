@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from helix_crawl_otel.backfill.errors import StoreError
-from helix_crawl_otel.backfill.salvage import reading, stored_meta
+from helix_crawl_otel.shards.errors import StoreError
+from helix_crawl_otel.shards.inspect import reading, stored_meta
 
 __all__ = ["TREE_NOTE", "gone_shards"]
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from helix_crawl_otel.backfill.chunk import ChunkRule, chunks
-from helix_crawl_otel.backfill.genes import Gene, SourceMark, content_hash, gene_id
 from helix_crawl_otel.backfill.gone import TREE_NOTE
-from helix_crawl_otel.backfill.sources import SourceTable
-from helix_crawl_otel.backfill.store import ShardStore
 from helix_crawl_otel.backfill.text import NotText, SourceText, read_text
 from helix_crawl_otel.backfill.walk import ShardPlan, Source, SourceProblem, fingerprint, sources_of
+from helix_crawl_otel.shards.genes import Gene, SourceMark, content_hash, gene_id
+from helix_crawl_otel.shards.sources import SourceTable
+from helix_crawl_otel.shards.store import ShardStore
 
 __all__ = ["IngestProgress", "IngestReport", "ingest"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from helix_crawl_otel.backfill.genes import PendingGene
+from helix_crawl_otel.shards.genes import PendingGene
 
 __all__ = ["pieces"]
 

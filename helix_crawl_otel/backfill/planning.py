@@ -13,13 +13,13 @@ from pathlib import Path
 from helix_crawl_otel.backfill.agreement import is_of_model
 from helix_crawl_otel.backfill.build_job import ShardWork
 from helix_crawl_otel.backfill.chunk import ChunkRule
-from helix_crawl_otel.backfill.damage import judge
-from helix_crawl_otel.backfill.errors import CannotSetAside, ShardCorrupt, StoreError
 from helix_crawl_otel.backfill.gone import gone_shards
 from helix_crawl_otel.backfill.options import EncodeOptions
-from helix_crawl_otel.backfill.salvage import Salvage, salvage, set_aside
 from helix_crawl_otel.backfill.task import Assignment
 from helix_crawl_otel.backfill.walk import fingerprint, plan_shards
+from helix_crawl_otel.shards.damage import judge
+from helix_crawl_otel.shards.errors import CannotSetAside, ShardCorrupt, StoreError
+from helix_crawl_otel.shards.inspect import Salvage, salvage, set_aside
 
 __all__ = ["Planned", "plan_backfill", "plan_build"]
 

@@ -15,14 +15,14 @@ from typing import Any
 
 from helix_crawl_otel.backfill.encoders.base import BadVector, DeviceMismatch, ModelError
 from helix_crawl_otel.backfill.encoders.load import check_model, is_of, load_encoder, model_of
-from helix_crawl_otel.backfill.errors import EncoderRefused, StoreError, shown_identity
-from helix_crawl_otel.backfill.salvage import find_shards, reading, stored_identity
-from helix_crawl_otel.backfill.schema import VECTOR
-from helix_crawl_otel.backfill.vectors import nearest
 from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.probes.device import parse_device
+from helix_crawl_otel.shards.errors import EncoderRefused, StoreError, shown_identity
+from helix_crawl_otel.shards.inspect import find_shards, reading, stored_identity
+from helix_crawl_otel.shards.schema import VECTOR
+from helix_crawl_otel.shards.vectors import nearest
 
 __all__ = ["query", "register", "show"]
 

@@ -7,12 +7,12 @@ import json
 import sys
 from pathlib import Path
 
-from helix_crawl_otel.backfill.accounts import Accounts, account, combine
-from helix_crawl_otel.backfill.errors import StoreError
-from helix_crawl_otel.backfill.salvage import find_shards
 from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.numbers import count
 from helix_crawl_otel.paths import typed_folder
+from helix_crawl_otel.shards.accounts import Accounts, account, combine
+from helix_crawl_otel.shards.errors import StoreError
+from helix_crawl_otel.shards.inspect import find_shards
 
 __all__ = ["register", "verify"]
 

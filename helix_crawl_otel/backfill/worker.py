@@ -25,11 +25,9 @@ from helix_crawl_otel.backfill.careful_encode import (
     LeaveShard,
     NeedsCpu,
 )
-from helix_crawl_otel.backfill.damage import judge
 from helix_crawl_otel.backfill.encoders.base import DeviceMismatch, ModelError, is_device_error, is_out_of_memory
 from helix_crawl_otel.backfill.encoders.libraries import first_line
 from helix_crawl_otel.backfill.encoders.load import load_encoder
-from helix_crawl_otel.backfill.errors import ShardCorrupt, StoreError
 from helix_crawl_otel.backfill.faults import apply_faults, parse_fault
 from helix_crawl_otel.backfill.shard_work import work_on
 from helix_crawl_otel.backfill.task import Assignment, Settings
@@ -37,6 +35,8 @@ from helix_crawl_otel.backfill.walk import UnreadableSource
 from helix_crawl_otel.link.child import die_with_parent, leave_break_to_supervisor
 from helix_crawl_otel.link.client import Link, link_of_this_process
 from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.shards.damage import judge
+from helix_crawl_otel.shards.errors import ShardCorrupt, StoreError
 from helix_crawl_otel.supervise.rules import NEVER_EXIT_CODE
 from helix_crawl_otel.timing import scaled_clock
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch

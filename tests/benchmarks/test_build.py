@@ -12,7 +12,7 @@ from tests.benchmarks.builds import at, events, output_of
 from tests.benchmarks.figures import Benchmark, Figures
 from tests.jobs.rig import prose, write_tree
 from tests.programs import require_module
-from tests.store.shards import rows
+from tests.shards.shards import rows
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
 

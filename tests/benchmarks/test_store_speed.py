@@ -11,11 +11,11 @@ import pytest
 
 from helix_crawl_otel.backfill.chunk import ChunkRule
 from helix_crawl_otel.backfill.ingest import ingest
-from helix_crawl_otel.backfill.store import ShardStore
 from helix_crawl_otel.backfill.walk import plan_named
+from helix_crawl_otel.shards.store import ShardStore
 from tests.benchmarks.figures import Benchmark, Figures
 from tests.jobs.rig import prose, write_tree
-from tests.store.shards import made
+from tests.shards.shards import made
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(600)]
 

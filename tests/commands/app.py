@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from helix_crawl_otel.backfill.encoders.hashing import HashingEncoder
-from tests.store.shards import rows
+from tests.shards.shards import rows
 
 __all__ = ["foreign", "hashed", "not_ours", "vectors_of", "write_app_shard"]
 

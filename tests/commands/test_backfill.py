@@ -10,7 +10,7 @@ import pytest
 
 from tests.commands.app import foreign, hashed, not_ours, vectors_of, write_app_shard
 from tests.jobs.rig import COMMAND, SECONDS, Done, Rig, wait_for
-from tests.store.shards import made, rows, sql
+from tests.shards.shards import made, rows, sql
 
 GENES = {f"g{n:03}": f"Passage number {n} is about {'keys' if n % 2 else 'lunch'}." for n in range(150)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helix_crawl_otel.backfill.encoders.hashing import HashingEncoder
 from tests.jobs.rig import COMMAND, SECONDS, Rig
-from tests.store.shards import made, sql
+from tests.shards.shards import made, sql
 
 KEYS = ["gene_id", "source_id", "score", "content"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.rig import COMMAND, SECONDS
-from tests.store.shards import VECTOR, encode_all, made, opened, sql
+from tests.shards.shards import VECTOR, encode_all, made, opened, sql
 
 KEYS = ["shards", "genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined", "digest"]
 IDENTITY = {"model": "test", "revision": "1", "dim": 2, "normalised": True}

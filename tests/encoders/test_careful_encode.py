@@ -15,7 +15,7 @@ from helix_crawl_otel.backfill.careful_encode import (
 )
 from helix_crawl_otel.backfill.encoders.base import BadVector, EncoderLayer
 from helix_crawl_otel.backfill.encoders.hashing import HashingEncoder
-from helix_crawl_otel.backfill.genes import PendingGene
+from helix_crawl_otel.shards.genes import PendingGene
 
 FULL = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
 GONE = RuntimeError("CUDA error: unspecified launch failure")

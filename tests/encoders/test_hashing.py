@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_crawl_otel.backfill.encoders.hashing import HashingEncoder
-from helix_crawl_otel.backfill.vectors import cosine, unpack
+from helix_crawl_otel.shards.vectors import cosine, unpack
 from tests.rules.fresh import loaded_by, roots
 
 EXPECTED = {13: 0.123091, 36: 0.123091, 58: 0.123091, 66: -0.246183, 89: 0.246183, 92: 0.246183, 125: 0.246183}

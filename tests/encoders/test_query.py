@@ -14,10 +14,10 @@ import pytest
 from helix_crawl_otel.backfill import query as module
 from helix_crawl_otel.backfill.encoders.base import ModelError
 from helix_crawl_otel.backfill.encoders.hashing import HASHING_IDENTITY, HashingEncoder
-from helix_crawl_otel.backfill.errors import EncoderRefused, StoreError
 from helix_crawl_otel.backfill.query import query
-from helix_crawl_otel.backfill.store import ShardStore
 from helix_crawl_otel.cli import main
+from helix_crawl_otel.shards.errors import EncoderRefused, StoreError
+from helix_crawl_otel.shards.store import ShardStore
 
 BACKUP = "To rotate the backup key, stop the service first.\n\nThen start it again."
 LUNCH = "Lunch is served at noon.\nOn Fridays there is fish."

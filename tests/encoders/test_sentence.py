@@ -17,7 +17,7 @@ import pytest
 from helix_crawl_otel.backfill.encoders.base import BadVector, DeviceMismatch, Encoder, ModelError
 from helix_crawl_otel.backfill.encoders.load import load_encoder
 from helix_crawl_otel.backfill.encoders.sentence import checked_device, checked_lengths
-from helix_crawl_otel.backfill.vectors import cosine, unpack
+from helix_crawl_otel.shards.vectors import cosine, unpack
 from tests.encoders.models import WORDS, write_model
 
 WITH_LIBRARY = pytest.mark.skipif(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.vectors import cosine
+from helix_crawl_otel.shards.vectors import cosine
 from tests.jobs.rig import Done, Rig
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.rig import COMMAND, Rig, prose
-from tests.store.shards import rows
+from tests.shards.shards import rows
 
 
 @pytest.fixture

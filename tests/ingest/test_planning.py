@@ -11,7 +11,7 @@ from helix_crawl_otel.backfill.encoders.hashing import HASHING_IDENTITY
 from helix_crawl_otel.backfill.options import EncodeOptions, add_encode_options, read_encode_options
 from helix_crawl_otel.backfill.planning import plan_backfill
 from tests.rules.fresh import loaded_by, roots
-from tests.store.shards import encode_all, made, opened
+from tests.shards.shards import encode_all, made, opened
 
 VECTOR = b"\0\0\x80?" + bytes(255 * 4)
 

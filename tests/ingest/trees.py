@@ -8,7 +8,7 @@ from pathlib import Path
 from helix_crawl_otel.backfill.chunk import ChunkRule
 from helix_crawl_otel.backfill.ingest import IngestReport, ingest
 from helix_crawl_otel.backfill.walk import Source, SourceProblem, plan_named, plan_shards, sources_of
-from tests.store.shards import encode_all, opened, rows
+from tests.shards.shards import encode_all, opened, rows
 
 RULE = ChunkRule(100)
 
@@ -50,6 +50,6 @@ def contents(path: Path) -> list[tuple[object, ...]]:
 
 
 def _next_epoch(path: Path) -> int:
-    from helix_crawl_otel.backfill.salvage import lease_epoch
+    from helix_crawl_otel.shards.inspect import lease_epoch
 
     return lease_epoch(path) + 1

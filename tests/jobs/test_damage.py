@@ -11,7 +11,7 @@ import pytest
 from tests.encoders.models import write_model
 from tests.jobs.rig import Rig, prose
 from tests.programs import require_module
-from tests.store.shards import made, rows, sql
+from tests.shards.shards import made, rows, sql
 
 
 def _garbage_header(path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.jobs.rig import COMMAND, Rig, prose
 from tests.programs import require_program
-from tests.store.shards import made, rows
+from tests.shards.shards import made, rows
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts a small file system, as Linux does")
 

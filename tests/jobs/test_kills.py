@@ -23,7 +23,7 @@ import pytest
 
 from tests.jobs.processes import FINDS_PROCESSES
 from tests.jobs.rig import COMMAND, Done, Rig, kill, left_running, prose
-from tests.store.shards import made
+from tests.shards.shards import made
 
 pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.backfill.genes import PendingGene
 from helix_crawl_otel.backfill.pieces import pieces
+from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.supervise.crash_budget import MOST_NARROWED
 from helix_crawl_otel.supervise.suspects import MOST_UNPROVEN, Suspects, Verdict
 

@@ -27,7 +27,7 @@ TESTS = (
     "tests/policy",
     "tests/timeline",
     "tests/replay",
-    "tests/store",
+    "tests/shards",
     "tests/link",
     "tests/supervise",
     "tests/watch",

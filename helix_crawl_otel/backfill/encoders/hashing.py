@@ -11,8 +11,8 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 
-from helix_crawl_otel.backfill.vectors import pack
 from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.shards.vectors import pack
 
 __all__ = ["HASHING_IDENTITY", "HashingEncoder"]
 

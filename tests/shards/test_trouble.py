@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.accounts import account
-from helix_crawl_otel.backfill.errors import (
+from helix_crawl_otel.shards.accounts import account
+from helix_crawl_otel.shards.errors import (
     NotAShard,
     ShardCorrupt,
     ShardLocked,
@@ -21,11 +21,11 @@ from helix_crawl_otel.backfill.errors import (
     StoreReadOnly,
     store_errors,
 )
-from helix_crawl_otel.backfill.genes import Gene, SourceMark
-from helix_crawl_otel.backfill.salvage import lease_epoch, salvage
-from helix_crawl_otel.backfill.sources import SourceTable
-from helix_crawl_otel.backfill.store import ShardStore
-from tests.store.shards import IDENTITY, VECTOR, encode_all, every_pending, made, opened, rows
+from helix_crawl_otel.shards.genes import Gene, SourceMark
+from helix_crawl_otel.shards.inspect import lease_epoch, salvage
+from helix_crawl_otel.shards.sources import SourceTable
+from helix_crawl_otel.shards.store import ShardStore
+from tests.shards.shards import IDENTITY, VECTOR, encode_all, every_pending, made, opened, rows
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from helix_crawl_otel.backfill.salvage import reading, stored_meta
-from helix_crawl_otel.backfill.schema import BLANK, right_length
+from helix_crawl_otel.shards.inspect import reading, stored_meta
+from helix_crawl_otel.shards.schema import BLANK, right_length
 
 __all__ = ["Accounts", "account", "combine"]
 

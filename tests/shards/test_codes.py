@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill import errors
-from helix_crawl_otel.backfill.errors import (
+from helix_crawl_otel.shards import errors
+from helix_crawl_otel.shards.errors import (
     DiskTrouble,
     ShardCorrupt,
     ShardLocked,
@@ -21,7 +21,7 @@ from helix_crawl_otel.backfill.errors import (
     error_code,
     store_errors,
 )
-from tests.store.shards import made, sql
+from tests.shards.shards import made, sql
 
 MISLEADING = (
     "database disk image is malformed",

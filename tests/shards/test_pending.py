@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.accounts import account
-from helix_crawl_otel.backfill.genes import PendingGene
-from helix_crawl_otel.backfill.salvage import salvage
-from tests.store.shards import GENES, IDENTITY, VECTOR, encode_all, every_pending, made, opened, rows, sql
+from helix_crawl_otel.shards.accounts import account
+from helix_crawl_otel.shards.genes import PendingGene
+from helix_crawl_otel.shards.inspect import salvage
+from tests.shards.shards import GENES, IDENTITY, VECTOR, encode_all, every_pending, made, opened, rows, sql
 
 WITHOUT_ROWID = "CREATE TABLE genes (gene_id TEXT PRIMARY KEY, content TEXT) WITHOUT ROWID"
 BLANK = ["", " ", "\n\t \r\f\v", "\u00a0 ", None, b"bytes", 7, 1.5]

@@ -9,7 +9,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_crawl_otel.backfill.errors import NotAShard
+from helix_crawl_otel.shards.errors import NotAShard
 
 __all__ = [
     "APP_NOTE",

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.errors import LeaseLost, StoreError
-from helix_crawl_otel.backfill.genes import Gene, PendingGene, SourceMark
-from helix_crawl_otel.backfill.salvage import lease_epoch
-from helix_crawl_otel.backfill.sources import SourceTable
-from helix_crawl_otel.backfill.store import ShardStore
-from tests.store.shards import IDENTITY, OTHER, VECTOR, made, opened, rows, sql
+from helix_crawl_otel.shards.errors import LeaseLost, StoreError
+from helix_crawl_otel.shards.genes import Gene, PendingGene, SourceMark
+from helix_crawl_otel.shards.inspect import lease_epoch
+from helix_crawl_otel.shards.sources import SourceTable
+from helix_crawl_otel.shards.store import ShardStore
+from tests.shards.shards import IDENTITY, OTHER, VECTOR, made, opened, rows, sql
 
 MARK = SourceMark(1, 2, "digest", 1)
 WRITES: dict[str, Callable[[ShardStore], object]] = {

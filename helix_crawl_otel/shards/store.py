@@ -17,10 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from helix_crawl_otel.backfill import schema
-from helix_crawl_otel.backfill.errors import EncoderRefused, LeaseLost, StoreReadOnly, shown_identity, store_errors
-from helix_crawl_otel.backfill.genes import PendingGene
-from helix_crawl_otel.backfill.schema import VECTOR, Table
+from helix_crawl_otel.shards import schema
+from helix_crawl_otel.shards.errors import EncoderRefused, LeaseLost, StoreReadOnly, shown_identity, store_errors
+from helix_crawl_otel.shards.genes import PendingGene
+from helix_crawl_otel.shards.schema import VECTOR, Table
 
 __all__ = ["ShardStore"]
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.backfill import schema
-from helix_crawl_otel.backfill.errors import CannotSetAside, NoShards, NotAShard, StoreError, cannot_write, store_errors
-from helix_crawl_otel.backfill.held import is_held
-from helix_crawl_otel.backfill.schema import Table, right_length
+from helix_crawl_otel.shards import schema
+from helix_crawl_otel.shards.errors import CannotSetAside, NoShards, NotAShard, StoreError, cannot_write, store_errors
+from helix_crawl_otel.shards.held import is_held
+from helix_crawl_otel.shards.schema import Table, right_length
 
 __all__ = [
     "Salvage",

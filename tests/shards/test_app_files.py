@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.accounts import account
-from helix_crawl_otel.backfill.errors import NotAShard, StoreError
-from helix_crawl_otel.backfill.genes import Gene, SourceMark
-from helix_crawl_otel.backfill.salvage import salvage
-from helix_crawl_otel.backfill.sources import SourceTable
-from tests.store.shards import GENES, IDENTITY, VECTOR, encode_all, every_pending, made, opened, rows, sql
+from helix_crawl_otel.shards.accounts import account
+from helix_crawl_otel.shards.errors import NotAShard, StoreError
+from helix_crawl_otel.shards.genes import Gene, SourceMark
+from helix_crawl_otel.shards.inspect import salvage
+from helix_crawl_otel.shards.sources import SourceTable
+from tests.shards.shards import GENES, IDENTITY, VECTOR, encode_all, every_pending, made, opened, rows, sql
 
 TABLES = {
     "ours": "CREATE TABLE genes (gene_id TEXT PRIMARY KEY, content TEXT, source_id TEXT, content_hash TEXT,"
@@ -138,7 +138,7 @@ def test_another_database_is_no_shard(tmp_path: Path, statement: str, says: str)
 
 def test_the_second_look_at_a_locked_file_does_not_mistake_its_key(tmp_path: Path) -> None:
     """Only `no such column` means that a table has no rowid."""
-    from helix_crawl_otel.backfill import schema
+    from helix_crawl_otel.shards import schema
 
     path = made(tmp_path / "app.db", IDS)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from helix_crawl_otel.backfill.genes import PendingGene
-from helix_crawl_otel.backfill.store import ShardStore
+from helix_crawl_otel.shards.genes import PendingGene
+from helix_crawl_otel.shards.store import ShardStore
 
 IDENTITY = {"model": "test", "revision": "0123456789abcdef", "dim": 2, "normalised": True}
 OTHER = {**IDENTITY, "model": "other", "dim": 3}

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.damage import Condition, condition, is_ours, judge
-from helix_crawl_otel.backfill.errors import CannotSetAside, ShardCorrupt
 from helix_crawl_otel.backfill.gone import TREE_NOTE
-from helix_crawl_otel.backfill.salvage import reading, set_aside
-from tests.store.shards import IDENTITY, encode_all, made, opened, rows, sql
+from helix_crawl_otel.shards.damage import Condition, condition, is_ours, judge
+from helix_crawl_otel.shards.errors import CannotSetAside, ShardCorrupt
+from helix_crawl_otel.shards.inspect import reading, set_aside
+from tests.shards.shards import IDENTITY, encode_all, made, opened, rows, sql
 
 MANY = [f"{n:04}" for n in range(2000)]
 
@@ -175,7 +175,7 @@ def test_a_row_that_breaks_a_check_is_no_damage(tmp_path: Path) -> None:
 def test_what_cannot_be_checked_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another program has it for itself: no judgement, and so no renaming."""
     path = built(tmp_path / "a.db")
-    monkeypatch.setattr("helix_crawl_otel.backfill.damage.LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("helix_crawl_otel.shards.damage.LOCK_SECONDS", 0.05)
     sql(path, "PRAGMA journal_mode = DELETE")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")

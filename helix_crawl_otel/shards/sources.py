@@ -12,8 +12,8 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from helix_crawl_otel.backfill.genes import Gene, SourceMark
-from helix_crawl_otel.backfill.store import ShardStore
+from helix_crawl_otel.shards.genes import Gene, SourceMark
+from helix_crawl_otel.shards.store import ShardStore
 
 __all__ = ["SourceTable"]
 

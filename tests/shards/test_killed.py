@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.accounts import account
-from helix_crawl_otel.backfill.errors import CannotSetAside
-from helix_crawl_otel.backfill.salvage import lease_epoch, salvage, set_aside
+from helix_crawl_otel.shards.accounts import account
+from helix_crawl_otel.shards.errors import CannotSetAside
+from helix_crawl_otel.shards.inspect import lease_epoch, salvage, set_aside
 from tests.rules.tree import ROOT
-from tests.store.shards import IDENTITY, encode_all, made, opened, rows
+from tests.shards.shards import IDENTITY, encode_all, made, opened, rows
 
 DEADLINE_SECONDS = 120.0
 
@@ -26,8 +26,8 @@ BATCH = 20
 WRITER = """
 import sys
 from pathlib import Path
-from helix_crawl_otel.backfill.store import ShardStore
-from tests.store.shards import IDENTITY, VECTOR
+from helix_crawl_otel.shards.store import ShardStore
+from tests.shards.shards import IDENTITY, VECTOR
 store = ShardStore.open(Path(sys.argv[1]), epoch=1, create=False)
 store.claim(IDENTITY)
 after = None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.backfill.vectors import cosine, cosines, nearest, pack, unpack
+from helix_crawl_otel.shards.vectors import cosine, cosines, nearest, pack, unpack
 from tests.programs import require_module
 
 NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)

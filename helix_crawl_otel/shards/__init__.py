@@ -1,0 +1,1 @@
+"""The files of genes: SQLite, and all of its SQL."""
