@@ -12,11 +12,11 @@ from pathlib import Path
 
 from helix_crawl_otel.backfill.agreement import is_of_model
 from helix_crawl_otel.backfill.build_job import ShardWork
-from helix_crawl_otel.backfill.chunk import ChunkRule
-from helix_crawl_otel.backfill.gone import gone_shards
 from helix_crawl_otel.backfill.options import EncodeOptions
 from helix_crawl_otel.backfill.task import Assignment
-from helix_crawl_otel.backfill.walk import fingerprint, plan_shards
+from helix_crawl_otel.corpus.chunk import ChunkRule
+from helix_crawl_otel.corpus.gone import gone_shards
+from helix_crawl_otel.corpus.tree import fingerprint, plan_shards
 from helix_crawl_otel.shards.damage import judge
 from helix_crawl_otel.shards.errors import CannotSetAside, ShardCorrupt, StoreError
 from helix_crawl_otel.shards.inspect import Salvage, salvage, set_aside

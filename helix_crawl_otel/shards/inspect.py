@@ -132,7 +132,7 @@ class Salvage:
         is_complete: Every gene that can have a vector has one of the right length.
         genes: How many there are; 0 where it is not complete, for then nobody has counted.
         identity: The encoder, `None` when nothing says so.
-        fingerprint: Of the sources that it was cut from, see `walk.fingerprint`.
+        fingerprint: Of the sources that it was cut from, see `tree.fingerprint`.
         pending: Genes that lack a vector; `None` where the file is too large to count them before the run.
         quarantined: Genes that are left out.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.gone import TREE_NOTE
+from helix_crawl_otel.corpus.gone import TREE_NOTE
 from helix_crawl_otel.shards.damage import Condition, condition, is_ours, judge
 from helix_crawl_otel.shards.errors import CannotSetAside, ShardCorrupt
 from helix_crawl_otel.shards.inspect import reading, set_aside

@@ -36,7 +36,7 @@ TESTS = (
     "tests/probes",
     "tests/doctor",
     "tests/otel/test_endpoint.py",
-    "tests/ingest",
+    "tests/corpus",
     "tests/docs/test_powershell.py",
     "tests/docs/test_powershell_runs.py",
     "tests/jobs/test_everywhere.py",

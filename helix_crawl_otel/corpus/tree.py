@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from helix_crawl_otel.backfill.names import ROOT_SHARD, file_names
+from helix_crawl_otel.corpus.names import ROOT_SHARD, file_names
 from helix_crawl_otel.paths import on_disk
 
 __all__ = [

@@ -68,7 +68,7 @@ def test_planning_loads_no_model(shard: Path, tmp_path: Path) -> None:
     decoys.mkdir()
     loaded = loaded_by(
         "from pathlib import Path\n"
-        "from tests.ingest.test_planning import options\n"
+        "from tests.corpus.test_planning import options\n"
         "from helix_crawl_otel.backfill.planning import plan_backfill\n"
         f"assert plan_backfill([Path({str(shard)!r})], options()).complete",
         decoys,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from helix_crawl_otel.backfill.chunk import ChunkRule
-from helix_crawl_otel.backfill.ingest import IngestReport, ingest
-from helix_crawl_otel.backfill.walk import Source, SourceProblem, plan_named, plan_shards, sources_of
+from helix_crawl_otel.corpus.chunk import ChunkRule
+from helix_crawl_otel.corpus.ingest import IngestReport, ingest
+from helix_crawl_otel.corpus.tree import Source, SourceProblem, plan_named, plan_shards, sources_of
 from tests.shards.shards import encode_all, opened, rows
 
 RULE = ChunkRule(100)

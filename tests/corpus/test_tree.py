@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.walk import UnreadableSource, fingerprint, plan_named, plan_shards
-from tests.ingest.trees import problems, shards, sources
+from helix_crawl_otel.corpus.tree import UnreadableSource, fingerprint, plan_named, plan_shards
+from tests.corpus.trees import problems, shards, sources
 from tests.jobs.rig import write_tree
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill import ingest as module
-from helix_crawl_otel.backfill.chunk import ChunkRule
+from helix_crawl_otel.corpus import ingest as module
+from helix_crawl_otel.corpus.chunk import ChunkRule
 from helix_crawl_otel.shards.accounts import account
-from tests.ingest.trees import contents, encoded, taken_in
+from tests.corpus.trees import contents, encoded, taken_in
 from tests.jobs.rig import prose, write_tree
 from tests.shards.shards import IDENTITY, VECTOR, opened, rows
 
