@@ -67,9 +67,9 @@ def main(argv: "Sequence[str] | None" = None) -> int:
     if argv is None:
         leave_current_folder()
     from helix_crawl_otel.backfill.device_choice import NoDevice
-    from helix_crawl_otel.backfill.encoders.base import ModelError
     from helix_crawl_otel.config import ConfigError
     from helix_crawl_otel.corpus.tree import UnreadableSource
+    from helix_crawl_otel.encoders.base import ModelError
     from helix_crawl_otel.formats import is_gone_reader
     from helix_crawl_otel.shards.errors import NoShards, StoreError
     from helix_crawl_otel.supervise.lock import FolderLocked

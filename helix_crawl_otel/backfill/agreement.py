@@ -12,8 +12,8 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 
-from helix_crawl_otel.backfill.encoders.base import BadVector, Encoder
-from helix_crawl_otel.backfill.encoders.load import is_of
+from helix_crawl_otel.encoders.base import BadVector, Encoder
+from helix_crawl_otel.encoders.load import is_of
 from helix_crawl_otel.shards.errors import EncoderRefused
 from helix_crawl_otel.shards.store import ShardStore
 from helix_crawl_otel.shards.vectors import cosine

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
-from helix_crawl_otel.backfill.encoders.base import Encoder, EncoderLayer
+from helix_crawl_otel.encoders.base import Encoder, EncoderLayer
 from helix_crawl_otel.modelled_card import BatchLoad, CardModel, Context, check_number
 from helix_crawl_otel.policy.model import MemoryReading
 

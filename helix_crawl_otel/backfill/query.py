@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.backfill.encoders.base import BadVector, DeviceMismatch, ModelError
-from helix_crawl_otel.backfill.encoders.load import check_model, is_of, load_encoder, model_of
 from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.encoders.base import BadVector, DeviceMismatch, ModelError
+from helix_crawl_otel.encoders.load import check_model, is_of, load_encoder, model_of
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.shards.errors import EncoderRefused, StoreError, shown_identity

@@ -24,13 +24,13 @@ from helix_crawl_otel.backfill.careful_encode import (
     NeedsCpu,
     encode_carefully,
 )
-from helix_crawl_otel.backfill.encoders.base import is_device_error
-from helix_crawl_otel.backfill.encoders.libraries import first_line
 from helix_crawl_otel.backfill.pieces import pieces
 from helix_crawl_otel.backfill.task import Assignment, Settings
 from helix_crawl_otel.corpus.chunk import ChunkRule
 from helix_crawl_otel.corpus.ingest import IngestProgress, ingest
 from helix_crawl_otel.corpus.tree import plan_named
+from helix_crawl_otel.encoders.base import is_device_error
+from helix_crawl_otel.encoders.libraries import first_line
 from helix_crawl_otel.numbers import count
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.shards.genes import PendingGene

@@ -23,7 +23,7 @@ ROUNDS = 7
 
 BARE = """
 import json, sqlite3, sys, time
-from helix_crawl_otel.backfill.encoders.load import load_encoder
+from helix_crawl_otel.encoders.load import load_encoder
 model, threads, paths = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 encoder = load_encoder(model, "cpu", batch_size=64, threads=threads or None)
 seconds = []

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from helix_crawl_otel.backfill.encoders.hashing import HashingEncoder
+from helix_crawl_otel.encoders.hashing import HashingEncoder
 from tests.shards.shards import rows
 
 __all__ = ["foreign", "hashed", "not_ours", "vectors_of", "write_app_shard"]

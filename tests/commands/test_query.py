@@ -6,7 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from helix_crawl_otel.backfill.encoders.hashing import HashingEncoder
+from helix_crawl_otel.encoders.hashing import HashingEncoder
 from tests.jobs.rig import COMMAND, SECONDS, Rig
 from tests.shards.shards import made, sql
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.encoders.hashing import HASHING_IDENTITY
 from helix_crawl_otel.backfill.options import EncodeOptions, add_encode_options, read_encode_options
 from helix_crawl_otel.backfill.planning import plan_backfill
+from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY
 from tests.rules.fresh import loaded_by, roots
 from tests.shards.shards import encode_all, made, opened
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helix_crawl_otel.backfill.encoders.base import BadVector, is_device_error, is_out_of_memory
+from helix_crawl_otel.encoders.base import BadVector, is_device_error, is_out_of_memory
 from tests.programs import require_module
 
 

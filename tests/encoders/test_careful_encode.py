@@ -13,8 +13,8 @@ from helix_crawl_otel.backfill.careful_encode import (
     LacksMemory,
     encode_carefully,
 )
-from helix_crawl_otel.backfill.encoders.base import BadVector, EncoderLayer
-from helix_crawl_otel.backfill.encoders.hashing import HashingEncoder
+from helix_crawl_otel.encoders.base import BadVector, EncoderLayer
+from helix_crawl_otel.encoders.hashing import HashingEncoder
 from helix_crawl_otel.shards.genes import PendingGene
 
 FULL = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.backfill.encoders.hashing import HashingEncoder
+from helix_crawl_otel.encoders.hashing import HashingEncoder
 from helix_crawl_otel.shards.vectors import cosine, unpack
 from tests.rules.fresh import loaded_by, roots
 
@@ -80,9 +80,9 @@ def test_work_grows_with_the_longest_text_and_with_the_batch() -> None:
 def test_it_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
     """It runs where nothing else is installed."""
     loaded = loaded_by(
-        "from helix_crawl_otel.backfill.encoders.load import load_encoder; "
+        "from helix_crawl_otel.encoders.load import load_encoder; "
         "load_encoder('hashing', 'cpu', batch_size=64).encode(['text'])",
         tmp_path,
     )
-    assert "helix_crawl_otel.backfill.encoders.hashing" in loaded
+    assert "helix_crawl_otel.encoders.hashing" in loaded
     assert roots(loaded) & {"torch", "numpy", "sentence_transformers", "opentelemetry"} == set()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.encoders.base import ModelError
-from helix_crawl_otel.backfill.encoders.hashing import HASHING_IDENTITY
-from helix_crawl_otel.backfill.encoders.load import check_model, is_of, known_identity, load_encoder, model_of
-from helix_crawl_otel.backfill.encoders.minilm import minilm_identity
-from helix_crawl_otel.backfill.encoders.model_folder import folder_digest
+from helix_crawl_otel.encoders.base import ModelError
+from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY
+from helix_crawl_otel.encoders.load import check_model, is_of, known_identity, load_encoder, model_of
+from helix_crawl_otel.encoders.minilm import minilm_identity
+from helix_crawl_otel.encoders.model_folder import folder_digest
 from tests.rules.fresh import loaded_by, roots
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -95,11 +95,11 @@ def test_checking_imports_nothing_heavy(tmp_path: Path) -> None:
     decoys = tmp_path / "decoys"
     decoys.mkdir()
     program = (
-        "from helix_crawl_otel.backfill.encoders.load import check_model, is_of, known_identity; "
+        "from helix_crawl_otel.encoders.load import check_model, is_of, known_identity; "
         f"check_model({str(model)!r}); known_identity('minilm'); is_of({{}}, {str(model)!r})"
     )
     loaded = loaded_by(program, decoys)
-    assert "helix_crawl_otel.backfill.encoders.load" in loaded
+    assert "helix_crawl_otel.encoders.load" in loaded
     assert roots(loaded) & {"torch", "sentence_transformers", "transformers", "numpy", "huggingface_hub"} == set()
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.backfill import query as module
-from helix_crawl_otel.backfill.encoders.base import ModelError
-from helix_crawl_otel.backfill.encoders.hashing import HASHING_IDENTITY, HashingEncoder
 from helix_crawl_otel.backfill.query import query
 from helix_crawl_otel.cli import main
+from helix_crawl_otel.encoders.base import ModelError
+from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY, HashingEncoder
 from helix_crawl_otel.shards.errors import EncoderRefused, StoreError
 from helix_crawl_otel.shards.store import ShardStore
 

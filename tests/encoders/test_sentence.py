@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.encoders.base import BadVector, DeviceMismatch, Encoder, ModelError
-from helix_crawl_otel.backfill.encoders.load import load_encoder
-from helix_crawl_otel.backfill.encoders.sentence import checked_device, checked_lengths
+from helix_crawl_otel.encoders.base import BadVector, DeviceMismatch, Encoder, ModelError
+from helix_crawl_otel.encoders.load import load_encoder
+from helix_crawl_otel.encoders.sentence import checked_device, checked_lengths
 from helix_crawl_otel.shards.vectors import cosine, unpack
 from tests.encoders.models import WORDS, write_model
 
@@ -165,8 +165,8 @@ class TestTiny:
         (repository / "refs/main").write_text(commit)
         program = (
             "import json, sys\n"
-            "from helix_crawl_otel.backfill.encoders.base import ModelError\n"
-            "from helix_crawl_otel.backfill.encoders.load import load_encoder\n"
+            "from helix_crawl_otel.encoders.base import ModelError\n"
+            "from helix_crawl_otel.encoders.load import load_encoder\n"
             "for model in sys.argv[1:]:\n"
             "    try:\n"
             "        print(json.dumps(dict(load_encoder(model, 'cpu', batch_size=8).identity)))\n"

@@ -14,10 +14,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_crawl_otel.backfill.encoders.base import ModelError
-from helix_crawl_otel.backfill.encoders.libraries import first_line, imported
-from helix_crawl_otel.backfill.encoders.model_folder import check_modules
 from helix_crawl_otel.config import environment
+from helix_crawl_otel.encoders.base import ModelError
+from helix_crawl_otel.encoders.libraries import first_line, imported
+from helix_crawl_otel.encoders.model_folder import check_modules
 
 __all__ = ["ACCEPTED", "HubModel", "check_id", "full_id", "resolve"]
 

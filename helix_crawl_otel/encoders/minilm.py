@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
-from helix_crawl_otel.backfill.encoders.base import ModelError
-from helix_crawl_otel.backfill.encoders.model_folder import WEIGHTS, file_digest
+from helix_crawl_otel.encoders.base import ModelError
+from helix_crawl_otel.encoders.model_folder import WEIGHTS, file_digest
 
 __all__ = ["minilm_folder", "minilm_identity"]
 

@@ -6,7 +6,7 @@ import importlib
 import logging
 from typing import Any
 
-from helix_crawl_otel.backfill.encoders.base import ModelError, is_out_of_memory
+from helix_crawl_otel.encoders.base import ModelError, is_out_of_memory
 
 __all__ = ["first_line", "imported", "quiet"]
 

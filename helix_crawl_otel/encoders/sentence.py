@@ -14,16 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.backfill.encoders.base import (
-    BadVector,
-    DeviceMismatch,
-    ModelError,
-    is_device_error,
-    is_out_of_memory,
-)
-from helix_crawl_otel.backfill.encoders.hub import HubModel, resolve
-from helix_crawl_otel.backfill.encoders.libraries import first_line, imported, quiet
-from helix_crawl_otel.backfill.encoders.model_folder import check_folder, folder_digest
+from helix_crawl_otel.encoders.base import BadVector, DeviceMismatch, ModelError, is_device_error, is_out_of_memory
+from helix_crawl_otel.encoders.libraries import first_line, imported, quiet
+from helix_crawl_otel.encoders.model_folder import check_folder, folder_digest
+from helix_crawl_otel.encoders.models import HubModel, resolve
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.device import parse_device
 

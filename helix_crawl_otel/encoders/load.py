@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from helix_crawl_otel.backfill.encoders.base import Encoder, ModelError
-from helix_crawl_otel.backfill.encoders.hashing import HASHING_IDENTITY, HashingEncoder
-from helix_crawl_otel.backfill.encoders.hub import check_id, full_id
-from helix_crawl_otel.backfill.encoders.minilm import minilm_folder, minilm_identity
-from helix_crawl_otel.backfill.encoders.model_folder import check_folder, folder_digest
+from helix_crawl_otel.encoders.base import Encoder, ModelError
+from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY, HashingEncoder
+from helix_crawl_otel.encoders.minilm import minilm_folder, minilm_identity
+from helix_crawl_otel.encoders.model_folder import check_folder, folder_digest
+from helix_crawl_otel.encoders.models import check_id, full_id
 
 __all__ = ["HASHING", "MINILM", "check_model", "is_of", "known_identity", "load_encoder", "model_of"]
 
@@ -36,7 +36,7 @@ def load_encoder(model: str, device: str, *, batch_size: int, threads: int | Non
     _check_installed(model)
     if model == HASHING:
         return HashingEncoder()
-    from helix_crawl_otel.backfill.encoders.sentence import SentenceEncoder
+    from helix_crawl_otel.encoders.sentence import SentenceEncoder
 
     if model == MINILM:
         return SentenceEncoder(

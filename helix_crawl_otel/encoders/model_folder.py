@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from helix_crawl_otel.backfill.encoders.base import ModelError
+from helix_crawl_otel.encoders.base import ModelError
 
 __all__ = ["WEIGHTS", "check_folder", "check_modules", "file_digest", "folder_digest"]
 
