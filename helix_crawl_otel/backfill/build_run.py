@@ -11,7 +11,6 @@ from pathlib import Path
 
 from helix_crawl_otel.backfill.build_job import BuildJob
 from helix_crawl_otel.backfill.device_choice import DevicePlan, choose_devices, cores, torch_cuda_build, visible_cards
-from helix_crawl_otel.backfill.faults import clock_rate, has_card
 from helix_crawl_otel.backfill.narrator import Narrator
 from helix_crawl_otel.backfill.options import EncodeOptions
 from helix_crawl_otel.backfill.planning import Planned
@@ -20,6 +19,7 @@ from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.standard_output import StandardOutlets
 from helix_crawl_otel.console.summary import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_model
+from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.shards.inspect import STATE_FOLDER, count_quarantined
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock

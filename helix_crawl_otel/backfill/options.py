@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from helix_crawl_otel.backfill import faults
-from helix_crawl_otel.backfill.faults import Fault, parse_fault
 from helix_crawl_otel.config import ConfigError, option_or_knob
 from helix_crawl_otel.console.options import CommonOptions, add_common_options, read_common_options
+from helix_crawl_otel.faults import faults
+from helix_crawl_otel.faults.faults import Fault, parse_fault
 
 __all__ = ["EncodeOptions", "add_encode_options", "read_encode_options"]
 

@@ -25,13 +25,13 @@ from helix_crawl_otel.backfill.careful_encode import (
     LeaveShard,
     NeedsCpu,
 )
-from helix_crawl_otel.backfill.faults import apply_faults, parse_fault
 from helix_crawl_otel.backfill.shard_work import work_on
 from helix_crawl_otel.backfill.task import Assignment, Settings
 from helix_crawl_otel.corpus.tree import UnreadableSource
 from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, is_device_error, is_out_of_memory
 from helix_crawl_otel.encoders.libraries import first_line
 from helix_crawl_otel.encoders.load import load_encoder
+from helix_crawl_otel.faults.faults import apply_faults, parse_fault
 from helix_crawl_otel.link.child import die_with_parent, leave_break_to_supervisor
 from helix_crawl_otel.link.client import Link, link_of_this_process
 from helix_crawl_otel.policy.model import MemoryReading

@@ -16,8 +16,8 @@ import threading
 import time
 from types import FrameType
 
-from helix_crawl_otel.backfill.faults import apply_faults, parse_fault
 from helix_crawl_otel.encoders.hashing import HashingEncoder
+from helix_crawl_otel.faults.faults import apply_faults, parse_fault
 
 BATCHES = (["one passage", "another passage"], ["a passage", "of the second batch"], ["here is a gremlin", "the last"])
 LEFT_CODE = 7

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.backfill.faulty import CRASH_CODE
+from helix_crawl_otel.faults.encoder import CRASH_CODE
 from tests.faults.child import LEFT_CODE
 
 ROOT = Path(__file__).parents[2]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from helix_crawl_otel.backfill.fault_card import CardFault, CardsCpu
-from helix_crawl_otel.backfill.faults import apply_faults, parse_fault
 from helix_crawl_otel.encoders.base import BadVector, is_out_of_memory
 from helix_crawl_otel.encoders.hashing import HashingEncoder
+from helix_crawl_otel.faults.card import CardFault, CardsCpu
+from helix_crawl_otel.faults.faults import apply_faults, parse_fault
 
 TEXTS = ["one passage", "another passage"]
 

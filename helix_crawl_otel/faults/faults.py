@@ -26,9 +26,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.backfill.fault_card import CARD_KEYS, CardFault, CardsCpu, card_of
-from helix_crawl_otel.backfill.faulty import FaultyEncoder
 from helix_crawl_otel.encoders.base import Encoder
+from helix_crawl_otel.faults.card import CARD_KEYS, CardFault, CardsCpu, card_of
+from helix_crawl_otel.faults.encoder import FaultyEncoder
 
 __all__ = ["Fault", "apply_faults", "clock_rate", "has_card", "parse_fault"]
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from helix_crawl_otel.backfill.gil import hold_the_gil
 from helix_crawl_otel.encoders.base import BadVector, Encoder, EncoderLayer
+from helix_crawl_otel.faults.gil import hold_the_gil
 
 __all__ = ["CRASH_CODE", "FaultyEncoder"]
 
