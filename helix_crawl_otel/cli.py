@@ -66,7 +66,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
     """
     if argv is None:
         leave_current_folder()
-    from helix_crawl_otel.backfill.device_choice import NoDevice
+    from helix_crawl_otel.build.devices import NoDevice
     from helix_crawl_otel.config import ConfigError
     from helix_crawl_otel.corpus.tree import UnreadableSource
     from helix_crawl_otel.encoders.base import ModelError
@@ -103,7 +103,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 def _parser() -> "argparse.ArgumentParser":
     import argparse
 
-    from helix_crawl_otel.backfill import backfill, build, demo, query, verify
+    from helix_crawl_otel.commands import backfill, build, demo, query, verify
     from helix_crawl_otel.dashboards import command as dashboards
     from helix_crawl_otel.doctor import command as doctor
     from helix_crawl_otel.replay import replay, simulate

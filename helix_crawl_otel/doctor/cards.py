@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from helix_crawl_otel.backfill.device_choice import choose_devices
+from helix_crawl_otel.build.devices import choose_devices
 from helix_crawl_otel.doctor.check import Check, Verdict
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.doctor.holders import holders_check

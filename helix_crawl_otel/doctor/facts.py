@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from helix_crawl_otel import __version__
-from helix_crawl_otel.backfill.device_choice import Card, cores, torch_cuda_build, visible_cards
+from helix_crawl_otel.build.devices import Card, cores, torch_cuda_build, visible_cards
 from helix_crawl_otel.doctor.spill import SharedMemory, shared_memory
 from helix_crawl_otel.otel.port import check_port
 from helix_crawl_otel.policy.model import MemoryReading

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from helix_crawl_otel.backfill.device_choice import NO_CUDA
+from helix_crawl_otel.build.devices import NO_CUDA
 from helix_crawl_otel.config import ConfigError, otel_disabled, read_knob
 from helix_crawl_otel.doctor.check import Check, Verdict
 from helix_crawl_otel.doctor.facts import Facts

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.jobs.rig import COMMAND
+from tests.build.rig import COMMAND
 
 __all__ = ["at", "build_command", "events", "output_of"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.benchmarks.builds import at, events, output_of
 from tests.benchmarks.figures import Benchmark, Figures
-from tests.jobs.rig import prose, write_tree
+from tests.build.rig import prose, write_tree
 from tests.programs import require_module
 from tests.shards.shards import rows
 

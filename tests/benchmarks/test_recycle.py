@@ -13,7 +13,7 @@ import pytest
 
 from tests.benchmarks.builds import build_command, events
 from tests.benchmarks.figures import Benchmark, Figures
-from tests.jobs.rig import prose, write_tree
+from tests.build.rig import prose, write_tree
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(600)]
 

@@ -14,7 +14,7 @@ from helix_crawl_otel.corpus.ingest import ingest
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.shards.store import ShardStore
 from tests.benchmarks.figures import Benchmark, Figures
-from tests.jobs.rig import prose, write_tree
+from tests.build.rig import prose, write_tree
 from tests.shards.shards import made
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(600)]

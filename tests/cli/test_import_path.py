@@ -74,8 +74,8 @@ def test_a_worker_gets_a_clean_variable(here: Path) -> None:
 def test_a_worker_is_told_all(here: Path) -> None:
     """The module as a word of its own, our process id, our folders; of our environment nothing else is changed."""
     environ = {"PYTHONPATH": os.pathsep, "A": "1"}
-    command, changed = worker_command("helix_crawl_otel.backfill.worker", environ)
-    module = command.index("helix_crawl_otel.backfill.worker")
+    command, changed = worker_command("helix_crawl_otel.build.worker", environ)
+    module = command.index("helix_crawl_otel.build.worker")
     assert command[module + 1 :] == [str(os.getpid()), *folders_for_worker(os.pathsep)]
     assert {name: text for name, text in changed.items() if name != "__PYVENV_LAUNCHER__"} == {
         "A": "1",

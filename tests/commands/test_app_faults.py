@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.build.rig import COMMAND, Rig
 from tests.commands.app import hashed, vectors_of
-from tests.jobs.rig import COMMAND, Rig
 from tests.shards.shards import rows, sql
 
 GENES = {f"g{n:03}": f"Passage number {n} is about {'keys' if n % 2 else 'lunch'}." for n in range(150)}

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from tests.build.rig import COMMAND, SECONDS, Done, Rig, wait_for
 from tests.commands.app import foreign, hashed, not_ours, vectors_of, write_app_shard
-from tests.jobs.rig import COMMAND, SECONDS, Done, Rig, wait_for
 from tests.shards.shards import made, rows, sql
 
 GENES = {f"g{n:03}": f"Passage number {n} is about {'keys' if n % 2 else 'lunch'}." for n in range(150)}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.demo import default_folder
-from tests.jobs.rig import COMMAND, SECONDS
+from helix_crawl_otel.commands.demo import default_folder
+from tests.build.rig import COMMAND, SECONDS
 from tests.programs import require_module
 
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from helix_crawl_otel.encoders.hashing import HashingEncoder
-from tests.jobs.rig import COMMAND, SECONDS, Rig
+from tests.build.rig import COMMAND, SECONDS, Rig
 from tests.shards.shards import made, sql
 
 KEYS = ["gene_id", "source_id", "score", "content"]

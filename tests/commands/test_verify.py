@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.rig import COMMAND, SECONDS
+from tests.build.rig import COMMAND, SECONDS
 from tests.shards.shards import VECTOR, encode_all, made, opened, sql
 
 KEYS = ["shards", "genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined", "digest"]

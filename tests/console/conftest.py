@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.jobs.conftest import rig
+from tests.build.conftest import rig
 
 __all__ = ["rig"]

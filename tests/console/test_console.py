@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tests.jobs.processes import mark_process
-from tests.jobs.rig import NO_WINDOW, Rig
+from tests.build.processes import mark_process
+from tests.build.rig import NO_WINDOW, Rig
 
 pytestmark = [
     pytest.mark.timeout(300),

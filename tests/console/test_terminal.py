@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.rig import COMMAND, Rig
+from tests.build.rig import COMMAND, Rig
 
 pytestmark = pytest.mark.timeout(300)
 

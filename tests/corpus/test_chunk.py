@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_crawl_otel.corpus.chunk import ChunkRule, chunks
-from tests.jobs.rig import prose
+from tests.build.rig import prose
 
 texts = st.text(
     st.one_of(st.sampled_from("ab .!?;\n\t"), st.characters(exclude_categories=["Cs"], exclude_characters="\r")),

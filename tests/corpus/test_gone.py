@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.rig import COMMAND, Rig, prose
+from tests.build.rig import COMMAND, Rig, prose
 from tests.shards.shards import rows
 
 

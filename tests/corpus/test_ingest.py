@@ -11,8 +11,8 @@ import pytest
 from helix_crawl_otel.corpus import ingest as module
 from helix_crawl_otel.corpus.chunk import ChunkRule
 from helix_crawl_otel.shards.accounts import account
+from tests.build.rig import prose, write_tree
 from tests.corpus.trees import contents, encoded, taken_in
-from tests.jobs.rig import prose, write_tree
 from tests.shards.shards import IDENTITY, VECTOR, opened, rows
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.corpus.tree import UnreadableSource, fingerprint, plan_named, plan_shards
+from tests.build.rig import write_tree
 from tests.corpus.trees import problems, shards, sources
-from tests.jobs.rig import write_tree
 
 
 def test_top_level_folders_are_shards_and_loose_files_are_one(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from helix_crawl_otel.cli import main
+from tests.build.rig import Rig, prose
 from tests.dashboards.servers import Prometheus, server
-from tests.jobs.rig import Rig, prose
 from tests.ports import HERE, free_port
 from tests.programs import require_program
 

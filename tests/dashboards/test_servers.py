@@ -20,9 +20,9 @@ from uuid import uuid4
 import pytest
 
 from helix_crawl_otel.cli import main
+from tests.build.rig import Rig
 from tests.dashboards.servers import Prometheus, server, wait_until, webhook
 from tests.dashboards.shipped import ALERTS, BOARDS, Query, known_metrics, queries
-from tests.jobs.rig import Rig
 from tests.ports import HERE, free_port
 from tests.programs import require_program
 

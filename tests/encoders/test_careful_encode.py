@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from helix_crawl_otel.backfill.careful_encode import (
+from helix_crawl_otel.build.careful_encode import (
     CheckedEncoder,
     EncoderBroken,
     EncodingFailed,

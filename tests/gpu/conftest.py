@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.backfill.device_choice import torch_cuda_build, visible_cards
+from helix_crawl_otel.build.devices import torch_cuda_build, visible_cards
+from tests.build.conftest import rig
+from tests.build.rig import Rig, kill, left_running
 from tests.gpu.card import python
-from tests.jobs.conftest import rig
-from tests.jobs.rig import Rig, kill, left_running
 
 __all__ = ["rig"]
 

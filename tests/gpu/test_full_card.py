@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.build.rig import Done, Rig, left_running
 from tests.gpu.card import MIB, filled, used_bytes, used_less_than, uses_cuda
-from tests.jobs.rig import Done, Rig, left_running
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(400)]
 
@@ -122,7 +122,7 @@ def test_the_whole_ladder_on_a_real_card(full_card: int, make_rig: Callable[...,
 
 def _supervisor(rig: Rig) -> int:
     """The process that runs `build`."""
-    workers = left_running(rig.mark, "helix_crawl_otel.backfill.worker")
+    workers = left_running(rig.mark, "helix_crawl_otel.build.worker")
     return next(pid for pid in left_running(rig.mark, "helix_crawl_otel") if pid not in workers)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.backfill.device_choice import choose_devices, torch_cuda_build, visible_cards
+from helix_crawl_otel.build.devices import choose_devices, torch_cuda_build, visible_cards
 from helix_crawl_otel.probes.nvml import NvmlProbe
 from helix_crawl_otel.probes.nvml_cards import list_cards
 from tests.gpu.card import MIB, python

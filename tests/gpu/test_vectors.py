@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.shards.vectors import cosine
-from tests.jobs.rig import Done, Rig
+from tests.build.rig import Done, Rig
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 

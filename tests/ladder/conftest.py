@@ -1,5 +1,5 @@
 """The rig, with its promise that nothing is left running."""
 
-from tests.jobs.conftest import rig
+from tests.build.conftest import rig
 
 __all__ = ["rig"]

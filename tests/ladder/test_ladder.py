@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.processes import FINDS_PROCESSES
-from tests.jobs.rig import Done, Rig, run_here
+from tests.build.processes import FINDS_PROCESSES
+from tests.build.rig import Done, Rig, run_here
 from tests.ladder.scrape import Scraper
 from tests.programs import require_program
 
@@ -34,7 +34,7 @@ def wait(name):
     ends = time.monotonic() + 60
     while not os.path.exists(name) and time.monotonic() < ends:
         time.sleep(0.005)
-if "helix_crawl_otel.backfill.worker" in sys.orig_argv:
+if "helix_crawl_otel.build.worker" in sys.orig_argv:
     wait("scraped-" + str(os.getpid()))
     if {waits_at_exit}:
         atexit.register(wait, "scraped-detected")

@@ -10,8 +10,8 @@ import pytest
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import replay
 from helix_crawl_otel.timeline import read_timeline
-from tests.jobs.processes import FINDS_PROCESSES
-from tests.jobs.rig import Rig
+from tests.build.processes import FINDS_PROCESSES
+from tests.build.rig import Rig
 from tests.ladder.test_ladder import QUICK, SPILLS
 
 pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")

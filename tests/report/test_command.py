@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.cli import main
-from tests.jobs.conftest import rig
-from tests.jobs.rig import COMMAND, Done, Rig
+from tests.build.conftest import rig
+from tests.build.rig import COMMAND, Done, Rig
 from tests.ladder.test_ladder import QUICK, SPILLS, small_second_shard
 from tests.report.stories import FOLDER, job_with_a_recycle, lines
 

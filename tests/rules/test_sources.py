@@ -30,10 +30,10 @@ HEAVY = {"numpy", "opentelemetry", "prometheus_client", "pynvml", "torch"}
 
 # What writes to stdout or stderr beside the tables of `replay`: commands, and programs that the supervisor starts.
 PRINTS = {
-    "backfill/demo.py",
-    "backfill/query.py",
-    "backfill/verify.py",
-    "backfill/worker.py",
+    "commands/demo.py",
+    "commands/query.py",
+    "commands/verify.py",
+    "build/worker.py",
     "cli.py",
     "doctor/command.py",
     "report/command.py",
@@ -123,7 +123,7 @@ BAD = [
     (dangerous_calls, "import subprocess\nsubprocess.run('ls', shell=flag)"),
     (dangerous_calls, "import os\nos.fork()"),
     (dangerous_calls, "from os import fork"),
-    (unsafe_starts, "argv = [python, '-m', 'helix_crawl_otel.backfill.worker']"),
+    (unsafe_starts, "argv = [python, '-m', 'helix_crawl_otel.build.worker']"),
     (unsafe_starts, "subprocess.run([sys.executable, '-c', 'pass'])"),
     (print_calls, "def f():\n    print('x')"),
     (unreasoned_skips, "import pytest\npytest.skip()"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.rig import COMMAND, SECONDS, Done, Rig, kill
+from tests.build.rig import COMMAND, SECONDS, Done, Rig, kill
 from tests.run.driver import load
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc, which is Linux's")

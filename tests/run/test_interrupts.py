@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.rig import COMMAND, SECONDS, Rig, wait_for
+from tests.build.rig import COMMAND, SECONDS, Rig, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals to processes found through /proc")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.processes import FINDS_PROCESSES
-from tests.jobs.rig import COMMAND, Done, Rig
+from tests.build.processes import FINDS_PROCESSES
+from tests.build.rig import COMMAND, Done, Rig
 
 pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="what is left running is looked for")
 

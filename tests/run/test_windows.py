@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.cli import main
-from tests.jobs.rig import COMMAND, SECONDS, Done, Rig
+from tests.build.rig import COMMAND, SECONDS, Done, Rig
 from tests.run.test_run import missing, supervise, write_passages
 
 pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="programs of Windows: runs under Wine")

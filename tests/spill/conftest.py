@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.conftest import rig
+from tests.build.conftest import rig
 from tests.memory_group import memory_group
 from tests.standins.nvml import build
 

@@ -10,7 +10,7 @@ from statistics import median
 
 import pytest
 
-from tests.jobs.rig import COMMAND, Done, Rig
+from tests.build.rig import COMMAND, Done, Rig
 from tests.run.test_run import missing, write_passages
 from tests.standins.nvml import Answers, Card
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from helix_crawl_otel.backfill.build_job import BuildJob, ShardWork
-from helix_crawl_otel.backfill.task import Assignment, Settings
+from helix_crawl_otel.build.assignment import Assignment, Settings
+from helix_crawl_otel.build.job import BuildJob, ShardWork
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import InstrumentHub
 from helix_crawl_otel.policy.decisions import Decision

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from tests.jobs.conftest import rig
-from tests.jobs.rig import Rig
+from tests.build.conftest import rig
+from tests.build.rig import Rig
 
 __all__ = ["rig"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.conftest import rig
-from tests.jobs.processes import FINDS_PROCESSES, is_running
-from tests.jobs.rig import COMMAND, Rig, kill, left_running
+from tests.build.conftest import rig
+from tests.build.processes import FINDS_PROCESSES, is_running
+from tests.build.rig import COMMAND, Rig, kill, left_running
 
 __all__ = ["rig"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.supervise.process import WorkerProcess, exit_text, spawn
-from tests.jobs.processes import FINDS_PROCESSES, is_running
+from tests.build.processes import FINDS_PROCESSES, is_running
 
 finds = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals, and kills at once")

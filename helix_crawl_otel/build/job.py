@@ -1,0 +1,338 @@
+"""The work of a build as its supervisor sees it: a queue of shards, and what is known of each.
+
+Which worker gets which shard, which batch killed a worker, what failed. The shards' files are the workers' to write;
+the supervisor reads the lease epoch and sets a corrupt file aside, and only while no worker is on it.
+
+Source: DESIGN.md, sections 5, 7 and 8.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from helix_crawl_otel.build.assignment import Assignment, Settings
+from helix_crawl_otel.build.bad_batches import Suspects
+from helix_crawl_otel.shards.errors import CannotSetAside, StoreError
+from helix_crawl_otel.shards.inspect import lease_epoch, set_aside
+from helix_crawl_otel.supervise.crash_budget import backoff_seconds
+from helix_crawl_otel.supervise.job import JobWorker, Launch, Start
+from helix_crawl_otel.supervise.worker_command import worker_command
+
+__all__ = ["BuildJob", "JobListener", "ShardWork"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+MOST_SHORTAGES = 1
+"""Workers of a shard that may follow each other on a device because there was no memory for one gene alone."""
+
+MOST_LOADS = 3
+"""Likewise, because there was none for the model: another program may end. The next shard tries once."""
+
+
+@dataclass
+class ShardWork:
+    """One shard of the run.
+
+    Args:
+        assignment: What its worker is told; the epoch is set when it is given out.
+        pending: Genes that lack a vector, `None` before they are counted.
+        suspects: Batches that killed a worker.
+        batch: The batch that its worker is on: first gene and size.
+        state: `pending`, `running`, `done`, `failed` or `paused`.
+        reason: Why it failed.
+        was_set_aside: Its file was corrupt and has been replaced once.
+        shortages: How many workers in a row had to leave it on its device for want of memory.
+    """
+
+    assignment: Assignment
+    pending: int | None = None
+    suspects: Suspects = field(default_factory=Suspects)
+    batch: tuple[str, int] | None = None
+    state: str = "pending"
+    reason: str = ""
+    was_set_aside: bool = False
+    shortages: int = 0
+    encoded: int = 0
+    quarantined: int = 0
+    problems: int = 0
+
+
+class JobListener(Protocol):
+    """Hears what happens; the display's side. Every method may be called from any thread."""
+
+    def said(self, slot: str, work: ShardWork | None, what: str, payload: Mapping[str, Any]) -> None:
+        """A worker has told something, see `worker.py`."""
+
+    def failed(self, work: ShardWork) -> None:
+        """A shard cannot be finished in this run."""
+
+    def moved(self, work: ShardWork, before: str, after: str, reason: str, *, lacks_memory: bool) -> None:
+        """A worker leaves its shard to another one, on the same device or another."""
+
+
+class BuildJob:
+    """See `supervise.job.Job`.
+
+    Args:
+        shards: In the order in which they are given out.
+        settings: For the worker of a slot on a device: how it encodes.
+        environ: Of this process.
+        demoted: Shards that have to be finished on the CPU; shared with the supervisor.
+        listener: Told of everything.
+
+    Threads: `said` from the workers' readers, the rest from the supervisor's; `_lock` guards all fields.
+    """
+
+    def __init__(
+        self,
+        shards: list[ShardWork],
+        settings: Callable[[str, int], Settings],
+        environ: Mapping[str, str],
+        demoted: set[str],
+        listener: JobListener,
+    ) -> None:
+        self.shards = shards
+        self.never: str | None = None
+        """Why no worker can ever start, once one has said so."""
+        self._settings = settings
+        self._environ = environ
+        self._demoted = demoted
+        self._listener = listener
+        self._lock = threading.RLock()
+        self._queue = deque(shards)
+        self._current: dict[str, ShardWork] = {}  # by slot
+        self._devices: dict[str, str] = {}  # of the slots' running workers
+        self._homes: dict[str, str] = {}
+        self._starved: set[str] = set()  # devices on which a model has found no memory, again and again
+
+    # -- starting workers ---------------------------------------------------------------------------------------------
+
+    def next_start(self, slot: str, device: str, is_first: bool) -> Start | None:
+        """See `Job`."""
+        with self._lock:
+            self._homes[slot] = device
+            work = self._current.get(slot) or self._take(slot)
+            if work is None:
+                return None
+            shard = work.assignment.shard
+            after = backoff_seconds(work.shortages) if work.shortages else 0.0
+            if shard in self._demoted and device != "cpu":
+                return Start("demote", "cpu", demoted_shard=shard, after_seconds=after)
+            if work.shortages:
+                return Start("recycle", device, after_seconds=after)
+            return Start("first" if is_first else "resume", device)
+
+    def has_work(self, slot: str) -> bool:
+        """See `Job`."""
+        with self._lock:
+            return bool(self._queue) or slot in self._current
+
+    def next_shard(self, slot: str) -> str | None:
+        """See `Job`."""
+        with self._lock:
+            work = self._current.get(slot)
+            return work.assignment.shard if work else None
+
+    def has_finished(self, slot: str, code: int | None) -> bool:
+        """See `Job`. A worker that was told to leave the next shard to one on another device was not given it."""
+        with self._lock:
+            work = self._current.get(slot)
+            return work is None or work.state == "pending"
+
+    def launch(self, slot: str, start: Start, number: int) -> Launch:
+        """See `Job`."""
+        with self._lock:
+            work = self._current[slot]
+            self._devices[slot] = start.device
+            welcome = {
+                "settings": self._settings(start.device, number).to_json(),
+                "assignment": self._assignment(work).to_json(),
+            }
+        argv, environ = worker_command("helix_crawl_otel.build.worker", self._environ)
+        return Launch(argv, {**environ, **_device_variables(start)}, welcome, is_ours=True)
+
+    def _assignment(self, work: ShardWork) -> Assignment:
+        """What a worker is told now: with a lease above every earlier one, and what is known of bad batches."""
+        given = work.assignment
+        path = Path(given.path)
+        try:
+            stored = lease_epoch(path)
+        except StoreError:
+            stored = given.epoch  # the worker meets the same trouble and says what it is
+        work.assignment = replace(
+            given,
+            epoch=max(stored, given.epoch) + 1,
+            limits=work.suspects.limits(),
+            quarantine=work.suspects.quarantined(),
+            shortages=work.shortages,
+        )
+        work.state, work.batch = "running", None
+        return work.assignment
+
+    def _take(self, slot: str) -> ShardWork | None:
+        work = self._queue.popleft() if self._queue else None
+        if work is not None:
+            self._current[slot] = work
+        return work
+
+    # -- what workers say ---------------------------------------------------------------------------------------------
+
+    def said(self, slot: str, worker: JobWorker, payload: Mapping[str, Any]) -> bool:
+        """See `Job`."""
+        what = str(payload.get("what"))
+        with self._lock:
+            work = self._current.get(slot)
+            if what == "never":
+                self.never = str(payload["reason"])
+            if work is not None:
+                self._note(slot, work, what, payload)
+            self._listener.said(slot, work, what, payload)
+            if what in ("done", "failed"):
+                self._finished(slot, work, what, payload)
+                self._give_next(slot, worker)
+            elif what in ("lacks_memory", "needs_cpu") and work is not None:
+                self._left(slot, work, payload)
+                worker.tell({"what": "leave"})
+        return what == "committed" and int(payload["genes"]) > 0
+
+    def _note(self, slot: str, work: ShardWork, what: str, payload: Mapping[str, Any]) -> None:
+        if what == "loaded":
+            self._starved.discard(self._devices[slot])
+        elif what == "batch":
+            work.batch = (str(payload["first"]), int(payload["genes"]))
+        elif what == "encoding":
+            work.pending = int(payload["pending"])
+            # Once a run: a worker that takes over must not try again what the one before has just quarantined.
+            work.assignment = replace(work.assignment, retry_quarantined=False)
+        elif what == "committed":
+            work.batch, work.shortages = None, 0
+            work.suspects.committed(str(payload["first"]))
+            work.encoded += int(payload["genes"])
+            work.pending = max(0, (work.pending or 0) - int(payload["genes"]))
+        elif what == "quarantined":
+            work.quarantined += 1
+        elif what == "ingested":
+            work.problems = int(payload["problem_count"])
+
+    def _finished(self, slot: str, work: ShardWork | None, what: str, payload: Mapping[str, Any]) -> None:
+        self._current.pop(slot, None)
+        if work is None:
+            return
+        if what == "done":
+            work.state, work.pending = "done", 0
+            return
+        reason = str(payload["reason"])
+        try:
+            is_made_anew = bool(payload.get("is_corrupt")) and self._set_aside(work)
+        except CannotSetAside as error:
+            is_made_anew, reason = False, f"{reason}; {error}"
+        if is_made_anew:
+            work.state = "pending"
+            self._queue.appendleft(work)
+        else:
+            self._fail(work, reason)
+
+    def _left(self, slot: str, work: ShardWork, payload: Mapping[str, Any]) -> None:
+        """A worker leaves its shard to another one: on the same device when that has memory again, or on the CPU."""
+        device, reason = self._devices[slot], str(payload["reason"])
+        lacks_memory = payload["what"] == "lacks_memory"
+        work.state, work.batch = "pending", None
+        work.shortages += lacks_memory
+        most = MOST_SHORTAGES if payload["is_loaded"] else 0 if device in self._starved else MOST_LOADS
+        goes_on = lacks_memory and work.shortages <= most
+        if not goes_on and not payload["is_loaded"]:
+            self._starved.add(device)
+        if goes_on or device != "cpu":
+            self._listener.moved(work, device, device if goes_on else "cpu", reason, lacks_memory=lacks_memory)
+            if not goes_on:
+                self._to_cpu(work)
+        else:
+            del self._current[slot]
+            self._fail(work, reason)
+
+    def _to_cpu(self, work: ShardWork) -> None:
+        self._demoted.add(work.assignment.shard)
+        work.shortages = 0
+
+    def _give_next(self, slot: str, worker: JobWorker) -> None:
+        """Another shard for the same worker, if the device is right; else it leaves and another one is started."""
+        work = self._take(slot)
+        shard = work.assignment.shard if work else None
+        wanted = "cpu" if shard in self._demoted else self._homes[slot]
+        if work is None or wanted != self._devices[slot]:
+            worker.tell({"what": "leave"})
+        else:
+            worker.tell({"what": "shard", "assignment": self._assignment(work).to_json()})
+
+    def _set_aside(self, work: ShardWork) -> bool:
+        """Put a corrupt file out of the way, once, if its genes can be made again. Returns whether it did.
+
+        Raises:
+            CannotSetAside: See there.
+        """
+        if work.was_set_aside or work.assignment.source is None:
+            return False
+        kept = set_aside(Path(work.assignment.path))
+        work.was_set_aside = True
+        logger.error("[crawl-watchdog] %s is corrupt; it was set aside as %s", work.assignment.path, kept.name)
+        return True
+
+    # -- crashes ------------------------------------------------------------------------------------------------------
+
+    def crashed(self, slot: str, why: str) -> bool:
+        """See `Job`: the batch in flight is suspected."""
+        with self._lock:
+            work = self._current.get(slot)
+            if work is None or work.batch is None:
+                return False
+            (first, genes), work.batch = work.batch, None
+            verdict = work.suspects.crashed(first, genes, why, is_on_card=self._devices[slot] != "cpu")
+            if verdict.needs_cpu:
+                self._give_up_card(slot, work, f"a gene alone ends its worker: {why}")
+            return verdict.narrows
+
+    def gave_up_card(self, slot: str, why: str) -> str | None:
+        """See `Job`."""
+        with self._lock:
+            work = self._current.get(slot)
+            if work is None:
+                return None
+            self._give_up_card(slot, work, f"its worker failed again and again: {why}")
+            return work.assignment.shard
+
+    def _give_up_card(self, slot: str, work: ShardWork, reason: str) -> None:
+        self._listener.moved(work, self._devices[slot], "cpu", reason, lacks_memory=False)
+        self._to_cpu(work)
+
+    def gave_up(self, slot: str, why: str) -> bool:
+        """See `Job`: the shard has failed, the slot goes on with the next one."""
+        with self._lock:
+            work = self._current.pop(slot, None)
+            if work is not None:
+                self._fail(work, why)
+            return True
+
+    def paused(self) -> None:
+        """The run has ended early: what is not done is paused."""
+        with self._lock:
+            for work in self.shards:
+                if work.state in ("pending", "running"):
+                    work.state = "paused"
+
+    def _fail(self, work: ShardWork, reason: str) -> None:
+        work.state, work.reason = "failed", reason
+        self._listener.failed(work)
+
+
+def _device_variables(start: Start) -> dict[str, str]:
+    """What the environment of a worker says of its device. A worker on the CPU does not even see a card."""
+    if start.device == "cpu":
+        return {"BGEM3_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
+    # NVML numbers cards by the bus; with this torch does as well, so that both mean the same card.
+    return {"BGEM3_DEVICE": start.device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

@@ -1,0 +1,163 @@
+"""Finds out what a run has to do: which shards there are, which are complete, which need a worker. No model is loaded.
+
+Source: DESIGN.md, section 8, "Salvage".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helix_crawl_otel.build.agreement import is_of_model
+from helix_crawl_otel.build.assignment import Assignment
+from helix_crawl_otel.build.job import ShardWork
+from helix_crawl_otel.build.options import EncodeOptions
+from helix_crawl_otel.corpus.chunk import ChunkRule
+from helix_crawl_otel.corpus.gone import gone_shards
+from helix_crawl_otel.corpus.tree import fingerprint, plan_shards
+from helix_crawl_otel.shards.damage import judge
+from helix_crawl_otel.shards.errors import CannotSetAside, ShardCorrupt, StoreError
+from helix_crawl_otel.shards.inspect import Salvage, salvage, set_aside
+
+__all__ = ["Planned", "plan_backfill", "plan_build"]
+
+
+@dataclass
+class Planned:
+    """What a run has to do.
+
+    Args:
+        works: Shards that need a worker, in order.
+        complete: Files of shards that need none.
+        complete_genes: Genes in those.
+        quarantined: Genes in those that are left out.
+        notes: What should be said about the rest.
+        failures: Shards that cannot be worked on, with the reason.
+    """
+
+    works: list[ShardWork] = field(default_factory=list)
+    complete: list[Path] = field(default_factory=list)
+    complete_genes: int = 0
+    quarantined: int = 0
+    notes: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def skip(self, path: Path, found: Salvage) -> None:
+        """This shard needs no worker."""
+        self.complete.append(path)
+        self.complete_genes += found.genes
+        self.quarantined += found.quarantined
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return len(self.works) + len(self.complete) + len(self.failures)
+
+
+def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool) -> Planned:
+    """The shards of a tree.
+
+    Args:
+        root: The tree, absolute.
+        output: Folder of the shards' files, absolute.
+        options: Of the command.
+        prune: Genes of sources that are gone are to be removed.
+
+    Raises:
+        UnreadableSource: The tree cannot be read.
+    """
+    planned = Planned()
+    rule = ChunkRule().fingerprint
+    plans = plan_shards(root, output)
+    for plan in plans:
+        path = output / plan.file
+        pending = None
+        if path.exists():
+            try:
+                found = salvage(path)
+            except ShardCorrupt as error:
+                judged = judge(error, path, is_built=True)
+                if not judged.may_set_aside:
+                    planned.failures[plan.name] = judged.reason
+                    continue
+                try:
+                    kept = set_aside(path)
+                except CannotSetAside as failure:
+                    planned.failures[plan.name] = f"{error}; {failure}"
+                    continue
+                planned.notes.append(f"{error}; it was set aside as {kept.name}, and is built again from its sources")
+            except StoreError:
+                pass  # its worker meets the same and says what it is
+            else:
+                unchanged = found.fingerprint is not None and found.fingerprint == fingerprint(plan, rule)
+                if unchanged and not prune and _is_done(found, options):
+                    planned.skip(path, found)
+                    continue
+                pending = found.pending if unchanged and not options.reencode else None
+        assignment = Assignment(
+            plan.name,
+            str(path),
+            epoch=0,
+            source=str(root),
+            output=str(output),
+            reencode=options.reencode,
+            prune=prune,
+            retry_quarantined=options.retry_quarantined,
+        )
+        planned.works.append(ShardWork(assignment, pending))
+    for name, path in gone_shards(root, output, {plan.file for plan in plans}):
+        if prune:
+            assignment = Assignment(name, str(path), epoch=0, source=str(root), output=str(output), prune=True)
+            planned.works.append(ShardWork(assignment))
+        else:
+            planned.notes.append(f"{path.name} is of {name!r}, which is gone from {root}; --prune removes its genes")
+    return planned
+
+
+def plan_backfill(paths: Sequence[Path], options: EncodeOptions) -> Planned:
+    """Existing shards.
+
+    Args:
+        paths: Their files.
+        options: Of the command.
+    """
+    planned = Planned()
+    name_of = _names(paths)
+    for path in paths:
+        try:
+            found = salvage(path)
+        except ShardCorrupt as error:
+            planned.failures[name_of(path)] = judge(error, path, is_built=False).reason
+            continue
+        except StoreError as error:
+            planned.failures[name_of(path)] = str(error)
+            continue
+        if _is_done(found, options):
+            planned.skip(path, found)
+            continue
+        assignment = Assignment(
+            name_of(path),
+            str(path),
+            epoch=0,
+            reencode=options.reencode,
+            retry_quarantined=options.retry_quarantined,
+        )
+        planned.works.append(ShardWork(assignment, None if options.reencode else found.pending))
+    return planned
+
+
+def _is_done(found: Salvage, options: EncodeOptions) -> bool:
+    if not found.is_complete or (options.retry_quarantined and found.quarantined):
+        return False
+    if found.identity is None:
+        # Complete, and nobody has written down by whom: nothing is missing, unless all is to be encoded again.
+        return not options.reencode
+    return is_of_model(found.identity, options.model)
+
+
+def _names(paths: Sequence[Path]) -> Callable[[Path], str]:
+    """Shards by the names of their files, with the folder's before it where two are the same."""
+    stems = Counter(path.stem for path in paths)
+    return lambda path: path.stem if stems[path.stem] == 1 else f"{path.parent.name}/{path.stem}"

@@ -1,0 +1,204 @@
+"""Runs what was planned: devices, lock, endpoint, supervisor, and the summary at the end.
+
+Source: DESIGN.md, sections 3.3, 3.7 and 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from helix_crawl_otel.build.assignment import Settings
+from helix_crawl_otel.build.devices import DevicePlan, choose_devices, cores, torch_cuda_build, visible_cards
+from helix_crawl_otel.build.job import BuildJob
+from helix_crawl_otel.build.job_events import Narrator
+from helix_crawl_otel.build.options import EncodeOptions
+from helix_crawl_otel.build.plan import Planned
+from helix_crawl_otel.console.console import Console
+from helix_crawl_otel.console.standard_output import StandardOutlets
+from helix_crawl_otel.console.summary import Summary
+from helix_crawl_otel.encoders.load import HASHING, check_model
+from helix_crawl_otel.faults.faults import clock_rate, has_card
+from helix_crawl_otel.shards.inspect import STATE_FOLDER, count_quarantined
+from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.lock import FolderLock
+from helix_crawl_otel.supervise.loop import DONE, FAILED, INTERRUPTED, PAUSED
+from helix_crawl_otel.supervise.run_state import Run
+from helix_crawl_otel.supervise.session import RunOptions, Session
+
+__all__ = ["run_build"]
+
+
+def run_build(
+    command: str,
+    folders: Sequence[Path],
+    options: EncodeOptions,
+    make_plan: Callable[[], Planned],
+    next_steps: tuple[str, str],
+) -> int:
+    """Plan and supervise a build or a backfill.
+
+    Args:
+        command: As it was typed.
+        folders: Of the shards; each is locked, and the first keeps timeline, state and logs.
+        options: Of the command.
+        make_plan: Finds out what there is to do; called once the folders are locked.
+        next_steps: What to type when all is done, and when it was paused.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FolderLocked: Another run is at work there.
+        ModelError: The model can never be loaded.
+        NoDevice: The card that was asked for is not there.
+        UnreadableSource: There is nothing to read.
+        OSError: A folder cannot be written.
+    """
+    check_model(options.model)
+    devices = _devices(options)
+    faults = options.parsed_faults()
+    with ExitStack() as stack:
+        outlets = stack.enter_context(StandardOutlets(options.common.as_json))
+        for folder in sorted(set(folders)):
+            stack.enter_context(FolderLock(folder / STATE_FOLDER, command))
+        planned = make_plan()
+        console = stack.enter_context(Console(options.common))
+        run_options = RunOptions(
+            config=options.common.config,
+            folder=folders[0] / STATE_FOLDER,
+            encoder=options.model,
+            slots=devices.slots,
+            environ=options.common.environ,
+            keeps_logs=True,
+            is_modelled=has_card(faults),
+            clock_rate=clock_rate(faults),
+        )
+        session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
+        console.start(session.clock)
+        _announce(console, session, command, folders[0], options, devices, planned)
+        narrator = Narrator(console.emit, session.clock, session.pipeline, session.memory.describe)
+        job = BuildJob(
+            planned.works,
+            lambda device, number: _settings(options, devices, device, number),
+            options.common.environ,
+            session.demoted,
+            narrator,
+        )
+        run, code = session.supervise(job)
+        retry = "" if options.retry_quarantined else f"{command} --retry-quarantined"
+        mended = f"{command}   # when that is mended; what is done is kept"
+        summary = _summary(code, run, job, planned, session, console, (*next_steps, retry, mended))
+        console.end(summary)
+        outlets.hurries = summary.exit_code == INTERRUPTED
+    return summary.exit_code
+
+
+def _devices(options: EncodeOptions) -> DevicePlan:
+    if has_card(options.parsed_faults()):
+        count = options.workers or 1
+        slots = tuple((f"cuda:{n}", f"cuda:{n}") for n in range(count))
+        return DevicePlan(slots, "a modelled card is laid over the CPU (--fault card)", max(1, cores() // count))
+    return choose_devices(
+        options.device,
+        options.workers,
+        options.cpu_below_gib,
+        visible_cards(options.common.environ),
+        cores(),
+        torch_cuda_build(),
+        needs_no_card=options.model == HASHING,
+    )
+
+
+def _settings(options: EncodeOptions, devices: DevicePlan, device: str, number: int) -> Settings:
+    is_modelled = has_card(options.parsed_faults()) and device != "cpu"
+    on_cpu = device == "cpu" or is_modelled
+    return Settings(
+        model=options.model,
+        device="cpu" if on_cpu else device,
+        batch_size=options.batch_size,
+        threads=devices.threads if on_cpu else None,
+        release_every=0 if on_cpu and not is_modelled else options.release_every,
+        faults=options.faults,
+        number=number,
+        label=device,
+        lock_seconds=options.lock_seconds,
+    )
+
+
+def _announce(
+    console: Console,
+    session: Session,
+    command: str,
+    output: Path,
+    options: EncodeOptions,
+    devices: DevicePlan,
+    planned: Planned,
+) -> None:
+    t = session.clock()
+    places = tuple(device for _, device in devices.slots)
+    done = len(planned.complete)
+    started = events.RunStarted(t, command, str(output), options.model, places, devices.why, planned.shards, done)
+    console.emit(started)
+    for text in (*devices.warnings, *planned.notes):
+        console.emit(events.Note(t, "warning", text))
+    for work in planned.works:
+        if work.pending is not None:
+            console.emit(events.ShardCounted(t, work.assignment.shard, work.pending))
+    for shard, reason in planned.failures.items():
+        console.emit(events.ShardEnded(t, shard, "failed", 0, reason))
+    session.pipeline.expect_shards(work.assignment.shard for work in planned.works)
+    session.pipeline.set_shards(done=done, failed=len(planned.failures))
+
+
+def _summary(
+    code: int,
+    run: Run,
+    job: BuildJob,
+    planned: Planned,
+    session: Session,
+    console: Console,
+    next_steps: tuple[str, str, str, str],
+) -> Summary:
+    states = [work.state for work in job.shards]
+    if code == PAUSED and not {"pending", "running"} & set(states):
+        code = DONE  # the interrupt came when nothing was left to do
+    if code != DONE:
+        job.paused()
+        states = [work.state for work in job.shards]
+    failed = {work.assignment.shard: work.reason for work in job.shards if work.state == "failed"} | planned.failures
+    quarantined = planned.quarantined + sum(count_quarantined(Path(work.assignment.path)) for work in job.shards)
+    problems = sum(work.problems for work in job.shards)
+    if code == DONE and (failed or quarantined or problems):
+        code = FAILED
+    counts = {state: states.count(state) for state in ("done", "failed", "paused")}
+    counts["failed"] += len(planned.failures)
+    progress = console.announcer.progress
+    verify, resume, retry, mended = next_steps
+    next_step = verify if code in (DONE, FAILED) else resume
+    if job.never is not None or (code == FAILED and (failed or problems)):
+        next_step = mended
+    elif code == FAILED and quarantined and retry:
+        next_step = retry
+    logs = sorted(map(str, session.folder.glob("worker-*.log"))) if progress.crashes or failed or job.never else []
+    return Summary(
+        exit_code=code,
+        seconds=console.seconds(),
+        encoded=sum(work.encoded for work in job.shards),
+        skipped=planned.complete_genes,
+        quarantined=quarantined,
+        shards={**counts, "complete before": len(planned.complete)},
+        failed=failed,
+        quarantines=progress.quarantines,
+        source_problems=problems,
+        unreadable=progress.troubles,
+        actions=dict(progress.actions),
+        crashes=progress.crashes,
+        starts=dict(run.totals.starts),
+        lost_seconds=run.totals.lost_seconds,
+        next_step=next_step,
+        gate_seconds=run.totals.gate_seconds,
+        reason=job.never or "",
+        logs=logs,
+    )

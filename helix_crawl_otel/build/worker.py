@@ -1,0 +1,176 @@
+"""The process that encodes for `build` and `backfill`: takes shards from its supervisor until none is left.
+
+It is started by the supervisor, by way of `supervise/start.py` and with a channel; by hand it does nothing. Its log
+lines go to standard error, which the supervisor keeps in a file.
+
+Source: DESIGN.md, section 7.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from helix_crawl_otel.actions import PauseRequested
+from helix_crawl_otel.build.assignment import Assignment, Settings
+from helix_crawl_otel.build.careful_encode import (
+    CheckedEncoder,
+    EncoderBroken,
+    EncodingFailed,
+    LacksMemory,
+    LeaveShard,
+    NeedsCpu,
+)
+from helix_crawl_otel.build.encode import work_on
+from helix_crawl_otel.corpus.tree import UnreadableSource
+from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, is_device_error, is_out_of_memory
+from helix_crawl_otel.encoders.libraries import first_line
+from helix_crawl_otel.encoders.load import load_encoder
+from helix_crawl_otel.faults.faults import apply_faults, parse_fault
+from helix_crawl_otel.link.child import die_with_parent, leave_break_to_supervisor
+from helix_crawl_otel.link.client import Link, link_of_this_process
+from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.shards.damage import judge
+from helix_crawl_otel.shards.errors import ShardCorrupt, StoreError
+from helix_crawl_otel.supervise.rules import NEVER_EXIT_CODE
+from helix_crawl_otel.timing import scaled_clock
+from helix_crawl_otel.watch.crawl_watch import CrawlWatch
+
+__all__ = ["main"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+
+def main() -> int:
+    """Work until told to leave. Returns the exit code; a pause ends it with 75, a demotion with 79."""
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+        print("this is the worker of `helix-crawl build`, which starts it itself", file=sys.stderr)
+        return 2
+    die_with_parent(int(sys.argv[1]))
+    leave_break_to_supervisor()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    link = link_of_this_process()
+    if link is None or link.job is None:
+        print("no supervisor has opened a channel to this worker; use `helix-crawl build`", file=sys.stderr)
+        return 2
+    return _Worker(link, Settings.from_json(link.job["settings"])).run(link.job["assignment"])
+
+
+UNKNOWN = MemoryReading(None, None)
+
+BROKEN_EXIT_CODE = 1
+
+_LEAVING: Mapping[type[LeaveShard], str] = {LacksMemory: "lacks_memory", NeedsCpu: "needs_cpu"}
+"""Messages of a worker that leaves its shard to another one."""
+
+
+class _Worker:
+    """The loop over shards.
+
+    Args:
+        link: To the supervisor.
+        settings: Of this worker.
+    """
+
+    def __init__(self, link: Link, settings: Settings) -> None:
+        self._link = link
+        self._settings = settings
+        self._faults = [parse_fault(text) for text in settings.faults]
+        self._loaded: CheckedEncoder | None = None
+
+    def run(self, first: Mapping[str, Any]) -> int:
+        """Work on the first shard, then on what the supervisor sends."""
+        with CrawlWatch(memory=self._memory(), encoder=self._settings.model) as watch:
+            assignment: Assignment | None = Assignment.from_json(first)
+            while assignment is not None:
+                try:
+                    self._work(assignment, watch)
+                except ModelError as error:
+                    self._report("never", reason=str(error))
+                    return NEVER_EXIT_CODE
+                except EncoderBroken as error:
+                    self._link.send_last_words(str(error), is_device=error.is_device)
+                    return BROKEN_EXIT_CODE
+                except LeaveShard as error:
+                    what, is_loaded = _LEAVING[type(error)], self._loaded is not None
+                    self._report(what, shard=assignment.shard, reason=str(error), is_loaded=is_loaded)
+                assignment = self._next()
+        return 0
+
+    def _work(self, assignment: Assignment, watch: CrawlWatch) -> None:
+        """Work on one shard.
+
+        Raises:
+            ModelError: No worker can ever start.
+            LeaveShard: Another process has to go on with it.
+        """
+        failed = functools.partial(self._report, "failed", shard=assignment.shard)
+        try:
+            work_on(assignment, self._settings, self._encoder, watch, self._report, pausing=lambda: self._link.pausing)
+        except ShardCorrupt as error:
+            # Here and not in the supervisor: to check a large file takes minutes.
+            judged = judge(error, Path(assignment.path), is_built=assignment.source is not None)
+            failed(reason=judged.reason, is_corrupt=judged.may_set_aside)
+        except (StoreError, UnreadableSource, DeviceMismatch, EncodingFailed) as error:
+            failed(reason=str(error), is_corrupt=False)
+        except Exception as error:
+            # Outside a batch: while the model is loaded, stored vectors are compared, or a file is cut into genes.
+            place = "while the model was loaded" if self._loaded is None else "beside the batches"
+            if is_out_of_memory(error):
+                raise LacksMemory(f"out of memory {place}: {first_line(error)}") from error
+            if is_device_error(error):
+                raise EncoderBroken(f"the device fails {place}: {first_line(error)}", is_device=True) from error
+            self._link.send_last_words(f"its worker failed: {type(error).__name__}: {first_line(error)}")
+            raise
+        else:
+            self._report("done", shard=assignment.shard)
+
+    def _next(self) -> Assignment | None:
+        while True:
+            if self._link.pausing:
+                raise PauseRequested(None)
+            message = self._link.receive_job(timeout=1.0)
+            if message is None:
+                continue
+            if message.get("what") == "leave":
+                return None
+            if message.get("what") == "shard":
+                return Assignment.from_json(message["assignment"])
+
+    def _encoder(self) -> CheckedEncoder:
+        if self._loaded is None:
+            settings = self._settings
+            started = time.monotonic()
+            self._report("loading", model=settings.model, device=settings.device)
+            encoder = load_encoder(
+                settings.model, settings.device, batch_size=settings.batch_size, threads=settings.threads
+            )
+            sleep = functools.partial(_scaled_sleep, self._link.clock_rate)
+            clock = scaled_clock(time.monotonic, self._link.clock_rate)
+            is_demoted = self._link.demoted_shard is not None  # then a modelled card slows it no more
+            faulty = apply_faults(encoder, self._faults, settings.number, clock, sleep, is_demoted=is_demoted)
+            self._loaded = CheckedEncoder(faulty)
+            self._report("loaded", model=settings.model, device=encoder.device, seconds=time.monotonic() - started)
+        return self._loaded
+
+    def _memory(self) -> Callable[[], MemoryReading] | None:
+        """The modelled card's memory, where one is laid over the encoder; else the watch's own probes."""
+        if self._settings.label == self._settings.device:
+            return None
+        return lambda: UNKNOWN if self._loaded is None else self._loaded.memory()
+
+    def _report(self, what: str, **content: object) -> None:
+        self._link.send({"type": "job", "what": what, **content})
+
+
+def _scaled_sleep(rate: float, seconds: float) -> None:
+    time.sleep(seconds / rate)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The commands of `helix-crawl`, a file each."""

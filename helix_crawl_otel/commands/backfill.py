@@ -1,0 +1,57 @@
+"""`helix-crawl backfill PATH...`: vectors for what lacks them in shards that are there already."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from helix_crawl_otel.build.options import add_encode_options, read_encode_options
+from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.formats import shown_command
+from helix_crawl_otel.paths import typed_folder
+from helix_crawl_otel.shards.inspect import find_shards
+
+__all__ = ["register"]
+
+_DESCRIPTION = """\
+Encodes the genes that lack a vector in existing shards, in place: SQLite files with a table `genes`, as `helix-crawl
+build` and the Helix/Cymatix app write them. Columns are never dropped or reordered. Supervised and resumable as
+`build` is."""
+
+_EPILOG = """\
+examples:
+  helix-crawl backfill ~/helix/genomes                  every .db file of the folder
+  helix-crawl backfill a.db b.db --model BAAI/bge-m3    these two
+
+Vectors that say nothing of their encoder are adopted when a few of them, encoded again, agree; else the shard is
+refused unless --reencode is given."""
+
+
+def register(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = add_command(
+        commands,
+        "backfill",
+        _command,
+        help="encode what lacks a vector in existing shards",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="a shard (.db), or a folder that holds some")
+    add_encode_options(parser)
+
+
+def _command(args: argparse.Namespace) -> int:
+    from helix_crawl_otel.build.plan import plan_backfill
+    from helix_crawl_otel.build.run import run_build
+
+    options = read_encode_options(args)
+    paths = [path.absolute() for path in find_shards([typed_folder(text, "PATH") for text in args.paths])]
+    command = shown_command(["helix-crawl", *sys.argv[1:]])
+    return run_build(
+        command,
+        [path.parent for path in paths],
+        options,
+        lambda: plan_backfill(paths, options),
+        next_steps=(shown_command(["helix-crawl", "verify", *args.paths]), f"{command}   # goes on where it was"),
+    )

@@ -1,0 +1,94 @@
+"""`helix-crawl demo`: the main job on files that every machine has, then `verify` and a `query`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+from helix_crawl_otel.build.options import read_encode_options
+from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.commands import build, query, verify
+from helix_crawl_otel.formats import shown_command
+from helix_crawl_otel.paths import typed_folder
+
+__all__ = ["default_folder", "register"]
+
+FOLDERS = ("json", "logging", "sqlite3", "wsgiref", "urllib")
+"""Of Python's own standard library: some 700 passages, a few minutes on two cores."""
+
+QUESTION = "error for invalid JSON with line and column number"
+"""Its best answer is `json/decoder.py`, where `JSONDecodeError` is."""
+
+_DESCRIPTION = f"""\
+Builds a few folders of Python's standard library ({", ".join(FOLDERS)}) with the real MiniLM model, a few minutes on
+two CPU cores, accounts for every gene, and asks one question. End it and start it again: it goes on where it was."""
+
+
+def register(commands: Commands) -> None:
+    """Add the command to the command line."""
+    parser = add_command(
+        commands,
+        "demo",
+        _command,
+        help="the main job on Python's own files, a few minutes",
+        description=_DESCRIPTION,
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="where to build (default: helix-crawl/demo in the user's folder of caches)"
+    )
+    build.add_build_options(parser)
+
+
+def _command(args: argparse.Namespace) -> int:
+    default = default_folder(read_encode_options(args).common.environ, sys.platform, Path("~").expanduser())
+    out = (typed_folder(args.out, "--out") if args.out else default).absolute()
+    source = _sources(out / "source")
+    args.prune = True  # what another Python had and this one has not
+    code = build.build(args, source, out / "shards")
+    if code != 0 or args.json:
+        return code
+    print("\nIs every gene there? " + shown_command(["helix-crawl", "verify", str(out / "shards")]))
+    code = verify.verify([out / "shards"], as_json=False)
+    print("\nIs the build any good? The genes nearest to a question, best first:")
+    print(shown_command(["helix-crawl", "query", str(out / "shards"), QUESTION]))
+    model = None if args.model in ("minilm", "hashing") else args.model
+    query.show(query.query(out / "shards", QUESTION, 3, model))
+    print("\nNow your own files: helix-crawl build FOLDER --out DIR")
+    print(f"The demo lies in {out}; delete it when you are done with it.")
+    return code
+
+
+def default_folder(environ: Mapping[str, str], platform: str, home: Path) -> Path:
+    """Where the demo builds: a folder of the user's own, where caches go on this system.
+
+    Args:
+        environ: Of the process.
+        platform: As `sys.platform` has it.
+        home: The user's folder.
+    """
+    if platform == "win32":
+        caches = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif platform == "darwin":
+        caches = home / "Library" / "Caches"
+    else:
+        caches = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return caches / "helix-crawl" / "demo"
+
+
+def _sources(folder: Path) -> Path:
+    """A copy of the folders, without caches and tests: the library itself is only read. That of another Python goes."""
+    library = Path(sysconfig.get_path("stdlib"))
+    wanted = {folder / name / path.name for name in FOLDERS for path in (library / name).glob("*.py")}
+    for old in set(folder.glob("*/*.py")) - wanted:
+        old.unlink()
+    for name in FOLDERS:
+        for path in sorted((library / name).glob("*.py")):
+            target = folder / name / path.name
+            if not target.exists() or target.read_bytes() != path.read_bytes():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, target)
+    return folder

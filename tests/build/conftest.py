@@ -1,0 +1,26 @@
+"""A rig for each test, and the promise that nothing is left running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.build.processes import FINDS_PROCESSES, forget, kill, left_running
+from tests.build.rig import Rig
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """A folder with a source to be and an output to be. Afterwards no process of it may run."""
+    rig = Rig(tmp_path)
+    yield rig
+    if not FINDS_PROCESSES:
+        return
+    try:
+        rig.until_gone()
+    finally:
+        for pid in left_running(rig.mark):
+            kill(pid)
+        forget(rig.mark)

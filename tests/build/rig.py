@@ -1,0 +1,267 @@
+"""A tree to build, the command that builds it, and what can be asked of both."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from helix_crawl_otel.cli import main
+from tests.build.processes import MARK, kill, left_running, mark_process
+
+__all__ = [
+    "COMMAND",
+    "EACH_BATCH",
+    "SECONDS",
+    "Done",
+    "Rig",
+    "kill",
+    "left_running",
+    "prose",
+    "run_here",
+    "wait_for",
+    "write_tree",
+]
+
+SECONDS = 150.0
+"""What a command gets that takes one or two, on a machine that is busy with something else."""
+
+NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+"""On Windows: a console of its own, which nobody sees; Ctrl-C there is of no other test."""
+
+COMMAND = [sys.executable, "-m", "helix_crawl_otel"]
+
+
+EACH_BATCH = """
+import os, sys, threading, time
+slept, turns = time.sleep, []
+def sleep(seconds):
+    slept(seconds)
+    if threading.current_thread() is threading.main_thread():
+        turns.append(seconds)
+        in_batch(len(turns))
+if "helix_crawl_otel.build.worker" in sys.orig_argv:
+    time.sleep = sleep
+"""
+"""For `with_site`: a worker calls `in_batch`, which is to be added, in each batch with its number, counted from 1. The
+encoder of `--fault slow` sleeps once a batch, in the main thread."""
+
+HELD = (
+    EACH_BATCH
+    + """
+def in_batch(number):
+    if number == {batch}:
+        open({held!r}, "w").close()
+        while not os.path.exists({go!r}):
+            slept(0.01)
+"""
+)
+
+
+def write_tree(root: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write files by their path from the root."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def prose(seed: int, paragraphs: int) -> str:
+    """Text that is the same each time: about 300 characters a paragraph, so that three or four make a gene."""
+    words = ["gene", "shard", "batch", "vector", "ladder", "worker", "memory", "signal", "driver", "policy", "record"]
+    lines = []
+    for n in range(paragraphs):
+        picked = [words[(seed * 7 + n * 3 + k * k) % len(words)] for k in range(45)]
+        lines.append(f"Paragraph {n} of {seed}. " + " ".join(picked) + ".")
+    return "\n\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    events: list[dict[str, Any]]
+    errors: str
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """The events of one kind."""
+        return [event for event in self.events if event["event"] == kind]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The last word."""
+        return self.of("summary")[-1]
+
+
+@dataclass
+class Rig:
+    """One tree and its output.
+
+    Args:
+        folder: Of the test.
+        options: Given to every build.
+    """
+
+    folder: Path
+    options: tuple[str, ...] = ("--model", "hashing", "--no-metrics")
+    mark: str = field(default_factory=lambda: uuid4().hex)
+
+    @property
+    def source(self) -> Path:
+        """The tree."""
+        return self.folder / "source"
+
+    @property
+    def out(self) -> Path:
+        """The shards."""
+        return self.folder / "out"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Of every process, so that what is left running can be found."""
+        return {**os.environ, MARK: self.mark, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def with_site(self, code: str) -> dict[str, str]:
+        """Variables with which every Python of the rig runs this code first."""
+        site = self.folder / "site"
+        site.mkdir(exist_ok=True)
+        (site / "sitecustomize.py").write_text(textwrap.dedent(code), encoding="utf-8")
+        return {"PYTHONPATH": os.pathsep.join((str(site), self.environ["PYTHONPATH"]))}
+
+    def held(self, batch: int = 1) -> dict[str, str]:
+        """Variables with which a worker stays in this batch until `go`, if it is a `--fault slow` one.
+
+        So a build is not over before a test has done what it does meanwhile, however slowly.
+        """
+        return self.with_site(HELD.format(batch=batch, held=str(self.folder / "held"), go=str(self.folder / "go")))
+
+    def until_held(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until a worker is there. It has told of the batch; all that it had committed is in its file."""
+        self.until((self.folder / "held").exists, process)
+
+    def go(self) -> None:
+        """Let those that are `held` go on."""
+        (self.folder / "go").touch()
+
+    def write(self, files: Mapping[str, str | bytes]) -> Rig:
+        """Write sources."""
+        write_tree(self.source, files)
+        return self
+
+    def write_shards(self, shards: int, files: int, paragraphs: int) -> Rig:
+        """Write as many folders with as many files of prose."""
+        for shard in range(shards):
+            for number in range(files):
+                self.write({f"shard-{shard}/file-{number:03}.txt": prose(shard * 100 + number, paragraphs)})
+        return self
+
+    def build_command(self, *more: str) -> list[str]:
+        """The command that builds the tree."""
+        return [*COMMAND, "build", str(self.source), "--out", str(self.out), *self.options, "--json", *more]
+
+    def build(self, *more: str, seconds: float = SECONDS) -> Done:
+        """Build, and wait for the end."""
+        return self.run(self.build_command(*more), seconds)
+
+    def run(self, command: list[str], seconds: float = SECONDS, **environ: str) -> Done:
+        """Run a command to its end."""
+        with self.started(command, **environ) as process:
+            return self.ended(process, seconds)
+
+    @contextmanager
+    def started(self, command: list[str], **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A running command; ended with the block if it has not ended by itself."""
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**self.environ, **environ},
+            cwd=self.folder,
+            start_new_session=True,
+            creationflags=NO_WINDOW,
+        )
+        mark_process(self.mark, process)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate(timeout=SECONDS)
+
+    @staticmethod
+    def ended(process: subprocess.Popen[bytes], seconds: float = SECONDS) -> Done:
+        """Wait for a started command."""
+        stdout, stderr = process.communicate(timeout=seconds)
+        return Done(process.returncode, _events(stdout), stderr.decode())
+
+    def verify(self, *paths: Path) -> dict[str, Any]:
+        """What `verify --json` says, with its exit code. In this process: to start another takes longer than that."""
+        code, stdout, stderr = run_here("verify", *map(str, paths or (self.out,)), "--json")
+        assert stdout, stderr
+        return {**json.loads(stdout), "code": code}
+
+    @staticmethod
+    def until(is_so: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = SECONDS) -> None:
+        """Wait for something while a command runs."""
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            assert process.poll() is None, "it has ended"
+            assert time.monotonic() < deadline, "it does not happen"
+            time.sleep(0.002)
+
+    def until_gone(self, argument: str = "", seconds: float = 60.0) -> None:
+        """Wait until no process of this rig is left that has the argument on its command line.
+
+        Those that are killed, and a guard whose supervisor has ended, need a moment for that.
+        """
+        deadline = time.monotonic() + seconds
+        while (left := left_running(self.mark, argument)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert left == [], "processes were left behind"
+
+    def worker_pid(self, process: subprocess.Popen[bytes], seconds: float = SECONDS) -> int:
+        """The pid of a worker of a started build, once there is one."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found = left_running(self.mark, "helix_crawl_otel.build.worker")
+            if found:
+                return found[0]
+            if process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError("no worker was started")
+
+
+def wait_for(process: subprocess.Popen[bytes], kind: str) -> dict[str, Any]:
+    """Read a started command's events until one of this kind."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        event: dict[str, Any] = json.loads(line)
+        if event["event"] == kind:
+            return event
+    raise AssertionError(f"the command ended without {kind!r}")
+
+
+def run_here(*arguments: str) -> tuple[int, str, str]:
+    """Run a command in this process. Returns its exit code, and what it has written."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        code = main(arguments)
+    return code, stdout.getvalue(), stderr.getvalue()
+
+
+def _events(stdout: bytes) -> list[dict[str, Any]]:
+    """All whole lines: a command that is killed may leave half of one."""
+    stdout = stdout[: stdout.rfind(b"\n") + 1]
+    return [json.loads(line) for line in stdout.decode().splitlines() if line.startswith("{")]

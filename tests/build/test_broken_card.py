@@ -1,0 +1,154 @@
+"""A card that breaks, or that has no memory, costs a worker: no gene, no shard and no run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.build.rig import Done, Rig, prose, wait_for
+
+CARD = ("--fault", "card:limit_gib=12,warmup_seconds=0", "--fault", "clock:rate=40", "--batch-size", "8")
+
+
+@pytest.fixture
+def three(rig: Rig) -> Rig:
+    """Three shards of thirty passages; one passage of the second has a word of its own."""
+    for shard in "abc":
+        rig.write({f"{shard}/{n:02}.txt": f"Passage {n} of {shard}. {prose(n, 1)}" for n in range(30)})
+    return rig.write({"b/11.txt": f"Passage of the gremlin. {prose(11, 1)}"})
+
+
+def starts(done: Done) -> list[tuple[str, str]]:
+    """Reason and device of each worker."""
+    return [(started["reason"], started["device"]) for started in done.of("worker_started")]
+
+
+def is_whole(rig: Rig, done: Done) -> bool:
+    """Every gene has a vector, and nothing was quarantined on the way."""
+    found = rig.verify()
+    counts = found["vectors"], found["missing"], found["quarantined"], found["code"]
+    return (done.code, done.of("quarantined"), counts) == (0, [], (90, 0, 0, 0))
+
+
+def notes(done: Done) -> str:
+    """What was said on the way."""
+    return "\n".join(note["text"] for note in done.of("note"))
+
+
+def test_a_dead_context_costs_one_worker(three: Rig) -> None:
+    """From batch 3 on each encode of the first process fails: it ends, says why, and the next one does all the rest."""
+    done = three.build("--batch-size", "8", "--fault", "device:batch=3,worker=1", "--fault", "clock:rate=40")
+    assert is_whole(three, done), (done.errors, done.events[-3:])
+    assert starts(done) == [("first", "cpu"), ("crash", "cpu")]
+    (crash,) = done.of("crash")
+    assert crash["why"].startswith("the device fails: CUDA error: unspecified launch failure")
+
+
+def test_a_card_that_breaks_under_every_worker(three: Rig) -> None:
+    """Each worker gets two batches done before the context is gone: progress is progress, the build ends whole."""
+    done = three.build(*CARD, "--fault", "device:batch=3")
+    assert is_whole(three, done), (done.errors, done.events[-3:])
+    assert all(reason in ("first", "crash") for reason, _ in starts(done))
+
+
+def test_a_card_on_which_nothing_can_be_encoded(three: Rig) -> None:
+    """After three restarts without a gene the shard is finished on the CPU, and said why; so is each of the others."""
+    done = three.build(*CARD, "--fault", "device:batch=1")
+    assert is_whole(three, done), (done.errors, done.events[-3:])
+    one = [("crash", "cuda:0")] * 3 + [("demote", "cpu")]
+    assert starts(done) == [("first", "cuda:0"), *one, ("resume", "cuda:0"), *one, ("resume", "cuda:0"), *one]
+    assert "shard a: its worker failed again and again: the device fails" in notes(done)
+
+
+def test_a_gene_that_breaks_the_card(three: Rig) -> None:
+    """A device-side assert: its shard goes to the CPU, where it gets its vector, and the next is on the card again."""
+    done = three.build(*CARD, "--fault", "device:text=gremlin")
+    assert is_whole(three, done), (done.errors, done.events[-3:])
+    assert starts(done)[-2:] == [("demote", "cpu"), ("resume", "cuda:0")]
+
+
+def test_no_memory_for_one_gene_on_the_card(three: Rig) -> None:
+    """Released and tried again, then by a fresh process, then on the CPU; the reason says what the card holds."""
+    done = three.build(*CARD, "--fault", "oom:text=gremlin,card=1")
+    assert is_whole(three, done), (done.errors, done.events[-3:])
+    assert starts(done) == [("first", "cuda:0"), ("recycle", "cuda:0"), ("demote", "cpu"), ("resume", "cuda:0")]
+    assert done.of("crash") == []
+    assert "shard b: out of memory with a batch of one: CUDA out of memory" in notes(done)
+    assert "GiB of 12.0 GiB in use); another worker tries again on cuda:0" in notes(done)
+    assert "it is finished on the CPU" in notes(done)
+
+
+def test_no_memory_for_the_model(three: Rig) -> None:
+    """Waited for three times, then the CPU for that shard; the next one tries the card once."""
+    hog = three.folder / "hog"
+    hog.touch()
+    done = three.build(*CARD, "--fault", f"hog:file={hog}")
+    assert is_whole(three, done), (done.errors, done.events[-3:])
+    last = [("resume", "cuda:0"), ("demote", "cpu")]
+    assert starts(done) == [("first", "cuda:0"), *[("recycle", "cuda:0")] * 3, ("demote", "cpu"), *last, *last]
+    assert done.of("crash") == []
+    assert "shard a: out of memory while the model was loaded: CUDA out of memory" in notes(done)
+
+
+def test_memory_that_comes_back_for_the_model(three: Rig) -> None:
+    """The program that held it has ended meanwhile: everything is encoded on the card."""
+    hog = three.folder / "hog"
+    hog.touch()
+    with three.started(three.build_command(*CARD, "--fault", f"hog:file={hog}")) as process:
+        wait_for(process, "note")
+        hog.unlink()
+        done = three.ended(process)
+    assert is_whole(three, done), (done.errors, done.events[-3:])
+    assert {started["device"] for started in done.of("worker_started")} == {"cuda:0"}
+
+
+def test_no_memory_anywhere(three: Rig) -> None:
+    """Not for the model on the CPU either: each shard fails for that reason and no exit code, and goes on later."""
+    hog = three.folder / "hog"
+    hog.touch()
+    done = three.build("--fault", f"hog:file={hog}", "--fault", "clock:rate=40")
+    assert done.code == 1
+    assert len(done.summary["failed"]) == 3
+    assert all("out of memory while the model was loaded" in why for why in done.summary["failed"].values())
+    hog.unlink()
+    assert is_whole(three, three.build())
+
+
+def test_bad_vectors_of_a_card_are_made_on_the_cpu(three: Rig) -> None:
+    """The others of the shard stay on the card; it is said how many are not, and why."""
+    done = three.build(*CARD, "--fault", "nan:text=gremlin,card=1")
+    assert is_whole(three, done), (done.errors, done.events[-3:])
+    assert starts(done) == [("first", "cuda:0"), ("demote", "cpu"), ("resume", "cuda:0")]
+    assert "shard b: 1 gene cannot be encoded on cuda:0: the encoder's vector has length nan" in notes(done)
+
+
+def test_a_gene_that_is_bad_on_the_cpu_as_well_is_quarantined(three: Rig) -> None:
+    """Once both have failed with it alone; nothing else is lost."""
+    done = three.build(*CARD, "--fault", "nan:text=gremlin")
+    assert (done.code, done.summary["quarantined"]) == (1, 1)
+    assert three.verify()["vectors"] == 89
+
+
+def test_a_vector_that_is_bad_only_beside_others(three: Rig) -> None:
+    """Short texts beside long ones: each alone they are fine, and nothing is quarantined, in one process."""
+    done = three.build("--batch-size", "12", "--fault", "nan:text=Passage 1,genes=2")
+    assert is_whole(three, done), (done.errors, done.events[-3:])
+    assert len(starts(done)) == 1
+
+
+@pytest.mark.parametrize("rest", [24, 0])
+def test_bad_genes_in_a_row_are_no_fault_of_the_encoder(rig: Rig, rest: int) -> None:
+    """Six texts without a known word, and as many others or none: one run quarantines the six and encodes the rest."""
+    rig.write({f"a/bad-{n}.txt": f"Gremlin {n}." for n in range(6)})
+    rig.write({f"a/good-{n:02}.txt": f"Passage {n}. {prose(n, 1)}" for n in range(rest)})
+    done = rig.build("--batch-size", "8", "--fault", "nan:text=Gremlin")
+    assert (done.code, done.summary["quarantined"], done.summary["failed"]) == (1, 6, {})
+    found = rig.verify()
+    assert (found["vectors"], found["quarantined"], found["missing"]) == (rest, 6, 0)
+
+
+def test_an_encoder_that_fails_for_every_text_quarantines_nothing(three: Rig) -> None:
+    """It is the encoder: the shards fail with its reason, each at once, and are whole after a run with a sound one."""
+    done = three.build("--fault", "nan:text= ")
+    assert (done.code, done.of("quarantined"), len(starts(done))) == (1, [], 1)
+    assert all(why.startswith("the encoder fails for every text") for why in done.summary["failed"].values())
+    assert is_whole(three, three.build())

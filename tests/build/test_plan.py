@@ -1,0 +1,76 @@
+"""Promises of the planning: what is complete is found out from the files alone; no worker, no model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel.build.options import EncodeOptions, add_encode_options, read_encode_options
+from helix_crawl_otel.build.plan import plan_backfill
+from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY
+from tests.rules.fresh import loaded_by, roots
+from tests.shards.shards import encode_all, made, opened
+
+VECTOR = b"\0\0\x80?" + bytes(255 * 4)
+
+
+def options(*arguments: str) -> EncodeOptions:
+    """Those of a command with the hashing encoder."""
+    parser = argparse.ArgumentParser()
+    add_encode_options(parser)
+    return read_encode_options(parser.parse_args(["--model", "hashing", *arguments]))
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    """A complete one."""
+    path = made(tmp_path / "a.db", "abc")
+    with opened(path) as store:
+        store.claim(HASHING_IDENTITY)
+        encode_all(store, VECTOR)
+    return path
+
+
+def test_a_complete_shard_needs_no_worker(shard: Path) -> None:
+    """One that lacks a vector does; one that is no shard has failed, and the others are not held up by it."""
+    other, broken = made(shard.with_name("b.db"), "ab"), shard.with_name("c.db")
+    broken.write_bytes(b"no database at all" * 100)
+    planned = plan_backfill([shard, other, broken], options())
+    assert (planned.complete, planned.complete_genes) == ([shard], 3)
+    assert [work.assignment.shard for work in planned.works] == ["b"]
+    assert list(planned.failures) == ["c"]
+    assert planned.shards == 3
+
+
+def test_what_is_asked_for_again_is_not_complete(shard: Path) -> None:
+    """Quarantined genes when they are to be tried again, and not otherwise."""
+    with opened(shard, 2) as store:
+        store.quarantine("a", "too long")
+    assert plan_backfill([shard], options()).complete == [shard]
+    assert plan_backfill([shard], options("--retry-quarantined")).complete == []
+
+
+def test_two_shards_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    """A name stands for one shard in messages and metrics."""
+    paths = []
+    for folder, name in (("x", "same"), ("y", "same"), ("y", "other")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        paths.append(made(tmp_path / folder / f"{name}.db", "a"))
+    planned = plan_backfill(paths, options())
+    assert [work.assignment.shard for work in planned.works] == ["x/same", "y/same", "other"]
+
+
+def test_planning_loads_no_model(shard: Path, tmp_path: Path) -> None:
+    """Not even the libraries of one: the supervisor never holds a context of the card."""
+    decoys = tmp_path / "decoys"
+    decoys.mkdir()
+    loaded = loaded_by(
+        "from pathlib import Path\n"
+        "from tests.build.test_plan import options\n"
+        "from helix_crawl_otel.build.plan import plan_backfill\n"
+        f"assert plan_backfill([Path({str(shard)!r})], options()).complete",
+        decoys,
+    )
+    assert not roots(loaded) & {"torch", "sentence_transformers", "transformers", "numpy"}
