@@ -17,15 +17,15 @@ from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import ConfigError, add_options, config_from_options, option_values
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.compare import Comparison, compare
-from helix_crawl_otel.replay.goals import goal_notes
-from helix_crawl_otel.replay.plot import PictureError, check_picture, draw
-from helix_crawl_otel.replay.policies import DEFINITIONS
-from helix_crawl_otel.replay.recording import write_timeline
-from helix_crawl_otel.replay.scenario import Scenario
-from helix_crawl_otel.replay.scenario_file import EXAMPLE, ScenarioFileError, load_scenario
-from helix_crawl_otel.replay.scenarios import SCENARIOS, by_name
-from helix_crawl_otel.replay.table import legend, table
+from helix_crawl_otel.simulate.compare import Comparison, compare
+from helix_crawl_otel.simulate.goals import goal_notes
+from helix_crawl_otel.simulate.plot import PictureError, check_picture, draw
+from helix_crawl_otel.simulate.policies import DEFINITIONS
+from helix_crawl_otel.simulate.recording import write_timeline
+from helix_crawl_otel.simulate.scenario import Scenario
+from helix_crawl_otel.simulate.scenario_file import EXAMPLE, ScenarioFileError, load_scenario
+from helix_crawl_otel.simulate.scenarios import SCENARIOS, by_name
+from helix_crawl_otel.simulate.table import legend, table
 
 __all__ = ["register", "run"]
 

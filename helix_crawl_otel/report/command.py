@@ -16,8 +16,7 @@ from helix_crawl_otel.config import add_options, config_from_options, option_val
 from helix_crawl_otel.knobs import KNOBS
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.replay_text import skipped_text
-from helix_crawl_otel.replay.source import add_timeline, timeline_path, timeline_reader
+from helix_crawl_otel.replay.text import skipped_text
 from helix_crawl_otel.report.choice import choose
 from helix_crawl_otel.report.page import page
 from helix_crawl_otel.report.picture import picture
@@ -25,6 +24,7 @@ from helix_crawl_otel.report.story import Story
 from helix_crawl_otel.report.witness import tell
 from helix_crawl_otel.report.words import headline
 from helix_crawl_otel.timeline import Event, RunEvent, TimelineError
+from helix_crawl_otel.timeline.source import add_timeline, timeline_path, timeline_reader
 
 __all__ = ["ReportError", "recorded_settings", "register", "run"]
 

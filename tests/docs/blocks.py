@@ -19,8 +19,8 @@ from helix_crawl_otel.otel.gauges import ERROR_PLACES, IGNORED_REASONS, OWNERS, 
 from helix_crawl_otel.policy.instruments import BATCH_DURATION_BOUNDS, INSTRUMENTS
 from helix_crawl_otel.policy.model import ActionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.policies import DEFINITIONS
-from helix_crawl_otel.replay.scenarios import SCENARIOS
+from helix_crawl_otel.simulate.policies import DEFINITIONS
+from helix_crawl_otel.simulate.scenarios import SCENARIOS
 from helix_crawl_otel.watch.shard import ShardWatch
 
 __all__ = ["CLASSES", "OPTIONS", "subcommands"]

@@ -14,7 +14,7 @@ import helix_crawl_otel
 from helix_crawl_otel import actions, cli
 from helix_crawl_otel.knobs import KNOBS
 from helix_crawl_otel.policy.instruments import INSTRUMENTS, Kind
-from helix_crawl_otel.replay.compare import Row
+from helix_crawl_otel.simulate.compare import Row
 from helix_crawl_otel.watch.shard import ShardWatch
 from tests.docs import blocks
 from tests.docs.generate import BLOCKS, REFERENCE, rewritten

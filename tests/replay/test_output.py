@@ -11,7 +11,7 @@ import pytest
 
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.replay import json_lines, replay
-from helix_crawl_otel.replay.replay_text import replay_text
+from helix_crawl_otel.replay.text import replay_text
 from helix_crawl_otel.timeline import read_timeline
 from tests.data.timelines import make
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.compare import Comparison, compare
-from helix_crawl_otel.replay.scenarios import by_name
-from helix_crawl_otel.replay.trace import Attempt, Run
+from helix_crawl_otel.simulate.compare import Comparison, compare
+from helix_crawl_otel.simulate.scenarios import by_name
+from helix_crawl_otel.simulate.trace import Attempt, Run
 
 
 @cache

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from helix_crawl_otel.modelled_card import CardModel
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.best import best_plan
-from helix_crawl_otel.replay.closed_loop import play
-from helix_crawl_otel.replay.compare import compare
-from helix_crawl_otel.replay.policies import Planned, Step
-from helix_crawl_otel.replay.scenario import Scenario, Stretch
-from helix_crawl_otel.replay.scenarios import SCENARIOS
-from helix_crawl_otel.replay.trace import GIVE_UP_SECONDS
+from helix_crawl_otel.simulate.best import best_plan
+from helix_crawl_otel.simulate.compare import compare
+from helix_crawl_otel.simulate.loop import play
+from helix_crawl_otel.simulate.policies import Planned, Step
+from helix_crawl_otel.simulate.scenario import Scenario, Stretch
+from helix_crawl_otel.simulate.scenarios import SCENARIOS
+from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS
 from tests.simulate.results import result
 
 cards = st.builds(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.replay.scenarios import SCENARIOS
 from helix_crawl_otel.replay.simulate import register
-from helix_crawl_otel.replay.table import span
+from helix_crawl_otel.simulate.scenarios import SCENARIOS
+from helix_crawl_otel.simulate.table import span
 from helix_crawl_otel.timeline import (
     ActionEvent,
     BatchEvent,

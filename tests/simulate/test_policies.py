@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.closed_loop import play
-from helix_crawl_otel.replay.compare import ladder_ratios, middle_and_worst
-from helix_crawl_otel.replay.goals import GOAL_FRESH_WORKER_SECONDS, GOAL_RATIO, fresh_worker_seconds, goal_notes
-from helix_crawl_otel.replay.policies import CPU, DEFINITIONS, finished_batches, ladder
-from helix_crawl_otel.replay.scenarios import SCENARIOS, by_name
-from helix_crawl_otel.replay.trace import Run
+from helix_crawl_otel.simulate.compare import ladder_ratios, middle_and_worst
+from helix_crawl_otel.simulate.goals import GOAL_FRESH_WORKER_SECONDS, GOAL_RATIO, fresh_worker_seconds, goal_notes
+from helix_crawl_otel.simulate.loop import play
+from helix_crawl_otel.simulate.policies import CPU, DEFINITIONS, finished_batches, ladder
+from helix_crawl_otel.simulate.scenarios import SCENARIOS, by_name
+from helix_crawl_otel.simulate.trace import Run
 from tests.simulate.results import result
 
 NAMES = [scenario.name for scenario in SCENARIOS]

@@ -12,9 +12,9 @@ import math
 from helix_crawl_otel.modelled_card import BatchLoad, Context, slowdown
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.policy import TICK_SECONDS
-from helix_crawl_otel.replay.policies import CARD, CPU, SimulatedPolicy, Step
-from helix_crawl_otel.replay.scenario import Scenario
-from helix_crawl_otel.replay.trace import GIVE_UP_SECONDS, Attempt, Mark, Run
+from helix_crawl_otel.simulate.policies import CARD, CPU, SimulatedPolicy, Step
+from helix_crawl_otel.simulate.scenario import Scenario
+from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS, Attempt, Mark, Run
 
 __all__ = ["play"]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.compare import Comparison, ladder_ratios, middle_and_worst
-from helix_crawl_otel.replay.table import span
-from helix_crawl_otel.replay.trace import Run
+from helix_crawl_otel.simulate.compare import Comparison, ladder_ratios, middle_and_worst
+from helix_crawl_otel.simulate.table import span
+from helix_crawl_otel.simulate.trace import Run
 
 __all__ = ["GOAL_FRESH_WORKER_SECONDS", "GOAL_RATIO", "fresh_worker_seconds", "goal_notes"]
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.best import best_plan
-from helix_crawl_otel.replay.closed_loop import play
-from helix_crawl_otel.replay.policies import DEFINITIONS, SimulatedPolicy, finished_batches, ladder
-from helix_crawl_otel.replay.scenario import Scenario
-from helix_crawl_otel.replay.trace import Run
+from helix_crawl_otel.simulate.best import best_plan
+from helix_crawl_otel.simulate.loop import play
+from helix_crawl_otel.simulate.policies import DEFINITIONS, SimulatedPolicy, finished_batches, ladder
+from helix_crawl_otel.simulate.scenario import Scenario
+from helix_crawl_otel.simulate.trace import Run
 
 __all__ = ["Comparison", "Row", "compare", "ladder_ratios", "middle_and_worst"]
 

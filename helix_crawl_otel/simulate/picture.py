@@ -11,10 +11,10 @@ import textwrap
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from helix_crawl_otel.replay.compare import Comparison
-from helix_crawl_otel.replay.policies import CARD, DEFINITIONS
-from helix_crawl_otel.replay.table import span
-from helix_crawl_otel.replay.trace import GIVE_UP_SECONDS, Mark, Run
+from helix_crawl_otel.simulate.compare import Comparison
+from helix_crawl_otel.simulate.policies import CARD, DEFINITIONS
+from helix_crawl_otel.simulate.table import span
+from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS, Mark, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.modelled_card import CardModel
-from helix_crawl_otel.replay.scenario import Scenario, Stretch
+from helix_crawl_otel.simulate.scenario import Scenario, Stretch
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -20,8 +20,8 @@ import math
 from dataclasses import dataclass
 
 from helix_crawl_otel.modelled_card import BatchLoad, CardModel, Context
-from helix_crawl_otel.replay.policies import CARD, CPU, Planned, Step
-from helix_crawl_otel.replay.scenario import Scenario
+from helix_crawl_otel.simulate.policies import CARD, CPU, Planned, Step
+from helix_crawl_otel.simulate.scenario import Scenario
 
 __all__ = ["Plan", "best_plan"]
 

@@ -8,7 +8,7 @@ Source: INCIDENTS.md; DESIGN.md, section 4 ("what must not trip") and section 10
 
 from __future__ import annotations
 
-from helix_crawl_otel.replay.scenario import Scenario, Stretch
+from helix_crawl_otel.simulate.scenario import Scenario, Stretch
 
 __all__ = ["SCENARIOS", "by_name"]
 

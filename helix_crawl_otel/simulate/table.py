@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from helix_crawl_otel.replay.compare import Comparison, Row
-from helix_crawl_otel.replay.policies import DEFINITIONS
-from helix_crawl_otel.replay.trace import GIVE_UP_SECONDS
+from helix_crawl_otel.simulate.compare import Comparison, Row
+from helix_crawl_otel.simulate.policies import DEFINITIONS
+from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS
 
 __all__ = ["finish", "legend", "span", "table"]
 

@@ -1,0 +1,1 @@
+"""Policies against each other on a modelled card, in virtual time."""
