@@ -21,7 +21,7 @@ from helix_crawl_otel.report.choice import choose
 from helix_crawl_otel.report.page import page
 from helix_crawl_otel.report.picture import picture
 from helix_crawl_otel.report.story import Story
-from helix_crawl_otel.report.witness import tell
+from helix_crawl_otel.report.tell import tell
 from helix_crawl_otel.report.words import headline
 from helix_crawl_otel.timeline import Event, RunEvent, TimelineError
 from helix_crawl_otel.timeline.source import add_timeline, timeline_path, timeline_reader

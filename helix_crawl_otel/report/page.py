@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from helix_crawl_otel.numbers import count, duration, printable
+from helix_crawl_otel.report.charts import NARROW, WIDE, figure
 from helix_crawl_otel.report.choice import Shown, numbered
 from helix_crawl_otel.report.effect import MEANINGS, effect_of, lost_seconds, remedy_seconds, saved_seconds
-from helix_crawl_otel.report.figure import NARROW, WIDE, figure
 from helix_crawl_otel.report.story import DETECT, Batch, Start, Step, Story, Tale
 from helix_crawl_otel.report.style import STYLE
 from helix_crawl_otel.report.svg import INK, svg_of

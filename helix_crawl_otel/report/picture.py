@@ -6,8 +6,8 @@ import io
 import textwrap
 import warnings
 
+from helix_crawl_otel.report.charts import PICTURE, draw
 from helix_crawl_otel.report.choice import choose, numbered
-from helix_crawl_otel.report.figure import PICTURE, draw
 from helix_crawl_otel.report.story import Story
 from helix_crawl_otel.report.svg import LIGHT
 from helix_crawl_otel.report.words import headline, name_of, sentences, tale_text

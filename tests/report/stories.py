@@ -11,7 +11,7 @@ from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.report.choice import choose
 from helix_crawl_otel.report.page import page
 from helix_crawl_otel.report.story import Story
-from helix_crawl_otel.report.witness import tell
+from helix_crawl_otel.report.tell import tell
 from helix_crawl_otel.timeline import read_timeline
 from tests.data.timelines import make
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from helix_crawl_otel.report.figure import MOST_POINTS, PICTURE, figure, thinned, thinned_readings
+from helix_crawl_otel.report.charts import MOST_POINTS, PICTURE, figure, thinned, thinned_readings
 from helix_crawl_otel.report.picture import picture
 from helix_crawl_otel.report.story import Batch, Reading
 from helix_crawl_otel.report.svg import LIGHT
