@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from helix_crawl_otel.build.devices import choose_devices
-from helix_crawl_otel.doctor.check import Check, Verdict
+from helix_crawl_otel.doctor.checks import Check, Verdict
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.doctor.holders import holders_check
 from helix_crawl_otel.doctor.shell import assign

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.config import add_options, environment, option_or_knob, option_values
 from helix_crawl_otel.doctor.cards import card_checks, device_check
-from helix_crawl_otel.doctor.check import Check, Verdict, worst
+from helix_crawl_otel.doctor.checks import Check, Verdict, worst
 from helix_crawl_otel.doctor.facts import Facts, gather
-from helix_crawl_otel.doctor.settings import allocator_checks, knob_checks, torch_checks
 from helix_crawl_otel.doctor.spill import shared_check
 from helix_crawl_otel.doctor.surroundings import place_checks, system_checks
+from helix_crawl_otel.doctor.system import allocator_checks, knob_checks, torch_checks
 from helix_crawl_otel.paths import typed_path
 
 __all__ = ["examine", "register"]

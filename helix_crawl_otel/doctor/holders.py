@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helix_crawl_otel.doctor.check import Check, Verdict
+from helix_crawl_otel.doctor.checks import Check, Verdict
 from helix_crawl_otel.probes.card_processes import CardProcesses, listed, listed_names
 from helix_crawl_otel.probes.cards import CardInfo
 

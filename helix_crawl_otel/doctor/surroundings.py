@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from helix_crawl_otel.doctor.check import Check, Verdict
+from helix_crawl_otel.doctor.checks import Check, Verdict
 from helix_crawl_otel.doctor.facts import Facts
 
 __all__ = ["place_checks", "system_checks"]

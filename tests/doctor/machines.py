@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from helix_crawl_otel.build.devices import Card
-from helix_crawl_otel.doctor.check import Check
+from helix_crawl_otel.doctor.checks import Check
 from helix_crawl_otel.doctor.command import examine
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.policy.model import MemoryReading

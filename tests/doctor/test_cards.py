@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from helix_crawl_otel.doctor.check import Verdict
+from helix_crawl_otel.doctor.checks import Verdict
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.probes.cards import Description
 from helix_crawl_otel.probes.nvml import UNIFIED

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from helix_crawl_otel.doctor.check import Check, Verdict
+from helix_crawl_otel.doctor.checks import Check, Verdict
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.probes.card_processes import CardProcess, CardProcesses
 from tests.doctor.machines import CPU_ONLY, LINUX_80, WINDOWS_12, about, checks_of, with_card

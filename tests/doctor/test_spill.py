@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from helix_crawl_otel.doctor.check import Check, Verdict
+from helix_crawl_otel.doctor.checks import Check, Verdict
 from helix_crawl_otel.doctor.spill import SharedMemory, shared_memory
 from helix_crawl_otel.probes.gpu_counters import AdapterUsage, GpuUsage, ProcessUsage
 from tests.doctor.machines import LINUX_80, WINDOWS_12, about, checks_of

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from helix_crawl_otel.doctor.check import Check, Verdict, worst
+from helix_crawl_otel.doctor.checks import Check, Verdict, worst
 from helix_crawl_otel.doctor.facts import Place
 from helix_crawl_otel.policy.model import MemoryReading
 from tests.doctor.machines import CPU_ONLY, GIB, LINUX_80, WINDOWS_12, about, checks_of, with_card

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from helix_crawl_otel.build.devices import NO_CUDA
 from helix_crawl_otel.config import ConfigError, otel_disabled, read_knob
-from helix_crawl_otel.doctor.check import Check, Verdict
+from helix_crawl_otel.doctor.checks import Check, Verdict
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.doctor.shell import assign, unset
 from helix_crawl_otel.knobs import KNOBS
