@@ -103,12 +103,19 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 def _parser() -> "argparse.ArgumentParser":
     import argparse
 
-    from helix_crawl_otel.commands import backfill, build, demo, query, verify
-    from helix_crawl_otel.dashboards import command as dashboards
-    from helix_crawl_otel.doctor import command as doctor
-    from helix_crawl_otel.replay import replay, simulate
-    from helix_crawl_otel.report import command as report
-    from helix_crawl_otel.supervise import run
+    from helix_crawl_otel.commands import (
+        backfill,
+        build,
+        dashboards,
+        demo,
+        doctor,
+        query,
+        replay,
+        report,
+        run,
+        simulate,
+        verify,
+    )
 
     parser = argparse.ArgumentParser(
         prog="helix-crawl",

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from helix_crawl_otel.build.options import add_encode_options, read_encode_options
-from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shards.inspect import find_shards

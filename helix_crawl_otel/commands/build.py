@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from helix_crawl_otel.build.options import add_encode_options, read_encode_options
-from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder, typed_path

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from helix_crawl_otel.build.options import read_encode_options
-from helix_crawl_otel.command import Commands, add_command
 from helix_crawl_otel.commands import build, query, verify
+from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.encoders.base import BadVector, DeviceMismatch, ModelError
 from helix_crawl_otel.encoders.load import check_model, is_of, load_encoder, model_of

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.numbers import count
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shards.accounts import Accounts, account, combine

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import helix_crawl_otel
 from helix_crawl_otel import cli
 from helix_crawl_otel.cli import main
-from helix_crawl_otel.replay import replay as replay_module
+from helix_crawl_otel.commands import replay as replay_module
 from tests.data.timelines import make
 from tests.programs import require_module
 from tests.rules.tree import ROOT

@@ -10,8 +10,8 @@ from typing import Any, get_args
 import pytest
 
 from helix_crawl_otel import CrawlConfig
+from helix_crawl_otel.commands.replay import json_lines
 from helix_crawl_otel.replay.engine import replay
-from helix_crawl_otel.replay.replay import json_lines
 from helix_crawl_otel.timeline import BatchEvent, Event, MemoryEvent, TimelineWriter
 from helix_crawl_otel.timeline.events import BadLine, parse_event
 from tests.docs.pages import page

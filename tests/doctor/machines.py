@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from helix_crawl_otel.build.devices import Card
+from helix_crawl_otel.commands.doctor import examine
 from helix_crawl_otel.doctor.checks import Check
-from helix_crawl_otel.doctor.command import examine
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.cards import CardInfo, Description

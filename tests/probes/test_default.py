@@ -122,7 +122,7 @@ def test_an_unknown_probe_keeps_its_reason() -> None:
     assert (probe(), probe.why) == (UNKNOWN, "no probe")
 
 
-@pytest.mark.parametrize("module", ["default", "nvml_describe", "combined", "cgroup"])
+@pytest.mark.parametrize("module", ["default", "cards", "combined", "cgroup"])
 def test_importing_a_probe_loads_nothing_heavy(module: str) -> None:
     """torch and pynvml are imported by the call that needs them; opentelemetry by nothing here."""
     program = (

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from helix_crawl_otel.commands.replay import json_lines, replay
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.replay import json_lines, replay
 from helix_crawl_otel.replay.text import replay_text
 from helix_crawl_otel.timeline import read_timeline
 from tests.data.timelines import make

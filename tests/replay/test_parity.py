@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helix_crawl_otel.commands.replay import replay
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.decisions import Decision, What
 from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.replay import replay
 from helix_crawl_otel.timeline import TimelineWriter, read_timeline
 
 GPU = "cuda:0"

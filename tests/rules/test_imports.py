@@ -17,8 +17,8 @@ HEAVY = GPU | METERS | {"asyncio", "concurrent", "matplotlib", "multiprocessing"
 PUBLIC = {"Action", "ActionKind", "ActionQueue", "CrawlConfig", "CrawlWatch", "MemoryReading", "PauseRequested"}
 PUBLIC |= {"serve_metrics"}
 
-CORE = ["helix_crawl_otel.policy"] + [
-    f"helix_crawl_otel.policy.{path.stem}" for path in python_files(PACKAGE / "core") if path.stem != "__init__"
+POLICY = ["helix_crawl_otel.policy"] + [
+    f"helix_crawl_otel.policy.{path.stem}" for path in python_files(PACKAGE / "policy") if path.stem != "__init__"
 ]
 
 
@@ -30,18 +30,18 @@ def decoys(tmp_path: Path) -> Path:
     return folder
 
 
-def test_core_loads_nothing_heavy(decoys: Path) -> None:
+def test_policy_loads_nothing_heavy(decoys: Path) -> None:
     """The decisions can be tested, replayed and reasoned about without a GPU, a meter or a thread."""
-    loaded = loaded_by("; ".join(f"import {name}" for name in CORE), decoys)
-    assert set(CORE) <= loaded
+    loaded = loaded_by("; ".join(f"import {name}" for name in POLICY), decoys)
+    assert set(POLICY) <= loaded
     assert roots(loaded) & (HEAVY | {"socket", "threading"}) == set()
 
 
-def test_core_loads_nothing_else_of_the_package(decoys: Path) -> None:
-    """Core knows nobody: the package's own `__init__` does not bring the rest in."""
-    loaded = loaded_by("; ".join(f"import {name}" for name in CORE), decoys)
+def test_policy_loads_nothing_else_of_the_package(decoys: Path) -> None:
+    """The policy knows nobody: the package's own `__init__` does not bring the rest in."""
+    loaded = loaded_by("; ".join(f"import {name}" for name in POLICY), decoys)
     ours = {name for name in loaded if name.startswith("helix_crawl_otel")}
-    assert ours == {"helix_crawl_otel", *CORE}
+    assert ours == {"helix_crawl_otel", *POLICY}
 
 
 def test_package_gives_its_public_names_lazily(decoys: Path) -> None:

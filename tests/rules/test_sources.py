@@ -28,23 +28,18 @@ IMPURE = {"asyncio", "concurrent", "datetime", "multiprocessing", "os", "pathlib
 }
 HEAVY = {"numpy", "opentelemetry", "prometheus_client", "pynvml", "torch"}
 
-# What writes to stdout or stderr beside the tables of `replay`: commands, and programs that the supervisor starts.
+# What writes to stdout or stderr beside the commands: programs that the supervisor starts.
 PRINTS = {
-    "commands/demo.py",
-    "commands/query.py",
-    "commands/verify.py",
     "build/worker.py",
     "cli.py",
-    "doctor/command.py",
-    "report/command.py",
     "link/launch.py",
 }
 
 Check = Callable[[str], list[str]]
 
 
-def core_imports(source: str) -> list[str]:
-    """The imports that core may not have."""
+def policy_imports(source: str) -> list[str]:
+    """The imports that the policy may not have."""
     return forbidden_imports(source, IMPURE | HEAVY)
 
 
@@ -54,9 +49,9 @@ def findings(check: Check, paths: list[Path]) -> list[str]:
     return [f"{name_of(path)}: {found}" for path in paths for found in check(path.read_text(encoding="utf-8"))]
 
 
-def test_core_imports_neither_clock_nor_environment_nor_thread() -> None:
+def test_policy_imports_neither_clock_nor_environment_nor_thread() -> None:
     """Decisions are pure: numbers in, values out (DESIGN, section 9)."""
-    assert findings(core_imports, python_files(PACKAGE / "core")) == []
+    assert findings(policy_imports, python_files(PACKAGE / "policy")) == []
 
 
 def test_only_config_reads_the_environment() -> None:
@@ -79,7 +74,7 @@ def test_no_python_is_started_that_looks_into_the_current_folder() -> None:
 
 def test_only_commands_print() -> None:
     """A library inside somebody's job logs; stdout belongs to that job."""
-    commands = {*(PACKAGE / name for name in PRINTS), *python_files(PACKAGE / "replay")}
+    commands = {*(PACKAGE / name for name in PRINTS), *python_files(PACKAGE / "commands")}
     assert findings(print_calls, [path for path in python_files(PACKAGE) if path not in commands]) == []
 
 
@@ -109,11 +104,11 @@ def test_no_file_names_a_machine_or_a_registry() -> None:
 
 
 BAD = [
-    (core_imports, "import time"),
-    (core_imports, "import os.path as p"),
-    (core_imports, "from datetime import timedelta"),
-    (core_imports, "def f():\n    import torch"),
-    (core_imports, "import importlib\nimportlib.import_module('opentelemetry.metrics')"),
+    (policy_imports, "import time"),
+    (policy_imports, "import os.path as p"),
+    (policy_imports, "from datetime import timedelta"),
+    (policy_imports, "def f():\n    import torch"),
+    (policy_imports, "import importlib\nimportlib.import_module('opentelemetry.metrics')"),
     (environment_readers, "import os\nx = os.environ['A']"),
     (environment_readers, "import os as system\nx = system.getenv('A')"),
     (environment_readers, "from os import environ"),
@@ -146,7 +141,7 @@ BAD = [
 ]
 
 GOOD = [
-    (core_imports, "import math\nfrom dataclasses import dataclass\nfrom helix_crawl_otel.policy import model"),
+    (policy_imports, "import math\nfrom dataclasses import dataclass\nfrom helix_crawl_otel.policy import model"),
     (environment_readers, "def f(environ):\n    return environ['A'], self.environ"),
     (dangerous_calls, "import os, subprocess\nsubprocess.run(['ls'], shell=False)\nos.register_at_fork(before=f)"),
     (unsafe_starts, "argv = [python, '-I', '-S', str(path)]\nhelp = 'start it with -m'"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.replay.simulate import register
+from helix_crawl_otel.commands.simulate import register
 from helix_crawl_otel.simulate.scenarios import SCENARIOS
 from helix_crawl_otel.simulate.table import span
 from helix_crawl_otel.timeline import (

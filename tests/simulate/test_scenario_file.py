@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helix_crawl_otel.commands.simulate import register
 from helix_crawl_otel.modelled_card import CardModel
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.simulate import register
 from helix_crawl_otel.simulate.compare import compare
 from helix_crawl_otel.simulate.scenario import MAX_BATCHES, Stretch
 from helix_crawl_otel.simulate.scenario_file import EXAMPLE, ScenarioFileError, load_scenario

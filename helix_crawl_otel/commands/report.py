@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import add_options, config_from_options, option_values
 from helix_crawl_otel.knobs import KNOBS
 from helix_crawl_otel.paths import typed_path

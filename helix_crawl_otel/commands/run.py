@@ -6,7 +6,7 @@ import argparse
 import sys
 from contextlib import ExitStack
 
-from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import ConfigError, option_or_knob
 from helix_crawl_otel.console.options import add_common_options, read_common_options
 from helix_crawl_otel.console.summary import Summary

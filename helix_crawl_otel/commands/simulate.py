@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import ConfigError, add_options, config_from_options, option_values
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.policy.settings import Settings

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import add_options, config_from_options, option_values
 from helix_crawl_otel.replay.engine import ReplayResult, replay
 from helix_crawl_otel.replay.text import replay_text, skipped_text

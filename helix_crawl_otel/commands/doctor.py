@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import add_options, environment, option_or_knob, option_values
 from helix_crawl_otel.doctor.cards import card_checks, device_check
 from helix_crawl_otel.doctor.checks import Check, Verdict, worst

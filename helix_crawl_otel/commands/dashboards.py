@@ -8,9 +8,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from helix_crawl_otel.command import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.commands.dashboard_files import RUNBOOK, shipped_files
 from helix_crawl_otel.config import ConfigError
-from helix_crawl_otel.dashboards.shipped import RUNBOOK, shipped_files
 from helix_crawl_otel.paths import typed_path
 
 __all__ = ["register", "run"]

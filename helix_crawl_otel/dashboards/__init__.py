@@ -1,1 +1,0 @@
-"""Grafana boards, alert rules and provisioning files, and the command that writes them."""
