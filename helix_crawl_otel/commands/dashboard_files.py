@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,9 @@ __all__ = ["RUNBOOK", "shipped_files"]
 RUNBOOK = "runbook.md"
 """Name of the copy, and what stands for its address in the files."""
 
+PARTS = ("alertmanager", "compose.yml", "grafana", "prometheus")
+"""What of the folder is written; the rest of it makes these."""
+
 
 def shipped_files(runbook: str) -> Mapping[str, str]:
     """Path from the folder that is written, and text, of every file.
@@ -22,24 +25,27 @@ def shipped_files(runbook: str) -> Mapping[str, str]:
     Args:
         runbook: Address of the runbook, without an anchor.
     """
-    found = dict(_below(files("helix_crawl_otel.dashboards") / "files", ""))
-    if RUNBOOK not in found:
-        found[RUNBOOK] = _runbook_of_the_tree()
+    folder, runbook_text = _carried()
+    found = {RUNBOOK: runbook_text, **dict(_below(folder, PARTS))}
     return {
         name: text if name == RUNBOOK else text.replace(f'"{RUNBOOK}#', f'"{runbook}#')
         for name, text in sorted(found.items())
     }
 
 
-def _below(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
-    for entry in folder.iterdir():
-        name = prefix + entry.name
+def _carried() -> tuple[Traversable, str]:
+    """The folder and the runbook: in a wheel both are inside the package; in a checkout they stand at its top."""
+    inside = files("helix_crawl_otel") / "dashboards"
+    if (inside / RUNBOOK).is_file():
+        return inside, (inside / RUNBOOK).read_text(encoding="utf-8")
+    tree = Path(__file__).parents[2]
+    return tree / "dashboards", (tree / "docs" / RUNBOOK).read_text(encoding="utf-8")
+
+
+def _below(folder: Traversable, names: Iterable[str], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name in names:
+        entry = folder / name
         if entry.is_dir():
-            yield from _below(entry, f"{name}/")
+            yield from _below(entry, [below.name for below in entry.iterdir()], f"{prefix}{name}/")
         else:
-            yield name, entry.read_text(encoding="utf-8")
-
-
-def _runbook_of_the_tree() -> str:
-    """In an installed wheel it lies among the files; here, in a checkout, among the docs."""
-    return (Path(__file__).parents[2] / "docs" / RUNBOOK).read_text(encoding="utf-8")
+            yield prefix + name, entry.read_text(encoding="utf-8")

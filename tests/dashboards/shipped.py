@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helix_crawl_otel.policy.instruments import INSTRUMENTS, Kind
-from tests.rules.tree import PACKAGE
+from tests.rules.tree import ROOT
 
 __all__ = ["ALERTS", "BOARDS", "FILES", "RULES", "Query", "known_metrics", "metrics_in", "queries", "rows_in"]
 
-FILES = PACKAGE / "dashboards" / "files"
+FILES = ROOT / "dashboards"
 BOARDS = sorted((FILES / "grafana" / "boards").glob("*.json"))
 RULES = sorted((FILES / "prometheus" / "rules").glob("*.yml"))
 ALERTS: list[str] = re.findall(

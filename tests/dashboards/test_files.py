@@ -28,14 +28,14 @@ SECTION_PARTS = (
 
 
 def test_the_boards_are_what_the_code_makes() -> None:
-    """The committed JSON is regenerated to the letter: `python -m tests.dashboards.make`."""
+    """The committed JSON is regenerated to the letter: `python -m dashboards.source.make`."""
     pytest.importorskip("grafana_foundation_sdk", reason="the SDK needs Python 3.11")
-    from tests.dashboards.make import made_boards
+    from dashboards.source.make import made_boards
 
     made = made_boards()
     assert sorted(made) == BOARDS
     for path, text in made.items():
-        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m tests.dashboards.make"
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m dashboards.source.make"
 
 
 @pytest.mark.parametrize("path", [*BOARDS, *RULES, RUNBOOK.path], ids=lambda path: str(path.name))

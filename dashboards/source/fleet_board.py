@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders import dashboard, prometheus, stat, stateti
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import prometheus as prometheus_models
 
-from tests.dashboards.pieces import (
+from dashboards.source.pieces import (
     DEVICES,
     GENES,
     JOBS,

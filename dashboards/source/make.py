@@ -1,6 +1,6 @@
 """Makes the boards that the package carries.
 
-    python -m tests.dashboards.make
+    python -m dashboards.source.make
 
 The files are committed; a test makes them again and compares.
 """
@@ -14,13 +14,12 @@ from pathlib import Path
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from tests.dashboards.fleet_board import fleet_board
-from tests.dashboards.job_board import ANNOTATIONS, job_board
-from tests.rules.tree import PACKAGE
+from dashboards.source.fleet_board import fleet_board
+from dashboards.source.job_board import ANNOTATIONS, job_board
 
 __all__ = ["FOLDER", "made_boards"]
 
-FOLDER = PACKAGE / "dashboards" / "files" / "grafana" / "boards"
+FOLDER = Path(__file__).resolve().parents[1] / "grafana" / "boards"
 
 
 def made_boards() -> Mapping[Path, str]:

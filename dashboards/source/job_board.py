@@ -6,7 +6,7 @@ from typing import Any
 
 from grafana_foundation_sdk.builders import dashboard
 
-from tests.dashboards.pieces import (
+from dashboards.source.pieces import (
     DEVICES,
     GENES,
     JOBS,
