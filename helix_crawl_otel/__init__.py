@@ -4,12 +4,11 @@ The public names are given lazily (PEP 562), so that importing the pure core loa
 Nothing at all is imported here: this runs before the command has taken the current folder out of its path.
 """
 
-__version__ = "0.1.0"
-
 TYPE_CHECKING = False
 """As in `typing`, which would be an import."""
 
 if TYPE_CHECKING:
+    from helix_crawl_otel._version import __version__
     from helix_crawl_otel.actions import ActionQueue, PauseRequested
     from helix_crawl_otel.config import CrawlConfig
     from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
@@ -28,6 +27,7 @@ _HOMES = {
     "PauseRequested": "actions",
     "ShardStatus": "policy.model",
     "Verdict": "policy.model",
+    "__version__": "_version",
     "serve_metrics": "otel.endpoint",
 }
 

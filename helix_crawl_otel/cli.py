@@ -10,7 +10,7 @@ import io
 import os
 import sys
 
-from helix_crawl_otel import __version__
+from helix_crawl_otel._version import __version__
 from helix_crawl_otel.import_path import leave_current_folder
 
 TYPE_CHECKING = False

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from helix_crawl_otel import __version__
+from helix_crawl_otel._version import __version__
 from helix_crawl_otel.build.devices import Card, cores, torch_cuda_build, visible_cards
 from helix_crawl_otel.doctor.spill import SharedMemory, shared_memory
 from helix_crawl_otel.otel.port import check_port

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from helix_crawl_otel import __version__
+from helix_crawl_otel._version import __version__
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.config import take_channel
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, ChannelError

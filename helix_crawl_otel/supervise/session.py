@@ -16,7 +16,7 @@ from types import TracebackType
 from opentelemetry import metrics
 from opentelemetry.metrics import MeterProvider
 
-from helix_crawl_otel import __version__
+from helix_crawl_otel._version import __version__
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
 from helix_crawl_otel.otel.engine import Pipeline

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import MeterProvider
 
-from helix_crawl_otel import __version__
+from helix_crawl_otel._version import __version__
 from helix_crawl_otel.config import CrawlConfig, environment
 from helix_crawl_otel.otel import instruments
 from helix_crawl_otel.otel.engine import Pipeline
