@@ -8,15 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from helix_crawl_otel.exit_codes import DEMOTED, PAUSED
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome
 
-__all__ = ["DEMOTED_EXIT_CODE", "PAUSED_EXIT_CODE", "ActionQueue", "PauseRequested"]
+__all__ = ["ActionQueue", "PauseRequested"]
 
 _LONGEST_WAIT = threading.TIMEOUT_MAX / 2
 """Seconds; a lock cannot wait for longer than TIMEOUT_MAX."""
-
-PAUSED_EXIT_CODE = 75
-DEMOTED_EXIT_CODE = 79
 
 
 class PauseRequested(SystemExit):
@@ -31,14 +29,14 @@ class PauseRequested(SystemExit):
         code: Exit code where no action says it.
     """
 
-    def __init__(self, action: Action | None, code: int = PAUSED_EXIT_CODE) -> None:
+    def __init__(self, action: Action | None, code: int = PAUSED) -> None:
         is_demoted = action is not None and action.kind is ActionKind.DEMOTE_CPU
-        super().__init__(DEMOTED_EXIT_CODE if is_demoted else code)
+        super().__init__(DEMOTED if is_demoted else code)
         self.action = action
 
     def __str__(self) -> str:
         if self.action is None:
-            return "pause" if self.code == PAUSED_EXIT_CODE else "the shard belongs on another device"
+            return "pause" if self.code == PAUSED else "the shard belongs on another device"
         return f"{self.action.kind.value} of shard {self.action.shard!r}: {self.action.reason}"
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 
 from helix_crawl_otel._version import __version__
+from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, USAGE
 from helix_crawl_otel.import_path import leave_current_folder
 
 TYPE_CHECKING = False
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["main"]
-
-DONE, FAILED, USAGE, NEVER, INTERRUPTED = 0, 1, 2, 78, 130
 
 _DESCRIPTION = """\
 Keeps dense-embedding jobs on small GPUs from crawling. A full card under Windows does not raise out-of-memory: it goes

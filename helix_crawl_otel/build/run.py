@@ -19,11 +19,11 @@ from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.standard_output import StandardOutlets
 from helix_crawl_otel.console.summary import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_model
+from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.shards.inspect import STATE_FOLDER, count_quarantined
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
-from helix_crawl_otel.supervise.loop import DONE, FAILED, INTERRUPTED, PAUSED
 from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.session import RunOptions, Session
 

@@ -31,13 +31,13 @@ from helix_crawl_otel.corpus.tree import UnreadableSource
 from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, is_device_error, is_out_of_memory
 from helix_crawl_otel.encoders.libraries import first_line
 from helix_crawl_otel.encoders.load import load_encoder
+from helix_crawl_otel.exit_codes import NEVER, USAGE
 from helix_crawl_otel.faults.faults import apply_faults, parse_fault
 from helix_crawl_otel.link.child import die_with_parent, leave_break_to_supervisor
 from helix_crawl_otel.link.client import Link, link_of_this_process
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.shards.damage import judge
 from helix_crawl_otel.shards.errors import ShardCorrupt, StoreError
-from helix_crawl_otel.supervise.rules import NEVER_EXIT_CODE
 from helix_crawl_otel.timing import scaled_clock
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 
@@ -50,14 +50,14 @@ def main() -> int:
     """Work until told to leave. Returns the exit code; a pause ends it with 75, a demotion with 79."""
     if len(sys.argv) != 2 or not sys.argv[1].isdigit():
         print("this is the worker of `helix-crawl build`, which starts it itself", file=sys.stderr)
-        return 2
+        return USAGE
     die_with_parent(int(sys.argv[1]))
     leave_break_to_supervisor()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
     link = link_of_this_process()
     if link is None or link.job is None:
         print("no supervisor has opened a channel to this worker; use `helix-crawl build`", file=sys.stderr)
-        return 2
+        return USAGE
     return _Worker(link, Settings.from_json(link.job["settings"])).run(link.job["assignment"])
 
 
@@ -92,7 +92,7 @@ class _Worker:
                     self._work(assignment, watch)
                 except ModelError as error:
                     self._report("never", reason=str(error))
-                    return NEVER_EXIT_CODE
+                    return NEVER
                 except EncoderBroken as error:
                     self._link.send_last_words(str(error), is_device=error.is_device)
                     return BROKEN_EXIT_CODE

@@ -16,11 +16,11 @@ from helix_crawl_otel.doctor.facts import Facts, gather
 from helix_crawl_otel.doctor.spill import shared_check
 from helix_crawl_otel.doctor.surroundings import place_checks, system_checks
 from helix_crawl_otel.doctor.system import allocator_checks, knob_checks, torch_checks
+from helix_crawl_otel.exit_codes import DONE, FAILED
 from helix_crawl_otel.paths import typed_path
 
 __all__ = ["examine", "register"]
 
-DONE, FAILED = 0, 1
 WIDTH = 110
 
 HOST, PORT = "OTEL_EXPORTER_PROMETHEUS_HOST", "OTEL_EXPORTER_PROMETHEUS_PORT"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import add_options, config_from_options, option_values
+from helix_crawl_otel.exit_codes import DONE, USAGE
 from helix_crawl_otel.knobs import KNOBS
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.policy.settings import Settings
@@ -27,8 +28,6 @@ from helix_crawl_otel.timeline import Event, RunEvent, TimelineError
 from helix_crawl_otel.timeline.source import add_timeline, timeline_path, timeline_reader
 
 __all__ = ["ReportError", "recorded_settings", "register", "run"]
-
-DONE, USAGE = 0, 2
 
 _DESCRIPTION = """\
 Make one page of a recorded timeline: what happened in words, speed, baseline, limit, memory and actions of each shard

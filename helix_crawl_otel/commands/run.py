@@ -10,6 +10,7 @@ from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import ConfigError, option_or_knob
 from helix_crawl_otel.console.options import add_common_options, read_common_options
 from helix_crawl_otel.console.summary import Summary
+from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.probes.device import parse_device
@@ -21,8 +22,6 @@ from helix_crawl_otel.supervise.lock import FolderLock
 __all__ = ["register"]
 
 DEVICE = "BGEM3_DEVICE"
-
-DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 _DESCRIPTION = """\
 Runs a job of your own that uses CrawlWatch, and supervises it: the policy, the metrics and the timeline live out

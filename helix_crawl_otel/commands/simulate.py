@@ -15,6 +15,7 @@ from pathlib import Path
 
 from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import ConfigError, add_options, config_from_options, option_values
+from helix_crawl_otel.exit_codes import USAGE
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.compare import Comparison, compare
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         return _run(args)
     except (_UsageError, ConfigError, PictureError, ScenarioFileError) as error:
         print(f"helix-crawl: error: {error}", file=sys.stderr)
-        return 2
+        return USAGE
 
 
 def _run(args: argparse.Namespace) -> int:

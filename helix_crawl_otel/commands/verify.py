@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.exit_codes import DONE, FAILED
 from helix_crawl_otel.numbers import count
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shards.accounts import Accounts, account, combine
@@ -15,8 +16,6 @@ from helix_crawl_otel.shards.errors import StoreError
 from helix_crawl_otel.shards.inspect import find_shards
 
 __all__ = ["register", "verify"]
-
-DONE, FAILED = 0, 1
 
 _DESCRIPTION = """\
 Counts every gene of the shards, each in exactly one class, and makes a digest of all ids, contents and vectors. Exits

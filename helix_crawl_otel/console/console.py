@@ -16,12 +16,11 @@ from helix_crawl_otel.console.notify import notify
 from helix_crawl_otel.console.options import CommonOptions
 from helix_crawl_otel.console.screen import Announcer, choose_display
 from helix_crawl_otel.console.summary import Summary
+from helix_crawl_otel.exit_codes import FAILED, INTERRUPTED
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.session import open_metrics
 
 __all__ = ["Console"]
-
-FAILED, INTERRUPTED = 1, 130
 
 
 class Console:

@@ -8,16 +8,15 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Sequence
 
+from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.policy.decisions import Decision
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.interrupts import Interrupts
-from helix_crawl_otel.supervise.rules import NEVER_EXIT_CODE, Ending
+from helix_crawl_otel.supervise.rules import Ending
 from helix_crawl_otel.supervise.run_state import Run
 from helix_crawl_otel.supervise.slot import Phase, Slot
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "PAUSED", "Supervisor"]
-
-DONE, FAILED, PAUSED, INTERRUPTED = 0, 1, 75, 130
+__all__ = ["Supervisor"]
 
 LOOK_SECONDS = 0.1
 """How often a process is asked whether it has ended, where its channel does not say so at once; the world's seconds."""
@@ -103,7 +102,7 @@ class Supervisor:
         if self._insisted:
             return INTERRUPTED
         if Ending.NEVER in endings:
-            return NEVER_EXIT_CODE
+            return NEVER
         if self._run.is_paused:
             return PAUSED
         return FAILED if self._run.failures else DONE

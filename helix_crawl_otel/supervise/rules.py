@@ -9,14 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from helix_crawl_otel.actions import DEMOTED_EXIT_CODE, PAUSED_EXIT_CODE
+from helix_crawl_otel.exit_codes import DEMOTED, NEVER, PAUSED
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise.process import exit_text
 
-__all__ = ["NEVER_EXIT_CODE", "End", "Ending", "judge_end", "why_ended"]
-
-NEVER_EXIT_CODE = 78
-"""The worker can never start: no such model, an unreadable source."""
+__all__ = ["End", "Ending", "judge_end", "why_ended"]
 
 
 class Ending(str, Enum):
@@ -69,14 +66,14 @@ def judge_end(end: End) -> Ending:
     crash = Ending.DONE if end.finished else Ending.CRASH
     if end.ended_for is not None:
         return _ENDED_FOR.get(end.ended_for, crash)
-    if end.code == NEVER_EXIT_CODE:
+    if end.code == NEVER:
         return Ending.NEVER
     # It has applied the action, whatever code its driver made of that; with 0 it may have left work undone.
     if end.leaving is not None:
         return _ENDED_FOR.get(end.leaving.value, Ending.CRASH)
-    if end.code == DEMOTED_EXIT_CODE and (end.refused or end.demoted):
+    if end.code == DEMOTED and (end.refused or end.demoted):
         return Ending.DEMOTE if end.refused else Ending.RETURN
-    return Ending.PAUSED_ITSELF if end.code == PAUSED_EXIT_CODE else crash
+    return Ending.PAUSED_ITSELF if end.code == PAUSED else crash
 
 
 _ENDED_FOR = {

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from helix_crawl_otel.actions import DEMOTED_EXIT_CODE, PauseRequested
+from helix_crawl_otel.actions import PauseRequested
+from helix_crawl_otel.exit_codes import DEMOTED
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.otel.engine import RunningBatch
 from helix_crawl_otel.policy.batch import BatchInfo
@@ -71,7 +72,7 @@ class LinkedPipeline:
         content = {"shard": shard, "device": device, "can_take": kinds, "can_leave": _in_main_thread()}
         answer = self._link.request("open_shard", ANSWER_SECONDS, **content)
         if answer is not None and answer.get("demote") and _in_main_thread():
-            raise PauseRequested(None, DEMOTED_EXIT_CODE)
+            raise PauseRequested(None, DEMOTED)
 
     def move_shard(self, shard: str, device: str) -> None:
         """An open shard goes on on another device."""
@@ -192,7 +193,7 @@ class LinkedRuntime:
         """
         demoted = self._link.demoted_shard
         if demoted not in (None, shard) and _in_main_thread():
-            raise PauseRequested(None, DEMOTED_EXIT_CODE)
+            raise PauseRequested(None, DEMOTED)
 
     def arrive(self, shard: str) -> None:
         """A driver is at a boundary: have what was decided on its last batch sent first.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import helix_crawl_otel
-from helix_crawl_otel import actions, cli
+from helix_crawl_otel import exit_codes
 from helix_crawl_otel.knobs import KNOBS
 from helix_crawl_otel.policy.instruments import INSTRUMENTS, Kind
 from helix_crawl_otel.simulate.compare import Row
@@ -137,7 +137,7 @@ def test_evidence_is_documented() -> None:
 
 def test_exit_codes_of_a_worker_are_documented() -> None:
     """75 and 79, and nothing else."""
-    codes = {str(actions.PAUSED_EXIT_CODE), str(actions.DEMOTED_EXIT_CODE)}
+    codes = {str(exit_codes.PAUSED), str(exit_codes.DEMOTED)}
     assert set(page("python").table("PauseRequested", "exit code").column("exit code")) == codes
 
 
@@ -160,9 +160,7 @@ def test_options_in_the_reference_exist() -> None:
 
 def test_exit_codes_of_the_commands_are_documented() -> None:
     """Those that the command line knows."""
-    codes = {
-        str(code) for code in (cli.DONE, cli.FAILED, cli.USAGE, actions.PAUSED_EXIT_CODE, cli.NEVER, cli.INTERRUPTED)
-    }
+    codes = {str(getattr(exit_codes, name)) for name in exit_codes.__all__ if name != "DEMOTED"}
     assert set(page("commands").table("Exit codes", "code").column("code")) == codes
     assert (
         set(re.findall(r"^  (\d+) ", (blocks.parser().epilog or "").partition("exit codes:")[2], re.MULTILINE)) == codes
