@@ -1,6 +1,6 @@
 """Keeps dense-embedding jobs on small GPUs from crawling. See README.md.
 
-The public names are given lazily (PEP 562), so that importing the pure core loads neither torch nor opentelemetry.
+The public names are given lazily (PEP 562), so that importing the pure policy loads neither torch nor opentelemetry.
 Nothing at all is imported here: this runs before the command has taken the current folder out of its path.
 """
 

@@ -1,6 +1,6 @@
 """The whole way from what a driver does to what it is asked to do, for one process or one supervisor.
 
-driver -> instruments -> CrawlPolicyReader -> core.policy -> decisions -> hook, queue, counters, log, timeline.
+driver -> instruments -> CrawlPolicyReader -> policy.Policy -> decisions -> hook, queue, counters, log, timeline.
 
 Source: DESIGN.md, section 6.
 """

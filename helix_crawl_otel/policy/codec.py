@@ -1,4 +1,4 @@
-"""Turns the state of the core, nested dataclasses, into plain JSON values and back.
+"""Turns the state of the policy, nested dataclasses, into plain JSON values and back.
 
 Typed on purpose: what comes back from a file is checked against the annotations, so that a damaged state file is one
 clear `ValueError` and never a strange verdict later.

@@ -2,7 +2,7 @@
 
 A shortest path over the batch boundaries. What makes it small, and exact:
 
-- a younger context is never slower than an older one (`card.Context`), and starting one costs the same anywhere, so a
+- a younger context is never slower than an older one (`Context`), and starting one costs the same anywhere, so a
   reset is never needed before the first batch that would spill or stall (put it off until there: the context is
   younger from then on);
 - once something has spilled a release is useless, so what is left is a recycle, at any boundary after;

@@ -1,6 +1,6 @@
 """The scenarios that `simulate` knows: both incidents, and what must and must not be taken for a crawl.
 
-All are on the card of the incidents (`card.CardModel`), most with 25,000 genes in batches of 64 at 15.3 genes/s.
+All are on the card of the incidents (`CardModel`), most with 25,000 genes in batches of 64 at 15.3 genes/s.
 With padded lengths of 256 to 512 in steps of 32 there are nine shapes; most are met within some 30 batches.
 
 Source: INCIDENTS.md; DESIGN.md, section 4 ("what must not trip") and section 10.

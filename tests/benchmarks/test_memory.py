@@ -53,7 +53,7 @@ def long_run(what: str, count: int, *, traced: bool) -> LongRun:
     ("what", "count", "unit", "most_traced", "most_rss"),
     [
         pytest.param("batches", 50_000, 10_000, 5_000, 1_000_000, id="batches"),
-        # A closed shard leaves what may serve the next ones; see core.durable.
+        # A closed shard leaves what may serve the next ones; see policy.durable.
         pytest.param("shards", 10_000, 1_000, 100_000, 2_000_000, id="shards"),
     ],
 )

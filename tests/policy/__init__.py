@@ -1,1 +1,1 @@
-"""Tests of the pure core: one file a rule of the specification, properties, and the measured goals."""
+"""Tests of the pure policy: one file a rule of the specification, properties, and the measured goals."""
