@@ -9,10 +9,10 @@ from types import MappingProxyType
 from typing import Protocol
 
 from helix_crawl_otel.actions import ActionQueue
-from helix_crawl_otel.otel.gauges import Exported
-from helix_crawl_otel.otel.locked_policy import PolicyFeed
+from helix_crawl_otel.otel.gauges import ExportedMetrics
+from helix_crawl_otel.otel.locked_policy import LockedPolicy
 from helix_crawl_otel.otel.logline import decision_line
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.model import Action, ActionKind, Evidence, Outcome
 
 __all__ = ["ActionHook", "ActionSink", "Dispatcher"]
@@ -46,8 +46,8 @@ class Dispatcher:
 
     def __init__(
         self,
-        feed: PolicyFeed,
-        exported: Exported,
+        feed: LockedPolicy,
+        exported: ExportedMetrics,
         clock: Callable[[], float],
         *,
         can_end_worker: bool,
@@ -89,22 +89,22 @@ class Dispatcher:
         self.run()
 
     def _carry_out(self, decision: Decision) -> None:
-        if decision.what is What.ISSUE:
+        if decision.what is DecisionKind.ISSUE:
             self._issue(decision)
-        elif decision.what is What.PASSED_OVER:
+        elif decision.what is DecisionKind.PASSED_OVER:
             self._log(logging.WARNING, "passed over", decision)
             self._count(decision, Outcome.PASSED_OVER)
-        elif decision.what in (What.SUPERSEDED, What.APPLIED):
+        elif decision.what in (DecisionKind.SUPERSEDED, DecisionKind.APPLIED):
             self.queue.discard(decision.action_id)
             self._settle(decision.action_id, Outcome(decision.what.value))
-        elif decision.what is What.OVERDUE:
+        elif decision.what is DecisionKind.OVERDUE:
             self._log(logging.WARNING, "overdue", decision)
             if self._can_end_worker:
                 self.queue.discard(decision.action_id)
                 self._settle(decision.action_id, Outcome.OVERDUE)
-        elif decision.what is What.RECOVERED:
+        elif decision.what is DecisionKind.RECOVERED:
             self._log(logging.WARNING, "recovered", decision)
-        elif decision.what is What.HANG:
+        elif decision.what is DecisionKind.HANG:
             self._log(logging.ERROR, "hang", decision)
         if decision.forced and self._on_forced is not None and not self._was_vetoed(decision):
             self._on_forced(decision)
@@ -146,7 +146,7 @@ class Dispatcher:
         return vetoed
 
     def _was_vetoed(self, decision: Decision) -> bool:
-        if decision.what is not What.ISSUE:
+        if decision.what is not DecisionKind.ISSUE:
             return False
         with self._opening:
             return decision.action_id not in self._open

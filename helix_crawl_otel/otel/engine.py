@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from helix_crawl_otel.otel.dispatch import Dispatcher
-from helix_crawl_otel.otel.error_counter import Trouble
-from helix_crawl_otel.otel.gauge_state import Board
-from helix_crawl_otel.otel.gauges import Exported
-from helix_crawl_otel.otel.inflight_batches import Running, RunningBatch, recorded
-from helix_crawl_otel.otel.instruments import InstrumentHub
-from helix_crawl_otel.otel.locked_policy import PolicyFeed
+from helix_crawl_otel.otel.error_counter import ErrorCounter
+from helix_crawl_otel.otel.gauge_state import GaugeState
+from helix_crawl_otel.otel.gauges import ExportedMetrics
+from helix_crawl_otel.otel.inflight_batches import InflightBatches, RunningBatch, recorded
+from helix_crawl_otel.otel.instruments import Instruments
+from helix_crawl_otel.otel.locked_policy import LockedPolicy
 from helix_crawl_otel.otel.policy_reader import Measurements, is_known
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.decisions import Decision
@@ -53,7 +53,7 @@ class Pipeline:
     def __init__(
         self,
         settings: Settings,
-        hub: InstrumentHub,
+        hub: Instruments,
         clock: Callable[[], float],
         *,
         tick_seconds: float = TICK_SECONDS,
@@ -71,16 +71,16 @@ class Pipeline:
         self._showing = threading.Lock()  # an older snapshot must not replace a newer one, and stay
         self._unsaved = False  # the last save failed; the next tick tries again
         self._ids = itertools.count(1)
-        self._running = Running()
-        self._board = Board()
-        self._feed = PolicyFeed(Policy(settings, tick_seconds=tick_seconds, state=state))
-        self._exported = Exported(
+        self._running = InflightBatches()
+        self._board = GaugeState()
+        self._feed = LockedPolicy(Policy(settings, tick_seconds=tick_seconds, state=state))
+        self._exported = ExportedMetrics(
             hub,
             limit_ratio=1 / settings.factor,
             batch_age=lambda shard: self._running.age(shard, clock),
             queue_length=lambda: len(self.actions),
         )
-        self._trouble = Trouble(self._exported)
+        self._trouble = ErrorCounter(self._exported)
         self._dispatcher = Dispatcher(
             self._feed,
             self._exported,

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import logging
 
-from helix_crawl_otel.otel.gauges import Exported
+from helix_crawl_otel.otel.gauges import ExportedMetrics
 from helix_crawl_otel.otel.logline import PREFIX
 from helix_crawl_otel.policy.batch import BatchInfo
 
-__all__ = ["Trouble"]
+__all__ = ["ErrorCounter"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
 
-class Trouble:
+class ErrorCounter:
     """What has gone wrong.
 
     Args:
@@ -25,7 +25,7 @@ class Trouble:
     Threads: any; single operations only.
     """
 
-    def __init__(self, exported: Exported) -> None:
+    def __init__(self, exported: ExportedMetrics) -> None:
         self._exported = exported
         self._told: set[tuple[str, str]] = set()  # bounded by the kinds there are
 

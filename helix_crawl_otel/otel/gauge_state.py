@@ -6,17 +6,17 @@ import threading
 from collections.abc import Iterable, Mapping
 
 from helix_crawl_otel.otel.gauges import SHARD_STATES, ShardView, Snapshot
-from helix_crawl_otel.otel.locked_policy import PolicyFeed
+from helix_crawl_otel.otel.locked_policy import LockedPolicy
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.policy import Policy
 
-__all__ = ["Board"]
+__all__ = ["GaugeState"]
 
 CLOSED_KEPT = 1024
 """Shards closed last whose state is remembered: the memory stays flat over 10,000 shards."""
 
 
-class Board:
+class GaugeState:
     """Open shards, memory, probes, workers.
 
     Threads: any; every field is guarded by `_lock`, which is held for plain assignments only.
@@ -104,7 +104,7 @@ class Board:
         with self._lock:
             self._workers.pop(worker, None)
 
-    def snapshot(self, feed: PolicyFeed, now: float) -> Snapshot:
+    def snapshot(self, feed: LockedPolicy, now: float) -> Snapshot:
         """Everything as it is now."""
         with self._lock:
             shards, pending = dict(self._open), dict(self._pending)

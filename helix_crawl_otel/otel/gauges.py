@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.otel.instruments import InstrumentHub, Rows
+from helix_crawl_otel.otel.instruments import Instruments, Rows
 from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome, ShardStatus
 
-__all__ = ["ERROR_PLACES", "OWNERS", "SHARD_STATES", "START_REASONS", "Exported", "ShardView", "Snapshot"]
+__all__ = ["ERROR_PLACES", "OWNERS", "SHARD_STATES", "START_REASONS", "ExportedMetrics", "ShardView", "Snapshot"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -50,7 +50,7 @@ class Snapshot:
     shard_states: dict[str, int] = field(default_factory=dict)
 
 
-class Exported:
+class ExportedMetrics:
     """Counts, and shows the newest snapshot once it is `open`.
 
     Args:
@@ -65,7 +65,7 @@ class Exported:
 
     def __init__(
         self,
-        hub: InstrumentHub,
+        hub: Instruments,
         *,
         limit_ratio: float,
         batch_age: Callable[[str], float | None],

@@ -7,13 +7,13 @@ from typing import Any
 
 from helix_crawl_otel.policy.batch import BatchInfo
 
-__all__ = ["Running", "RunningBatch", "recorded"]
+__all__ = ["InflightBatches", "RunningBatch", "recorded"]
 
 RunningBatch = tuple[BatchInfo, float]
 """A batch and when it began, in seconds."""
 
 
-class Running:
+class InflightBatches:
     """Batches by their id.
 
     Threads: any; each touches the batches by single operations only.

@@ -19,7 +19,7 @@ from helix_crawl_otel.otel.forked import free_locks
 from helix_crawl_otel.otel.labels import ShardLabels
 from helix_crawl_otel.policy.instruments import BATCH_DURATION_BOUNDS, INSTRUMENTS, Instrument, Kind
 
-__all__ = ["GaugeSource", "InstrumentHub", "Rows", "hub_of"]
+__all__ = ["GaugeSource", "Instruments", "Rows", "instruments_of"]
 
 Rows = Iterable[tuple[float | None, dict[str, str]]]
 """Values and attributes of a gauge; `None` is unknown."""
@@ -32,7 +32,7 @@ class GaugeSource(Protocol):
         """Values of one gauge, by its OpenTelemetry name. Reads only, waits for nothing."""
 
 
-class InstrumentHub:
+class Instruments:
     """Counters and histograms to record on; gauges that ask their sources.
 
     Args:
@@ -122,12 +122,12 @@ def _merged(
     return [Observation(value, dict(key)) for key, value in values.items()]
 
 
-_hubs: weakref.WeakKeyDictionary[MeterProvider, InstrumentHub] = weakref.WeakKeyDictionary()
-_global_hub: list[InstrumentHub] = []
+_hubs: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
+_global_hub: list[Instruments] = []
 _making = threading.Lock()
 
 
-def hub_of(provider: MeterProvider | None, version: str) -> InstrumentHub:
+def instruments_of(provider: MeterProvider | None, version: str) -> Instruments:
     """The hub of a provider, made when it is first asked for.
 
     Args:
@@ -138,15 +138,15 @@ def hub_of(provider: MeterProvider | None, version: str) -> InstrumentHub:
     with _making:
         if provider is None or provider is metrics.get_meter_provider():
             if not _global_hub:
-                _global_hub.append(InstrumentHub(metrics.get_meter("helix_crawl_otel", version)))
+                _global_hub.append(Instruments(metrics.get_meter("helix_crawl_otel", version)))
             return _global_hub[0]
         meter = provider.get_meter("helix_crawl_otel", version)
         try:
             if provider not in _hubs:
-                _hubs[provider] = InstrumentHub(meter, provider)
+                _hubs[provider] = Instruments(meter, provider)
             return _hubs[provider]
         except TypeError:  # somebody's own class, which cannot be hashed or referenced weakly: a hub for this one watch
-            return InstrumentHub(meter)
+            return Instruments(meter)
 
 
 def _compared_to_global(provider: MeterProvider | None) -> Callable[[], bool]:

@@ -14,7 +14,7 @@ from helix_crawl_otel.policy.durable import durable_mark
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.policy import Policy
 
-__all__ = ["Collected", "PolicyFeed"]
+__all__ = ["Collected", "LockedPolicy"]
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class Collected:
     abandoned: list[str] = field(default_factory=list)
 
 
-class PolicyFeed:
+class LockedPolicy:
     """The engine's lock, and the only way to the policy.
 
     Args:

@@ -7,10 +7,10 @@ from enum import Enum
 
 from helix_crawl_otel.policy.model import ActionKind, Evidence
 
-__all__ = ["Decision", "What"]
+__all__ = ["Decision", "DecisionKind"]
 
 
-class What(str, Enum):
+class DecisionKind(str, Enum):
     """Kinds of decisions."""
 
     ISSUE = "issue"
@@ -48,7 +48,7 @@ class Decision:
     """
 
     t: float
-    what: What
+    what: DecisionKind
     shard: str
     device: str
     worker: str

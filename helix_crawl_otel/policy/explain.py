@@ -10,14 +10,14 @@ from helix_crawl_otel.policy.model import ActionKind, Evidence
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.policy.shared import Shared
 
-__all__ = ["Sight", "evidence", "passed_over_reason", "sentence"]
+__all__ = ["TripContext", "evidence", "passed_over_reason", "sentence"]
 
 
 GIB = 1024**3
 
 
 @dataclass(frozen=True)
-class Sight:
+class TripContext:
     """What was seen when a window filled.
 
     Args:
@@ -39,7 +39,7 @@ class Sight:
     shared: Shared
 
 
-def evidence(sight: Sight, settings: Settings) -> Evidence:
+def evidence(sight: TripContext, settings: Settings) -> Evidence:
     """The numbers behind an action: rates in genes/s as reported, ratios in work as judged."""
     return {
         "rate": sight.genes_rate,
@@ -58,7 +58,7 @@ def evidence(sight: Sight, settings: Settings) -> Evidence:
     }
 
 
-def sentence(kind: ActionKind, sight: Sight, settings: Settings) -> str:
+def sentence(kind: ActionKind, sight: TripContext, settings: Settings) -> str:
     """Why an action is asked for, in one sentence."""
     ratio = sight.detector.ratio(sight.baseline) or 0.0
     memory = "unknown" if sight.memory_fraction is None else f"{100 * sight.memory_fraction:.1f} % full"

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 
 from helix_crawl_otel.policy.baseline import Baseline
 from helix_crawl_otel.policy.batch import Batch, BatchInfo
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.durable import forget_closed
 from helix_crawl_otel.policy.memory import MemoryTrack
 from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
-from helix_crawl_otel.policy.rule import Judge
+from helix_crawl_otel.policy.rule import Rule
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.policy.shared import SharedFloor
@@ -48,7 +48,7 @@ class Policy:
         self.settings = settings
         self.tick_seconds = tick_seconds
         self.state = state or PolicyState()
-        self._judge = Judge(settings, tick_seconds, self.state)
+        self._judge = Rule(settings, tick_seconds, self.state)
 
     # -- shards and workers -------------------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class Policy:
         state = self.state.shards.get(shard)
         if state is None:
             return []
-        decisions = self._judge.settle(t, shard, state, What.SUPERSEDED)
+        decisions = self._judge.settle(t, shard, state, DecisionKind.SUPERSEDED)
         self._drop_batches(lambda batch: batch.shard == shard)
         state.is_open, state.is_done = False, is_done
         forget_closed(self.state)
@@ -104,7 +104,7 @@ class Policy:
         for name, shard in self.state.shards.items():
             if shard.worker == worker:
                 shard.detectors = {}
-                decisions += self._judge.settle(t, name, shard, What.APPLIED)
+                decisions += self._judge.settle(t, name, shard, DecisionKind.APPLIED)
         return decisions
 
     def restart(self) -> None:
@@ -220,7 +220,7 @@ class Policy:
             return []
         state.detectors = {}
         self._drop_batches(lambda batch: batch.shard == name and batch.worker == previous)
-        return self._judge.settle(t, name, state, What.APPLIED)
+        return self._judge.settle(t, name, state, DecisionKind.APPLIED)
 
     @staticmethod
     def _weigh(state: ShardState, info: BatchInfo) -> float | None:

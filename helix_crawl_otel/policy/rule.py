@@ -8,7 +8,7 @@ from __future__ import annotations
 from helix_crawl_otel.policy import explain
 from helix_crawl_otel.policy.baseline import Baseline, CardBaselines
 from helix_crawl_otel.policy.batch import Batch, is_small
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.detector import Finding, Observation
 from helix_crawl_otel.policy.ladder import Pending
 from helix_crawl_otel.policy.model import ActionKind, Evidence
@@ -16,12 +16,12 @@ from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.policy.shared import Shared
 from helix_crawl_otel.policy.state import PolicyState, ShardState
 
-__all__ = ["Judge"]
+__all__ = ["Rule"]
 
 ROUNDING = 1e-9
 
 
-class Judge:
+class Rule:
     """The rule, over a state that the policy owns.
 
     Args:
@@ -139,10 +139,10 @@ class Judge:
         if finding is Finding.RECOVERED:
             reason = f"recovered: {self.settings.window} healthy observations in a row"
             evidence = explain.evidence(sight, self.settings)
-            return [self._decide(t, What.RECOVERED, batch, state, None, reason, evidence)]
+            return [self._decide(t, DecisionKind.RECOVERED, batch, state, None, reason, evidence)]
         return self._trip(t, batch, state, sight)
 
-    def _trip(self, t: float, batch: Batch, state: ShardState, sight: explain.Sight) -> list[Decision]:
+    def _trip(self, t: float, batch: Batch, state: ShardState, sight: explain.TripContext) -> list[Decision]:
         """A full window: DETECT when it opens an episode, and the next rung that the driver can take."""
         self.state.trips += 1
         decisions: list[Decision] = []
@@ -154,7 +154,7 @@ class Judge:
             reason = explain.sentence(kind, sight, self.settings)
             if nothing_left:
                 reason += "; no rung of the ladder is left for this shard"
-            decision = self._decide(t, What.ISSUE, batch, state, kind, reason, evidence)
+            decision = self._decide(t, DecisionKind.ISSUE, batch, state, kind, reason, evidence)
             decisions.append(decision)
             return decision.action_id
 
@@ -163,9 +163,9 @@ class Judge:
         climb = state.ladder.climb(self.settings.action, self._can_take(batch.device, state))
         for kind in climb.passed_over:
             reason = explain.passed_over_reason(kind, batch.device)
-            decisions.append(self._decide(t, What.PASSED_OVER, batch, state, kind, reason, evidence))
+            decisions.append(self._decide(t, DecisionKind.PASSED_OVER, batch, state, kind, reason, evidence))
         if climb.kind is not None:
-            decisions += self.settle(t, batch.shard, state, What.SUPERSEDED)
+            decisions += self.settle(t, batch.shard, state, DecisionKind.SUPERSEDED)
             state.ladder.pending = Pending(issue(climb.kind), climb.kind, t)
         sight.detector.tripped()
         return decisions
@@ -177,14 +177,14 @@ class Judge:
             kinds.discard(ActionKind.DEMOTE_CPU)
         return frozenset(kinds)
 
-    def settle(self, t: float, shard: str, state: ShardState, what: What) -> list[Decision]:
+    def settle(self, t: float, shard: str, state: ShardState, what: DecisionKind) -> list[Decision]:
         """Close the action that waits, if any. A change of worker is what RECYCLE and DEMOTE_CPU ask for; it makes an
         EMPTY_CACHE void. One that was overdue with its worker ended has its outcome already."""
         pending, state.ladder.pending = state.ladder.pending, None
         if pending is None or (pending.overdue and state.can_end_worker):
             return []
         if not pending.ends_worker:
-            what = What.SUPERSEDED
+            what = DecisionKind.SUPERSEDED
         return [Decision(t, what, shard, state.device, state.worker, pending.kind, pending.id, state.ladder.rung)]
 
     def _overdue(self, t: float, batch: Batch, state: ShardState) -> list[Decision]:
@@ -197,13 +197,23 @@ class Judge:
         ends_now = state.can_end_worker and pending.ends_worker
         decisions = [
             self._decide(
-                t, What.OVERDUE, batch, state, pending.kind, waited, evidence, forced=ends_now, action_id=pending.id
+                t,
+                DecisionKind.OVERDUE,
+                batch,
+                state,
+                pending.kind,
+                waited,
+                evidence,
+                forced=ends_now,
+                action_id=pending.id,
             )
         ]
         if state.can_end_worker and not pending.ends_worker and state.ladder.rung < ActionKind.RECYCLE.rung:
             state.ladder.rung = ActionKind.RECYCLE.rung
             reason = f"recycle the worker: {waited}"
-            forced = self._decide(t, What.ISSUE, batch, state, ActionKind.RECYCLE, reason, evidence, forced=True)
+            forced = self._decide(
+                t, DecisionKind.ISSUE, batch, state, ActionKind.RECYCLE, reason, evidence, forced=True
+            )
             state.ladder.pending = Pending(forced.action_id, ActionKind.RECYCLE, t)
             decisions.append(forced)
         return decisions
@@ -220,7 +230,7 @@ class Judge:
     def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:
         reason = f"a batch has been running for {t - batch.started:.0f} s: a hang, not a crawl"
         evidence = self._evidence_now(t, batch, state)
-        return self._decide(t, What.HANG, batch, state, None, reason, evidence, forced=state.can_end_worker)
+        return self._decide(t, DecisionKind.HANG, batch, state, None, reason, evidence, forced=state.can_end_worker)
 
     def is_full(self, batch: Batch, t: float) -> bool | None:
         """Rule 6: whether the memory has been full since a batch began, or its worker has spilled; `None` if unknown.
@@ -255,8 +265,8 @@ class Judge:
         source: str,
         genes_rate: float | None,
         inflight_seconds: float | None,
-    ) -> explain.Sight:
-        return explain.Sight(
+    ) -> explain.TripContext:
+        return explain.TripContext(
             self.state.shards[batch.shard].detector(batch.device),
             baseline,
             source,
@@ -269,7 +279,7 @@ class Judge:
     def _decide(
         self,
         t: float,
-        what: What,
+        what: DecisionKind,
         batch: Batch,
         state: ShardState,
         kind: ActionKind | None,

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from helix_crawl_otel.policy.batch import Batch, BatchInfo
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.durable import dump_durable, restore_durable
 from helix_crawl_otel.policy.model import ActionKind, Outcome
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
@@ -75,9 +75,9 @@ class ReplayResult:
 
     def issued(self) -> list[Decision]:
         """Every DETECT and every action issued, in order."""
-        return [decision for _, decision in self.decisions if decision.what is What.ISSUE]
+        return [decision for _, decision in self.decisions if decision.what is DecisionKind.ISSUE]
 
-    def count(self, what: What) -> int:
+    def count(self, what: DecisionKind) -> int:
         """How many decisions of a kind there were."""
         return sum(decision.what is what for _, decision in self.decisions)
 
@@ -236,7 +236,7 @@ class _Engine:
         """Keep decisions, and do at once what a supervisor does at once."""
         for decision in sorted(decisions, key=lambda decision: decision.t):
             self.result.decisions.append((max(len(self.result.runs) - 1, 0), decision))
-            if decision.what is What.ISSUE and decision.kind is not None:
+            if decision.what is DecisionKind.ISSUE and decision.kind is not None:
                 self.result.actions[decision.kind.value] += 1
             if decision.forced:
                 self._end_worker(decision)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import ReplayResult
@@ -16,10 +16,10 @@ __all__ = ["replay_text", "skipped_text"]
 SKIPPED_SHOWN = 10
 
 _SHOWN = {
-    What.PASSED_OVER: "passed over",
-    What.OVERDUE: "overdue",
-    What.RECOVERED: "recovered",
-    What.HANG: "hang",
+    DecisionKind.PASSED_OVER: "passed over",
+    DecisionKind.OVERDUE: "overdue",
+    DecisionKind.RECOVERED: "recovered",
+    DecisionKind.HANG: "hang",
 }
 """Decisions shown beside the actions. That an action was applied or superseded says nothing new."""
 
@@ -98,7 +98,9 @@ def _table(result: ReplayResult) -> Iterator[str]:
     rows: list[tuple[str, ...]] = [("t (s)", "shard", "device", "what", "rung", "why")]
     run = 0
     for at, decision in result.decisions:
-        what = decision.kind.value if decision.what is What.ISSUE and decision.kind else _SHOWN.get(decision.what)
+        what = (
+            decision.kind.value if decision.what is DecisionKind.ISSUE and decision.kind else _SHOWN.get(decision.what)
+        )
         if what is None:
             continue
         if at != run:
@@ -118,7 +120,7 @@ def _table(result: ReplayResult) -> Iterator[str]:
 
 
 def _row(decision: Decision, what: str) -> tuple[str, ...]:
-    kind = f" ({decision.kind.value})" if decision.kind and decision.what is not What.ISSUE else ""
+    kind = f" ({decision.kind.value})" if decision.kind and decision.what is not DecisionKind.ISSUE else ""
     return (
         f"{decision.t:.1f}",
         printable(decision.shard),
@@ -133,7 +135,7 @@ def _sentence(result: ReplayResult) -> str:
     if not (result.batches or result.unfinished_batches):
         return "No batch is recorded, so there is nothing to judge."
     crawls = result.actions[ActionKind.DETECT.value]
-    hangs = result.count(What.HANG)
+    hangs = result.count(DecisionKind.HANG)
     tail = f"; {_many(hangs, 'hang')}" if hangs else ""
     if not crawls:
         return f"No crawl: the policy would have left {_all(len(result.shards))} alone{tail}."

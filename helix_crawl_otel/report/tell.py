@@ -15,7 +15,7 @@ from operator import attrgetter
 
 from helix_crawl_otel.policy.batch import Batch as InFlight
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.durable import dump_durable, restore_durable
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
@@ -64,9 +64,9 @@ def tell(events: Iterable[Event], settings: Settings) -> Story:
 def _add_what_would_have_been(story: Story, events: Sequence[Event], settings: Settings) -> None:
     tales = {(tale.run, tale.shard): tale for tale in story.tales}
     for run, decision in replay(events, settings).decisions:
-        kind = decision.kind.value if decision.what is What.ISSUE and decision.kind else HANG
+        kind = decision.kind.value if decision.what is DecisionKind.ISSUE and decision.kind else HANG
         tale = tales.get((run, decision.shard))
-        if tale is not None and decision.what in (What.ISSUE, What.HANG):
+        if tale is not None and decision.what in (DecisionKind.ISSUE, DecisionKind.HANG):
             tale.steps.append(Step(decision.t, kind, "", decision.evidence, decision.reason))
 
 
@@ -194,7 +194,7 @@ class _Witness:
             tale = self._tale(decision.shard)
             if decision.kind is ActionKind.DETECT and not self.story.is_recorded:
                 self._open(tale, decision.t, decision.worker)
-            elif decision.what is What.RECOVERED:
+            elif decision.what is DecisionKind.RECOVERED:
                 for episode in tale.episodes:
                     _close(episode, decision.t)
 

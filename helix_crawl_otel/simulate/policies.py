@@ -13,7 +13,7 @@ from enum import Enum
 
 from helix_crawl_otel.modelled_card import BatchLoad
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
@@ -216,12 +216,12 @@ class CorePolicy(SimulatedPolicy):
         for decision in decisions:
             if decision.forced:
                 self._end = Step.RESTART if decision.kind is None else Step(decision.kind.value)
-            elif decision.what is What.ISSUE and decision.kind is ActionKind.DETECT:
+            elif decision.what is DecisionKind.ISSUE and decision.kind is ActionKind.DETECT:
                 self._detected = True
-            elif decision.what is What.ISSUE:
+            elif decision.what is DecisionKind.ISSUE:
                 self._pending = decision
             elif (
-                decision.what is What.SUPERSEDED
+                decision.what is DecisionKind.SUPERSEDED
                 and self._pending is not None
                 and self._pending.action_id == decision.action_id
             ):

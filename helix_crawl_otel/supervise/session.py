@@ -20,7 +20,7 @@ from helix_crawl_otel._version import __version__
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
 from helix_crawl_otel.otel.engine import Pipeline
-from helix_crawl_otel.otel.instruments import hub_of
+from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.policy.model import Evidence
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.statefile import StateFile
@@ -144,7 +144,7 @@ class Session:
         )
         self.pipeline = Pipeline(
             options.config,
-            hub_of(provider, __version__),
+            instruments_of(provider, __version__),
             self.clock,
             tick_seconds=TICK_SECONDS,
             state=state,

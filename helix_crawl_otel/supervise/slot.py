@@ -12,7 +12,7 @@ import logging
 import threading
 from enum import Enum
 
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise.crash_budget import CrashBudget
 from helix_crawl_otel.supervise.job import Start
@@ -116,7 +116,7 @@ class Slot:
         if kind is ActionKind.DEMOTE_CPU:
             self._demotes = decision.shard
             self._run.demoted.add(decision.shard)
-        why = "hang" if decision.what is What.HANG or kind is None else kind.value
+        why = "hang" if decision.what is DecisionKind.HANG or kind is None else kind.value
         self._run.tell_forced(self.name, why, decision.reason)
         self.end_worker(why)
 

@@ -80,7 +80,7 @@ class Runtime:
         self._memory = memory
         self._counters = counters if memory is None else None
         self._tick_seconds = tick_seconds
-        self._hub = instruments.hub_of(meter_provider, __version__)
+        self._hub = instruments.instruments_of(meter_provider, __version__)
         self._state_file = StateFile(state) if state is not None else None
         self._shards: weakref.WeakSet[ShardWatch] = weakref.WeakSet()  # those that the driver still holds
         self._timeline, unopened = self._open_timeline(timeline)

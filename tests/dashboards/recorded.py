@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry
 
 from helix_crawl_otel.otel.engine import Pipeline, RunningBatch
-from helix_crawl_otel.otel.instruments import InstrumentHub
+from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.order import in_order
@@ -61,7 +61,7 @@ def scraped(path: Path, *, action: str, device: str | None = None, tail_seconds:
     clock = [0.0]
     meter = scrapes.provider.get_meter("helix_crawl_otel")
     pipeline = Pipeline(
-        Settings(action=action), InstrumentHub(meter, scrapes.provider), lambda: clock[0], can_end_worker=False
+        Settings(action=action), Instruments(meter, scrapes.provider), lambda: clock[0], can_end_worker=False
     )
     due = {"tick": TICK_SECONDS, "scrape": 0.0}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from helix_crawl_otel.otel.locked_policy import Collected, PolicyFeed
+from helix_crawl_otel.otel.locked_policy import Collected, LockedPolicy
 from helix_crawl_otel.otel.policy_reader import Measurements
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import MemoryReading
@@ -176,7 +176,7 @@ def test_without_the_sdk_the_same_facts_arrive() -> None:
 
 def test_the_feed_takes_memory_first_then_starts_then_ends() -> None:
     """A reading of the same collection counts for the batch that ends in it."""
-    feed = PolicyFeed(Policy(Settings()))
+    feed = LockedPolicy(Policy(Settings()))
     feed.apply(
         Collected(
             10.0,
@@ -193,7 +193,7 @@ def test_the_feed_takes_memory_first_then_starts_then_ends() -> None:
 
 def test_a_late_minus_one_of_a_finished_batch_means_nothing() -> None:
     """It comes with the collection after the end."""
-    feed = PolicyFeed(Policy(Settings()))
+    feed = LockedPolicy(Policy(Settings()))
     feed.apply(Collected(10.0, finished=[(10.0, info(1), 4.0)]))
     feed.apply(Collected(11.0, abandoned=["b1"]))
     assert feed.ask(lambda policy: policy.state.workers["w"].batches) == 1
@@ -201,7 +201,7 @@ def test_a_late_minus_one_of_a_finished_batch_means_nothing() -> None:
 
 def test_an_ignored_sample_is_told_once() -> None:
     """Its reason waits until it is fetched."""
-    feed = PolicyFeed(Policy(Settings()))
+    feed = LockedPolicy(Policy(Settings()))
     feed.apply(Collected(10.0, finished=[(10.0, info(1), 4.0), (10.0, info(2, None), 4.0)]))  # the unit changed
     assert feed.next_ignored() == "work"
     assert feed.next_ignored() is None
@@ -209,7 +209,7 @@ def test_an_ignored_sample_is_told_once() -> None:
 
 def test_fetching_from_an_empty_box_by_many_threads_raises_nowhere() -> None:
     """Between looking and taking another thread may have taken the last one."""
-    feed = PolicyFeed(Policy(Settings()))
+    feed = LockedPolicy(Policy(Settings()))
     failures: list[BaseException] = []
     taken: list[str] = []
 
@@ -240,7 +240,7 @@ def test_fetching_from_an_empty_box_by_many_threads_raises_nowhere() -> None:
 
 def test_what_must_survive_is_marked_when_it_changes() -> None:
     """The state file is written then, and only then."""
-    feed = PolicyFeed(Policy(Settings(warmup=0)))
+    feed = LockedPolicy(Policy(Settings(warmup=0)))
     assert not feed.durable_changed()
     feed.apply(Collected(10.0, finished=[(10.0, info(1), 4.0)]))
     assert feed.durable_changed()

@@ -9,10 +9,10 @@ import pytest
 
 from helix_crawl_otel.otel.dispatch import Dispatcher
 from helix_crawl_otel.otel.engine import Pipeline
-from helix_crawl_otel.otel.gauges import Exported, Snapshot
-from helix_crawl_otel.otel.instruments import InstrumentHub
-from helix_crawl_otel.otel.locked_policy import PolicyFeed
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.otel.gauges import ExportedMetrics, Snapshot
+from helix_crawl_otel.otel.instruments import Instruments
+from helix_crawl_otel.otel.locked_policy import LockedPolicy
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
@@ -30,7 +30,7 @@ class Supervisor:
         self.fraction = LOW
         self.pipeline = Pipeline(
             Settings(),
-            InstrumentHub(self.provider.get_meter("supervisor")),
+            Instruments(self.provider.get_meter("supervisor")),
             self.clock,
             can_end_worker=True,
             on_forced=self.forced.append,
@@ -77,7 +77,7 @@ def test_a_stuck_worker_is_ended_by_force_and_counted_once() -> None:
     supervisor.fraction = FULL
     supervisor.stuck(2000)
     (forced,) = supervisor.forced
-    assert (forced.what, forced.kind, forced.worker) == (What.ISSUE, ActionKind.RECYCLE, "w1")
+    assert (forced.what, forced.kind, forced.worker) == (DecisionKind.ISSUE, ActionKind.RECYCLE, "w1")
     supervisor.pipeline.start_worker("w1", "cuda:0", "recycle", 4712)
     seen = collected(supervisor.reader)
     outcomes = {key[:2]: value for key, value in seen["helix_dense_ladder_actions"].items() if value}
@@ -98,7 +98,7 @@ def test_a_vetoed_recycle_ends_no_worker() -> None:
     supervisor.batches(9)
     supervisor.fraction = FULL
     supervisor.stuck(1500)
-    assert [(d.what, d.kind) for d in supervisor.forced] != [(What.ISSUE, ActionKind.RECYCLE)]
+    assert [(d.what, d.kind) for d in supervisor.forced] != [(DecisionKind.ISSUE, ActionKind.RECYCLE)]
     outcomes = collected(supervisor.reader)["helix_dense_ladder_actions"]
     assert outcomes["action=RECYCLE", "outcome=vetoed", "shard=a"] == 1
 
@@ -115,7 +115,7 @@ def test_a_state_that_cannot_be_saved_is_tried_again_at_the_next_tick() -> None:
 
     provider, reader = make_provider()
     clock = Clock()
-    pipeline = Pipeline(Settings(warmup=0), InstrumentHub(provider.get_meter("x")), clock, save_state=save)
+    pipeline = Pipeline(Settings(warmup=0), Instruments(provider.get_meter("x")), clock, save_state=save)
     pipeline.open_shard("a", "w", "cpu", REMEDIES)
     pipeline.record_batch("a", "w", "cpu", 64, 4.0, None)
     pipeline.tick()
@@ -128,7 +128,7 @@ def test_a_state_that_cannot_be_saved_is_tried_again_at_the_next_tick() -> None:
     assert collected(reader)["helix_dense_internal_errors"]["where=state",] == 3
 
 
-class LateFeed(PolicyFeed):
+class LateFeed(LockedPolicy):
     """Another thread decides something between the last look into the box and the end of the run."""
 
     def __init__(self) -> None:
@@ -148,14 +148,14 @@ def test_a_decision_that_comes_while_the_last_one_is_carried_out_is_not_left_beh
     """The thread that decided it has gone, trusting the one that carries out."""
     provider, _ = make_provider()
     feed = LateFeed()
-    exported = Exported(
-        InstrumentHub(provider.get_meter("x")), limit_ratio=0.2, batch_age=lambda shard: 0.0, queue_length=lambda: 0
+    exported = ExportedMetrics(
+        Instruments(provider.get_meter("x")), limit_ratio=0.2, batch_age=lambda shard: 0.0, queue_length=lambda: 0
     )
     dispatcher = Dispatcher(
         feed, exported, Clock(), can_end_worker=False, on_forced=None, on_error=lambda place, error: pytest.fail(place)
     )
     feed.other_thread = dispatcher.run
-    feed.late.append(Decision(1.0, What.ISSUE, "a", "cpu", "w", ActionKind.EMPTY_CACHE, 1, 1))
+    feed.late.append(Decision(1.0, DecisionKind.ISSUE, "a", "cpu", "w", ActionKind.EMPTY_CACHE, 1, 1))
     dispatcher.run()
     assert len(dispatcher.queue) == 1
 
@@ -163,11 +163,11 @@ def test_a_decision_that_comes_while_the_last_one_is_carried_out_is_not_left_beh
 def test_an_older_look_at_the_board_never_replaces_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that is held up between looking and showing would leave the gauges wrong until the next change."""
     provider, reader = make_provider()
-    pipeline = Pipeline(Settings(), InstrumentHub(provider.get_meter("x")), Clock())
+    pipeline = Pipeline(Settings(), Instruments(provider.get_meter("x")), Clock())
     looked, goes_on = threading.Event(), threading.Event()
     look = pipeline._board.snapshot
 
-    def slow(feed: PolicyFeed, now: float) -> Snapshot:
+    def slow(feed: LockedPolicy, now: float) -> Snapshot:
         snapshot = look(feed, now)
         if not looked.is_set():
             looked.set()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from helix_crawl_otel.otel.gauge_state import Board
+from helix_crawl_otel.otel.gauge_state import GaugeState
 from helix_crawl_otel.otel.gauges import Snapshot
-from helix_crawl_otel.otel.locked_policy import PolicyFeed
+from helix_crawl_otel.otel.locked_policy import LockedPolicy
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
 
 
-def _seen(board: Board) -> Snapshot:
-    return board.snapshot(PolicyFeed(Policy(Settings())), 0.0)
+def _seen(board: GaugeState) -> Snapshot:
+    return board.snapshot(LockedPolicy(Policy(Settings())), 0.0)
 
 
 def test_a_device_is_up_while_one_of_its_workers_runs() -> None:
     """Two slots share the CPU; a worker whose driver moves to the CPU in place leaves its card."""
-    board = Board()
+    board = GaugeState()
     board.start_worker("cpu#1", "cpu")
     board.start_worker("cpu#2", "cpu")
     board.stop_worker("cpu#1")
@@ -29,7 +29,7 @@ def test_a_device_is_up_while_one_of_its_workers_runs() -> None:
 
 def test_every_shard_is_counted_in_one_state() -> None:
     """From pending to done, also one that was never opened, one that failed and came back, and one left by a crash."""
-    board = Board()
+    board = GaugeState()
     board.expect_shards(["a", "b", "c"])
     board.set_shard_state("done", 5)
     board.open_shard("a", "cpu", None)
@@ -48,7 +48,7 @@ def test_every_shard_is_counted_in_one_state() -> None:
 
 def test_pending_genes_are_those_told_before_and_fall_with_each_batch() -> None:
     """The count may come before the shard is opened, and anew by the next worker."""
-    board = Board()
+    board = GaugeState()
     board.set_pending("a", 100)
     assert _seen(board).shards == {}
     board.open_shard("a", "cuda:0", None)

@@ -10,8 +10,8 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, generate_latest
 
-from helix_crawl_otel.otel.gauges import Exported, ShardView, Snapshot
-from helix_crawl_otel.otel.instruments import InstrumentHub
+from helix_crawl_otel.otel.gauges import ExportedMetrics, ShardView, Snapshot
+from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.otel.labels import ShardLabels
 from helix_crawl_otel.policy.model import ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
@@ -50,8 +50,8 @@ def test_an_instrument_never_gets_more_label_sets_than_the_sdk_takes() -> None:
 def test_no_overflow_series_when_every_one_of_1200_shards_crawls() -> None:
     """All the ladder on every shard, on two devices: still no overflow, and no count is lost."""
     provider, reader = make_provider()
-    hub = InstrumentHub(provider.get_meter("test"))
-    exported = Exported(hub, limit_ratio=0.2, batch_age=lambda shard: 0.0, queue_length=lambda: 0)
+    hub = Instruments(provider.get_meter("test"))
+    exported = ExportedMetrics(hub, limit_ratio=0.2, batch_age=lambda shard: 0.0, queue_length=lambda: 0)
     exported.open()
     status = ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, None)
     for n in range(1200):
@@ -76,9 +76,9 @@ def test_no_overflow_series_when_every_one_of_1200_shards_crawls() -> None:
 def test_shards_without_a_label_share_a_series_that_makes_sense(caplog: pytest.LogCaptureFixture) -> None:
     """What adds up is added, of alarms the highest is shown, and an unknown value hides no known one."""
     provider, reader = make_provider()
-    hub = InstrumentHub(provider.get_meter("test"))
+    hub = Instruments(provider.get_meter("test"))
     hub.labels = ShardLabels(most_shards=0)
-    exported = Exported(hub, limit_ratio=0.2, batch_age={"a": 7.0, "b": 3.0}.get, queue_length=lambda: 0)
+    exported = ExportedMetrics(hub, limit_ratio=0.2, batch_age={"a": 7.0, "b": 3.0}.get, queue_length=lambda: 0)
     exported.open()
 
     def view(pending: int | None, rung: int, ema: float | None) -> ShardView:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.otel.logline import action_line, decision_line
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.model import Action, ActionKind
 from tests.watch.rig import Rig
 
@@ -26,7 +26,7 @@ def test_a_decision_as_a_line() -> None:
     """Written out once, because people's scripts grep it."""
     decision = Decision(
         1.0,
-        What.ISSUE,
+        DecisionKind.ISSUE,
         "slack__eng",
         "cuda:0",
         "w",
@@ -45,19 +45,25 @@ def test_a_decision_as_a_line() -> None:
 def test_shared_memory_is_on_the_line_as_far_as_it_is_known() -> None:
     """After the fields that every line has, so that a script that splits the line still finds those."""
     evidence: dict[str, Any] = {"memory_fraction": 0.98765, "shared_bytes": 2 * GIB, "shared_rise_bytes": 1932735283}
-    line = decision_line("issued", Decision(1.0, What.ISSUE, "a", "cuda:0", "w", ActionKind.DETECT, evidence=evidence))
+    line = decision_line(
+        "issued", Decision(1.0, DecisionKind.ISSUE, "a", "cuda:0", "w", ActionKind.DETECT, evidence=evidence)
+    )
     assert line.endswith("memory=98.8% shared=2.00GiB shared_rise=1.80GiB")
     evidence["other_shared_bytes"] = 0
-    line = decision_line("issued", Decision(1.0, What.ISSUE, "a", "cuda:0", "w", ActionKind.DETECT, evidence=evidence))
+    line = decision_line(
+        "issued", Decision(1.0, DecisionKind.ISSUE, "a", "cuda:0", "w", ActionKind.DETECT, evidence=evidence)
+    )
     assert line.endswith("shared_rise=1.80GiB others_shared=0.00GiB")
     evidence |= dict.fromkeys(("shared_bytes", "shared_rise_bytes", "other_shared_bytes"))
-    line = decision_line("issued", Decision(1.0, What.ISSUE, "a", "cuda:0", "w", ActionKind.DETECT, evidence=evidence))
+    line = decision_line(
+        "issued", Decision(1.0, DecisionKind.ISSUE, "a", "cuda:0", "w", ActionKind.DETECT, evidence=evidence)
+    )
     assert "shared" not in line
 
 
 def test_what_is_unknown_says_so() -> None:
     """A field is never left out: a script that splits the line finds it."""
-    decision = Decision(1.0, What.HANG, "a", "cuda:0", "w")
+    decision = Decision(1.0, DecisionKind.HANG, "a", "cuda:0", "w")
     assert decision_line("hang", decision) == (
         "[crawl-watchdog] hang action=- shard=a device=cuda:0 rung=0 "
         "rate=unknown ema=unknown baseline=unknown limit=unknown genes/s memory=unknown"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import What
+from helix_crawl_otel.policy.decisions import DecisionKind
 from helix_crawl_otel.policy.model import Outcome
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import DEMOTE_CPU, DETECT, EMPTY_CACHE, FULL, GENES, LOW, RECYCLE, SLICE, TICK, WORK, Job
@@ -30,9 +30,9 @@ def test_an_overdue_empty_cache_becomes_a_forced_recycle() -> None:
     assert len(job.decisions) == 2
     job.wait(2 * TICK)
     overdue, recycle = job.decisions[2:]
-    assert (overdue.what, overdue.kind, overdue.action_id) == (What.OVERDUE, EMPTY_CACHE, asked.action_id)
+    assert (overdue.what, overdue.kind, overdue.action_id) == (DecisionKind.OVERDUE, EMPTY_CACHE, asked.action_id)
     assert not overdue.forced
-    assert (recycle.what, recycle.kind, recycle.rung, recycle.forced) == (What.ISSUE, RECYCLE, 2, True)
+    assert (recycle.what, recycle.kind, recycle.rung, recycle.forced) == (DecisionKind.ISSUE, RECYCLE, 2, True)
     assert recycle.t == pytest.approx(asked.t + 4 * SLICE)
     assert recycle.reason == (
         f"recycle the worker: no batch boundary for 80 s, a batch running for {recycle.t - job.began:.0f} s"
@@ -48,15 +48,15 @@ def test_the_deadline_is_at_least_30_seconds() -> None:
     job.wait(25.0)
     assert len(job.decisions) == 2
     job.wait(10.0)
-    assert job.of(What.OVERDUE)[0].t == pytest.approx(asked.t + 30.0)
+    assert job.of(DecisionKind.OVERDUE)[0].t == pytest.approx(asked.t + 30.0)
 
 
 def test_the_fresh_worker_applies_the_forced_recycle() -> None:
     """One outcome for each action: overdue for the EMPTY_CACHE, applied for the RECYCLE."""
     job = stuck(obeys=True).wait(4 * SLICE + TICK)
     assert job.issued == [DETECT, EMPTY_CACHE, RECYCLE]
-    outcomes = [(d.what, d.kind) for d in job.decisions if d.what is not What.ISSUE]
-    assert outcomes == [(What.OVERDUE, EMPTY_CACHE), (What.APPLIED, RECYCLE)]
+    outcomes = [(d.what, d.kind) for d in job.decisions if d.what is not DecisionKind.ISSUE]
+    assert outcomes == [(DecisionKind.OVERDUE, EMPTY_CACHE), (DecisionKind.APPLIED, RECYCLE)]
 
 
 def test_an_overdue_recycle_has_the_worker_ended() -> None:
@@ -66,23 +66,23 @@ def test_an_overdue_recycle_has_the_worker_ended() -> None:
     assert asked.kind is DEMOTE_CPU
     job.wait(4 * SLICE + TICK)
     (overdue,) = job.decisions[2:]
-    assert (overdue.what, overdue.kind, overdue.forced) == (What.OVERDUE, DEMOTE_CPU, True)
+    assert (overdue.what, overdue.kind, overdue.forced) == (DecisionKind.OVERDUE, DEMOTE_CPU, True)
     assert overdue.action_id == asked.action_id
     job.start_worker(device="cpu")
-    assert job.of(What.APPLIED) == []  # its outcome is overdue, once
+    assert job.of(DecisionKind.APPLIED) == []  # its outcome is overdue, once
     assert job.pending is None
 
 
 def test_it_is_reported_once() -> None:
     """However long the batch goes on."""
     job = stuck(Settings(action="cpu")).wait(60 * SLICE)
-    assert len(job.of(What.OVERDUE)) == 1
+    assert len(job.of(DecisionKind.OVERDUE)) == 1
 
 
 def test_embedded_an_overdue_action_is_only_reported() -> None:
     """Nobody can end the worker: the rung stays, and the action waits on."""
     job = stuck(supervised=False).wait(5 * SLICE)
-    (overdue,) = job.of(What.OVERDUE)
+    (overdue,) = job.of(DecisionKind.OVERDUE)
     assert not overdue.forced
     assert job.issued == [DETECT, EMPTY_CACHE]
     assert job.status.rung == 1
@@ -94,7 +94,7 @@ def test_a_boundary_in_time_keeps_the_deadline_away() -> None:
     job = stuck().wait(3 * SLICE)
     job.policy.resolve("a", job.decisions[-1].action_id, Outcome.APPLIED)
     job.wait(3 * SLICE)
-    assert job.of(What.OVERDUE) == []
+    assert job.of(DecisionKind.OVERDUE) == []
 
 
 def test_only_a_batch_that_was_running_keeps_an_action_from_its_boundary() -> None:
@@ -104,7 +104,7 @@ def test_only_a_batch_that_was_running_keeps_an_action_from_its_boundary() -> No
     job.batches(8, speed=0.1)
     assert job.issued == [DETECT, EMPTY_CACHE]
     job.wait(1.0).stall(50 * SLICE)
-    assert job.of(What.OVERDUE) == []
+    assert job.of(DecisionKind.OVERDUE) == []
 
 
 def test_between_batches_nothing_is_overdue() -> None:
@@ -113,14 +113,14 @@ def test_between_batches_nothing_is_overdue() -> None:
     job.memory = FULL
     job.batches(8, speed=0.1)
     job.wait(1000.0)
-    assert job.of(What.OVERDUE) == []
+    assert job.of(DecisionKind.OVERDUE) == []
 
 
 def test_a_batch_that_ended_was_not_overdue() -> None:
     """The end of the batch is the boundary, however late the tick."""
     job = stuck().wait(40 * SLICE, ticks=False)
     job.end()
-    assert job.of(What.OVERDUE) == []
+    assert job.of(DecisionKind.OVERDUE) == []
 
 
 def test_with_inflight_off_a_deadline_still_holds() -> None:
@@ -131,7 +131,7 @@ def test_with_inflight_off_a_deadline_still_holds() -> None:
     job.batches(8, speed=0.1)
     asked = job.decisions[-1]
     job.wait(4 * SLICE + TICK)
-    assert job.of(What.OVERDUE)[0].t == pytest.approx(asked.t + 4 * SLICE)
+    assert job.of(DecisionKind.OVERDUE)[0].t == pytest.approx(asked.t + 4 * SLICE)
 
 
 def test_the_rung_does_not_fall_when_an_old_empty_cache_is_overdue() -> None:
@@ -139,8 +139,8 @@ def test_the_rung_does_not_fall_when_an_old_empty_cache_is_overdue() -> None:
     job = Job(Settings(window=1), can_take=[EMPTY_CACHE], can_end_worker=True, obeys=False).batches(2)
     job.memory = FULL
     job.stall(20 * SLICE)
-    assert [d.kind for d in job.of(What.PASSED_OVER)] == [RECYCLE, DEMOTE_CPU]
-    assert len(job.of(What.OVERDUE)) == 1
+    assert [d.kind for d in job.of(DecisionKind.PASSED_OVER)] == [RECYCLE, DEMOTE_CPU]
+    assert len(job.of(DecisionKind.OVERDUE)) == 1
     assert job.issued == [DETECT, EMPTY_CACHE]
     assert job.status.rung == 3
 
@@ -151,4 +151,4 @@ def test_a_pending_action_of_another_shard_is_not_overdue() -> None:
     job.policy.start_batch(job.began, BatchInfo("o", "other", "w9", "cuda:0", GENES, WORK))
     job.memory = LOW
     job.wait(5 * SLICE)
-    assert {d.shard for d in job.of(What.OVERDUE)} == {"a"}
+    assert {d.shard for d in job.of(DecisionKind.OVERDUE)} == {"a"}

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import What
+from helix_crawl_otel.policy.decisions import DecisionKind
 from helix_crawl_otel.policy.model import Verdict
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import DETECT, FULL, RATE, RECYCLE, TICK, WORK, Job
@@ -116,7 +116,7 @@ def test_a_card_that_stalls_for_ever_has_a_fresh_worker_within_10_minutes() -> N
     job.wait(120.0 + 10.0)
     job.begin().wait(4.2).end()
     assert job.t - stalled <= 600.0
-    assert job.of(What.APPLIED)[0].kind is RECYCLE
+    assert job.of(DecisionKind.APPLIED)[0].kind is RECYCLE
 
 
 def test_a_shard_born_crawling_is_seen_as_soon() -> None:

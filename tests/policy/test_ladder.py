@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import What
+from helix_crawl_otel.policy.decisions import DecisionKind
 from helix_crawl_otel.policy.model import ActionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import DEMOTE_CPU, DETECT, EMPTY_CACHE, FULL, RECYCLE, Job
@@ -96,8 +96,8 @@ def test_a_rung_that_the_driver_cannot_take_is_passed_over(
     job = full_job(can_take=can_take)
     job.batches(60, 0.1)
     assert job.issued == expected
-    passed_over = {d.kind for d in job.of(What.PASSED_OVER)}
-    assert len(job.of(What.PASSED_OVER)) == len(passed_over)
+    passed_over = {d.kind for d in job.of(DecisionKind.PASSED_OVER)}
+    assert len(job.of(DecisionKind.PASSED_OVER)) == len(passed_over)
     assert passed_over == set(ActionKind) - {DETECT} - set(expected)
     assert job.status.rung == 3
 
@@ -112,7 +112,7 @@ def test_what_the_driver_can_do_may_come_from_an_iterator() -> None:
 def test_what_was_passed_over_says_what_would_have_made_it_possible() -> None:
     """The log of an embedded job names `helix-crawl run`."""
     job = full_job(can_take=[]).batches(8 * 3, 0.1)
-    first, second, third = job.of(What.PASSED_OVER)
+    first, second, third = job.of(DecisionKind.PASSED_OVER)
     assert [d.kind for d in (first, second, third)] == [EMPTY_CACHE, RECYCLE, DEMOTE_CPU]
     assert "helix-crawl run" in second.reason
     assert "exit_to_recycle" in second.reason
@@ -130,7 +130,7 @@ def test_on_the_cpu_there_is_no_demotion() -> None:
         if job.pending:
             job.policy.resolve("a", job.pending.action_id, Outcome.APPLIED)
     assert job.issued == [DETECT, EMPTY_CACHE, RECYCLE]
-    (passed_over,) = job.of(What.PASSED_OVER)
+    (passed_over,) = job.of(DecisionKind.PASSED_OVER)
     assert passed_over.reason == "the shard is on the CPU already"
     assert passed_over.rung == 3
 
@@ -138,7 +138,7 @@ def test_on_the_cpu_there_is_no_demotion() -> None:
 def test_ids_grow() -> None:
     """Each action has one of its own."""
     job = full_job().batches(60, 0.1)
-    ids = [d.action_id for d in job.of(What.ISSUE)]
+    ids = [d.action_id for d in job.of(DecisionKind.ISSUE)]
     assert ids == sorted(set(ids))
     assert ids[0] > 0
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.durable import dump_durable, restore_durable
 from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.policy import Policy
@@ -48,7 +48,7 @@ def test_nothing_trips_on_unknown_or_low_memory(knobs: Settings, script: list[St
     """However slow: HANG is the only decision there is."""
     for memory in (None, LOW):
         job = play(Job(knobs, memory=memory), script)
-        assert {d.what for d in job.decisions} <= {What.HANG}
+        assert {d.what for d in job.decisions} <= {DecisionKind.HANG}
         assert all(state.ladder.rung == 0 for state in job.policy.state.shards.values())
 
 
@@ -83,7 +83,7 @@ def test_the_ladder_never_falls_and_never_takes_more_than_three(
     job = play(Job(knobs, obeys=obeys, can_end_worker=supervised), script, look)
     state = restore_durable(dump_durable(job.policy.state), "")
     again = play(Job(knobs, obeys=obeys, can_end_worker=supervised, state=state, t=job.t), script, look)
-    issued = [d for d in [*job.decisions, *again.decisions] if d.what is What.ISSUE and d.kind is not DETECT]
+    issued = [d for d in [*job.decisions, *again.decisions] if d.what is DecisionKind.ISSUE and d.kind is not DETECT]
     for name in rungs:
         taken = [d.kind.rung for d in issued if d.shard == name and d.kind is not None]
         assert taken == sorted(set(taken))  # each at most once, upwards
@@ -176,11 +176,11 @@ def test_with_the_knob_off_shared_memory_changes_nothing(knobs: Settings, script
 def test_with_the_knob_on_nothing_trips_without_a_rise(knobs: Settings, script: list[Step]) -> None:
     """Unknown is no rise: neither before the first reading nor with none at all."""
     job = play(Job(dataclasses.replace(knobs, shared=True)), script)
-    for decision in job.of(What.ISSUE):
+    for decision in job.of(DecisionKind.ISSUE):
         rise = decision.evidence["shared_rise_bytes"]
         assert decision.kind is not DETECT or (isinstance(rise, int) and rise > RISE_BYTES)
     if not any(isinstance(value, int) and value > 600 * 1024**2 for name, value in script if name == "shared"):
-        assert {decision.what for decision in job.decisions} <= {What.HANG}
+        assert {decision.what for decision in job.decisions} <= {DecisionKind.HANG}
 
 
 @FEW
@@ -216,10 +216,10 @@ def test_nothing_trips_while_the_end_of_the_worker_is_pending(knobs: Settings, s
     job = play(Job(knobs, obeys=False), script)
     pending: dict[str, bool] = {}
     for d in job.decisions:
-        if d.what is What.ISSUE:
+        if d.what is DecisionKind.ISSUE:
             assert not pending.get(d.shard, False)
             pending[d.shard] = d.kind in (RECYCLE, DEMOTE_CPU)
-        elif d.what in (What.APPLIED, What.SUPERSEDED):
+        elif d.what in (DecisionKind.APPLIED, DecisionKind.SUPERSEDED):
             pending[d.shard] = False
 
 
@@ -228,9 +228,9 @@ def test_nothing_trips_while_the_end_of_the_worker_is_pending(knobs: Settings, s
 def test_every_action_has_one_outcome_at_most(knobs: Settings, script: list[Step], supervised: bool) -> None:
     """And only an action that was issued has one; ids are never used twice."""
     job = play(Job(knobs, obeys=False, can_end_worker=supervised), script)
-    issued = [d.action_id for d in job.of(What.ISSUE)]
+    issued = [d.action_id for d in job.of(DecisionKind.ISSUE)]
     assert len(issued) == len(set(issued))
-    outcomes = [d.action_id for d in job.decisions if d.what in (What.APPLIED, What.SUPERSEDED)]
+    outcomes = [d.action_id for d in job.decisions if d.what in (DecisionKind.APPLIED, DecisionKind.SUPERSEDED)]
     assert len(outcomes) == len(set(outcomes))
     assert set(outcomes) <= set(issued)
 
@@ -248,7 +248,7 @@ def test_ticks_or_no_ticks_the_observations_are_the_same(
         coarse.begin(work=work).wait(seconds, ticks=False).read_memory().end()
 
     def judged(job: Job) -> list[Decision]:
-        return [d for d in job.decisions if d.what is not What.HANG]  # a hang that ended is none
+        return [d for d in job.decisions if d.what is not DecisionKind.HANG]  # a hang that ended is none
 
     assert [dataclasses.replace(d, evidence={}) for d in judged(coarse)] == [
         dataclasses.replace(d, evidence={}) for d in judged(fine)
@@ -281,7 +281,7 @@ def test_a_trip_has_its_signature(knobs: Settings, script: list[Step]) -> None:
     """Each DETECT has a window of observations, a ratio below the limit, and a memory that is full, or has spilled."""
     job = play(Job(knobs, obeys=False), script)
     for d in job.decisions:
-        if d.what is What.ISSUE and d.kind is DETECT:
+        if d.what is DecisionKind.ISSUE and d.kind is DETECT:
             evidence: dict[str, Any] = dict(d.evidence)
             assert evidence["streak"] >= knobs.window
             assert evidence["ratio"] < 1 / knobs.factor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import What
+from helix_crawl_otel.policy.decisions import DecisionKind
 from helix_crawl_otel.policy.model import Verdict
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import DETECT, EMPTY_CACHE, FULL, GENES_RATE, LIMIT, LOW, RATE, RECYCLE, SLICE, Job
@@ -141,7 +141,7 @@ def test_the_trip_says_what_it_saw() -> None:
     """Rates in genes a second, ratios as judged, and the whole streak."""
     job = warmed(Settings(ema_alpha=1.0, inflight=False)).batches(8, speed=0.1)
     first = job.decisions[0]
-    assert (first.what, first.shard, first.device, first.worker) == (What.ISSUE, "a", "cuda:0", "w")
+    assert (first.what, first.shard, first.device, first.worker) == (DecisionKind.ISSUE, "a", "cuda:0", "w")
     assert first.evidence == {
         "rate": pytest.approx(0.1 * GENES_RATE),
         "ema": pytest.approx(0.1 * GENES_RATE),

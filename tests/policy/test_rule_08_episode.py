@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import What
+from helix_crawl_otel.policy.decisions import DecisionKind
 from helix_crawl_otel.policy.model import Outcome, Verdict
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import DEMOTE_CPU, DETECT, EMPTY_CACHE, FULL, GENES_RATE, LOW, RECYCLE, Job
@@ -79,16 +79,16 @@ def test_a_later_action_supersedes_a_queued_empty_cache() -> None:
     empty_cache = job.decisions[-1]
     job.batches(8, speed=0.1)
     superseded, recycle = job.decisions[2:]
-    assert (superseded.what, superseded.kind) == (What.SUPERSEDED, EMPTY_CACHE)
+    assert (superseded.what, superseded.kind) == (DecisionKind.SUPERSEDED, EMPTY_CACHE)
     assert superseded.action_id == empty_cache.action_id
-    assert (recycle.what, recycle.kind) == (What.ISSUE, RECYCLE)
+    assert (recycle.what, recycle.kind) == (DecisionKind.ISSUE, RECYCLE)
     assert job.pending is recycle
 
 
 def test_an_applied_empty_cache_is_not_superseded() -> None:
     """It is done; nothing is reported of it again."""
     job = crawling(obeys=True).batches(8, speed=0.1)
-    assert job.of(What.SUPERSEDED) == []
+    assert job.of(DecisionKind.SUPERSEDED) == []
 
 
 @pytest.mark.parametrize("outcome", [Outcome.VETOED, Outcome.PASSED_OVER, Outcome.FAILED])
@@ -106,16 +106,16 @@ def test_a_window_of_healthy_observations_closes_the_episode() -> None:
     """Seven do not, the eighth does, and says so."""
     job = crawling(obeys=True).batches(7)
     assert job.status.episode_open
-    assert job.of(What.RECOVERED) == []
+    assert job.of(DecisionKind.RECOVERED) == []
     job.batches(1)
     assert not job.status.episode_open
-    (recovered,) = job.of(What.RECOVERED)
+    (recovered,) = job.of(DecisionKind.RECOVERED)
     assert recovered.reason == "recovered: 8 healthy observations in a row"
     assert recovered.kind is None
     assert recovered.evidence["rate"] == pytest.approx(GENES_RATE)
     assert recovered.evidence["inflight_seconds"] is None
     job.batches(20)
-    assert len(job.of(What.RECOVERED)) == 1
+    assert len(job.of(DecisionKind.RECOVERED)) == 1
 
 
 def test_healthy_observations_count_in_a_row() -> None:
@@ -124,7 +124,7 @@ def test_healthy_observations_count_in_a_row() -> None:
     for _ in range(5):
         job.batches(7).batches(1, speed=0.1)
     assert job.status.episode_open
-    assert job.of(What.RECOVERED) == []
+    assert job.of(DecisionKind.RECOVERED) == []
 
 
 def test_a_crawl_after_recovery_is_a_new_one() -> None:
@@ -146,7 +146,7 @@ def test_recovery_takes_a_healthy_ema() -> None:
         job.batches(1, speed=0.02)
     job.batches(1)
     assert job.status.verdict is Verdict.HEALTHY  # 0.3 of the baseline and more
-    assert job.batches(7).of(What.RECOVERED) != []
+    assert job.batches(7).of(DecisionKind.RECOVERED) != []
 
 
 def test_a_batch_that_ends_the_moment_it_began_can_end_an_episode() -> None:
@@ -155,7 +155,7 @@ def test_a_batch_that_ends_the_moment_it_began_can_end_an_episode() -> None:
     for _ in range(8):
         job.begin()
         job.end(seconds=4.0)
-    assert len(job.of(What.RECOVERED)) == 1
+    assert len(job.of(DecisionKind.RECOVERED)) == 1
 
 
 def test_an_empty_cache_is_resolved_by_its_own_id_only() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import What
+from helix_crawl_otel.policy.decisions import DecisionKind
 from helix_crawl_otel.policy.durable import dump_durable, restore_durable
 from helix_crawl_otel.policy.model import Verdict
 from helix_crawl_otel.policy.settings import Settings
@@ -171,7 +171,7 @@ def test_a_change_of_worker_applies_a_recycle(restart: Callable[[Job], None]) ->
     assert asked.kind is RECYCLE
     restart(job)
     applied = job.decisions[-1]
-    assert (applied.what, applied.kind, applied.action_id) == (What.APPLIED, RECYCLE, asked.action_id)
+    assert (applied.what, applied.kind, applied.action_id) == (DecisionKind.APPLIED, RECYCLE, asked.action_id)
     assert (applied.shard, applied.rung) == ("a", 2)
     assert job.pending is None
 
@@ -182,7 +182,7 @@ def test_a_change_of_worker_makes_an_empty_cache_void() -> None:
     asked = job.pending
     assert asked is not None
     job.start_worker()
-    assert (job.decisions[-1].what, job.decisions[-1].action_id) == (What.SUPERSEDED, asked.action_id)
+    assert (job.decisions[-1].what, job.decisions[-1].action_id) == (DecisionKind.SUPERSEDED, asked.action_id)
     assert job.pending is None
 
 
@@ -195,8 +195,8 @@ def test_leaving_a_shard_makes_what_waits_void() -> None:
         asked = job.pending
         assert asked is not None
         job.enter("b")
-        assert (job.decisions[-1].what, job.decisions[-1].action_id) == (What.SUPERSEDED, asked.action_id)
-        assert job.of(What.APPLIED) == []
+        assert (job.decisions[-1].what, job.decisions[-1].action_id) == (DecisionKind.SUPERSEDED, asked.action_id)
+        assert job.of(DecisionKind.APPLIED) == []
 
 
 def test_leaving_a_shard_ends_its_batches_in_flight() -> None:

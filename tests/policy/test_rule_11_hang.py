@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import FULL, LOW, SLICE, Job
 
@@ -13,7 +13,7 @@ HALF_AN_HOUR = 1800.0
 
 def hang(job: Job) -> Decision:
     """The one HANG."""
-    (decision,) = job.of(What.HANG)
+    (decision,) = job.of(DecisionKind.HANG)
     return decision
 
 
@@ -48,7 +48,7 @@ def test_it_is_no_trip_and_no_rung() -> None:
 def test_it_is_reported_once() -> None:
     """However long the batch goes on."""
     job = Job(obeys=False).warmed().stall(500 * SLICE)
-    assert len(job.of(What.HANG)) == 1
+    assert len(job.of(DecisionKind.HANG)) == 1
 
 
 def test_where_no_slice_is_known_it_takes_30_minutes() -> None:
@@ -66,7 +66,7 @@ def test_the_warm_up_is_no_excuse() -> None:
     assert hang(job).shard == "a"
     job = Job(obeys=False).warmed().start_worker().stall(HALF_AN_HOUR + 100)
     assert job.decisions == []  # its slices are known: 100 of them
-    assert job.wait(101).tick().of(What.HANG) != []
+    assert job.wait(101).tick().of(DecisionKind.HANG) != []
 
 
 def test_memory_is_no_excuse() -> None:
@@ -91,7 +91,7 @@ def test_a_batch_that_ended_was_no_hang() -> None:
     """A late tick finds it finished."""
     job = Job(obeys=False).warmed().begin().wait(200 * SLICE, ticks=False)
     job.end()
-    assert job.of(What.HANG) == []
+    assert job.of(DecisionKind.HANG) == []
 
 
 def test_the_evidence_has_its_age_and_the_bound_of_its_rate() -> None:

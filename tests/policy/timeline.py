@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.codec import decode, encode
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome, ShardStatus
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
@@ -225,14 +225,14 @@ class Job:
         pending = shard.ladder.pending if shard else None
         if pending is None:
             return None
-        return next(d for d in reversed(self.decisions) if d.what is What.ISSUE and d.action_id == pending.id)
+        return next(d for d in reversed(self.decisions) if d.what is DecisionKind.ISSUE and d.action_id == pending.id)
 
     @property
     def issued(self) -> list[ActionKind]:
         """Kinds of the actions issued, in order."""
-        return [d.kind for d in self.decisions if d.what is What.ISSUE and d.kind is not None]
+        return [d.kind for d in self.decisions if d.what is DecisionKind.ISSUE and d.kind is not None]
 
-    def of(self, what: What) -> list[Decision]:
+    def of(self, what: DecisionKind) -> list[Decision]:
         """The decisions of a kind."""
         return [decision for decision in self.decisions if decision.what is what]
 

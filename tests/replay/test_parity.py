@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from helix_crawl_otel.commands.replay import replay
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
@@ -130,7 +130,7 @@ class Live:
     def keep(self, decisions: list[Decision]) -> bool:
         """Returns whether the worker lives on."""
         for decision in decisions:
-            if decision.what is What.ISSUE:
+            if decision.what is DecisionKind.ISSUE:
                 self.issued.append(decision)
             if decision.forced:
                 if not self.obeys:

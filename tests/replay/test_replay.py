@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from helix_crawl_otel.commands.replay import ReplayResult, replay
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.timeline import ActionEvent, BatchEvent, Event, MemoryEvent, RunEvent, WorkerEvent
@@ -52,7 +52,7 @@ def kinds(result: ReplayResult) -> list[str]:
     return [decision.kind.value for decision in result.issued() if decision.kind]
 
 
-def only(result: ReplayResult, what: What) -> list[Decision]:
+def only(result: ReplayResult, what: DecisionKind) -> list[Decision]:
     """The decisions of one kind."""
     return [decision for _, decision in result.decisions if decision.what is what]
 
@@ -89,7 +89,7 @@ def test_an_action_is_applied_at_the_end_of_the_batch() -> None:
     detected = replay([*healthy(), *crawl(1, 36.0, 1000.0)], SETTINGS).issued()[0].t
     in_time = detected - 36.0 + 4 * SLICE_SECONDS - 1.0
     result = replay([*healthy(), *crawl(1, 36.0, in_time), *crawl(1, 36.0 + in_time, 2000.0)], SETTINGS)
-    assert only(result, What.OVERDUE)[0].t > 36.0 + in_time
+    assert only(result, DecisionKind.OVERDUE)[0].t > 36.0 + in_time
     assert kinds(result)[:3] == ["DETECT", "EMPTY_CACHE", "RECYCLE"]
     assert result.issued()[2].t > 36.0 + in_time
 
@@ -101,7 +101,7 @@ def test_an_overdue_release_is_the_supervisors_recycle() -> None:
     release, recycle = result.issued()[1:]
     assert recycle.forced
     assert recycle.t == pytest.approx(release.t + 4 * SLICE_SECONDS)
-    assert [decision.t for decision in only(result, What.OVERDUE)] == [recycle.t]
+    assert [decision.t for decision in only(result, DecisionKind.OVERDUE)] == [recycle.t]
     assert (result.cut_batches, result.batches) == (1, 10)
     assert result.trips == 1
 
@@ -112,8 +112,8 @@ def test_a_batch_that_ends_at_its_deadline_has_reached_its_boundary() -> None:
     ends = release.t + 4 * SLICE_SECONDS
     on_time = replay([*healthy(), *crawl(1, 36.0, ends - 36.0)], SETTINGS)
     late = replay([*healthy(), *crawl(1, 36.0, ends - 36.0 + 0.001)], SETTINGS)
-    assert (on_time.count(What.OVERDUE), on_time.cut_batches) == (0, 0)
-    assert (late.count(What.OVERDUE), late.cut_batches) == (1, 1)
+    assert (on_time.count(DecisionKind.OVERDUE), on_time.cut_batches) == (0, 0)
+    assert (late.count(DecisionKind.OVERDUE), late.cut_batches) == (1, 1)
 
 
 def test_an_overdue_recycle_ends_the_worker_too() -> None:
@@ -122,7 +122,7 @@ def test_an_overdue_recycle_ends_the_worker_too() -> None:
     events = [*healthy(), *crawl(1, 36.0, short - 36.0), *crawl(1, short, 1500.0), *healthy(1, short + 1500.0)]
     result = replay(events, SETTINGS)
     assert kinds(result) == ["DETECT", "EMPTY_CACHE", "RECYCLE"]
-    recycle, (overdue,) = result.issued()[2], only(result, What.OVERDUE)
+    recycle, (overdue,) = result.issued()[2], only(result, DecisionKind.OVERDUE)
     assert overdue.forced
     assert overdue.t == pytest.approx(recycle.t + 4 * SLICE_SECONDS)
     assert result.cut_batches == 1
@@ -142,7 +142,7 @@ def test_after_a_recycle_the_worker_is_a_new_one() -> None:
 def test_a_hang_is_a_crash_of_its_batch() -> None:
     """Half an hour without a known slice: no trip, no rung, the line ignored, another worker after it."""
     result = replay([batch(2000.0, 2000.0), *healthy(9, 2000.0)], SETTINGS)
-    assert [decision.t for decision in only(result, What.HANG)] == [1800.0]
+    assert [decision.t for decision in only(result, DecisionKind.HANG)] == [1800.0]
     assert (result.trips, result.issued(), result.cut_batches, result.batches) == (0, [], 1, 10)
 
 
@@ -151,7 +151,9 @@ def test_nothing_is_decided_about_a_batch_after_its_worker_was_ended() -> None:
     off = Settings(action="off")
     to_the_hang = replay([*healthy(), *crawl(1, 36.0, 100 * SLICE_SECONDS + 1.0)], off)
     far_beyond = replay([*healthy(), *crawl(1, 36.0, 300 * SLICE_SECONDS)], off)
-    assert [decision.t for decision in only(far_beyond, What.HANG)] == [pytest.approx(36.0 + 100 * SLICE_SECONDS)]
+    assert [decision.t for decision in only(far_beyond, DecisionKind.HANG)] == [
+        pytest.approx(36.0 + 100 * SLICE_SECONDS)
+    ]
     assert far_beyond.trips == to_the_hang.trips == 1 + (100 - 13) // 8
     assert far_beyond.decisions == to_the_hang.decisions
 
@@ -286,7 +288,7 @@ def test_a_sample_that_cannot_be_judged_is_counted() -> None:
 def test_an_absurd_batch_ends() -> None:
     """A batch of a thousand years is a hang after half an hour, at once."""
     result = replay([*healthy(), batch(1e10, 1e10 - 1000.0), *healthy(2, 1e10)], SETTINGS)
-    assert result.count(What.HANG) == 1
+    assert result.count(DecisionKind.HANG) == 1
     huge = [*healthy(), BatchEvent(1e10, "a", GPU, GPU, 64, 1e18, 1e10)]
     assert replay(huge, SETTINGS).issued() == []
 
@@ -308,14 +310,14 @@ def test_on_the_cpu_there_is_no_demotion() -> None:
     ]
     result = replay(moved, Settings(action="cpu"))
     assert kinds(result) == ["DETECT"]
-    assert [decision.kind for decision in only(result, What.PASSED_OVER)] == [ActionKind.DEMOTE_CPU]
+    assert [decision.kind for decision in only(result, DecisionKind.PASSED_OVER)] == [ActionKind.DEMOTE_CPU]
 
 
 def test_recovery_is_a_decision_and_no_action() -> None:
     """A window of healthy batches closes the episode."""
     result = replay([*healthy(), *crawl(3, 36.0, 100.0), *healthy(60, 336.0)], SETTINGS)
     assert kinds(result)[:2] == ["DETECT", "EMPTY_CACHE"]
-    assert result.count(What.RECOVERED) == 1
+    assert result.count(DecisionKind.RECOVERED) == 1
 
 
 def test_memory_a_batch_is_small() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.commands.replay import ReplayResult, replay
-from helix_crawl_otel.policy.decisions import What
+from helix_crawl_otel.policy.decisions import DecisionKind
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.timeline import BatchEvent, RunEvent, read_timeline
@@ -114,9 +114,9 @@ def test_incident_0611_slack() -> None:
     assert recycled.forced
     assert recycled.t - detected.t == pytest.approx(4 * HEALTHY_SLICE_SECONDS, rel=0.1)
     assert recycled.t < began + 600
-    assert [decision.what for _, decision in result.decisions if decision.what is not What.ISSUE] == [
-        What.OVERDUE,
-        What.APPLIED,
+    assert [decision.what for _, decision in result.decisions if decision.what is not DecisionKind.ISSUE] == [
+        DecisionKind.OVERDUE,
+        DecisionKind.APPLIED,
     ]
     assert result.cut_batches == 1
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from helix_crawl_otel.build.assignment import Assignment, Settings
 from helix_crawl_otel.build.job import BuildJob, ShardWork
 from helix_crawl_otel.otel.engine import Pipeline
-from helix_crawl_otel.otel.instruments import InstrumentHub
+from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.policy.decisions import Decision
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.settings import Settings as Knobs
@@ -76,7 +76,7 @@ class Stage:
         provider, self.reader = make_provider()
         self.pipeline = Pipeline(
             Knobs(),
-            InstrumentHub(provider.get_meter("stage")),
+            Instruments(provider.get_meter("stage")),
             self.clock,
             save_state=self._keep,
             timeline=self._timeline,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from helix_crawl_otel.otel.engine import Pipeline
-from helix_crawl_otel.otel.instruments import InstrumentHub
+from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
@@ -37,7 +37,7 @@ class Watched:
         self.clock = Clock()
         self.errors: list[Exception] = []
         provider, self._reader = make_provider()
-        self.pipeline = Pipeline(Settings(), InstrumentHub(provider.get_meter("memory")), self.clock)
+        self.pipeline = Pipeline(Settings(), Instruments(provider.get_meter("memory")), self.clock)
 
         def card_probe(device: str, environ: Mapping[str, str]) -> Probe:
             probe = CallableProbe(read, device)

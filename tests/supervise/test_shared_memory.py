@@ -13,7 +13,7 @@ import pytest
 
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.otel.engine import Pipeline
-from helix_crawl_otel.otel.instruments import InstrumentHub
+from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.gpu_counters import GpuCounters
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
@@ -37,7 +37,7 @@ class Watched:
         self.path = folder / "timeline.jsonl"
         self._timeline = TimelineWriter(self.path, self.clock)
         provider, self._reader = make_provider()
-        hub = InstrumentHub(provider.get_meter("memory"))
+        hub = Instruments(provider.get_meter("memory"))
         self.pipeline = Pipeline(CrawlConfig(), hub, self.clock, timeline=self._timeline)
 
         def card_probe(device: str, environ: Mapping[str, str]) -> Probe:

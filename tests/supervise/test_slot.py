@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import Decision, What
+from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.slot import HELLO_SECONDS, SILENT_SECONDS, Phase
@@ -148,7 +148,7 @@ def test_what_was_decided_about_an_earlier_worker_or_a_shard_left_is_void() -> N
         t = stage.clock.now
 
         def hang(t: float, shard: str, name: str) -> Decision:
-            return Decision(t, What.HANG, shard, "cuda:0", name, forced=True)
+            return Decision(t, DecisionKind.HANG, shard, "cuda:0", name, forced=True)
 
         stage.slot.force(hang(t - 0.1, "a", "slot0"))
         stage.slot.force(hang(t, "b", "slot0"))
@@ -170,7 +170,7 @@ def test_a_driver_that_was_ended_for_a_hang_is_not_done_though_it_leaves_with_0(
         worker.ended_code = 0
         worker.hello()
         worker.open("a")
-        stage.slot.force(Decision(stage.clock.now, What.HANG, "a", "cuda:0", "slot0", forced=True))
+        stage.slot.force(Decision(stage.clock.now, DecisionKind.HANG, "a", "cuda:0", "slot0", forced=True))
         stage.until(lambda: stage.slot.phase is not Phase.ENDING)
         assert stage.slot.phase is Phase.WAITING
         assert stage.whys() == ["a batch hung and its worker was ended"]
@@ -183,7 +183,7 @@ def test_a_worker_that_has_just_ended_by_itself_is_not_ended_for_an_action() -> 
         worker.hello()
         worker.open("a")
         worker.leave(0)
-        stage.slot.force(Decision(stage.clock.now, What.HANG, "a", "cuda:0", "slot0", forced=True))
+        stage.slot.force(Decision(stage.clock.now, DecisionKind.HANG, "a", "cuda:0", "slot0", forced=True))
         stage.turn()
         assert stage.slot.phase is Phase.OVER
         assert stage.whys() == ["done"]
@@ -197,7 +197,7 @@ def test_a_forced_demotion_goes_on_on_the_cpu() -> None:
         worker.open("a")
         worker.sync()
         decision = Decision(
-            stage.clock.now, What.OVERDUE, "a", "cuda:0", "slot0", ActionKind.DEMOTE_CPU, 7, 3, forced=True
+            stage.clock.now, DecisionKind.OVERDUE, "a", "cuda:0", "slot0", ActionKind.DEMOTE_CPU, 7, 3, forced=True
         )
         stage.slot.force(decision)
         second = stage.next_worker(2)
@@ -287,7 +287,7 @@ def test_a_worker_that_cannot_be_ended_takes_its_slot_out_of_use() -> None:
         worker.survives = True
         worker.hello()
         worker.open("a")
-        stage.slot.force(Decision(stage.clock.now, What.HANG, "a", "cuda:0", "slot0", forced=True))
+        stage.slot.force(Decision(stage.clock.now, DecisionKind.HANG, "a", "cuda:0", "slot0", forced=True))
         stage.until(lambda: stage.slot.phase is Phase.OVER)
         assert len(stage.workers) == 1
         assert "cannot be ended" in stage.run.failures[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import What
+from helix_crawl_otel.policy.decisions import DecisionKind
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import replay
 from helix_crawl_otel.supervise.slot import Phase
@@ -61,7 +61,7 @@ def compare(path: Path) -> list[str]:
     for line, decision in zip(recorded, result.issued(), strict=True):
         for key in ("ema", "baseline", "streak", "inflight_seconds"):
             assert line["evidence"][key] == pytest.approx(decision.evidence[key], rel=1e-3), key
-        ended = {What.ISSUE, What.OVERDUE, What.APPLIED, What.SUPERSEDED}
+        ended = {DecisionKind.ISSUE, DecisionKind.OVERDUE, DecisionKind.APPLIED, DecisionKind.SUPERSEDED}
         times = [d.t for _, d in result.decisions if d.what in ended and d.action_id == decision.action_id]
         assert min(abs(line["t"] - t) for t in times) <= TICK
     return [line["kind"] for line in recorded]

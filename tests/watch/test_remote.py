@@ -13,7 +13,7 @@ from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.link.channel import Channel, ChannelClosed
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.otel.engine import Pipeline
-from helix_crawl_otel.otel.instruments import InstrumentHub
+from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.supervise.incoming import Relay
@@ -40,7 +40,7 @@ class Supervisor:
         self.left: list[int] = []
         self.passed_boundaries = 0
         provider, self.reader = make_provider()
-        self.pipeline = Pipeline(Settings(), InstrumentHub(provider.get_meter("x")), self.clock, can_end_worker=True)
+        self.pipeline = Pipeline(Settings(), Instruments(provider.get_meter("x")), self.clock, can_end_worker=True)
         self.pipeline.start_worker("job", "cuda:0", "first", 1)
         ours, theirs = Pipe(duplex=True)
         self.channel = Channel(ours)
