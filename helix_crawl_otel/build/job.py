@@ -21,7 +21,7 @@ from helix_crawl_otel.build.bad_batches import Suspects
 from helix_crawl_otel.shards.errors import CannotSetAside, StoreError
 from helix_crawl_otel.shards.inspect import lease_epoch, set_aside
 from helix_crawl_otel.supervise.crash_budget import backoff_seconds
-from helix_crawl_otel.supervise.job import JobWorker, Launch, Start
+from helix_crawl_otel.supervise.job import JobWorker, Launch, WorkerStart
 from helix_crawl_otel.supervise.worker_command import worker_command
 
 __all__ = ["BuildJob", "JobListener", "ShardWork"]
@@ -113,7 +113,7 @@ class BuildJob:
 
     # -- starting workers ---------------------------------------------------------------------------------------------
 
-    def next_start(self, slot: str, device: str, is_first: bool) -> Start | None:
+    def next_start(self, slot: str, device: str, is_first: bool) -> WorkerStart | None:
         """See `Job`."""
         with self._lock:
             self._homes[slot] = device
@@ -123,10 +123,10 @@ class BuildJob:
             shard = work.assignment.shard
             after = backoff_seconds(work.shortages) if work.shortages else 0.0
             if shard in self._demoted and device != "cpu":
-                return Start("demote", "cpu", demoted_shard=shard, after_seconds=after)
+                return WorkerStart("demote", "cpu", demoted_shard=shard, after_seconds=after)
             if work.shortages:
-                return Start("recycle", device, after_seconds=after)
-            return Start("first" if is_first else "resume", device)
+                return WorkerStart("recycle", device, after_seconds=after)
+            return WorkerStart("first" if is_first else "resume", device)
 
     def has_work(self, slot: str) -> bool:
         """See `Job`."""
@@ -145,7 +145,7 @@ class BuildJob:
             work = self._current.get(slot)
             return work is None or work.state == "pending"
 
-    def launch(self, slot: str, start: Start, number: int) -> Launch:
+    def launch(self, slot: str, start: WorkerStart, number: int) -> Launch:
         """See `Job`."""
         with self._lock:
             work = self._current[slot]
@@ -330,7 +330,7 @@ class BuildJob:
         self._listener.failed(work)
 
 
-def _device_variables(start: Start) -> dict[str, str]:
+def _device_variables(start: WorkerStart) -> dict[str, str]:
     """What the environment of a worker says of its device. A worker on the CPU does not even see a card."""
     if start.device == "cpu":
         return {"BGEM3_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}

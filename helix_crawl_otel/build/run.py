@@ -16,7 +16,7 @@ from helix_crawl_otel.build.job_events import Narrator
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.plan import Planned
 from helix_crawl_otel.console.console import Console
-from helix_crawl_otel.console.standard_output import StandardOutlets
+from helix_crawl_otel.console.standard_output import StandardOutput
 from helix_crawl_otel.console.summary import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_model
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, PAUSED
@@ -24,7 +24,7 @@ from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.shards.inspect import STATE_FOLDER, count_quarantined
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
-from helix_crawl_otel.supervise.run_state import Run
+from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.session import RunOptions, Session
 
 __all__ = ["run_build"]
@@ -60,7 +60,7 @@ def run_build(
     devices = _devices(options)
     faults = options.parsed_faults()
     with ExitStack() as stack:
-        outlets = stack.enter_context(StandardOutlets(options.common.as_json))
+        outlets = stack.enter_context(StandardOutput(options.common.as_json))
         for folder in sorted(set(folders)):
             stack.enter_context(FolderLock(folder / STATE_FOLDER, command))
         planned = make_plan()
@@ -154,7 +154,7 @@ def _announce(
 
 def _summary(
     code: int,
-    run: Run,
+    run: RunContext,
     job: BuildJob,
     planned: Planned,
     session: Session,

@@ -68,7 +68,7 @@ def register(commands: Commands) -> None:
 
 def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.console.console import Console
-    from helix_crawl_otel.console.standard_output import StandardOutlets
+    from helix_crawl_otel.console.standard_output import StandardOutput
     from helix_crawl_otel.supervise.session import RunOptions, Session
 
     options = read_common_options(args)
@@ -81,7 +81,7 @@ def _command(args: argparse.Namespace) -> int:
     folder = typed_path(args.state, "--state").absolute()
     typed = shown_command(["helix-crawl", *sys.argv[1:]])
     with ExitStack() as stack:
-        outlets = stack.enter_context(StandardOutlets(options.as_json))
+        outlets = stack.enter_context(StandardOutput(options.as_json))
         stack.enter_context(FolderLock(folder, typed))
         console = stack.enter_context(Console(options))
         run_options = RunOptions(

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from helix_crawl_otel.console.output import Outlet
+from helix_crawl_otel.console.output import QueuedOutput
 from helix_crawl_otel.console.progress import Progress, ShardProgress
 from helix_crawl_otel.console.text import MOST_SHARDS, activity_text, progress_text, sentence_of, shard_text
 from helix_crawl_otel.numbers import duration, genes, printable, shard_name
@@ -78,7 +78,7 @@ class LiveDisplay:
             self._logger.propagate = self._propagated
 
     def _is_behind(self) -> bool:
-        return isinstance(self._console.file, Outlet) and self._console.file.is_behind
+        return isinstance(self._console.file, QueuedOutput) and self._console.file.is_behind
 
     def _draw(self, now: float, progress: Progress) -> None:
         self._drawn_at = now

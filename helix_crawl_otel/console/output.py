@@ -17,13 +17,13 @@ from typing import Any, TextIO
 
 from helix_crawl_otel.formats import is_gone_reader
 
-__all__ = ["Outlet"]
+__all__ = ["QueuedOutput"]
 
 PIECE_BYTES = 64
 """What a queued piece takes beside its letters."""
 
 
-class Outlet(io.TextIOBase):
+class QueuedOutput(io.TextIOBase):
     """Stands before a stream. Order is kept, whoever writes; a reader that has gone ends the show and nothing else, and
     so does a full disk.
 

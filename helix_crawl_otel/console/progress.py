@@ -114,7 +114,7 @@ class Progress:
             self.running.pop(event.shard, None)
             self.waiting.pop(event.shard, None)
             self.ended += event.state != "paused"
-        elif isinstance(event, events.Action):
+        elif isinstance(event, events.ActionEnded):
             self._act(event)
         elif isinstance(event, events.Crash):
             self.crashes += 1
@@ -150,7 +150,7 @@ class Progress:
         shard.rate, shard.baseline, shard.memory_fraction = event.rate, event.baseline, event.memory_fraction
         shard.rung, shard.is_crawling = event.rung, event.is_crawling
 
-    def _act(self, event: events.Action) -> None:
+    def _act(self, event: events.ActionEnded) -> None:
         shard = self.running.get(event.shard)
         if event.outcome in ("applied", "overdue"):
             # Its batch kept it from its boundary, so its worker was ended: for a release that is a recycle.

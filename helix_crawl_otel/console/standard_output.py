@@ -12,11 +12,11 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TextIO, cast
 
-from helix_crawl_otel.console.output import Outlet
+from helix_crawl_otel.console.output import QueuedOutput
 from helix_crawl_otel.console.virtual_terminal import VirtualTerminal
 from helix_crawl_otel.supervise.interrupts import Interrupts
 
-__all__ = ["StandardOutlets"]
+__all__ = ["StandardOutput"]
 
 TEXT_BYTES = 4 << 20
 JSON_BYTES = 64 << 20
@@ -30,7 +30,7 @@ LOG_SECONDS = 10.0
 HURRY_SECONDS = 1.0
 
 
-class StandardOutlets:
+class StandardOutput:
     """Use it in a `with` block, around all that others wait for: folder locks, workers, the notice of the end.
 
     At the end it waits until what was shown has been read: for ever, since a pager or a console in which text is being
@@ -55,20 +55,20 @@ class StandardOutlets:
         self._as_json = as_json
         self._clock = clock
         self._look_seconds = look_seconds
-        self._shown: Outlet | None = None  # in the place of standard output
-        self._told: Outlet | None = None  # and of standard error; the same one where both are the same file
+        self._shown: QueuedOutput | None = None  # in the place of standard output
+        self._told: QueuedOutput | None = None  # and of standard error; the same one where both are the same file
         self._handler: logging.Handler | None = None
 
-    def __enter__(self) -> StandardOutlets:
+    def __enter__(self) -> StandardOutput:
         # Either is None where it was closed.
         shown, told = self._before = cast("TextIO | None", sys.stdout), cast("TextIO | None", sys.stderr)
         self._terminal = VirtualTerminal(shown)
         is_same = shown is not None and told is not None and _is_same(shown, told)
         if told is not None and not is_same:
-            self._told = Outlet(told, TEXT_BYTES, _text_gap)
+            self._told = QueuedOutput(told, TEXT_BYTES, _text_gap)
         if shown is not None:
             most_bytes, gap = (JSON_BYTES, _json_gap) if self._as_json else (TEXT_BYTES, _text_gap)
-            self._shown = Outlet(shown, most_bytes, gap, None if is_same else self._tell_of)
+            self._shown = QueuedOutput(shown, most_bytes, gap, None if is_same else self._tell_of)
             sys.stdout = cast("TextIO", self._shown)
         if is_same:
             self._told = self._shown
@@ -96,7 +96,7 @@ class StandardOutlets:
                 logging.getLogger().removeHandler(self._handler)
             self._terminal.restore()
 
-    def _wait(self, outlet: Outlet, patience_seconds: float | None) -> None:
+    def _wait(self, outlet: QueuedOutput, patience_seconds: float | None) -> None:
         """Wait for an outlet's reader.
 
         Args:

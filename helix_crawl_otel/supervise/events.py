@@ -9,12 +9,12 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from helix_crawl_otel.policy.model import EvidenceValue
 
 __all__ = [
-    "Action",
+    "ActionEnded",
     "BatchStarted",
     "Committed",
     "Crash",
@@ -46,10 +46,17 @@ class Event:
 
     t: float
 
+    KIND: ClassVar[str] = "event"
+
+    def __init_subclass__(cls, kind: str | None = None) -> None:
+        """Take its name from the class's, or as it is given: scripts know it, classes may be renamed."""
+        super().__init_subclass__()
+        cls.KIND = kind or _BIG_LETTER.sub("_", cls.__name__).lower()
+
     @property
     def kind(self) -> str:
         """Its name, such as `worker_started`: what scripts look for."""
-        return _BIG_LETTER.sub("_", type(self).__name__).lower()
+        return self.KIND
 
     def to_json(self, since: float = 0.0) -> dict[str, Any]:
         """A JSON object; `t` counts from `since`."""
@@ -189,7 +196,7 @@ class Committed(Event):
 
 
 @dataclass(frozen=True)
-class Action(Event):
+class ActionEnded(Event, kind="action"):
     """An action of the ladder has ended so; DETECT is a crawl."""
 
     shard: str

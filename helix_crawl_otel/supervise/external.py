@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helix_crawl_otel.supervise.job import JobWorker, Launch, Start
+from helix_crawl_otel.supervise.job import JobWorker, Launch, WorkerStart
 
 __all__ = ["RunJob"]
 
@@ -28,9 +28,9 @@ class RunJob:
         self._argv = list(argv)
         self._environ = environ
 
-    def next_start(self, slot: str, device: str, is_first: bool) -> Start | None:
+    def next_start(self, slot: str, device: str, is_first: bool) -> WorkerStart | None:
         """See `Job`: a command that has ended well is done."""
-        return Start("first", device) if is_first else None
+        return WorkerStart("first", device) if is_first else None
 
     def has_work(self, slot: str) -> bool:
         """See `Job`. Asked after an end with code 0."""
@@ -44,7 +44,7 @@ class RunJob:
         """See `Job`: its code is all that a driver of the user's own says of it."""
         return code == 0
 
-    def launch(self, slot: str, start: Start, number: int) -> Launch:
+    def launch(self, slot: str, start: WorkerStart, number: int) -> Launch:
         """See `Job`: the CPU is asked for by the variable that drivers read, and the cards are hidden."""
         environ = dict(self._environ)
         if start.demoted_shard is not None:

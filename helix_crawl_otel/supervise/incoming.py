@@ -20,9 +20,9 @@ from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
 from helix_crawl_otel.supervise.outgoing import Sender
-from helix_crawl_otel.supervise.outgoing_actions import Outbound
+from helix_crawl_otel.supervise.outgoing_actions import OutgoingActions
 
-__all__ = ["LastWords", "Listener", "Relay"]
+__all__ = ["IncomingMessages", "LastWords", "Listener"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -65,7 +65,7 @@ class Listener(Protocol):
         """A message of the job's own."""
 
 
-class Relay:
+class IncomingMessages:
     """One worker's messages.
 
     Args:
@@ -103,7 +103,7 @@ class Relay:
         self._clock = clock
         self._handling = threading.Lock()
         self._lock = threading.Lock()
-        self._outbound = Outbound(pipeline.actions, mail)
+        self._outbound = OutgoingActions(pipeline.actions, mail)
         self._running: dict[str, RunningBatch] = {}  # guarded by _lock
         self._is_pausing = False  # guarded by _lock
         self._is_dropped = False  # guarded by _handling

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Job", "JobWorker", "Launch", "Start"]
+__all__ = ["Job", "JobWorker", "Launch", "WorkerStart"]
 
 
 @dataclass(frozen=True)
-class Start:
+class WorkerStart:
     """The start of a worker.
 
     Args:
@@ -60,7 +60,7 @@ class Job(Protocol):
     Threads: `said` runs in a worker's reader thread, all else in the supervisor's.
     """
 
-    def next_start(self, slot: str, device: str, is_first: bool) -> Start | None:
+    def next_start(self, slot: str, device: str, is_first: bool) -> WorkerStart | None:
         """What to start in a slot that has no worker, `None` when nothing is left for it."""
 
     def has_work(self, slot: str) -> bool:
@@ -73,7 +73,7 @@ class Job(Protocol):
         """Whether the worker that has just ended had finished all it was given: then its end is no crash, and with work
         left it is one, whatever its code. `None` is the code of one that we have ended: it says nothing."""
 
-    def launch(self, slot: str, start: Start, number: int) -> Launch:
+    def launch(self, slot: str, start: WorkerStart, number: int) -> Launch:
         """The command of a worker; `number` counts the workers of the run from 1."""
 
     def said(self, slot: str, worker: JobWorker, payload: Mapping[str, Any]) -> bool:

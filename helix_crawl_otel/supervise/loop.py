@@ -13,7 +13,7 @@ from helix_crawl_otel.policy.decisions import Decision
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.interrupts import Interrupts
 from helix_crawl_otel.supervise.rules import Ending
-from helix_crawl_otel.supervise.run_state import Run
+from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.slot import Phase, Slot
 
 __all__ = ["Supervisor"]
@@ -33,7 +33,7 @@ class Supervisor:
     Threads: `run` is the main thread's, `force` and `tick` any.
     """
 
-    def __init__(self, run: Run, devices: Sequence[tuple[str, str]], refresh: Callable[[], None]) -> None:
+    def __init__(self, run: RunContext, devices: Sequence[tuple[str, str]], refresh: Callable[[], None]) -> None:
         self._run = run
         self._refresh = refresh
         self._insisted = False

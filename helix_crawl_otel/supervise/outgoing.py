@@ -15,7 +15,7 @@ from typing import Protocol
 
 from helix_crawl_otel.link.channel import ChannelClosed
 
-__all__ = ["Mailbox", "Sender"]
+__all__ = ["SendQueue", "Sender"]
 
 
 class Sender(Protocol):
@@ -25,7 +25,7 @@ class Sender(Protocol):
         """Send one message."""
 
 
-class Mailbox:
+class SendQueue:
     """Messages on their way to one worker, in order. What a worker that has gone was still to get is thrown away.
 
     Args:

@@ -12,10 +12,10 @@ from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.policy.model import Action, ActionKind
 from helix_crawl_otel.supervise.outgoing import Sender
 
-__all__ = ["Outbound"]
+__all__ = ["OutgoingActions"]
 
 
-class Outbound:
+class OutgoingActions:
     """Actions told to a worker.
 
     Args:

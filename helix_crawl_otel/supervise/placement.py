@@ -6,14 +6,14 @@ Source: DESIGN.md, section 5.
 from __future__ import annotations
 
 from helix_crawl_otel.policy.model import ActionKind
-from helix_crawl_otel.supervise.job import Start
-from helix_crawl_otel.supervise.run_state import Run
-from helix_crawl_otel.supervise.worker_listener import LeftOpen
+from helix_crawl_otel.supervise.job import WorkerStart
+from helix_crawl_otel.supervise.run_state import RunContext
+from helix_crawl_otel.supervise.worker_listener import OpenShards
 
 __all__ = ["owed_demotion", "place"]
 
 
-def place(run: Run, slot: str, device: str, reason: str, shard: str | None) -> Start:
+def place(run: RunContext, slot: str, device: str, reason: str, shard: str | None) -> WorkerStart:
     """The next start of a slot.
 
     Args:
@@ -25,11 +25,11 @@ def place(run: Run, slot: str, device: str, reason: str, shard: str | None) -> S
     """
     shard = run.job.next_shard(slot) or shard
     if shard not in run.demoted or device == "cpu":
-        return Start(reason, device)
-    return Start("demote" if reason == "resume" else reason, "cpu", demoted_shard=shard)
+        return WorkerStart(reason, device)
+    return WorkerStart("demote" if reason == "resume" else reason, "cpu", demoted_shard=shard)
 
 
-def owed_demotion(run: Run, left: LeftOpen) -> str | None:
+def owed_demotion(run: RunContext, left: OpenShards) -> str | None:
     """A shard whose demotion was asked for and had not come to its boundary when the worker ended.
 
     The policy takes the change of worker for the demotion, and no rung is left: so it has to be one.

@@ -24,7 +24,7 @@ from helix_crawl_otel.probes.descendants import descendants
 from helix_crawl_otel.supervise.break_event import send_break
 from helix_crawl_otel.supervise.windows import JobObject
 
-__all__ = ["Process", "Spawn", "WorkerProcess", "exit_text", "python_command", "spawn"]
+__all__ = ["ProcessHandle", "Spawn", "WorkerProcess", "exit_text", "python_command", "spawn"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -35,7 +35,7 @@ is stuck in the driver is not gone, however long one waits."""
 LOOK_SECONDS = 0.02
 
 
-class Process(Protocol):
+class ProcessHandle(Protocol):
     """A worker's process, as its slot sees it; see `WorkerProcess`."""
 
     @property
@@ -68,7 +68,7 @@ class Spawn(Protocol):
         stdout: BinaryIO | None,
         stderr: BinaryIO | None,
         is_ours: bool,
-    ) -> Process:
+    ) -> ProcessHandle:
         """Start it."""
 
 

@@ -5,7 +5,7 @@ Source: DESIGN.md, sections 5 and 7.
 
 from __future__ import annotations
 
-from helix_crawl_otel.supervise.job import Start
+from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.memory_gate import GateState, MemoryGate
 
 __all__ = ["Restart"]
@@ -21,7 +21,9 @@ class Restart:
         gate: Of the card's memory, `None` where there is nothing to wait for.
     """
 
-    def __init__(self, start: Start, now: float, after_seconds: float = 0.0, gate: MemoryGate | None = None) -> None:
+    def __init__(
+        self, start: WorkerStart, now: float, after_seconds: float = 0.0, gate: MemoryGate | None = None
+    ) -> None:
         self.start = start
         self.gate_seconds = 0.0
         """How long the gate took, once it is open."""

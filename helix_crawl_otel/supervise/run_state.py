@@ -10,13 +10,13 @@ from queue import SimpleQueue
 
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.job import Job, Start
+from helix_crawl_otel.supervise.job import Job, WorkerStart
 from helix_crawl_otel.supervise.memory import MemoryWatch
 from helix_crawl_otel.supervise.memory_gate import GateState
 from helix_crawl_otel.supervise.process import Spawn, spawn
 from helix_crawl_otel.supervise.rules import Ending
 
-__all__ = ["Run", "Totals"]
+__all__ = ["RunContext", "Totals"]
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Totals:
     starts: dict[str, int] = field(default_factory=dict)
 
 
-class Run:
+class RunContext:
     """The shared part of a supervised run.
 
     Args:
@@ -107,7 +107,7 @@ class Run:
         self._launched += 1
         return self._launched
 
-    def worker_started(self, slot: str, start: Start, pid: int) -> None:
+    def worker_started(self, slot: str, start: WorkerStart, pid: int) -> None:
         """A worker runs."""
         self.memory.start_worker(slot, start.device, pid)
         self.pipeline.start_worker(slot, start.device, start.reason, pid)

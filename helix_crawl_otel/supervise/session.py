@@ -28,7 +28,7 @@ from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import Job
 from helix_crawl_otel.supervise.loop import Supervisor
 from helix_crawl_otel.supervise.memory import MemoryWatch
-from helix_crawl_otel.supervise.run_state import Run
+from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import awake_clock, scaled_clock
@@ -175,10 +175,10 @@ class Session:
     ) -> None:
         self._closing.close()
 
-    def supervise(self, job: Job) -> tuple[Run, int]:
+    def supervise(self, job: Job) -> tuple[RunContext, int]:
         """Run the job's workers to their end. Returns what was counted, and the exit code as far as workers decide."""
         options = self._options
-        run = Run(
+        run = RunContext(
             job,
             self.pipeline,
             self.memory,
@@ -204,7 +204,7 @@ class Session:
 
     def action(self, t: float, shard: str, kind: str, outcome: str, evidence: Evidence) -> None:
         """See `ActionSink`: an action has ended so."""
-        self._emit(events.Action(t, shard, kind, outcome, dict(evidence)))
+        self._emit(events.ActionEnded(t, shard, kind, outcome, dict(evidence)))
 
     def _tick(self, supervisor: Supervisor) -> None:
         self.memory.check()

@@ -15,15 +15,15 @@ from enum import Enum
 from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise.crash_budget import CrashBudget
-from helix_crawl_otel.supervise.job import Start
+from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.memory_gate import MemoryGate
 from helix_crawl_otel.supervise.placement import owed_demotion, place
 from helix_crawl_otel.supervise.restart import Restart
 from helix_crawl_otel.supervise.rules import End, Ending, judge_end, why_ended
-from helix_crawl_otel.supervise.run_state import Run
+from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.worker import Worker
 from helix_crawl_otel.supervise.worker_launch import launch_worker
-from helix_crawl_otel.supervise.worker_listener import LeftOpen
+from helix_crawl_otel.supervise.worker_listener import OpenShards
 
 __all__ = ["Phase", "Slot"]
 
@@ -62,17 +62,17 @@ class Slot:
     Threads: the supervisor's, except for `tick`, which is the ticker's.
     """
 
-    def __init__(self, name: str, device: str, run: Run) -> None:
+    def __init__(self, name: str, device: str, run: RunContext) -> None:
         self.name = name
         self.device = device
         self.phase = Phase.IDLE
         self.worker: Worker | None = None
         self._run = run
-        self._start: Start | None = None  # of the running worker, or of the last one
+        self._start: WorkerStart | None = None  # of the running worker, or of the last one
         self._restart: Restart | None = None  # while waiting
         self._budget = CrashBudget()
         self._before_bytes: int | None = None  # used on the device before its last worker was started
-        self._left = LeftOpen()
+        self._left = OpenShards()
         self._ended_for: str | None = None
         self._demotes: str | None = None  # the shard for whose demotion it was
 
@@ -200,7 +200,7 @@ class Slot:
         self._run.worker_ended(self.name, start.device, worker.process.pid, code, why)
         self._go_on(ending, start, shard, why, is_device=words is not None and words.is_device)
 
-    def _go_on(self, ending: Ending, start: Start, shard: str | None, why: str, *, is_device: bool) -> None:
+    def _go_on(self, ending: Ending, start: WorkerStart, shard: str | None, why: str, *, is_device: bool) -> None:
         owed = owed_demotion(self._run, self._left)
         if ending is Ending.RECYCLE:
             self._wait(self._placed("recycle", owed))
@@ -217,7 +217,7 @@ class Slot:
             self._run.stopped(ending, why)
             self._over("failed" if ending is Ending.NEVER else "paused")
 
-    def _crashed(self, start: Start, demoted: str | None, why: str, *, is_device: bool) -> None:
+    def _crashed(self, start: WorkerStart, demoted: str | None, why: str, *, is_device: bool) -> None:
         """A worker has crashed; if its card is the reason, a smaller batch is no progress, and the CPU is left."""
         if self._run.job.crashed(self.name, why) and not is_device:
             self._budget.narrowed()
@@ -259,10 +259,10 @@ class Slot:
         else:
             self._wait(start, start.after_seconds)
 
-    def _placed(self, reason: str, shard: str | None) -> Start:
+    def _placed(self, reason: str, shard: str | None) -> WorkerStart:
         return place(self._run, self.name, self.device, reason, shard)
 
-    def _wait(self, start: Start, after_seconds: float = 0.0) -> None:
+    def _wait(self, start: WorkerStart, after_seconds: float = 0.0) -> None:
         """Start when the backoff is over and the memory of the card that the last worker was on has come back."""
         if self._run.pausing:
             self._over("paused")
@@ -286,7 +286,7 @@ class Slot:
             self._restart = None
             self._launch(restart.start)
 
-    def _launch(self, start: Start) -> None:
+    def _launch(self, start: WorkerStart) -> None:
         self._start = start
         self._run.memory.watch(start.device, is_modelled=self._run.is_modelled and start.device != "cpu")
         self._before_bytes = self._run.memory.used(start.device)

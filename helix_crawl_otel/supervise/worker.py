@@ -6,11 +6,11 @@ import threading
 from typing import Any
 
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed
-from helix_crawl_otel.supervise.incoming import Relay
-from helix_crawl_otel.supervise.outgoing import Mailbox
-from helix_crawl_otel.supervise.process import Process
-from helix_crawl_otel.supervise.run_state import Run
-from helix_crawl_otel.supervise.worker_listener import Ear
+from helix_crawl_otel.supervise.incoming import IncomingMessages
+from helix_crawl_otel.supervise.outgoing import SendQueue
+from helix_crawl_otel.supervise.process import ProcessHandle
+from helix_crawl_otel.supervise.run_state import RunContext
+from helix_crawl_otel.supervise.worker_listener import WorkerListener
 
 __all__ = ["Worker"]
 
@@ -33,12 +33,12 @@ class Worker:
 
     def __init__(
         self,
-        process: Process,
+        process: ProcessHandle,
         channel: Channel,
-        mailbox: Mailbox,
-        relay: Relay,
-        ear: Ear,
-        run: Run,
+        mailbox: SendQueue,
+        relay: IncomingMessages,
+        ear: WorkerListener,
+        run: RunContext,
         *,
         is_ours: bool,
         started_at: float,

@@ -9,19 +9,19 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from helix_crawl_otel.link.channel import open_pair
-from helix_crawl_otel.supervise.incoming import Relay
-from helix_crawl_otel.supervise.job import Launch, Start
-from helix_crawl_otel.supervise.outgoing import Mailbox
-from helix_crawl_otel.supervise.run_state import Run
+from helix_crawl_otel.supervise.incoming import IncomingMessages
+from helix_crawl_otel.supervise.job import Launch, WorkerStart
+from helix_crawl_otel.supervise.outgoing import SendQueue
+from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.worker import Worker
-from helix_crawl_otel.supervise.worker_listener import Ear, LeftOpen, Voice
+from helix_crawl_otel.supervise.worker_listener import OpenShards, WorkerHandle, WorkerListener
 
 __all__ = ["launch_worker"]
 
 PROTOCOL = 1
 
 
-def launch_worker(run: Run, slot: str, start: Start, left: LeftOpen) -> Worker:
+def launch_worker(run: RunContext, slot: str, start: WorkerStart, left: OpenShards) -> Worker:
     """Start a worker.
 
     Args:
@@ -56,14 +56,14 @@ def launch_worker(run: Run, slot: str, start: Start, left: LeftOpen) -> Worker:
         raise
     started_at = run.clock()
     run.worker_started(slot, start, process.pid)
-    mailbox = Mailbox(channel, str(process.pid))
-    ear = Ear(slot, run, left, trusts_boundaries=not launch.is_ours)
-    relay = Relay(run.pipeline, slot, mailbox, _welcome(run, start, launch), ear, run.clock)
-    ear.meet(Voice(number, relay))
+    mailbox = SendQueue(channel, str(process.pid))
+    ear = WorkerListener(slot, run, left, trusts_boundaries=not launch.is_ours)
+    relay = IncomingMessages(run.pipeline, slot, mailbox, _welcome(run, start, launch), ear, run.clock)
+    ear.meet(WorkerHandle(number, relay))
     return Worker(process, channel, mailbox, relay, ear, run, is_ours=launch.is_ours, started_at=started_at)
 
 
-def _welcome(run: Run, start: Start, launch: Launch) -> dict[str, object]:
+def _welcome(run: RunContext, start: WorkerStart, launch: Launch) -> dict[str, object]:
     return {
         "version": PROTOCOL,
         "demoted_shard": start.demoted_shard,

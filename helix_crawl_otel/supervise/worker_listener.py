@@ -12,14 +12,14 @@ from typing import Any
 
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.incoming import Relay
-from helix_crawl_otel.supervise.run_state import Run
+from helix_crawl_otel.supervise.incoming import IncomingMessages
+from helix_crawl_otel.supervise.run_state import RunContext
 
-__all__ = ["Ear", "LeftOpen", "Voice"]
+__all__ = ["OpenShards", "WorkerHandle", "WorkerListener"]
 
 
 @dataclass(frozen=True)
-class Voice:
+class WorkerHandle:
     """A worker as its job may talk to it.
 
     Args:
@@ -28,14 +28,14 @@ class Voice:
     """
 
     number: int
-    relay: Relay
+    relay: IncomingMessages
 
     def tell(self, payload: Mapping[str, object]) -> None:
         """See `JobWorker`."""
         self.relay.send_job(payload)
 
 
-class LeftOpen:
+class OpenShards:
     """Shards that a worker left open for the next one of its slot.
 
     Threads: any; `_lock` guards the names.
@@ -67,7 +67,7 @@ class LeftOpen:
             return names
 
 
-class Ear:
+class WorkerListener:
     """See `incoming.Listener`. Each worker has its own, so that the words of one are never taken for the next one's.
 
     Args:
@@ -79,7 +79,7 @@ class Ear:
     Threads: the worker's reader, but for `progressed` and the attributes, which the supervisor reads.
     """
 
-    def __init__(self, slot: str, run: Run, left: LeftOpen, *, trusts_boundaries: bool) -> None:
+    def __init__(self, slot: str, run: RunContext, left: OpenShards, *, trusts_boundaries: bool) -> None:
         self.refused: str | None = None
         """A shard that the worker has to leave to one on the CPU."""
         self.has_paused = False
@@ -88,12 +88,12 @@ class Ear:
         self._run = run
         self._left = left
         self._trusts_boundaries = trusts_boundaries
-        self._voice: Voice | None = None
+        self._voice: WorkerHandle | None = None
         self._uncommitted: set[str] = set()  # shards with a batch since their last boundary; the reader's
         self._shown: dict[str, tuple[str, int]] = {}  # a driver's own shards: device and genes so far; the reader's
         self._has_progressed = threading.Event()
 
-    def meet(self, voice: Voice) -> None:
+    def meet(self, voice: WorkerHandle) -> None:
         """Whom the job may answer. Called before the worker can say anything."""
         self._voice = voice
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from helix_crawl_otel.console.live import LiveDisplay
-from helix_crawl_otel.console.output import PIECE_BYTES, Outlet
+from helix_crawl_otel.console.output import PIECE_BYTES, QueuedOutput
 from helix_crawl_otel.console.screen import Announcer, JsonDisplay
 from helix_crawl_otel.console.summary import Summary
 from helix_crawl_otel.supervise import events
@@ -51,9 +51,9 @@ def gap(missing: int) -> str:
 
 
 @contextmanager
-def outlet_of(stream: Frozen, most_bytes: int = PLENTY) -> Iterator[Outlet]:
+def outlet_of(stream: Frozen, most_bytes: int = PLENTY) -> Iterator[QueuedOutput]:
     """An outlet whose first piece hangs; in the end all is written."""
-    outlet = Outlet(stream, most_bytes, gap)
+    outlet = QueuedOutput(stream, most_bytes, gap)
     outlet.write("first\n")
     assert stream.is_asked.wait(DEADLINE_SECONDS)
     yield outlet
@@ -134,7 +134,7 @@ def test_a_reader_that_goes_away(error: Exception) -> None:
             raise error
 
     stream = Gone()
-    outlet = Outlet(stream, PLENTY, gap)
+    outlet = QueuedOutput(stream, PLENTY, gap)
     outlet.write("a\n")
     outlet.write("b\n")
     stream.goes_on.set()
@@ -147,7 +147,7 @@ def test_a_real_pipe_that_is_full() -> None:
     """Far more than a pipe holds; the stream itself is not locked meanwhile, and stays open in the end."""
     reads, writes = os.pipe()
     with os.fdopen(reads, encoding="utf-8") as reader, os.fdopen(writes, "w", encoding="utf-8") as stream:
-        outlet = Outlet(stream, 1 << 24, gap)
+        outlet = QueuedOutput(stream, 1 << 24, gap)
         lines = [f"{number} ä{'x' * 100}\n" for number in range(10_000)]
         for line in lines:
             outlet.write(line)
@@ -178,7 +178,7 @@ def test_letters_that_the_stream_cannot_show() -> None:
     """They are shown as the stream itself would show them."""
     reads, writes = os.pipe()
     with os.fdopen(reads, "rb") as reader, os.fdopen(writes, "w", encoding="ascii", errors="replace") as stream:
-        outlet = Outlet(stream, PLENTY, gap)
+        outlet = QueuedOutput(stream, PLENTY, gap)
         outlet.write("日本\n")
         assert reader.readline() == b"??" + os.linesep.encode()
         outlet.end()
@@ -239,7 +239,7 @@ def test_a_full_disk_is_told_of_and_a_reader_that_has_gone_is_not() -> None:
             def write(self, text: str, error: OSError = error) -> int:
                 raise error
 
-        outlet = Outlet(Refusing(), PLENTY, gap, failures.append)
+        outlet = QueuedOutput(Refusing(), PLENTY, gap, failures.append)
         outlet.write("lost\n")
         outlet.write("lost too\n")
         outlet.end()
@@ -251,7 +251,7 @@ def test_a_full_disk_is_told_of_and_a_reader_that_has_gone_is_not() -> None:
 def test_a_thread_that_fails_is_waited_for_by_nobody() -> None:
     """Its error is told as that of any thread; the end of the run does not hang."""
     before = set(threading.enumerate())
-    outlet = Outlet(Broken(), PLENTY, gap)
+    outlet = QueuedOutput(Broken(), PLENTY, gap)
     (thread,) = set(threading.enumerate()) - before
     outlet.write("x")
     outlet.end()

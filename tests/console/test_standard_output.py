@@ -15,8 +15,8 @@ from typing import TextIO
 import pytest
 
 from helix_crawl_otel.console import standard_output
-from helix_crawl_otel.console.output import Outlet
-from helix_crawl_otel.console.standard_output import LOG_SECONDS, TELL_SECONDS, StandardOutlets
+from helix_crawl_otel.console.output import QueuedOutput
+from helix_crawl_otel.console.standard_output import LOG_SECONDS, TELL_SECONDS, StandardOutput
 from tests.console.test_output import DEADLINE_SECONDS, Frozen
 
 FULL_DEVICE = Path("/dev/full")
@@ -76,8 +76,8 @@ def streams(shown: TextIO | None, told: io.StringIO | None) -> Iterator[None]:
 def test_what_is_printed_and_logged_is_there_in_the_end() -> None:
     """Each on its own stream, without a word of decoration; afterwards everything is as it was."""
     shown, told = io.StringIO(), io.StringIO()
-    with streams(shown, told), StandardOutlets(as_json=False):
-        assert isinstance(sys.stdout, Outlet)
+    with streams(shown, told), StandardOutput(as_json=False):
+        assert isinstance(sys.stdout, QueuedOutput)
         print("a line")
         logging.getLogger("helix_crawl_otel").warning("a warning of %d", 1)
         logging.getLogger("helix_crawl_otel").info("no warning")
@@ -88,7 +88,7 @@ def test_what_is_printed_and_logged_is_there_in_the_end() -> None:
 def test_one_file_for_both_keeps_the_order() -> None:
     """`2>&1`, or a terminal: a log line stands where it was logged."""
     both = io.StringIO()
-    with streams(both, both), StandardOutlets(as_json=False):
+    with streams(both, both), StandardOutput(as_json=False):
         for number in range(100):
             print(f"line {number}")
             logging.getLogger("helix_crawl_otel").warning("log %d", number)
@@ -100,7 +100,7 @@ def test_handlers_of_the_program_around_are_left_alone() -> None:
     mine, told = logging.NullHandler(), io.StringIO()
     with streams(io.StringIO(), told):
         logging.getLogger().addHandler(mine)
-        with StandardOutlets(as_json=False):
+        with StandardOutput(as_json=False):
             logging.getLogger("helix_crawl_otel").warning("a warning")
         assert logging.getLogger().handlers == [mine]
         logging.getLogger().removeHandler(mine)
@@ -109,7 +109,7 @@ def test_handlers_of_the_program_around_are_left_alone() -> None:
 
 def test_closed_streams() -> None:
     """As some schedulers start a job."""
-    with streams(None, None), StandardOutlets(as_json=True):
+    with streams(None, None), StandardOutput(as_json=True):
         assert sys.stdout is None
         assert sys.stderr is None
 
@@ -118,7 +118,7 @@ def test_closed_streams() -> None:
 def test_a_full_disk_is_told_of_on_standard_error() -> None:
     """Once, and the run goes on: a script that reads the file must learn that it has not all."""
     told = io.StringIO()
-    with FULL_DEVICE.open("w") as full, streams(full, told), StandardOutlets(as_json=True):
+    with FULL_DEVICE.open("w") as full, streams(full, told), StandardOutput(as_json=True):
         for number in range(100):
             print(number)
     assert told.getvalue() == (
@@ -137,7 +137,7 @@ def test_the_end_waits_for_a_reader_and_says_so_once() -> None:
         return clock()
 
     clock = Clock(lambda: not shown.goes_on.is_set())
-    with streams(shown, told), StandardOutlets(as_json=False, clock=look, look_seconds=0.0):
+    with streams(shown, told), StandardOutput(as_json=False, clock=look, look_seconds=0.0):
         print("a line")
     assert clock.now == 1000
     assert shown.getvalue() == "a line\n"
@@ -151,7 +151,7 @@ def test_log_lines_alone_do_not_hold_up_the_end_for_long() -> None:
     """A caller that reads standard output to its end, and never standard error, sees that end."""
     shown, told = io.StringIO(), Frozen()
     clock = Clock(lambda: outlets._shown is not None and outlets._shown.wait(0.0))
-    outlets = StandardOutlets(as_json=False, clock=clock, look_seconds=0.0)
+    outlets = StandardOutput(as_json=False, clock=clock, look_seconds=0.0)
     with streams(shown, told), outlets:
         print("a line")
         logging.getLogger("helix_crawl_otel").warning("a warning")
@@ -164,7 +164,7 @@ def test_a_slow_reader_of_log_lines_is_waited_for() -> None:
     """It reads one now and then, within its time each: all of them are written."""
     clock = Clock(lambda: False)
     told = Slow(clock)
-    with streams(None, told), StandardOutlets(as_json=False, clock=clock, look_seconds=0.0):
+    with streams(None, told), StandardOutput(as_json=False, clock=clock, look_seconds=0.0):
         for number in range(20):
             logging.getLogger("helix_crawl_otel").warning("%d", number)
     assert told.getvalue() == "".join(f"{number}\n" for number in range(20))
@@ -175,7 +175,7 @@ def test_a_slow_reader_of_log_lines_is_waited_for() -> None:
 def test_after_a_second_interrupt_nobody_is_waited_for_long(how: str) -> None:
     """At once, it says in the manual."""
     shown, clock = Frozen(), Clock()
-    outlets = StandardOutlets(as_json=False, clock=clock, look_seconds=0.0)
+    outlets = StandardOutput(as_json=False, clock=clock, look_seconds=0.0)
     with streams(shown, io.StringIO()), contextlib.suppress(KeyboardInterrupt), outlets:
         print("a line")
         assert shown.is_asked.wait(DEADLINE_SECONDS)
@@ -191,7 +191,7 @@ def test_what_is_missing_is_told_in_the_form_of_the_rest(as_json: bool, monkeypa
     """A script can read the line that says how many events it has not got."""
     monkeypatch.setattr(standard_output, "JSON_BYTES" if as_json else "TEXT_BYTES", 100)
     shown = Frozen()
-    with streams(shown, io.StringIO()), StandardOutlets(as_json=as_json):
+    with streams(shown, io.StringIO()), StandardOutput(as_json=as_json):
         for number in range(10):
             sys.stdout.write(f"{number}\n")
             assert shown.is_asked.wait(DEADLINE_SECONDS)

@@ -25,9 +25,8 @@ def event_rows() -> list[str]:
     for kind in kinds:
         if kind is events.Event:
             continue
-        name = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
         fields = [field.name for field in dataclasses.fields(kind) if field.name != "t"]
-        rows.append((code(name), listed(fields), _first(kind)))
+        rows.append((code(kind.KIND), listed(fields), _first(kind)))
     return table(("`event`", "its other keys", "what it says"), rows)
 
 

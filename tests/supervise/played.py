@@ -20,7 +20,7 @@ REMEDIES = ["EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"]
 
 
 class PlayedWorker:
-    """A worker's process and what runs in it; see `supervise.process.Process`.
+    """A worker's process and what runs in it; see `supervise.process.ProcessHandle`.
 
     Args:
         pid: Its number.
@@ -52,15 +52,15 @@ class PlayedWorker:
     # -- as the supervisor sees it ------------------------------------------------------------------------------------
 
     def poll(self) -> int | None:
-        """See `Process`."""
+        """See `ProcessHandle`."""
         return self.exit_code
 
     def interrupt(self) -> None:
-        """See `Process`."""
+        """See `ProcessHandle`."""
         self.interrupts += 1
 
     def end(self, grace_seconds: float) -> bool:
-        """See `Process`: it dies at once, unless it is said to survive."""
+        """See `ProcessHandle`: it dies at once, unless it is said to survive."""
         assert self.may_end.wait(SECONDS)
         if self.survives:
             return False

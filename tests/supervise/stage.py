@@ -26,7 +26,7 @@ from helix_crawl_otel.supervise.external import RunJob
 from helix_crawl_otel.supervise.job import Job
 from helix_crawl_otel.supervise.loop import Supervisor
 from helix_crawl_otel.supervise.memory import MemoryWatch
-from helix_crawl_otel.supervise.run_state import Run
+from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.slot import Phase, Slot
 from helix_crawl_otel.timeline import TimelineWriter
 from tests.supervise.played import SECONDS, PlayedWorker
@@ -98,7 +98,7 @@ class Stage:
             card_probe=card_probe,
             first_seconds=SECONDS,
         )
-        self.run = Run(
+        self.run = RunContext(
             job or RunJob(["driver"], {}),
             self.pipeline,
             self.memory,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.supervise.job import Start
+from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.memory_gate import BACK_WITHIN, MAX_SECONDS, MIB, GateState, MemoryGate
 from helix_crawl_otel.supervise.restart import Restart
 
@@ -72,7 +72,7 @@ def test_it_is_open_after_two_minutes_whatever_is_read(
 
 def test_a_restart_waits_for_the_backoff_and_for_the_gate() -> None:
     """Both have to be over, and how long the gate took is told."""
-    restart = Restart(Start("crash", "cuda:0"), 100.0, 4.0, MemoryGate(GIB, 100.0))
+    restart = Restart(WorkerStart("crash", "cuda:0"), 100.0, 4.0, MemoryGate(GIB, 100.0))
     assert restart.feed(100.0, 9 * GIB) is GateState.WAITING
     assert restart.feed(100.1, 8 * GIB) is None, "no news"
     assert not restart.is_due(104.5)
@@ -84,6 +84,6 @@ def test_a_restart_waits_for_the_backoff_and_for_the_gate() -> None:
 
 def test_a_restart_without_a_gate_needs_no_reading() -> None:
     """On the CPU, and where nothing can be read."""
-    restart = Restart(Start("first", "cpu"), 7.0)
+    restart = Restart(WorkerStart("first", "cpu"), 7.0)
     assert restart.feed(7.0, None) is None
     assert restart.is_due(7.0)

@@ -9,8 +9,8 @@ from multiprocessing import Pipe
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.link.channel import Channel
 from helix_crawl_otel.policy.model import Action, ActionKind
-from helix_crawl_otel.supervise.outgoing import Mailbox
-from helix_crawl_otel.supervise.outgoing_actions import Outbound
+from helix_crawl_otel.supervise.outgoing import SendQueue
+from helix_crawl_otel.supervise.outgoing_actions import OutgoingActions
 
 
 class _Sent:
@@ -28,7 +28,7 @@ def test_a_worker_that_does_not_read_holds_nobody_up() -> None:
     """Far more than its pipe holds is taken at once, and arrives in order once it reads."""
     ours, theirs = Pipe(duplex=True)
     channel = Channel(ours)
-    mailbox = Mailbox(channel, "test")
+    mailbox = SendQueue(channel, "test")
 
     def send() -> None:
         for n in range(3000):
@@ -48,7 +48,7 @@ def test_a_worker_that_does_not_read_holds_nobody_up() -> None:
 def test_each_action_is_told_once_and_acknowledged_once() -> None:
     """A later one makes an earlier one of its shard void; one that is void cannot be acknowledged any more."""
     actions, sent = ActionQueue(), _Sent()
-    outbound = Outbound(actions, sent)
+    outbound = OutgoingActions(actions, sent)
     actions.put(Action(1, ActionKind.EMPTY_CACHE, "a", "cuda:0", ""))
     actions.put(Action(2, ActionKind.EMPTY_CACHE, "b", "cuda:0", ""))
     outbound.push(["a", "b"])
@@ -65,7 +65,7 @@ def test_each_action_is_told_once_and_acknowledged_once() -> None:
 def test_nothing_is_told_to_a_worker_that_has_gone() -> None:
     """What waits stays in the queue: the policy settles it when the next worker starts."""
     actions, sent = ActionQueue(), _Sent()
-    outbound = Outbound(actions, sent)
+    outbound = OutgoingActions(actions, sent)
     outbound.close()
     actions.put(Action(1, ActionKind.RECYCLE, "a", "cuda:0", ""))
     outbound.push(["a"])

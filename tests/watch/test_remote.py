@@ -16,8 +16,8 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.supervise.incoming import Relay
-from helix_crawl_otel.supervise.outgoing import Mailbox
+from helix_crawl_otel.supervise.incoming import IncomingMessages
+from helix_crawl_otel.supervise.outgoing import SendQueue
 from helix_crawl_otel.watch import remote
 from helix_crawl_otel.watch.remote import LinkedRuntime
 from helix_crawl_otel.watch.shard import ShardWatch
@@ -44,7 +44,7 @@ class Supervisor:
         self.pipeline.start_worker("job", "cuda:0", "first", 1)
         ours, theirs = Pipe(duplex=True)
         self.channel = Channel(ours)
-        mailbox = Mailbox(self.channel, "test")
+        mailbox = SendQueue(self.channel, "test")
         # The worker's sampler reads once when its shard is opened, and then not again while the test lasts.
         welcome = {
             "version": 1,
@@ -53,7 +53,7 @@ class Supervisor:
             "clock_rate": 1.0,
             "job": None,
         }
-        self.relay = Relay(self.pipeline, "job", mailbox, welcome, self, self.clock)
+        self.relay = IncomingMessages(self.pipeline, "job", mailbox, welcome, self, self.clock)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         self.link = Link(Channel(theirs), self.left.append)
