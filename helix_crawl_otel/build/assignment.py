@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Assignment", "Settings"]
+__all__ = ["Assignment", "WorkerSettings"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class WorkerSettings:
     """What holds for a worker's whole life.
 
     Args:
@@ -40,7 +40,7 @@ class Settings:
     lock_seconds: float = 30.0
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Settings:
+    def from_json(cls, content: Mapping[str, Any]) -> WorkerSettings:
         """Read what `to_json` wrote."""
         return cls(**{**content, "faults": tuple(content["faults"])})
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Suspects", "Verdict"]
+__all__ = ["BadBatches", "CrashOutcome"]
 
 TWICE = 2
 
@@ -16,7 +16,7 @@ MOST_UNPROVEN = 8
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CrashOutcome:
     """What a crash has led to.
 
     Args:
@@ -28,7 +28,7 @@ class Verdict:
     needs_cpu: bool = False
 
 
-class Suspects:
+class BadBatches:
     """The suspected batches of one shard. Pure; the owner serialises the calls."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Suspects:
         self._quarantined: dict[str, str] = {}
         self._unproven = 0
 
-    def crashed(self, first: str, genes: int, why: str, *, is_on_card: bool = False) -> Verdict:
+    def crashed(self, first: str, genes: int, why: str, *, is_on_card: bool = False) -> CrashOutcome:
         """A worker has died with this batch in flight.
 
         Args:
@@ -49,18 +49,18 @@ class Suspects:
         key = first, genes
         self._crashes[key] = self._crashes.get(key, 0) + 1
         if self._crashes[key] < TWICE:
-            return Verdict(narrows=False)
+            return CrashOutcome(narrows=False)
         if genes > 1:
             self._limits[first] = (genes + 1) // 2
-            return Verdict(narrows=True)
+            return CrashOutcome(narrows=True)
         if is_on_card:
             del self._crashes[key]
-            return Verdict(narrows=True, needs_cpu=True)
+            return CrashOutcome(narrows=True, needs_cpu=True)
         if first in self._quarantined or self._unproven >= MOST_UNPROVEN:
-            return Verdict(narrows=False)
+            return CrashOutcome(narrows=False)
         self._unproven += 1
         self._quarantined[first] = f"its worker died twice while it was encoded alone: {why}"
-        return Verdict(narrows=True)
+        return CrashOutcome(narrows=True)
 
     def committed(self, first: str) -> None:
         """A batch that begins with this gene was encoded."""

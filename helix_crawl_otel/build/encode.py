@@ -16,7 +16,7 @@ from typing import Protocol
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.build.agreement import adopt_or_refuse, check_other_device, refuse_another
-from helix_crawl_otel.build.assignment import Assignment, Settings
+from helix_crawl_otel.build.assignment import Assignment, WorkerSettings
 from helix_crawl_otel.build.careful_encode import (
     CheckedEncoder,
     EncoderBroken,
@@ -59,7 +59,7 @@ class Reporter(Protocol):
 
 def work_on(
     assignment: Assignment,
-    settings: Settings,
+    settings: WorkerSettings,
     encoder: Callable[[], CheckedEncoder],
     watch: CrawlWatch,
     report: Reporter,
@@ -127,7 +127,7 @@ def _ingest(store: ShardStore, assignment: Assignment, report: Reporter, pausing
 def _encode(
     store: ShardStore,
     assignment: Assignment,
-    settings: Settings,
+    settings: WorkerSettings,
     encoder: CheckedEncoder,
     watch: CrawlWatch,
     report: Reporter,

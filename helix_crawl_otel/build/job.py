@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from helix_crawl_otel.build.assignment import Assignment, Settings
-from helix_crawl_otel.build.bad_batches import Suspects
+from helix_crawl_otel.build.assignment import Assignment, WorkerSettings
+from helix_crawl_otel.build.bad_batches import BadBatches
 from helix_crawl_otel.shards.errors import CannotSetAside, StoreError
 from helix_crawl_otel.shards.inspect import lease_epoch, set_aside
 from helix_crawl_otel.supervise.crash_budget import backoff_seconds
@@ -52,7 +52,7 @@ class ShardWork:
 
     assignment: Assignment
     pending: int | None = None
-    suspects: Suspects = field(default_factory=Suspects)
+    suspects: BadBatches = field(default_factory=BadBatches)
     batch: tuple[str, int] | None = None
     state: str = "pending"
     reason: str = ""
@@ -92,7 +92,7 @@ class BuildJob:
     def __init__(
         self,
         shards: list[ShardWork],
-        settings: Callable[[str, int], Settings],
+        settings: Callable[[str, int], WorkerSettings],
         environ: Mapping[str, str],
         demoted: set[str],
         listener: JobListener,

@@ -10,10 +10,10 @@ from helix_crawl_otel.numbers import shard_name
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.supervise import events
 
-__all__ = ["Narrator"]
+__all__ = ["JobEvents"]
 
 
-class Narrator:
+class JobEvents:
     """See `job.JobListener`.
 
     Args:

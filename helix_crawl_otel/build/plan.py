@@ -21,11 +21,11 @@ from helix_crawl_otel.shards.damage import judge
 from helix_crawl_otel.shards.errors import CannotSetAside, ShardCorrupt, StoreError
 from helix_crawl_otel.shards.inspect import Salvage, salvage, set_aside
 
-__all__ = ["Planned", "plan_backfill", "plan_build"]
+__all__ = ["BuildPlan", "plan_backfill", "plan_build"]
 
 
 @dataclass
-class Planned:
+class BuildPlan:
     """What a run has to do.
 
     Args:
@@ -56,7 +56,7 @@ class Planned:
         return len(self.works) + len(self.complete) + len(self.failures)
 
 
-def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool) -> Planned:
+def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool) -> BuildPlan:
     """The shards of a tree.
 
     Args:
@@ -68,7 +68,7 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
     Raises:
         UnreadableSource: The tree cannot be read.
     """
-    planned = Planned()
+    planned = BuildPlan()
     rule = ChunkRule().fingerprint
     plans = plan_shards(root, output)
     for plan in plans:
@@ -116,14 +116,14 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
     return planned
 
 
-def plan_backfill(paths: Sequence[Path], options: EncodeOptions) -> Planned:
+def plan_backfill(paths: Sequence[Path], options: EncodeOptions) -> BuildPlan:
     """Existing shards.
 
     Args:
         paths: Their files.
         options: Of the command.
     """
-    planned = Planned()
+    planned = BuildPlan()
     name_of = _names(paths)
     for path in paths:
         try:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from helix_crawl_otel.build.assignment import Settings
+from helix_crawl_otel.build.assignment import WorkerSettings
 from helix_crawl_otel.build.devices import DevicePlan, choose_devices, cores, torch_cuda_build, visible_cards
 from helix_crawl_otel.build.job import BuildJob
-from helix_crawl_otel.build.job_events import Narrator
+from helix_crawl_otel.build.job_events import JobEvents
 from helix_crawl_otel.build.options import EncodeOptions
-from helix_crawl_otel.build.plan import Planned
+from helix_crawl_otel.build.plan import BuildPlan
 from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.standard_output import StandardOutput
 from helix_crawl_otel.console.summary import Summary
@@ -34,7 +34,7 @@ def run_build(
     command: str,
     folders: Sequence[Path],
     options: EncodeOptions,
-    make_plan: Callable[[], Planned],
+    make_plan: Callable[[], BuildPlan],
     next_steps: tuple[str, str],
 ) -> int:
     """Plan and supervise a build or a backfill.
@@ -78,7 +78,7 @@ def run_build(
         session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
         console.start(session.clock)
         _announce(console, session, command, folders[0], options, devices, planned)
-        narrator = Narrator(console.emit, session.clock, session.pipeline, session.memory.describe)
+        narrator = JobEvents(console.emit, session.clock, session.pipeline, session.memory.describe)
         job = BuildJob(
             planned.works,
             lambda device, number: _settings(options, devices, device, number),
@@ -111,10 +111,10 @@ def _devices(options: EncodeOptions) -> DevicePlan:
     )
 
 
-def _settings(options: EncodeOptions, devices: DevicePlan, device: str, number: int) -> Settings:
+def _settings(options: EncodeOptions, devices: DevicePlan, device: str, number: int) -> WorkerSettings:
     is_modelled = has_card(options.parsed_faults()) and device != "cpu"
     on_cpu = device == "cpu" or is_modelled
-    return Settings(
+    return WorkerSettings(
         model=options.model,
         device="cpu" if on_cpu else device,
         batch_size=options.batch_size,
@@ -134,7 +134,7 @@ def _announce(
     output: Path,
     options: EncodeOptions,
     devices: DevicePlan,
-    planned: Planned,
+    planned: BuildPlan,
 ) -> None:
     t = session.clock()
     places = tuple(device for _, device in devices.slots)
@@ -156,7 +156,7 @@ def _summary(
     code: int,
     run: RunContext,
     job: BuildJob,
-    planned: Planned,
+    planned: BuildPlan,
     session: Session,
     console: Console,
     next_steps: tuple[str, str, str, str],

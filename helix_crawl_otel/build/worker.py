@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.actions import PauseRequested
-from helix_crawl_otel.build.assignment import Assignment, Settings
+from helix_crawl_otel.build.assignment import Assignment, WorkerSettings
 from helix_crawl_otel.build.careful_encode import (
     CheckedEncoder,
     EncoderBroken,
@@ -58,7 +58,7 @@ def main() -> int:
     if link is None or link.job is None:
         print("no supervisor has opened a channel to this worker; use `helix-crawl build`", file=sys.stderr)
         return USAGE
-    return _Worker(link, Settings.from_json(link.job["settings"])).run(link.job["assignment"])
+    return _Worker(link, WorkerSettings.from_json(link.job["settings"])).run(link.job["assignment"])
 
 
 UNKNOWN = MemoryReading(None, None)
@@ -77,7 +77,7 @@ class _Worker:
         settings: Of this worker.
     """
 
-    def __init__(self, link: Link, settings: Settings) -> None:
+    def __init__(self, link: Link, settings: WorkerSettings) -> None:
         self._link = link
         self._settings = settings
         self._faults = [parse_fault(text) for text in settings.faults]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import add_options, environment, option_or_knob, option_values
 from helix_crawl_otel.doctor.cards import card_checks, device_check
-from helix_crawl_otel.doctor.checks import Check, Verdict, worst
+from helix_crawl_otel.doctor.checks import Check, Severity, worst
 from helix_crawl_otel.doctor.facts import Facts, gather
 from helix_crawl_otel.doctor.spill import shared_check
 from helix_crawl_otel.doctor.surroundings import place_checks, system_checks
@@ -57,7 +57,7 @@ def register(commands: Commands) -> None:
 def _command(args: argparse.Namespace) -> int:
     options, environ = option_values(args), environment()
     # A bad variable is a finding here, not a reason to say nothing: a line tells, and the defaults stand in.
-    usable = {} if worst(list(knob_checks(environ, sys.platform))) is Verdict.PROBLEM else environ
+    usable = {} if worst(list(knob_checks(environ, sys.platform))) is Severity.PROBLEM else environ
     host = str(option_or_knob(HOST, options, usable))
     port = int(option_or_knob(PORT, options, usable))
     out = typed_path(args.out, "--out").absolute() if args.out else None
@@ -74,7 +74,7 @@ def _command(args: argparse.Namespace) -> int:
         print(json.dumps({"verdict": verdict.value, "checks": [check.to_json() for check in checks]}, indent=2))
     else:
         print("\n".join(lines(checks)))
-    return FAILED if verdict is Verdict.PROBLEM else DONE
+    return FAILED if verdict is Severity.PROBLEM else DONE
 
 
 def examine(facts: Facts, host: str, port: int, *, vram_full: float, cpu_below_gib: float) -> list[Check]:
@@ -109,8 +109,8 @@ def lines(checks: Sequence[Check]) -> list[str]:
         shown += _wrap(check.fact, first, indent)
         if check.advice:
             shown += _wrap(f"-> {check.advice} ({check.source})", indent, f"{indent}   ")
-    counts = {verdict: sum(check.verdict is verdict for check in checks) for verdict in Verdict}
-    problems, warnings = counts[Verdict.PROBLEM], counts[Verdict.WARN]
+    counts = {verdict: sum(check.verdict is verdict for check in checks) for verdict in Severity}
+    problems, warnings = counts[Severity.PROBLEM], counts[Severity.WARN]
     if problems or warnings:
         shown.append(f"\n{_many(problems, 'problem')}, {_many(warnings, 'warning')}")
     else:

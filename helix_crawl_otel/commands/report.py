@@ -21,7 +21,7 @@ from helix_crawl_otel.replay.text import skipped_text
 from helix_crawl_otel.report.choice import choose
 from helix_crawl_otel.report.page import page
 from helix_crawl_otel.report.picture import picture
-from helix_crawl_otel.report.story import Story
+from helix_crawl_otel.report.story import RunReport
 from helix_crawl_otel.report.tell import tell
 from helix_crawl_otel.report.words import headline
 from helix_crawl_otel.timeline import Event, RunEvent, TimelineError
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _say(story: Story, paths: Iterable[Path], notes: Iterable[str]) -> None:
+def _say(story: RunReport, paths: Iterable[Path], notes: Iterable[str]) -> None:
     print(headline(story))
     for path in paths:
         print(f"report: {path}")

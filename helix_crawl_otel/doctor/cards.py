@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from helix_crawl_otel.build.devices import choose_devices
-from helix_crawl_otel.doctor.checks import Check, Verdict
+from helix_crawl_otel.doctor.checks import Check, Severity
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.doctor.holders import holders_check
 from helix_crawl_otel.doctor.shell import assign
@@ -43,7 +43,7 @@ def card_checks(facts: Facts, vram_full: float) -> Iterator[Check]:
         yield Check(
             "nvml",
             f"no card can be asked: {facts.nvml.why}",
-            Verdict.NOTE,
+            Severity.NOTE,
             f"on a machine with an NVIDIA card, install or repair its driver{_library(facts.platform)}; without a card "
             "there is nothing to do: jobs run on the CPU, where nothing spills",
             NVML_PAGE,
@@ -51,9 +51,9 @@ def card_checks(facts: Facts, vram_full: float) -> Iterator[Check]:
         return
     version = facts.nvml.driver or "unknown"
     if not facts.nvml.cards:
-        yield Check("nvml", f"driver {version}, which sees no card", Verdict.NOTE)
+        yield Check("nvml", f"driver {version}, which sees no card", Severity.NOTE)
         return
-    yield Check("nvml", f"driver {version}, {_count(len(facts.nvml.cards))}", Verdict.OK)
+    yield Check("nvml", f"driver {version}, {_count(len(facts.nvml.cards))}", Severity.OK)
     for card in facts.nvml.cards:
         yield from _card(facts, card, vram_full)
     if facts.platform == "win32" and any(card.model in ("WDDM", None) for card in facts.nvml.cards):
@@ -62,7 +62,7 @@ def card_checks(facts: Facts, vram_full: float) -> Iterator[Check]:
         yield Check(
             "sysmem fallback",
             "this is Linux inside Windows: a full card spills to system memory as it does under Windows",
-            Verdict.WARN,
+            Severity.WARN,
             "leave the watchdog on; the setting of Windows' control panel against the spill is reported to have no "
             "effect here",
             RUNBOOK,
@@ -77,11 +77,11 @@ def device_check(facts: Facts, cpu_below_gib: float) -> Check:
         return Check(
             "device",
             f"--device auto takes {devices}: {plan.why}",
-            Verdict.PROBLEM,
+            Severity.PROBLEM,
             "; ".join(plan.warnings),
             "https://pytorch.org/get-started/locally/",
         )
-    return Check("device", f"--device auto takes {devices}: {plan.why}", Verdict.OK)
+    return Check("device", f"--device auto takes {devices}: {plan.why}", Severity.OK)
 
 
 def _library(platform: str) -> str:
@@ -102,7 +102,7 @@ def _card(facts: Facts, card: CardInfo, vram_full: float) -> Iterator[Check]:
         yield Check(
             topic,
             f"{name}{size}{model}: what CUDA calls it is not known, or it is hidden by CUDA_VISIBLE_DEVICES",
-            Verdict.NOTE,
+            Severity.NOTE,
             f"{assign(facts.platform, 'CUDA_DEVICE_ORDER', 'PCI_BUS_ID')}, or name the card by its UUID in "
             "CUDA_VISIBLE_DEVICES, to use it",
             "https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars",
@@ -119,7 +119,7 @@ def _model(topic: str, fact: str, model: str | None, platform: str) -> Check:
         return Check(
             topic,
             fact,
-            Verdict.WARN,
+            Severity.WARN,
             "under WDDM a full card does not fail, it crawls: encode under `helix-crawl`, or on the CPU",
             FALLBACK_PAGE,
         )
@@ -127,14 +127,14 @@ def _model(topic: str, fact: str, model: str | None, platform: str) -> Check:
         return Check(
             topic,
             fact,
-            Verdict.NOTE,
+            Severity.NOTE,
             "MCDM is the part of WDDM for cards that only compute. Whether a full card spills or fails there is not "
             "documented: encode under `helix-crawl`, which sees either",
             MCDM_PAGE,
         )
     if model == "TCC":
-        return Check(topic, f"{fact}: it does not spill, a full card raises out-of-memory", Verdict.OK)
-    return Check(topic, fact, Verdict.OK)
+        return Check(topic, f"{fact}: it does not spill, a full card raises out-of-memory", Severity.OK)
+    return Check(topic, fact, Severity.OK)
 
 
 def _memory(facts: Facts, topic: str, card: CardInfo, vram_full: float) -> Check:
@@ -142,11 +142,11 @@ def _memory(facts: Facts, topic: str, card: CardInfo, vram_full: float) -> Check
     topic = f"{topic} memory"
     if reading is None or reading.used_bytes is None or not reading.limit_bytes:
         if why is not None and UNIFIED in why:
-            return Check(topic, "unified with the system's: there is nothing to spill to", Verdict.OK)
+            return Check(topic, "unified with the system's: there is nothing to spill to", Severity.OK)
         return Check(
             topic,
             f"unknown ({why or 'not read'}): a crawl cannot be told from a slow job, so nothing trips",
-            Verdict.PROBLEM,
+            Severity.PROBLEM,
             "repair the driver, or pass a probe of your own as CrawlWatch(memory=...)",
             NVML_PAGE,
         )
@@ -155,21 +155,21 @@ def _memory(facts: Facts, topic: str, card: CardInfo, vram_full: float) -> Check
     fact = f"{used:.1f} of {limit:.1f} GiB in use; {threshold:.1f} GiB count as full (--vram {vram_full:g})"
     if used >= threshold:
         return Check(
-            topic, fact, Verdict.WARN, "it is full before the job begins: close what holds it, or use the CPU", RUNBOOK
+            topic, fact, Severity.WARN, "it is full before the job begins: close what holds it, or use the CPU", RUNBOOK
         )
     if used >= ROOMY * limit:
-        return Check(topic, fact, Verdict.WARN, "little is left for a model: close what holds the rest", RUNBOOK)
+        return Check(topic, fact, Severity.WARN, "little is left for a model: close what holds the rest", RUNBOOK)
     if card.model == "WDDM":
         return Check(
             topic,
             fact,
-            Verdict.NOTE,
+            Severity.NOTE,
             "Windows gives a process less than the card has (7.6 of 8 GB, on Windows 10 up to 3 GB less of 22): if a "
             "job crawls below the threshold, set HELIX_BFM_CRAWL_VRAM lower "
             f"({assign(facts.platform, 'HELIX_BFM_CRAWL_VRAM', '0.85')})",
             RUNBOOK,
         )
-    return Check(topic, fact, Verdict.OK)
+    return Check(topic, fact, Severity.OK)
 
 
 def _fallback(driver: str | None) -> Check:
@@ -179,13 +179,13 @@ def _fallback(driver: str | None) -> Check:
         return Check(
             "sysmem fallback",
             f"driver {driver} is older than 536.40, the first that spills to system memory instead of failing",
-            Verdict.OK,
+            Severity.OK,
         )
     if version is not None and version < POLICY_SINCE:
         return Check(
             "sysmem fallback",
             f"driver {driver} spills to system memory when the card is full, and has no setting against it",
-            Verdict.WARN,
+            Severity.WARN,
             "update to 546.01 or later, then set CUDA - Sysmem Fallback Policy to Prefer No Sysmem Fallback",
             FALLBACK_PAGE,
         )
@@ -193,7 +193,7 @@ def _fallback(driver: str | None) -> Check:
         "sysmem fallback",
         f"driver {driver or 'of unknown version'} spills to system memory when the card is full, unless it is told "
         "not to; the setting cannot be read from here",
-        Verdict.WARN,
+        Severity.WARN,
         "NVIDIA Control Panel, Manage 3D settings, Program settings, python.exe: CUDA - Sysmem Fallback Policy = "
         "Prefer No Sysmem Fallback. A full card then raises out-of-memory, which `helix-crawl build` answers with "
         "smaller batches",

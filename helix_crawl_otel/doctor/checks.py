@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Check", "Verdict", "worst"]
+__all__ = ["Check", "Severity", "worst"]
 
 
-class Verdict(str, Enum):
+class Severity(str, Enum):
     """What to think of a fact, from the best to the worst."""
 
     OK = "ok"
@@ -35,7 +35,7 @@ class Check:
 
     topic: str
     fact: str
-    verdict: Verdict
+    verdict: Severity
     advice: str = ""
     source: str = ""
 
@@ -50,7 +50,7 @@ class Check:
         }
 
 
-def worst(checks: Sequence[Check]) -> Verdict:
+def worst(checks: Sequence[Check]) -> Severity:
     """The worst verdict of some lines, `OK` without any."""
-    order = list(Verdict)
-    return max((check.verdict for check in checks), key=order.index, default=Verdict.OK)
+    order = list(Severity)
+    return max((check.verdict for check in checks), key=order.index, default=Severity.OK)

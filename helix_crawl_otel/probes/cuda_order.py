@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["CardId", "Place", "place"]
+__all__ = ["CardId", "CardLocation", "place"]
 
 _LEADING_NUMBER = re.compile(r"\s*([+-]?\d+)", re.ASCII)
 
@@ -34,7 +34,7 @@ class CardId:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CardLocation:
     """Where a CUDA ordinal lies. Exactly one field is set.
 
     Args:
@@ -48,7 +48,7 @@ class Place:
     why: str | None = None
 
 
-def place(ordinal: int, cards: Sequence[CardId], environ: Mapping[str, str]) -> Place:
+def place(ordinal: int, cards: Sequence[CardId], environ: Mapping[str, str]) -> CardLocation:
     """Find the card that a process with `environ` calls `cuda:<ordinal>`.
 
     With several different cards and no `CUDA_DEVICE_ORDER=PCI_BUS_ID`, CUDA puts the fastest first by a rule of its
@@ -69,31 +69,33 @@ def place(ordinal: int, cards: Sequence[CardId], environ: Mapping[str, str]) -> 
     seen = f"CUDA_VISIBLE_DEVICES={value!r} leaves"
     if value.startswith("MIG-"):
         instances = _entries(value, "MIG-")
-        return Place(mig=instances[ordinal]) if ordinal < len(instances) else _absent(ordinal, len(instances), seen)
+        return (
+            CardLocation(mig=instances[ordinal]) if ordinal < len(instances) else _absent(ordinal, len(instances), seen)
+        )
     if value.startswith("GPU-"):
         found = _unique([_by_uuid(entry, cards) for entry in _entries(value, "GPU-")])
-        return Place(index=found[ordinal]) if ordinal < len(found) else _absent(ordinal, len(found), seen)
+        return CardLocation(index=found[ordinal]) if ordinal < len(found) else _absent(ordinal, len(found), seen)
     numbers = _unique([_number(entry, len(cards)) for entry in value.split(",")])
     return _by_number(ordinal, numbers, cards, environ, seen)
 
 
 def _by_number(
     ordinal: int, numbers: Sequence[int], cards: Sequence[CardId], environ: Mapping[str, str], seen: str
-) -> Place:
+) -> CardLocation:
     if ordinal >= len(numbers):
         return _absent(ordinal, len(numbers), seen)
     names = {card.name for card in cards}
     if len(cards) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and (len(names) > 1 or None in names):
-        return Place(
+        return CardLocation(
             why=f"which of {len(cards)} different cards is cuda:{ordinal} is not known: "
             "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the card by its UUID in CUDA_VISIBLE_DEVICES"
         )
-    return Place(index=cards[numbers[ordinal]].index)
+    return CardLocation(index=cards[numbers[ordinal]].index)
 
 
-def _absent(ordinal: int, count: int, seen: str) -> Place:
+def _absent(ordinal: int, count: int, seen: str) -> CardLocation:
     left = {0: "no card", 1: "1 card"}.get(count, f"{count} cards")
-    return Place(why=f"there is no cuda:{ordinal}: {seen} {left}")
+    return CardLocation(why=f"there is no cuda:{ordinal}: {seen} {left}")
 
 
 def _entries(value: str, prefix: str) -> list[str]:

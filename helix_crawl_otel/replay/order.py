@@ -26,7 +26,7 @@ from helix_crawl_otel.timeline import (
     WorkerEvent,
 )
 
-__all__ = ["Moment", "Span", "Traveller", "in_order", "in_runs", "travel"]
+__all__ = ["Moment", "Span", "TimelineVisitor", "in_order", "in_runs", "travel"]
 
 OVERLAP_SECONDS = 0.01
 """A timeline is rounded: a batch that seems to begin so little before the end of its worker's previous batch began
@@ -62,7 +62,7 @@ def in_runs(events: Iterable[Event]) -> Iterator[tuple[RunEvent | None, list[Eve
         yield run, axis
 
 
-class Traveller(Protocol):
+class TimelineVisitor(Protocol):
     """Goes through one time axis. A batch has the number that `begin`, `end` and `lose` agree on."""
 
     def reach(self, t: float) -> None:
@@ -94,7 +94,7 @@ class Span(NamedTuple):
     last: float = 0.0
 
 
-def travel(axis: list[Event], traveller: Traveller) -> Span:
+def travel(axis: list[Event], traveller: TimelineVisitor) -> Span:
     """Take a traveller through all events of one time axis; see `in_order`."""
     first: float | None = None
     last = 0.0

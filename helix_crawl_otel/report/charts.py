@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from helix_crawl_otel.report.story import DETECT, HANG, Batch, Reading, Step, Tale
+from helix_crawl_otel.report.story import DETECT, HANG, Reading, ReportAction, ReportBatch, ShardReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,12 @@ PICTURE = Layout((11.0, 4.6), 10.0, True, 0.07)
 
 
 def figure(
-    tale: Tale, steps: Mapping[int, Step], factor: float, full: float, ink: Mapping[str, str], layout: Layout
+    tale: ShardReport,
+    steps: Mapping[int, ReportAction],
+    factor: float,
+    full: float,
+    ink: Mapping[str, str],
+    layout: Layout,
 ) -> Figure:
     """One shard as a figure.
 
@@ -78,8 +83,8 @@ def figure(
 
 def draw(
     page: Figure | SubFigure,
-    tale: Tale,
-    steps: Mapping[int, Step],
+    tale: ShardReport,
+    steps: Mapping[int, ReportAction],
     factor: float,
     full: float,
     ink: Mapping[str, str],
@@ -105,7 +110,7 @@ def draw(
     _mark(speed, memory, steps, scale, (began, ended), ink, layout)
 
 
-def _window(tale: Tale, steps: Mapping[int, Step]) -> tuple[float, float]:
+def _window(tale: ShardReport, steps: Mapping[int, ReportAction]) -> tuple[float, float]:
     began, ended = tale.span
     times = [step.t for step in steps.values()]
     began, ended = min([began, *times]), max([ended, *times])
@@ -121,7 +126,7 @@ def _unit(seconds: float) -> tuple[float, str]:
     return (60.0, "minutes") if seconds > 180 else (1.0, "seconds")
 
 
-def _speed(axes: Axes, tale: Tale, factor: float, scale: float, ink: Mapping[str, str], layout: Layout) -> None:
+def _speed(axes: Axes, tale: ShardReport, factor: float, scale: float, ink: Mapping[str, str], layout: Layout) -> None:
     batches = thinned(tale.batches)
     for crawling, colour, width in ((False, "rate", 2.6), (True, "crawl", 3.0)):
         x: list[float] = []
@@ -164,7 +169,7 @@ def _speed(axes: Axes, tale: Tale, factor: float, scale: float, ink: Mapping[str
     _plain(axes, "genes/s", ink, layout)
 
 
-def _unfinished(axes: Axes, batch: Batch, scale: float, colour: str) -> None:
+def _unfinished(axes: Axes, batch: ReportBatch, scale: float, colour: str) -> None:
     """At the most that its rate can have been, to a cross where its worker ended."""
     x, y = [batch.began / scale, batch.ended / scale], [batch.rate, batch.rate]
     axes.plot(x, y, color=colour, linewidth=2.0, linestyle=(0, (2.5, 1.5)), zorder=3)
@@ -177,7 +182,7 @@ def _minor(value: float, decades: float) -> str:
     return f"{value:g}" if decades < 40 and digit in (2, 5) else ""
 
 
-def _memory(axes: Axes, tale: Tale, full: float, scale: float, ink: Mapping[str, str], layout: Layout) -> None:
+def _memory(axes: Axes, tale: ShardReport, full: float, scale: float, ink: Mapping[str, str], layout: Layout) -> None:
     highest = 1.0
     for device in dict.fromkeys(reading.device for reading in tale.readings):
         shown = [reading for reading in tale.readings if reading.device == device]
@@ -205,7 +210,7 @@ def _memory(axes: Axes, tale: Tale, full: float, scale: float, ink: Mapping[str,
 def _mark(
     speed: Axes,
     memory: Axes,
-    steps: Mapping[int, Step],
+    steps: Mapping[int, ReportAction],
     scale: float,
     window: tuple[float, float],
     ink: Mapping[str, str],
@@ -243,7 +248,7 @@ def _mark(
         )
 
 
-def _together(steps: Mapping[int, Step], distance: float) -> Iterator[tuple[float, list[int]]]:
+def _together(steps: Mapping[int, ReportAction], distance: float) -> Iterator[tuple[float, list[int]]]:
     """Actions that are too near to be told apart share a label."""
     group: list[int] = []
     for number, step in steps.items():
@@ -269,11 +274,11 @@ def _plain(axes: Axes, label: str, ink: Mapping[str, str], layout: Layout) -> No
 # -- fewer points -----------------------------------------------------------------------------------------------------
 
 
-def thinned(batches: list[Batch]) -> list[Batch]:
+def thinned(batches: list[ReportBatch]) -> list[ReportBatch]:
     """At most about `MOST_POINTS` batches, in their order; of each stretch the slowest and the fastest stay."""
     if len(batches) <= MOST_POINTS:
         return batches
-    kept: list[Batch] = []
+    kept: list[ReportBatch] = []
     for stretch in _stretches(batches, MOST_POINTS // 2):
         ends = {id(one): one for one in (min(stretch, key=lambda b: b.rate), max(stretch, key=lambda b: b.rate))}
         kept += sorted(ends.values(), key=lambda batch: batch.ended)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from helix_crawl_otel.numbers import count
 from helix_crawl_otel.report.effect import lost_seconds
-from helix_crawl_otel.report.story import Step, Story, Tale
+from helix_crawl_otel.report.story import ReportAction, RunReport, ShardReport
 
 __all__ = ["Shown", "choose", "numbered"]
 
@@ -24,10 +24,10 @@ class Shown:
         left_out: How many there are besides, and how many of those crawled.
     """
 
-    tales: list[Tale]
+    tales: list[ShardReport]
     left_out: tuple[int, int]
 
-    def sentences(self, story: Story) -> Iterator[str]:
+    def sentences(self, story: RunReport) -> Iterator[str]:
         """What is not shown; nothing when all are."""
         others, crawled = self.left_out
         if not others:
@@ -40,7 +40,7 @@ class Shown:
         )
 
 
-def choose(story: Story, most: int = MOST_FIGURES) -> Shown:
+def choose(story: RunReport, most: int = MOST_FIGURES) -> Shown:
     """Those with crawls first, by the time lost; then those with actions; then the longest.
 
     Args:
@@ -52,11 +52,11 @@ def choose(story: Story, most: int = MOST_FIGURES) -> Shown:
     return Shown(kept, (len(others), sum(bool(tale.episodes) for tale in others)))
 
 
-def _interest(tale: Tale) -> tuple[bool, float, bool, float]:
+def _interest(tale: ShardReport) -> tuple[bool, float, bool, float]:
     began, ended = tale.span
     return not tale.episodes, -lost_seconds(tale), not tale.steps, began - ended
 
 
-def numbered(tale: Tale) -> dict[int, Step]:
+def numbered(tale: ShardReport) -> dict[int, ReportAction]:
     """The actions of a shard in order of time, from 1; of very many, the first."""
     return dict(enumerate(sorted(tale.steps, key=lambda step: step.t)[:MOST_MARKS], start=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-from helix_crawl_otel.report.story import DETECT, REMEDIES, Batch, Step, Tale
+from helix_crawl_otel.report.story import DETECT, REMEDIES, ReportAction, ReportBatch, ShardReport
 
 __all__ = ["MEANINGS", "Effect", "Speed", "effect_of", "lost_seconds", "remedy_seconds", "saved_seconds"]
 
@@ -49,7 +49,7 @@ class Effect:
     after: Speed | None
 
 
-def effect_of(step: Step, tale: Tale, window: int) -> Effect:
+def effect_of(step: ReportAction, tale: ShardReport, window: int) -> Effect:
     """The median of up to `window` batches on either side; after it, only up to the shard's next remedy.
 
     The first batch of a new worker is left out, also where it is the only one: it loads and warms up.
@@ -58,7 +58,7 @@ def effect_of(step: Step, tale: Tale, window: int) -> Effect:
     until = min(later, default=float("inf"))
     before = [batch for batch in tale.batches if batch.ended <= step.t + _ROUNDING][-window:]
     after = [b for b in tale.batches if b.began >= step.t - _ROUNDING and b.ended <= until + _ROUNDING][: window + 1]
-    warm: list[Batch] = []
+    warm: list[ReportBatch] = []
     previous = step.t - _ROUNDING
     for batch in after:
         if not any(previous <= start.t <= batch.began + _ROUNDING for start in tale.starts):
@@ -67,7 +67,7 @@ def effect_of(step: Step, tale: Tale, window: int) -> Effect:
     return Effect(_seen(step) or _median(before), _median(warm[:window]))
 
 
-def _seen(step: Step) -> Speed | None:
+def _seen(step: ReportAction) -> Speed | None:
     """The batch in flight, where it was one that gave the crawl away: finished batches do not show it."""
     rate, ratio = step.evidence.get("rate"), step.evidence.get("ratio")
     if step.evidence.get("inflight_seconds") is None or not isinstance(rate, (int, float)):
@@ -75,14 +75,14 @@ def _seen(step: Step) -> Speed | None:
     return Speed(rate, ratio if isinstance(ratio, (int, float)) else None, is_in_flight=True)
 
 
-def _median(batches: list[Batch]) -> Speed | None:
+def _median(batches: list[ReportBatch]) -> Speed | None:
     if not batches:
         return None
     ratios = [batch.ratio for batch in batches if batch.ratio is not None]
     return Speed(median(batch.rate for batch in batches), median(ratios) if ratios else None)
 
 
-def lost_seconds(tale: Tale) -> float:
+def lost_seconds(tale: ShardReport) -> float:
     """See `MEANINGS`."""
     lost = 0.0
     for episode in tale.episodes:
@@ -97,11 +97,11 @@ def lost_seconds(tale: Tale) -> float:
     return lost
 
 
-def _within(step: Step, began: float, ended: float) -> bool:
+def _within(step: ReportAction, began: float, ended: float) -> bool:
     return began <= step.t <= ended and step.outcome == "overdue"
 
 
-def _thrown_away(step: Step, tale: Tale) -> float:
+def _thrown_away(step: ReportAction, tale: ShardReport) -> float:
     """Seconds of the batch that was ended with its worker, where the timeline has no line of it. One that has a line is
     counted by it, or was not thrown away."""
     age = step.evidence.get("inflight_seconds")
@@ -113,7 +113,7 @@ def _thrown_away(step: Step, tale: Tale) -> float:
     return max(0.0, age)
 
 
-def remedy_seconds(tale: Tale) -> float:
+def remedy_seconds(tale: ShardReport) -> float:
     """See `MEANINGS`."""
     total = 0.0
     for start in tale.starts:
@@ -128,7 +128,7 @@ def remedy_seconds(tale: Tale) -> float:
     return total
 
 
-def saved_seconds(tale: Tale) -> float | None:
+def saved_seconds(tale: ShardReport) -> float | None:
     """See `MEANINGS`. `None` where no remedy was taken, or nothing says how fast the crawl was."""
     first = next((step for step in tale.steps if step.is_taken and step.kind in REMEDIES), None)
     if first is None or not tale.batches:
@@ -144,7 +144,7 @@ def saved_seconds(tale: Tale) -> float | None:
     return units / speed - max(0.0, tale.batches[-1].ended - first.t)
 
 
-def _crawl_speed(tale: Tale, t: float) -> float | None:
+def _crawl_speed(tale: ShardReport, t: float) -> float | None:
     """Units a second of the finished batches that crawled before then."""
     speeds = [batch.units / batch.seconds for batch in tale.batches if batch.ended <= t and tale.is_crawling(batch)]
     return median(speeds) if speeds else None

@@ -13,7 +13,7 @@ from helix_crawl_otel.numbers import count, duration, printable
 from helix_crawl_otel.report.charts import NARROW, WIDE, figure
 from helix_crawl_otel.report.choice import Shown, numbered
 from helix_crawl_otel.report.effect import MEANINGS, effect_of, lost_seconds, remedy_seconds, saved_seconds
-from helix_crawl_otel.report.story import DETECT, Batch, Start, Step, Story, Tale
+from helix_crawl_otel.report.story import DETECT, ReportAction, ReportBatch, RunReport, ShardReport, StartMark
 from helix_crawl_otel.report.style import STYLE
 from helix_crawl_otel.report.svg import INK, svg_of
 from helix_crawl_otel.report.words import (
@@ -34,7 +34,7 @@ MOST_ROWS = 200
 """Rows of a shard's table; of more, the first."""
 
 
-def page(story: Story, shown: Shown, name: str, notes: Sequence[str] = ()) -> str:
+def page(story: RunReport, shown: Shown, name: str, notes: Sequence[str] = ()) -> str:
     """The whole page.
 
     Args:
@@ -63,7 +63,7 @@ def page(story: Story, shown: Shown, name: str, notes: Sequence[str] = ()) -> st
     )
 
 
-def _tiles(story: Story) -> str:
+def _tiles(story: RunReport) -> str:
     saved = [seconds for tale in story.tales if (seconds := saved_seconds(tale)) is not None]
     remedies = sum(map(remedy_seconds, story.tales))
     tiles = [
@@ -80,7 +80,7 @@ def _signed(seconds: float) -> str:
     return f"about {duration(seconds)}" if seconds >= 0 else f"\N{MINUS SIGN}{duration(-seconds)}"
 
 
-def _shard(tale: Tale, story: Story, key: str) -> Iterator[str]:
+def _shard(tale: ShardReport, story: RunReport, key: str) -> Iterator[str]:
     steps = numbered(tale)
     name = escape(name_of(tale, story))
     yield f'<section>\n<h2 class="shard">{name}</h2>\n<p>{escape(tale_text(tale, story))}</p>'
@@ -100,7 +100,7 @@ def _shard(tale: Tale, story: Story, key: str) -> Iterator[str]:
     yield "</section>"
 
 
-def _legend(tale: Tale, story: Story) -> str:
+def _legend(tale: ShardReport, story: RunReport) -> str:
     settings = story.settings
     keys = [
         ("rate", "a batch"),
@@ -118,7 +118,7 @@ def _legend(tale: Tale, story: Story) -> str:
     return f"<ul>{items}</ul><p>{count(round(tale.genes), 'gene')}, {_devices(tale)}.{escape(lost)}</p>"
 
 
-def _devices(tale: Tale) -> str:
+def _devices(tale: ShardReport) -> str:
     return escape(printable(", then ".join(dict.fromkeys(batch.device for batch in tale.tries))))
 
 
@@ -126,18 +126,20 @@ _Row = tuple[str, str, str, str, str, str]
 _HEADINGS = ("#", "at", "what", "evidence", "before", "after")
 
 
-def _rows(tale: Tale, steps: Mapping[int, Step], story: Story) -> list[_Row]:
+def _rows(tale: ShardReport, steps: Mapping[int, ReportAction], story: RunReport) -> list[_Row]:
     """Actions, workers and batches that did not end in the order of time."""
-    events: list[tuple[float, int, Step | Start | Batch]] = [(step.t, number, step) for number, step in steps.items()]
+    events: list[tuple[float, int, ReportAction | StartMark | ReportBatch]] = [
+        (step.t, number, step) for number, step in steps.items()
+    ]
     events += [(batch.ended, 0, batch) for batch in tale.unfinished]
     events += [(start.t, 0, start) for start in tale.starts]
     rows: list[_Row] = []
     for t, number, event in sorted(events, key=lambda item: item[0])[:MOST_ROWS]:
-        if isinstance(event, Start):
+        if isinstance(event, StartMark):
             reason = f" ({printable(event.reason)})" if event.reason else ""
             rows.append(("", clock(t), f"new worker on {printable(event.device)}{reason}", "", "", ""))
             continue
-        if isinstance(event, Batch):
+        if isinstance(event, ReportBatch):
             rows.append(("", clock(t), unfinished_text(event), "", "", ""))
             continue
         effect = effect_of(event, tale, story.settings.window)
@@ -168,7 +170,7 @@ def _line(row: _Row) -> str:
     return f'<tr class="worker">{cells[0]}{cells[1]}{wide}</tr>'
 
 
-def _definitions(story: Story) -> Iterator[str]:
+def _definitions(story: RunReport) -> Iterator[str]:
     yield from MEANINGS.values()
     window = story.settings.window
     yield (
@@ -182,7 +184,7 @@ def _definitions(story: Story) -> Iterator[str]:
     )
 
 
-def _knobs(story: Story) -> str:
+def _knobs(story: RunReport) -> str:
     shown = []
     for field in dataclasses.fields(story.settings):
         value = getattr(story.settings, field.name)

@@ -8,7 +8,7 @@ import warnings
 
 from helix_crawl_otel.report.charts import PICTURE, draw
 from helix_crawl_otel.report.choice import choose, numbered
-from helix_crawl_otel.report.story import Story
+from helix_crawl_otel.report.story import RunReport
 from helix_crawl_otel.report.svg import LIGHT
 from helix_crawl_otel.report.words import headline, name_of, sentences, tale_text
 
@@ -18,7 +18,7 @@ MOST_SHARDS = 3
 _HEAD_INCHES, _SHARD_INCHES, _FOOT_INCHES = 1.25, 5.4, 0.45
 
 
-def picture(story: Story) -> bytes:
+def picture(story: RunReport) -> bytes:
     """The picture as the bytes of a PNG file.
 
     Args:

@@ -8,13 +8,24 @@ from typing import Any, NamedTuple
 
 from helix_crawl_otel.policy.settings import Settings
 
-__all__ = ["DETECT", "HANG", "REMEDIES", "Batch", "Episode", "Reading", "Start", "Step", "Story", "Tale"]
+__all__ = [
+    "DETECT",
+    "HANG",
+    "REMEDIES",
+    "Episode",
+    "Reading",
+    "ReportAction",
+    "ReportBatch",
+    "RunReport",
+    "ShardReport",
+    "StartMark",
+]
 
 DETECT, HANG = "DETECT", "HANG"
 REMEDIES = ("EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU")
 
 
-class Batch(NamedTuple):
+class ReportBatch(NamedTuple):
     """A batch that ended, or one whose worker did: its rate is then the most that it can have had.
 
     Args:
@@ -69,7 +80,7 @@ class Reading(NamedTuple):
     shared: float | None = None
 
 
-class Start(NamedTuple):
+class StartMark(NamedTuple):
     """A worker was started."""
 
     t: float
@@ -96,7 +107,7 @@ class Episode:
 
 
 @dataclass
-class Step:
+class ReportAction:
     """An action, taken or, in a report without recorded actions, one that would have been asked for.
 
     Args:
@@ -122,7 +133,7 @@ class Step:
 
 
 @dataclass
-class Tale:
+class ShardReport:
     """One shard in one run.
 
     Args:
@@ -138,11 +149,11 @@ class Tale:
 
     run: int
     shard: str
-    batches: list[Batch] = field(default_factory=list)
-    unfinished: list[Batch] = field(default_factory=list)
+    batches: list[ReportBatch] = field(default_factory=list)
+    unfinished: list[ReportBatch] = field(default_factory=list)
     episodes: list[Episode] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    starts: list[Start] = field(default_factory=list)
+    steps: list[ReportAction] = field(default_factory=list)
+    starts: list[StartMark] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
 
     @property
@@ -154,7 +165,7 @@ class Tale:
         return min(times, default=0.0), max(times, default=0.0)
 
     @property
-    def tries(self) -> list[Batch]:
+    def tries(self) -> list[ReportBatch]:
         """Batches whether they ended or not, in the order in which they began."""
         return (
             sorted([*self.batches, *self.unfinished], key=lambda batch: batch.began)
@@ -184,7 +195,7 @@ class Tale:
         """Passages encoded."""
         return sum(batch.genes for batch in self.batches)
 
-    def is_crawling(self, batch: Batch) -> bool:
+    def is_crawling(self, batch: ReportBatch) -> bool:
         """Whether it ran during a crawl."""
         return any(
             batch.ended > episode.began and batch.began < (batch.ended if episode.ended is None else episode.ended)
@@ -193,7 +204,7 @@ class Tale:
 
 
 @dataclass
-class Story:
+class RunReport:
     """A whole timeline.
 
     Args:
@@ -207,7 +218,7 @@ class Story:
 
     settings: Settings
     is_recorded: bool
-    tales: list[Tale] = field(default_factory=list)
+    tales: list[ShardReport] = field(default_factory=list)
     runs: int = 1
     seconds: float = 0.0
     sources: list[str] = field(default_factory=list)

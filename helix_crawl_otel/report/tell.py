@@ -13,8 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from helix_crawl_otel.policy.batch import Batch as InFlight
-from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.batch import Batch, BatchInfo
 from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.durable import dump_durable, restore_durable
 from helix_crawl_otel.policy.model import ActionKind
@@ -22,7 +21,17 @@ from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import replay
 from helix_crawl_otel.replay.order import in_runs, travel
-from helix_crawl_otel.report.story import DETECT, HANG, Batch, Episode, Reading, Start, Step, Story, Tale
+from helix_crawl_otel.report.story import (
+    DETECT,
+    HANG,
+    Episode,
+    Reading,
+    ReportAction,
+    ReportBatch,
+    RunReport,
+    ShardReport,
+    StartMark,
+)
 from helix_crawl_otel.timeline import (
     ActionEvent,
     BatchEvent,
@@ -42,7 +51,7 @@ _JUST_BEFORE = 1e-8
 """Seconds. A reading at the moment at which a slice is due comes first."""
 
 
-def tell(events: Iterable[Event], settings: Settings) -> Story:
+def tell(events: Iterable[Event], settings: Settings) -> RunReport:
     """Make a story of a timeline.
 
     Args:
@@ -51,7 +60,7 @@ def tell(events: Iterable[Event], settings: Settings) -> Story:
     """
     kept = list(events)
     is_recorded = any(type(event) is ActionEvent for event in kept)
-    witness = _Witness(settings, is_recorded)
+    witness = _ReportBuilder(settings, is_recorded)
     for run, axis in in_runs(kept):
         if run is not None:
             witness.begin_run(run)
@@ -61,20 +70,20 @@ def tell(events: Iterable[Event], settings: Settings) -> Story:
     return witness.story
 
 
-def _add_what_would_have_been(story: Story, events: Sequence[Event], settings: Settings) -> None:
+def _add_what_would_have_been(story: RunReport, events: Sequence[Event], settings: Settings) -> None:
     tales = {(tale.run, tale.shard): tale for tale in story.tales}
     for run, decision in replay(events, settings).decisions:
         kind = decision.kind.value if decision.what is DecisionKind.ISSUE and decision.kind else HANG
         tale = tales.get((run, decision.shard))
         if tale is not None and decision.what in (DecisionKind.ISSUE, DecisionKind.HANG):
-            tale.steps.append(Step(decision.t, kind, "", decision.evidence, decision.reason))
+            tale.steps.append(ReportAction(decision.t, kind, "", decision.evidence, decision.reason))
 
 
-class _Witness:
+class _ReportBuilder:
     """Threads: one."""
 
     def __init__(self, settings: Settings, is_recorded: bool) -> None:
-        self.story = Story(settings, is_recorded)
+        self.story = RunReport(settings, is_recorded)
         # With `off` the policy detects and never asks: a crawl is open for as long as it lasted.
         self._settings = replace(settings, action="off")
         self._policy = Policy(self._settings)
@@ -103,9 +112,9 @@ class _Witness:
         self._finish(span.last)
 
     def _forget_axis(self) -> None:
-        self._tales: dict[str, Tale] = {}
+        self._tales: dict[str, ShardReport] = {}
         self._readings: dict[str, list[Reading]] = {}  # by device, in the order of time
-        self._starts: list[Start] = []
+        self._starts: list[StartMark] = []
         self._newest: dict[str, TriedBatch] = {}  # that has begun, by shard
 
     # -- a traveller's ------------------------------------------------------------------------------------------------
@@ -145,7 +154,7 @@ class _Witness:
         """The crawls of the one before end here."""
         self._close_of(event.worker, t)
         self._take(self._policy.start_worker(t, event.worker, event.device))
-        self._starts.append(Start(t, event.device, event.worker, event.reason))
+        self._starts.append(StartMark(t, event.device, event.worker, event.reason))
 
     def act(self, t: float, event: ActionEvent) -> None:
         """A step of its shard's tale."""
@@ -154,7 +163,7 @@ class _Witness:
         newest = self._newest.get(event.shard)
         known, _ = self._policy.baseline(event.shard, newest.device) if newest is not None else (None, "")
         speed = ratio * known.rate if isinstance(ratio, (int, float)) and known is not None else None
-        step = Step(t, event.kind, event.outcome or "applied", event.evidence, crawl_speed=speed or None)
+        step = ReportAction(t, event.kind, event.outcome or "applied", event.evidence, crawl_speed=speed or None)
         tale.steps.append(step)
         if event.kind == DETECT:
             self._open(tale, t, newest.worker if newest is not None else "")
@@ -164,16 +173,16 @@ class _Witness:
 
     # -- batches and workers ------------------------------------------------------------------------------------------
 
-    def _batch(self, t: float, info: BatchInfo, event: TriedBatch, *, is_judged: bool) -> Batch:
+    def _batch(self, t: float, info: BatchInfo, event: TriedBatch, *, is_judged: bool) -> ReportBatch:
         state = self._policy.state.shards[event.shard]
         units = float(event.genes if state.unit == "genes" or event.work is None else event.work)
         known, _ = self._policy.baseline(event.shard, event.device)
         baseline = known.rate * event.genes / units if known is not None and is_judged else None
         began = t - event.seconds
-        ended = InFlight(info.id, event.worker, event.shard, event.device, event.genes, units, started=began)
+        ended = Batch(info.id, event.worker, event.shard, event.device, event.genes, units, started=began)
         is_full = bool(self._policy.is_full(ended, t))
         is_slow = baseline is not None and event.genes / event.seconds < baseline / self._settings.factor
-        return Batch(began, t, event.genes, units, event.device, event.worker, baseline, is_full and is_slow)
+        return ReportBatch(began, t, event.genes, units, event.device, event.worker, baseline, is_full and is_slow)
 
     def _info(self, t: float, number: int, event: TriedBatch) -> BatchInfo:
         self._newest[event.shard] = event
@@ -200,14 +209,14 @@ class _Witness:
 
     # -- shards -------------------------------------------------------------------------------------------------------
 
-    def _tale(self, shard: str) -> Tale:
+    def _tale(self, shard: str) -> ShardReport:
         if shard not in self._tales:
-            self._tales[shard] = Tale(max(self._runs - 1, 0), shard)
+            self._tales[shard] = ShardReport(max(self._runs - 1, 0), shard)
             self.story.tales.append(self._tales[shard])
         return self._tales[shard]
 
     @staticmethod
-    def _open(tale: Tale, t: float, worker: str) -> None:
+    def _open(tale: ShardReport, t: float, worker: str) -> None:
         if not tale.episodes or tale.episodes[-1].ended is not None:
             tale.episodes.append(Episode(t, worker, t))
 
@@ -227,7 +236,7 @@ class _Witness:
             # The worker of a shard's first batch is started before it: only those in place of another count.
             tale.starts = [s for s in self._starts if s.worker in workers and began <= s.t <= ended]
 
-    def _readings_of(self, tale: Tale, device: str, began: float, ended: float) -> list[Reading]:
+    def _readings_of(self, tale: ShardReport, device: str, began: float, ended: float) -> list[Reading]:
         """A device's readings during a shard. The one before holds at its beginning, the last one to its end there."""
         own = self._readings.get(device, [])
         first = bisect_left(own, began, key=attrgetter("t"))
@@ -240,7 +249,7 @@ class _Witness:
         return inside
 
 
-def _slow_since(tale: Tale, episode: Episode) -> float:
+def _slow_since(tale: ShardReport, episode: Episode) -> float:
     """The beginning of the unbroken row of slow batches that leads to a detection."""
     since = episode.detected
     for batch in reversed(tale.tries):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from helix_crawl_otel.numbers import count, duration, number, printable
 from helix_crawl_otel.report.charts import LABELS
 from helix_crawl_otel.report.effect import Effect, Speed, effect_of, lost_seconds, saved_seconds
-from helix_crawl_otel.report.story import DETECT, HANG, REMEDIES, Batch, Step, Story, Tale
+from helix_crawl_otel.report.story import DETECT, HANG, REMEDIES, ReportAction, ReportBatch, RunReport, ShardReport
 
 __all__ = [
     "clock",
@@ -42,13 +42,13 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
-def name_of(tale: Tale, story: Story) -> str:
+def name_of(tale: ShardReport, story: RunReport) -> str:
     """The shard, and the run where there are several."""
     name = ". (loose files)" if tale.shard == "." else printable(tale.shard)
     return name if story.runs < 2 else f"{name}, run {tale.run + 1}"
 
 
-def headline(story: Story) -> str:
+def headline(story: RunReport) -> str:
     """The whole in one line."""
     hangs = sum(step.kind == HANG for tale in story.tales for step in tale.steps)
     stuck = f" {count(hangs, 'batch', 'batches')} hung." if hangs else ""
@@ -58,11 +58,11 @@ def headline(story: Story) -> str:
     return f"{count(story.crawls, 'crawl')} in {len(crawled)} of {_shards(story)}.{stuck}"
 
 
-def _shards(story: Story) -> str:
+def _shards(story: RunReport) -> str:
     return count(len({tale.shard for tale in story.tales}), "shard")
 
 
-def sentences(story: Story) -> Iterator[str]:
+def sentences(story: RunReport) -> Iterator[str]:
     """What was recorded, what was done about the crawls, what it cost."""
     batches = sum(len(tale.batches) for tale in story.tales)
     genes = round(sum(tale.genes for tale in story.tales))
@@ -89,7 +89,7 @@ def sentences(story: Story) -> Iterator[str]:
         yield f"The remedies cost about {duration(-sum(saved))} more than they saved, an estimate."
 
 
-def tale_text(tale: Tale, story: Story) -> str:
+def tale_text(tale: ShardReport, story: RunReport) -> str:
     """A shard in a few sentences."""
     if not tale.episodes:
         what = "No crawl."
@@ -110,7 +110,7 @@ def tale_text(tale: Tale, story: Story) -> str:
     return " ".join(text for _, text in sorted(told, key=lambda item: item[0]))
 
 
-def _unfinished(tale: Tale) -> list[tuple[float, str]]:
+def _unfinished(tale: ShardReport) -> list[tuple[float, str]]:
     """When and what; several in one sentence."""
     if len(tale.unfinished) > 1:
         longest = duration(max(batch.seconds for batch in tale.unfinished))
@@ -119,16 +119,16 @@ def _unfinished(tale: Tale) -> list[tuple[float, str]]:
     return [(batch.ended, f"{unfinished_text(batch)} at {clock(batch.ended)}.") for batch in tale.unfinished]
 
 
-def unfinished_text(batch: Batch) -> str:
+def unfinished_text(batch: ReportBatch) -> str:
     """A batch that did not end."""
     return f"A batch of {count(round(batch.genes), 'gene')} did not end in {duration(batch.seconds)}: its worker ended"
 
 
-def _is_remedy(step: Step) -> bool:
+def _is_remedy(step: ReportAction) -> bool:
     return step.kind in REMEDIES and step.is_taken
 
 
-def _fall(step: Step | None) -> str:
+def _fall(step: ReportAction | None) -> str:
     if step is None:
         return ""
     baseline, ema, memory = (step.evidence.get(key) for key in ("baseline", "ema", "memory_fraction"))
@@ -140,7 +140,7 @@ def _fall(step: Step | None) -> str:
     return text
 
 
-def _done(step: Step, effect: Effect) -> str:
+def _done(step: ReportAction, effect: Effect) -> str:
     what = LABELS[step.kind][0].upper() + LABELS[step.kind][1:]
     by_force = " by force" if step.outcome == "overdue" else ""
     if effect.after is None:
@@ -148,7 +148,7 @@ def _done(step: Step, effect: Effect) -> str:
     return f"{what}{by_force} at {clock(step.t)}: {speed_text(effect.after)} after it."
 
 
-def step_text(step: Step, is_recorded: bool) -> str:
+def step_text(step: ReportAction, is_recorded: bool) -> str:
     """An action and what became of it."""
     what = LABELS.get(step.kind, printable(step.kind))
     if not is_recorded:
@@ -164,7 +164,7 @@ def speed_text(speed: Speed | None) -> str:
     return f"{number(speed.rate)} genes/s{share}"
 
 
-def evidence_text(step: Step) -> str:
+def evidence_text(step: ReportAction) -> str:
     """The numbers behind an action, as a sentence; its reason where it has no numbers."""
     found = {key: value for key, value in step.evidence.items() if isinstance(value, (int, float))}
     parts = []

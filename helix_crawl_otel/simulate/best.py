@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 
 from helix_crawl_otel.modelled_card import BatchLoad, CardModel, Context
-from helix_crawl_otel.simulate.policies import CARD, CPU, Planned, Step
+from helix_crawl_otel.simulate.policies import CARD, CPU, PlannedPolicy, SimulatedAction
 from helix_crawl_otel.simulate.scenario import Scenario
 
 __all__ = ["Plan", "best_plan"]
@@ -39,12 +39,12 @@ class Plan:
     """
 
     seconds: float
-    steps: dict[int, Step]
+    steps: dict[int, SimulatedAction]
     first_device: str
 
-    def policy(self) -> Planned:
+    def policy(self) -> PlannedPolicy:
         """The policy that follows the plan in the closed loop."""
-        return Planned(dict(self.steps), self.first_device)
+        return PlannedPolicy(dict(self.steps), self.first_device)
 
 
 @dataclass
@@ -61,9 +61,9 @@ class _Way:
     seconds: float = _NEVER
     via: int = -1
     device: str = ""
-    step: Step | None = None
+    step: SimulatedAction | None = None
 
-    def offer(self, seconds: float, via: int, device: str, step: Step | None) -> None:
+    def offer(self, seconds: float, via: int, device: str, step: SimulatedAction | None) -> None:
         if seconds < self.seconds:
             self.seconds, self.via, self.device, self.step = seconds, via, device, step
 
@@ -92,7 +92,7 @@ class _Search:
             cpu = self.on_cpu[i]
             # Later than that, a recycle at this boundary is better than coming back from the CPU.
             if i > 0 and cpu.seconds <= self.on_card[i].seconds + self.card.memory_return_seconds:
-                self.fresh[i].offer(cpu.seconds + self.start_seconds, cpu.via, CPU, Step.RETURN)
+                self.fresh[i].offer(cpu.seconds + self.start_seconds, cpu.via, CPU, SimulatedAction.RETURN)
             begun = self._begun(i)
             if begun.seconds < _NEVER:
                 self._follow(i, begun)
@@ -110,7 +110,7 @@ class _Search:
         before, after = self.on_cpu[i], self.on_cpu[i + 1]
         after.offer(before.seconds + seconds, before.via, before.device, None)
         start = 0.0 if i == 0 else self.on_card[i].seconds
-        after.offer(start + self.card.cpu_start_seconds + seconds, i, CARD if i else "", Step.DEMOTE_CPU)
+        after.offer(start + self.card.cpu_start_seconds + seconds, i, CARD if i else "", SimulatedAction.DEMOTE_CPU)
 
     def _follow(self, i: int, begun: _Way) -> None:
         """Follow the context that begins at i for as long as that can be the best."""
@@ -124,10 +124,10 @@ class _Search:
             if at_risk is None and (context.spilled_gib > 0 or math.isinf(seconds)):
                 at_risk = k
                 if k > i:
-                    self.emptied[k].offer(before + self.card.release_seconds, i, CARD, Step.EMPTY_CACHE)
+                    self.emptied[k].offer(before + self.card.release_seconds, i, CARD, SimulatedAction.EMPTY_CACHE)
                     reset_seconds = self.card.release_seconds
             if at_risk is not None and k > i:
-                self.fresh[k].offer(before + self.recycle_seconds, i, CARD, Step.RECYCLE)
+                self.fresh[k].offer(before + self.recycle_seconds, i, CARD, SimulatedAction.RECYCLE)
             if math.isinf(seconds):
                 return
             t += load.read_seconds + seconds
@@ -136,12 +136,12 @@ class _Search:
                 young = young or Context(self.card)
                 lost += seconds - young.encode(load)
                 if lost >= reset_seconds:
-                    self.fresh[k + 1].offer(t + self.recycle_seconds, i, CARD, Step.RECYCLE)
+                    self.fresh[k + 1].offer(t + self.recycle_seconds, i, CARD, SimulatedAction.RECYCLE)
                     return
 
     def _plan(self) -> Plan:
         end = len(self.loads)
-        steps: dict[int, Step] = {}
+        steps: dict[int, SimulatedAction] = {}
         card, cpu = self.on_card[end], self.on_cpu[end]
         seconds = min(card.seconds, cpu.seconds)
         device, at = (CARD, card.via) if card.seconds <= cpu.seconds else (CPU, cpu.via)
@@ -154,7 +154,7 @@ class _Search:
                 device = way.device
                 at, way = self._before(way, at)
             else:
-                steps[at] = Step.DEMOTE_CPU
+                steps[at] = SimulatedAction.DEMOTE_CPU
                 device, before = CARD, self.on_card[at].via
                 at, way = before, self._begun(before)
         return Plan(seconds, steps, device)

@@ -13,7 +13,7 @@ from helix_crawl_otel.simulate.best import best_plan
 from helix_crawl_otel.simulate.loop import play
 from helix_crawl_otel.simulate.policies import DEFINITIONS, SimulatedPolicy, finished_batches, ladder
 from helix_crawl_otel.simulate.scenario import Scenario
-from helix_crawl_otel.simulate.trace import Run
+from helix_crawl_otel.simulate.trace import SimulatedRun
 
 __all__ = ["Comparison", "Row", "compare", "ladder_ratios", "middle_and_worst"]
 
@@ -68,7 +68,7 @@ class Comparison:
     """
 
     scenario: Scenario
-    runs: dict[str, Run]
+    runs: dict[str, SimulatedRun]
 
     @property
     def rows(self) -> list[Row]:
@@ -79,7 +79,7 @@ class Comparison:
         """The row of one policy."""
         return self._row(self.runs[policy])
 
-    def _row(self, run: Run) -> Row:
+    def _row(self, run: SimulatedRun) -> Row:
         best = self.runs["best"].finish_seconds
         finish = run.finish_seconds
         return Row(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.compare import Comparison, ladder_ratios, middle_and_worst
 from helix_crawl_otel.simulate.table import span
-from helix_crawl_otel.simulate.trace import Run
+from helix_crawl_otel.simulate.trace import SimulatedRun
 
 __all__ = ["GOAL_FRESH_WORKER_SECONDS", "GOAL_RATIO", "fresh_worker_seconds", "goal_notes"]
 
@@ -69,7 +69,7 @@ def _recurring_note(item: Comparison) -> str:
     )
 
 
-def fresh_worker_seconds(run: Run) -> float | None:
+def fresh_worker_seconds(run: SimulatedRun) -> float | None:
     """From the start of the first crawled batch until a batch began that was encoded; `None` when none did."""
     if run.crawl_began is None:
         return None
@@ -77,7 +77,7 @@ def fresh_worker_seconds(run: Run) -> float | None:
     return next((item.began - began for item in run.attempts if item.finished and item.began > began), None)
 
 
-def _fresh_worker_note(run: Run) -> str:
+def _fresh_worker_note(run: SimulatedRun) -> str:
     goal = f"Goal, endless batch, a fresh worker encodes within {span(GOAL_FRESH_WORKER_SECONDS)}: "
     seconds = fresh_worker_seconds(run)
     if seconds is None:

@@ -12,9 +12,9 @@ import math
 from helix_crawl_otel.modelled_card import BatchLoad, Context, slowdown
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.policy import TICK_SECONDS
-from helix_crawl_otel.simulate.policies import CARD, CPU, SimulatedPolicy, Step
+from helix_crawl_otel.simulate.policies import CARD, CPU, SimulatedAction, SimulatedPolicy
 from helix_crawl_otel.simulate.scenario import Scenario
-from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS, Attempt, Mark, Run
+from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS, Attempt, Mark, SimulatedRun
 
 __all__ = ["play"]
 
@@ -34,14 +34,14 @@ class _GivenUp(Exception):
 class _Loop:
     def __init__(self, scenario: Scenario, policy: SimulatedPolicy) -> None:
         self.scenario, self.card, self.policy = scenario, scenario.card, policy
-        self.run = Run(policy.name)
+        self.run = SimulatedRun(policy.name)
         self.now = 0.0
         self.device = policy.first_device
         self.context: Context | None = None
         self.batches = 0  # of this worker
         self.crawling = False
 
-    def play(self) -> Run:
+    def play(self) -> SimulatedRun:
         try:
             self._start(self.device, "first")
             for load in self.scenario.loads():
@@ -71,26 +71,26 @@ class _Loop:
             self._pass(self.card.memory_return_seconds)
         self._start(device, reason)
 
-    def _apply(self, step: Step, load: BatchLoad, *, forced: bool = False) -> None:
+    def _apply(self, step: SimulatedAction, load: BatchLoad, *, forced: bool = False) -> None:
         self.run.marks.append(Mark(self.now, step.value, load.shard, forced, self.crawling))
-        if step in (Step.RELEASE, Step.EMPTY_CACHE):
+        if step in (SimulatedAction.RELEASE, SimulatedAction.EMPTY_CACHE):
             if self.context is not None:
                 self.context.release()
                 self._sample()
                 self._pass(self.card.release_seconds)
-        elif step is Step.DEMOTE_CPU:
+        elif step is SimulatedAction.DEMOTE_CPU:
             self._replace(CPU, "demote", gate=self.policy.supervised)
-        elif step is Step.RESTART:
+        elif step is SimulatedAction.RESTART:
             self._replace(self.device, "crash", gate=True)
         else:
-            self._replace(CARD, "recycle" if step is Step.RECYCLE else "resume", gate=True)
+            self._replace(CARD, "recycle" if step is SimulatedAction.RECYCLE else "resume", gate=True)
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
     def _encode(self, load: BatchLoad) -> bool:
         """Boundary, read, encode, commit. Returns False when the worker was ended inside the batch."""
         if self._routine_release_is_due():
-            self._apply(Step.RELEASE, load)
+            self._apply(SimulatedAction.RELEASE, load)
         while (step := self.policy.boundary(self.now, load, self.device)) is not None:
             self._apply(step, load)
         self._pass(load.read_seconds)
@@ -101,7 +101,7 @@ class _Loop:
             self.run.crawl_began = began
         self.policy.batch_started(began, load, self.device, reading)
         self._note_detection(load)
-        end: Step | None = None
+        end: SimulatedAction | None = None
         if self.policy.ticks:
             ticks = 0
             t = TICK_SECONDS * (math.floor(began / TICK_SECONDS) + 1)
@@ -168,7 +168,7 @@ class _Loop:
             self.run.memory.append((self.now, used_gib))
 
 
-def play(scenario: Scenario, policy: SimulatedPolicy) -> Run:
+def play(scenario: Scenario, policy: SimulatedPolicy) -> SimulatedRun:
     """Run a scenario under a policy.
 
     Args:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from helix_crawl_otel.simulate.compare import Comparison
 from helix_crawl_otel.simulate.policies import CARD, DEFINITIONS
 from helix_crawl_otel.simulate.table import span
-from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS, Mark, Run
+from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS, Mark, SimulatedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +112,7 @@ def _limits(comparison: Comparison, tokens: float, end: float) -> tuple[float, f
 
 
 def _rate_row(
-    axes: Axes, comparison: Comparison, policy: str, run: Run, tokens: float, scale: float, end: float
+    axes: Axes, comparison: Comparison, policy: str, run: SimulatedRun, tokens: float, scale: float, end: float
 ) -> None:
     from matplotlib.ticker import LogLocator
 

@@ -23,9 +23,9 @@ __all__ = [
     "CPU",
     "DEFINITIONS",
     "CorePolicy",
-    "Planned",
+    "PlannedPolicy",
+    "SimulatedAction",
     "SimulatedPolicy",
-    "Step",
     "finished_batches",
     "ladder",
 ]
@@ -46,7 +46,7 @@ DEFINITIONS = {
 """What each policy is, in the order of the table."""
 
 
-class Step(str, Enum):
+class SimulatedAction(str, Enum):
     """What is done at a boundary, or to a worker."""
 
     RELEASE = "release"
@@ -75,7 +75,7 @@ class SimulatedPolicy:
         self.name = name
         self.routine_release = routine_release
 
-    def boundary(self, t: float, load: BatchLoad, device: str) -> Step | None:
+    def boundary(self, t: float, load: BatchLoad, device: str) -> SimulatedAction | None:
         """What to do before this batch. Asked again after each step until there is none."""
         return None
 
@@ -85,7 +85,7 @@ class SimulatedPolicy:
     def batch_started(self, t: float, load: BatchLoad, device: str, reading: MemoryReading) -> None:
         """A batch begins its encode stage."""
 
-    def tick(self, t: float, reading: MemoryReading) -> Step | None:
+    def tick(self, t: float, reading: MemoryReading) -> SimulatedAction | None:
         """Asked inside a batch: how to end its worker, or `None`."""
         return None
 
@@ -102,7 +102,7 @@ class SimulatedPolicy:
 
 
 @dataclass
-class Planned(SimulatedPolicy):
+class PlannedPolicy(SimulatedPolicy):
     """Follows a plan made with foresight: `best`.
 
     Args:
@@ -111,13 +111,13 @@ class Planned(SimulatedPolicy):
         name: Shown in the table.
     """
 
-    steps: dict[int, Step]
+    steps: dict[int, SimulatedAction]
     first_device: str = CARD
     name: str = "best"
     routine_release: bool = False
     taken: set[int] = field(default_factory=set)
 
-    def boundary(self, t: float, load: BatchLoad, device: str) -> Step | None:
+    def boundary(self, t: float, load: BatchLoad, device: str) -> SimulatedAction | None:
         """The planned step, once."""
         if load.index in self.taken:
             return None
@@ -144,19 +144,19 @@ class CorePolicy(SimulatedPolicy):
         self.ticks = self.supervised = can_end_worker
         self._shard: str | None = None
         self._pending: Decision | None = None
-        self._end: Step | None = None
+        self._end: SimulatedAction | None = None
         self._detected = False
         self._info: BatchInfo | None = None
         self._batches = 0
 
-    def boundary(self, t: float, load: BatchLoad, device: str) -> Step | None:
+    def boundary(self, t: float, load: BatchLoad, device: str) -> SimulatedAction | None:
         """The action that waits; the next shard goes back to the card first."""
         if self._shard != load.shard:
             if self._shard is not None:
                 self._take(self.core.close_shard(t, self._shard))
                 self._shard = self._pending = None
             if device == CPU:
-                return Step.RETURN
+                return SimulatedAction.RETURN
             self._shard = load.shard
             self._open(t, device)
         pending, self._pending = self._pending, None
@@ -164,7 +164,7 @@ class CorePolicy(SimulatedPolicy):
             return None
         if pending.kind is ActionKind.EMPTY_CACHE:
             self.core.resolve(load.shard, pending.action_id, Outcome.APPLIED)
-        return Step(pending.kind.value)
+        return SimulatedAction(pending.kind.value)
 
     def worker_started(self, t: float, device: str) -> None:
         """The core is told; the worker goes on with the shard."""
@@ -180,7 +180,7 @@ class CorePolicy(SimulatedPolicy):
         self.core.read_memory(t, device, reading)
         self._take(self.core.start_batch(t, self._info))
 
-    def tick(self, t: float, reading: MemoryReading) -> Step | None:
+    def tick(self, t: float, reading: MemoryReading) -> SimulatedAction | None:
         """As the supervisor's ticker does it."""
         assert self._info is not None
         self.core.read_memory(t, self._info.device, reading)
@@ -215,7 +215,7 @@ class CorePolicy(SimulatedPolicy):
     def _take(self, decisions: list[Decision]) -> None:
         for decision in decisions:
             if decision.forced:
-                self._end = Step.RESTART if decision.kind is None else Step(decision.kind.value)
+                self._end = SimulatedAction.RESTART if decision.kind is None else SimulatedAction(decision.kind.value)
             elif decision.what is DecisionKind.ISSUE and decision.kind is ActionKind.DETECT:
                 self._detected = True
             elif decision.what is DecisionKind.ISSUE:

@@ -20,14 +20,14 @@ from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.policies import CARD, CPU
 from helix_crawl_otel.simulate.scenario import Scenario
-from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS, Attempt, Run
+from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS, Attempt, SimulatedRun
 
 __all__ = ["timeline", "write_timeline"]
 
 _UNFINISHED, _WORKER, _MEMORY, _ACTION, _BATCH = range(5)  # order of lines of the same moment
 
 
-def timeline(scenario: Scenario, run: Run, settings: Settings) -> list[dict[str, Any]]:
+def timeline(scenario: Scenario, run: SimulatedRun, settings: Settings) -> list[dict[str, Any]]:
     """The events of a run, in the order of time.
 
     Args:
@@ -49,7 +49,7 @@ def timeline(scenario: Scenario, run: Run, settings: Settings) -> list[dict[str,
     return [first, *(event for _, event in sorted(_events(scenario, run), key=lambda item: item[0]))]
 
 
-def _events(scenario: Scenario, run: Run) -> Iterator[tuple[tuple[float, int], dict[str, Any]]]:
+def _events(scenario: Scenario, run: SimulatedRun) -> Iterator[tuple[tuple[float, int], dict[str, Any]]]:
     limit_bytes = round(scenario.card.limit_gib * GIB)
     for at, (t, device, reason) in enumerate(run.workers):
         yield (t, _WORKER), {"event": "worker", "t": t, "device": device, "pid": at + 1, "reason": reason}
@@ -102,7 +102,7 @@ def _batch(item: Attempt, event: str) -> dict[str, Any]:
     }
 
 
-def write_timeline(path: Path, scenario: Scenario, run: Run, settings: Settings) -> None:
+def write_timeline(path: Path, scenario: Scenario, run: SimulatedRun, settings: Settings) -> None:
     """Write the timeline of a run, JSON lines.
 
     Raises:

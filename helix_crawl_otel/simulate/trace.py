@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from helix_crawl_otel.modelled_card import BatchLoad
 
-__all__ = ["GIVE_UP_SECONDS", "Attempt", "Mark", "Run"]
+__all__ = ["GIVE_UP_SECONDS", "Attempt", "Mark", "SimulatedRun"]
 
 GIVE_UP_SECONDS = 30 * 86400.0
 """A run that has not finished by then is given up: 30 days. It has no finish time."""
@@ -70,7 +70,7 @@ class Mark:
 
 
 @dataclass
-class Run:
+class SimulatedRun:
     """One policy on one scenario.
 
     Args:

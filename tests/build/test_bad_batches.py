@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.build.bad_batches import MOST_UNPROVEN, Suspects, Verdict
+from helix_crawl_otel.build.bad_batches import MOST_UNPROVEN, BadBatches, CrashOutcome
 from helix_crawl_otel.build.pieces import pieces
 from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.supervise.crash_budget import MOST_NARROWED
@@ -13,14 +13,14 @@ from helix_crawl_otel.supervise.crash_budget import MOST_NARROWED
 
 def test_one_crash_is_chance() -> None:
     """The batch is tried again as it is."""
-    suspects = Suspects()
+    suspects = BadBatches()
     assert not suspects.crashed("g", 64, "why").narrows
     assert suspects.limits() == {}
 
 
 def test_the_second_crash_halves_the_batch_and_a_commit_ends_the_suspicion() -> None:
     """An odd batch keeps the larger half; what was encoded after all is suspected no longer."""
-    suspects = Suspects()
+    suspects = BadBatches()
     suspects.crashed("g", 5, "why")
     assert suspects.crashed("g", 5, "why").narrows
     assert suspects.limits() == {"g": 3}
@@ -31,7 +31,7 @@ def test_the_second_crash_halves_the_batch_and_a_commit_ends_the_suspicion() -> 
 
 def test_a_single_gene_that_kills_twice_is_quarantined_with_its_reason() -> None:
     """The reason says how its worker ended."""
-    suspects = Suspects()
+    suspects = BadBatches()
     suspects.crashed("g", 1, "it was killed by SIGSEGV")
     assert suspects.crashed("g", 1, "it was killed by SIGSEGV").narrows
     assert "SIGSEGV" in suspects.quarantined()["g"]
@@ -41,18 +41,18 @@ def test_a_single_gene_that_kills_twice_is_quarantined_with_its_reason() -> None
 
 def test_on_a_card_only_the_cpu_can_tell_whether_a_gene_is_to_blame() -> None:
     """Nothing is quarantined; on the CPU it is counted from the beginning."""
-    suspects = Suspects()
+    suspects = BadBatches()
     suspects.crashed("g", 1, "why", is_on_card=True)
-    assert suspects.crashed("g", 1, "why", is_on_card=True) == Verdict(narrows=True, needs_cpu=True)
+    assert suspects.crashed("g", 1, "why", is_on_card=True) == CrashOutcome(narrows=True, needs_cpu=True)
     assert suspects.quarantined() == {}
-    assert suspects.crashed("g", 1, "why") == Verdict(narrows=False)
-    assert suspects.crashed("g", 1, "why") == Verdict(narrows=True)
+    assert suspects.crashed("g", 1, "why") == CrashOutcome(narrows=False)
+    assert suspects.crashed("g", 1, "why") == CrashOutcome(narrows=True)
     assert list(suspects.quarantined()) == ["g"]
 
 
 def test_gene_after_gene_is_not_the_genes() -> None:
     """Without one that is encoded in between: then the budget is spent, and the shard fails."""
-    suspects = Suspects()
+    suspects = BadBatches()
     verdicts = [suspects.crashed(f"g{n // 2}", 1, "why") for n in range(2 * MOST_UNPROVEN + 4)]
     assert [verdict.narrows for verdict in verdicts[1::2]] == [True] * MOST_UNPROVEN + [False] * 2
     suspects.committed("h")
@@ -65,7 +65,7 @@ def test_the_one_poisonous_gene_is_found_and_no_other(data: st.DataObject, genes
     """Wherever it lies, by the worker's own cutting, and with few enough crashes that the budget pays for them."""
     poison = PendingGene(data.draw(st.integers(0, genes - 1)), "poison", "")
     left = [poison if n == poison.key else PendingGene(n, str(n), "") for n in range(genes)]
-    suspects, crashes = Suspects(), 0
+    suspects, crashes = BadBatches(), 0
     while left:
         limits = suspects.limits()
         for piece in [piece for start in range(0, len(left), size) for piece in pieces(left[start:][:size], limits)]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from helix_crawl_otel.doctor.checks import Verdict
+from helix_crawl_otel.doctor.checks import Severity
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.probes.cards import Description
 from helix_crawl_otel.probes.nvml import UNIFIED
@@ -21,7 +21,7 @@ def with_driver(facts: Facts, version: str | None) -> Facts:
 def test_a_machine_without_a_card_has_no_problem() -> None:
     """The CPU does the work; what NVML said is told all the same."""
     checks = checks_of(CPU_ONLY)
-    assert {check.verdict for check in checks} <= {Verdict.OK, Verdict.NOTE}
+    assert {check.verdict for check in checks} <= {Severity.OK, Severity.NOTE}
     assert "error 12" in about(CPU_ONLY, "nvml").fact
     assert about(CPU_ONLY, "device").fact == "--device auto takes cpu: no NVIDIA card is seen"
 
@@ -35,7 +35,7 @@ def test_a_driver_without_a_card() -> None:
 def test_a_small_card_under_windows_gets_the_warnings_it_needs() -> None:
     """It crawls instead of failing, `auto` leaves it alone and says why, and the fallback can be turned off."""
     card = about(WINDOWS_12, "cuda:0")
-    assert card.verdict is Verdict.WARN
+    assert card.verdict is Severity.WARN
     assert card.fact == "NVIDIA GeForce RTX 3080 Ti, 12.0 GiB, WDDM"
     assert "a full card does not fail, it crawls" in card.advice
     device = about(WINDOWS_12, "device").fact
@@ -48,7 +48,7 @@ def test_tcc_does_not_spill() -> None:
     """Nothing is warned of there, and nothing is said of the fallback."""
     facts = with_card(replace(CPU_ONLY, platform="win32"), 24.0, 1.0, "TCC")
     card = about(facts, "cuda:0")
-    assert (card.verdict, card.advice) == (Verdict.OK, "")
+    assert (card.verdict, card.advice) == (Severity.OK, "")
     assert card.fact.endswith("24.0 GiB, TCC: it does not spill, a full card raises out-of-memory")
     assert not [check for check in checks_of(facts) if check.topic == "sysmem fallback"]
 
@@ -57,7 +57,7 @@ def test_of_mcdm_nothing_is_promised() -> None:
     """Microsoft describes it as a part of WDDM; that it does not spill stands nowhere."""
     facts = with_card(replace(CPU_ONLY, platform="win32"), 24.0, 1.0, "MCDM")
     card = about(facts, "cuda:0")
-    assert card.verdict is Verdict.NOTE
+    assert card.verdict is Severity.NOTE
     assert card.fact == "NVIDIA GeForce RTX 3080 Ti, 24.0 GiB, MCDM"
     assert "not documented" in card.advice
     assert card.source.startswith("https://learn.microsoft.com/")
@@ -67,7 +67,7 @@ def test_of_mcdm_nothing_is_promised() -> None:
 def test_an_unknown_driver_model_is_taken_for_wddm() -> None:
     """That of nearly every card under Windows; elsewhere there is none to be known."""
     card = about(with_card(replace(CPU_ONLY, platform="win32"), 24.0, 1.0, None), "cuda:0")
-    assert card.verdict is Verdict.WARN
+    assert card.verdict is Severity.WARN
     assert card.fact.endswith("24.0 GiB, driver model unknown")
     assert about(LINUX_80, "cuda:0").fact == "NVIDIA GeForce RTX 3080 Ti, 79.6 GiB"
 
@@ -75,16 +75,16 @@ def test_an_unknown_driver_model_is_taken_for_wddm() -> None:
 @pytest.mark.parametrize(
     ("driver", "verdict", "says"),
     [
-        ("531.79", Verdict.OK, "older than 536.40"),
-        ("536.39", Verdict.OK, "older than 536.40"),
-        ("536.40", Verdict.WARN, "has no setting against it"),
-        ("545.92", Verdict.WARN, "has no setting against it"),
-        ("546.01", Verdict.WARN, "cannot be read from here"),
-        ("610.43", Verdict.WARN, "cannot be read from here"),
-        (None, Verdict.WARN, "of unknown version"),
+        ("531.79", Severity.OK, "older than 536.40"),
+        ("536.39", Severity.OK, "older than 536.40"),
+        ("536.40", Severity.WARN, "has no setting against it"),
+        ("545.92", Severity.WARN, "has no setting against it"),
+        ("546.01", Severity.WARN, "cannot be read from here"),
+        ("610.43", Severity.WARN, "cannot be read from here"),
+        (None, Severity.WARN, "of unknown version"),
     ],
 )
-def test_the_fallback_depends_on_the_driver(driver: str | None, verdict: Verdict, says: str) -> None:
+def test_the_fallback_depends_on_the_driver(driver: str | None, verdict: Severity, says: str) -> None:
     """536.40 began it, 546.01 brought the setting."""
     found = about(with_driver(WINDOWS_12, driver), "sysmem fallback")
     assert found.verdict is verdict
@@ -94,15 +94,19 @@ def test_the_fallback_depends_on_the_driver(driver: str | None, verdict: Verdict
 def test_linux_inside_windows_spills_too() -> None:
     """NVML says nothing of a driver model there, the kernel's name does."""
     found = about(replace(LINUX_80, is_wsl=True), "sysmem fallback")
-    assert found.verdict is Verdict.WARN
+    assert found.verdict is Severity.WARN
     assert not [check for check in checks_of(LINUX_80) if check.topic == "sysmem fallback"]
 
 
 @pytest.mark.parametrize(
     ("used_gib", "verdict", "says"),
-    [(1.0, Verdict.OK, ""), (20.0, Verdict.WARN, "little is left"), (23.0, Verdict.WARN, "full before the job begins")],
+    [
+        (1.0, Severity.OK, ""),
+        (20.0, Severity.WARN, "little is left"),
+        (23.0, Severity.WARN, "full before the job begins"),
+    ],
 )
-def test_memory_in_use_before_the_job(used_gib: float, verdict: Verdict, says: str) -> None:
+def test_memory_in_use_before_the_job(used_gib: float, verdict: Severity, says: str) -> None:
     """Somebody else's memory is the commonest reason for a crawl from the start."""
     found = about(with_card(CPU_ONLY, 24.0, used_gib, None), "cuda:0 memory")
     assert found.verdict is verdict
@@ -114,10 +118,10 @@ def test_a_memory_that_cannot_be_read_is_a_problem() -> None:
     """Without it nothing ever trips; unified memory is another matter."""
     blind = replace(LINUX_80, readings={"cuda:0": (UNKNOWN, "NVML: GPU is lost (error 15)")})
     found = about(blind, "cuda:0 memory")
-    assert found.verdict is Verdict.PROBLEM
+    assert found.verdict is Severity.PROBLEM
     assert "GPU is lost" in found.fact
     unified = replace(LINUX_80, readings={"cuda:0": (UNKNOWN, f"{UNIFIED} (error 3)")})
-    assert about(unified, "cuda:0 memory").verdict is Verdict.OK
+    assert about(unified, "cuda:0 memory").verdict is Severity.OK
 
 
 def test_a_card_whose_name_in_cuda_is_not_known() -> None:
@@ -125,7 +129,7 @@ def test_a_card_whose_name_in_cuda_is_not_known() -> None:
     card = replace(LINUX_80.nvml.cards[0], device=None)
     facts = replace(LINUX_80, nvml=replace(LINUX_80.nvml, cards=(card,)), readings={}, cards=())
     found = about(facts, "card 0")
-    assert found.verdict is Verdict.NOTE
+    assert found.verdict is Severity.NOTE
     assert "export CUDA_DEVICE_ORDER=PCI_BUS_ID" in found.advice
     told = about(replace(facts, platform="win32"), "card 0").advice
     assert '$env:CUDA_DEVICE_ORDER = "PCI_BUS_ID"' in told
@@ -134,7 +138,7 @@ def test_a_card_whose_name_in_cuda_is_not_known() -> None:
 def test_a_card_that_torch_cannot_use_is_said_loudly() -> None:
     """PyPI's torch for Windows has no CUDA: a job would run on the CPU and nobody would know why."""
     facts = with_card(replace(CPU_ONLY, platform="win32"), 24.0, 1.0, "WDDM", cuda_build="")
-    assert about(facts, "device").verdict is Verdict.PROBLEM
+    assert about(facts, "device").verdict is Severity.PROBLEM
     torch = about(facts, "torch")
-    assert torch.verdict is Verdict.PROBLEM
+    assert torch.verdict is Severity.PROBLEM
     assert torch.fact == "2.13.0, built without CUDA"

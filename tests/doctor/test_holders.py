@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from helix_crawl_otel.doctor.checks import Check, Verdict
+from helix_crawl_otel.doctor.checks import Check, Severity
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.probes.card_processes import CardProcess, CardProcesses
 from tests.doctor.machines import CPU_ONLY, LINUX_80, WINDOWS_12, about, checks_of, with_card
@@ -25,7 +25,7 @@ def holders(facts: Facts, *processes: CardProcess, why: str | None = None) -> Ch
 def test_processes_with_their_sizes() -> None:
     """In MiB; one of unknown size says so."""
     found = holders(LINUX_80, WORKER, DESKTOP)
-    assert found == Check("cuda:0 processes", "python.exe (pid 4711) 2900 MiB, dwm.exe (pid 812) unknown", Verdict.OK)
+    assert found == Check("cuda:0 processes", "python.exe (pid 4711) 2900 MiB, dwm.exe (pid 812) unknown", Severity.OK)
 
 
 def test_a_process_without_a_name() -> None:
@@ -37,7 +37,7 @@ def test_a_process_without_a_name() -> None:
 def test_no_sizes_under_wddm() -> None:
     """Who is there is told all the same, and where the sizes can be seen."""
     found = holders(WINDOWS_12, replace(WORKER, used_bytes=None), DESKTOP)
-    assert found.verdict is Verdict.NOTE
+    assert found.verdict is Severity.NOTE
     assert found.fact == (
         "per-process values are not available under WDDM; on the card: python.exe (pid 4711), dwm.exe (pid 812)"
     )
@@ -50,7 +50,7 @@ def test_no_sizes_elsewhere(is_wsl: bool) -> None:
     """Linux inside Windows has no driver model and no sizes either; Windows' tools are not advised there."""
     found = holders(replace(LINUX_80, is_wsl=is_wsl), DESKTOP)
     assert found.fact.startswith("per-process values are not available here; ")
-    assert (found.verdict, found.advice) == (Verdict.NOTE, "")
+    assert (found.verdict, found.advice) == (Severity.NOTE, "")
 
 
 def test_a_long_list_is_cut() -> None:
@@ -68,7 +68,7 @@ def test_nobody_is_listed() -> None:
 def test_a_list_that_cannot_be_had() -> None:
     """A reason, and no problem: nothing depends on it."""
     found = holders(LINUX_80, why="NVML: Not Supported (error 3 from nvmlDeviceGetComputeRunningProcesses_v3)")
-    assert found.verdict is Verdict.NOTE
+    assert found.verdict is Severity.NOTE
     assert "Not Supported" in found.fact
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from helix_crawl_otel.doctor.checks import Check, Verdict
+from helix_crawl_otel.doctor.checks import Check, Severity
 from helix_crawl_otel.doctor.spill import SharedMemory, shared_memory
 from helix_crawl_otel.probes.gpu_counters import AdapterUsage, GpuUsage, ProcessUsage
 from tests.doctor.machines import LINUX_80, WINDOWS_12, about, checks_of
@@ -25,7 +25,7 @@ def of(found: SharedMemory, **environ: str) -> Check:
 def test_it_says_what_each_adapter_borrows_and_who_holds_most() -> None:
     """With the advice what to look for, and that judging by it is off."""
     check = of(SharedMemory(BUSY, None, NAMES))
-    assert check.verdict is Verdict.NOTE
+    assert check.verdict is Severity.NOTE
     assert check.fact == (
         f"adapter {CARD}: 8.79 GiB of its own and 0.21 GiB of the system's in use; most by "
         "python.exe (pid 4711) 5.86 and 0.20 GiB, game.exe (pid 99) 2.93 and 0.01 GiB"
@@ -41,13 +41,13 @@ def test_with_the_knob_on_it_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("dedicated", "shared", "verdict"),
-    [(1024, 513, Verdict.WARN), (1024, 512, Verdict.NOTE), (1023, 4000, Verdict.NOTE)],
+    [(1024, 513, Severity.WARN), (1024, 512, Severity.NOTE), (1023, 4000, Severity.NOTE)],
 )
-def test_a_process_that_has_spilled_is_named(dedicated: int, shared: int, verdict: Verdict) -> None:
+def test_a_process_that_has_spilled_is_named(dedicated: int, shared: int, verdict: Severity) -> None:
     """Not one on the graphics of a CPU, which borrow all that they use."""
     check = of(SharedMemory(usage((4711, dedicated, shared)), None, NAMES))
     assert check.verdict is verdict
-    assert ("python.exe (pid 4711) borrows more than 512 MiB" in check.advice) is (verdict is Verdict.WARN)
+    assert ("python.exe (pid 4711) borrows more than 512 MiB" in check.advice) is (verdict is Severity.WARN)
 
 
 def test_an_adapter_that_nobody_uses_is_left_out() -> None:
@@ -67,10 +67,10 @@ def test_counters_that_cannot_be_read_say_why() -> None:
     """A warning only to who has set the knob."""
     broken = SharedMemory(None, "PDH: no such object (0xC0000BB8)")
     check = of(broken)
-    assert (check.verdict, "0xC0000BB8" in check.fact) == (Verdict.NOTE, True)
+    assert (check.verdict, "0xC0000BB8" in check.fact) == (Severity.NOTE, True)
     assert "lodctr /R" in check.advice
     judged = of(broken, HELIX_BFM_CRAWL_SHARED="on")
-    assert judged.verdict is Verdict.WARN
+    assert judged.verdict is Severity.WARN
     assert "HELIX_BFM_CRAWL_SHARED=on has no effect" in judged.advice
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from helix_crawl_otel.doctor.checks import Check, Verdict, worst
-from helix_crawl_otel.doctor.facts import Place
+from helix_crawl_otel.doctor.checks import Check, Severity, worst
+from helix_crawl_otel.doctor.facts import ShardFolder
 from helix_crawl_otel.policy.model import MemoryReading
 from tests.doctor.machines import CPU_ONLY, GIB, LINUX_80, WINDOWS_12, about, checks_of, with_card
 
@@ -23,7 +23,7 @@ def test_every_advice_names_its_source() -> None:
 def test_without_torch_only_the_test_encoder_is_left() -> None:
     """And what to install is said."""
     found = about(replace(CPU_ONLY, libraries={}, cuda_build=None), "torch")
-    assert found.verdict is Verdict.WARN
+    assert found.verdict is Severity.WARN
     assert "helix-crawl-otel[minilm]" in found.advice
 
 
@@ -37,26 +37,26 @@ def test_torch_for_a_card_under_windows_is_not_that_of_pypi() -> None:
 def test_torch_without_a_models_library() -> None:
     """Torch alone loads nothing."""
     found = about(replace(CPU_ONLY, libraries={"torch": "2.13.0"}), "models")
-    assert found.verdict is Verdict.WARN
+    assert found.verdict is Severity.WARN
 
 
 @pytest.mark.parametrize(
     ("environ", "verdict"),
     [
-        ({}, Verdict.NOTE),
-        ({"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}, Verdict.OK),
-        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64, expandable_segments: True"}, Verdict.OK),
-        ({"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False"}, Verdict.NOTE),
+        ({}, Severity.NOTE),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}, Severity.OK),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64, expandable_segments: True"}, Severity.OK),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False"}, Severity.NOTE),
     ],
 )
-def test_the_allocator_of_a_middling_card(environ: dict[str, str], verdict: Verdict) -> None:
+def test_the_allocator_of_a_middling_card(environ: dict[str, str], verdict: Severity) -> None:
     """Expandable segments are advised up to 24 GB, on Linux."""
     assert about(replace(with_card(CPU_ONLY, 16, 1, None), environ=environ), "allocator").verdict is verdict
 
 
 def test_the_allocator_where_nothing_is_to_be_gained() -> None:
     """A big card needs no advice; on Windows torch leaves the setting out."""
-    assert about(LINUX_80, "allocator").verdict is Verdict.OK
+    assert about(LINUX_80, "allocator").verdict is Severity.OK
     environ = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
     assert "no help against a spill" in about(replace(WINDOWS_12, environ=environ), "allocator").advice
 
@@ -102,7 +102,7 @@ def test_knobs_that_are_set_and_one_that_cannot_be_used() -> None:
     assert about(facts, "knobs").fact == "set: HELIX_BFM_CRAWL_FACTOR=3, CYMATIX_BFM_CRAWL_WINDOW=4"
     facts = replace(CPU_ONLY, environ={"HELIX_BFM_CRAWL_FACTOR": "0.5"})
     found = about(facts, "knobs")
-    assert found.verdict is Verdict.PROBLEM
+    assert found.verdict is Severity.PROBLEM
     assert found.fact == "HELIX_BFM_CRAWL_FACTOR is '0.5'; accepted: a number > 1"
     assert about(CPU_ONLY, "knobs").fact == "none is set: the defaults hold"
 
@@ -116,9 +116,14 @@ def test_opentelemetry_switched_off_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("version", "verdict"),
-    [((3, 22, 0), Verdict.PROBLEM), ((3, 40, 1), Verdict.NOTE), ((3, 51, 2), Verdict.NOTE), ((3, 51, 3), Verdict.OK)],
+    [
+        ((3, 22, 0), Severity.PROBLEM),
+        ((3, 40, 1), Severity.NOTE),
+        ((3, 51, 2), Severity.NOTE),
+        ((3, 51, 3), Severity.OK),
+    ],
 )
-def test_sqlite_by_its_version(version: tuple[int, int, int], verdict: Verdict) -> None:
+def test_sqlite_by_its_version(version: tuple[int, int, int], verdict: Severity) -> None:
     """Upserts need 3.24; the WAL-reset bug was mended in 3.51.3."""
     assert about(replace(CPU_ONLY, sqlite=version), "sqlite").verdict is verdict
 
@@ -126,13 +131,13 @@ def test_sqlite_by_its_version(version: tuple[int, int, int], verdict: Verdict) 
 @pytest.mark.parametrize(
     ("place", "verdict"),
     [
-        (Place("out", None, 50 * GIB), Verdict.OK),
-        (Place("out", None, GIB // 2), Verdict.WARN),
-        (Place("out", "Permission denied", 50 * GIB), Verdict.PROBLEM),
-        (Place("out", None, None), Verdict.OK),
+        (ShardFolder("out", None, 50 * GIB), Severity.OK),
+        (ShardFolder("out", None, GIB // 2), Severity.WARN),
+        (ShardFolder("out", "Permission denied", 50 * GIB), Severity.PROBLEM),
+        (ShardFolder("out", None, None), Severity.OK),
     ],
 )
-def test_the_output_folder(place: Place, verdict: Verdict) -> None:
+def test_the_output_folder(place: ShardFolder, verdict: Severity) -> None:
     """Rights and room."""
     assert about(replace(CPU_ONLY, place=place), "output").verdict is verdict
 
@@ -140,7 +145,7 @@ def test_the_output_folder(place: Place, verdict: Verdict) -> None:
 def test_a_port_in_use_is_a_warning() -> None:
     """A run goes on with another one."""
     found = about(replace(CPU_ONLY, port_problem="Address already in use"), "metrics")
-    assert found.verdict is Verdict.WARN
+    assert found.verdict is Severity.WARN
     assert found.fact == "nothing can listen at 127.0.0.1:9464: Address already in use"
 
 
@@ -148,11 +153,11 @@ def test_a_container_and_a_python_of_32_bits() -> None:
     """The first is a fact, the second a problem."""
     facts = replace(CPU_ONLY, group=MemoryReading(2 * GIB, 4 * GIB), cores=1)
     assert about(facts, "cpu").fact == "1 core for the encoder; 2.0 of 4.0 GiB of the container's memory in use"
-    assert about(replace(CPU_ONLY, is_64_bit=False), "python").verdict is Verdict.PROBLEM
+    assert about(replace(CPU_ONLY, is_64_bit=False), "python").verdict is Severity.PROBLEM
 
 
 def test_the_worst_of_several_lines() -> None:
     """It decides the exit code."""
-    found = [Check("a", "b", verdict) for verdict in (Verdict.NOTE, Verdict.WARN, Verdict.OK)]
-    assert worst(found) is Verdict.WARN
-    assert worst([]) is Verdict.OK
+    found = [Check("a", "b", verdict) for verdict in (Severity.NOTE, Severity.WARN, Severity.OK)]
+    assert worst(found) is Severity.WARN
+    assert worst([]) is Severity.OK

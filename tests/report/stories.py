@@ -10,7 +10,7 @@ from typing import Any
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.report.choice import choose
 from helix_crawl_otel.report.page import page
-from helix_crawl_otel.report.story import Story
+from helix_crawl_otel.report.story import RunReport
 from helix_crawl_otel.report.tell import tell
 from helix_crawl_otel.timeline import read_timeline
 from tests.data.timelines import make
@@ -30,7 +30,7 @@ FOLDER = Path(make.__file__).parent
 GB = 1_000_000_000
 
 
-def recorded(name: str) -> Story:
+def recorded(name: str) -> RunReport:
     """One of the recorded timelines."""
     return tell(read_timeline(FOLDER / f"{name}.jsonl"), Settings())
 
@@ -40,12 +40,12 @@ def lines(events: list[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(event).encode() + b"\n" for event in events)
 
 
-def story_of(events: list[dict[str, Any]], settings: Settings | None = None) -> Story:
+def story_of(events: list[dict[str, Any]], settings: Settings | None = None) -> RunReport:
     """The story of a few lines."""
     return tell(read_timeline(io.BytesIO(lines(events))), settings or Settings())
 
 
-def page_of(story: Story) -> str:
+def page_of(story: RunReport) -> str:
     """Its page."""
     return page(story, choose(story), "timeline.jsonl")
 

@@ -9,7 +9,7 @@ import pytest
 
 from helix_crawl_otel.report.charts import MOST_POINTS, PICTURE, figure, thinned, thinned_readings
 from helix_crawl_otel.report.picture import picture
-from helix_crawl_otel.report.story import Batch, Reading
+from helix_crawl_otel.report.story import Reading, ReportBatch
 from helix_crawl_otel.report.svg import LIGHT
 from tests.report.stories import job_with_a_recycle, job_with_an_endless_batch, page_of, recorded, story_of
 
@@ -196,8 +196,8 @@ def test_a_long_job_makes_a_small_page() -> None:
 
 def test_thinning_keeps_what_stands_out() -> None:
     """Slowest and fastest batch, fullest and emptiest reading."""
-    batches = [Batch(n, n + (0.9 if n != 777 else 0.001), 1, 1, "cuda:0", "w", None, False) for n in range(5_000)]
-    slow = Batch(6_000, 7_000, 1, 1, "cuda:0", "w", None, False)
+    batches = [ReportBatch(n, n + (0.9 if n != 777 else 0.001), 1, 1, "cuda:0", "w", None, False) for n in range(5_000)]
+    slow = ReportBatch(6_000, 7_000, 1, 1, "cuda:0", "w", None, False)
     kept = thinned([*batches, slow])
     assert len(kept) <= MOST_POINTS + 2
     assert slow in kept

@@ -7,7 +7,7 @@ from functools import cache
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.compare import Comparison, compare
 from helix_crawl_otel.simulate.scenarios import by_name
-from helix_crawl_otel.simulate.trace import Attempt, Run
+from helix_crawl_otel.simulate.trace import Attempt, SimulatedRun
 
 
 @cache
@@ -23,6 +23,6 @@ def rate(attempts: list[Attempt]) -> float:
     return sum(item.load.genes for item in attempts) / sum(item.ended - item.began for item in attempts)
 
 
-def split(run: Run) -> tuple[list[Attempt], list[Attempt]]:
+def split(run: SimulatedRun) -> tuple[list[Attempt], list[Attempt]]:
     """Healthy batches without the warm-up, and crawled ones."""
     return [item for item in run.attempts[1:] if not item.crawling], [item for item in run.attempts if item.crawling]

@@ -13,7 +13,7 @@ from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.best import best_plan
 from helix_crawl_otel.simulate.compare import compare
 from helix_crawl_otel.simulate.loop import play
-from helix_crawl_otel.simulate.policies import Planned, Step
+from helix_crawl_otel.simulate.policies import PlannedPolicy, SimulatedAction
 from helix_crawl_otel.simulate.scenario import Scenario, Stretch
 from helix_crawl_otel.simulate.scenarios import SCENARIOS
 from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS
@@ -144,11 +144,17 @@ BEARABLE = Scenario(
 def test_best_is_found_among_all_plans(scenario: Scenario) -> None:
     """On runs of two to four batches every plan is tried: none is faster, and one is as fast."""
     least = best_plan(scenario).seconds
-    choices = (None, Step.EMPTY_CACHE, Step.RECYCLE, Step.DEMOTE_CPU, Step.RETURN)
+    choices = (
+        None,
+        SimulatedAction.EMPTY_CACHE,
+        SimulatedAction.RECYCLE,
+        SimulatedAction.DEMOTE_CPU,
+        SimulatedAction.RETURN,
+    )
     found = []
     for first_device in ("cuda:0", "cpu"):
         for steps in product(choices, repeat=scenario.batches - 1):
-            plan = Planned({at + 1: step for at, step in enumerate(steps) if step is not None}, first_device)
+            plan = PlannedPolicy({at + 1: step for at, step in enumerate(steps) if step is not None}, first_device)
             finish = play(scenario, plan).finish_seconds
             assert finish is None or finish >= least * (1 - 1e-9), (first_device, steps)
             found.append(GIVE_UP_SECONDS if finish is None else finish)

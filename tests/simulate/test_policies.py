@@ -12,7 +12,7 @@ from helix_crawl_otel.simulate.goals import GOAL_FRESH_WORKER_SECONDS, GOAL_RATI
 from helix_crawl_otel.simulate.loop import play
 from helix_crawl_otel.simulate.policies import CPU, DEFINITIONS, finished_batches, ladder
 from helix_crawl_otel.simulate.scenarios import SCENARIOS, by_name
-from helix_crawl_otel.simulate.trace import Run
+from helix_crawl_otel.simulate.trace import SimulatedRun
 from tests.simulate.results import result
 
 NAMES = [scenario.name for scenario in SCENARIOS]
@@ -20,7 +20,7 @@ HEALTHY = [scenario.name for scenario in SCENARIOS if scenario.kind == "healthy"
 CRAWLS = [name for name in NAMES if name not in HEALTHY and name != "release-is-enough"]
 
 
-def acts(run: Run) -> list[str]:
+def acts(run: SimulatedRun) -> list[str]:
     """What was done or noticed, without the releases by the clock."""
     return [mark.what for mark in run.marks if mark.what != "release"]
 

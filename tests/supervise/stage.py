@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from helix_crawl_otel.build.assignment import Assignment, Settings
+from helix_crawl_otel.build.assignment import Assignment, WorkerSettings
 from helix_crawl_otel.build.job import BuildJob, ShardWork
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
@@ -304,7 +304,7 @@ def build_job(folder: Path, shards: Sequence[str], demoted: set[str]) -> BuildJo
     """The work of a build whose shards are not there yet."""
     works = [ShardWork(Assignment(name, str(folder / f"{name}.db"), 0)) for name in shards]
 
-    def settings(device: str, number: int) -> Settings:
-        return Settings("hashing", device, GENES, None, 0, (), number, device)
+    def settings(device: str, number: int) -> WorkerSettings:
+        return WorkerSettings("hashing", device, GENES, None, 0, (), number, device)
 
     return BuildJob(works, settings, {}, demoted, _Hears())
