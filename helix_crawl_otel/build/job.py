@@ -42,7 +42,7 @@ class ShardWork:
     Args:
         assignment: What its worker is told; the epoch is set when it is given out.
         pending: Genes that lack a vector, `None` before they are counted.
-        suspects: Batches that killed a worker.
+        bad_batches: Batches that killed a worker.
         batch: The batch that its worker is on: first gene and size.
         state: `pending`, `running`, `done`, `failed` or `paused`.
         reason: Why it failed.
@@ -52,7 +52,7 @@ class ShardWork:
 
     assignment: Assignment
     pending: int | None = None
-    suspects: BadBatches = field(default_factory=BadBatches)
+    bad_batches: BadBatches = field(default_factory=BadBatches)
     batch: tuple[str, int] | None = None
     state: str = "pending"
     reason: str = ""
@@ -168,8 +168,8 @@ class BuildJob:
         work.assignment = replace(
             given,
             epoch=max(stored, given.epoch) + 1,
-            limits=work.suspects.limits(),
-            quarantine=work.suspects.quarantined(),
+            limits=work.bad_batches.limits(),
+            quarantine=work.bad_batches.quarantined(),
             shortages=work.shortages,
         )
         work.state, work.batch = "running", None
@@ -212,7 +212,7 @@ class BuildJob:
             work.assignment = replace(work.assignment, retry_quarantined=False)
         elif what == "committed":
             work.batch, work.shortages = None, 0
-            work.suspects.committed(str(payload["first"]))
+            work.bad_batches.committed(str(payload["first"]))
             work.encoded += int(payload["genes"])
             work.pending = max(0, (work.pending or 0) - int(payload["genes"]))
         elif what == "quarantined":
@@ -292,7 +292,7 @@ class BuildJob:
             if work is None or work.batch is None:
                 return False
             (first, genes), work.batch = work.batch, None
-            verdict = work.suspects.crashed(first, genes, why, is_on_card=self._devices[slot] != "cpu")
+            verdict = work.bad_batches.crashed(first, genes, why, is_on_card=self._devices[slot] != "cpu")
             if verdict.needs_cpu:
                 self._give_up_card(slot, work, f"a gene alone ends its worker: {why}")
             return verdict.narrows

@@ -60,7 +60,7 @@ def run_build(
     devices = _devices(options)
     faults = options.parsed_faults()
     with ExitStack() as stack:
-        outlets = stack.enter_context(StandardOutput(options.common.as_json))
+        standard_output = stack.enter_context(StandardOutput(options.common.as_json))
         for folder in sorted(set(folders)):
             stack.enter_context(FolderLock(folder / STATE_FOLDER, command))
         planned = make_plan()
@@ -78,20 +78,20 @@ def run_build(
         session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
         console.start(session.clock)
         _announce(console, session, command, folders[0], options, devices, planned)
-        narrator = JobEvents(console.emit, session.clock, session.pipeline, session.memory.describe)
+        job_events = JobEvents(console.emit, session.clock, session.pipeline, session.memory.describe)
         job = BuildJob(
             planned.works,
             lambda device, number: _settings(options, devices, device, number),
             options.common.environ,
             session.demoted,
-            narrator,
+            job_events,
         )
         run, code = session.supervise(job)
         retry = "" if options.retry_quarantined else f"{command} --retry-quarantined"
         mended = f"{command}   # when that is mended; what is done is kept"
         summary = _summary(code, run, job, planned, session, console, (*next_steps, retry, mended))
         console.end(summary)
-        outlets.hurries = summary.exit_code == INTERRUPTED
+        standard_output.hurries = summary.exit_code == INTERRUPTED
     return summary.exit_code
 
 

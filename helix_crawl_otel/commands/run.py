@@ -81,7 +81,7 @@ def _command(args: argparse.Namespace) -> int:
     folder = typed_path(args.state, "--state").absolute()
     typed = shown_command(["helix-crawl", *sys.argv[1:]])
     with ExitStack() as stack:
-        outlets = stack.enter_context(StandardOutput(options.as_json))
+        standard_output = stack.enter_context(StandardOutput(options.as_json))
         stack.enter_context(FolderLock(folder, typed))
         console = stack.enter_context(Console(options))
         run_options = RunOptions(
@@ -110,5 +110,5 @@ def _command(args: argparse.Namespace) -> int:
             next_step="" if code == DONE else typed,
         )
         console.end(summary)
-        outlets.hurries = summary.exit_code == INTERRUPTED
+        standard_output.hurries = summary.exit_code == INTERRUPTED
     return summary.exit_code

@@ -72,7 +72,7 @@ class Pipeline:
         self._unsaved = False  # the last save failed; the next tick tries again
         self._ids = itertools.count(1)
         self._running = InflightBatches()
-        self._board = GaugeState()
+        self._gauge_state = GaugeState()
         self._feed = LockedPolicy(Policy(settings, tick_seconds=tick_seconds, state=state))
         self._exported = ExportedMetrics(
             hub,
@@ -80,19 +80,21 @@ class Pipeline:
             batch_age=lambda shard: self._running.age(shard, clock),
             queue_length=lambda: len(self.actions),
         )
-        self._trouble = ErrorCounter(self._exported)
+        self._error_counter = ErrorCounter(self._exported)
         self._dispatcher = Dispatcher(
             self._feed,
             self._exported,
             clock,
             can_end_worker=can_end_worker,
             on_forced=on_forced,
-            on_error=self._trouble.error,
+            on_error=self._error_counter.error,
         )
         self.sinks = self._dispatcher.sinks
         if timeline is not None:
             self.sinks.append(timeline)
-        self._measurements = Measurements(self._feed.apply, clock, lambda error: self._trouble.error("policy", error))
+        self._measurements = Measurements(
+            self._feed.apply, clock, lambda error: self._error_counter.error("policy", error)
+        )
         self.actions = self._dispatcher.queue
         self.hooks = self._dispatcher.hooks
         self._exported.open()  # last: a scrape may come at once
@@ -104,7 +106,7 @@ class Pipeline:
         t = self._clock()
         self._forget_running(lambda info: info.worker == worker)
         self._feed.tell(lambda policy: policy.start_worker(t, worker, device))
-        self._board.start_worker(worker, device)
+        self._gauge_state.start_worker(worker, device)
         self._exported.begin_worker(device, reason)
         if self._timeline is not None:
             self._timeline.worker(t, device=device, pid=pid, reason=reason, worker=worker)
@@ -112,7 +114,7 @@ class Pipeline:
 
     def stop_worker(self, worker: str) -> None:
         """A worker runs no longer."""
-        self._board.stop_worker(worker)
+        self._gauge_state.stop_worker(worker)
         self._settle()
 
     def open_shard(
@@ -124,36 +126,36 @@ class Pipeline:
         self._feed.tell(
             lambda policy: policy.open_shard(t, shard, worker, device, kinds, can_end_worker=self._can_end_worker)
         )
-        self._board.open_shard(shard, device, pending_genes)
+        self._gauge_state.open_shard(shard, device, pending_genes)
         self._exported.begin_shard(shard, device)
         self._settle()
 
     def move_shard(self, shard: str, device: str) -> None:
         """An open shard goes on on another device, in the same process."""
-        self._board.move_shard(shard, device)
+        self._gauge_state.move_shard(shard, device)
         self._exported.begin_shard(shard, device)
         self._settle()
 
     def expect_shards(self, shards: Iterable[str]) -> None:
         """These shards are pending: each is counted so until it is opened, or closed without having been."""
-        self._board.expect_shards(shards)
+        self._gauge_state.expect_shards(shards)
         self._settle()
 
     def set_pending(self, shard: str, genes: int) -> None:
         """So many genes of a shard still lack a vector."""
-        self._board.set_pending(shard, genes)
+        self._gauge_state.set_pending(shard, genes)
 
     def set_shards(self, **counts: int) -> None:
         """How many shards are in states that no open shard tells: `pending`, or `done` by earlier runs."""
         for state, count in counts.items():
-            self._board.set_shard_state(state, count)
+            self._gauge_state.set_shard_state(state, count)
 
     def close_shard(self, shard: str, state: str) -> None:
         """A worker leaves a shard that is now `done`, `paused`, `failed` or `pending`."""
         t = self._clock()
         self._forget_running(lambda info: info.shard == shard)
         self._feed.tell(lambda policy: policy.close_shard(t, shard, is_done=state == "done"))
-        self._board.close_shard(shard, state)
+        self._gauge_state.close_shard(shard, state)
         self.actions.drain(shard)  # nobody is left to take them
         self._settle()
         self.save_state()
@@ -182,11 +184,11 @@ class Pipeline:
         if problem is not None:
             if tracked:
                 self._measurements.abandon(info, started)
-            self._trouble.not_judged(problem, info, seconds)
+            self._error_counter.not_judged(problem, info, seconds)
             return
         self._exported.genes(info.shard, info.device, info.genes)
         self._exported.stage(info.device, "encode", seconds)
-        self._board.encoded(info.shard, int(info.genes))
+        self._gauge_state.encoded(info.shard, int(info.genes))
         if self._timeline is not None:
             self._timeline.batch(started + seconds, seconds=seconds, **recorded(info))
         self._measurements.finish(info, started, seconds)
@@ -217,7 +219,7 @@ class Pipeline:
         info = BatchInfo(str(next(self._ids)), shard, worker, device, genes, work)
         problem = sample_problem(genes, seconds, work)
         if problem is not None:
-            self._trouble.not_judged(problem, info, seconds)
+            self._error_counter.not_judged(problem, info, seconds)
             return
         self.finish_batch((info, self._clock() - seconds), seconds)
 
@@ -231,7 +233,7 @@ class Pipeline:
     def read_memory(self, device: str, reading: MemoryReading, sources: Mapping[str, bool]) -> None:
         """A reading of a device's memory has been made; an unknown one too."""
         t = self._clock()
-        self._board.set_memory(device, reading, sources)
+        self._gauge_state.set_memory(device, reading, sources)
         if self._timeline is not None and is_known(reading):
             self._timeline.reading(t, device, reading)
         self._measurements.read_memory(t, device, reading)
@@ -255,7 +257,7 @@ class Pipeline:
 
     def ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
         """Count a batch that cannot be judged: one of its numbers, `problem`, is none that is accepted."""
-        self._trouble.not_judged(problem, info, seconds)
+        self._error_counter.not_judged(problem, info, seconds)
 
     def save_state(self) -> None:
         """Write the durable state, if anybody keeps it."""
@@ -267,11 +269,11 @@ class Pipeline:
                 self._unsaved = False
             except (OSError, ValueError) as error:
                 self._unsaved = True
-                self._trouble.error("state", error)
+                self._error_counter.error("state", error)
 
     def error(self, place: str, error: Exception) -> None:
         """Count and log an error of our own; it goes no further."""
-        self._trouble.error(place, error)
+        self._error_counter.error(place, error)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -286,7 +288,7 @@ class Pipeline:
             self.save_state()
         now = self._clock()
         with self._showing:
-            self._exported.snapshot = self._board.snapshot(self._feed, now)
+            self._exported.snapshot = self._gauge_state.snapshot(self._feed, now)
 
     def _forget_running(self, which: Callable[[BatchInfo], bool]) -> None:
         """Give batches up that nobody will end. Measured as well: the policy may not have seen their start yet."""

@@ -39,35 +39,35 @@ class TripContext:
     shared: Shared
 
 
-def evidence(sight: TripContext, settings: Settings) -> Evidence:
+def evidence(context: TripContext, settings: Settings) -> Evidence:
     """The numbers behind an action: rates in genes/s as reported, ratios in work as judged."""
     return {
-        "rate": sight.genes_rate,
-        "ema": sight.detector.genes_ema,
-        "baseline": sight.baseline.genes_rate,
-        "limit": sight.baseline.genes_rate / settings.factor,
-        "ratio": sight.detector.ratio(sight.baseline),
+        "rate": context.genes_rate,
+        "ema": context.detector.genes_ema,
+        "baseline": context.baseline.genes_rate,
+        "limit": context.baseline.genes_rate / settings.factor,
+        "ratio": context.detector.ratio(context.baseline),
         "limit_ratio": 1 / settings.factor,
-        "streak": sight.detector.streak,
-        "memory_fraction": sight.memory_fraction,
-        "inflight_seconds": sight.inflight_seconds,
-        "baseline_source": sight.source,
-        "shared_bytes": sight.shared.used,
-        "shared_rise_bytes": sight.shared.rise,
-        "other_shared_bytes": sight.shared.other,
+        "streak": context.detector.streak,
+        "memory_fraction": context.memory_fraction,
+        "inflight_seconds": context.inflight_seconds,
+        "baseline_source": context.source,
+        "shared_bytes": context.shared.used,
+        "shared_rise_bytes": context.shared.rise,
+        "other_shared_bytes": context.shared.other,
     }
 
 
-def sentence(kind: ActionKind, sight: TripContext, settings: Settings) -> str:
+def sentence(kind: ActionKind, context: TripContext, settings: Settings) -> str:
     """Why an action is asked for, in one sentence."""
-    ratio = sight.detector.ratio(sight.baseline) or 0.0
-    memory = "unknown" if sight.memory_fraction is None else f"{100 * sight.memory_fraction:.1f} % full"
-    if settings.shared and sight.shared.is_spill:
-        memory += f", shared memory up by {(sight.shared.rise or 0) / GIB:.2f} GiB since the worker's first batches"
-    running = "" if sight.inflight_seconds is None else f", a batch running for {sight.inflight_seconds:.0f} s"
+    ratio = context.detector.ratio(context.baseline) or 0.0
+    memory = "unknown" if context.memory_fraction is None else f"{100 * context.memory_fraction:.1f} % full"
+    if settings.shared and context.shared.is_spill:
+        memory += f", shared memory up by {(context.shared.rise or 0) / GIB:.2f} GiB since the worker's first batches"
+    running = "" if context.inflight_seconds is None else f", a batch running for {context.inflight_seconds:.0f} s"
     return (
-        f"{_ASKED[kind]}: throughput is {100 * ratio:.3g} % of the {sight.source}'s baseline, "
-        f"below {100 / settings.factor:.3g} %, for {sight.detector.streak} observations, memory {memory}{running}"
+        f"{_ASKED[kind]}: throughput is {100 * ratio:.3g} % of the {context.source}'s baseline, "
+        f"below {100 / settings.factor:.3g} %, for {context.detector.streak} observations, memory {memory}{running}"
     )
 
 

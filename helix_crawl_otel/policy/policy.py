@@ -48,7 +48,7 @@ class Policy:
         self.settings = settings
         self.tick_seconds = tick_seconds
         self.state = state or PolicyState()
-        self._judge = Rule(settings, tick_seconds, self.state)
+        self._rule = Rule(settings, tick_seconds, self.state)
 
     # -- shards and workers -------------------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class Policy:
         state = self.state.shards.get(shard)
         if state is None:
             return []
-        decisions = self._judge.settle(t, shard, state, DecisionKind.SUPERSEDED)
+        decisions = self._rule.settle(t, shard, state, DecisionKind.SUPERSEDED)
         self._drop_batches(lambda batch: batch.shard == shard)
         state.is_open, state.is_done = False, is_done
         forget_closed(self.state)
@@ -104,7 +104,7 @@ class Policy:
         for name, shard in self.state.shards.items():
             if shard.worker == worker:
                 shard.detectors = {}
-                decisions += self._judge.settle(t, name, shard, DecisionKind.APPLIED)
+                decisions += self._rule.settle(t, name, shard, DecisionKind.APPLIED)
         return decisions
 
     def restart(self) -> None:
@@ -147,11 +147,11 @@ class Policy:
             return [], problem
         decisions = self._hand_over(t, info.shard, state, info.worker)
         batch = self.state.inflight.get(info.id) or self._track(t - seconds, info, state)
-        decisions += self._judge.advance_batch(batch, batch.started + seconds, deadlines=False)
+        decisions += self._rule.advance_batch(batch, batch.started + seconds, deadlines=False)
         self.state.inflight.pop(info.id, None)
         self.state.workers[batch.worker].floor.finish_batch(t, self.settings.warmup)
         if not batch.warmup:
-            decisions += self._judge.observe_finished(t, batch, seconds)
+            decisions += self._rule.observe_finished(t, batch, seconds)
         return decisions, None
 
     def abandon_batch(self, batch_id: str) -> None:
@@ -164,7 +164,7 @@ class Policy:
         """Observe every slice, deadline and hang that fell due up to `now`, one by one, in order within a batch."""
         decisions: list[Decision] = []
         for batch in list(self.state.inflight.values()):
-            decisions += self._judge.advance_batch(batch, now, deadlines=True)
+            decisions += self._rule.advance_batch(batch, now, deadlines=True)
         return decisions
 
     def resolve(self, shard: str, action_id: int, outcome: Outcome) -> None:
@@ -180,11 +180,11 @@ class Policy:
 
     def baseline(self, shard: str, device: str) -> tuple[Baseline | None, str]:
         """The baseline in force and whose it is: `shard`, `card` (a stand-in), or `none`."""
-        return self._judge.baseline(shard, device)
+        return self._rule.baseline(shard, device)
 
     def is_full(self, batch: Batch, now: float) -> bool | None:
         """Rule 6 for a batch at `now`, whether it still runs or has ended; `None` when unknown."""
-        return self._judge.is_full(batch, now)
+        return self._rule.is_full(batch, now)
 
     def pending(self, shard: str) -> ActionKind | None:
         """The remedy that waits for the shard's boundary, `None` for none."""
@@ -220,7 +220,7 @@ class Policy:
             return []
         state.detectors = {}
         self._drop_batches(lambda batch: batch.shard == name and batch.worker == previous)
-        return self._judge.settle(t, name, state, DecisionKind.APPLIED)
+        return self._rule.settle(t, name, state, DecisionKind.APPLIED)
 
     @staticmethod
     def _weigh(state: ShardState, info: BatchInfo) -> float | None:

@@ -135,30 +135,30 @@ class Rule:
         )
         if finding is None or baseline is None:
             return []
-        sight = self._sight(t, batch, baseline, source, genes_rate, inflight_seconds)
+        context = self._context(t, batch, baseline, source, genes_rate, inflight_seconds)
         if finding is Finding.RECOVERED:
             reason = f"recovered: {self.settings.window} healthy observations in a row"
-            evidence = explain.evidence(sight, self.settings)
+            evidence = explain.evidence(context, self.settings)
             return [self._decide(t, DecisionKind.RECOVERED, batch, state, None, reason, evidence)]
-        return self._trip(t, batch, state, sight)
+        return self._trip(t, batch, state, context)
 
-    def _trip(self, t: float, batch: Batch, state: ShardState, sight: explain.TripContext) -> list[Decision]:
+    def _trip(self, t: float, batch: Batch, state: ShardState, context: explain.TripContext) -> list[Decision]:
         """A full window: DETECT when it opens an episode, and the next rung that the driver can take."""
         self.state.trips += 1
         decisions: list[Decision] = []
-        evidence = explain.evidence(sight, self.settings)
+        evidence = explain.evidence(context, self.settings)
 
         nothing_left = self.settings.action != "off" and state.ladder.rung >= ActionKind.DEMOTE_CPU.rung
 
         def issue(kind: ActionKind) -> int:
-            reason = explain.sentence(kind, sight, self.settings)
+            reason = explain.sentence(kind, context, self.settings)
             if nothing_left:
                 reason += "; no rung of the ladder is left for this shard"
             decision = self._decide(t, DecisionKind.ISSUE, batch, state, kind, reason, evidence)
             decisions.append(decision)
             return decision.action_id
 
-        if not sight.detector.episode_open:
+        if not context.detector.episode_open:
             issue(ActionKind.DETECT)
         climb = state.ladder.climb(self.settings.action, self._can_take(batch.device, state))
         for kind in climb.passed_over:
@@ -167,7 +167,7 @@ class Rule:
         if climb.kind is not None:
             decisions += self.settle(t, batch.shard, state, DecisionKind.SUPERSEDED)
             state.ladder.pending = Pending(issue(climb.kind), climb.kind, t)
-        sight.detector.tripped()
+        context.detector.tripped()
         return decisions
 
     @staticmethod
@@ -224,8 +224,8 @@ class Rule:
             return {"inflight_seconds": t - batch.started}
         age = t - batch.started
         rate = batch.genes / age if age > 0 else None
-        sight = self._sight(t, batch, baseline, source, rate, age)
-        return explain.evidence(sight, self.settings)
+        context = self._context(t, batch, baseline, source, rate, age)
+        return explain.evidence(context, self.settings)
 
     def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:
         reason = f"a batch has been running for {t - batch.started:.0f} s: a hang, not a crawl"
@@ -257,7 +257,7 @@ class Rule:
         rise = None if used is None or floor is None else int(used) - floor
         return Shared(None if used is None else int(used), rise, None if other is None else int(other))
 
-    def _sight(
+    def _context(
         self,
         t: float,
         batch: Batch,

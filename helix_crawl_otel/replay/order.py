@@ -94,25 +94,25 @@ class Span(NamedTuple):
     last: float = 0.0
 
 
-def travel(axis: list[Event], traveller: TimelineVisitor) -> Span:
+def travel(axis: list[Event], visitor: TimelineVisitor) -> Span:
     """Take a traveller through all events of one time axis; see `in_order`."""
     first: float | None = None
     last = 0.0
     for t, number, event, begins in in_order(axis):
-        traveller.reach(t)
+        visitor.reach(t)
         first, last = (t if first is None else first), t
         if begins and isinstance(event, TriedBatch):
-            traveller.begin(t, number, event)
+            visitor.begin(t, number, event)
         elif type(event) is BatchEvent:
-            traveller.end(t, number, event)
+            visitor.end(t, number, event)
         elif type(event) is UnfinishedEvent:
-            traveller.lose(t, number, event)
+            visitor.lose(t, number, event)
         elif type(event) is MemoryEvent:
-            traveller.read(t, event)
+            visitor.read(t, event)
         elif type(event) is WorkerEvent:
-            traveller.start(t, event)
+            visitor.start(t, event)
         elif type(event) is ActionEvent:
-            traveller.act(t, event)
+            visitor.act(t, event)
     return Span() if first is None else Span(last - min(first, 0.0), last)
 
 

@@ -60,14 +60,14 @@ def tell(events: Iterable[Event], settings: Settings) -> RunReport:
     """
     kept = list(events)
     is_recorded = any(type(event) is ActionEvent for event in kept)
-    witness = _ReportBuilder(settings, is_recorded)
+    builder = _ReportBuilder(settings, is_recorded)
     for run, axis in in_runs(kept):
         if run is not None:
-            witness.begin_run(run)
-        witness.play(axis)
+            builder.begin_run(run)
+        builder.play(axis)
     if not is_recorded:
-        _add_what_would_have_been(witness.story, kept, settings)
-    return witness.story
+        _add_what_would_have_been(builder.story, kept, settings)
+    return builder.story
 
 
 def _add_what_would_have_been(story: RunReport, events: Sequence[Event], settings: Settings) -> None:

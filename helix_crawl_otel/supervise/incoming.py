@@ -103,7 +103,7 @@ class IncomingMessages:
         self._clock = clock
         self._handling = threading.Lock()
         self._lock = threading.Lock()
-        self._outbound = OutgoingActions(pipeline.actions, mail)
+        self._outgoing = OutgoingActions(pipeline.actions, mail)
         self._running: dict[str, RunningBatch] = {}  # guarded by _lock
         self._is_pausing = False  # guarded by _lock
         self._is_dropped = False  # guarded by _handling
@@ -211,7 +211,7 @@ class IncomingMessages:
         self._reply(message)
 
     def _on_acknowledge(self, message: Mapping[str, Any]) -> None:
-        action = self._outbound.take(int(message["action"]))
+        action = self._outgoing.take(int(message["action"]))
         if action is None:
             return
         outcome = Outcome(message["outcome"])
@@ -241,7 +241,7 @@ class IncomingMessages:
         """Send the actions that wait for this worker's shards."""
         with self._lock:
             shards = list(self.shards)
-        self._outbound.push(shards)
+        self._outgoing.push(shards)
 
     def send_job(self, payload: Mapping[str, object]) -> None:
         """Tell the job's worker something."""
@@ -275,7 +275,7 @@ class IncomingMessages:
         """
         with self._handling:
             self._is_dropped = True
-        self._outbound.close()
+        self._outgoing.close()
         with self._lock:
             running, self._running = list(self._running.values()), {}
             shards, self.shards = list(self.shards), {}

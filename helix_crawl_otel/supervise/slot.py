@@ -108,7 +108,7 @@ class Slot:
         worker = self.worker
         if decision.worker != self.name or worker is None or self.phase is not Phase.RUNNING:
             return
-        if decision.t < worker.started_at or not worker.relay.has_shard(decision.shard):
+        if decision.t < worker.started_at or not worker.incoming.has_shard(decision.shard):
             return
         if worker.process.poll() is not None:
             return  # it has just ended by itself
@@ -123,9 +123,9 @@ class Slot:
     def pause(self) -> None:
         """The operator has asked: the worker finishes its batch, a slot that waits is over."""
         if self.phase is Phase.RUNNING and self.worker is not None:
-            if self.worker.relay.hello is None and not self.worker.is_ours:
+            if self.worker.incoming.hello is None and not self.worker.is_ours:
                 self.worker.process.interrupt()  # it knows nothing of us: it gets what a terminal would have sent it
-            self.worker.relay.pause()
+            self.worker.incoming.pause()
         elif self.phase is Phase.WAITING:
             self._over("paused")
 
@@ -133,7 +133,7 @@ class Slot:
         """Send what the policy has decided since."""
         worker = self.worker
         if worker is not None and self.phase is Phase.RUNNING:
-            worker.relay.push()
+            worker.incoming.push()
 
     def abandon(self) -> None:
         """The supervisor itself has failed: its worker must not outlive it."""
@@ -145,7 +145,7 @@ class Slot:
     def _look_at_worker(self) -> None:
         worker = self.worker
         assert worker is not None
-        if worker.ear.progressed():
+        if worker.listener.progressed():
             self._budget.progressed()
         code = worker.process.poll()
         if code is not None:
@@ -153,9 +153,9 @@ class Slot:
         elif worker.broken is not None:
             logger.error("[crawl-watchdog] worker %s: %s; it is ended", self.name, worker.broken)
             self.end_worker("broken")
-        elif worker.is_ours and not worker.relay.has_batch():
-            seconds = SILENT_SECONDS if worker.relay.hello is not None else HELLO_SECONDS
-            if self._run.clock() - worker.relay.heard_at > self._run.scaled(seconds):
+        elif worker.is_ours and not worker.incoming.has_batch():
+            seconds = SILENT_SECONDS if worker.incoming.hello is not None else HELLO_SECONDS
+            if self._run.clock() - worker.incoming.heard_at > self._run.scaled(seconds):
                 self.end_worker("silent")
 
     def _end(self, worker: Worker) -> None:
@@ -176,8 +176,8 @@ class Slot:
         assert start is not None
         worker.finish_reading(DRAIN_SECONDS)
         self._drop(worker)
-        leaving = worker.relay.leaving
-        refused = worker.ear.refused or self._demotes
+        leaving = worker.incoming.leaving
+        refused = worker.listener.refused or self._demotes
         ending = judge_end(
             End(
                 code,
@@ -189,12 +189,12 @@ class Slot:
                 finished=self._run.job.has_finished(self.name, code if self._ended_for is None else None),
             )
         )
-        if ending is Ending.DONE and self._run.pausing and (worker.ear.has_paused or self._left.names()):
+        if ending is Ending.DONE and self._run.pausing and (worker.listener.has_paused or self._left.names()):
             ending = Ending.PAUSED  # its driver has made a success of the pause
-        words = worker.relay.last_words if ending is Ending.CRASH and self._ended_for is None else None
+        words = worker.incoming.last_words if ending is Ending.CRASH and self._ended_for is None else None
         why = words.reason if words else why_ended(self._ended_for, ending, code)
         shard = refused or (leaving.shard if leaving else None)
-        if worker.ear.progressed():
+        if worker.listener.progressed():
             self._budget.progressed()
         self.worker, self._ended_for, self._demotes = None, None, None
         self._run.worker_ended(self.name, start.device, worker.process.pid, code, why)
@@ -243,7 +243,7 @@ class Slot:
             self._over("failed")
 
     def _drop(self, worker: Worker) -> float:
-        shards, age = worker.relay.drop()
+        shards, age = worker.incoming.drop()
         self._left.add(shards)
         return age
 

@@ -21,9 +21,9 @@ class Worker:
     Args:
         process: Started.
         channel: The supervisor's end.
-        mailbox: What writes to it.
-        relay: What takes its messages.
-        ear: What the relay tells of them.
+        send_queue: What writes to it.
+        incoming: What takes its messages.
+        listener: What the relay tells of them.
         run: Woken when the channel has come to its end.
         is_ours: It is this package's own worker.
         started_at: Seconds, on the run's clock.
@@ -35,23 +35,23 @@ class Worker:
         self,
         process: ProcessHandle,
         channel: Channel,
-        mailbox: SendQueue,
-        relay: IncomingMessages,
-        ear: WorkerListener,
+        send_queue: SendQueue,
+        incoming: IncomingMessages,
+        listener: WorkerListener,
         run: RunContext,
         *,
         is_ours: bool,
         started_at: float,
     ) -> None:
         self.process = process
-        self.relay = relay
-        self.ear = ear
+        self.incoming = incoming
+        self.listener = listener
         self.is_ours = is_ours
         self.started_at = started_at
         self.broken: str | None = None
         """Why its channel cannot be read any more although it has not ended; set by the reader, once."""
         self._channel = channel
-        self._mailbox = mailbox
+        self._send_queue = send_queue
         self._run = run
         self._reader = threading.Thread(target=self._read, name=f"helix-crawl-worker-{process.pid}", daemon=True)
         self._reader.start()
@@ -62,7 +62,7 @@ class Worker:
         A process that it left behind may hold the channel open; what that one says is nobody's.
         """
         self._reader.join(seconds)
-        self._mailbox.close()
+        self._send_queue.close()
         self._channel.close()
         self._reader.join(1.0)
 
@@ -79,7 +79,7 @@ class Worker:
 
     def _take(self, message: dict[str, Any]) -> None:
         try:
-            self.relay.handle(message)
+            self.incoming.handle(message)
         except Exception as error:  # noqa: BLE001 - one bad message, or a fault of ours, must not end a night's run
             self._run.pipeline.error("driver", error)
 

@@ -56,11 +56,11 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart, left: OpenShar
         raise
     started_at = run.clock()
     run.worker_started(slot, start, process.pid)
-    mailbox = SendQueue(channel, str(process.pid))
-    ear = WorkerListener(slot, run, left, trusts_boundaries=not launch.is_ours)
-    relay = IncomingMessages(run.pipeline, slot, mailbox, _welcome(run, start, launch), ear, run.clock)
-    ear.meet(WorkerHandle(number, relay))
-    return Worker(process, channel, mailbox, relay, ear, run, is_ours=launch.is_ours, started_at=started_at)
+    send_queue = SendQueue(channel, str(process.pid))
+    listener = WorkerListener(slot, run, left, trusts_boundaries=not launch.is_ours)
+    incoming = IncomingMessages(run.pipeline, slot, send_queue, _welcome(run, start, launch), listener, run.clock)
+    listener.meet(WorkerHandle(number, incoming))
+    return Worker(process, channel, send_queue, incoming, listener, run, is_ours=launch.is_ours, started_at=started_at)
 
 
 def _welcome(run: RunContext, start: WorkerStart, launch: Launch) -> dict[str, object]:

@@ -24,15 +24,15 @@ class WorkerHandle:
 
     Args:
         number: 1 for the first worker of the run, and so on.
-        relay: The worker's.
+        incoming: The worker's.
     """
 
     number: int
-    relay: IncomingMessages
+    incoming: IncomingMessages
 
     def tell(self, payload: Mapping[str, object]) -> None:
         """See `JobWorker`."""
-        self.relay.send_job(payload)
+        self.incoming.send_job(payload)
 
 
 class OpenShards:
@@ -88,14 +88,14 @@ class WorkerListener:
         self._run = run
         self._left = left
         self._trusts_boundaries = trusts_boundaries
-        self._voice: WorkerHandle | None = None
+        self._handle: WorkerHandle | None = None
         self._uncommitted: set[str] = set()  # shards with a batch since their last boundary; the reader's
         self._shown: dict[str, tuple[str, int]] = {}  # a driver's own shards: device and genes so far; the reader's
         self._has_progressed = threading.Event()
 
-    def meet(self, voice: WorkerHandle) -> None:
+    def meet(self, handle: WorkerHandle) -> None:
         """Whom the job may answer. Called before the worker can say anything."""
-        self._voice = voice
+        self._handle = handle
 
     def progressed(self) -> bool:
         """Whether a gene has been committed since this was last asked."""
@@ -153,8 +153,8 @@ class WorkerListener:
 
     def said(self, payload: Mapping[str, Any]) -> None:
         """See `Listener`."""
-        assert self._voice is not None
-        if self._run.job.said(self._slot, self._voice, payload):
+        assert self._handle is not None
+        if self._run.job.said(self._slot, self._handle, payload):
             self._has_progressed.set()
 
 

@@ -13,51 +13,51 @@ from helix_crawl_otel.supervise.crash_budget import MOST_NARROWED
 
 def test_one_crash_is_chance() -> None:
     """The batch is tried again as it is."""
-    suspects = BadBatches()
-    assert not suspects.crashed("g", 64, "why").narrows
-    assert suspects.limits() == {}
+    bad_batches = BadBatches()
+    assert not bad_batches.crashed("g", 64, "why").narrows
+    assert bad_batches.limits() == {}
 
 
 def test_the_second_crash_halves_the_batch_and_a_commit_ends_the_suspicion() -> None:
     """An odd batch keeps the larger half; what was encoded after all is suspected no longer."""
-    suspects = BadBatches()
-    suspects.crashed("g", 5, "why")
-    assert suspects.crashed("g", 5, "why").narrows
-    assert suspects.limits() == {"g": 3}
-    suspects.committed("g")
-    assert suspects.limits() == {}
-    assert not suspects.crashed("g", 5, "why").narrows
+    bad_batches = BadBatches()
+    bad_batches.crashed("g", 5, "why")
+    assert bad_batches.crashed("g", 5, "why").narrows
+    assert bad_batches.limits() == {"g": 3}
+    bad_batches.committed("g")
+    assert bad_batches.limits() == {}
+    assert not bad_batches.crashed("g", 5, "why").narrows
 
 
 def test_a_single_gene_that_kills_twice_is_quarantined_with_its_reason() -> None:
     """The reason says how its worker ended."""
-    suspects = BadBatches()
-    suspects.crashed("g", 1, "it was killed by SIGSEGV")
-    assert suspects.crashed("g", 1, "it was killed by SIGSEGV").narrows
-    assert "SIGSEGV" in suspects.quarantined()["g"]
+    bad_batches = BadBatches()
+    bad_batches.crashed("g", 1, "it was killed by SIGSEGV")
+    assert bad_batches.crashed("g", 1, "it was killed by SIGSEGV").narrows
+    assert "SIGSEGV" in bad_batches.quarantined()["g"]
     # Left out, and yet there: the crash budget must end it.
-    assert not suspects.crashed("g", 1, "it was killed by SIGSEGV").narrows
+    assert not bad_batches.crashed("g", 1, "it was killed by SIGSEGV").narrows
 
 
 def test_on_a_card_only_the_cpu_can_tell_whether_a_gene_is_to_blame() -> None:
     """Nothing is quarantined; on the CPU it is counted from the beginning."""
-    suspects = BadBatches()
-    suspects.crashed("g", 1, "why", is_on_card=True)
-    assert suspects.crashed("g", 1, "why", is_on_card=True) == CrashOutcome(narrows=True, needs_cpu=True)
-    assert suspects.quarantined() == {}
-    assert suspects.crashed("g", 1, "why") == CrashOutcome(narrows=False)
-    assert suspects.crashed("g", 1, "why") == CrashOutcome(narrows=True)
-    assert list(suspects.quarantined()) == ["g"]
+    bad_batches = BadBatches()
+    bad_batches.crashed("g", 1, "why", is_on_card=True)
+    assert bad_batches.crashed("g", 1, "why", is_on_card=True) == CrashOutcome(narrows=True, needs_cpu=True)
+    assert bad_batches.quarantined() == {}
+    assert bad_batches.crashed("g", 1, "why") == CrashOutcome(narrows=False)
+    assert bad_batches.crashed("g", 1, "why") == CrashOutcome(narrows=True)
+    assert list(bad_batches.quarantined()) == ["g"]
 
 
 def test_gene_after_gene_is_not_the_genes() -> None:
     """Without one that is encoded in between: then the budget is spent, and the shard fails."""
-    suspects = BadBatches()
-    verdicts = [suspects.crashed(f"g{n // 2}", 1, "why") for n in range(2 * MOST_UNPROVEN + 4)]
+    bad_batches = BadBatches()
+    verdicts = [bad_batches.crashed(f"g{n // 2}", 1, "why") for n in range(2 * MOST_UNPROVEN + 4)]
     assert [verdict.narrows for verdict in verdicts[1::2]] == [True] * MOST_UNPROVEN + [False] * 2
-    suspects.committed("h")
-    suspects.crashed("i", 1, "why")
-    assert suspects.crashed("i", 1, "why").narrows
+    bad_batches.committed("h")
+    bad_batches.crashed("i", 1, "why")
+    assert bad_batches.crashed("i", 1, "why").narrows
 
 
 @given(st.data(), st.integers(1, 200), st.integers(1, 64))
@@ -65,18 +65,18 @@ def test_the_one_poisonous_gene_is_found_and_no_other(data: st.DataObject, genes
     """Wherever it lies, by the worker's own cutting, and with few enough crashes that the budget pays for them."""
     poison = PendingGene(data.draw(st.integers(0, genes - 1)), "poison", "")
     left = [poison if n == poison.key else PendingGene(n, str(n), "") for n in range(genes)]
-    suspects, crashes = BadBatches(), 0
+    bad_batches, crashes = BadBatches(), 0
     while left:
-        limits = suspects.limits()
+        limits = bad_batches.limits()
         for piece in [piece for start in range(0, len(left), size) for piece in pieces(left[start:][:size], limits)]:
             first = piece[0].gene_id
             if poison in piece:
                 crashes += 1
-                suspects.crashed(first, len(piece), "why")
+                bad_batches.crashed(first, len(piece), "why")
                 assert crashes <= MOST_NARROWED
                 break
-            suspects.committed(first)
+            bad_batches.committed(first)
             left = [gene for gene in left if gene not in piece]
             crashes = 0
-        left = [gene for gene in left if gene.gene_id not in suspects.quarantined()]
-    assert list(suspects.quarantined()) == ["poison"]
+        left = [gene for gene in left if gene.gene_id not in bad_batches.quarantined()]
+    assert list(bad_batches.quarantined()) == ["poison"]

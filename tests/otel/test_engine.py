@@ -165,7 +165,7 @@ def test_an_older_look_at_the_board_never_replaces_a_newer_one(monkeypatch: pyte
     provider, reader = make_provider()
     pipeline = Pipeline(Settings(), Instruments(provider.get_meter("x")), Clock())
     looked, goes_on = threading.Event(), threading.Event()
-    look = pipeline._board.snapshot
+    look = pipeline._gauge_state.snapshot
 
     def slow(feed: LockedPolicy, now: float) -> Snapshot:
         snapshot = look(feed, now)
@@ -174,7 +174,7 @@ def test_an_older_look_at_the_board_never_replaces_a_newer_one(monkeypatch: pyte
             assert goes_on.wait(60)
         return snapshot
 
-    monkeypatch.setattr(pipeline._board, "snapshot", slow)
+    monkeypatch.setattr(pipeline._gauge_state, "snapshot", slow)
     late = threading.Thread(target=pipeline.expect_shards, args=(["a"],))
     late.start()
     assert looked.wait(50)
