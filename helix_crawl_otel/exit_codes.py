@@ -3,8 +3,6 @@
 Source: DESIGN.md, section 3.3.
 """
 
-from __future__ import annotations
-
 __all__ = ["DEMOTED", "DONE", "FAILED", "INTERRUPTED", "NEVER", "PAUSED", "USAGE"]
 
 DONE = 0

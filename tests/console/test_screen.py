@@ -33,8 +33,8 @@ def test_the_story_holds_every_kind_of_event() -> None:
 def test_every_event_comes_back_from_json(event: events.Event) -> None:
     """Each line has the event's own keys, and nothing is lost on the way."""
     line = json.loads(json.dumps(event.to_json()))
-    kinds: dict[str, Any] = {kind.__name__.lower(): kind for kind in _kinds()}
-    kind = kinds[line.pop("event").replace("_", "")]
+    kinds: dict[str, Any] = {kind.KIND: kind for kind in _kinds()}
+    kind = kinds[line.pop("event")]
     assert set(line) == {field.name for field in dataclasses.fields(kind)}
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in line.items()}
     assert kind(**values) == event

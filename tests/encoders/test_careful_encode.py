@@ -94,7 +94,7 @@ def test_one_gene_without_memory_is_tried_twice() -> None:
     """The second time after a release; the others are encoded."""
     work = Work(lambda texts: FULL if "c" in texts else None, "abcd")
     assert work.encoder.tried[-3:] == [["c"], ["c"], ["d"]]
-    assert work.committed == list("abd")
+    assert work.committed == ["a", "b", "d"]
     assert work.blamed == {"c": (f"out of memory with a batch of one: {FULL}", True)}
 
 

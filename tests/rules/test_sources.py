@@ -68,7 +68,7 @@ def test_package_neither_unpickles_nor_starts_a_shell_nor_forks() -> None:
 
 
 def test_no_python_is_started_that_looks_into_the_current_folder() -> None:
-    """A file in it would be imported in the place of a library; `supervise/start.py` is the way for a worker."""
+    """A file in it would be imported in the place of a library; `link/start.py` is the way for a worker."""
     assert findings(unsafe_starts, python_files(PACKAGE)) == []
 
 

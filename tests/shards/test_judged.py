@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.corpus.gone import TREE_NOTE
 from helix_crawl_otel.shards.damage import Condition, condition, is_ours, judge
 from helix_crawl_otel.shards.errors import CannotSetAside, ShardCorrupt
+from helix_crawl_otel.shards.gone import TREE_NOTE
 from helix_crawl_otel.shards.inspect import reading, set_aside
 from tests.shards.shards import IDENTITY, encode_all, made, opened, rows, sql
 
