@@ -1,6 +1,6 @@
 """The process that encodes for `build` and `backfill`: takes shards from its supervisor until none is left.
 
-It is started by the supervisor, by way of `supervise/start.py` and with a channel; by hand it does nothing. Its log
+It is started by the supervisor, by way of `link/start.py` and with a channel; by hand it does nothing. Its log
 lines go to standard error, which the supervisor keeps in a file.
 
 Source: DESIGN.md, section 7.
