@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from helix_crawl_otel import link
 from helix_crawl_otel.import_path import VARIABLE, folders_for_worker, variable_for_worker
 from helix_crawl_otel.supervise.process import python_command
 
@@ -29,7 +30,7 @@ def worker_command(module: str, environ: Mapping[str, str]) -> tuple[list[str], 
     python, added = python_command()
     flags = ["-I"] if sys.flags.isolated else [*["-E"] * sys.flags.ignore_environment, *["-s"] * sys.flags.no_user_site]
     variable = environ.get(VARIABLE, "")
-    start = Path(__file__).with_name("start.py").absolute()
+    start = Path(link.__file__).with_name("start.py").absolute()
     command = [*python, *flags, str(start), module, str(os.getpid()), *folders_for_worker(variable)]
     # From Python 3.11 on, what the worker's libraries start is kept out of there too (`multiprocessing`, with -c).
     changed = {**environ, **added, VARIABLE: variable_for_worker(variable), "PYTHONSAFEPATH": "1"}

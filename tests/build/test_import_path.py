@@ -172,7 +172,7 @@ def test_a_checkout_runs_where_it_lies(rig: Rig) -> None:
     rig.write_shards(1, 1, 2)
     shutil.copytree(PACKAGE, rig.source / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     told = rig.folder / "told"
-    worker = rig.source / PACKAGE.name / "backfill" / "worker.py"
+    worker = rig.source / PACKAGE.name / "build" / "worker.py"
     text = worker.read_text(encoding="utf-8")
     mark = 'if __name__ == "__main__":'
     worker.write_text(text.replace(mark, f"open({str(told)!r}, 'w').write(__file__)\n\n{mark}"), encoding="utf-8")
