@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from helix_crawl_otel.config import read_knob
 from helix_crawl_otel.doctor.checks import Check, Severity, assign
-from helix_crawl_otel.policy.shared import RISE_BYTES
+from helix_crawl_otel.policy.memory import RISE_BYTES
 from helix_crawl_otel.probes.gpu_counters import AdapterUsage, GpuUsage, ProcessUsage
 from helix_crawl_otel.probes.processes import process_names
 from helix_crawl_otel.probes.shared import COUNTERS
