@@ -7,7 +7,7 @@ from typing import Protocol
 
 from helix_crawl_otel.policy.memory import STALE_SECONDS
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.ticker import Ticker
+from helix_crawl_otel.timing import Ticker
 
 __all__ = ["MemorySampler"]
 

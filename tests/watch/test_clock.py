@@ -13,9 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.sleep import SleepMeter
-from helix_crawl_otel.ticker import Ticker
-from helix_crawl_otel.timing import awake_clock, checked_clock, finer_clock, slept_seconds
+from helix_crawl_otel.timing import SleepMeter, Ticker, awake_clock, checked_clock, finer_clock, slept_seconds
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from tests.watch.rig import FULL, LOW, Clock, Rig, collected, make_provider, pipeline_of, reading, wait_until
 
