@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from helix_crawl_otel.doctor.checks import Check, Severity
-from helix_crawl_otel.probes.card_processes import CardProcesses, listed, listed_names
-from helix_crawl_otel.probes.cards import CardInfo
+from helix_crawl_otel.probes.cards import CardInfo, CardProcesses, listed, listed_names
 
 __all__ = ["holders_check"]
 
