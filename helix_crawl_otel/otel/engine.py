@@ -21,13 +21,11 @@ from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.otel.locked_policy import LockedPolicy
 from helix_crawl_otel.otel.policy_reader import Measurements, is_known
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import Decision
-from helix_crawl_otel.policy.durable import dump_durable
-from helix_crawl_otel.policy.model import ActionKind, MemoryReading, ShardStatus
+from helix_crawl_otel.policy.model import ActionKind, Decision, MemoryReading, ShardStatus
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.state import PolicyState
+from helix_crawl_otel.policy.state import PolicyState, dump_durable
 from helix_crawl_otel.timeline import TimelineWriter
 
 __all__ = ["Pipeline", "RunningBatch"]

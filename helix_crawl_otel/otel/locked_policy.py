@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import Decision
-from helix_crawl_otel.policy.durable import durable_mark
-from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.model import Decision, MemoryReading
 from helix_crawl_otel.policy.policy import Policy
+from helix_crawl_otel.policy.state import durable_mark
 
 __all__ = ["Collected", "LockedPolicy"]
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from helix_crawl_otel.numbers import gib
+from helix_crawl_otel.formats import gib
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.probes.cards import device_processes, listed
