@@ -20,7 +20,7 @@ from helix_crawl_otel.policy.instruments import BATCH_DURATION_BOUNDS, INSTRUMEN
 from helix_crawl_otel.policy.model import ActionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.policies import DEFINITIONS
-from helix_crawl_otel.simulate.scenarios import SCENARIOS
+from helix_crawl_otel.simulate.scenario import SCENARIOS
 from helix_crawl_otel.watch.shard import ShardWatch
 
 __all__ = ["CLASSES", "OPTIONS", "subcommands"]
