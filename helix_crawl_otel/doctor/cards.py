@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from helix_crawl_otel.build.devices import choose_devices
 from helix_crawl_otel.doctor.checks import Check, Severity, assign
 from helix_crawl_otel.doctor.facts import Facts
-from helix_crawl_otel.probes.card_processes import CardProcesses, listed, listed_names
-from helix_crawl_otel.probes.cards import CardInfo
+from helix_crawl_otel.probes.cards import CardInfo, CardProcesses, listed, listed_names
 from helix_crawl_otel.probes.nvml import UNIFIED
 
 __all__ = ["card_checks", "device_check"]

@@ -10,8 +10,7 @@ from helix_crawl_otel.doctor.checks import Check, Severity, assign
 from helix_crawl_otel.policy.memory import RISE_BYTES
 from helix_crawl_otel.probes.gpu_counters import AdapterUsage, GpuUsage, ProcessUsage
 from helix_crawl_otel.probes.processes import process_names
-from helix_crawl_otel.probes.shared import COUNTERS
-from helix_crawl_otel.probes.shared_use import shared_use
+from helix_crawl_otel.probes.shared import COUNTERS, shared_use
 
 __all__ = ["SharedMemory", "shared_check", "shared_memory"]
 

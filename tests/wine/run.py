@@ -36,7 +36,7 @@ TESTS = (
     "tests/probes",
     "tests/doctor",
     "tests/otel/test_endpoint.py",
-    "tests/otel/test_gauge_state.py",
+    "tests/otel/test_gauges.py",
     "tests/corpus",
     "tests/docs/test_powershell.py",
     "tests/build/test_bad_batches.py",
