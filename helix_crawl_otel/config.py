@@ -32,7 +32,6 @@ __all__ = [
     "config_from_options",
     "environment",
     "knob",
-    "metrics_address",
     "option_or_knob",
     "option_values",
     "otel_disabled",
@@ -307,12 +306,6 @@ def option_or_knob(variable: str, options: Mapping[str, str], environ: Mapping[s
     if variable in options:
         return row.parse(row.option, options[variable])
     return read_knob(variable, environ, strict=True)
-
-
-def metrics_address(environ: Mapping[str, str] | None = None, *, strict: bool = False) -> tuple[str, int]:
-    """Host and port of the metrics endpoint. Loopback unless told otherwise."""
-    host = read_knob("OTEL_EXPORTER_PROMETHEUS_HOST", environ, strict=strict)
-    return str(host), int(read_knob("OTEL_EXPORTER_PROMETHEUS_PORT", environ, strict=strict))
 
 
 def take_channel() -> str | None:

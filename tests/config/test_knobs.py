@@ -17,7 +17,6 @@ from helix_crawl_otel.config import (
     Knob,
     environment,
     knob,
-    metrics_address,
     otel_disabled,
     read_knob,
 )
@@ -205,11 +204,12 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
 
 def test_metrics_address() -> None:
     """Loopback and OpenTelemetry's port unless told otherwise."""
-    assert metrics_address({}) == ("127.0.0.1", 9464)
-    told = {"OTEL_EXPORTER_PROMETHEUS_HOST": "0.0.0.0", "OTEL_EXPORTER_PROMETHEUS_PORT": "9000"}
-    assert metrics_address(told) == ("0.0.0.0", 9000)
+    host, port = "OTEL_EXPORTER_PROMETHEUS_HOST", "OTEL_EXPORTER_PROMETHEUS_PORT"
+    assert (read_knob(host, {}), read_knob(port, {})) == ("127.0.0.1", 9464)
+    told = {host: "0.0.0.0", port: "9000"}
+    assert (read_knob(host, told), read_knob(port, told)) == ("0.0.0.0", 9000)
     with pytest.raises(ConfigError, match="OTEL_EXPORTER_PROMETHEUS_PORT is 'http'"):
-        metrics_address({"OTEL_EXPORTER_PROMETHEUS_PORT": "http"}, strict=True)
+        read_knob(port, {port: "http"}, strict=True)
 
 
 @pytest.mark.parametrize(
