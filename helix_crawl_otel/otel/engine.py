@@ -278,10 +278,4 @@ class Pipeline:
 
 def _recorded(info: BatchInfo) -> dict[str, Any]:
     """What the timeline keeps of a batch beside its times."""
-    return {
-        "shard": info.shard,
-        "device": info.device,
-        "genes": info.genes,
-        "work": info.work,
-        "worker": info.worker,
-    }
+    return {"shard": info.shard, "device": info.device, "genes": info.genes, "work": info.work, "worker": info.worker}
