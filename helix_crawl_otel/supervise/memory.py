@@ -37,6 +37,9 @@ FIRST_SECONDS = 2.0
 """What the first reading of a card is waited for, of the world's: with it the gate knows what was in use before the
 worker. A driver that hangs keeps no worker from starting."""
 
+HOLDERS_SECONDS = 2.0
+"""What a list of a card's processes is waited for, of the world's."""
+
 OWN = "custom"
 """Source of a reading that stands for the device in place of ours: the driver's own probe, or a modelled card."""
 
@@ -190,7 +193,7 @@ class MemoryWatch:
     def describe(self, device: str) -> str:
         """Such as `11.2 GiB of 12.0 GiB in use, held by python.exe (pid 812) 6144 MiB`; empty where nothing is known.
 
-        Threads: any. May block as NVML does.
+        Comes back within two seconds, also where a driver hangs.
         """
         with self._lock:
             reading, is_owned = self._newest.get(device), device in self._owned
@@ -199,10 +202,21 @@ class MemoryWatch:
             known.append(f"{gib(reading.used_bytes)} of {gib(reading.limit_bytes)} in use")
         holders = self._shared.holders(device)
         if not holders and not is_owned and parse_device(device).kind == "cuda":
-            holders = listed(device_processes(device, self._environ).processes)
+            holders = self._asked_holders(device)
         if holders:
             known.append(f"held by {holders}")
         return ", ".join(known)
+
+    def _asked_holders(self, device: str) -> str:
+        found: list[str] = []
+        asking = threading.Thread(
+            target=lambda: found.append(listed(device_processes(device, self._environ).processes)),
+            name="helix-crawl-holders",
+            daemon=True,
+        )
+        asking.start()
+        asking.join(HOLDERS_SECONDS)
+        return found[0] if found else ""
 
     def tell_holders(self, action: Action) -> None:
         """Log who else holds memory of the device of a crawl, as far as it is known. A hook, which vetoes nothing."""
