@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.policy.durable import restore_durable
-from helix_crawl_otel.policy.state import PolicyState
+from helix_crawl_otel.policy.state import PolicyState, restore_durable
 
 __all__ = ["StateFile"]
 

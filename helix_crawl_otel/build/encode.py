@@ -33,7 +33,7 @@ from helix_crawl_otel.corpus.ingest import IngestProgress, ingest
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.encoders.base import is_device_error
 from helix_crawl_otel.encoders.libraries import first_line
-from helix_crawl_otel.numbers import count
+from helix_crawl_otel.formats import count
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.shards.store import ShardStore

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from helix_crawl_otel.build.job import ShardWork
-from helix_crawl_otel.numbers import shard_name
+from helix_crawl_otel.formats import shard_name
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.supervise import events
 

@@ -16,8 +16,8 @@ from helix_crawl_otel.build.job_events import JobEvents
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.plan import BuildPlan
 from helix_crawl_otel.console.console import Console
-from helix_crawl_otel.console.standard_output import StandardOutput
-from helix_crawl_otel.console.summary import Summary
+from helix_crawl_otel.console.output import StandardOutput
+from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_model
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card

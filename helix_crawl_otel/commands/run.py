@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import ConfigError, option_or_knob
 from helix_crawl_otel.console.options import add_common_options, read_common_options
-from helix_crawl_otel.console.summary import Summary
+from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_path
@@ -68,7 +68,7 @@ def register(commands: Commands) -> None:
 
 def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.console.console import Console
-    from helix_crawl_otel.console.standard_output import StandardOutput
+    from helix_crawl_otel.console.output import StandardOutput
     from helix_crawl_otel.supervise.session import RunOptions, Session
 
     options = read_common_options(args)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.exit_codes import DONE, FAILED
-from helix_crawl_otel.numbers import count
+from helix_crawl_otel.formats import count
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shards.accounts import Accounts, account, combine
 from helix_crawl_otel.shards.errors import StoreError

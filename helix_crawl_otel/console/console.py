@@ -5,22 +5,21 @@ the end.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 from opentelemetry.metrics import MeterProvider
 
-from helix_crawl_otel.console.keep_awake import keep_awake
 from helix_crawl_otel.console.notify import notify
 from helix_crawl_otel.console.options import CommonOptions
 from helix_crawl_otel.console.screen import Announcer, choose_display
-from helix_crawl_otel.console.summary import Summary
+from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.exit_codes import FAILED, INTERRUPTED
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.session import open_metrics
 
-__all__ = ["Console"]
+__all__ = ["Console", "keep_awake"]
 
 
 class Console:
@@ -95,3 +94,27 @@ class Console:
 
     def _note(self, text: str) -> None:
         self._early.append(lambda t: events.Note(t, "warning", text))
+
+
+@contextmanager
+def keep_awake(wanted: bool, note: Callable[[str], None]) -> Iterator[None]:
+    """Hold sleep off inside the `with` block; where that cannot be done the run goes on and says so. The library
+    `wakepy` (extra `awake`) does it.
+
+    Args:
+        wanted: Nothing is done without.
+        note: Called with one sentence when the computer may sleep after all.
+    """
+    with ExitStack() as stack:
+        if wanted:
+            try:
+                from wakepy import keep
+
+                mode = stack.enter_context(keep.running(on_fail="pass"))
+                if not mode.active:
+                    note("--keep-awake: this system does not let sleep be held off; set it in its power settings")
+            except ImportError:
+                note("--keep-awake needs wakepy: `pip install 'helix-crawl-otel[awake]'`; the computer may sleep")
+            except Exception as error:  # noqa: BLE001 - it talks to the desktop's bus: no trouble there may end a run
+                note(f"--keep-awake failed, the computer may sleep: {' '.join(str(error).split())}")
+        yield

@@ -18,7 +18,7 @@ from rich.text import Text
 from helix_crawl_otel.console.output import QueuedOutput
 from helix_crawl_otel.console.progress import Progress, ShardProgress
 from helix_crawl_otel.console.text import MOST_SHARDS, activity_text, progress_text, sentence_of, shard_text
-from helix_crawl_otel.numbers import duration, genes, printable, shard_name
+from helix_crawl_otel.formats import duration, genes, printable, shard_name
 from helix_crawl_otel.supervise import events
 
 __all__ = ["LiveDisplay"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.numbers import gib, shard_name
+from helix_crawl_otel.formats import gib, shard_name
 from helix_crawl_otel.supervise import events
 
 __all__ = ["Activity", "Progress", "ShardProgress"]

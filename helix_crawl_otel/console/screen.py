@@ -10,7 +10,7 @@ from typing import Any, Protocol, TextIO
 
 from helix_crawl_otel.console.progress import Progress
 from helix_crawl_otel.console.text import progress_lines, sentence_of
-from helix_crawl_otel.numbers import duration
+from helix_crawl_otel.formats import duration
 from helix_crawl_otel.supervise import events
 
 __all__ = ["Announcer", "Display", "JsonDisplay", "NoDisplay", "PlainDisplay", "choose_display"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from helix_crawl_otel.policy.decisions import Decision
-from helix_crawl_otel.policy.model import Action, EvidenceValue
+from helix_crawl_otel.policy.model import Action, Decision, EvidenceValue
 
 __all__ = ["PREFIX", "action_line", "decision_line"]
 

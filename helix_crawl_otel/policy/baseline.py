@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from statistics import median
 
-__all__ = ["Baseline", "BaselineMeter", "CardBaselines"]
+__all__ = ["ROUNDING", "Baseline", "BaselineMeter", "CardBaselines"]
+
+ROUNDING = 1e-9
+"""Two values that differ by less, in proportion, are equal: a rate at the limit is not below it."""
 
 CARD_HISTORY = 64
 """Baselines kept a card. The median of the latest 64 says what the card does, and the memory stays flat over 10,000
@@ -36,6 +39,14 @@ class Baseline:
         for name in ("rate", "genes_rate", "work"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; accepted: a number > 0")
+
+    def is_slow(self, rate: float, factor: float) -> bool:
+        """Whether a judged rate is below the crawl limit, baseline / factor (rule 7)."""
+        return rate < self.rate / factor * (1 - ROUNDING)
+
+    def is_at_limit(self, rate: float, factor: float) -> bool:
+        """Whether a rate that is not below the limit is not above it either."""
+        return rate <= self.rate / factor * (1 + ROUNDING)
 
 
 def _median(samples: list[Baseline]) -> Baseline:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from helix_crawl_otel.policy.baseline import Baseline
+from helix_crawl_otel.policy.baseline import ROUNDING, Baseline
 
 __all__ = ["SMALL_BATCH", "Batch", "BatchInfo", "is_small"]
 
@@ -21,8 +21,6 @@ bound keeps a clock that jumps from keeping the policy busy."""
 HANG_SLICES = 100
 HANG_SECONDS = 1800.0
 """A batch older than both is a hang, not a crawl (rule 11)."""
-
-ROUNDING = 1e-9
 
 
 def is_small(work: float, baseline: Baseline | None) -> bool:

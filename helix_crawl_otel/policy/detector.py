@@ -11,14 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from helix_crawl_otel.policy.baseline import Baseline
+from helix_crawl_otel.policy.baseline import ROUNDING, Baseline
 from helix_crawl_otel.policy.model import Verdict
 from helix_crawl_otel.policy.settings import Settings
 
 __all__ = ["Detector", "Finding", "Observation"]
-
-ROUNDING = 1e-9
-"""A rate that equals the limit up to rounding is not below it."""
 
 
 class Finding(str, Enum):
@@ -81,11 +78,11 @@ class Detector:
             `TRIP` when the signature has filled a window (the caller calls `tripped`), `RECOVERED` when an episode
             ends with this observation, else `None`.
         """
-        self._average(observation, settings.ema_alpha)
-        slow = baseline is not None and self._is_slow(baseline, settings.factor)
+        average = self._average(observation, settings.ema_alpha)
+        slow = baseline is not None and baseline.is_slow(average, settings.factor)
         self.verdict = self._judge(baseline, slow, observation.full)
         if not slow:
-            if observation.in_flight and baseline is not None and self._is_at_limit(baseline, settings.factor):
+            if observation.in_flight and baseline is not None and baseline.is_at_limit(average, settings.factor):
                 # The first slice of a batch lies at the limit by definition. With ema_alpha = 1 the EMA is that slice,
                 # and would end the streak of every crawl whose batches do finish.
                 return None
@@ -115,18 +112,14 @@ class Detector:
             return None
         return self.ema / baseline.rate
 
-    def _average(self, observation: Observation, alpha: float) -> None:
+    def _average(self, observation: Observation, alpha: float) -> float:
+        """Bring both EMAs up to date; returns the judged one."""
         if self.ema is None or self.genes_ema is None:
             self.ema, self.genes_ema = observation.rate, observation.genes_rate
-            return
-        self.ema = alpha * observation.rate + (1 - alpha) * self.ema
-        self.genes_ema = alpha * observation.genes_rate + (1 - alpha) * self.genes_ema
-
-    def _is_slow(self, baseline: Baseline, factor: float) -> bool:
-        return self.ema is not None and self.ema < baseline.rate / factor * (1 - ROUNDING)
-
-    def _is_at_limit(self, baseline: Baseline, factor: float) -> bool:
-        return self.ema is not None and self.ema <= baseline.rate / factor * (1 + ROUNDING)
+        else:
+            self.ema = alpha * observation.rate + (1 - alpha) * self.ema
+            self.genes_ema = alpha * observation.genes_rate + (1 - alpha) * self.genes_ema
+        return self.ema
 
     def _judge(self, baseline: Baseline | None, slow: bool, full: bool | None) -> Verdict:
         if baseline is None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from helix_crawl_otel.policy.baseline import Baseline
 from helix_crawl_otel.policy.detector import Detector
+from helix_crawl_otel.policy.memory import Shared
 from helix_crawl_otel.policy.model import ActionKind, Evidence
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.shared import Shared
 
 __all__ = ["TripContext", "evidence", "passed_over_reason", "sentence"]
 

@@ -8,18 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from helix_crawl_otel.policy.model import ActionKind
+from helix_crawl_otel.policy.settings import ACTION_MODES
 
 __all__ = ["Climb", "Ladder", "Pending"]
 
 OVERDUE_SLICES = 4
 OVERDUE_SECONDS = 30.0
 """An action that a stuck batch keeps from its boundary has 4 slices, and at least 30 s."""
-
-_MODES = {
-    "ladder": (ActionKind.EMPTY_CACHE, ActionKind.RECYCLE, ActionKind.DEMOTE_CPU),
-    "cpu": (ActionKind.DEMOTE_CPU,),
-    "off": (),
-}
 
 
 @dataclass
@@ -92,7 +87,7 @@ class Ladder:
             can_take: What the driver can do.
         """
         passed_over: list[ActionKind] = []
-        for kind in _MODES[mode]:
+        for kind in ACTION_MODES[mode]:
             if kind.rung <= self.rung:
                 continue
             self.rung = kind.rung

@@ -1,4 +1,4 @@
-"""The words of the package as types: readings, actions, verdicts, statuses.
+"""The words of the package as types: readings, actions, verdicts, statuses, decisions.
 
 Everything here is a value: frozen, comparable, free of clocks and threads. DESIGN.md, section 2, holds the glossary.
 """
@@ -13,8 +13,11 @@ from types import MappingProxyType
 from helix_crawl_otel.policy.samples import is_number
 
 __all__ = [
+    "REMEDIES",
     "Action",
     "ActionKind",
+    "Decision",
+    "DecisionKind",
     "Evidence",
     "EvidenceValue",
     "MemoryReading",
@@ -57,6 +60,9 @@ class ActionKind(str, Enum):
 
 
 _RUNGS = {kind: rung for rung, kind in enumerate(ActionKind)}
+
+REMEDIES = (ActionKind.EMPTY_CACHE, ActionKind.RECYCLE, ActionKind.DEMOTE_CPU)
+"""The rungs, from below."""
 
 
 class Outcome(str, Enum):
@@ -159,3 +165,53 @@ class ShardStatus:
     rung: int
     episode_open: bool
     memory_fraction: float | None
+
+
+class DecisionKind(str, Enum):
+    """Kinds of what the policy hands back: things to do or to report."""
+
+    ISSUE = "issue"
+    """Hand the action to the driver (or, `forced`, end the worker now)."""
+    PASSED_OVER = "passed_over"
+    """A rung that the driver cannot take was used up."""
+    SUPERSEDED = "superseded"
+    """The action named by `action_id` is void: a later one, or a change of worker, came first."""
+    APPLIED = "applied"
+    """The action named by `action_id` is done: the worker it asked to end has been replaced."""
+    OVERDUE = "overdue"
+    """The action named by `action_id` has waited too long for its boundary; a supervisor ends the worker."""
+    RECOVERED = "recovered"
+    """An episode ended by itself or by a remedy."""
+    HANG = "hang"
+    """A batch has been in flight beyond any crawl: a crash of that batch, no trip, no rung."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One thing the policy decided.
+
+    Args:
+        t: Seconds, on the policy's clock.
+        what: What it is.
+        shard: Shard concerned.
+        device: Device concerned.
+        worker: Worker that encodes the shard.
+        kind: The action's kind, `None` for RECOVERED and HANG.
+        action_id: The action's id, 0 where there is none.
+        rung: The shard's rung after the decision (for DETECT: before any remedy), 0 to 3.
+        forced: The worker has to be ended for it, because a stuck batch keeps it from its boundary.
+        reason: One sentence for the log.
+        evidence: See `Action.evidence`.
+    """
+
+    t: float
+    what: DecisionKind
+    shard: str
+    device: str
+    worker: str
+    kind: ActionKind | None = None
+    action_id: int = 0
+    rung: int = 0
+    forced: bool = False
+    reason: str = ""
+    evidence: Evidence = field(default_factory=dict)

@@ -12,15 +12,21 @@ from collections.abc import Callable, Iterable
 
 from helix_crawl_otel.policy.baseline import Baseline
 from helix_crawl_otel.policy.batch import Batch, BatchInfo
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
-from helix_crawl_otel.policy.durable import forget_closed
-from helix_crawl_otel.policy.memory import MemoryTrack
-from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.policy.memory import MemoryTrack, SharedFloor
+from helix_crawl_otel.policy.model import (
+    REMEDIES,
+    ActionKind,
+    Decision,
+    DecisionKind,
+    MemoryReading,
+    Outcome,
+    ShardStatus,
+    Verdict,
+)
 from helix_crawl_otel.policy.rule import Rule
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.shared import SharedFloor
-from helix_crawl_otel.policy.state import REMEDIES, PolicyState, ShardState, WorkerState
+from helix_crawl_otel.policy.state import PolicyState, ShardState, WorkerState, forget_closed
 
 __all__ = ["TICK_SECONDS", "Policy"]
 

@@ -6,19 +6,16 @@ Source: DESIGN.md, section 4 (rules 2 to 8, 11) and section 5.
 from __future__ import annotations
 
 from helix_crawl_otel.policy import explain
-from helix_crawl_otel.policy.baseline import Baseline, CardBaselines
+from helix_crawl_otel.policy.baseline import ROUNDING, Baseline, CardBaselines
 from helix_crawl_otel.policy.batch import Batch, is_small
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
 from helix_crawl_otel.policy.detector import Finding, Observation
 from helix_crawl_otel.policy.ladder import Pending
-from helix_crawl_otel.policy.model import ActionKind, Evidence
+from helix_crawl_otel.policy.memory import Shared
+from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, Evidence
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.shared import Shared
 from helix_crawl_otel.policy.state import PolicyState, ShardState
 
 __all__ = ["Rule"]
-
-ROUNDING = 1e-9
 
 
 class Rule:
@@ -95,7 +92,7 @@ class Rule:
         meter = state.meter(batch.device)
         if meter.baseline is not None:
             return
-        if in_force is not None and sample.rate < in_force.rate / self.settings.factor * (1 - ROUNDING):
+        if in_force is not None and in_force.is_slow(sample.rate, self.settings.factor):
             return
         completed = meter.add(sample, self.settings.window)
         if completed is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from helix_crawl_otel.policy.model import REMEDIES, ActionKind
 from helix_crawl_otel.policy.samples import is_number
 
 __all__ = ["ACTION_MODES", "Settings"]
 
-ACTION_MODES = ("ladder", "cpu", "off")
+ACTION_MODES = {"ladder": REMEDIES, "cpu": (ActionKind.DEMOTE_CPU,), "off": ()}
+"""Values of `action`, and the rungs that a shard climbs with each."""
 
 
 def _number(name: str, value: object, accepted: str) -> float:

@@ -1,24 +1,43 @@
-"""All that the policy remembers, as plain dataclasses that `codec` can write and read.
+"""All that the policy remembers, as plain dataclasses that `codec` can write and read; what is kept of it between
+processes, and what is forgotten of shards that are done.
 
-Source: DESIGN.md, section 4, rule 9: what survives a change of worker is `ShardState.ladder.rung` and the meters.
+Source: DESIGN.md, section 4, rule 9: what survives a change of worker is `ShardState.ladder.rung` and the meters; and
+section 5: "ladder state is plain JSON beside the shard".
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from helix_crawl_otel.policy.baseline import BaselineMeter, CardBaselines
 from helix_crawl_otel.policy.batch import Batch
-from helix_crawl_otel.policy.codec import OPTIONAL
+from helix_crawl_otel.policy.codec import OPTIONAL, decode, encode
 from helix_crawl_otel.policy.detector import Detector
 from helix_crawl_otel.policy.ladder import Ladder
-from helix_crawl_otel.policy.memory import MemoryTrack
-from helix_crawl_otel.policy.model import ActionKind
-from helix_crawl_otel.policy.shared import SharedFloor
+from helix_crawl_otel.policy.memory import MemoryTrack, SharedFloor
+from helix_crawl_otel.policy.model import REMEDIES, ActionKind
 
-__all__ = ["DurableShard", "DurableState", "PolicyState", "ShardState", "WorkerState"]
+__all__ = [
+    "DurableShard",
+    "DurableState",
+    "PolicyState",
+    "ShardState",
+    "WorkerState",
+    "dump_durable",
+    "durable_mark",
+    "forget_closed",
+    "restore_durable",
+]
 
-REMEDIES = (ActionKind.EMPTY_CACHE, ActionKind.RECYCLE, ActionKind.DEMOTE_CPU)
+VERSION = 1
+
+UNITS = ("", "genes", "work")
+"""What a shard's rates are counted in; empty before its first batch."""
+
+CLOSED_KEPT = 256
+"""Closed shards whose state is kept whole, in case they are opened again. Of older ones only a rung above 0 stays: so
+the memory is flat over 10,000 shards, and still no shard gets more than three interventions."""
 
 
 @dataclass
@@ -105,3 +124,88 @@ class DurableState:
     encoder: str
     shards: dict[str, DurableShard]
     cards: CardBaselines
+
+
+def dump_durable(state: PolicyState) -> dict[str, Any]:
+    """The state file's content: rungs and baselines of the shards, and the cards' baselines.
+
+    Closed shards are among them: a shard that was paused, or restored and not opened again yet, keeps what it measured.
+    """
+    shards = {
+        name: DurableShard(shard.ladder.rung, shard.unit, shard.meters, shard.ladder.is_spared)
+        for name, shard in state.shards.items()
+        if not shard.is_done or shard.ladder.rung > 0 or shard.meters
+    }
+    durable: dict[str, Any] = encode(DurableState(VERSION, state.encoder, shards, state.cards))
+    return durable
+
+
+def restore_durable(content: Any, encoder: str) -> PolicyState:
+    """The state that `dump_durable` described.
+
+    Args:
+        content: Parsed JSON.
+        encoder: Identity of the encoder in use. A baseline belongs to one encoder: with another, rungs stay and the
+            shards' baselines go.
+
+    Raises:
+        ValueError: The content is damaged or of another version; the message says where.
+    """
+    durable = decode(DurableState, content)
+    if durable.version != VERSION:
+        raise ValueError(f"DurableState.version is {durable.version}; accepted: {VERSION}")
+    same_encoder = durable.encoder == encoder
+    state = PolicyState(encoder=encoder, cards=durable.cards)
+    for name, kept in durable.shards.items():
+        if not 0 <= kept.rung <= 3:
+            raise ValueError(f"DurableState.shards[{name!r}].rung is {kept.rung}; accepted: 0 to 3")
+        if kept.unit not in UNITS:
+            raise ValueError(
+                f"DurableState.shards[{name!r}].unit is {kept.unit[:80]!r}; accepted: one of {list(UNITS)}"
+            )
+        meters: dict[str, BaselineMeter] = kept.meters if same_encoder else {}
+        unit = kept.unit if same_encoder else ""
+        state.shards[name] = ShardState(
+            unit=unit,
+            is_open=False,
+            is_done=False,
+            ladder=Ladder(rung=kept.rung, is_spared=kept.is_spared),
+            meters=meters,
+        )
+    return state
+
+
+def durable_mark(state: PolicyState) -> tuple[object, ...]:
+    """Differs from an earlier one when `dump_durable` would: cheap enough to be asked for after every batch."""
+    return tuple(
+        (
+            name,
+            shard.is_done,
+            shard.ladder.rung,
+            shard.ladder.is_spared,
+            device,
+            len(meter.samples),
+            meter.baseline is None,
+        )
+        for name, shard in state.shards.items()
+        if shard.is_open
+        for device, meter in (shard.meters.items() or [("", BaselineMeter())])
+    )
+
+
+def forget_closed(state: PolicyState) -> None:
+    """Bound what is kept of closed shards: those that are done go first, and the oldest of them."""
+    running = {batch.shard for batch in state.inflight.values()}
+    closed = [
+        name for name, shard in state.shards.items() if not shard.is_open and _is_whole(shard) and name not in running
+    ]
+    closed.sort(key=lambda name: not state.shards[name].is_done)  # one that was paused comes back: it goes last
+    for name in closed[: max(0, len(closed) - CLOSED_KEPT)]:
+        shard = state.shards.pop(name)
+        if shard.ladder.rung > 0:
+            kept = Ladder(rung=shard.ladder.rung, is_spared=shard.ladder.is_spared)
+            state.shards[name] = ShardState(is_open=False, ladder=kept)
+
+
+def _is_whole(shard: ShardState) -> bool:
+    return bool(shard.meters or shard.detectors or shard.ladder.rung == 0)

@@ -14,11 +14,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from helix_crawl_otel.policy.batch import Batch, BatchInfo
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
-from helix_crawl_otel.policy.durable import dump_durable, restore_durable
-from helix_crawl_otel.policy.model import ActionKind, Outcome
+from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, Outcome
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.state import dump_durable, restore_durable
 from helix_crawl_otel.replay.order import in_runs, travel
 from helix_crawl_otel.timeline import (
     ActionEvent,

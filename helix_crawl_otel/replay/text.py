@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
-from helix_crawl_otel.policy.model import ActionKind
+from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import ReplayResult
 from helix_crawl_otel.timeline import TimelineReader

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from helix_crawl_otel.numbers import count
+from helix_crawl_otel.formats import count
 from helix_crawl_otel.report.effect import lost_seconds
 from helix_crawl_otel.report.story import ReportAction, RunReport, ShardReport
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
-from helix_crawl_otel.numbers import count, duration, printable
+from helix_crawl_otel.formats import count, duration, printable
 from helix_crawl_otel.report.charts import NARROW, WIDE, figure
 from helix_crawl_otel.report.choice import Shown, numbered
 from helix_crawl_otel.report.effect import MEANINGS, effect_of, lost_seconds, remedy_seconds, saved_seconds

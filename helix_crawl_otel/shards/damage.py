@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_crawl_otel.numbers import printable
+from helix_crawl_otel.formats import printable
 from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import CORRUPT, NOTADB, ShardCorrupt, error_code
 from helix_crawl_otel.shards.gone import TREE_NOTE

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from helix_crawl_otel.numbers import printable
+from helix_crawl_otel.formats import printable
 
 __all__ = [
     "CannotSetAside",

@@ -14,18 +14,18 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from helix_crawl_otel.numbers import gib
+from helix_crawl_otel.formats import gib
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.policy.model import Action, MemoryReading
-from helix_crawl_otel.probes.card_processes import device_processes, listed
+from helix_crawl_otel.probes.cards import device_processes, listed
 from helix_crawl_otel.probes.cgroup import CgroupProbe
-from helix_crawl_otel.probes.combined import CombinedProbe
 from helix_crawl_otel.probes.device import parse_device
+from helix_crawl_otel.probes.gpu_counters import GpuCounters
 from helix_crawl_otel.probes.monitor import MemorySampler
 from helix_crawl_otel.probes.nvml import NvmlProbe
-from helix_crawl_otel.probes.probe import UNKNOWN, Probe, UnknownProbe
+from helix_crawl_otel.probes.probe import UNKNOWN, CombinedProbe, Probe, ProbeFailure, UnknownProbe
 from helix_crawl_otel.probes.processes import Process, processes
-from helix_crawl_otel.probes.shared import COUNTERS, Counters, SharedSampler
+from helix_crawl_otel.probes.shared import COUNTERS, SharedSampler
 
 __all__ = ["MemoryWatch", "ReportedProbe"]
 
@@ -44,7 +44,7 @@ OWN = "custom"
 """Source of a reading that stands for the device in place of ours: the driver's own probe, or a modelled card."""
 
 
-class ReportedProbe:
+class ReportedProbe(Probe):
     """Answers with what the workers of a device told last: of several the fullest counts.
 
     Args:
@@ -58,8 +58,7 @@ class ReportedProbe:
     source = "torch"
 
     def __init__(self, device: str, fresh_seconds: float, clock: Callable[[], float]) -> None:
-        self.device = device
-        self.why: str | None = None
+        super().__init__(device)
         self._fresh_seconds = fresh_seconds
         self._clock = clock
         self._told: dict[str, tuple[float, MemoryReading]] = {}  # by worker
@@ -72,14 +71,11 @@ class ReportedProbe:
         """A worker is gone, and what it held with it."""
         self._told.pop(worker, None)
 
-    def __call__(self) -> MemoryReading:
-        """The fullest of the newest readings, while they count."""
+    def _read(self) -> MemoryReading:
         now = self._clock()
         fresh = [reading for t, reading in list(self._told.values()) if now - t <= self._fresh_seconds]
         if not fresh:
-            self.why = "no worker has told what its framework holds"
-            return UNKNOWN
-        self.why = None
+            raise ProbeFailure("no worker has told what its framework holds")
         return max(fresh, key=lambda reading: reading.fraction or 0.0)
 
 
@@ -114,7 +110,7 @@ class MemoryWatch:
         on_error: Callable[[Exception], None],
         judges_shared: bool = False,
         card_probe: Callable[[str, Mapping[str, str]], Probe] = NvmlProbe,
-        counters: Callable[[], Counters] | None = COUNTERS,
+        counters: Callable[[], GpuCounters] | None = COUNTERS,
         table: Callable[[], Iterable[Process]] = processes,
         first_seconds: float = FIRST_SECONDS,
     ) -> None:

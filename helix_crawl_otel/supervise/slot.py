@@ -12,8 +12,7 @@ import logging
 import threading
 from enum import Enum
 
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
-from helix_crawl_otel.policy.model import ActionKind
+from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.supervise.crash_budget import CrashBudget
 from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.memory_gate import MemoryGate

@@ -17,7 +17,7 @@ import pytest
 
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.console import notify as notify_module
-from helix_crawl_otel.console.keep_awake import keep_awake
+from helix_crawl_otel.console.console import keep_awake
 from helix_crawl_otel.console.notify import check_target, notify
 from tests.programs import require_module
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from helix_crawl_otel.console.live import LiveDisplay
 from helix_crawl_otel.console.screen import Announcer, JsonDisplay, PlainDisplay
-from helix_crawl_otel.console.summary import Summary
+from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.supervise import events
 from tests.console.story import STORY
 

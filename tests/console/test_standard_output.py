@@ -14,9 +14,8 @@ from typing import TextIO
 
 import pytest
 
-from helix_crawl_otel.console import standard_output
-from helix_crawl_otel.console.output import QueuedOutput
-from helix_crawl_otel.console.standard_output import LOG_SECONDS, TELL_SECONDS, StandardOutput
+from helix_crawl_otel.console import output
+from helix_crawl_otel.console.output import LOG_SECONDS, TELL_SECONDS, QueuedOutput, StandardOutput
 from tests.console.test_output import DEADLINE_SECONDS, Frozen
 
 FULL_DEVICE = Path("/dev/full")
@@ -189,7 +188,7 @@ def test_after_a_second_interrupt_nobody_is_waited_for_long(how: str) -> None:
 @pytest.mark.parametrize("as_json", [False, True])
 def test_what_is_missing_is_told_in_the_form_of_the_rest(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A script can read the line that says how many events it has not got."""
-    monkeypatch.setattr(standard_output, "JSON_BYTES" if as_json else "TEXT_BYTES", 100)
+    monkeypatch.setattr(output, "JSON_BYTES" if as_json else "TEXT_BYTES", 100)
     shown = Frozen()
     with streams(shown, io.StringIO()), StandardOutput(as_json=as_json):
         for number in range(10):

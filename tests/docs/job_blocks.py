@@ -8,7 +8,7 @@ import re
 import sqlite3
 from collections.abc import Callable
 
-from helix_crawl_otel.console.summary import Summary
+from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.faults import faults
 from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.accounts import Accounts

@@ -11,12 +11,10 @@ from helix_crawl_otel.otel.dispatch import Dispatcher
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.gauges import ExportedMetrics, Snapshot
 from helix_crawl_otel.otel.instruments import Instruments
-from helix_crawl_otel.otel.locked_policy import LockedPolicy
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
-from helix_crawl_otel.policy.model import ActionKind
+from helix_crawl_otel.otel.policy_reader import LockedPolicy
+from helix_crawl_otel.policy.model import REMEDIES, ActionKind, Decision, DecisionKind
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.state import REMEDIES
 from tests.watch.rig import FULL, GENES, LOW, TICK, WORK, Clock, collected, make_provider, reading
 
 

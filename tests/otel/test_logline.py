@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.otel.logline import action_line, decision_line
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
-from helix_crawl_otel.policy.model import Action, ActionKind
+from helix_crawl_otel.policy.model import Action, ActionKind, Decision, DecisionKind
 from tests.watch.rig import Rig
 
 GIB = 1024**3

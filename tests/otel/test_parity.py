@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.otel.logline import decision_line
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
-from helix_crawl_otel.policy.model import ActionKind, Outcome, ShardStatus
+from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, Outcome, ShardStatus
 from helix_crawl_otel.policy.policy import Policy
 from tests.watch.rig import FULL, GENES, LOW, TICK, WORK, Rig, reading
 

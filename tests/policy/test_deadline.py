@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import DecisionKind
-from helix_crawl_otel.policy.model import Outcome
+from helix_crawl_otel.policy.model import DecisionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import DEMOTE_CPU, DETECT, EMPTY_CACHE, FULL, GENES, LOW, RECYCLE, SLICE, TICK, WORK, Job
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.policy.durable import dump_durable, durable_mark, restore_durable
 from helix_crawl_otel.policy.ladder import Pending
 from helix_crawl_otel.policy.model import ActionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.state import PolicyState
+from helix_crawl_otel.policy.state import PolicyState, dump_durable, durable_mark, restore_durable
 from tests.policy.timeline import FULL, RATE, Job
 
 

@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import DecisionKind
-from helix_crawl_otel.policy.model import Verdict
+from helix_crawl_otel.policy.model import DecisionKind, Verdict
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import DETECT, FULL, RATE, RECYCLE, TICK, WORK, Job
 

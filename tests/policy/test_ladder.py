@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import DecisionKind
-from helix_crawl_otel.policy.model import ActionKind, Outcome
+from helix_crawl_otel.policy.model import ActionKind, DecisionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import DEMOTE_CPU, DETECT, EMPTY_CACHE, FULL, RECYCLE, Job
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import Decision
+from helix_crawl_otel.policy.model import Decision
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import DETECT, FULL, GENES, LIMIT, LOW, RATE, SLICE, TICK, WORK, reading

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
-from helix_crawl_otel.policy.durable import dump_durable, restore_durable
-from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome
+from helix_crawl_otel.policy.memory import RISE_BYTES
+from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.shared import RISE_BYTES
+from helix_crawl_otel.policy.state import dump_durable, restore_durable
 from tests.policy.strategies import FRACTIONS, SETTINGS, SPEEDS, WORKS, Step, play, steps
 from tests.policy.timeline import (
     DEMOTE_CPU,

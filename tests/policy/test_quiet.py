@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from helix_crawl_otel.policy.durable import dump_durable, restore_durable
 from helix_crawl_otel.policy.model import Verdict
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.state import dump_durable, restore_durable
 from tests.policy.timeline import FULL, GENES, LOW, RATE, SLICE, WORK, Job
 
 MEMORY = [FULL, 1.3, LOW, None]

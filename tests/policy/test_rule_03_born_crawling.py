@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from helix_crawl_otel.policy.durable import dump_durable, restore_durable
 from helix_crawl_otel.policy.model import Verdict
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.state import dump_durable, restore_durable
 from tests.policy.timeline import DETECT, EMPTY_CACHE, FULL, LIMIT, RATE, Job
 
 

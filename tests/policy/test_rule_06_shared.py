@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.memory import RISE_BYTES, Shared, SharedFloor
 from helix_crawl_otel.policy.model import MemoryReading, Verdict
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.shared import RISE_BYTES, Shared, SharedFloor
 from tests.policy.timeline import DETECT, FULL, GENES, LOW, RECYCLE, WORK, Job, reading
 
 MIB = 1024**2

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import DecisionKind
-from helix_crawl_otel.policy.model import Verdict
+from helix_crawl_otel.policy.model import DecisionKind, Verdict
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import DETECT, EMPTY_CACHE, FULL, GENES_RATE, LIMIT, LOW, RATE, RECYCLE, SLICE, Job
 

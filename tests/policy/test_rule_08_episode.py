@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import DecisionKind
-from helix_crawl_otel.policy.model import Outcome, Verdict
+from helix_crawl_otel.policy.model import DecisionKind, Outcome, Verdict
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import DEMOTE_CPU, DETECT, EMPTY_CACHE, FULL, GENES_RATE, LOW, RECYCLE, Job
 

@@ -7,10 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import DecisionKind
-from helix_crawl_otel.policy.durable import dump_durable, restore_durable
-from helix_crawl_otel.policy.model import Verdict
+from helix_crawl_otel.policy.model import DecisionKind, Verdict
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.state import dump_durable, restore_durable
 from tests.policy.timeline import DETECT, EMPTY_CACHE, FULL, GENES, LOW, RATE, RECYCLE, SLICE, WORK, Job
 
 FINISHED = Settings(ema_alpha=1.0, inflight=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
+from helix_crawl_otel.policy.model import Decision, DecisionKind
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import FULL, LOW, SLICE, Job
 

@@ -11,11 +11,18 @@ from collections.abc import Iterable
 
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.codec import decode, encode
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
-from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome, ShardStatus
+from helix_crawl_otel.policy.model import (
+    REMEDIES,
+    ActionKind,
+    Decision,
+    DecisionKind,
+    MemoryReading,
+    Outcome,
+    ShardStatus,
+)
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.state import REMEDIES, PolicyState
+from helix_crawl_otel.policy.state import PolicyState
 
 WORK = 4000.0
 GENES = 64

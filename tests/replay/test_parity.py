@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from helix_crawl_otel.commands.replay import replay
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
-from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome
+from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.timeline import TimelineWriter, read_timeline

@@ -7,8 +7,7 @@ import tracemalloc
 import pytest
 
 from helix_crawl_otel.commands.replay import ReplayResult, replay
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
-from helix_crawl_otel.policy.model import ActionKind
+from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.timeline import ActionEvent, BatchEvent, Event, MemoryEvent, RunEvent, WorkerEvent
 

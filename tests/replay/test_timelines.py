@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.commands.replay import ReplayResult, replay
-from helix_crawl_otel.policy.decisions import DecisionKind
+from helix_crawl_otel.policy.model import DecisionKind
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.timeline import BatchEvent, RunEvent, read_timeline

@@ -17,8 +17,7 @@ from helix_crawl_otel.build.assignment import Assignment, WorkerSettings
 from helix_crawl_otel.build.job import BuildJob, ShardWork
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
-from helix_crawl_otel.policy.decisions import Decision
-from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.model import Decision, MemoryReading
 from helix_crawl_otel.policy.settings import Settings as Knobs
 from helix_crawl_otel.probes.probe import CallableProbe, Probe
 from helix_crawl_otel.supervise import events

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import Decision, DecisionKind
-from helix_crawl_otel.policy.model import ActionKind
+from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.slot import GRACE_SECONDS, HELLO_SECONDS, SILENT_SECONDS, Phase
 from tests.supervise.stage import Stage, build_job

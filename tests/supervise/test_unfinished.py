@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.policy.decisions import DecisionKind
+from helix_crawl_otel.policy.model import DecisionKind
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import replay
 from helix_crawl_otel.supervise.slot import Phase

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from helix_crawl_otel.console.summary import Summary
+from helix_crawl_otel.console.text import Summary
 
 WHOLE = Summary(
     exit_code=1,
