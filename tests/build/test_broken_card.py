@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.build.rig import COMMAND, Done, Rig, prose, wait_for
+from tests.build.rig import COMMAND, SECONDS, Done, Rig, prose, wait_for
 
 CARD = ("--fault", "card:limit_gib=12,warmup_seconds=0", "--fault", "clock:rate=40", "--batch-size", "8")
 
@@ -193,12 +193,12 @@ def test_a_passing_lack_of_memory_on_the_cpu_condemns_nobody(rig: Rig) -> None:
     hog = rig.folder / "hog"
     hog.touch()
     site = rig.with_site(SHORT_OF_MEMORY.format(hog=str(hog), most=200))
-    done = rig.run(rig.build_command("--batch-size", "8", "--fault", "clock:rate=40"), **site)
+    done = rig.run(rig.build_command("--batch-size", "8", "--fault", "clock:rate=40"), SECONDS, **site)
     assert (done.code, done.of("quarantined")) == (1, [])
     assert "there is no memory for 20 genes, each alone: out of memory" in done.summary["failed"]["a"]
     assert (rig.verify()["vectors"], rig.verify()["missing"]) == (20, 20)
     hog.unlink()
-    done = rig.run(rig.build_command("--batch-size", "8"), **site)
+    done = rig.run(rig.build_command("--batch-size", "8"), SECONDS, **site)
     assert (done.code, rig.verify()["vectors"]) == (0, 40)
 
 
