@@ -20,7 +20,7 @@ from pathlib import Path
 from helix_crawl_otel._version import __version__
 from helix_crawl_otel.build.devices import Card, cores, torch_cuda_build, visible_cards
 from helix_crawl_otel.doctor.spill import SharedMemory, shared_memory
-from helix_crawl_otel.otel.port import check_port
+from helix_crawl_otel.otel.endpoint import check_port
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.cards import CardProcesses, Description, card_processes, describe
 from helix_crawl_otel.probes.cgroup import CgroupProbe

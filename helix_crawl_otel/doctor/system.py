@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from helix_crawl_otel.build.devices import NO_CUDA
-from helix_crawl_otel.config import ConfigError, otel_disabled, read_knob
+from helix_crawl_otel.config import KNOBS, ConfigError, otel_disabled, read_knob
 from helix_crawl_otel.doctor.checks import Check, Severity, assign, unset
 from helix_crawl_otel.doctor.facts import Facts
-from helix_crawl_otel.knobs import KNOBS
 
 __all__ = ["allocator_checks", "knob_checks", "place_checks", "system_checks", "torch_checks"]
 

@@ -29,7 +29,7 @@ from helix_crawl_otel.probes.probe import UNKNOWN, CombinedProbe, Probe, ProbeFa
 from helix_crawl_otel.probes.processes import Process, processes
 from helix_crawl_otel.probes.shared import COUNTERS, SharedSampler
 from helix_crawl_otel.probes.torch_cuda import TorchProbe
-from helix_crawl_otel.ticker import Ticker
+from helix_crawl_otel.timing import Ticker
 
 __all__ = ["FIRST_SECONDS", "Deliver", "MemoryMonitor", "ReportedProbe", "default_probe"]
 

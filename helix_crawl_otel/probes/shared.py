@@ -21,7 +21,7 @@ from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading
 from helix_crawl_otel.probes.gpu_counters import GpuCounters, GpuUsage
 from helix_crawl_otel.probes.probe import sentence
 from helix_crawl_otel.probes.processes import Process, process_tree, processes
-from helix_crawl_otel.ticker import Ticker
+from helix_crawl_otel.timing import Ticker
 
 __all__ = ["COUNTERS", "Holder", "SharedSampler", "SharedUse", "shared_use"]
 

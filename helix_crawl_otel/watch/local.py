@@ -28,10 +28,9 @@ from helix_crawl_otel.probes.gpu_counters import GpuCounters
 from helix_crawl_otel.probes.monitor import MemoryMonitor, default_probe
 from helix_crawl_otel.probes.probe import CallableProbe, CombinedProbe
 from helix_crawl_otel.probes.shared import COUNTERS
-from helix_crawl_otel.sleep import SleepMeter
 from helix_crawl_otel.statefile import StateFile
-from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.timeline import TimelineWriter
+from helix_crawl_otel.timing import SleepMeter, Ticker
 
 if TYPE_CHECKING:
     from helix_crawl_otel.watch.shard import ShardWatch
