@@ -1,4 +1,5 @@
-"""A clock that does not count the time the machine slept: a laptop's lid must not look like a crawl.
+"""A clock that does not count the time the machine slept: a laptop's lid must not look like a crawl. What takes that
+sleep off a driver's own times, and the thread that looks at the clock every few seconds.
 
 Linux and macOS: `time.monotonic` does not count it (CLOCK_MONOTONIC, mach_absolute_time). Windows: `time.monotonic`
 does (GetTickCount64, and the performance counter from Python 3.13 on), the unbiased interrupt time does not.
@@ -19,13 +20,27 @@ from collections.abc import Callable
 
 from helix_crawl_otel.policy.samples import is_number
 
-__all__ = ["awake_clock", "checked_clock", "finer_clock", "scaled_clock", "slept_seconds"]
+__all__ = [
+    "SleepMeter",
+    "Ticker",
+    "awake_clock",
+    "checked_clock",
+    "finer_clock",
+    "scaled_clock",
+    "slept_seconds",
+]
 
 _INTERRUPT_UNITS_A_SECOND = 10_000_000  # 100 ns
 _WINDOWS_TICK_SECONDS = 0.25
 """A tick is a 64th of a second. One that is late is waited for this long: what comes beyond may be sleep."""
 
 _LEAST_STEP_SECONDS = 1e-6  # less than it takes to look
+
+LEAST_SLEEP_SECONDS = 1.0
+"""Less is no sleep: two clocks are read one after the other, and their difference wavers by what lies between."""
+
+STOP_SECONDS = 1.0
+"""What a call that is running when its ticker is stopped gets to end. One that hangs in a driver never does."""
 
 
 def awake_clock(clock: Callable[[], float] = time.monotonic) -> Callable[[], float]:
@@ -101,6 +116,85 @@ def finer_clock(coarse: Callable[[], float], fine: Callable[[], float], tick_sec
             return last
 
     return finer
+
+
+class SleepMeter:
+    """Takes the machine's sleep since the batch before off what a driver has timed with a clock of its own.
+
+    Args:
+        clock: Seconds, not counting sleep.
+        slept: Seconds slept since the machine was started; a seam for tests.
+
+    Threads: any; two drivers' threads that end a batch across one sleep may share it unevenly.
+    """
+
+    def __init__(self, clock: Callable[[], float], slept: Callable[[], float] = slept_seconds) -> None:
+        self._clock = clock
+        self._slept = slept
+        self._marked_at = clock()
+        self._slept_before = slept()
+
+    def taken_off(self, seconds: float) -> float:
+        """The awake part of a time that ends now.
+
+        A driver's clock may count sleep or not. It did when more time is reported than the machine was awake since
+        the batch before; only then is the sleep taken off, and never below that awake time.
+        """
+        now, slept = self._clock(), self._slept()
+        awake, asleep = now - self._marked_at, slept - self._slept_before
+        self._marked_at, self._slept_before = now, slept
+        if asleep < LEAST_SLEEP_SECONDS or not seconds > awake:
+            return seconds
+        return max(awake, seconds - asleep)
+
+
+class Ticker:
+    """Calls `work` at once and then every `seconds`, in a daemon thread of its own, until `stop`.
+
+    Args:
+        name: Of the thread.
+        work: What to call. What it raises goes to `on_error`; the next tick comes all the same.
+        seconds: Between two calls, more than 0.
+        on_error: Called with what `work` raised.
+
+    Threads: `start` and `stop` from any thread; `work` runs in the ticker's.
+    """
+
+    def __init__(
+        self, name: str, work: Callable[[], None], seconds: float, on_error: Callable[[Exception], None]
+    ) -> None:
+        self._work = work
+        self._seconds = seconds
+        self._on_error = on_error
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> Ticker:
+        """Begin. Returns itself."""
+        self._thread.start()
+        return self
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """End after the call that is running, waiting for it up to `timeout` seconds, `None` for `STOP_SECONDS`.
+
+        Returns:
+            Whether it has ended. A call that hangs, in a driver say, is left behind: the thread is a daemon.
+        """
+        self._stopping.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(STOP_SECONDS if timeout is None else timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._work()
+            except Exception as error:  # noqa: BLE001 - a watchdog's thread outlives every error; it is handed on
+                self._on_error(error)
+            except SystemExit as error:  # somebody's hook; it cannot end the process from here, only this thread
+                self._on_error(RuntimeError(f"{type(error).__name__} outside the main thread: {error}"))
+            if self._stopping.wait(self._seconds):
+                return
 
 
 if sys.platform == "win32":

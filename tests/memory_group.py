@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.probes.cgroup_groups import CgroupUnknown, find_groups
+from helix_crawl_otel.probes.cgroup import find_groups
+from helix_crawl_otel.probes.probe import ProbeFailure
 
 __all__ = ["memory_group"]
 
@@ -30,7 +31,7 @@ def memory_group(name: str, limit_bytes: int) -> Iterator[Path]:
     """
     try:
         groups = find_groups(Path("/"))
-    except (OSError, CgroupUnknown) as error:
+    except (OSError, ProbeFailure) as error:
         pytest.skip(f"no memory control group here: {error}")
     if groups.version != 1:
         pytest.skip("the control groups here are of version 2: a group with processes cannot be divided")

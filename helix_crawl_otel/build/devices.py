@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_crawl_otel.probes.cgroup_cpu import quota_cores
-from helix_crawl_otel.probes.nvml import read_memory
-from helix_crawl_otel.probes.nvml_api import NvmlFailure
-from helix_crawl_otel.probes.nvml_cards import find_card, list_cards
+from helix_crawl_otel.probes.cgroup import quota_cores
+from helix_crawl_otel.probes.nvml import find_card, list_cards, read_memory
+from helix_crawl_otel.probes.probe import ProbeFailure
 
 __all__ = ["Card", "DevicePlan", "NoDevice", "choose_devices", "cores", "torch_cuda_build", "visible_cards"]
 
@@ -163,19 +162,19 @@ def visible_cards(environ: Mapping[str, str]) -> list[Card]:
     environ = {**environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     try:
         list_cards()
-    except NvmlFailure:
+    except ProbeFailure:
         return []
     cards = []
     for ordinal in range(MOST_CARDS):
         try:
             handle, _ = find_card(ordinal, environ)
-        except NvmlFailure as failure:
+        except ProbeFailure as failure:
             if failure.code is None:  # there is none of this number
                 break
             continue
         try:
             limit: int | None = read_memory(handle)[0].total
-        except NvmlFailure:
+        except ProbeFailure:
             limit = None
         cards.append(Card(f"cuda:{ordinal}", limit))
     return cards

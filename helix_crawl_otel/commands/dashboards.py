@@ -5,15 +5,25 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from helix_crawl_otel.commands.common import Commands, add_command
-from helix_crawl_otel.commands.dashboard_files import RUNBOOK, shipped_files
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.paths import typed_path
 
-__all__ = ["register", "run"]
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+__all__ = ["RUNBOOK", "register", "run", "shipped_files"]
+
+RUNBOOK = "runbook.md"
+"""Name of the copy, and what stands for its address in the files."""
+
+PARTS = ("alertmanager", "compose.yml", "grafana", "prometheus")
+"""What of the folder is written; the rest of it makes these."""
 
 _DESCRIPTION = """\
 Write the Grafana boards, the Prometheus rules with their alerts, provisioning files for both, an example for
@@ -102,3 +112,38 @@ Prometheus  rule_files: ["{(here / "prometheus" / "rules").as_posix()}/helix-cra
 Alerts      a receiver of yours in {folder / "alertmanager" / "alertmanager.yml"}
 What to do  {folder / RUNBOOK}
 """
+
+
+# -- the files that the package carries, with the runbook's address put in --------------------------------------------
+
+
+def shipped_files(runbook: str) -> Mapping[str, str]:
+    """Path from the folder that is written, and text, of every file.
+
+    Args:
+        runbook: Address of the runbook, without an anchor.
+    """
+    folder, runbook_text = _carried()
+    found = {RUNBOOK: runbook_text, **dict(_below(folder, PARTS))}
+    return {
+        name: text if name == RUNBOOK else text.replace(f'"{RUNBOOK}#', f'"{runbook}#')
+        for name, text in sorted(found.items())
+    }
+
+
+def _carried() -> tuple[Traversable, str]:
+    """The folder and the runbook: in a wheel both are inside the package; in a checkout they stand at its top."""
+    inside = files("helix_crawl_otel") / "dashboards"
+    if (inside / RUNBOOK).is_file():
+        return inside, (inside / RUNBOOK).read_text(encoding="utf-8")
+    tree = Path(__file__).parents[2]
+    return tree / "dashboards", (tree / "docs" / RUNBOOK).read_text(encoding="utf-8")
+
+
+def _below(folder: Traversable, names: Iterable[str], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name in names:
+        entry = folder / name
+        if entry.is_dir():
+            yield from _below(entry, [below.name for below in entry.iterdir()], f"{prefix}{name}/")
+        else:
+            yield prefix + name, entry.read_text(encoding="utf-8")

@@ -14,8 +14,7 @@ from helix_crawl_otel.doctor.cards import card_checks, device_check
 from helix_crawl_otel.doctor.checks import Check, Severity, worst
 from helix_crawl_otel.doctor.facts import Facts, gather
 from helix_crawl_otel.doctor.spill import shared_check
-from helix_crawl_otel.doctor.surroundings import place_checks, system_checks
-from helix_crawl_otel.doctor.system import allocator_checks, knob_checks, torch_checks
+from helix_crawl_otel.doctor.system import allocator_checks, knob_checks, place_checks, system_checks, torch_checks
 from helix_crawl_otel.exit_codes import DONE, FAILED
 from helix_crawl_otel.paths import typed_path
 
@@ -121,12 +120,7 @@ def lines(checks: Sequence[Check]) -> list[str]:
 def _wrap(text: str, first: str, others: str) -> list[str]:
     """Lines of a sentence. Addresses, options and paths stay whole, so that they can be copied."""
     return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=first,
-        subsequent_indent=others,
-        break_long_words=False,
-        break_on_hyphens=False,
+        text, WIDTH, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
     )
 
 

@@ -11,12 +11,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command, add_timeline, timeline_path, timeline_reader
 from helix_crawl_otel.config import add_options, config_from_options, option_values
 from helix_crawl_otel.replay.engine import ReplayResult, replay
 from helix_crawl_otel.replay.text import replay_text, skipped_text
 from helix_crawl_otel.timeline import TimelineReader
-from helix_crawl_otel.timeline.source import add_timeline, timeline_path, timeline_reader
 
 __all__ = ["ReplayResult", "json_lines", "register", "replay", "run"]
 

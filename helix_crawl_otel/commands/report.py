@@ -11,10 +11,9 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from helix_crawl_otel.commands.common import Commands, add_command
-from helix_crawl_otel.config import add_options, config_from_options, option_values
+from helix_crawl_otel.commands.common import Commands, add_command, add_timeline, timeline_path, timeline_reader
+from helix_crawl_otel.config import KNOBS, add_options, config_from_options, option_values
 from helix_crawl_otel.exit_codes import DONE, USAGE
-from helix_crawl_otel.knobs import KNOBS
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.text import skipped_text
@@ -25,7 +24,6 @@ from helix_crawl_otel.report.story import RunReport
 from helix_crawl_otel.report.tell import tell
 from helix_crawl_otel.report.words import headline
 from helix_crawl_otel.timeline import Event, RunEvent, TimelineError
-from helix_crawl_otel.timeline.source import add_timeline, timeline_path, timeline_reader
 
 __all__ = ["ReportError", "recorded_settings", "register", "run"]
 

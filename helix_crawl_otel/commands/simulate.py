@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +17,12 @@ from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import ConfigError, add_options, config_from_options, option_values
 from helix_crawl_otel.exit_codes import USAGE
 from helix_crawl_otel.paths import typed_path
-from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.simulate.compare import Comparison, compare
-from helix_crawl_otel.simulate.goals import goal_notes
+from helix_crawl_otel.simulate.compare import compare, legend, table
 from helix_crawl_otel.simulate.plot import PictureError, check_picture, draw
 from helix_crawl_otel.simulate.policies import DEFINITIONS
 from helix_crawl_otel.simulate.recording import write_timeline
-from helix_crawl_otel.simulate.scenario import Scenario
+from helix_crawl_otel.simulate.scenario import SCENARIOS, Scenario, by_name
 from helix_crawl_otel.simulate.scenario_file import EXAMPLE, ScenarioFileError, load_scenario
-from helix_crawl_otel.simulate.scenarios import SCENARIOS, by_name
-from helix_crawl_otel.simulate.table import legend, table
 
 __all__ = ["register", "run"]
 
@@ -99,7 +95,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([row.as_json() for item in comparisons for row in item.rows], indent=1))
     else:
-        _show(comparisons, settings)
+        print(table(comparisons))
+        print("\nA model in virtual time, not a measurement. `helix-crawl simulate --help` says what the policies are.")
     if plot is not None:
         with _writing("--plot", plot):
             draw(plot, comparisons[0])
@@ -135,11 +132,3 @@ def _scenarios(name: str | None, seed: str | None) -> list[Scenario]:
     if not (seed.isascii() and seed.isdigit() and len(seed) <= 9):
         raise _UsageError(f"--seed is {seed!r}; accepted: a whole number from 0 to 999999999")
     return [replace(scenario, seed=int(seed)) for scenario in chosen]
-
-
-def _show(comparisons: Sequence[Comparison], settings: Settings) -> None:
-    print(table(comparisons))
-    print()
-    for note in goal_notes(comparisons, settings):
-        print(note)
-    print("A model in virtual time, not a measurement. `helix-crawl simulate --help` says what the policies are.")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from helix_crawl_otel.config import (
+    RULE_KNOBS,
     CrawlConfig,
     add_options,
     config_from_options,
@@ -15,7 +16,6 @@ from helix_crawl_otel.config import (
     option_values,
 )
 from helix_crawl_otel.console.notify import check_target
-from helix_crawl_otel.knobs import RULE_KNOBS
 
 __all__ = ["CommonOptions", "add_common_options", "read_common_options"]
 

@@ -1,4 +1,5 @@
-"""What to think of the cards: driver, driver model, memory against the threshold, the device that `auto` takes.
+"""What to think of the cards: driver, driver model, memory against the threshold, who holds it, the device that `auto`
+takes.
 
 Source: INCIDENTS.md: settings that the operators of the two incidents found to work, by dedicated memory.
 """
@@ -9,11 +10,9 @@ import re
 from collections.abc import Iterator
 
 from helix_crawl_otel.build.devices import choose_devices
-from helix_crawl_otel.doctor.checks import Check, Severity
+from helix_crawl_otel.doctor.checks import Check, Severity, assign
 from helix_crawl_otel.doctor.facts import Facts
-from helix_crawl_otel.doctor.holders import holders_check
-from helix_crawl_otel.doctor.shell import assign
-from helix_crawl_otel.probes.cards import CardInfo
+from helix_crawl_otel.probes.cards import CardInfo, CardProcesses, listed, listed_names
 from helix_crawl_otel.probes.nvml import UNIFIED
 
 __all__ = ["card_checks", "device_check"]
@@ -23,6 +22,7 @@ GIB = 1024**3
 NVML_PAGE = "https://docs.nvidia.com/deploy/nvml-api/"
 FALLBACK_PAGE = "https://nvidia.custhelp.com/app/answers/detail/a_id/5490"
 MCDM_PAGE = "https://learn.microsoft.com/en-us/windows-hardware/drivers/display/mcdm"
+PROCESS_PAGE = "https://docs.nvidia.com/deploy/nvml-api/api/structnvmlProcessInfo__t.html"
 RUNBOOK = "docs/runbook.md"
 
 FALLBACK_SINCE, POLICY_SINCE = (536, 40), (546, 1)
@@ -111,7 +111,7 @@ def _card(facts: Facts, card: CardInfo, vram_full: float) -> Iterator[Check]:
     yield _model(topic, f"{name}{size}{model}", card.model, facts.platform)
     yield _memory(facts, topic, card, vram_full)
     if card.index in facts.processes:
-        yield holders_check(topic, card, facts.processes[card.index], facts.platform)
+        yield _holders(topic, card, facts.processes[card.index], facts.platform)
 
 
 def _model(topic: str, fact: str, model: str | None, platform: str) -> Check:
@@ -198,4 +198,36 @@ def _fallback(driver: str | None) -> Check:
         "Prefer No Sysmem Fallback. A full card then raises out-of-memory, which `helix-crawl build` answers with "
         "smaller batches",
         FALLBACK_PAGE,
+    )
+
+
+def _holders(topic: str, card: CardInfo, found: CardProcesses, platform: str) -> Check:
+    """One line about the processes on a card.
+
+    Args:
+        topic: What CUDA calls the card.
+        card: Its driver model decides what can be known.
+        found: What NVML has listed.
+        platform: As `sys.platform`.
+    """
+    topic = f"{topic} processes"
+    if found.why is not None:
+        return Check(topic, f"not known who holds it ({found.why})", Severity.NOTE)
+    if not found.processes:
+        outside = "" if platform == "win32" else "; of those outside a container it may not tell"
+        return Check(topic, f"NVML lists none{outside}", Severity.OK)
+    if any(process.used_bytes is not None for process in found.processes):
+        return Check(topic, listed(found.processes), Severity.OK)
+    names = listed_names(found.processes)
+    under = f"under {card.model}" if card.model is not None else "here"
+    fact = f"per-process values are not available {under}; on the card: {names}"
+    if platform != "win32":
+        return Check(topic, fact, Severity.NOTE)
+    return Check(
+        topic,
+        fact,
+        Severity.NOTE,
+        "the performance counters of Windows tell who holds the memory: Task Manager, Details, right-click a heading, "
+        "Select columns, Dedicated GPU memory and Shared GPU memory",
+        PROCESS_PAGE,
     )

@@ -1,4 +1,4 @@
-"""One line of the doctor: a fact, what to think of it, what to do."""
+"""One line of the doctor: a fact, what to think of it, what to do; and how a variable is set where the reader sits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Check", "Severity", "worst"]
+__all__ = ["Check", "Severity", "assign", "unset", "worst"]
 
 
 class Severity(str, Enum):
@@ -54,3 +54,20 @@ def worst(checks: Sequence[Check]) -> Severity:
     """The worst verdict of some lines, `OK` without any."""
     order = list(Severity)
     return max((check.verdict for check in checks), key=order.index, default=Severity.OK)
+
+
+def assign(platform: str, variable: str, value: str) -> str:
+    """A command that sets a variable for what is started next in the same window: PowerShell on Windows, a POSIX shell
+    elsewhere.
+
+    Args:
+        platform: As `sys.platform`.
+        variable: Its name.
+        value: Without quotation marks or spaces in it.
+    """
+    return f'$env:{variable} = "{value}"' if platform == "win32" else f"export {variable}={value}"
+
+
+def unset(platform: str, variable: str) -> str:
+    """A command that takes it away again."""
+    return f"Remove-Item Env:{variable}" if platform == "win32" else f"unset {variable}"

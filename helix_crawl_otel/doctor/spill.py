@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from helix_crawl_otel.config import read_knob
-from helix_crawl_otel.doctor.checks import Check, Severity
-from helix_crawl_otel.doctor.shell import assign
+from helix_crawl_otel.doctor.checks import Check, Severity, assign
 from helix_crawl_otel.policy.memory import RISE_BYTES
 from helix_crawl_otel.probes.gpu_counters import AdapterUsage, GpuUsage, ProcessUsage
 from helix_crawl_otel.probes.processes import process_names
-from helix_crawl_otel.probes.shared import COUNTERS
-from helix_crawl_otel.probes.shared_use import shared_use
+from helix_crawl_otel.probes.shared import COUNTERS, shared_use
 
 __all__ = ["SharedMemory", "shared_check", "shared_memory"]
 

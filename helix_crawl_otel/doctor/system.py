@@ -1,4 +1,5 @@
-"""What to think of the settings: torch's build, its allocator, the release interval, the knobs, OpenTelemetry.
+"""What to think of the rest: the system, SQLite, torch's build, its allocator, the release interval, the knobs,
+OpenTelemetry, the metrics' port, the output folder.
 
 Source: INCIDENTS.md: settings that the operators of the two incidents found to work, by dedicated memory.
 """
@@ -8,17 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from helix_crawl_otel.build.devices import NO_CUDA
-from helix_crawl_otel.config import ConfigError, otel_disabled, read_knob
-from helix_crawl_otel.doctor.checks import Check, Severity
+from helix_crawl_otel.config import KNOBS, ConfigError, otel_disabled, read_knob
+from helix_crawl_otel.doctor.checks import Check, Severity, assign, unset
 from helix_crawl_otel.doctor.facts import Facts
-from helix_crawl_otel.doctor.shell import assign, unset
-from helix_crawl_otel.knobs import KNOBS
 
-__all__ = ["allocator_checks", "knob_checks", "torch_checks"]
+__all__ = ["allocator_checks", "knob_checks", "place_checks", "system_checks", "torch_checks"]
 
 GIB = 1024**3
 SMALL_GIB, BIG_GIB = 12.5, 40.0
 """A 12 GB card shows 12.0 GiB or a little less; the next size is 16, and above 24 comes 48."""
+
+LITTLE_GIB = 1.0
+
+OLDEST_SQLITE = (3, 24, 0)
+WAL_RESET_FIXED = (3, 51, 3)
+"""Before it two connections that write and checkpoint at once could damage a file, very rarely. One worker writes a
+shard here, and nobody else while it does."""
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Torch's own name of the variable, and the older one that it still reads."""
@@ -29,6 +35,25 @@ GET_TORCH = "https://pytorch.org/get-started/locally/"
 TORCH_MEMORY = (
     "https://docs.pytorch.org/docs/stable/notes/cuda.html#optimizing-memory-usage-with-pytorch-cuda-alloc-conf"
 )
+
+
+def system_checks(facts: Facts) -> Iterator[Check]:
+    """The machine."""
+    yield Check("system", f"{facts.system}, Python {facts.python}, helix-crawl-otel {facts.package}", Severity.OK)
+    if not facts.is_64_bit:
+        yield Check(
+            "python",
+            "this Python has 32 bits",
+            Severity.PROBLEM,
+            "install one of 64 bits: torch has no other",
+            "https://pytorch.org/get-started/locally/",
+        )
+    group = facts.group
+    memory = ""
+    if group.used_bytes is not None and group.limit_bytes is not None:
+        memory = f"; {group.used_bytes / GIB:.1f} of {group.limit_bytes / GIB:.1f} GiB of the container's memory in use"
+    yield Check("cpu", f"{facts.cores} core{'' if facts.cores == 1 else 's'} for the encoder{memory}", Severity.OK)
+    yield _sqlite(facts.sqlite)
 
 
 def torch_checks(facts: Facts) -> Iterator[Check]:
@@ -107,6 +132,66 @@ def knob_checks(environ: Mapping[str, str], platform: str) -> Iterator[Check]:
             f"to see the instruments: {unset(platform, 'OTEL_SDK_DISABLED')}",
             "docs/reference/instruments.md",
         )
+
+
+def place_checks(facts: Facts, host: str, port: int) -> Iterator[Check]:
+    """Where metrics are served, and where shards are written."""
+    address = f"{host}:{port}"
+    if facts.port_problem is None:
+        yield Check("metrics", f"{address} is free", Severity.OK)
+    else:
+        yield Check(
+            "metrics",
+            f"nothing can listen at {address}: {facts.port_problem}",
+            Severity.WARN,
+            "a run takes a free port instead and says which; name another one with --metrics-port, or end what holds "
+            "this one",
+            "docs/how-to/export-metrics.md",
+        )
+    place = facts.place
+    if place is None:
+        return
+    free = "" if place.free_bytes is None else f", {place.free_bytes / GIB:.1f} GiB free"
+    if place.problem is not None:
+        yield Check(
+            "output",
+            f"{place.path} cannot be written: {place.problem}",
+            Severity.PROBLEM,
+            "choose another folder, or change its rights",
+            "docs/reference/commands.md",
+        )
+    elif place.free_bytes is not None and place.free_bytes < LITTLE_GIB * GIB:
+        yield Check(
+            "output",
+            f"{place.path} can be written{free}",
+            Severity.WARN,
+            "a gene takes its text and 4 bytes a dimension: free some space; a full disk pauses nothing and loses "
+            "nothing, but the shard fails until there is room",
+            "docs/reference/files.md",
+        )
+    else:
+        yield Check("output", f"{place.path} can be written{free}", Severity.OK)
+
+
+def _sqlite(version: tuple[int, int, int]) -> Check:
+    text = ".".join(map(str, version))
+    if version < OLDEST_SQLITE:
+        return Check(
+            "sqlite",
+            text,
+            Severity.PROBLEM,
+            f"use a Python with SQLite {'.'.join(map(str, OLDEST_SQLITE))} or later",
+            "https://www.sqlite.org/changes.html",
+        )
+    if version < WAL_RESET_FIXED:
+        return Check(
+            "sqlite",
+            f"{text}, which has the WAL-reset bug (fixed in 3.51.3)",
+            Severity.NOTE,
+            "it takes two programs that write one shard at the same moment: leave a shard alone while it is built",
+            "https://www.sqlite.org/wal.html#walresetbug",
+        )
+    return Check("sqlite", text, Severity.OK)
 
 
 def _allocator(facts: Facts, size_gib: float) -> Check:

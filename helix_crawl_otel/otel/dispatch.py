@@ -10,8 +10,8 @@ from typing import Protocol
 
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.otel.gauges import ExportedMetrics
-from helix_crawl_otel.otel.locked_policy import LockedPolicy
 from helix_crawl_otel.otel.logline import decision_line
+from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.model import Action, ActionKind, Decision, DecisionKind, Evidence, Outcome
 
 __all__ = ["ActionHook", "ActionSink", "Dispatcher"]

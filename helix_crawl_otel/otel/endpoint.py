@@ -1,4 +1,7 @@
-"""A Prometheus endpoint for a job that has no meter provider of its own: on loopback, with a registry of its own."""
+"""A Prometheus endpoint for a job that has no meter provider of its own: on loopback, with a registry of its own.
+
+OpenTelemetry and Prometheus are imported late: `doctor` only asks whether the port is to be had.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,13 @@ import socket
 import sys
 from threading import Thread
 from types import TracebackType
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIServer
 
-from opentelemetry import metrics
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from prometheus_client import CollectorRegistry, start_http_server
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics import MeterProvider
 
-from helix_crawl_otel.otel.port import check_port
-
-__all__ = ["MetricsEndpoint", "serve_metrics"]
+__all__ = ["MetricsEndpoint", "check_port", "serve_metrics"]
 
 
 class MetricsEndpoint:
@@ -94,6 +92,13 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
         raise ValueError(f"port is {port!r}; accepted: an integer from 0 to 65535")
     if not isinstance(host, str) or not host.strip():
         raise ValueError(f"host is {host!r}; accepted: a host name or address, such as 127.0.0.1")
+    from opentelemetry import metrics
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from opentelemetry.metrics import NoOpMeterProvider
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from prometheus_client import CollectorRegistry, start_http_server
+
     present = metrics.get_meter_provider()
     if isinstance(present, MeterProvider | NoOpMeterProvider):
         raise _not_needed(present)
@@ -134,3 +139,19 @@ def _explained(error: OSError, host: str, port: int) -> OSError:
     else:
         text = f"cannot listen on {host}, port {port}: {error.strerror or error}"
     return OSError(error.errno, text)
+
+
+def check_port(host: str, port: int) -> None:
+    """See whether a port is to be had, by listening there for a moment.
+
+    Raises:
+        OSError: It cannot be done: in use, reserved, no such host.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as trial:
+        if sys.platform == "win32":
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:  # as a server does: an address that was left a moment ago is free
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        trial.bind(address)
+        trial.listen()

@@ -13,13 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from helix_crawl_otel.otel.dispatch import Dispatcher
-from helix_crawl_otel.otel.error_counter import ErrorCounter
-from helix_crawl_otel.otel.gauge_state import GaugeState
-from helix_crawl_otel.otel.gauges import ExportedMetrics
-from helix_crawl_otel.otel.inflight_batches import InflightBatches, RunningBatch, recorded
+from helix_crawl_otel.otel.gauges import ExportedMetrics, GaugeState
 from helix_crawl_otel.otel.instruments import Instruments
-from helix_crawl_otel.otel.locked_policy import LockedPolicy
-from helix_crawl_otel.otel.policy_reader import Measurements, is_known
+from helix_crawl_otel.otel.policy_reader import LockedPolicy, Measurements, RunningBatch, is_known
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import ActionKind, Decision, MemoryReading, ShardStatus
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
@@ -69,30 +65,26 @@ class Pipeline:
         self._showing = threading.Lock()  # an older snapshot must not replace a newer one, and stay
         self._unsaved = False  # the last save failed; the next tick tries again
         self._ids = itertools.count(1)
-        self._running = InflightBatches()
         self._gauge_state = GaugeState()
         self._feed = LockedPolicy(Policy(settings, tick_seconds=tick_seconds, state=state))
+        self._measurements = Measurements(self._feed.apply, clock, lambda error: self.error("policy", error))
         self._exported = ExportedMetrics(
             hub,
             limit_ratio=1 / settings.factor,
-            batch_age=lambda shard: self._running.age(shard, clock),
+            batch_age=self._measurements.age,
             queue_length=lambda: len(self.actions),
         )
-        self._error_counter = ErrorCounter(self._exported)
         self._dispatcher = Dispatcher(
             self._feed,
             self._exported,
             clock,
             can_end_worker=can_end_worker,
             on_forced=on_forced,
-            on_error=self._error_counter.error,
+            on_error=self._exported.error,
         )
         self.sinks = self._dispatcher.sinks
         if timeline is not None:
             self.sinks.append(timeline)
-        self._measurements = Measurements(
-            self._feed.apply, clock, lambda error: self._error_counter.error("policy", error)
-        )
         self.actions = self._dispatcher.queue
         self.hooks = self._dispatcher.hooks
         self._exported.open()  # last: a scrape may come at once
@@ -102,7 +94,7 @@ class Pipeline:
     def start_worker(self, worker: str, device: str, reason: str, pid: int) -> None:
         """A worker runs, for one of `gauges.START_REASONS`."""
         t = self._clock()
-        self._forget_running(lambda info: info.worker == worker)
+        self._measurements.abandon_all(lambda info: info.worker == worker)
         self._feed.tell(lambda policy: policy.start_worker(t, worker, device))
         self._gauge_state.start_worker(worker, device)
         self._exported.begin_worker(device, reason)
@@ -151,7 +143,7 @@ class Pipeline:
     def close_shard(self, shard: str, state: str) -> None:
         """A worker leaves a shard that is now `done`, `paused`, `failed` or `pending`."""
         t = self._clock()
-        self._forget_running(lambda info: info.shard == shard)
+        self._measurements.abandon_all(lambda info: info.shard == shard)
         self._feed.tell(lambda policy: policy.close_shard(t, shard, is_done=state == "done"))
         self._gauge_state.close_shard(shard, state)
         self.actions.drain(shard)  # nobody is left to take them
@@ -170,44 +162,39 @@ class Pipeline:
         started = self._clock()
         running = (BatchInfo(str(next(self._ids)), shard, worker, device, genes, work), started)
         if sample_problem(genes, work=work) is None:
-            self._running.add(running)
-            self._measurements.start(*running)
+            self._measurements.start(running)
         return running
 
     def finish_batch(self, running: RunningBatch, seconds: float) -> None:
         """A batch has been encoded in `seconds`: measure, judge, and carry out what is decided."""
         info, started = running
-        tracked = self._running.take(running)
         problem = sample_problem(info.genes, seconds, info.work)
         if problem is not None:
-            if tracked:
-                self._measurements.abandon(info, started)
-            self._error_counter.not_judged(problem, info, seconds)
+            self._measurements.abandon(running)
+            self._exported.not_judged(problem, info, seconds)
             return
         self._exported.genes(info.shard, info.device, info.genes)
         self._exported.stage(info.device, "encode", seconds)
         self._gauge_state.encoded(info.shard, int(info.genes))
         if self._timeline is not None:
-            self._timeline.batch(started + seconds, seconds=seconds, **recorded(info))
-        self._measurements.finish(info, started, seconds)
+            self._timeline.batch(started + seconds, seconds=seconds, **_recorded(info))
+        self._measurements.finish(running, seconds)
         self._settle()
 
     def abandon_batch(self, running: RunningBatch) -> None:
         """A batch has raised: it is the driver's affair, and not counted."""
-        if self._running.take(running):
-            self._measurements.abandon(*running)
+        if self._measurements.abandon(running):
             self._settle()
 
     def lose_batch(self, running: RunningBatch) -> None:
         """The worker of a batch is gone, or about to be ended: judged up to now, it is no sample, but recorded."""
         self._measurements.collect()
-        if not self._running.take(running):
+        if not self._measurements.abandon(running):
             return
         info, started = running
         now = self._clock()
         if self._timeline is not None and now > started:
-            self._timeline.unfinished(now, seconds=now - started, **recorded(info))
-        self._measurements.abandon(info, started)
+            self._timeline.unfinished(now, seconds=now - started, **_recorded(info))
         self._settle()
 
     def record_batch(
@@ -217,7 +204,7 @@ class Pipeline:
         info = BatchInfo(str(next(self._ids)), shard, worker, device, genes, work)
         problem = sample_problem(genes, seconds, work)
         if problem is not None:
-            self._error_counter.not_judged(problem, info, seconds)
+            self._exported.not_judged(problem, info, seconds)
             return
         self.finish_batch((info, self._clock() - seconds), seconds)
 
@@ -255,7 +242,7 @@ class Pipeline:
 
     def ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
         """Count a batch that cannot be judged: one of its numbers, `problem`, is none that is accepted."""
-        self._error_counter.not_judged(problem, info, seconds)
+        self._exported.not_judged(problem, info, seconds)
 
     def save_state(self) -> None:
         """Write the durable state, if anybody keeps it."""
@@ -267,11 +254,11 @@ class Pipeline:
                 self._unsaved = False
             except (OSError, ValueError) as error:
                 self._unsaved = True
-                self._error_counter.error("state", error)
+                self._exported.error("state", error)
 
     def error(self, place: str, error: Exception) -> None:
         """Count and log an error of our own; it goes no further."""
-        self._error_counter.error(place, error)
+        self._exported.error(place, error)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -288,7 +275,13 @@ class Pipeline:
         with self._showing:
             self._exported.snapshot = self._gauge_state.snapshot(self._feed, now)
 
-    def _forget_running(self, which: Callable[[BatchInfo], bool]) -> None:
-        """Give batches up that nobody will end. Measured as well: the policy may not have seen their start yet."""
-        for batch in self._running.take_all(which):
-            self._measurements.abandon(*batch)
+
+def _recorded(info: BatchInfo) -> dict[str, Any]:
+    """What the timeline keeps of a batch beside its times."""
+    return {
+        "shard": info.shard,
+        "device": info.device,
+        "genes": info.genes,
+        "work": info.work,
+        "worker": info.worker,
+    }

@@ -1,15 +1,32 @@
-"""What operators see of one watch or supervisor: it counts on the hub's instruments and answers for its gauges."""
+"""What operators see of one watch or supervisor: it counts on the hub's instruments and answers for its gauges.
+
+The gauges show a snapshot: of the policy's state, and of the facts that are kept here beside it.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from helix_crawl_otel.otel.instruments import Instruments, Rows
-from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome, ShardStatus
+from helix_crawl_otel.otel.logline import PREFIX
+from helix_crawl_otel.otel.policy_reader import LockedPolicy
+from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.model import REMEDIES, ActionKind, MemoryReading, Outcome, ShardStatus
+from helix_crawl_otel.policy.policy import Policy
 
-__all__ = ["ERROR_PLACES", "OWNERS", "SHARD_STATES", "START_REASONS", "ExportedMetrics", "ShardView", "Snapshot"]
+__all__ = [
+    "ERROR_PLACES",
+    "OWNERS",
+    "SHARD_STATES",
+    "START_REASONS",
+    "ExportedMetrics",
+    "GaugeState",
+    "ShardView",
+    "Snapshot",
+]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -22,6 +39,9 @@ SHARD_STATES = ("pending", "running", "done", "paused", "failed")
 ZEROED_SHARDS = 300
 """Shards whose remedies are exported as 0 from their start; those of later shards from their first crawl on. Three
 series for each of 1,000 shards would pass the SDK's 2,000."""
+
+CLOSED_KEPT = 1024
+"""Shards closed last whose state is remembered: the memory stays flat over 10,000 shards."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +93,7 @@ class ExportedMetrics:
     ) -> None:
         self.snapshot = Snapshot()
         self._hub = hub
-        self._told: set[str] = set()  # kinds of failure logged; any thread, single operations only
+        self._told: set[tuple[str, str]] = set()  # what has been logged, by kind; any thread, single operations only
         self._shard_gauges: dict[str, Callable[[str, ShardView], float | None]] = {
             "helix_dense_throughput": lambda _, view: view.status.ema,
             "helix_dense_baseline": lambda _, view: view.status.baseline,
@@ -97,7 +117,7 @@ class ExportedMetrics:
         for reason in IGNORED_REASONS:
             self.ignored(reason, 0)
         for place in ERROR_PLACES:
-            self.error(place, 0)
+            self._count("helix_dense_internal_errors", 0, {"where": place})
 
     def open(self) -> None:
         """Show the gauges from now on."""
@@ -152,9 +172,40 @@ class ExportedMetrics:
         """A sample could not be judged."""
         self._count("helix_dense_samples_ignored", times, {"reason": reason})
 
-    def error(self, place: str, times: int = 1) -> None:
-        """The watchdog itself has failed at something."""
-        self._count("helix_dense_internal_errors", times, {"where": place})
+    # Each kind of what must not reach the job is told in full once; further ones are only counted, so that a log does
+    # not fill with them.
+
+    def not_judged(self, problem: str, info: BatchInfo, seconds: object) -> None:
+        """Count a batch that cannot be judged, and say once of each kind that there are such.
+
+        Args:
+            problem: Which of its numbers is none that is accepted: `genes`, `work` or `seconds`.
+            info: The batch.
+            seconds: What it took.
+        """
+        self.ignored(problem)
+        if self._is_first("ignored", problem):
+            given = repr({"genes": info.genes, "work": info.work, "seconds": seconds}[problem])[:80]
+            logger.warning(
+                "%s a batch of shard %r is not judged: %s is %s; accepted: a number > 0. Further ones are only counted",
+                PREFIX,
+                info.shard,
+                problem,
+                given,
+            )
+
+    def error(self, place: str, error: Exception) -> None:
+        """Count and log an error of our own; it goes no further."""
+        self._count("helix_dense_internal_errors", 1, {"where": place})
+        level = logging.WARNING if self._is_first(place, type(error).__name__) else logging.DEBUG
+        # A file that cannot be written is the world's fault, not a bug: its message says all.
+        trace = None if isinstance(error, OSError) else error
+        logger.log(level, "%s internal error in %s, the job goes on: %r", PREFIX, place, error, exc_info=trace)
+
+    def _is_first(self, what: str, kind: str) -> bool:
+        is_first = (what, kind) not in self._told
+        self._told.add((what, kind))
+        return is_first
 
     def _count_shard(self, counter: str, amount: float, shard: str, **others: str) -> None:
         self._count(counter, amount, self._hub.labels.of(counter, shard, **others))
@@ -166,13 +217,11 @@ class ExportedMetrics:
             self._tell(error)
 
     def _tell(self, error: Exception) -> None:
-        kind = type(error).__name__
-        if kind not in self._told:
-            self._told.add(kind)
+        if self._is_first("provider", type(error).__name__):
             logger.warning("[crawl-watchdog] the meter provider failed to count, detection goes on: %r", error)
 
     def _zero_remedies(self, shard: str) -> None:
-        for kind in (ActionKind.EMPTY_CACHE, ActionKind.RECYCLE, ActionKind.DEMOTE_CPU):
+        for kind in REMEDIES:
             self.action(shard, kind, Outcome.APPLIED, times=0)
 
     def _by_shard(self, gauge: str, value: Callable[[str, ShardView], float | None]) -> Rows:
@@ -195,3 +244,118 @@ class ExportedMetrics:
     def _pending(self) -> Rows:
         for shard, view in self.snapshot.shards.items():
             yield view.pending_genes, self._hub.labels.of("helix_dense_genes_pending", shard)
+
+
+class GaugeState:
+    """The facts that the gauges show beside the policy's own: open shards, memory, probes, workers.
+
+    Threads: any; every field is guarded by `_lock`, which is held for plain assignments only.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[str, str] = {}  # with their devices
+        self._memory: dict[str, MemoryReading] = {}
+        self._sources: dict[tuple[str, str], bool] = {}
+        self._workers: dict[str, str] = {}  # those that run, with their devices
+        self._devices: dict[str, None] = {}  # where a worker has ever run, in order
+        self._states = dict.fromkeys(SHARD_STATES, 0)
+        self._pending: dict[str, int] = {}  # genes, where they are counted
+        self._expected: set[str] = set()  # pending ones that are known by name
+        self._closed: dict[str, str] = {}  # state of the shards closed last: one that comes back is counted once
+
+    def open_shard(self, shard: str, device: str, pending_genes: int | None) -> None:
+        """A shard is running."""
+        with self._lock:
+            if shard not in self._open:
+                self._states["running"] += 1
+                self._leave_state(shard)
+            self._open[shard] = device
+            if pending_genes is not None:
+                self._pending[shard] = pending_genes
+
+    def close_shard(self, shard: str, state: str) -> None:
+        """A shard is `done`, `paused`, `failed` or `pending` again."""
+        with self._lock:
+            self._pending.pop(shard, None)
+            if self._open.pop(shard, None) is not None:
+                self._states["running"] -= 1
+            elif not self._leave_state(shard):
+                return
+            self._states[state] += 1
+            self._closed[shard] = state
+            if len(self._closed) > CLOSED_KEPT:
+                del self._closed[next(iter(self._closed))]
+
+    def expect_shards(self, shards: Iterable[str]) -> None:
+        """These are pending."""
+        with self._lock:
+            new = set(shards) - self._expected - set(self._open)
+            self._expected |= new
+            self._states["pending"] += len(new)
+
+    def set_pending(self, shard: str, genes: int) -> None:
+        """So many genes of a shard still lack a vector; shown while it is open, and may be told before."""
+        with self._lock:
+            self._pending[shard] = genes
+
+    def encoded(self, shard: str, genes: int) -> None:
+        """Genes that were pending no longer are."""
+        with self._lock:
+            if shard in self._pending:
+                self._pending[shard] = max(0, self._pending[shard] - genes)
+
+    def move_shard(self, shard: str, device: str) -> None:
+        """A shard goes on on another device."""
+        with self._lock:
+            if shard in self._open:
+                self._open[shard] = device
+
+    def set_shard_state(self, state: str, count: int) -> None:
+        """How many shards are in a state that no open shard tells: `pending`, or `done` by earlier runs."""
+        with self._lock:
+            self._states[state] = count
+
+    def set_memory(self, device: str, reading: MemoryReading, sources: Mapping[str, bool]) -> None:
+        """The newest reading of a device, and which sources are up."""
+        with self._lock:
+            self._memory[device] = reading
+            for source, up in sources.items():
+                self._sources[device, source] = up
+
+    def start_worker(self, worker: str, device: str) -> None:
+        """A worker runs on a device, and no longer on another one."""
+        with self._lock:
+            self._workers[worker] = device
+            self._devices[device] = None
+
+    def stop_worker(self, worker: str) -> None:
+        """A worker runs no longer. Its device is up while another one runs there."""
+        with self._lock:
+            self._workers.pop(worker, None)
+
+    def snapshot(self, feed: LockedPolicy, now: float) -> Snapshot:
+        """Everything as it is now."""
+        with self._lock:
+            shards, pending = dict(self._open), dict(self._pending)
+            memory, sources = dict(self._memory), dict(self._sources)
+            running, states = set(self._workers.values()), dict(self._states)
+            workers = {device: device in running for device in self._devices}
+
+        def view(policy: Policy) -> dict[str, ShardView]:
+            return {
+                shard: ShardView(device, policy.status(shard, now), pending.get(shard))
+                for shard, device in shards.items()
+            }
+
+        return Snapshot(feed.ask(view), memory, sources, workers, states)
+
+    def _leave_state(self, shard: str) -> bool:
+        """Count a shard no longer in the state it was in, if one is known. The caller holds the lock."""
+        earlier = self._closed.pop(shard, None)
+        if shard in self._expected:
+            self._expected.discard(shard)
+            earlier = "pending"
+        if earlier is not None:
+            self._states[earlier] = max(0, self._states[earlier] - 1)
+        return earlier is not None

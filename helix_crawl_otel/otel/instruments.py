@@ -1,25 +1,42 @@
-"""Makes the instruments of the table once for each meter provider, however many watches a process has.
+"""Makes the instruments of the table once for each meter provider, however many watches a process has; decides which
+shards get a label of their own on them; frees their locks in a forked child.
 
 The SDK returns the instrument that is there when a name is created a second time, and drops the new callbacks. So each
 gauge has one callback, which asks every live watch.
+
+Source: DESIGN.md, section 3.5: asynchronous instruments never forget a label set, and the SDK folds everything past
+2,000 of them into one overflow series.
 """
 
 from __future__ import annotations
 
+import gc
+import logging
 import operator
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from types import MethodType
+from typing import Any, Protocol
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, MeterProvider, Observation
 
-from helix_crawl_otel.otel.forked import free_locks
-from helix_crawl_otel.otel.labels import ShardLabels
-from helix_crawl_otel.policy.instruments import BATCH_DURATION_BOUNDS, INSTRUMENTS, Instrument, Kind
+from helix_crawl_otel.policy.instruments import (
+    BATCH_DURATION_BOUNDS,
+    INSTRUMENTS,
+    MAX_LABELLED_SHARDS,
+    Instrument,
+    Kind,
+)
 
-__all__ = ["GaugeSource", "Instruments", "Rows", "instruments_of"]
+__all__ = ["GaugeSource", "Instruments", "Rows", "ShardLabels", "instruments_of"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+MAX_LABEL_SETS = 1900
+"""Label sets with a shard that one instrument gets. Two or more a shard are common (two devices, several outcomes), and
+what is left of the SDK's 2,000 is for those without a shard."""
 
 Rows = Iterable[tuple[float | None, dict[str, str]]]
 """Values and attributes of a gauge; `None` is unknown."""
@@ -30,6 +47,59 @@ class GaugeSource(Protocol):
 
     def rows(self, gauge: str) -> Rows:
         """Values of one gauge, by its OpenTelemetry name. Reads only, waits for nothing."""
+
+
+class ShardLabels:
+    """The first 1,000 shards keep their label; later ones are reported together, without it.
+
+    One a meter provider, since it is the provider's instruments that remember label sets, whichever watch they are of.
+
+    Threads: any.
+    """
+
+    def __init__(self, most_shards: int = MAX_LABELLED_SHARDS, most_sets: int = MAX_LABEL_SETS) -> None:
+        self._most_shards = most_shards
+        self._most_sets = most_sets
+        self._lock = threading.Lock()
+        self._shards: set[str] = set()  # guarded by _lock
+        self._sets: dict[str, set[tuple[str, ...]]] = {}  # by instrument; changed under _lock, looked up by any thread
+        self._told = False  # guarded by _lock
+
+    def count(self) -> int:
+        """How many shards have a label."""
+        return len(self._shards)
+
+    def of(self, instrument: str, shard: str, **others: str) -> dict[str, str]:
+        """The attributes of a measurement of this shard on an instrument."""
+        if not self._has_label(instrument, (shard, *others.values())):
+            return others
+        # A file name may hold bytes that are no text; one such label would break every scrape.
+        return {"shard": shard.encode("utf-8", "backslashreplace").decode("utf-8"), **others}
+
+    def after_fork(self) -> None:
+        """In a forked child: a lock that another thread held is held by nobody now."""
+        self._lock = threading.Lock()
+
+    def _has_label(self, instrument: str, values: tuple[str, ...]) -> bool:
+        if values in self._sets.get(instrument, ()):
+            return True
+        shard = values[0]
+        with self._lock:
+            sets = self._sets.setdefault(instrument, set())
+            known = shard in self._shards or len(self._shards) < self._most_shards
+            if known and (values in sets or len(sets) < self._most_sets):
+                self._shards.add(shard)
+                sets.add(values)
+                return True
+            told, self._told = self._told, True
+        if not told:
+            logger.warning(
+                "[crawl-watchdog] more than %d shards in this run: metrics of shard %r and of later ones are exported "
+                "without the label 'shard'; detection is not affected",
+                self._most_shards if not known else len(self._shards) - 1,
+                shard,
+            )
+        return False
 
 
 class Instruments:
@@ -74,7 +144,7 @@ class Instruments:
         self._lock = threading.Lock()
         self._sources = weakref.WeakSet()
         self.labels.after_fork()
-        free_locks([*self.counters.values(), *self.histograms.values()])
+        _free_locks([*self.counters.values(), *self.histograms.values()])
 
     def sources(self) -> list[GaugeSource]:
         """Who is asked now."""
@@ -162,3 +232,42 @@ def after_fork() -> None:
     _making = threading.Lock()
     for hub in [*_global_hub, *_hubs.values()]:
         hub.after_fork()
+
+
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
+_CONTAINERS = (dict, list, tuple, set, frozenset, MethodType)
+
+
+def _free_locks(instruments: Iterable[object]) -> None:
+    """Make every lock free that these instruments can reach inside OpenTelemetry, of the app's meter provider.
+
+    Only the thread that forked lives on in the child. A lock that another one held at the fork, to scrape or to count,
+    is held for ever there: the child's first batch would wait for it. The SDK makes anew only some of its locks.
+    Measured on opentelemetry-sdk 1.45.2: with six threads counting and one scraping, 7 of 40 children hung.
+
+    Args:
+        instruments: Of the parent's provider. What they reach is found by the references that the garbage collector
+            follows, so that no private name of the SDK is needed.
+
+    Threads: the only one, in the child.
+    """
+    seen: set[int] = set()
+    waiting: list[Any] = list(instruments)
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, _LOCKS):
+            _free(thing)
+        elif isinstance(thing, _CONTAINERS) or _is_of_opentelemetry(thing):
+            waiting.extend(gc.get_referents(thing))
+
+
+def _free(lock: Any) -> None:
+    lock._at_fork_reinit()  # what the standard library calls for its own, in logging and threading
+
+
+def _is_of_opentelemetry(thing: object) -> bool:
+    kind = type(thing)
+    return not isinstance(thing, type) and kind.__module__.partition(".")[0] == "opentelemetry"

@@ -1,35 +1,56 @@
-"""What happens, as measurements on a private meter provider, and the collections that feed the policy.
+"""The way from what happens to the policy: measurements on a private meter provider, a reader that collects them, and
+the policy itself behind the engine's lock.
 
 Private, because the policy would share views, callbacks and locks with the app: a `View("*", Drop)` of the app would
 blind it, a slow callback stall it. With `OTEL_SDK_DISABLED=true` the same facts reach the policy without instruments:
 the watchdog does not depend on telemetry being on.
 
-Source: DESIGN.md, section 6.
+Source: DESIGN.md, section 6. `_receive_metrics` is the documented hook of `MetricReader`, the only one that is handed
+aggregated measurements in process.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, TypeVar
 
 from opentelemetry.metrics import CallbackOptions, NoOpMeter, Observation
-from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Histogram, MeterProvider
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Counter, Histogram, MeterProvider, UpDownCounter
+from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReader, MetricsData
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 
-from helix_crawl_otel.otel import collection as names
-from helix_crawl_otel.otel.collection import CrawlPolicyReader, batch_attributes
-from helix_crawl_otel.otel.locked_policy import Collected
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.model import Decision, MemoryReading
+from helix_crawl_otel.policy.policy import Policy
+from helix_crawl_otel.policy.state import durable_mark
 
-__all__ = ["Measurements", "is_known"]
+__all__ = ["Collected", "CrawlPolicyReader", "LockedPolicy", "Measurements", "RunningBatch", "is_known"]
+
+T = TypeVar("T")
+
+RunningBatch = tuple[BatchInfo, float]
+"""A batch and when it began, in seconds."""
+
+BATCH_DURATION = "helix_dense_policy_batch_duration"
+BATCHES_INFLIGHT = "helix_dense_policy_batches_inflight"
+MEMORY_BYTES = {
+    f"helix_dense_policy_memory_{name}": f"{name}_bytes" for name in ("used", "limit", "shared", "other_shared")
+}
+"""Instruments, and which field of a reading each of them measures."""
+MEMORY_READ_AT = "helix_dense_policy_memory_read_at"
 
 _SUM_ONLY = View(
     instrument_type=Histogram,
     aggregation=ExplicitBucketHistogramAggregation(boundaries=(), record_min_max=False),
 )
+
+
+# -- measurements ------------------------------------------------------------------------------------------------------
 
 
 class Measurements:
@@ -54,11 +75,12 @@ class Measurements:
         self._on_error = on_error
         self._collecting = threading.RLock()
         self._readings: dict[str, tuple[float, MemoryReading]] = {}  # guarded by _collecting; seen by the callbacks
-        # Begun since the last collection; any thread, single operations only. Most batches end before they are seen in
-        # flight, and cost one measurement instead of three.
-        self._begun: dict[str, tuple[BatchInfo, float]] = {}
+        # In flight, and of those the ones begun since the last collection; any thread, single operations only. Most
+        # batches end before they are seen in flight, and cost one measurement instead of three.
+        self._running: dict[str, RunningBatch] = {}
+        self._begun: dict[str, RunningBatch] = {}
         self._has_received = False  # guarded by _collecting
-        self._reader = CrawlPolicyReader(self._take, clock, on_error)
+        self._reader = CrawlPolicyReader(self._take)
         self._provider = MeterProvider(
             metric_readers=[self._reader],
             resource=Resource.get_empty(),
@@ -68,46 +90,72 @@ class Measurements:
         )
         meter = self._provider.get_meter("helix_crawl_otel.policy")
         self.disabled = isinstance(meter, NoOpMeter)
-        self._inflight = meter.create_up_down_counter(names.BATCHES_INFLIGHT, "{batch}")
+        self._inflight = meter.create_up_down_counter(BATCHES_INFLIGHT, "{batch}")
         # Measured first, collected first: a batch that ends in between is then seen to start before it is seen to end.
         self._inflight.add(0)
-        self._duration = meter.create_histogram(names.BATCH_DURATION, "s")
-        meter.create_observable_gauge(names.MEMORY_READ_AT, [self._observe_read_at], "s")
-        for name, field in names.MEMORY_BYTES.items():
-            meter.create_observable_gauge(name, [partial(self._observe_bytes, field)], "By")
+        self._duration = meter.create_histogram(BATCH_DURATION, "s")
+        meter.create_observable_gauge(MEMORY_READ_AT, [self._observe_read_at], "s")
+        for name, each in MEMORY_BYTES.items():
+            meter.create_observable_gauge(name, [partial(self._observe_bytes, each)], "By")
 
-    def start(self, info: BatchInfo, started: float) -> None:
+    def start(self, batch: RunningBatch) -> None:
         """A batch begins. Seen by the policy at the next collection, should it still run then."""
+        info, started = batch
         if self.disabled:
-            self._feed(lambda collected: collected.started.append((started, info)))
-            return
-        self._begun[info.id] = (info, started)
+            self._deliver(lambda collected: collected.started.append((started, info)))
+        else:
+            self._begun[info.id] = batch
+        self._running[info.id] = batch  # last: nobody gives up what would begin only then
 
-    def finish(self, info: BatchInfo, started: float, seconds: float) -> None:
-        """A batch has ended; `seconds` is more than 0. The policy has judged it when this returns."""
+    def finish(self, batch: RunningBatch, seconds: float) -> None:
+        """A batch has ended, begun or not; `seconds` is more than 0. The policy has judged it when this returns."""
+        info, started = batch
+        was_running = self._running.pop(info.id, None) is not None
         if self.disabled:
-            self._feed(lambda collected: collected.finished.append((started + seconds, info, seconds)))
+            self._deliver(lambda collected: collected.finished.append((started + seconds, info, seconds)))
             return
-        attributes = batch_attributes(info, started)
-        was_seen = self._begun.pop(info.id, None) is None
+        attributes = batch_attributes(batch)
+        was_seen = self._begun.pop(info.id, None) is None and was_running
         self._duration.record(seconds, attributes)
         if was_seen:
             self._inflight.add(-1, attributes)
         self.collect()
 
-    def abandon(self, info: BatchInfo, started: float) -> None:
-        """A batch has raised. Collected at once: thousands in a row must not pass the SDK's cardinality limit."""
+    def abandon(self, batch: RunningBatch) -> bool:
+        """A batch has raised, or nobody will end it. Returns whether it ran until now.
+
+        Collected at once: thousands in a row must not pass the SDK's cardinality limit.
+        """
+        info, _ = batch
+        if self._running.pop(info.id, None) is None:
+            return False
         if self.disabled:
-            self._feed(lambda collected: collected.abandoned.append(info.id))
-            return
-        if self._begun.pop(info.id, None) is None:
-            self._inflight.add(-1, batch_attributes(info, started))
+            self._deliver(lambda collected: collected.abandoned.append(info.id))
+        elif self._begun.pop(info.id, None) is None:
+            self._inflight.add(-1, batch_attributes(batch))
             self.collect()
+        return True
+
+    def abandon_all(self, which: Callable[[BatchInfo], bool]) -> None:
+        """Give batches up that nobody will end. Measured as well: the policy may not have seen their start yet."""
+        for batch in list(self._running.values()):
+            if which(batch[0]):
+                self.abandon(batch)
+
+    def age(self, shard: str) -> float | None:
+        """Of a shard's oldest batch, in seconds; 0 without one, `None` when the clock, the caller's, fails."""
+        began = [started for info, started in list(self._running.values()) if info.shard == shard]
+        if not began:
+            return 0.0
+        try:
+            return max(0.0, self._clock() - min(began))
+        except Exception:  # noqa: BLE001 - unknown is an absent series
+            return None
 
     def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
         """A reading of a device's memory, known or not, at `t`."""
         if self.disabled:
-            self._feed(lambda collected: collected.memory.append((t, device, reading)))
+            self._deliver(lambda collected: collected.memory.append((t, device, reading)))
             return
         with self._collecting:
             self._readings = {device: (t, reading)}
@@ -116,13 +164,13 @@ class Measurements:
     def collect(self) -> None:
         """Bring everything new to the policy, and let it look at the clock."""
         if self.disabled:
-            self._feed(lambda collected: None)
+            self._deliver(lambda collected: None)
             return
         with self._collecting:
             for batch_id in list(self._begun):
                 begun = self._begun.pop(batch_id, None)
                 if begun is not None:
-                    self._inflight.add(1, batch_attributes(*begun))
+                    self._inflight.add(1, batch_attributes(begun))
             self._has_received = False
             try:
                 self._reader.collect()
@@ -130,23 +178,24 @@ class Measurements:
                 self._readings = {}
             if not self._has_received:
                 # Nothing new was measured, so the SDK hands nothing over. Time has passed for the batches in flight.
-                self._feed(lambda collected: None)
+                self._deliver(lambda collected: None)
 
-    def _take(self, collected: Collected) -> None:
+    def _take(self, metrics_data: MetricsData) -> None:
         self._has_received = True
-        self._receive(collected)
+        self._deliver(partial(read_collection, metrics_data))
 
-    def _feed(self, put: Callable[[Collected], None]) -> None:
+    def _deliver(self, fill: Callable[[Collected], None]) -> None:
+        """Hand a collection over. An exception that left it would reach the thread of the batch, and lose the delta."""
         with self._collecting:
             collected = Collected(None)
             try:
                 collected.now = self._clock()
             except Exception as error:  # noqa: BLE001 - the clock is the caller's; the rest must not be lost by it
                 self._on_error(error)
-            put(collected)
             try:
+                fill(collected)
                 self._receive(collected)
-            except Exception as error:  # noqa: BLE001 - as in the reader: nothing may reach the job from here
+            except Exception as error:  # noqa: BLE001 - nothing may reach the job from here; it is counted and logged
                 self._on_error(error)
 
     # The callbacks run inside a collection, which `_collecting` guards: all see the same readings, each once.
@@ -156,14 +205,202 @@ class Measurements:
             Observation(t, {"device": device}) for device, (t, reading) in self._readings.items() if is_known(reading)
         ]
 
-    def _observe_bytes(self, field: str, _: CallbackOptions) -> Iterable[Observation]:
+    def _observe_bytes(self, of_reading: str, _: CallbackOptions) -> Iterable[Observation]:
         return [
             Observation(value, {"device": device})
             for device, (_t, reading) in self._readings.items()
-            if (value := getattr(reading, field)) is not None
+            if (value := getattr(reading, of_reading)) is not None
         ]
 
 
 def is_known(reading: MemoryReading) -> bool:
     """Whether the policy can learn anything from a reading."""
     return reading.fraction is not None or not (reading.shared_bytes is reading.other_shared_bytes is None)
+
+
+# -- the reader --------------------------------------------------------------------------------------------------------
+
+
+def batch_attributes(batch: RunningBatch) -> dict[str, str | float]:
+    """A batch as the attributes of a measurement: with its id among them, every data point is one batch, whole."""
+    info, started = batch
+    attributes: dict[str, str | float] = {
+        "batch": info.id,
+        "shard": info.shard,
+        "worker": info.worker,
+        "device": info.device,
+        "genes": info.genes,
+        "started": started,
+    }
+    if info.work is not None:
+        attributes["work"] = info.work
+    return attributes
+
+
+class CrawlPolicyReader(MetricReader):
+    """A reader with delta temporality: each collection brings what is new, and the SDK forgets it.
+
+    Args:
+        take: Called with what was collected; must not raise.
+
+    Threads: the owner serialises `collect`.
+    """
+
+    def __init__(self, take: Callable[[MetricsData], None]) -> None:
+        delta = AggregationTemporality.DELTA
+        super().__init__(preferred_temporality={Counter: delta, UpDownCounter: delta, Histogram: delta})
+        self._take = take
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
+        self._take(metrics_data)
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Nothing to do: the reader holds no resource."""
+
+
+def read_collection(metrics_data: MetricsData, collected: Collected) -> None:
+    """Add what a collection says, in the policy's terms.
+
+    Points without a batch are left out: the SDK's overflow series, and the 0 that creates the instrument.
+    """
+    points = {name: list(values) for name, values in _points_by_name(metrics_data)}
+    collected.memory = _readings(points)
+    for attributes, change in points.get(BATCHES_INFLIGHT, ()):
+        if "batch" not in attributes:
+            continue
+        if change > 0:
+            collected.started.append((float(attributes["started"]), _info(attributes)))
+        elif change < 0:
+            collected.abandoned.append(str(attributes["batch"]))
+    for attributes, seconds in points.get(BATCH_DURATION, ()):
+        if "batch" not in attributes:
+            continue
+        collected.finished.append((float(attributes["started"]) + seconds, _info(attributes), seconds))
+
+
+def _points_by_name(metrics_data: MetricsData) -> Iterator[tuple[str, Iterator[tuple[Mapping[str, Any], float]]]]:
+    for resource in metrics_data.resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                yield metric.name, ((point.attributes or {}, _value(point)) for point in metric.data.data_points)
+
+
+def _value(point: Any) -> float:
+    return float(point.sum if hasattr(point, "sum") else point.value)
+
+
+def _info(attributes: Mapping[str, Any]) -> BatchInfo:
+    return BatchInfo(
+        id=str(attributes["batch"]),
+        shard=str(attributes["shard"]),
+        worker=str(attributes["worker"]),
+        device=str(attributes["device"]),
+        genes=attributes["genes"],
+        work=attributes.get("work"),
+    )
+
+
+def _readings(
+    points: Mapping[str, list[tuple[Mapping[str, Any], float]]],
+) -> list[tuple[float, str, MemoryReading]]:
+    read_at = {str(attributes["device"]): t for attributes, t in points.get(MEMORY_READ_AT, ())}
+    known: dict[str, dict[str, int]] = {device: {} for device in read_at}
+    for name, each in MEMORY_BYTES.items():
+        for attributes, value in points.get(name, ()):
+            known.get(str(attributes["device"]), {})[each] = int(value)
+    return [
+        (t, device, MemoryReading(**{"used_bytes": None, "limit_bytes": None, **known[device]}))
+        for device, t in read_at.items()
+    ]
+
+
+# -- the policy --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Collected:
+    """What one collection brought, in the order in which the policy takes it.
+
+    Args:
+        now: Seconds, when the collection was made; `None` when the clock could not tell.
+        memory: (t, device, reading), each a new one.
+        started: (t, batch), batches that began.
+        finished: (t, batch, seconds), batches that ended.
+        abandoned: Ids of batches that raised. An id that has finished already means nothing.
+    """
+
+    now: float | None
+    memory: list[tuple[float, str, MemoryReading]] = field(default_factory=list)
+    started: list[tuple[float, BatchInfo]] = field(default_factory=list)
+    finished: list[tuple[float, BatchInfo, float]] = field(default_factory=list)
+    abandoned: list[str] = field(default_factory=list)
+
+
+class LockedPolicy:
+    """The engine's lock, and the only way to the policy.
+
+    Args:
+        policy: Owned from now on.
+
+    Threads: any. The lock is held for pure computation only: no instrument, callback, hook or file is touched inside.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._lock = threading.Lock()
+        self._policy = policy  # guarded by _lock
+        self._outbox: deque[Decision] = deque()  # appended under _lock, popped anywhere
+        self._ignored: deque[str] = deque()  # likewise
+        self._mark = durable_mark(policy.state)  # guarded by _lock
+
+    def apply(self, collected: Collected) -> None:
+        """Take a collection: memory first, then starts, ends, failures; then what fell due meanwhile."""
+        with self._lock:
+            for t, device, reading in collected.memory:
+                self._policy.read_memory(t, device, reading)
+            for t, info in collected.started:
+                self._outbox.extend(self._policy.start_batch(t, info))
+            for t, info, seconds in collected.finished:
+                decisions, problem = self._policy.finish_batch(t, info, seconds)
+                self._outbox.extend(decisions)
+                if problem is not None:
+                    self._ignored.append(problem)
+            for batch_id in collected.abandoned:
+                self._policy.abandon_batch(batch_id)
+            if collected.now is not None:
+                self._outbox.extend(self._policy.advance(collected.now))
+
+    def tell(self, change: Callable[[Policy], list[Decision] | None]) -> None:
+        """Change the policy's state by one of its own calls, and keep what it decides."""
+        with self._lock:
+            self._outbox.extend(change(self._policy) or [])
+
+    def ask(self, question: Callable[[Policy], T]) -> T:
+        """Read from the policy. What is returned must not be a part of its state."""
+        with self._lock:
+            return question(self._policy)
+
+    def next_decision(self) -> Decision | None:
+        """Take the oldest decision, `None` when there is none."""
+        return _first(self._outbox)
+
+    def next_ignored(self) -> str | None:
+        """Take the reason of an ignored sample, `None` when there is none."""
+        return _first(self._ignored)
+
+    def durable_changed(self) -> bool:
+        """Whether what must survive this process has changed since the last time this was asked."""
+        with self._lock:
+            mark = durable_mark(self._policy.state)
+            changed, self._mark = mark != self._mark, mark
+        return changed
+
+    def has_decisions(self) -> bool:
+        """Whether a decision waits."""
+        return bool(self._outbox)
+
+
+def _first(waiting: deque[T]) -> T | None:
+    try:
+        return waiting.popleft()
+    except IndexError:  # another thread may have taken the last one
+        return None

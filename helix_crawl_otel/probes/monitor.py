@@ -7,9 +7,14 @@ from typing import Protocol
 
 from helix_crawl_otel.policy.memory import STALE_SECONDS
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.ticker import Ticker
+from helix_crawl_otel.probes.cgroup import CgroupProbe
+from helix_crawl_otel.probes.device import parse_device
+from helix_crawl_otel.probes.nvml import NvmlProbe
+from helix_crawl_otel.probes.probe import CombinedProbe, UnknownProbe
+from helix_crawl_otel.probes.torch_cuda import TorchProbe
+from helix_crawl_otel.timing import Ticker
 
-__all__ = ["MemorySampler"]
+__all__ = ["MemorySampler", "default_probe"]
 
 
 class SampledProbe(Protocol):
@@ -76,3 +81,25 @@ class MemorySampler:
         asked_at = self._asked_at
         if asked_at is not None and self._clock() - asked_at > STALE_SECONDS:
             self._lose(self.device, dict.fromkeys(self._probe.sources(), False))
+
+
+def default_probe(device: str, environ: Mapping[str, str]) -> CombinedProbe:
+    """The probes for one device.
+
+    Args:
+        device: `cpu`, `cuda` (which means `cuda:0`), `cuda:N`, or another kind of torch's, such as `mps`.
+        environ: The environment of the process that encodes.
+
+    Returns:
+        NVML and torch for `cuda`; the control group for `cpu`; for any other kind a probe that is always unknown and
+        says so. Its `device` is the full name.
+
+    Raises:
+        ValueError: `device` is no device name.
+    """
+    name = parse_device(device)
+    if name.kind == "cuda":
+        return CombinedProbe([NvmlProbe(str(name), environ), TorchProbe(str(name))])
+    if name.kind == "cpu":
+        return CombinedProbe([CgroupProbe()])
+    return CombinedProbe([UnknownProbe(str(name), name.kind, f"no memory probe for {name.kind} devices")])

@@ -1,44 +1,231 @@
 """Reads a card's dedicated memory through NVML: device-wide, so it sees every process, and from any process.
 
-This is the probe of the supervisor: it needs no CUDA context and creates none. Under WDDM it is device-wide as well;
-only per-process figures are not available there (INCIDENTS.md, "Other facts").
+This is the probe of the supervisor: it needs no CUDA context, and nothing here creates one. Under WDDM it is
+device-wide as well; only per-process figures are not available there (INCIDENTS.md, "Other facts").
 
-Blocking: see nvml_api. A read took 42 us; the GIL is free during each call.
+The binding is nvidia-ml-py, imported late; its several kinds of failure become one.
+
+Blocking: every function here may block for as long as the driver does, for seconds at a first start, for ever on a
+wedged driver. ctypes releases the GIL for the length of each call, so the job's threads run on. A read took 42 us.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.probes.cuda_order import CardId, place
 from helix_crawl_otel.probes.device import parse_device
-from helix_crawl_otel.probes.nvml_api import (
-    FUNCTION_NOT_FOUND,
-    NOT_SUPPORTED,
-    UNINITIALIZED,
-    VERSION_MISMATCH,
-    NvmlFailure,
-    NvmlMemory,
-    memory_v1,
-    memory_v2,
-)
-from helix_crawl_otel.probes.nvml_cards import find_card
-from helix_crawl_otel.probes.probe import UNKNOWN, sentence
+from helix_crawl_otel.probes.probe import Backoff, Probe, ProbeFailure, sentence
 
-__all__ = ["UNIFIED", "NvmlProbe", "read_memory"]
+__all__ = [
+    "FUNCTION_NOT_FOUND",
+    "NOT_AVAILABLE",
+    "UNIFIED",
+    "NvmlMemory",
+    "NvmlProbe",
+    "answer_of",
+    "call",
+    "find_card",
+    "list_cards",
+    "read_memory",
+    "text_of",
+]
+
+_UNINITIALIZED = 1
+_NOT_SUPPORTED = 3
+FUNCTION_NOT_FOUND = 13
+_VERSION_MISMATCH = 25
+_NO_VERSION_2 = (_NOT_SUPPORTED, FUNCTION_NOT_FOUND, _VERSION_MISMATCH)
+
+_MEMORY_V2 = 0x02000028
+"""Version 2 and the 40 bytes of the structure: without it the call answers 25."""
+NOT_AVAILABLE = 2**64 - 1
+"""NVML's "not available" in a field of 64 bits, seen under WDDM."""
 
 UNIFIED = "unified memory, spill not applicable"
-_NO_VERSION_2 = (NOT_SUPPORTED, FUNCTION_NOT_FOUND, VERSION_MISMATCH)
-_LONGEST_PAUSE = 64
 
 
-class NvmlProbe:
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+
+def call(name: str, *args: object) -> Any:
+    """Call one function of `pynvml`.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        ProbeFailure: For every way not to work: the package or the library is missing, the driver answers an error,
+            the binding does not know the function or raises its `NVMLLibraryMismatchError`, which is no `NVMLError`.
+    """
+    try:
+        module = importlib.import_module("pynvml")
+    except ImportError:
+        raise ProbeFailure("the package nvidia-ml-py is not installed") from None
+    try:
+        return getattr(module, name)(*args)
+    except Exception as error:
+        if isinstance(error, getattr(module, "NVMLError", ())):
+            code = int(getattr(error, "value", 999))
+            raise ProbeFailure(f"NVML: {_words(error)} (error {code} from {name})", code) from error
+        mismatch = getattr(module, "NVMLLibraryMismatchError", AttributeError)
+        if isinstance(error, (AttributeError, TypeError, mismatch)):  # TypeError: a binding older than version 2
+            raise ProbeFailure(f"NVML: this driver or binding has no {name}", FUNCTION_NOT_FOUND) from error
+        raise ProbeFailure(f"NVML: {name} raised {sentence(error)}") from error
+
+
+def answer_of(name: str, *args: object) -> Any:
+    """As `call`; `None` where it does not work."""
+    try:
+        return call(name, *args)
+    except ProbeFailure:
+        return None
+
+
+def text_of(name: str, *args: object) -> str | None:
+    """As `answer_of`, of a function that answers a text: older bindings give bytes."""
+    answer = answer_of(name, *args)
+    return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else None if answer is None else str(answer)
+
+
+def _words(error: Exception) -> str:
+    """The error's words; asking for them is a call into the library and may fail as well."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the words of an error are not worth another one
+        return "no text"
+
+
+# -- cards ------------------------------------------------------------------------------------------------------------
+
+
+def list_cards() -> list[CardId]:
+    """Initialise NVML and list every card, a lost one with what can still be said of it.
+
+    Raises:
+        ProbeFailure: NVML itself cannot be used.
+    """
+    call("nvmlInit")
+    return [_card(index) for index in range(int(call("nvmlDeviceGetCount")))]
+
+
+def _card(index: int) -> CardId:
+    handle = answer_of("nvmlDeviceGetHandleByIndex", index)
+    if handle is None:
+        return CardId(index, None, None)
+    return CardId(index, text_of("nvmlDeviceGetUUID", handle), text_of("nvmlDeviceGetName", handle))
+
+
+def find_card(ordinal: int, environ: Mapping[str, str], pinned: str | None = None) -> tuple[Any, str | None]:
+    """Initialise NVML and find one card.
+
+    Args:
+        ordinal: N of `cuda:N`.
+        environ: The environment of the process that encodes.
+        pinned: UUID of the card found earlier. When a card falls off the bus the indices of the others may move, and
+            a process keeps the card it began with: so that one is looked for, not a new one of its number.
+
+    Returns:
+        The handle, and the card's UUID where it has one.
+
+    Raises:
+        ProbeFailure: It cannot be found, or not with certainty.
+    """
+    cards = list_cards()
+    if pinned is not None and not pinned.startswith("MIG-"):
+        index = next((card.index for card in cards if card.uuid == pinned), None)
+        if index is None:
+            raise ProbeFailure(f"the card {pinned} is gone")
+        return call("nvmlDeviceGetHandleByIndex", index), pinned
+    found = place(ordinal, cards, environ)
+    if found.mig is not None:
+        return call("nvmlDeviceGetHandleByUUID", found.mig), found.mig
+    if found.index is None:
+        raise ProbeFailure(found.why or "not found")
+    handle = call("nvmlDeviceGetHandleByIndex", found.index)
+    mode = answer_of("nvmlDeviceGetMigMode", handle)  # the present one, and the one after the next reset
+    if mode is not None and mode[0] == 1:
+        raise ProbeFailure(
+            f"the card is cut up (MIG), and cuda:{ordinal} is one of its instances: "
+            "name that instance by its UUID in CUDA_VISIBLE_DEVICES"
+        )
+    return handle, cards[found.index].uuid
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NvmlMemory:
+    """Memory of a card: bytes, each 0 or more.
+
+    Args:
+        total: Physical memory.
+        free: What can still be allocated.
+    """
+
+    total: int
+    free: int
+
+    @property
+    def used(self) -> int:
+        """Everything that is not free, the driver's own share included.
+
+        Both versions give the same number this way. `used` does not: version 1 contains the reserved bytes, and of
+        version 2 the documents say both (R525: "used also includes reserved"; drivers answer without it), so a
+        fallback would move the reading. Nor is the total reduced by the reserved bytes: full is 1.0 either way, and
+        the limit stays the size printed on the card, which the operators' figures and the knob refer to.
+        """
+        return self.total - self.free
+
+
+def read_memory(handle: object, version_2: bool = True) -> tuple[NvmlMemory, bool]:
+    """Memory of one card, by version 2 of the call where it works, else by version 1, which every driver has.
+
+    Args:
+        handle: The card.
+        version_2: False when version 2 is known not to work.
+
+    Returns:
+        The memory, and whether version 2 is worth asking again.
+
+    Raises:
+        ProbeFailure: Neither answers, or the answer cannot be used. Error 3 from both is how devices with unified
+            memory (GB10, Jetson) answer.
+    """
+    if version_2:
+        try:
+            return _checked(call("nvmlDeviceGetMemoryInfo", handle, _MEMORY_V2)), True
+        except ProbeFailure as failure:
+            if failure.code not in _NO_VERSION_2:
+                raise
+    try:
+        return _checked(call("nvmlDeviceGetMemoryInfo", handle)), False
+    except ProbeFailure as failure:
+        if failure.code == _NOT_SUPPORTED:
+            raise ProbeFailure(f"{UNIFIED} ({failure})", _NOT_SUPPORTED) from failure
+        raise
+
+
+def _checked(info: Any) -> NvmlMemory:
+    total, free, used = int(info.total), int(info.free), int(info.used)
+    if NOT_AVAILABLE in (total, free, used, getattr(info, "reserved", None)):  # version 1 has no reserved
+        raise ProbeFailure("NVML: the value is not available (the driver answered 2^64-1)")
+    if total == 0 or free > total or used > total:
+        raise ProbeFailure(f"NVML: an impossible answer: {used} used and {free} free of {total} bytes")
+    return NvmlMemory(total, free)
+
+
+class NvmlProbe(Probe):
     """Used and total memory of one card.
 
-    After a failure the handle is dropped and everything is looked up again: at the very next call, then with 1, 2, 4
-    ... up to 64 calls left out in between (over 5 minutes at one call each 5 s), since a start of NVML on a broken
-    driver may cost seconds. One exception: NVML that somebody shut down is started again within the same call.
+    After a failure the handle is dropped and everything is looked up again, with calls left out in between (see
+    `Backoff`), since a start of NVML on a broken driver may cost seconds. One exception: NVML that somebody shut down
+    is started again within the same call.
 
     Args:
         device: `cuda` or `cuda:N`.
@@ -52,77 +239,44 @@ class NvmlProbe:
     """
 
     source = "nvml"
+    blames = "NVML:"
 
     def __init__(self, device: str, environ: Mapping[str, str]) -> None:
         name = parse_device(device)
         if name.kind != "cuda":
             raise ValueError(f"NvmlProbe.device is {device!r}; accepted: cuda or cuda:N")
-        self.device = str(name)
-        self.why: str | None = None
+        super().__init__(str(name))
         self._ordinal = name.index
         self._environ = environ
         self._handle: Any = None
         self._uuid: str | None = None
         self._version_2 = True
-        self._failures = 0
-        self._pause = 0
+        self._backoff = Backoff()
 
-    def __call__(self) -> MemoryReading:
-        """Read the card now, unless a back-off says to leave this call out. Never raises."""
-        if self._pause > 0:
-            self._pause -= 1
-            return UNKNOWN
+    def _read(self) -> MemoryReading:
+        if self._backoff.leaves_out():
+            raise ProbeFailure(self.why or "")
         try:
-            memory = self._read()
-        except Exception as error:  # noqa: BLE001 - a probe never raises: the reading is unknown
+            memory = self._ask_anew() if self._handle is None else self._ask_again()
+        except Exception:
             self._handle = None
-            self._pause = min(2 ** (self._failures - 1), _LONGEST_PAUSE) if self._failures else 0
-            self._failures = min(self._failures + 1, 32)
-            self.why = str(error) if isinstance(error, NvmlFailure) else f"NVML: {sentence(error)}"
-            return UNKNOWN
-        self._failures = 0
-        self.why = None
+            self._backoff.fail()
+            raise
+        self._backoff.succeed()
         return MemoryReading(memory.used, memory.total)
 
-    def _read(self) -> NvmlMemory:
-        fresh = self._handle is None
+    def _ask_again(self) -> NvmlMemory:
         try:
             return self._ask()
-        except NvmlFailure as failure:
-            if fresh or failure.code != UNINITIALIZED:
+        except ProbeFailure as failure:
+            if failure.code != _UNINITIALIZED:
                 raise
-        self._handle = None  # somebody called nvmlShutdown: start again, once
+        return self._ask_anew()  # somebody called nvmlShutdown: start again, once
+
+    def _ask_anew(self) -> NvmlMemory:
+        self._handle, self._uuid = find_card(self._ordinal, self._environ, self._uuid)
         return self._ask()
 
     def _ask(self) -> NvmlMemory:
-        if self._handle is None:
-            self._handle, self._uuid = find_card(self._ordinal, self._environ, self._uuid)
         memory, self._version_2 = read_memory(self._handle, self._version_2)
         return memory
-
-
-def read_memory(handle: object, version_2: bool = True) -> tuple[NvmlMemory, bool]:
-    """Memory of one card, by version 2 of the call where it works, else by version 1.
-
-    Args:
-        handle: The card.
-        version_2: False when version 2 is known not to work.
-
-    Returns:
-        The memory, and whether version 2 is worth asking again.
-
-    Raises:
-        NvmlFailure: Neither answers. Error 3 from both is how devices with unified memory (GB10, Jetson) answer.
-    """
-    if version_2:
-        try:
-            return memory_v2(handle), True
-        except NvmlFailure as failure:
-            if failure.code not in _NO_VERSION_2:
-                raise
-    try:
-        return memory_v1(handle), False
-    except NvmlFailure as failure:
-        if failure.code == NOT_SUPPORTED:
-            raise NvmlFailure(NOT_SUPPORTED, f"{UNIFIED} ({failure})") from failure
-        raise

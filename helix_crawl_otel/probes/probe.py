@@ -10,39 +10,72 @@ module of each says for how long and whether other Python threads run meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from helix_crawl_otel.policy.model import MemoryReading
 
-__all__ = ["UNKNOWN", "CallableProbe", "Probe", "UnknownProbe", "sentence"]
+__all__ = ["UNKNOWN", "Backoff", "CallableProbe", "CombinedProbe", "Probe", "ProbeFailure", "UnknownProbe", "sentence"]
 
 UNKNOWN = MemoryReading(None, None)
 
 
-class Probe(Protocol):
+class ProbeFailure(Exception):
+    """Something cannot be read.
+
+    Args:
+        text: One sentence for people.
+        code: Error number of the library that was asked; `None` when it never came to a call.
+    """
+
+    def __init__(self, text: str, code: int | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Probe(ABC):
     """One source of readings for one device.
+
+    Args:
+        device: The device that is read, such as `cuda:0`.
 
     Threads: one thread at a time.
     """
 
-    @property
-    def source(self) -> str:
-        """Where readings come from, a short word: the label `source` of `helix_dense_vram_probe_up`."""
+    source = ""
+    """Where readings come from, a short word: the label `source` of `helix_dense_vram_probe_up`."""
+    blames = "the probe raised"
+    """What the reason begins with when `_read` raises something else than a `ProbeFailure`."""
 
-    @property
-    def device(self) -> str:
-        """The device that is read, such as `cuda:0`."""
-
-    @property
-    def why(self) -> str | None:
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.why: str | None = None
         """One sentence: why the last reading, or a part of it, is unknown; `None` when nothing was missing."""
 
     def __call__(self) -> MemoryReading:
         """Read now. Never raises."""
+        try:
+            reading: object = self._read()
+        except Exception as error:  # noqa: BLE001 - a probe never raises: the reading is unknown
+            self.why = str(error) if isinstance(error, ProbeFailure) else f"{self.blames} {sentence(error)}"
+            return UNKNOWN
+        if not isinstance(reading, MemoryReading):
+            self.why = f"the probe answered {reading!r}, which is no MemoryReading"
+            return UNKNOWN
+        self.why = None if reading.fraction is not None else "the probe knows no value"
+        return reading
+
+    @abstractmethod
+    def _read(self) -> MemoryReading:
+        """Read now.
+
+        Raises:
+            ProbeFailure: It cannot be read, and its text says why.
+        """
 
 
-class UnknownProbe:
+class UnknownProbe(Probe):
     """A probe for a device that nothing here can read: always unknown, always for the same reason.
 
     Args:
@@ -54,16 +87,15 @@ class UnknownProbe:
     """
 
     def __init__(self, device: str, source: str, why: str) -> None:
-        self.device = device
+        super().__init__(device)
         self.source = source
-        self.why: str | None = why
+        self.why = why
 
-    def __call__(self) -> MemoryReading:
-        """Nothing is read: always unknown."""
-        return UNKNOWN
+    def _read(self) -> MemoryReading:
+        raise ProbeFailure(self.why or "")
 
 
-class CallableProbe:
+class CallableProbe(Probe):
     """Makes a probe of somebody's plain `() -> MemoryReading`, so that it can neither raise nor answer nonsense.
 
     Args:
@@ -80,23 +112,108 @@ class CallableProbe:
     def __init__(self, read: Callable[[], MemoryReading], device: str, source: str = "custom") -> None:
         if not callable(read):
             raise ValueError(f"CallableProbe.read is {read!r}; accepted: a callable that returns a MemoryReading")
-        self.device = device
+        super().__init__(device)
         self.source = source
+        self._somebodys = read
+
+    def _read(self) -> MemoryReading:
+        return self._somebodys()
+
+
+class CombinedProbe:
+    """Asks every probe of one device at each call and answers with the fuller reading. Never raises.
+
+    NVML sees every process, but not what a process holds beyond the card. The framework sees just that, of its own
+    process. Neither is ever an upper bound of the other.
+
+    The limit is that of the first probe that knows one, so the order of the probes is an order of trust: NVML before
+    the framework. One exception: where the framework holds more than it believes the device has, the smaller of the
+    two limits counts, since that alone is near-proof of a spill (INCIDENTS.md, RTX 3070) and must not read as less
+    than full.
+
+    Shared memory is what the first probe says that knows of any.
+
+    Blocking: as the probes do, one after the other.
+
+    Args:
+        probes: At least one, of one device, each with a source of its own.
+
+    Raises:
+        ValueError: There is no probe, or two devices, or one source twice.
+
+    Threads: one thread at a time. `sources` and `why` may be read from any: each is replaced, never changed.
+    """
+
+    def __init__(self, probes: Sequence[Probe]) -> None:
+        devices = sorted({probe.device for probe in probes})
+        names = [probe.source for probe in probes]
+        if len(devices) != 1:
+            raise ValueError(f"CombinedProbe.probes are of devices {devices!r}; accepted: probes of one device")
+        if len(set(names)) != len(names):
+            raise ValueError(f"CombinedProbe.probes have sources {names!r}; accepted: each source once")
+        self.device = devices[0]
         self.why: str | None = None
-        self._read: Callable[[], object] = read
+        """The reasons of all that are unknown, each with its source; `None` when nothing was missing."""
+        self._probes = tuple(probes)
+        self._up = dict.fromkeys(names, False)
 
     def __call__(self) -> MemoryReading:
-        """Call it, and turn whatever it does into a reading."""
-        try:
-            reading = self._read()
-        except Exception as error:  # noqa: BLE001 - a probe never raises: somebody's code may
-            self.why = f"the probe raised {sentence(error)}"
-            return UNKNOWN
-        if not isinstance(reading, MemoryReading):
-            self.why = f"the probe answered {reading!r}, which is no MemoryReading"
-            return UNKNOWN
-        self.why = None if reading.fraction is not None else "the probe knows no value"
-        return reading
+        """Ask every probe now."""
+        readings = [probe() for probe in self._probes]
+        self._up = {probe.source: one.used_bytes is not None for probe, one in zip(self._probes, readings, strict=True)}
+        self.why = "; ".join(_reason(probe.source, probe.why) for probe in self._probes if probe.why) or None
+        told = [(one.shared_bytes, one.other_shared_bytes) for one in readings]
+        own, other = next((both for both in told if both != (None, None)), (None, None))
+        return replace(_fullest(readings), shared_bytes=own, other_shared_bytes=other)
+
+    def sources(self) -> dict[str, bool]:
+        """For each source whether its last reading was known; all false before the first. A copy."""
+        return dict(self._up)
+
+
+def _reason(source: str, why: str) -> str:
+    return why if why.lower().startswith(source) else f"{source}: {why}"
+
+
+def _fullest(readings: Sequence[MemoryReading]) -> MemoryReading:
+    limit = next((reading.limit_bytes for reading in readings if reading.limit_bytes is not None), None)
+    known = [reading for reading in readings if reading.used_bytes is not None]
+    candidates = [MemoryReading(reading.used_bytes, limit) for reading in known]
+    candidates += [reading for reading in known if (reading.fraction or 0.0) > 1.0]
+    if not candidates:
+        return MemoryReading(None, limit)
+    return max(candidates, key=lambda reading: reading.fraction or 0.0)
+
+
+class Backoff:
+    """Says which calls are left out after failures: none after the first, then 1, 2, 4 ... up to 64 in a row.
+
+    64 are over 5 minutes at one call each 5 s.
+
+    Threads: one thread at a time.
+    """
+
+    _LONGEST_PAUSE = 64
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._pause = 0
+
+    def leaves_out(self) -> bool:
+        """Whether this call is left out. Asked once at each."""
+        if self._pause == 0:
+            return False
+        self._pause -= 1
+        return True
+
+    def fail(self) -> None:
+        """A call was made and failed."""
+        self._pause = min(2 ** (self._failures - 1), self._LONGEST_PAUSE) if self._failures else 0
+        self._failures = min(self._failures + 1, 32)
+
+    def succeed(self) -> None:
+        """A call was made and worked."""
+        self._failures = 0
 
 
 def sentence(error: BaseException) -> str:

@@ -1,6 +1,6 @@
-"""Windows: which processes there are, what they are called, and which of them a process has started.
+"""Finds what a process has started: on Linux by `/proc`, under Windows by its table of processes, which names them too.
 
-By the documentation; it has run under Wine only.
+What stands here of Windows is by the documentation; it has run under Wine only.
 
 Source: Microsoft, "CreateToolhelp32Snapshot function": it names every process without any right to open it.
 """
@@ -11,8 +11,9 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Process", "creation_time", "process_names", "process_tree", "processes"]
+__all__ = ["Process", "creation_time", "descendants", "process_names", "process_tree", "processes"]
 
 _SNAP_PROCESS = 0x2
 _QUERY_LIMITED_INFORMATION = 0x1000
@@ -136,3 +137,24 @@ def process_tree(
                 found.add(child)
                 waiting.append(child)
     return found
+
+
+def descendants(pid: int, proc: Path = Path("/proc")) -> set[int]:
+    """All that a process has started, without itself, so that a kill reaches those that have left its group as well.
+
+    Args:
+        pid: The process.
+        proc: Where the kernel lists processes; a seam for tests. Where there is no such folder nothing is known: on
+            Windows the Job Object knows, on macOS the group has to do.
+    """
+    if sys.platform != "linux":
+        return set()
+    table = []
+    for stat in proc.glob("[0-9]*/stat"):
+        try:
+            # "4711 (name, with anything in it) S 42 ...": the parent is the second word after the last parenthesis.
+            front, _, rest = stat.read_text(encoding="ascii", errors="replace").rpartition(")")
+            table.append(Process(int(stat.parent.name), int(rest.split()[1]), front.partition("(")[2]))
+        except (OSError, ValueError, IndexError):
+            continue  # it has just ended
+    return process_tree(pid, table) - {pid}

@@ -1,4 +1,6 @@
-"""Windows: reads every tick what workers and everybody else hold in shared memory, in a thread of its own.
+"""Windows: whose graphics memory lies in system memory, read every tick in a thread of its own.
+
+The worker's or somebody else's, and who holds most.
 
 Of its own, because the performance counters are another library than the one that tells of dedicated memory: what hangs
 or fails in one must not keep the other from being read. What is read here is laid over the readings of the other.
@@ -11,51 +13,93 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from helix_crawl_otel.policy.memory import STALE_SECONDS
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading
 from helix_crawl_otel.probes.gpu_counters import GpuCounters, GpuUsage
 from helix_crawl_otel.probes.probe import sentence
 from helix_crawl_otel.probes.processes import Process, process_tree, processes
-from helix_crawl_otel.probes.shared_use import Holder, shared_use
-from helix_crawl_otel.ticker import Ticker
+from helix_crawl_otel.timing import Ticker
 
-__all__ = ["COUNTERS", "Counters", "SharedSampler"]
+__all__ = ["COUNTERS", "Holder", "SharedSampler", "SharedUse", "shared_use"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
 GIB = 1024**3
+MOST_HOLDERS = 5
 
-
-class Counters(Protocol):
-    """What is read; see `GpuCounters`."""
-
-    @property
-    def why(self) -> str | None:
-        """One sentence: why the last reading is unknown."""
-
-    def read(self) -> GpuUsage | None:
-        """Read now; `None` is unknown."""
-
-    def close(self) -> None:
-        """Give everything back."""
-
-
-COUNTERS: Callable[[], Counters] | None = GpuCounters if sys.platform == "win32" else None
+COUNTERS: Callable[[], GpuCounters] | None = GpuCounters if sys.platform == "win32" else None
 """What makes the counters of this system; `None` where there are none, which is everywhere but under Windows."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What is known of one device since `t`."""
+# -- whose it is ------------------------------------------------------------------------------------------------------
 
-    t: float
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that holds graphics memory.
+
+    Args:
+        pid: The process.
+        name: Of its program, such as `game.exe`; `None` when it is not known.
+        dedicated_bytes: In the adapters' own memory.
+        shared_bytes: In system memory.
+    """
+
+    pid: int
+    name: str | None
+    dedicated_bytes: int
+    shared_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedUse:
+    """Graphics memory that lies in system memory.
+
+    Args:
+        worker_bytes: Of the worker and all it has started, on every adapter.
+        other_bytes: Of everybody else, on the adapters that the worker uses; on all while it uses none.
+        holders: Who else holds memory of either kind on those adapters: most first, at most 5.
+    """
+
     worker_bytes: int
     other_bytes: int
     holders: tuple[Holder, ...]
+
+
+def shared_use(usage: GpuUsage, workers: Collection[int], name_of: Callable[[int], str | None]) -> SharedUse:
+    """Divide a reading into the worker's share and the others'.
+
+    An adapter counts as used by the worker when a process of it has memory there: a process that only looked at an
+    adapter is listed with 0 bytes, and what lies on a second card does not press on the first.
+
+    Args:
+        usage: The reading.
+        workers: Process ids of the worker and all it has started.
+        name_of: The name of a process; asked for the holders only.
+    """
+    used = {
+        process.adapter
+        for process in usage.processes
+        if process.pid in workers and process.dedicated_bytes + process.shared_bytes > 0
+    }
+    worker_bytes = sum(process.shared_bytes for process in usage.processes if process.pid in workers)
+    others: dict[int, tuple[int, int]] = {}
+    for process in usage.processes:
+        if process.pid not in workers and (not used or process.adapter in used):
+            dedicated, shared = others.get(process.pid, (0, 0))
+            others[process.pid] = (dedicated + process.dedicated_bytes, shared + process.shared_bytes)
+    most = sorted((-sum(held), pid) for pid, held in others.items() if sum(held) > 0)[:MOST_HOLDERS]
+    return SharedUse(
+        worker_bytes,
+        sum(shared for _, shared in others.values()),
+        tuple(Holder(pid, name_of(pid), *others[pid]) for _, pid in most),
+    )
+
+
+# -- reading it -------------------------------------------------------------------------------------------------------
 
 
 class SharedSampler:
@@ -75,7 +119,7 @@ class SharedSampler:
 
     def __init__(
         self,
-        open_counters: Callable[[], Counters] | None,
+        open_counters: Callable[[], GpuCounters] | None,
         clock: Callable[[], float],
         tick_seconds: float,
         on_error: Callable[[Exception], None],
@@ -92,8 +136,8 @@ class SharedSampler:
         self._lock = threading.Lock()
         self._workers: dict[str, tuple[str, int]] = {}  # device and process, by worker
         self._changes = 0  # of the workers: what was read across one is nobody's
-        self._found: dict[str, _Found] = {}
-        self._counters: Counters | None = None  # the sampling thread's
+        self._found: dict[str, tuple[float, SharedUse]] = {}  # since when, by device
+        self._counters: GpuCounters | None = None  # the sampling thread's
         self._asked_at: float | None = None  # set and cleared by the sampling thread
         self._ticker: Ticker | None = None
         self._is_told = False  # that nothing is known; single operations only
@@ -153,7 +197,7 @@ class SharedSampler:
             workers, changes = dict(self._workers), self._changes
         if self._open is None or not workers:
             return
-        found: dict[str, _Found] = {}
+        found: dict[str, tuple[float, SharedUse]] = {}
         try:
             self._asked_at = self._clock()
             if self._counters is None:
@@ -172,16 +216,15 @@ class SharedSampler:
                 if self._changes == changes:
                     self._found = found
 
-    def _divide(self, usage: GpuUsage, workers: dict[str, tuple[str, int]]) -> dict[str, _Found]:
+    def _divide(self, usage: GpuUsage, workers: dict[str, tuple[str, int]]) -> dict[str, tuple[float, SharedUse]]:
         table = tuple(self._table())
         names = {process.pid: process.name for process in table}
         t = self._clock()
-        found: dict[str, _Found] = {}
+        found: dict[str, tuple[float, SharedUse]] = {}
         for device in {device for device, _ in workers.values()}:
             family = {pid for at, root in workers.values() if at == device for pid in process_tree(root, table)}
             if any(held.pid in family and held.dedicated_bytes + held.shared_bytes for held in usage.processes):
-                use = shared_use(usage, family, names.get)
-                found[device] = _Found(t, use.worker_bytes, use.other_bytes, use.holders)
+                found[device] = (t, shared_use(usage, family, names.get))
         return found
 
     def check(self) -> None:
@@ -212,10 +255,10 @@ class SharedSampler:
         found = self._newest(device)
         return "" if found is None else ", ".join(map(_named, found.holders))
 
-    def _newest(self, device: str) -> _Found | None:
+    def _newest(self, device: str) -> SharedUse | None:
         with self._lock:
             found = self._found.get(device)
-        return found if found is not None and self._clock() - found.t <= self._fresh_seconds else None
+        return found[1] if found is not None and self._clock() - found[0] <= self._fresh_seconds else None
 
     def _tell(self, why: str) -> None:
         if not self._is_told:

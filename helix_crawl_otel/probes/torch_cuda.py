@@ -17,12 +17,12 @@ from typing import Any
 
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.device import parse_device
-from helix_crawl_otel.probes.probe import UNKNOWN, sentence
+from helix_crawl_otel.probes.probe import Probe, ProbeFailure
 
 __all__ = ["TorchProbe"]
 
 
-class TorchProbe:
+class TorchProbe(Probe):
     """Bytes that torch has reserved on one card, against the card's size.
 
     Used is the highest value since the previous reading where that can be known without touching the job's own
@@ -41,13 +41,13 @@ class TorchProbe:
     """
 
     source = "torch"
+    blames = "torch:"
 
     def __init__(self, device: str, modules: Mapping[str, Any] | None = None) -> None:
         name = parse_device(device)
         if name.kind != "cuda":
             raise ValueError(f"TorchProbe.device is {device!r}; accepted: cuda or cuda:N")
-        self.device = str(name)
-        self.why: str | None = None
+        super().__init__(str(name))
         self.allocated_bytes: int | None = None
         """Bytes in live tensors at the last reading; `None` when unknown. Reserved less this is the cache."""
         self._index = name.index
@@ -55,32 +55,9 @@ class TorchProbe:
         self._peak: int | None = None
         self._limit: int | None = None
 
-    def __call__(self) -> MemoryReading:
-        """Read the allocator now. Never raises."""
+    def _read(self) -> MemoryReading:
         self.allocated_bytes = None
-        try:
-            cuda = self._cuda_in_use()
-            if cuda is None:
-                return UNKNOWN
-            reading = self._read(cuda)
-        except Exception as error:  # noqa: BLE001 - a probe never raises: the reading is unknown
-            self.why = f"torch: {sentence(error)}"
-            return UNKNOWN
-        self.why = None
-        return reading
-
-    def _cuda_in_use(self) -> Any:
-        torch = self._modules.get("torch")
-        cuda = getattr(torch, "cuda", None)
-        if cuda is None:
-            self.why = "torch is not loaded in this process"
-        elif not cuda.is_initialized():
-            self.why = "torch does not use CUDA in this process"
-        else:
-            return cuda
-        return None
-
-    def _read(self, cuda: Any) -> MemoryReading:
+        cuda = self._cuda_in_use()
         if self._limit is None:
             self._limit = int(cuda.get_device_properties(self._index).total_memory)
         stats = cuda.memory_stats(self._index)  # one snapshot under one lock: the three figures fit each other
@@ -91,3 +68,11 @@ class TorchProbe:
             used = max(used, peak)
         self._peak = peak
         return MemoryReading(used, self._limit)
+
+    def _cuda_in_use(self) -> Any:
+        cuda = getattr(self._modules.get("torch"), "cuda", None)
+        if cuda is None:
+            raise ProbeFailure("torch is not loaded in this process")
+        if not cuda.is_initialized():
+            raise ProbeFailure("torch does not use CUDA in this process")
+        return cuda

@@ -1,21 +1,22 @@
-"""Runs every policy on a scenario and puts the results side by side.
+"""Runs every policy on a scenario and puts the results side by side: as rows, and as a table for people.
 
-Source: DESIGN.md, section 3.3 (`simulate --json`, fixed keys) and section 10 (goals).
+Source: DESIGN.md, section 3.3 (`simulate --json`, fixed keys).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from statistics import median
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.best import best_plan
-from helix_crawl_otel.simulate.loop import play
+from helix_crawl_otel.simulate.loop import GIVE_UP_SECONDS, SimulatedRun, play
 from helix_crawl_otel.simulate.policies import DEFINITIONS, SimulatedPolicy, finished_batches, ladder
 from helix_crawl_otel.simulate.scenario import Scenario
-from helix_crawl_otel.simulate.trace import SimulatedRun
 
-__all__ = ["Comparison", "Row", "compare", "ladder_ratios", "middle_and_worst"]
+__all__ = ["Comparison", "Row", "compare", "legend", "span", "table"]
+
+_HEADINGS = ("scenario", "policy", "finished after", "over best", "noticed after", "interventions", "false")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Row:
     Args:
         scenario: Name.
         policy: Name.
-        finish_seconds: `None`: given up after `trace.GIVE_UP_SECONDS`.
+        finish_seconds: `None`: given up after `GIVE_UP_SECONDS`.
         ratio_to_best: Over the finish of `best`; `None` with it.
         detect_seconds: From the start of the first crawled batch to the first DETECT; `None`: there was no crawl, or it
             was not noticed, or the policy has no detector.
@@ -43,19 +44,23 @@ class Row:
 
     def as_json(self) -> dict[str, str | float | int | None]:
         """The row of `--json`."""
+        digits = {"finish_seconds": 3, "ratio_to_best": 4, "detect_seconds": 3}
         return {
-            "scenario": self.scenario,
-            "policy": self.policy,
-            "finish_seconds": _rounded(self.finish_seconds, 3),
-            "ratio_to_best": _rounded(self.ratio_to_best, 4),
-            "detect_seconds": _rounded(self.detect_seconds, 3),
-            "interventions": self.interventions,
-            "false_interventions": self.false_interventions,
+            key: round(value, digits[key]) if key in digits and value is not None else value
+            for key, value in vars(self).items()
         }
 
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+    def cells(self) -> tuple[str, ...]:
+        """The row of the table."""
+        return (
+            self.scenario,
+            self.policy,
+            f"> {span(GIVE_UP_SECONDS)}" if self.finish_seconds is None else span(self.finish_seconds),
+            "-" if self.ratio_to_best is None else f"{self.ratio_to_best:.2f}",
+            span(self.detect_seconds),
+            str(self.interventions),
+            "-" if self.false_interventions is None else str(self.false_interventions),
+        )
 
 
 @dataclass(frozen=True)
@@ -73,23 +78,20 @@ class Comparison:
     @property
     def rows(self) -> list[Row]:
         """In the order of `DEFINITIONS`."""
-        return [self._row(run) for run in self.runs.values()]
+        return [self.row(policy) for policy in self.runs]
 
     def row(self, policy: str) -> Row:
         """The row of one policy."""
-        return self._row(self.runs[policy])
-
-    def _row(self, run: SimulatedRun) -> Row:
-        best = self.runs["best"].finish_seconds
-        finish = run.finish_seconds
+        run = self.runs[policy]
+        best, finish = self.runs["best"].finish_seconds, run.finish_seconds
         return Row(
             scenario=self.scenario.name,
-            policy=run.policy,
+            policy=policy,
             finish_seconds=finish,
             ratio_to_best=None if finish is None or best is None else finish / best,
             detect_seconds=run.detect_seconds,
             interventions=run.interventions,
-            false_interventions=None if run.policy == "best" else run.false_interventions,
+            false_interventions=None if policy == "best" else run.false_interventions,
         )
 
 
@@ -112,19 +114,50 @@ def compare(scenario: Scenario, settings: Settings) -> Comparison:
     return Comparison(scenario, runs)
 
 
-def ladder_ratios(scenario: Scenario, settings: Settings, seeds: range) -> list[float]:
-    """The ladder's finish over the best one with other batch lengths, ascending; a run given up counts as infinite.
-
-    One seed is one draw: where in the shard the fall comes, and how long that batch is, moves the ratio.
-    """
-    ratios = []
-    for seed in seeds:
-        other = replace(scenario, seed=seed)
-        finish = play(other, ladder(settings)).finish_seconds
-        ratios.append(float("inf") if finish is None else finish / best_plan(other).seconds)
-    return sorted(ratios)
+# -- for people -------------------------------------------------------------------------------------------------------
 
 
-def middle_and_worst(ratios: list[float]) -> tuple[float, float]:
-    """Median and maximum."""
-    return median(ratios), max(ratios)
+def span(seconds: float | None) -> str:
+    """A time for people: `12 s`, `35 min`, `8.8 h`, `2.6 d`."""
+    if seconds is None:
+        return "-"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.1f} min"
+    if seconds < 2 * 86400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} d" if seconds < 10 * 86400 else f"{seconds / 86400:.0f} d"
+
+
+def table(comparisons: Sequence[Comparison]) -> str:
+    """All rows, aligned, a scenario's name on its first row only."""
+    blocks = [[row.cells() for row in comparison.rows] for comparison in comparisons]
+    widths = [
+        max(map(len, column)) for column in zip(_HEADINGS, *(row for block in blocks for row in block), strict=True)
+    ]
+
+    def aligned(cells: Sequence[str]) -> str:
+        text = [cell.ljust(width) for cell, width in zip(cells[:2], widths[:2], strict=True)]
+        text += [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]
+        return "  ".join(text).rstrip()
+
+    lines = [aligned(_HEADINGS), "  ".join("-" * width for width in widths)]
+    texts = ["\n".join(aligned(("" if at else row[0], *row[1:])) for at, row in enumerate(block)) for block in blocks]
+    return "\n".join([*lines, "\n\n".join(texts)])
+
+
+def legend() -> str:
+    """What each policy is, and what the columns mean."""
+    lines = ["Policies:"]
+    lines += [f"  {name:17} {text}" for name, text in DEFINITIONS.items()]
+    lines += [
+        "Columns:",
+        f"  finished after    virtual time from the start of the first worker; given up after {span(GIVE_UP_SECONDS)}",
+        "  over best         that time over best's",
+        "  noticed after     from the start of the first batch that the card makes at least twice as long (or never",
+        "                    ends) to the first DETECT",
+        "  interventions     remedies taken in answer to a verdict (a release by the clock is routine); best: planned",
+        "  false             of those, taken while there was no crawl",
+    ]
+    return "\n".join(lines)

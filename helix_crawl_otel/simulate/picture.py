@@ -11,10 +11,9 @@ import textwrap
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from helix_crawl_otel.simulate.compare import Comparison
+from helix_crawl_otel.simulate.compare import Comparison, span
+from helix_crawl_otel.simulate.loop import GIVE_UP_SECONDS, Mark, SimulatedRun
 from helix_crawl_otel.simulate.policies import CARD, DEFINITIONS
-from helix_crawl_otel.simulate.table import span
-from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS, Mark, SimulatedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,9 +12,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.simulate.compare import Comparison
+from helix_crawl_otel.simulate.compare import Comparison, legend, table
 from helix_crawl_otel.simulate.picture import figure_of
-from helix_crawl_otel.simulate.table import legend, table
 
 __all__ = ["PictureError", "check_picture", "draw"]
 

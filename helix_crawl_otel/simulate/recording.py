@@ -18,9 +18,9 @@ from typing import Any
 from helix_crawl_otel.modelled_card import GIB
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.simulate.loop import GIVE_UP_SECONDS, Attempt, SimulatedRun
 from helix_crawl_otel.simulate.policies import CARD, CPU
 from helix_crawl_otel.simulate.scenario import Scenario
-from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS, Attempt, SimulatedRun
 
 __all__ = ["timeline", "write_timeline"]
 

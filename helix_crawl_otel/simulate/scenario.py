@@ -1,6 +1,10 @@
 """A scenario: a card, and shards as stretches of genes that are alike. Expands into batches, the same for every policy.
 
-Source: DESIGN.md, section 3.3 (`simulate`).
+Those that `simulate` knows are both incidents, and what must and must not be taken for a crawl. All are on the card of
+the incidents (`CardModel`), most with 25,000 genes in batches of 64 at 15.3 genes/s. With padded lengths of 256 to 512
+in steps of 32 there are nine shapes; most are met within some 30 batches.
+
+Source: DESIGN.md, sections 3.3 (`simulate`), 4 ("what must not trip") and 10; INCIDENTS.md.
 """
 
 from __future__ import annotations
@@ -10,15 +14,10 @@ from dataclasses import dataclass, field
 
 from helix_crawl_otel.modelled_card import BatchLoad, CardModel, check_number
 
-__all__ = ["MAX_BATCHES", "Kind", "Scenario", "Stretch"]
+__all__ = ["MAX_BATCHES", "SCENARIOS", "Scenario", "Stretch", "by_name"]
 
 MAX_BATCHES = 20_000
 """Batches a run may have: 1.28 million genes in batches of 64. Keeps a typing error from running for hours."""
-
-Kind = str
-"""What a scenario is judged by: `one-crawl` (section 10's 1.25), `recurring` (shown), `healthy` (no intervention),
-or `own` (a user's file: no goal)."""
-
 
 _MOST = 1_000_000_000
 
@@ -89,7 +88,6 @@ class Scenario:
         text: What it models.
         stretches: In order.
         card: The card.
-        kind: See `Kind`.
         release_every: The driver's own release of the cache, in batches of a worker; 0 = never. In force for every
             policy but `none` and `best`.
         jitter: Spread of the batch times, a fraction, 0 to 0.9: each takes between 1 - jitter and 1 + jitter times its
@@ -104,7 +102,6 @@ class Scenario:
     text: str
     stretches: tuple[Stretch, ...]
     card: CardModel = field(default_factory=CardModel)
-    kind: Kind = "own"
     release_every: int = 256
     jitter: float = 0.05
     seed: int = 7
@@ -154,3 +151,95 @@ class Scenario:
                     )
                 )
         return loads
+
+
+# Nine shapes of 0.53 GiB fill 4.77 of the 4.98 GiB that weights and activations leave: 97 % full, healthy.
+_FULL_GIB = 0.53
+
+SCENARIOS = (
+    Scenario(
+        name="incident-06-10",
+        text="shard confluence: one shape needs 0.43 GiB more at once, 0.21 GiB spill and stay: 15.3 to 2.3 genes/s",
+        stretches=(
+            Stretch("confluence", 9_600, fragment_gib=_FULL_GIB),
+            Stretch("confluence", 15_400, fragment_gib=_FULL_GIB, surge_gib=0.431),
+        ),
+    ),
+    Scenario(
+        name="incident-06-11",
+        text="shard slack__eng-oncall: one shape needs 4.4 GiB at once beside a full cache, 4.2 GiB spill: 64 genes in "
+        "47 minutes from then on, although the cache is released every 64 batches; 66 hours to go",
+        stretches=(
+            Stretch("slack__eng-oncall", 19_648, fragment_gib=_FULL_GIB),
+            Stretch("slack__eng-oncall", 5_352, fragment_gib=_FULL_GIB, surge_gib=4.4),
+        ),
+        release_every=64,
+    ),
+    Scenario(
+        name="gradual-decay",
+        text="each new shape leaves a little: from 22 genes/s to about 1.2 within some 60 batches of the first spill",
+        stretches=(
+            Stretch("folder", 9_600, tokens=(144, 376), pad=8, fragment_gib=0.1935),
+            Stretch("folder", 15_400, tokens=(137, 376), pad=1, fragment_gib=0.008),
+        ),
+    ),
+    Scenario(
+        name="endless-batch",
+        text="with 4.2 s healthy batches, one batch never ends in the context that meets it; a fresh one encodes it",
+        stretches=(
+            Stretch("wiki", 12_800, fragment_gib=_FULL_GIB),
+            Stretch("wiki", 12_200, fragment_gib=_FULL_GIB, stalls=True),
+        ),
+    ),
+    Scenario(
+        name="born-crawling",
+        text="three healthy shards fill the cache; the fourth spills 4.2 GiB with its first batch and never shows a "
+        "healthy one: only the card's earlier shards tell that it is slow",
+        stretches=(
+            *(Stretch(name, 6_400, fragment_gib=_FULL_GIB) for name in ("one", "two", "three")),
+            Stretch("four", 5_800, fragment_gib=_FULL_GIB, surge_gib=4.4),
+        ),
+    ),
+    Scenario(
+        name="recurring-crawl",
+        text="65 shapes: every fresh context is full after some 150 batches and spills again, sooner than the release",
+        stretches=(Stretch("mixed", 25_000, pad=4, fragment_gib=0.086),),
+    ),
+    Scenario(
+        name="release-is-enough",
+        text="129 shapes fill a context within some 320 batches; a release every 256 is in time, without one it spills",
+        stretches=(Stretch("repository", 40_000, pad=2, fragment_gib=0.042),),
+    ),
+    Scenario(
+        name="long-documents",
+        text="passages of up to 128 tokens, then of up to 1,024 with the card 96 % full: an eighth of the genes/s, "
+        "as it should be",
+        stretches=(
+            Stretch("manuals", 12_800, tokens=(96, 128), fragment_gib=0.2),
+            Stretch("manuals", 12_200, tokens=(896, 1024), fragment_gib=0.2),
+        ),
+    ),
+    Scenario(
+        name="slow-disk",
+        text="an 18 GB shard file outgrows the file cache: reading a batch takes 60 s instead of 0.2, and the card is "
+        "97 % full",
+        stretches=(
+            Stretch("archive", 12_800, fragment_gib=_FULL_GIB),
+            Stretch("archive", 12_200, fragment_gib=_FULL_GIB, read_seconds=60.0),
+        ),
+    ),
+    Scenario(
+        name="throttling",
+        text="the card gets hot and runs at half its speed for 200 batches, 97 % full",
+        stretches=(
+            Stretch("notes", 6_400, fragment_gib=_FULL_GIB),
+            Stretch("notes", 12_800, fragment_gib=_FULL_GIB, speed=0.5),
+            Stretch("notes", 5_800, fragment_gib=_FULL_GIB),
+        ),
+    ),
+)
+
+
+def by_name(name: str) -> Scenario | None:
+    """The scenario of that name, `None` when there is none."""
+    return next((scenario for scenario in SCENARIOS if scenario.name == name), None)

@@ -17,15 +17,15 @@ from functools import partial
 from helix_crawl_otel.formats import gib
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.policy.model import Action, MemoryReading
-from helix_crawl_otel.probes.card_processes import device_processes, listed
+from helix_crawl_otel.probes.cards import device_processes, listed
 from helix_crawl_otel.probes.cgroup import CgroupProbe
-from helix_crawl_otel.probes.combined import CombinedProbe
 from helix_crawl_otel.probes.device import parse_device
+from helix_crawl_otel.probes.gpu_counters import GpuCounters
 from helix_crawl_otel.probes.monitor import MemorySampler
 from helix_crawl_otel.probes.nvml import NvmlProbe
-from helix_crawl_otel.probes.probe import UNKNOWN, Probe, UnknownProbe
+from helix_crawl_otel.probes.probe import UNKNOWN, CombinedProbe, Probe, ProbeFailure, UnknownProbe
 from helix_crawl_otel.probes.processes import Process, processes
-from helix_crawl_otel.probes.shared import COUNTERS, Counters, SharedSampler
+from helix_crawl_otel.probes.shared import COUNTERS, SharedSampler
 
 __all__ = ["MemoryWatch", "ReportedProbe"]
 
@@ -37,11 +37,14 @@ FIRST_SECONDS = 2.0
 """What the first reading of a card is waited for, of the world's: with it the gate knows what was in use before the
 worker. A driver that hangs keeps no worker from starting."""
 
+HOLDERS_SECONDS = 2.0
+"""What a list of a card's processes is waited for, of the world's."""
+
 OWN = "custom"
 """Source of a reading that stands for the device in place of ours: the driver's own probe, or a modelled card."""
 
 
-class ReportedProbe:
+class ReportedProbe(Probe):
     """Answers with what the workers of a device told last: of several the fullest counts.
 
     Args:
@@ -55,8 +58,7 @@ class ReportedProbe:
     source = "torch"
 
     def __init__(self, device: str, fresh_seconds: float, clock: Callable[[], float]) -> None:
-        self.device = device
-        self.why: str | None = None
+        super().__init__(device)
         self._fresh_seconds = fresh_seconds
         self._clock = clock
         self._told: dict[str, tuple[float, MemoryReading]] = {}  # by worker
@@ -69,14 +71,11 @@ class ReportedProbe:
         """A worker is gone, and what it held with it."""
         self._told.pop(worker, None)
 
-    def __call__(self) -> MemoryReading:
-        """The fullest of the newest readings, while they count."""
+    def _read(self) -> MemoryReading:
         now = self._clock()
         fresh = [reading for t, reading in list(self._told.values()) if now - t <= self._fresh_seconds]
         if not fresh:
-            self.why = "no worker has told what its framework holds"
-            return UNKNOWN
-        self.why = None
+            raise ProbeFailure("no worker has told what its framework holds")
         return max(fresh, key=lambda reading: reading.fraction or 0.0)
 
 
@@ -111,7 +110,7 @@ class MemoryWatch:
         on_error: Callable[[Exception], None],
         judges_shared: bool = False,
         card_probe: Callable[[str, Mapping[str, str]], Probe] = NvmlProbe,
-        counters: Callable[[], Counters] | None = COUNTERS,
+        counters: Callable[[], GpuCounters] | None = COUNTERS,
         table: Callable[[], Iterable[Process]] = processes,
         first_seconds: float = FIRST_SECONDS,
     ) -> None:
@@ -190,7 +189,7 @@ class MemoryWatch:
     def describe(self, device: str) -> str:
         """Such as `11.2 GiB of 12.0 GiB in use, held by python.exe (pid 812) 6144 MiB`; empty where nothing is known.
 
-        Threads: any. May block as NVML does.
+        Comes back within two seconds, also where a driver hangs.
         """
         with self._lock:
             reading, is_owned = self._newest.get(device), device in self._owned
@@ -199,10 +198,21 @@ class MemoryWatch:
             known.append(f"{gib(reading.used_bytes)} of {gib(reading.limit_bytes)} in use")
         holders = self._shared.holders(device)
         if not holders and not is_owned and parse_device(device).kind == "cuda":
-            holders = listed(device_processes(device, self._environ).processes)
+            holders = self._asked_holders(device)
         if holders:
             known.append(f"held by {holders}")
         return ", ".join(known)
+
+    def _asked_holders(self, device: str) -> str:
+        found: list[str] = []
+        asking = threading.Thread(
+            target=lambda: found.append(listed(device_processes(device, self._environ).processes)),
+            name="helix-crawl-holders",
+            daemon=True,
+        )
+        asking.start()
+        asking.join(HOLDERS_SECONDS)
+        return found[0] if found else ""
 
     def tell_holders(self, action: Action) -> None:
         """Log who else holds memory of the device of a crawl, as far as it is known. A hook, which vetoes nothing."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from helix_crawl_otel.link import launch
-from helix_crawl_otel.probes.descendants import descendants
+from helix_crawl_otel.probes.processes import descendants
 from helix_crawl_otel.supervise.break_event import send_break
 from helix_crawl_otel.supervise.windows import JobObject
 

@@ -29,9 +29,8 @@ from helix_crawl_otel.supervise.job import Job
 from helix_crawl_otel.supervise.loop import Supervisor
 from helix_crawl_otel.supervise.memory import MemoryWatch
 from helix_crawl_otel.supervise.run_state import RunContext
-from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.timeline import TimelineWriter
-from helix_crawl_otel.timing import awake_clock, scaled_clock
+from helix_crawl_otel.timing import Ticker, awake_clock, scaled_clock
 
 __all__ = ["Metrics", "RunOptions", "Session", "open_metrics"]
 

@@ -108,34 +108,10 @@ class TimelineWriter:
         seconds: float,
         work: float | None = None,
         worker: str | None = None,
+        *,
+        event: str = "batch",
     ) -> None:
         """A batch has ended at `t`. One whose numbers cannot be judged is not written, but counted as lost."""
-        self._batch("batch", t, shard, device, genes, seconds, work, worker)
-
-    def unfinished(
-        self,
-        t: float,
-        shard: str,
-        device: str,
-        genes: float,
-        seconds: float,
-        work: float | None = None,
-        worker: str | None = None,
-    ) -> None:
-        """The worker of a batch that had been in flight for `seconds` has ended at `t`. Else as `batch`."""
-        self._batch("unfinished", t, shard, device, genes, seconds, work, worker)
-
-    def _batch(
-        self,
-        event: str,
-        t: float,
-        shard: str,
-        device: str,
-        genes: float,
-        seconds: float,
-        work: float | None,
-        worker: str | None,
-    ) -> None:
         genes, seconds, work = plain_number(genes), plain_number(seconds), plain_number(work)
         if sample_problem(genes, seconds, work) is not None:
             self.lost_lines += 1
@@ -151,6 +127,19 @@ class TimelineWriter:
             **weight,
             seconds=round(seconds, 6) if seconds > 0.001 else _short(seconds, 6),
         )
+
+    def unfinished(
+        self,
+        t: float,
+        shard: str,
+        device: str,
+        genes: float,
+        seconds: float,
+        work: float | None = None,
+        worker: str | None = None,
+    ) -> None:
+        """The worker of a batch that had been in flight for `seconds` has ended at `t`. Else as `batch`."""
+        self.batch(t, shard, device, genes, seconds, work, worker, event="unfinished")
 
     def memory(
         self,

@@ -24,15 +24,13 @@ from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.policy.state import PolicyState
-from helix_crawl_otel.probes.combined import CombinedProbe
-from helix_crawl_otel.probes.default import default_probe
-from helix_crawl_otel.probes.monitor import MemorySampler
-from helix_crawl_otel.probes.probe import CallableProbe
-from helix_crawl_otel.probes.shared import COUNTERS, Counters, SharedSampler
-from helix_crawl_otel.sleep import SleepMeter
+from helix_crawl_otel.probes.gpu_counters import GpuCounters
+from helix_crawl_otel.probes.monitor import MemorySampler, default_probe
+from helix_crawl_otel.probes.probe import CallableProbe, CombinedProbe
+from helix_crawl_otel.probes.shared import COUNTERS, SharedSampler
 from helix_crawl_otel.statefile import StateFile
-from helix_crawl_otel.ticker import Ticker
 from helix_crawl_otel.timeline import TimelineWriter
+from helix_crawl_otel.timing import SleepMeter, Ticker
 
 if TYPE_CHECKING:
     from helix_crawl_otel.watch.shard import ShardWatch
@@ -72,7 +70,7 @@ class Runtime:
         state: Path | None,
         timeline: Path | None,
         encoder: str,
-        counters: Callable[[], Counters] | None = COUNTERS,
+        counters: Callable[[], GpuCounters] | None = COUNTERS,
     ) -> None:
         self.clock = clock
         self.sleep = SleepMeter(clock)

@@ -23,9 +23,7 @@ from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Sha
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.probes.torch_cuda import TorchProbe
-from helix_crawl_otel.sleep import SleepMeter
-from helix_crawl_otel.ticker import Ticker
-from helix_crawl_otel.timing import scaled_clock
+from helix_crawl_otel.timing import SleepMeter, Ticker, scaled_clock
 
 if TYPE_CHECKING:
     from helix_crawl_otel.watch.shard import ShardWatch

@@ -14,13 +14,13 @@ from functools import partial
 
 import helix_crawl_otel
 from helix_crawl_otel import cli
-from helix_crawl_otel.knobs import KNOBS
+from helix_crawl_otel.config import KNOBS
 from helix_crawl_otel.otel.gauges import ERROR_PLACES, IGNORED_REASONS, OWNERS, SHARD_STATES, START_REASONS
 from helix_crawl_otel.policy.instruments import BATCH_DURATION_BOUNDS, INSTRUMENTS
 from helix_crawl_otel.policy.model import ActionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.policies import DEFINITIONS
-from helix_crawl_otel.simulate.scenarios import SCENARIOS
+from helix_crawl_otel.simulate.scenario import SCENARIOS
 from helix_crawl_otel.watch.shard import ShardWatch
 
 __all__ = ["CLASSES", "OPTIONS", "subcommands"]
@@ -233,7 +233,7 @@ def _action_fields() -> list[str]:
 
 INTERNAL = {
     "ActionQueue": ("put", "discard"),  # the policy calls these, not the driver
-    "ShardWatch": ("after_fork", "is_open"),
+    "ShardWatch": ("after_fork", "is_open", "leave_open"),
 }
 """Public to the package, not to a driver."""
 

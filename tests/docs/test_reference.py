@@ -12,7 +12,7 @@ import pytest
 
 import helix_crawl_otel
 from helix_crawl_otel import exit_codes
-from helix_crawl_otel.knobs import KNOBS
+from helix_crawl_otel.config import KNOBS
 from helix_crawl_otel.policy.instruments import INSTRUMENTS, Kind
 from helix_crawl_otel.simulate.compare import Row
 from helix_crawl_otel.watch.shard import ShardWatch

@@ -8,7 +8,7 @@ import pytest
 
 from helix_crawl_otel.doctor.checks import Check, Severity
 from helix_crawl_otel.doctor.facts import Facts
-from helix_crawl_otel.probes.card_processes import CardProcess, CardProcesses
+from helix_crawl_otel.probes.cards import CardProcess, CardProcesses
 from tests.doctor.machines import CPU_ONLY, LINUX_80, WINDOWS_12, about, checks_of, with_card
 
 MIB = 1024**2

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from helix_crawl_otel.probes.nvml import NvmlProbe
-from helix_crawl_otel.probes.nvml_api import call
-from helix_crawl_otel.probes.nvml_cards import find_card
+from helix_crawl_otel.probes.nvml import NvmlProbe, call, find_card
 
 __all__ = ["MIB", "ROOT", "filled", "python", "used_bytes", "used_less_than", "uses_cuda"]
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.build.devices import choose_devices, torch_cuda_build, visible_cards
-from helix_crawl_otel.probes.nvml import NvmlProbe
-from helix_crawl_otel.probes.nvml_cards import list_cards
+from helix_crawl_otel.probes.nvml import NvmlProbe, list_cards
 from tests.gpu.card import MIB, python
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
@@ -18,7 +17,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
 PROGRAM = """
 import gc, json, os
 import torch
-from helix_crawl_otel.probes.combined import CombinedProbe
+from helix_crawl_otel.probes.probe import CombinedProbe
 from helix_crawl_otel.probes.nvml import NvmlProbe
 from helix_crawl_otel.probes.torch_cuda import TorchProbe
 from helix_crawl_otel.watch.release import release_cache

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from helix_crawl_otel.otel.locked_policy import Collected, LockedPolicy
-from helix_crawl_otel.otel.policy_reader import Measurements
+from helix_crawl_otel.otel.policy_reader import Collected, LockedPolicy, Measurements
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.policy import Policy
@@ -41,10 +40,10 @@ def test_a_batch_goes_through_the_instruments_whole(work: float | None) -> None:
     """Start, end and everything said of the batch come out as they went in."""
     sink = Sink()
     batch = info(1, work)
-    sink.measurements.start(batch, 96.0)
+    sink.measurements.start((batch, 96.0))
     sink.measurements.collect()
     assert sink.last() == Collected(100.0, started=[(96.0, batch)])
-    sink.measurements.finish(batch, 96.0, 4.0)
+    sink.measurements.finish((batch, 96.0), 4.0)
     assert sink.last() == Collected(100.0, finished=[(100.0, batch, 4.0)], abandoned=["b1"])
     sink.measurements.collect()
     assert sink.last() == Collected(100.0)  # delta: nothing is brought twice
@@ -54,8 +53,8 @@ def test_a_batch_goes_through_the_instruments_whole(work: float | None) -> None:
 def test_a_batch_that_begins_and_ends_between_two_collections_is_finished_only() -> None:
     """Plus one and minus one cancel out; the end tells all."""
     sink = Sink()
-    sink.measurements.start(info(1), 96.0)
-    sink.measurements.finish(info(1), 96.0, 4.0)
+    sink.measurements.start((info(1), 96.0))
+    sink.measurements.finish((info(1), 96.0), 4.0)
     assert sink.collected == [Collected(100.0, finished=[(100.0, info(1), 4.0)])]
 
 
@@ -70,9 +69,9 @@ def test_a_collection_that_brings_nothing_still_looks_at_the_clock() -> None:
 def test_a_batch_that_raised_is_abandoned_at_once() -> None:
     """It must not stay in flight until something else is collected."""
     sink = Sink()
-    sink.measurements.start(info(1), 96.0)
+    sink.measurements.start((info(1), 96.0))
     sink.measurements.collect()
-    sink.measurements.abandon(info(1), 96.0)
+    sink.measurements.abandon((info(1), 96.0))
     assert sink.last() == Collected(100.0, abandoned=["b1"])
 
 
@@ -80,9 +79,9 @@ def test_thousands_of_batches_that_raise_hide_no_other() -> None:
     """Past 2,000 label sets between two collections the SDK folds all others into one point without a batch."""
     sink = Sink()
     for number in range(2500):
-        sink.measurements.start(info(number), 96.0)
-        sink.measurements.abandon(info(number), 96.0)
-    sink.measurements.start(info(9999), 97.0)
+        sink.measurements.start((info(number), 96.0))
+        sink.measurements.abandon((info(number), 96.0))
+    sink.measurements.start((info(9999), 97.0))
     sink.measurements.collect()
     assert sink.last().started == [(97.0, info(9999))]
     assert sink.errors == []
@@ -92,8 +91,8 @@ def test_an_overflow_point_is_left_out_and_the_rest_is_taken() -> None:
     """Should it come to that, with thousands of batches at once, the batches that are told are still judged."""
     sink = Sink()
     for number in range(2100):
-        sink.measurements.start(info(number), 96.0)
-    sink.measurements.finish(info(0), 96.0, 4.0)
+        sink.measurements.start((info(number), 96.0))
+    sink.measurements.finish((info(0), 96.0), 4.0)
     assert sink.errors == []
     assert len(sink.last().started) >= 1990
     assert sink.last().finished == [(100.0, info(0), 4.0)]
@@ -121,8 +120,8 @@ def test_a_clock_that_fails_loses_nothing_that_was_collected() -> None:
         raise OSError("no clock")
 
     measurements = Measurements(sink.collected.append, broken, sink.errors.append)
-    measurements.start(info(1), 96.0)
-    measurements.finish(info(1), 96.0, 4.0)
+    measurements.start((info(1), 96.0))
+    measurements.finish((info(1), 96.0), 4.0)
     assert sink.last() == Collected(None, finished=[(100.0, info(1), 4.0)])
     assert [type(error) for error in sink.errors] == [OSError]
 
@@ -135,7 +134,7 @@ def test_what_receiving_raises_stays_in_the_reader() -> None:
         raise KeyError("policy")
 
     measurements = Measurements(receive, Clock(), errors.append)
-    measurements.finish(info(1), 96.0, 4.0)
+    measurements.finish((info(1), 96.0), 4.0)
     assert [type(error) for error in errors] == [KeyError]
 
 
@@ -144,15 +143,16 @@ def test_without_the_sdk_the_same_facts_arrive() -> None:
     out = run_fresh(
         """
         from helix_crawl_otel.policy.model import MemoryReading
-        from helix_crawl_otel.otel.locked_policy import Collected
+        from helix_crawl_otel.otel.policy_reader import Collected
         from tests.otel.test_collections import Sink, info
         sink = Sink()
         assert sink.measurements.disabled
-        sink.measurements.start(info(1), 96.0)
+        sink.measurements.start((info(1), 96.0))
         assert sink.last() == Collected(100.0, started=[(96.0, info(1))])
-        sink.measurements.finish(info(1), 96.0, 4.0)
+        sink.measurements.finish((info(1), 96.0), 4.0)
         assert sink.last() == Collected(100.0, finished=[(100.0, info(1), 4.0)])
-        sink.measurements.abandon(info(2), 96.0)
+        sink.measurements.start((info(2), 96.0))
+        sink.measurements.abandon((info(2), 96.0))
         assert sink.last() == Collected(100.0, abandoned=["b2"])
         sink.measurements.read_memory(93.0, "cuda:0", MemoryReading(1, 2))
         assert sink.last() == Collected(100.0, memory=[(93.0, "cuda:0", MemoryReading(1, 2))])
@@ -161,7 +161,7 @@ def test_without_the_sdk_the_same_facts_arrive() -> None:
         def broken():
             raise OSError("no clock")
         sink.measurements._clock = broken
-        sink.measurements.finish(info(3), 96.0, 4.0)
+        sink.measurements.finish((info(3), 96.0), 4.0)
         assert sink.last() == Collected(None, finished=[(100.0, info(3), 4.0)])
         assert len(sink.errors) == 1
         print("held")

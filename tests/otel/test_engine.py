@@ -11,7 +11,7 @@ from helix_crawl_otel.otel.dispatch import Dispatcher
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.gauges import ExportedMetrics, Snapshot
 from helix_crawl_otel.otel.instruments import Instruments
-from helix_crawl_otel.otel.locked_policy import LockedPolicy
+from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.model import REMEDIES, ActionKind, Decision, DecisionKind
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings

@@ -11,8 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, generate_latest
 
 from helix_crawl_otel.otel.gauges import ExportedMetrics, ShardView, Snapshot
-from helix_crawl_otel.otel.instruments import Instruments
-from helix_crawl_otel.otel.labels import ShardLabels
+from helix_crawl_otel.otel.instruments import Instruments, ShardLabels
 from helix_crawl_otel.policy.model import ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from tests.programs import require_program

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from helix_crawl_otel.probes.gpu_counters import AdapterUsage, GpuUsage, ProcessUsage
+from helix_crawl_otel.probes.gpu_counters import AdapterUsage, GpuCounters, GpuUsage, ProcessUsage
 from helix_crawl_otel.probes.processes import Process
 
 __all__ = ["CARD", "GIB", "MIB", "TABLE", "FakeCounters", "usage"]
@@ -29,7 +29,7 @@ def usage(*held: tuple[int, int, int]) -> GpuUsage:
     return GpuUsage(processes, (AdapterUsage(CARD, *sums),))
 
 
-class FakeCounters:
+class FakeCounters(GpuCounters):
     """Answers with `answer`; see `GpuCounters`.
 
     Attributes:
@@ -39,8 +39,8 @@ class FakeCounters:
     """
 
     def __init__(self, answer: GpuUsage | Exception | None = None) -> None:
+        super().__init__()
         self.answer = answer
-        self.why: str | None = None
         self.goes = threading.Event()
         self.goes.set()
         self._hangs = threading.Event()

@@ -12,12 +12,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.probes.card_processes import card_processes
-from helix_crawl_otel.probes.cards import describe, driver_model
+from helix_crawl_otel.probes.cards import card_processes, describe
 from helix_crawl_otel.probes.nvml import NvmlProbe
 from tests.standins.answers import AnswerFile
 
@@ -55,6 +54,11 @@ def _read_beside_a_thread(probe: NvmlProbe) -> dict[str, Any]:
     return answer
 
 
+def driver_model(environ: Mapping[str, str]) -> str | None:
+    """That of cuda:0; `None` as well where there is no such card."""
+    return next((card.model for card in describe(environ).cards if card.device == "cuda:0"), None)
+
+
 def _shutdown(probe: NvmlProbe) -> None:
     import pynvml
 
@@ -67,7 +71,7 @@ _COMMANDS: dict[str, Callable[[NvmlProbe], Any]] = {
     "read beside a thread": _read_beside_a_thread,
     "shut down": _shutdown,
     "describe": lambda probe: dataclasses.asdict(describe(os.environ)),
-    "driver model": lambda probe: driver_model(0, os.environ),
+    "driver model": lambda probe: driver_model(os.environ),
     "processes": lambda probe: dataclasses.asdict(card_processes(0)),
     "modules": lambda probe: [name for name in ("pynvml", "torch", "opentelemetry") if name in sys.modules],
 }

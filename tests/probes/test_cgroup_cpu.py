@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.probes.cgroup_cpu import quota_cores
+from helix_crawl_otel.probes.cgroup import quota_cores
+
+MOUNTS = (
+    "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+    "32 31 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+)
 
 
 def machine(root: Path, groups: str, files: dict[str, str]) -> Path:
-    """A recorded `/proc` and `/sys`."""
-    for name, content in {"proc/self/cgroup": groups, **files}.items():
+    """A recorded `/proc` and `/sys`; version 1 is mounted where its files are."""
+    tops = {name.split("/")[3] for name in files if name.startswith("sys/fs/cgroup/cpu") and ".cfs_" in name}
+    mounts = MOUNTS + "".join(f"33 31 0:30 / /sys/fs/cgroup/{top} rw - cgroup cgroup rw,{top}\n" for top in tops)
+    for name, content in {"proc/self/cgroup": groups, "proc/self/mountinfo": mounts, **files}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)

@@ -7,24 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.probes.combined import CombinedProbe
-from helix_crawl_otel.probes.probe import UNKNOWN, Probe
+from helix_crawl_otel.probes.probe import UNKNOWN, CombinedProbe, Probe, ProbeFailure
 
 
-class Fixed:
+class Fixed(Probe):
     """A probe that answers what it is told: a reading, anything else, or an exception."""
 
     def __init__(self, source: str, answer: object = UNKNOWN, why: str | None = None, device: str = "cuda:0") -> None:
+        super().__init__(device)
         self.source = source
-        self.device = device
         self.answer = answer
-        self.why = why
+        self.reason = why
         self.calls = 0
 
-    def __call__(self) -> MemoryReading:
+    def _read(self) -> MemoryReading:
         self.calls += 1
         if isinstance(self.answer, BaseException):
             raise self.answer
+        if self.reason is not None:
+            raise ProbeFailure(self.reason)
         return self.answer  # type: ignore[return-value]  # a probe may answer nonsense: that is what is tested
 
 
@@ -137,7 +138,7 @@ def test_sources_follow_the_last_reading() -> None:
     assert combined.sources() == {"nvml": False, "torch": False}
     combined()
     assert combined.sources() == {"nvml": True, "torch": False}
-    first.answer, second.answer = UNKNOWN, MemoryReading(1, 2)
+    first.answer, second.answer, second.reason = UNKNOWN, MemoryReading(1, 2), None
     combined()
     assert combined.sources() == {"nvml": False, "torch": True}
 
@@ -160,7 +161,7 @@ def test_an_unknown_reading_without_a_reason_gets_one() -> None:
     """Nobody is left with an unknown value and no word."""
     combined = CombinedProbe([nvml(None, None)])
     combined()
-    assert combined.why == "nvml: the reading is not known"
+    assert combined.why == "nvml: the probe knows no value"
 
 
 def test_a_reason_is_forgotten_when_all_is_well_again() -> None:
@@ -174,9 +175,8 @@ def test_a_reason_is_forgotten_when_all_is_well_again() -> None:
 
 
 def test_the_device_is_that_of_the_probes() -> None:
-    """A combination is a probe like any other."""
-    combined: Probe = CombinedProbe([nvml(1, 2)])
-    assert (combined.device, combined.source) == ("cuda:0", "combined")
+    """A combination is of one device."""
+    assert CombinedProbe([nvml(1, 2)]).device == "cuda:0"
 
 
 @pytest.mark.parametrize(

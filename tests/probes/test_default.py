@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.probes.default import default_probe
 from helix_crawl_otel.probes.device import parse_device
+from helix_crawl_otel.probes.monitor import default_probe
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe, UnknownProbe
 
 
@@ -45,7 +45,7 @@ def test_the_environment_reaches_the_probe_of_the_card(nvml_environ: dict[str, s
     """A worker on the CPU has no card, whatever the machine has."""
     program = (
         "import os\n"
-        "from helix_crawl_otel.probes.default import default_probe\n"
+        "from helix_crawl_otel.probes.monitor import default_probe\n"
         "for environ in (os.environ, {'CUDA_VISIBLE_DEVICES': '-1'}):\n"
         "    probe = default_probe('cuda', environ)\n"
         "    print(probe().limit_bytes, probe.sources()['nvml'])\n"
@@ -122,7 +122,7 @@ def test_an_unknown_probe_keeps_its_reason() -> None:
     assert (probe(), probe.why) == (UNKNOWN, "no probe")
 
 
-@pytest.mark.parametrize("module", ["default", "cards", "combined", "cgroup"])
+@pytest.mark.parametrize("module", ["monitor", "cards", "probe", "cgroup"])
 def test_importing_a_probe_loads_nothing_heavy(module: str) -> None:
     """torch and pynvml are imported by the call that needs them; opentelemetry by nothing here."""
     program = (
@@ -137,7 +137,7 @@ def test_reading_a_card_does_not_load_torch() -> None:
     """The supervisor reads cards and must hold no CUDA context."""
     program = (
         "import sys\n"
-        "from helix_crawl_otel.probes.default import default_probe\n"
+        "from helix_crawl_otel.probes.monitor import default_probe\n"
         "default_probe('cuda', {})()\n"
         "print('torch' in sys.modules)\n"
     )

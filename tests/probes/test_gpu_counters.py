@@ -21,7 +21,7 @@ from helix_crawl_otel.probes.gpu_counters import (
     ProcessUsage,
     usage_of,
 )
-from helix_crawl_otel.probes.pdh import PdhFailure
+from helix_crawl_otel.probes.probe import ProbeFailure
 from tests.standins.pdh import CARD, GIB, OTHER_CARD, VARIABLE, Answers, Library, Use, build
 
 windows = pytest.mark.skipif(sys.platform != "win32", reason="needs Windows: runs under Wine")
@@ -97,7 +97,7 @@ def test_a_name_of_an_unknown_shape_is_left_out(name: str) -> None:
 
 def test_when_every_name_is_unknown_the_reason_shows_one() -> None:
     """So that a report from a Windows that names them otherwise says how."""
-    with pytest.raises(PdhFailure, match="in a way that is not known: 'process 1 on card 0'"):
+    with pytest.raises(ProbeFailure, match="in a way that is not known: 'process 1 on card 0'"):
         of_processes(("process 1 on card 0", 5))
 
 
@@ -119,9 +119,9 @@ def test_half_a_value_is_unknown() -> None:
 
 def test_nothing_listed_and_nothing_valid_are_told_apart() -> None:
     """A machine without a card, and one whose values cannot be used."""
-    with pytest.raises(PdhFailure, match="list no graphics adapter"):
+    with pytest.raises(ProbeFailure, match="list no graphics adapter"):
         usage_of([], [], [], [])
-    with pytest.raises(PdhFailure, match="no valid value"):
+    with pytest.raises(ProbeFailure, match="no valid value"):
         of_processes(("pid_1_luid_0x0_0x1_phys_0", None))
 
 

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.probes.card_processes import CardProcess, CardProcesses, card_processes
-from helix_crawl_otel.probes.cards import describe, driver_model
+from helix_crawl_otel.probes.cards import CardProcess, CardProcesses, card_processes, describe
 from helix_crawl_otel.probes.nvml import NvmlProbe
 from helix_crawl_otel.probes.probe import UNKNOWN
+from tests.probes.reader import driver_model
 from tests.standins.nvml import NOT_AVAILABLE
 
 
@@ -123,13 +123,13 @@ def test_an_interrupt_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_version_1_of_the_driver_model_is_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver without version 2 of the call still says WDDM."""
     monkeypatch.setitem(sys.modules, "pynvml", binding(nvmlDeviceGetDriverModel_v1=lambda handle: [0, 1]))
-    assert driver_model(0, {}) == "WDDM"
+    assert driver_model({}) == "WDDM"
 
 
 def test_the_driver_model_by_the_oldest_binding(monkeypatch: pytest.MonkeyPatch) -> None:
     """nvidia-ml-py 12.535, the oldest that is accepted, knows the call without a version only."""
     monkeypatch.setitem(sys.modules, "pynvml", binding(nvmlDeviceGetDriverModel=lambda handle: [1, 1]))
-    assert driver_model(0, {}) == "TCC"
+    assert driver_model({}) == "TCC"
 
 
 @pytest.mark.parametrize("used", [None, NOT_AVAILABLE, 101, "much"])

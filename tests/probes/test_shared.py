@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from helix_crawl_otel import ticker
+from helix_crawl_otel import timing
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading
 from helix_crawl_otel.probes.shared import COUNTERS, SharedSampler
 from tests.probes.counters import GIB, MIB, TABLE, FakeCounters, usage
@@ -19,7 +19,7 @@ PLAIN = MemoryReading(6 * GIB, 12 * GIB)
 @pytest.fixture(autouse=True)
 def busy_threads_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that has not ended in time is left behind with what it reads; on a busy machine it may take its time."""
-    monkeypatch.setattr(ticker, "STOP_SECONDS", 60.0)
+    monkeypatch.setattr(timing, "STOP_SECONDS", 60.0)
 
 
 class Sampled:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from helix_crawl_otel.probes.gpu_counters import GpuUsage, ProcessUsage
 from helix_crawl_otel.probes.processes import Process, creation_time, process_names, process_tree, processes
-from helix_crawl_otel.probes.shared_use import MOST_HOLDERS, Holder, SharedUse, shared_use
+from helix_crawl_otel.probes.shared import MOST_HOLDERS, Holder, SharedUse, shared_use
 
 windows = pytest.mark.skipif(sys.platform != "win32", reason="needs Windows: runs under Wine")
 elsewhere = pytest.mark.skipif(sys.platform == "win32", reason="Windows has a table of processes")

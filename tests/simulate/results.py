@@ -6,8 +6,8 @@ from functools import cache
 
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.compare import Comparison, compare
-from helix_crawl_otel.simulate.scenarios import by_name
-from helix_crawl_otel.simulate.trace import Attempt, SimulatedRun
+from helix_crawl_otel.simulate.loop import Attempt, SimulatedRun
+from helix_crawl_otel.simulate.scenario import by_name
 
 
 @cache

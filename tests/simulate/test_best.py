@@ -12,11 +12,9 @@ from helix_crawl_otel.modelled_card import CardModel
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.best import best_plan
 from helix_crawl_otel.simulate.compare import compare
-from helix_crawl_otel.simulate.loop import play
+from helix_crawl_otel.simulate.loop import GIVE_UP_SECONDS, play
 from helix_crawl_otel.simulate.policies import PlannedPolicy, SimulatedAction
-from helix_crawl_otel.simulate.scenario import Scenario, Stretch
-from helix_crawl_otel.simulate.scenarios import SCENARIOS
-from helix_crawl_otel.simulate.trace import GIVE_UP_SECONDS
+from helix_crawl_otel.simulate.scenario import SCENARIOS, Scenario, Stretch
 from tests.simulate.results import result
 
 cards = st.builds(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.commands.simulate import register
-from helix_crawl_otel.simulate.scenarios import SCENARIOS
-from helix_crawl_otel.simulate.table import span
+from helix_crawl_otel.simulate.compare import span
+from helix_crawl_otel.simulate.scenario import SCENARIOS
 from helix_crawl_otel.timeline import (
     ActionEvent,
     BatchEvent,
@@ -78,21 +78,13 @@ def test_json_of_an_endless_run_has_null(capsys: pytest.CaptureFixture[str]) -> 
     assert (none["policy"], none["finish_seconds"], none["ratio_to_best"]) == ("none", None, None)
 
 
-def test_the_table_of_everything_names_the_goals_and_who_misses_them(capsys: pytest.CaptureFixture[str]) -> None:
-    """What falls short is shown, not hidden."""
+def test_the_table_of_everything_has_every_scenario_and_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that was given up is shown as one; nobody takes the model for a measurement."""
     assert simulate() == 0
     out = capsys.readouterr().out
     for scenario in SCENARIOS:
         assert f"\n{scenario.name} " in out
     assert "> 30 d" in out
-    one_crawl = [scenario.name for scenario in SCENARIOS if scenario.kind == "one-crawl"]
-    missed = [name for name in one_crawl if (result(name).row("ladder").ratio_to_best or 9) > 1.25]
-    assert f"ladder at most 1.25 of best: met in {len(one_crawl) - len(missed)} of {len(one_crawl)}" in out
-    assert all(f"{name} (1." in out[out.index("; MISSED by") :] for name in missed)
-    assert "other draws of the batches" in out
-    assert "a fresh worker encodes within 10.0 min: met: " in out
-    assert "recurring-crawl, ladder " in out
-    assert "no intervention on a healthy run: met in 3 of 3" in out
     assert "A model in virtual time, not a measurement." in out
 
 

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from helix_crawl_otel.simulate.compare import span
 from helix_crawl_otel.simulate.picture import figure_of
 from helix_crawl_otel.simulate.plot import PictureError, check_picture, draw
-from helix_crawl_otel.simulate.table import span
 from tests.simulate.results import result
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import median
 
 import pytest
 
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.simulate.compare import ladder_ratios, middle_and_worst
-from helix_crawl_otel.simulate.goals import GOAL_FRESH_WORKER_SECONDS, GOAL_RATIO, fresh_worker_seconds, goal_notes
-from helix_crawl_otel.simulate.loop import play
+from helix_crawl_otel.simulate.best import best_plan
+from helix_crawl_otel.simulate.loop import SimulatedRun, play
 from helix_crawl_otel.simulate.policies import CPU, DEFINITIONS, finished_batches, ladder
-from helix_crawl_otel.simulate.scenarios import SCENARIOS, by_name
-from helix_crawl_otel.simulate.trace import SimulatedRun
+from helix_crawl_otel.simulate.scenario import SCENARIOS, by_name
 from tests.simulate.results import result
 
 NAMES = [scenario.name for scenario in SCENARIOS]
-HEALTHY = [scenario.name for scenario in SCENARIOS if scenario.kind == "healthy"]
+HEALTHY = ["long-documents", "slow-disk", "throttling"]
 CRAWLS = [name for name in NAMES if name not in HEALTHY and name != "release-is-enough"]
 
 
@@ -38,16 +37,12 @@ def ratio(name: str, policy: str = "ladder") -> float:
 @pytest.mark.parametrize("name", ["incident-06-10", "incident-06-11", "endless-batch", "born-crawling"])
 def test_goal_ladder_within_a_quarter_of_the_best_possible(name: str) -> None:
     """One crawl in 25,000 genes."""
-    assert ratio(name) <= GOAL_RATIO
+    assert ratio(name) <= 1.25
 
 
 def test_shortfall_gradual_decay_is_as_documented() -> None:
-    """A slow fall stays above the limit at first: the ladder misses 1.25 there by a little, and the note says so."""
-    found = ratio("gradual-decay")
-    assert found <= 1.32
-    note = goal_notes([result("gradual-decay")], Settings())[0]
-    assert (f"MISSED by gradual-decay ({found:.2f})" in note) == (found > GOAL_RATIO)
-    assert ("met in 1 of 1" in note) == (found <= GOAL_RATIO)
+    """A slow fall stays above the limit at first: the ladder misses 1.25 there by a little."""
+    assert ratio("gradual-decay") <= 1.32
 
 
 @pytest.mark.parametrize("name", [name for name in CRAWLS if name != "recurring-crawl"])
@@ -55,16 +50,22 @@ def test_shortfall_other_draws_stay_near_the_goal(name: str) -> None:
     """Where the fall comes moves the ratio: with ten other draws of the batches none is beyond 1.32."""
     scenario = by_name(name)
     assert scenario is not None
-    middle, worst = middle_and_worst(ladder_ratios(scenario, Settings(), range(10)))
-    assert middle <= 1.28
-    assert worst <= 1.32
+    ratios = []
+    for seed in range(10):
+        other = replace(scenario, seed=seed)
+        finish_seconds = play(other, ladder(Settings())).finish_seconds
+        assert finish_seconds is not None
+        ratios.append(finish_seconds / best_plan(other).seconds)
+    assert median(ratios) <= 1.28
+    assert max(ratios) <= 1.32
 
 
 def test_goal_a_fresh_worker_encodes_within_ten_minutes_of_an_endless_batch() -> None:
     """Default knobs, 4.2 s healthy batches."""
-    seconds = fresh_worker_seconds(result("endless-batch").runs["ladder"])
-    assert seconds is not None
-    assert seconds <= GOAL_FRESH_WORKER_SECONDS
+    run = result("endless-batch").runs["ladder"]
+    assert run.crawl_began is not None
+    encoded = next(item for item in run.attempts if item.finished and item.began > run.crawl_began)
+    assert encoded.began - run.crawl_began <= 600
 
 
 @pytest.mark.parametrize("name", HEALTHY)
@@ -183,11 +184,10 @@ def test_the_ladder_acts_at_the_boundary_where_there_is_one() -> None:
 
 
 def test_a_crawl_that_comes_back_ends_on_the_cpu() -> None:
-    """At most three interventions a shard; shown beside the goal."""
+    """At most three interventions a shard."""
     run = result("recurring-crawl").runs["ladder"]
     assert acts(run) == ["DETECT", "EMPTY_CACHE", "RECYCLE", "DETECT", "DEMOTE_CPU"]
     assert run.attempts[-1].device == CPU
-    assert any("recurring-crawl" in note for note in goal_notes([result("recurring-crawl")], Settings()))
 
 
 def test_born_crawling_is_judged_by_the_earlier_shards() -> None:

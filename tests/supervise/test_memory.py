@@ -280,11 +280,11 @@ REAL = """
 import os, sys
 from helix_crawl_otel.timing import awake_clock, scaled_clock
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.otel.instruments import hub_of
+from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.supervise.memory import MemoryWatch
 clock = scaled_clock(awake_clock(), 500.0)
-pipeline = Pipeline(Settings(), hub_of(None, "test"), clock)
+pipeline = Pipeline(Settings(), instruments_of(None, "test"), clock)
 memory = MemoryWatch(pipeline, clock, tick_seconds=5.0, clock_rate=500.0, environ=os.environ, on_error=print)
 memory.watch("cuda:0")
 import time

@@ -13,9 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.sleep import SleepMeter
-from helix_crawl_otel.ticker import Ticker
-from helix_crawl_otel.timing import awake_clock, checked_clock, finer_clock, slept_seconds
+from helix_crawl_otel.timing import SleepMeter, Ticker, awake_clock, checked_clock, finer_clock, slept_seconds
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from tests.watch.rig import FULL, LOW, Clock, Rig, collected, make_provider, pipeline_of, reading, wait_until
 
@@ -103,7 +101,7 @@ def test_a_clock_that_fails_now_and_then_breaks_nothing(
             policy = pipeline_of(watch)._feed.ask(lambda policy: policy)
             watch.tick()
             assert policy.state.inflight == {}, fails_at
-            assert len(pipeline_of(watch)._running) == 0, fails_at
+            assert pipeline_of(watch)._measurements.age("a") == 0, fails_at
             clock.now += 10_000
             watch.tick()
             assert shard.status().streak == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel import ticker
+from helix_crawl_otel import timing
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
@@ -22,7 +22,7 @@ HEALTHY_MIB, SPILLED_MIB = 150, 3000
 @pytest.fixture(autouse=True)
 def busy_threads_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that has not ended in time is left behind with what it reads; on a busy machine it may take its time."""
-    monkeypatch.setattr(ticker, "STOP_SECONDS", 60.0)
+    monkeypatch.setattr(timing, "STOP_SECONDS", 60.0)
 
 
 class Spilling(Rig):

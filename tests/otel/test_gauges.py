@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from helix_crawl_otel.otel.gauge_state import GaugeState
-from helix_crawl_otel.otel.gauges import Snapshot
-from helix_crawl_otel.otel.locked_policy import LockedPolicy
+from helix_crawl_otel.otel.gauges import GaugeState, Snapshot
+from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
 

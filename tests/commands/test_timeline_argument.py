@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.cli import main
-from helix_crawl_otel.timeline.source import add_timeline, timeline_path, timeline_reader
+from helix_crawl_otel.commands.common import add_timeline, timeline_path, timeline_reader
 from tests.data.timelines import make
 from tests.programs import require_module
 
