@@ -140,3 +140,13 @@ def test_prometheus_and_alertmanager_take_the_files_as_they_are() -> None:
     ):
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", BOARDS, ids=lambda path: str(path.stem))
+def test_every_unit_is_one_of_grafana(path: Path) -> None:
+    """One that it does not know is written behind the number as it stands; it puts the blank before a suffix itself."""
+    text = path.read_text(encoding="utf-8")
+    units = re.findall(r'"unit": "([^"]*)"', text) + re.findall(r'"id": "unit",\s*"value": "([^"]*)"', text)
+    assert units
+    for unit in units:
+        assert unit in ("none", "percentunit", "s", "bytes", "dateTimeFromNow") or re.match(r"suffix:\S", unit), unit

@@ -201,23 +201,3 @@ def test_an_alert_arrives_at_a_webhook(watched: Watched) -> None:
     assert alert["annotations"]["runbook_url"] == f"{RUNBOOK}#helixcrawloncpu"
     severities = {alert["labels"]["severity"] for alert in watched.arrived}
     assert severities <= {"critical", "warning"}, "info wakes nobody"
-
-
-def test_a_board_can_be_drawn(watched: Watched, tmp_path: Path) -> None:
-    """As for the pictures of the documentation; the board of all jobs has every kind of panel."""
-    pytest.importorskip("matplotlib", reason="the pictures are drawn with matplotlib")
-    from tests.dashboards.answers import Moment
-    from tests.dashboards.looks import DARK
-    from tests.dashboards.pictures import Picture, draw
-    from tests.dashboards.sheet import known_fonts
-
-    path = tmp_path / "any.png"
-    picture = Picture(path.name, "helix-crawl-fleet", DARK, 0.0, {})
-
-    def empty() -> list[str]:
-        up = watched.prometheus.series('up{job="helix-crawl"} == 1', watched.begun, watched.ended)
-        last = max(float(t) for series in up for t, _ in series["values"])
-        return draw(picture, Moment(watched.prometheus, watched.begun, last - 1, 1, {}), path, known_fonts(None))
-
-    assert watched.is_seen(lambda: not empty()), empty()
-    assert path.stat().st_size > 30_000

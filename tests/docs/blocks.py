@@ -233,7 +233,7 @@ def _action_fields() -> list[str]:
 
 INTERNAL = {
     "ActionQueue": ("put", "discard"),  # the policy calls these, not the driver
-    "ShardWatch": ("after_fork", "is_open"),
+    "ShardWatch": ("after_fork", "is_open", "leave_open"),
 }
 """Public to the package, not to a driver."""
 

@@ -1,6 +1,6 @@
 """Commands stand in their PowerShell form beside the others, and say the same in both.
 
-There is no PowerShell here: `tests/docs/powershell.py` reads the blocks, which is why they are simple.
+Nothing is carried out here: `tests/docs/powershell.py` takes the blocks apart, which is why they are simple.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 from helix_crawl_otel.supervise.external_command import READ_BY_CMD, SPLITS_A_NAME
 from tests.docs.blocks import parser
-from tests.docs.powershell import Unreadable, programs, read
+from tests.docs.powershell import Unreadable, commands, programs
 from tests.rules.tree import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -127,7 +127,7 @@ def test_a_block_for_powershell_has_nothing_of_another_shell(path: Path) -> None
     for block in fenced(path):
         if block.language == "powershell":
             assert OF_A_SHELL.search(block.content) is None, block.content
-            read(block.content)
+            assert list(commands(block.content))
 
 
 @pytest.mark.parametrize("line", ["a && b", "a \\", "export A=b", ".venv/bin/x", "a ~/b", "a > b", "curl -s x"])
@@ -215,7 +215,7 @@ def test_the_page_windows_names_what_a_batch_file_refuses() -> None:
 def test_what_the_reader_does_not_know_is_refused(block: str) -> None:
     """A block that it cannot read is none that works."""
     with pytest.raises(Unreadable):
-        read(block)
+        list(commands(block))
 
 
 def test_the_reader_reads_as_powershell_does() -> None:

@@ -39,7 +39,6 @@ TESTS = (
     "tests/otel/test_gauges.py",
     "tests/corpus",
     "tests/docs/test_powershell.py",
-    "tests/docs/test_powershell_runs.py",
     "tests/build/test_bad_batches.py",
     "tests/build/test_everywhere.py",
     "tests/build/test_held_open.py",
