@@ -309,7 +309,7 @@ def _draw_panel(axes: Axes, panel: Panel, scale: float, ink: Mapping[str, str], 
             across = axes.get_yaxis_transform()
             axes.text(0.004, level.y, level.name, color=ink[level.color], fontsize=9, va="bottom", transform=across)
     for rule in panel.rules:
-        how = {"linewidth": rule.width, "alpha": rule.alpha, "zorder": 1}
+        how: dict[str, Any] = {"linewidth": rule.width, "alpha": rule.alpha, "zorder": 1}
         axes.axvline(rule.t / scale, color=ink[rule.color], linestyle=_dashed(rule.dashes), **how)
     if panel.empty:
         axes.text(0.5, 0.5, panel.empty, transform=axes.transAxes, ha="center", va="center", color=ink["soft"])

@@ -51,7 +51,7 @@ def adopt_or_refuse(store: ShardStore, encoder: Encoder) -> None:
     Raises:
         EncoderRefused: They are not.
     """
-    worst = _worst(store.sample(SAMPLED), encoder)
+    worst = _worst(store.sample(SAMPLED), encoder) or 0.0
     if worst < LEAST_COSINE:
         raise EncoderRefused(
             f"the vectors in this shard say nothing of their encoder, and {encoder.identity['model']} makes others "
@@ -67,7 +67,7 @@ def check_other_device(store: ShardStore, encoder: Encoder) -> None:
         EncoderRefused: It does not.
     """
     worst = _worst(store.sample(SAMPLED, not_of_device=encoder.device), encoder)
-    if worst < LEAST_COSINE:
+    if worst is not None and worst < LEAST_COSINE:
         raise EncoderRefused(
             f"{encoder.identity['model']} on {encoder.device} makes other vectors than those stored in this shard "
             f"(cosine {worst:.4f}, accepted: {LEAST_COSINE} or more); check the libraries' versions, or encode "
@@ -75,16 +75,16 @@ def check_other_device(store: ShardStore, encoder: Encoder) -> None:
         )
 
 
-def _worst(sample: Sequence[tuple[str, str, bytes]], encoder: Encoder) -> float:
-    """The least cosine. Genes of which this device makes no vector at all now say nothing of those stored."""
-    while sample:
+def _worst(sample: Sequence[tuple[str, str, bytes]], encoder: Encoder) -> float | None:
+    """The least cosine; `None` where this encoder makes no vector of any of them."""
+    size = 4 * int(str(encoder.identity["dim"]))
+    if any(len(stored) != size for _, _, stored in sample):
+        return 0.0
+    found = []
+    for _, content, stored in sample:  # one by one: there may be memory for no more
         try:
-            again = encoder.encode([content for _, content, _ in sample])
-        except BadVector as error:
-            sample = [row for index, row in enumerate(sample) if index not in error.indices]
+            (vector,) = encoder.encode([content])
+        except BadVector:
             continue
-        return min(
-            cosine(stored, vector) if len(stored) == len(vector) else 0.0
-            for (_, _, stored), vector in zip(sample, again, strict=True)
-        )
-    return 1.0
+        found.append(cosine(stored, vector))
+    return min(found, default=None)

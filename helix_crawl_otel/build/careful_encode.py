@@ -13,8 +13,14 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from helix_crawl_otel.encoders.base import BadVector, Encoder, EncoderLayer, is_device_error, is_out_of_memory
-from helix_crawl_otel.encoders.libraries import first_line
+from helix_crawl_otel.encoders.base import (
+    BadVector,
+    Encoder,
+    EncoderLayer,
+    first_line,
+    is_device_error,
+    is_out_of_memory,
+)
 from helix_crawl_otel.shards.genes import PendingGene
 
 __all__ = [
@@ -66,7 +72,7 @@ class EncoderBroken(LeaveShard):
 
 
 class CheckedEncoder(EncoderLayer):
-    """An encoder that can be asked whether it is still sound. See `Encoder`.
+    """An encoder whose vectors are counted, and that can be asked whether it is still sound. See `Encoder`.
 
     Args:
         encoder: What really encodes.
@@ -79,41 +85,60 @@ class CheckedEncoder(EncoderLayer):
         self._encoded: str | None = None  # a text that this process has encoded
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
-        """See `Encoder`."""
-        vectors = super().encode(texts)
+        """See `Encoder`.
+
+        Raises:
+            ValueError: It has made more or fewer vectors than there are texts, or of another length than it says.
+        """
+        vectors = self._counted(texts)
         self._encoded = min(texts, key=len)
         return vectors
 
-    def check(self, reason: str, known: Iterable[str] = ()) -> None:
+    def check(self, reason: str, known: Callable[[], Iterable[str]] = tuple) -> None:
         """Make sure that it is the gene that fails and not the encoder: one text that is known to be good is enough.
 
         Args:
             reason: Why the gene fails, for the message.
-            known: Texts that have a vector.
+            known: Looks up texts that have a vector; called where what this process has encoded does not do.
 
         Raises:
             EncoderBroken: None can be encoded, and something could be before; or the device's context is gone.
             EncodingFailed: None can be encoded, and in this process none ever was.
-            LacksMemory: There is no memory even for one of these.
+            LacksMemory: There is no memory for any of these.
         """
         was_sound = self._encoded is not None
         last: Exception | None = None
-        for text in (*filter(None, [self._encoded]), *known, CONTROL):
-            try:
-                super().encode([text])
-            except Exception as error:
-                last = error
-                if is_out_of_memory(error):
-                    raise LacksMemory(
-                        f"out of memory for a text of {len(text)} characters: {first_line(error)}"
-                    ) from error
-                if is_device_error(error):
-                    raise EncoderBroken(f"the device fails: {first_line(error)}", is_device=True) from error
-            else:
-                return
+        for texts in (lambda: filter(None, [self._encoded]), known, lambda: [CONTROL]):
+            for text in texts():
+                last = self._error_of(text)
+                if last is None:
+                    return
+                if is_device_error(last):
+                    raise EncoderBroken(f"the device fails: {first_line(last)}", is_device=True) from last
+        assert last is not None
+        if is_out_of_memory(last):
+            raise LacksMemory(f"out of memory for a text of {len(CONTROL)} characters: {first_line(last)}") from last
         if was_sound:
             raise EncoderBroken(f"the encoder fails, also for what it has encoded before: {reason}", is_device=False)
         raise EncodingFailed(f"the encoder fails for every text: {reason}") from last
+
+    def _error_of(self, text: str) -> Exception | None:
+        try:
+            self._counted([text])
+        except Exception as error:  # noqa: BLE001 - the encoder's own, whatever it is; the caller judges it
+            return error
+        return None
+
+    def _counted(self, texts: Sequence[str]) -> list[bytes]:
+        vectors = super().encode(texts)
+        size = 4 * int(str(self.identity["dim"]))
+        if len(vectors) != len(texts) or any(len(vector) != size for vector in vectors):
+            sizes = sorted({len(vector) for vector in vectors})
+            raise ValueError(
+                f"the encoder made {len(vectors)} vectors of {sizes} bytes for {len(texts)} texts; "
+                f"accepted: one of {size} bytes a text"
+            )
+        return vectors
 
 
 class Encode(Protocol):

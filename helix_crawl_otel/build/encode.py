@@ -9,8 +9,9 @@ Source: DESIGN.md, sections 7 and 8.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -22,15 +23,15 @@ from helix_crawl_otel.build.careful_encode import (
     EncoderBroken,
     EncodingFailed,
     LacksMemory,
+    LeaveShard,
     NeedsCpu,
     encode_carefully,
 )
 from helix_crawl_otel.build.pieces import pieces
-from helix_crawl_otel.corpus.chunk import ChunkRule
 from helix_crawl_otel.corpus.ingest import IngestProgress, ingest
+from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import plan_named
-from helix_crawl_otel.encoders.base import is_device_error
-from helix_crawl_otel.encoders.libraries import first_line
+from helix_crawl_otel.encoders.base import first_line, is_device_error
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.shards.genes import PendingGene
@@ -43,8 +44,11 @@ __all__ = ["Reporter", "work_on"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
-MOST_TOO_LARGE = 3
-"""Genes of a shard for which there may be no memory, each alone, before it is the memory and not they."""
+MOST_UNPROVEN = 64
+"""Genes that may fail one after the other in a process that has encoded nothing: then it is the encoder, not they."""
+
+KNOWN = 64
+"""Genes of a shard of which the longest is tried, where it has to be known how much memory there is."""
 
 PAGE = 16
 """Batches of pending genes read at once."""
@@ -141,36 +145,58 @@ def _encode(
     report("encoding", shard=assignment.shard, label=settings.label, pending=pending)
     with watch.shard(assignment.shard, device=settings.label) as shard:
         session = _Session(store, assignment, encoder, shard, report)
-        for number, batch in enumerate(_batches(store, settings.batch_size, session.left_out), start=1):
-            for piece in pieces(batch, assignment.limits):
-                session.encode(piece)
-            if settings.release_every and number % settings.release_every == 0:
-                session.release()
-        session.finish()
+        try:
+            for number, batch in enumerate(_batches(store, settings.batch_size, session.leaves_out), start=1):
+                for piece in pieces(batch, assignment.limits):
+                    session.encode(piece)
+                if settings.release_every and number % settings.release_every == 0:
+                    session.release()
+            session.finish()
+        except LeaveShard:
+            shard.leave_open()
+            raise
 
 
-def _batches(store: ShardStore, size: int, left_out: Container[str]) -> Iterator[list[PendingGene]]:
+def _batches(store: ShardStore, size: int, leaves_out: Callable[[PendingGene], bool]) -> Iterator[list[PendingGene]]:
     """Pending genes in the shard's order, in batches on the same grid however often the worker is replaced.
 
     Args:
         store: Of the shard.
         size: Of a batch.
-        left_out: Genes that are not to be encoded, by id.
+        leaves_out: Whether a gene is not to be encoded.
     """
     after: int | str | None = None
     while page := store.pending(after, PAGE * size):
         after = page[-1].key
-        genes = [gene for gene in page if gene.gene_id not in left_out]
+        genes = [gene for gene in page if not leaves_out(gene)]
         for start in range(0, len(genes), size):
             yield genes[start : start + size]
+
+
+@dataclass
+class _Short:
+    """A gene for which there was no memory alone, in a fresh process on the CPU.
+
+    Args:
+        gene: Which.
+        reason: What the encoder said.
+        work: What it costs, in the encoder's unit.
+        proven: The most costly text that was encoded since.
+    """
+
+    gene: PendingGene
+    reason: str
+    work: float
+    proven: float = 0.0
 
 
 class _Session:
     """One shard being encoded.
 
-    A gene is blamed for nothing that a card or this process may be to blame for. What fails on a card is left for the
-    CPU; there a gene is quarantined after the encoder has proved itself with another text. One that killed workers, or
-    found no memory in a fresh process, is left out, and quarantined once another gene of the shard has been encoded.
+    A gene is blamed for nothing that a card, this process or other programs may be to blame for. What fails on a card
+    is left for the CPU. There a gene is quarantined after the encoder has proved itself with another text, and one for
+    which there was no memory only after a text that costs as much has been encoded. Where nothing proves it, the shard
+    fails and the gene goes on lacking its vector.
 
     Args:
         store: Open, under the lease.
@@ -183,20 +209,26 @@ class _Session:
     def __init__(
         self, store: ShardStore, assignment: Assignment, encoder: CheckedEncoder, shard: ShardWatch, report: Reporter
     ) -> None:
-        self.left_out: Mapping[str, str] = dict(assignment.quarantine)
-        """Genes that killed workers, by id, with the reason."""
-        self._killers = dict(self.left_out)  # those of them that are not yet quarantined
-        self._too_large: dict[str, str] = {}  # genes for which there was no memory since the last commit
         self._store = store
         self._encoder = encoder
         self._shard = shard
         self._report = report
+        self._suspects = assignment.quarantine
         self._has_lacked_memory = assignment.shortages > 0
+        self._unproven: dict[str, str] = {}  # to be quarantined when another gene is encoded, with the reason
+        self._short: list[_Short] = []
         self._for_cpu: list[str] = []  # why a gene cannot be encoded on this card
 
     @property
     def _is_on_card(self) -> bool:
         return self._shard.device != "cpu"
+
+    def leaves_out(self, gene: PendingGene) -> bool:
+        """Whether it has killed workers, alone."""
+        reason = self._suspects.get(str(gene.gene_id))
+        if reason is not None:
+            self._unproven[gene.gene_id] = reason
+        return reason is not None
 
     def encode(self, genes: Sequence[PendingGene]) -> None:
         """Encode, commit, and be at a boundary."""
@@ -221,33 +253,63 @@ class _Session:
 
         Raises:
             NeedsCpu: A card could not encode them.
-            EncodingFailed: There was no memory for so many of them that it is not their fault.
+            EncodingFailed: Nobody knows whether it is their fault: no other gene was encoded, or there was no memory.
         """
-        found = {**self._killers, **self._too_large}
-        if found:
-            reason = next(iter(found.values()))
-            if len(self._too_large) > MOST_TOO_LARGE:
-                genes = count(len(self._too_large), "gene")
-                raise EncodingFailed(f"there is no memory for any of {genes}, each alone: {reason}")
-            self._check(reason)
-            self._quarantine_found()
+        if self._unproven:
+            self._check(next(iter(self._unproven.values())))
+            self._quarantine_unproven()
+        if self._short:
+            self._finish_short()
         if self._for_cpu:
             genes = count(len(self._for_cpu), "gene")
             raise NeedsCpu(f"{genes} cannot be encoded on {self._shard.device}: {self._for_cpu[0]}")
 
+    def _finish_short(self) -> None:
+        """Try them again, then quarantine those that ask for more memory than texts that cost as much."""
+        proven = {one.gene.gene_id: one.proven for one in self._short}
+        tried, self._short = self._short, []
+        for one in tried:
+            self.encode([one.gene])  # the memory may be back
+        known = self._known_work() if self._short else 0.0
+        left = []
+        for one in self._short:
+            if max(known, one.proven, proven[one.gene.gene_id]) < one.work:
+                left.append(one)
+            else:
+                self._quarantine(one.gene.gene_id, one.reason)
+        if left:
+            genes = count(len(left), "gene")
+            raise EncodingFailed(f"there is no memory for {genes}, each alone: {left[0].reason}")
+
+    def _known_work(self) -> float:
+        """What a long gene costs for which there is memory now; 0 where there is none."""
+        text = max((content for _, content, _ in self._store.sample(KNOWN)), key=len, default="")
+        if not text:
+            return 0.0
+        try:
+            self._encoder.encode([text])
+        except Exception as error:  # noqa: BLE001 - whatever it is, it proves nothing
+            logger.info("[crawl-watchdog] a gene that has a vector cannot be encoded now: %s", first_line(error))
+            return 0.0
+        return self._encoder.work([text])
+
     def _watched(self, genes: Sequence[PendingGene]) -> list[bytes]:
         texts = [gene.content for gene in genes]
+        # Told before anything is done with it, so that the supervisor knows which batch it was that killed its worker.
+        self._report("batch", shard=self._shard.name, first=str(genes[0].gene_id), genes=len(genes))
         work = self._encoder.work(texts)
-        # Told before the work, so that the supervisor knows which batch it was that killed its worker.
-        self._report("batch", shard=self._shard.name, first=genes[0].gene_id, genes=len(genes))
         with self._shard.batch(genes=len(genes), work=work):
             return self._encoder.encode(texts)
 
     def _commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> None:
         written = self._store.commit(vectors)
-        first = vectors[0][0].gene_id
+        first = str(vectors[0][0].gene_id)
         self._report("committed", shard=self._shard.name, label=self._shard.device, genes=written, first=first)
-        self._quarantine_found()
+        self._quarantine_unproven()
+        if self._short:
+            work = self._encoder.work([max((gene.content for gene, _ in vectors), key=len)])
+            for one in self._short:
+                one.proven = max(one.proven, work)
         for action in self._shard.boundary():
             if action.kind is ActionKind.EMPTY_CACHE:
                 self._encoder.release()
@@ -256,22 +318,32 @@ class _Session:
         if lacks_memory:
             if self._is_on_card or not self._has_lacked_memory:
                 raise LacksMemory(reason)
-            self._too_large[gene.gene_id] = reason
+            self._short.append(_Short(gene, reason, self._encoder.work([gene.content])))
             return
-        self._check(reason)
+        try:
+            self._check(reason)
+        except EncodingFailed as error:
+            if self._is_on_card:
+                raise NeedsCpu(f"on {self._shard.device} {error}") from error
+            self._unproven[gene.gene_id] = reason
+            if len(self._unproven) > MOST_UNPROVEN:
+                raise
+            return
         if self._is_on_card:
             self._for_cpu.append(reason)
         else:
             self._quarantine(gene.gene_id, reason)
 
     def _check(self, reason: str) -> None:
-        self._encoder.check(reason, (content for _, content, _ in self._store.sample(1)))
+        try:
+            self._encoder.check(reason, lambda: (content for _, content, _ in self._store.sample(1)))
+        except EncoderBroken as error:
+            raise EncoderBroken(str(error), is_device=error.is_device or self._is_on_card) from error
 
-    def _quarantine_found(self) -> None:
+    def _quarantine_unproven(self) -> None:
         """A gene has just been encoded: it is not the encoder that fails."""
-        for found in (self._killers, self._too_large):
-            while found:
-                self._quarantine(*found.popitem())
+        while self._unproven:
+            self._quarantine(*self._unproven.popitem())
 
     def _quarantine(self, gene_id: str, reason: str) -> None:
         self._store.quarantine(gene_id, reason)

@@ -31,8 +31,12 @@ logger = logging.getLogger("helix_crawl_otel")
 MOST_SHORTAGES = 1
 """Workers of a shard that may follow each other on a device because there was no memory for one gene alone."""
 
-MOST_LOADS = 3
-"""Likewise, because there was none for the model: another program may end. The next shard tries once."""
+MOST_LOADS = {"card": 3, "cpu": 14}
+"""Likewise, because there was none for the model: another program may end. After a card there is the CPU; after the CPU
+there is nothing, so that it gets some ten minutes. The next shard tries once."""
+
+STARVED_SECONDS = 60.0
+"""What the next shard waits before, on a CPU without memory."""
 
 
 @dataclass
@@ -89,6 +93,8 @@ class BuildJob:
     Threads: `said` from the workers' readers, the rest from the supervisor's; `_lock` guards all fields.
     """
 
+    keeps_account = True
+
     def __init__(
         self,
         shards: list[ShardWork],
@@ -122,6 +128,8 @@ class BuildJob:
                 return None
             shard = work.assignment.shard
             after = backoff_seconds(work.shortages) if work.shortages else 0.0
+            if device == "cpu" and device in self._starved:
+                after = max(after, STARVED_SECONDS)
             if shard in self._demoted and device != "cpu":
                 return WorkerStart("demote", "cpu", demoted_shard=shard, after_seconds=after)
             if work.shortages:
@@ -185,7 +193,7 @@ class BuildJob:
 
     def said(self, slot: str, worker: JobWorker, payload: Mapping[str, Any]) -> bool:
         """See `Job`."""
-        what = str(payload.get("what"))
+        what, device = str(payload.get("what")), None
         with self._lock:
             work = self._current.get(slot)
             if what == "never":
@@ -197,8 +205,12 @@ class BuildJob:
                 self._finished(slot, work, what, payload)
                 self._give_next(slot, worker)
             elif what in ("lacks_memory", "needs_cpu") and work is not None:
-                self._left(slot, work, payload)
+                device = self._left(slot, work, payload)
                 worker.tell({"what": "leave"})
+        if device is not None and work is not None:
+            # Last, and without the lock: it asks who holds a card, and a driver in trouble may not answer.
+            reason, lacks_memory = str(payload["reason"]), what == "lacks_memory"
+            self._listener.moved(work, self._devices[slot], device, reason, lacks_memory=lacks_memory)
         return what == "committed" and int(payload["genes"]) > 0
 
     def _note(self, slot: str, work: ShardWork, what: str, payload: Mapping[str, Any]) -> None:
@@ -238,23 +250,29 @@ class BuildJob:
         else:
             self._fail(work, reason)
 
-    def _left(self, slot: str, work: ShardWork, payload: Mapping[str, Any]) -> None:
-        """A worker leaves its shard to another one: on the same device when that has memory again, or on the CPU."""
-        device, reason = self._devices[slot], str(payload["reason"])
-        lacks_memory = payload["what"] == "lacks_memory"
+    def _left(self, slot: str, work: ShardWork, payload: Mapping[str, Any]) -> str | None:
+        """A worker leaves its shard to another one: on the same device when that has memory again, or on the CPU.
+
+        Returns:
+            The device, `None` where the shard has failed.
+        """
+        device, is_loading = self._devices[slot], bool(payload["is_loading"])
         work.state, work.batch = "pending", None
-        work.shortages += lacks_memory
-        most = MOST_SHORTAGES if payload["is_loaded"] else 0 if device in self._starved else MOST_LOADS
-        goes_on = lacks_memory and work.shortages <= most
-        if not goes_on and not payload["is_loaded"]:
-            self._starved.add(device)
-        if goes_on or device != "cpu":
-            self._listener.moved(work, device, device if goes_on else "cpu", reason, lacks_memory=lacks_memory)
-            if not goes_on:
-                self._to_cpu(work)
-        else:
-            del self._current[slot]
-            self._fail(work, reason)
+        if payload["what"] == "lacks_memory":
+            work.shortages += 1
+            most = MOST_SHORTAGES
+            if is_loading:
+                most = 0 if device in self._starved else MOST_LOADS["cpu" if device == "cpu" else "card"]
+            if work.shortages <= most:
+                return device
+            if is_loading:
+                self._starved.add(device)
+        if device != "cpu":
+            self._to_cpu(work)
+            return "cpu"
+        del self._current[slot]
+        self._fail(work, str(payload["reason"]))
+        return None
 
     def _to_cpu(self, work: ShardWork) -> None:
         self._demoted.add(work.assignment.shard)

@@ -14,13 +14,13 @@ def pieces(batch: Sequence[PendingGene], limits: Mapping[str, int]) -> list[list
 
     Args:
         batch: In the shard's order.
-        limits: Most genes of a piece, by its first gene. What is left of the batch after it is a piece again, at most
-            as large: the poisonous gene may be in either half.
+        limits: Most genes of a piece, by its first gene's id as text. What is left of the batch after it is a piece
+            again, at most as large: the poisonous gene may be in either half.
     """
     found: list[list[PendingGene]] = []
     start, most = 0, len(batch)
     while start < len(batch):
-        most = min(most, limits.get(batch[start].gene_id, most))
+        most = min(most, limits.get(str(batch[start].gene_id), most))
         found.append(list(batch[start : start + most]))
         start += most
     return found

@@ -28,8 +28,7 @@ from helix_crawl_otel.build.careful_encode import (
 )
 from helix_crawl_otel.build.encode import work_on
 from helix_crawl_otel.corpus.tree import UnreadableSource
-from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, is_device_error, is_out_of_memory
-from helix_crawl_otel.encoders.libraries import first_line
+from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, first_line, is_device_error, is_out_of_memory
 from helix_crawl_otel.encoders.load import load_encoder
 from helix_crawl_otel.exit_codes import NEVER, USAGE
 from helix_crawl_otel.faults.faults import apply_faults, parse_fault
@@ -82,6 +81,7 @@ class _Worker:
         self._settings = settings
         self._faults = [parse_fault(text) for text in settings.faults]
         self._loaded: CheckedEncoder | None = None
+        self._is_loading = False  # it has begun to, and not come to the end
 
     def run(self, first: Mapping[str, Any]) -> int:
         """Work on the first shard, then on what the supervisor sends."""
@@ -97,8 +97,8 @@ class _Worker:
                     self._link.send_last_words(str(error), is_device=error.is_device)
                     return BROKEN_EXIT_CODE
                 except LeaveShard as error:
-                    what, is_loaded = _LEAVING[type(error)], self._loaded is not None
-                    self._report(what, shard=assignment.shard, reason=str(error), is_loaded=is_loaded)
+                    what, is_loading = _LEAVING[type(error)], self._is_loading
+                    self._report(what, shard=assignment.shard, reason=str(error), is_loading=is_loading)
                 assignment = self._next()
         return 0
 
@@ -120,7 +120,7 @@ class _Worker:
             failed(reason=str(error), is_corrupt=False)
         except Exception as error:
             # Outside a batch: while the model is loaded, stored vectors are compared, or a file is cut into genes.
-            place = "while the model was loaded" if self._loaded is None else "beside the batches"
+            place = "while the model was loaded" if self._is_loading else "beside the batches"
             if is_out_of_memory(error):
                 raise LacksMemory(f"out of memory {place}: {first_line(error)}") from error
             if is_device_error(error):
@@ -144,7 +144,7 @@ class _Worker:
 
     def _encoder(self) -> CheckedEncoder:
         if self._loaded is None:
-            settings = self._settings
+            settings, self._is_loading = self._settings, True
             started = time.monotonic()
             self._report("loading", model=settings.model, device=settings.device)
             encoder = load_encoder(
@@ -154,7 +154,7 @@ class _Worker:
             clock = scaled_clock(time.monotonic, self._link.clock_rate)
             is_demoted = self._link.demoted_shard is not None  # then a modelled card slows it no more
             faulty = apply_faults(encoder, self._faults, settings.number, clock, sleep, is_demoted=is_demoted)
-            self._loaded = CheckedEncoder(faulty)
+            self._loaded, self._is_loading = CheckedEncoder(faulty), False
             self._report("loaded", model=settings.model, device=encoder.device, seconds=time.monotonic() - started)
         return self._loaded
 

@@ -11,6 +11,7 @@ __all__ = ["CrashBudget", "Retry", "backoff_seconds"]
 
 RESTARTS = 3
 FIRST_BACKOFF_SECONDS = 1.0
+MOST_BACKOFF_SECONDS = 60.0
 
 MOST_NARROWED = 40
 """Crashes that halve a suspected batch and so need not be paid for: each of a batch's 16 halvings takes two. Without
@@ -19,8 +20,8 @@ cannot encode anything would quarantine the whole shard."""
 
 
 def backoff_seconds(times: int) -> float:
-    """How long to wait before another worker is started: 1, 2, 4 s for the first, second, third time."""
-    return float(FIRST_BACKOFF_SECONDS * 2 ** (times - 1))
+    """How long to wait before another worker is started: 1, 2, 4 s the first times, at most a minute."""
+    return min(MOST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** (times - 1))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class RunJob:
     Threads: see `Job`; nothing here changes.
     """
 
+    keeps_account = False
+
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
         self._argv = list(argv)
         self._environ = environ

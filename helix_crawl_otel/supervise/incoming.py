@@ -150,7 +150,7 @@ class IncomingMessages:
     def _on_close_shard(self, message: Mapping[str, Any]) -> None:
         shard, state = str(message["shard"]), str(message["state"])
         with self._lock:
-            if shard not in self.shards or (state == "paused" and self.leaving is not None):
+            if shard not in self.shards or state == "left" or (state == "paused" and self.leaving is not None):
                 return  # it goes on in the next worker: its series must not end in between
             del self.shards[shard]
         self._pipeline.close_shard(shard, state)

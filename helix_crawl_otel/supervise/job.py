@@ -57,8 +57,13 @@ class JobWorker(Protocol):
 class Job(Protocol):
     """The work of a run.
 
+    Attributes:
+        keeps_account: It knows which of its shards are done, and says so itself.
+
     Threads: `said` runs in a worker's reader thread, all else in the supervisor's.
     """
+
+    keeps_account: bool
 
     def next_start(self, slot: str, device: str, is_first: bool) -> WorkerStart | None:
         """What to start in a slot that has no worker, `None` when nothing is left for it."""

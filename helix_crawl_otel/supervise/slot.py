@@ -39,6 +39,9 @@ SILENT_SECONDS = 1800.0
 
 DRAIN_SECONDS = 5.0
 
+LINGERS = "lingers"
+"""Why a worker is ended that has said why it ends, and does not: its driver's libraries keep it."""
+
 
 class Phase(str, Enum):
     """Where a slot is."""
@@ -152,6 +155,9 @@ class Slot:
         elif worker.broken is not None:
             logger.error("[crawl-watchdog] worker %s: %s; it is ended", self.name, worker.broken)
             self.end_worker("broken")
+        elif worker.incoming.last_words is not None:
+            if self._run.clock() - worker.incoming.heard_at > self._run.scaled(GRACE_SECONDS):
+                self.end_worker(LINGERS)
         elif worker.is_ours and not worker.incoming.has_batch():
             seconds = SILENT_SECONDS if worker.incoming.hello is not None else HELLO_SECONDS
             if self._run.clock() - worker.incoming.heard_at > self._run.scaled(seconds):
@@ -190,7 +196,7 @@ class Slot:
         )
         if ending is Ending.DONE and self._run.pausing and (worker.listener.has_paused or self._left.names()):
             ending = Ending.PAUSED  # its driver has made a success of the pause
-        words = worker.incoming.last_words if ending is Ending.CRASH and self._ended_for is None else None
+        words = worker.incoming.last_words if ending is Ending.CRASH and self._ended_for in (None, LINGERS) else None
         why = words.reason if words else why_ended(self._ended_for, ending, code)
         shard = refused or (leaving.shard if leaving else None)
         if worker.listener.progressed():
@@ -208,7 +214,7 @@ class Slot:
         elif ending is Ending.RETURN:
             self._wait(self._placed("resume", owed))
         elif ending is Ending.DONE:
-            self._close_left("done")
+            self._close_done()
             self._next(is_first=False)
         elif ending is Ending.CRASH:
             self._crashed(start, owed or start.demoted_shard, why, is_device=is_device and start.device != "cpu")
@@ -240,6 +246,15 @@ class Slot:
             self._next(is_first=False)
         else:
             self._over("failed")
+
+    def _close_done(self) -> None:
+        """A worker has done all it was given. What a build's worker has left open it has left to the next one."""
+        next_shard = self._run.job.next_shard(self.name)
+        for shard in self._left.take():
+            if shard == next_shard:
+                self._left.add([shard])
+            elif not self._run.job.keeps_account:
+                self._run.pipeline.close_shard(shard, "done")
 
     def _drop(self, worker: Worker) -> float:
         shards, age = worker.incoming.drop()

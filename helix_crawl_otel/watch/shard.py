@@ -73,6 +73,7 @@ class ShardWatch:
         self._exit_to_recycle = exit_to_recycle
         self._opened_by: object = None  # the pipeline that knows this shard; a forked child has another
         self._opening = threading.Lock()
+        self._stays_open = False
         self._gap = threading.local()  # per thread: when the stage between two encodes began
         runtime.add_shard(self)
 
@@ -84,6 +85,8 @@ class ShardWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         state = "done" if kind is None else "paused" if not issubclass(kind, Exception) else "failed"
+        if self._stays_open:
+            state = "left"
         self._runtime.guarded("driver", lambda: self._close(state))
 
     def batch(self, genes: float, work: float | None = None) -> BatchScope:
@@ -133,6 +136,10 @@ class ShardWatch:
                 raise PauseRequested(action)
         self._runtime.guarded("driver", self._begin_gap)
         return applied
+
+    def leave_open(self) -> None:
+        """Under a supervisor: however the shard is left now, another process goes on with it at once."""
+        self._stays_open = True
 
     def status(self) -> ShardStatus:
         """What is known of the shard now: a frozen snapshot."""
@@ -196,6 +203,7 @@ class ShardWatch:
     def after_fork(self) -> None:
         """In a forked child: a lock that another thread held is held by nobody now."""
         self._opening = threading.Lock()
+        self._stays_open = False
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
-from tests.build.rig import Done, Rig, prose, wait_for
+from tests.build.rig import COMMAND, SECONDS, Done, Rig, prose, wait_for
 
 CARD = ("--fault", "card:limit_gib=12,warmup_seconds=0", "--fault", "clock:rate=40", "--batch-size", "8")
 
@@ -105,7 +108,7 @@ def test_no_memory_anywhere(three: Rig) -> None:
     """Not for the model on the CPU either: each shard fails for that reason and no exit code, and goes on later."""
     hog = three.folder / "hog"
     hog.touch()
-    done = three.build("--fault", f"hog:file={hog}", "--fault", "clock:rate=40")
+    done = three.build("--fault", f"hog:file={hog}", "--fault", "clock:rate=400")
     assert done.code == 1
     assert len(done.summary["failed"]) == 3
     assert all("out of memory while the model was loaded" in why for why in done.summary["failed"].values())
@@ -152,3 +155,74 @@ def test_an_encoder_that_fails_for_every_text_quarantines_nothing(three: Rig) ->
     assert (done.code, done.of("quarantined"), len(starts(done))) == (1, [], 1)
     assert all(why.startswith("the encoder fails for every text") for why in done.summary["failed"].values())
     assert is_whole(three, three.build())
+
+
+def test_a_card_that_gives_bad_vectors_for_everything(three: Rig) -> None:
+    """Whatever it is given: each shard is finished on the CPU, and no gene of it is to blame."""
+    done = three.build(*CARD, "--fault", "nan:text= ,card=1")
+    assert is_whole(three, done), (done.errors, done.events[-3:])
+    assert "shard a: on cuda:0 the encoder fails for every text: the encoder's vector has length nan" in notes(done)
+
+
+SHORT_OF_MEMORY = """
+import os, sys
+def patch():
+    from helix_crawl_otel.encoders.hashing import HashingEncoder
+    encode = HashingEncoder.encode
+    def limited(self, texts):
+        if os.path.exists({hog!r}) and max(map(len, texts)) > {most}:
+            raise MemoryError("std::bad_alloc")
+        return encode(self, texts)
+    HashingEncoder.encode = limited
+if "helix_crawl_otel.build.worker" in sys.orig_argv:
+    import atexit, threading, builtins
+    imported = builtins.__import__
+    def importing(name, *more):
+        module = imported(name, *more)
+        if name.startswith("helix_crawl_otel.encoders.load") and "helix_crawl_otel.encoders.hashing" in sys.modules:
+            builtins.__import__ = imported
+            patch()
+        return module
+    builtins.__import__ = importing
+"""
+
+
+def test_a_passing_lack_of_memory_on_the_cpu_condemns_nobody(rig: Rig) -> None:
+    """Room for short texts only: the long ones go on lacking a vector, with the reason, and get it later."""
+    rig.write({f"a/{n:02}.txt": prose(n, 1) if n % 2 else f"A short one, {n}." for n in range(40)})
+    hog = rig.folder / "hog"
+    hog.touch()
+    site = rig.with_site(SHORT_OF_MEMORY.format(hog=str(hog), most=200))
+    done = rig.run(rig.build_command("--batch-size", "8", "--fault", "clock:rate=40"), SECONDS, **site)
+    assert (done.code, done.of("quarantined")) == (1, [])
+    assert "there is no memory for 20 genes, each alone: out of memory" in done.summary["failed"]["a"]
+    assert (rig.verify()["vectors"], rig.verify()["missing"]) == (20, 20)
+    hog.unlink()
+    done = rig.run(rig.build_command("--batch-size", "8"), SECONDS, **site)
+    assert (done.code, rig.verify()["vectors"]) == (0, 40)
+
+
+def test_bad_genes_at_the_head_of_a_shard_wait_for_one_that_is_good(rig: Rig) -> None:
+    """Also where the control text is bad as well, as for a static model of another language."""
+    rig.write({f"a/0-bad-{n}.txt": f"Gremlin {n}." for n in range(6)})
+    rig.write({f"a/1-good-{n:02}.txt": f"Passage {n}. {prose(n, 1)}" for n in range(24)})
+    faults = ("--fault", "nan:text=Gremlin", "--fault", "nan:text=quick brown fox")
+    done = rig.build("--batch-size", "4", *faults)
+    assert (done.code, done.summary["quarantined"], done.summary["failed"]) == (1, 6, {})
+    assert rig.verify()["vectors"] == 24
+
+
+def test_genes_with_numbers_for_ids_are_found_too(rig: Rig) -> None:
+    """The app's may be integers: the one that kills its workers is quarantined, the others have their vectors."""
+    rig.out.mkdir()
+    path = rig.out / "app.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE genes (gene_id INTEGER PRIMARY KEY, content TEXT)")
+        rows = [(n, f"Passage {n}. {'gremlin' if n == 7 else ''}") for n in range(20)]
+        connection.executemany("INSERT INTO genes VALUES (?, ?)", rows)
+    command = [*COMMAND, "backfill", str(path), *rig.options, "--json", "--batch-size", "8", "--fault"]
+    done = rig.run([*command, "poison:text=gremlin", "--fault", "clock:rate=40"])
+    assert (done.code, done.summary["quarantined"]) == (1, 1)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT gene_id FROM helix_crawl_quarantine").fetchall() == [(7,)]
+        assert connection.execute("SELECT count(embedding_dense_v2) FROM genes").fetchone() == (19,)

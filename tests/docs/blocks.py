@@ -63,7 +63,7 @@ def knobs() -> list[str]:
             code(row.variable),
             code(row.option),
             code(row.shown_default),
-            row.accepted,
+            row.accepted.text,
             row.meaning,
             readers(row.option, row.field),
         )
@@ -233,7 +233,7 @@ def _action_fields() -> list[str]:
 
 INTERNAL = {
     "ActionQueue": ("put", "discard"),  # the policy calls these, not the driver
-    "ShardWatch": ("after_fork", "is_open"),
+    "ShardWatch": ("after_fork", "is_open", "leave_open"),
 }
 """Public to the package, not to a driver."""
 

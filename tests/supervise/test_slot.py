@@ -8,7 +8,7 @@ import pytest
 
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.slot import HELLO_SECONDS, SILENT_SECONDS, Phase
+from helix_crawl_otel.supervise.slot import GRACE_SECONDS, HELLO_SECONDS, SILENT_SECONDS, Phase
 from tests.supervise.stage import Stage, build_job
 from tests.watch.rig import TICK
 
@@ -366,3 +366,72 @@ def test_a_command_that_cannot_be_started_ends_the_run() -> None:
         assert stage.slot.phase is Phase.OVER
         assert stage.run.endings[0][1] == "the worker cannot be started: Permission denied"
         assert stage.run.ends_early()
+
+
+# -- workers of a build that leave their shard to another one ----------------------------------------------------------
+
+
+def test_a_demotion_that_is_pending_is_owed_after_a_broken_card(tmp_path: Path) -> None:
+    """The context is gone before the boundary: the rung is used up, so the next worker is the one on the CPU."""
+    demoted: set[str] = set()
+    with Stage(build_job(tmp_path, ["a"], demoted), logs=tmp_path, demoted=demoted) as stage:
+        first = stage.begin()
+        first.hello()
+        first.open("a")
+        stage.healthy(first, "a")
+        first.acknowledge(stage.crawl(first, "a", "EMPTY_CACHE"))
+        first.acknowledge(stage.crawl(first, "a", "RECYCLE"))
+        first.leave(75)
+        second = stage.next_worker(2)
+        second.hello()
+        second.open("a")
+        stage.crawl(second, "a", "DEMOTE_CPU", boundary=False)
+        second.close("a", "left")
+        second.say("last_words", reason="the device fails: CUDA error: unknown error", is_device=True)
+        second.sync()
+        second.leave(1)
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        assert stage.of(events.Crash)[-1].why == "the device fails: CUDA error: unknown error"
+        stage.clock.now += 1.0
+        stage.next_worker(3)
+        assert stage.starts()[-1] == ("cpu", "crash")
+        assert stage.outcomes()["DEMOTE_CPU/applied"] == 1
+
+
+def test_a_shard_that_is_left_to_another_worker_is_not_done(tmp_path: Path) -> None:
+    """Neither for the metrics nor for the ladder, though its worker ends with 0; a failed one stays failed."""
+    job = build_job(tmp_path, ["a"], set())
+    with Stage(job, logs=tmp_path) as stage:
+        first = stage.begin()
+        first.hello()
+        first.open("a")
+        first.leave(-9)
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        stage.clock.now += 1.0
+        second = stage.next_worker(2)
+        second.hello()
+        second.job("lacks_memory", shard="a", reason="out of memory", is_loading=True)
+        assert second.next_told("job")["what"] == "leave"
+        second.leave(0)
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        assert stage.series("helix_dense_shards") == {("state=running",): 1}
+        assert stage.starts()[-1] == ("cuda:0", "crash")
+        stage.clock.now += 1.0
+        third = stage.next_worker(3)
+        assert stage.starts()[-1] == ("cuda:0", "recycle")
+        assert third.hello()["job"]["assignment"]["shortages"] == 1
+
+
+def test_a_worker_that_lingers_after_its_last_words_is_ended_for_them(tmp_path: Path) -> None:
+    """Its driver's libraries keep it: a moment later it is ended, and what it said is what counts."""
+    with Stage(build_job(tmp_path, ["a"], set()), logs=tmp_path) as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.say("last_words", reason="the device fails", is_device=True)
+        worker.sync()
+        stage.clock.now += GRACE_SECONDS - 0.1
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        stage.clock.now += 0.2
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        assert stage.whys() == ["the device fails"]

@@ -130,7 +130,7 @@ def test_a_sound_encoder_proves_itself() -> None:
     encoder.check("why")
     assert scripted.tried[-1] == ["short"]
     fresh = CheckedEncoder(Scripted(lambda texts: None if texts == ["known"] else ValueError("a static model")))
-    fresh.check("why", ["known"])
+    fresh.check("why", lambda: ["known"])
     CheckedEncoder(HashingEncoder()).check("why")
 
 
@@ -148,7 +148,7 @@ def test_one_that_was_sound_and_is_no_more_is_broken() -> None:
 def test_one_that_never_encoded_anything_has_failed() -> None:
     """No other process would do better."""
     with pytest.raises(EncodingFailed, match="the encoder fails for every text: why"):
-        CheckedEncoder(Scripted(lambda texts: bad(texts, str(texts)))).check("why", ["known"])
+        CheckedEncoder(Scripted(lambda texts: bad(texts, str(texts)))).check("why", lambda: ["known"])
 
 
 def test_a_check_that_meets_the_device_or_memory_says_so() -> None:
@@ -158,3 +158,25 @@ def test_a_check_that_meets_the_device_or_memory_says_so() -> None:
     assert caught.value.is_device
     with pytest.raises(LacksMemory, match="out of memory for a text of 44 characters"):
         CheckedEncoder(Scripted(lambda texts: FULL)).check("why")
+
+
+def test_a_known_text_for_which_there_is_no_memory_proves_nothing() -> None:
+    """A shorter one may do."""
+    scripted = Scripted(lambda texts: FULL if len(texts[0]) > 100 else None)
+    CheckedEncoder(scripted).check("why", lambda: ["long " * 50])
+    assert len(scripted.tried) == 2
+
+
+@pytest.mark.parametrize("vectors", [[], [b"1234"], [b"1234"] * 2])
+def test_vectors_are_counted(vectors: list[bytes]) -> None:
+    """An encoder that makes too few, too many or others than it says is no sound one."""
+
+    class Wrong(EncoderLayer):
+        def encode(self, texts: Sequence[str]) -> list[bytes]:
+            return vectors
+
+    encoder = CheckedEncoder(Wrong(HashingEncoder()))
+    with pytest.raises(ValueError, match=r"the encoder made \d vectors of .* for 1 texts; accepted: one of 1024 bytes"):
+        encoder.encode(["a"])
+    with pytest.raises(EncodingFailed):
+        encoder.check("why")
