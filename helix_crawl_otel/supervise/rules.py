@@ -41,8 +41,8 @@ class End:
 
     Args:
         code: Exit code; negative for a signal on POSIX.
-        ended_for: Why we ended it: an action's name, `hang`, `silent`, `broken` or `interrupt`; `None` when it ended by
-            itself.
+        ended_for: Why we ended it: an action's name, `hang`, `silent`, `lingers`, `broken` or `interrupt`; `None`
+            when it ended by itself.
         leaving: The action that it said it exits for, if any.
         refused: It entered a shard that belongs on the CPU.
         demoted: It ran on the CPU for one shard.
@@ -94,6 +94,7 @@ def why_ended(ended_for: str | None, ending: Ending, code: int) -> str:
 _REASONS = {
     "hang": "a batch hung and its worker was ended",
     "silent": "it had not been heard from and was ended",
+    "lingers": "it had nothing left to do, did not end, and was ended",
     "broken": "its channel broke and it was ended",
     "interrupt": "it was ended by the operator",
 }

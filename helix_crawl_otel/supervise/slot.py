@@ -37,10 +37,13 @@ HELLO_SECONDS = 120.0
 SILENT_SECONDS = 1800.0
 """One whose loop has said nothing for so long while no batch is in flight hangs in a file or in a model. Likewise."""
 
+LEAVE_SECONDS = 30.0
+"""One that has been told to leave, with nothing left to do, has long written everything by then. Likewise."""
+
 DRAIN_SECONDS = 5.0
 
 LINGERS = "lingers"
-"""Why a worker is ended that has said why it ends, and does not: its driver's libraries keep it."""
+"""Why a worker is ended that has said why it ends, or was told to leave, and does not: its libraries keep it."""
 
 
 class Phase(str, Enum):
@@ -159,9 +162,11 @@ class Slot:
             if self._run.clock() - worker.incoming.heard_at > self._run.scaled(GRACE_SECONDS):
                 self.end_worker(LINGERS)
         elif worker.is_ours and not worker.incoming.has_batch():
-            seconds = SILENT_SECONDS if worker.incoming.hello is not None else HELLO_SECONDS
+            has_left = self._run.job.has_finished(self.name, None)
+            seconds = LEAVE_SECONDS if has_left else SILENT_SECONDS
+            seconds = seconds if worker.incoming.hello is not None else HELLO_SECONDS
             if self._run.clock() - worker.incoming.heard_at > self._run.scaled(seconds):
-                self.end_worker("silent")
+                self.end_worker(LINGERS if has_left else "silent")
 
     def _end(self, worker: Worker) -> None:
         gone = worker.process.end(GRACE_SECONDS)
