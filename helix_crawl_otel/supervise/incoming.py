@@ -19,8 +19,7 @@ from helix_crawl_otel.otel.engine import Pipeline, RunningBatch
 from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
-from helix_crawl_otel.supervise.outgoing import Sender
-from helix_crawl_otel.supervise.outgoing_actions import OutgoingActions
+from helix_crawl_otel.supervise.outgoing import OutgoingActions, Sender
 
 __all__ = ["IncomingMessages", "LastWords", "Listener"]
 
