@@ -28,11 +28,10 @@ from helix_crawl_otel.build.careful_encode import (
     encode_carefully,
 )
 from helix_crawl_otel.build.pieces import pieces
-from helix_crawl_otel.corpus.chunk import ChunkRule
 from helix_crawl_otel.corpus.ingest import IngestProgress, ingest
+from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import plan_named
-from helix_crawl_otel.encoders.base import is_device_error
-from helix_crawl_otel.encoders.libraries import first_line
+from helix_crawl_otel.encoders.base import first_line, is_device_error
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.shards.genes import PendingGene

@@ -64,7 +64,7 @@ def run_build(
         for folder in sorted(set(folders)):
             stack.enter_context(FolderLock(folder / STATE_FOLDER, command))
         planned = make_plan()
-        console = stack.enter_context(Console(options.common))
+        console = stack.enter_context(Console(options.common, standard_output.shown))
         run_options = RunOptions(
             config=options.common.config,
             folder=folders[0] / STATE_FOLDER,
@@ -174,7 +174,7 @@ def _summary(
         code = FAILED
     counts = {state: states.count(state) for state in ("done", "failed", "paused")}
     counts["failed"] += len(planned.failures)
-    progress = console.announcer.progress
+    progress = console.progress
     verify, resume, retry, mended = next_steps
     next_step = verify if code in (DONE, FAILED) else resume
     if job.never is not None or (code == FAILED and (failed or problems)):

@@ -82,7 +82,7 @@ def _command(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.as_json))
         stack.enter_context(FolderLock(folder, typed))
-        console = stack.enter_context(Console(options))
+        console = stack.enter_context(Console(options, standard_output.shown))
         run_options = RunOptions(
             config=options.config,
             folder=folder,
@@ -101,7 +101,7 @@ def _command(args: argparse.Namespace) -> int:
             exit_code=FAILED if code == DONE and run.failures else code,
             seconds=console.seconds(),
             encoded=run.totals.encoded,
-            actions=dict(console.announcer.progress.actions),
+            actions=dict(console.progress.actions),
             starts=dict(run.totals.starts),
             lost_seconds=run.totals.lost_seconds,
             gate_seconds=run.totals.gate_seconds,

@@ -13,7 +13,8 @@ from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel.console.notify import notify
 from helix_crawl_otel.console.options import CommonOptions
-from helix_crawl_otel.console.screen import Announcer, choose_display
+from helix_crawl_otel.console.output import OutputThread
+from helix_crawl_otel.console.screen import choose_display
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.exit_codes import FAILED, INTERRUPTED
 from helix_crawl_otel.supervise import events
@@ -27,6 +28,7 @@ class Console:
 
     Args:
         options: What was asked for.
+        output: Draws on standard output; `None` where that has been closed.
 
     Raises:
         OSError: At `__enter__`: the metrics port that was asked for is in use.
@@ -34,9 +36,10 @@ class Console:
     Threads: `emit` from any; the rest is the main thread's.
     """
 
-    def __init__(self, options: CommonOptions) -> None:
+    def __init__(self, options: CommonOptions, output: OutputThread | None) -> None:
         self.provider: MeterProvider | None = None
         self._options = options
+        self._output = output
         self._stack = ExitStack()
         self._early: list[Callable[[float], events.Event]] = []
         self._clock: Callable[[], float] = time.monotonic
@@ -54,7 +57,8 @@ class Console:
                 url = metrics.endpoint.url
                 self._stack.callback(metrics.endpoint.close)
                 self._early.append(lambda t: events.MetricsAt(t, url))
-        self.announcer = Announcer(choose_display(options.as_json, options.is_plain, options.environ))
+        self._display = choose_display(self._output, options.as_json, options.is_plain, options.environ)
+        self.progress = self._display.progress
         self._stack.enter_context(keep_awake(options.keep_awake, self._note))
         return self
 
@@ -63,9 +67,9 @@ class Console:
     ) -> None:
         summary = self._summary
         if summary is None:
-            self.announcer.close()
+            self._display.close()
             code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
-            summary = Summary(code, self.seconds(), self.announcer.progress.encoded, reason=str(error or ""))
+            summary = Summary(code, self.seconds(), self.progress.encoded, reason=str(error or ""))
         self._stack.close()
         notify(self._options.notify, summary.to_json())
 
@@ -75,13 +79,13 @@ class Console:
 
     def emit(self, event: events.Event) -> None:
         """Show an event; the first is the start of the run, and what had to wait for it follows."""
-        self.announcer.emit(event)
+        self._display.emit(event)
         while self._early:
-            self.announcer.emit(self._early.pop(0)(event.t))
+            self._display.emit(self._early.pop(0)(event.t))
 
     def refresh(self) -> None:
         """Time has passed."""
-        self.announcer.refresh(self._clock())
+        self._display.refresh(self._clock())
 
     def seconds(self) -> float:
         """Since the command was begun, of the world's."""
@@ -90,7 +94,7 @@ class Console:
     def end(self, summary: Summary) -> None:
         """The run is over."""
         self._summary = summary
-        self.announcer.end(summary.to_json(), summary.text())
+        self._display.end(summary)
 
     def _note(self, text: str) -> None:
         self._early.append(lambda t: events.Note(t, "warning", text))

@@ -5,8 +5,7 @@ rung; and what a worker does that encodes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,9 +14,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from helix_crawl_otel.console.output import QueuedOutput
+from helix_crawl_otel.console.output import LogHandler, OutputThread, Piece
 from helix_crawl_otel.console.progress import Progress, ShardProgress
-from helix_crawl_otel.console.text import MOST_SHARDS, activity_text, progress_text, sentence_of, shard_text
+from helix_crawl_otel.console.screen import Display
+from helix_crawl_otel.console.text import MOST_SHARDS, Summary, activity_text, progress_text, sentence_of, shard_text
 from helix_crawl_otel.formats import duration, genes, printable, shard_name
 from helix_crawl_otel.supervise import events
 
@@ -28,87 +28,96 @@ REFRESH_SECONDS = 0.25
 CRAWL_STYLE = "bold red"
 
 
-class LiveDisplay:
+class LiveDisplay(Display):
     """See `Display`. Log lines of the package appear above the bars.
 
     Args:
-        console: Where they are drawn. While it is behind no bars are: they would be old when they are seen.
+        console: Draws them, in the thread of the output from now on.
+        output: Where. While it is behind there are no new bars: they would be old when they are seen.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._live.start()
-        self._since: float | None = None
+    def __init__(self, console: Console, output: OutputThread) -> None:
+        super().__init__()
+        self._output = output
+        output.draw = _Bars(console).draw
         self._drawn_at: float | None = None
         self._logger = logging.getLogger("helix_crawl_otel")
-        self._handler = _AboveTheBars(self._console)
+        self._handler = LogHandler(output)
         self._logger.addHandler(self._handler)
         self._propagated, self._logger.propagate = self._logger.propagate, False
 
-    def show(self, event: events.Event, progress: Progress) -> None:
+    def end(self, summary: Summary) -> None:
         """See `Display`."""
-        self._since = event.t if self._since is None else self._since
-        text = sentence_of(event)
-        if text is not None:
-            is_behind = self._is_behind()
-            self._console.print(Text(f"[{duration(event.t - self._since):>11}] {text}"))
-            if not is_behind:
-                self._draw(event.t, progress)
-        else:
-            self.refresh(event.t, progress)
-
-    def refresh(self, now: float, progress: Progress) -> None:
-        """See `Display`."""
-        is_due = self._drawn_at is None or now - self._drawn_at >= REFRESH_SECONDS
-        if is_due and not self._is_behind():
-            self._draw(now, progress)
-
-    def end(self, summary: Mapping[str, Any], text: str) -> None:
-        """See `Display`."""
-        self.close()
-        self._console.print(Text(f"\n{text}"), soft_wrap=True)
+        self._leave(f"\n{summary.text()}\n")
 
     def close(self) -> None:
         """See `Display`."""
-        try:
-            self._live.stop()
-        finally:
-            self._logger.removeHandler(self._handler)
-            self._logger.propagate = self._propagated
+        self._leave("")
 
-    def _is_behind(self) -> bool:
-        return isinstance(self._console.file, QueuedOutput) and self._console.file.is_behind
+    def _leave(self, text: str) -> None:
+        self._output.put_nowait(Piece(text, is_last=True))
+        self._logger.removeHandler(self._handler)
+        self._logger.propagate = self._propagated
 
-    def _draw(self, now: float, progress: Progress) -> None:
+    def _show(self, event: events.Event, since: float) -> None:
+        text = sentence_of(event)
+        if text is None:
+            self._refresh(event.t)
+            return
+        is_behind = self._output.is_behind
+        self._output.put_nowait(Piece(f"[{duration(event.t - since):>11}] {text}\n"))
+        if not is_behind:
+            self._draw(event.t)
+
+    def _refresh(self, now: float) -> None:
+        is_due = self._drawn_at is None or now - self._drawn_at >= REFRESH_SECONDS
+        if is_due and not self._output.is_behind:
+            self._draw(now)
+
+    def _draw(self, now: float) -> None:
         self._drawn_at = now
-        rows: list[RenderableType] = []
-        for name, shard in list(progress.running.items())[:MOST_SHARDS]:
-            style = CRAWL_STYLE if shard.is_crawling else ""
-            state = Text(printable(shard_text(now, shard, progress)), style=style)
-            rows += [_bar(name, shard), Padding(state, (0, 0, 0, 2))]
-        busy = {shard.slot for shard in progress.running.values()}
-        for slot, activity in list(progress.activities.items())[:MOST_SHARDS]:
-            if slot not in busy:
-                rows.append(_line(printable(f"{slot}: {activity_text(now, activity)}")))
-        rows.append(_line(progress_text(now, progress)))
-        self._live.update(Group(*rows), refresh=True)
+        self._output.put_nowait(Piece("", bars=_rows(now, self.progress)))
 
 
-class _AboveTheBars(logging.Handler):
-    """Prints log lines through the console that draws the bars, whole, so that they can be copied and grepped."""
+class _Bars:
+    """A screen with bars at its bottom. Nobody but the output's thread touches it: `rich` is not made for several."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__()
         self._console = console
+        self._live = Live(
+            console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        self._is_over = False
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`."""
-        try:
-            style = CRAWL_STYLE if record.levelno >= logging.ERROR else "yellow"
-            self._console.print(Text(printable(self.format(record)), style=style), soft_wrap=True)
-        except Exception:  # noqa: BLE001 - as every handler of the standard library does
-            self.handleError(record)
+    def draw(self, piece: Piece, stream: TextIO) -> None:
+        """Draw a piece. Log lines and the summary are shown whole, so that they can be copied and grepped."""
+        self._console.file = stream
+        if piece.is_last:
+            self._live.stop()
+            self._is_over = True
+        elif not self._is_over:
+            self._live.start()
+        if piece.text:
+            style = "" if not piece.level else CRAWL_STYLE if piece.level >= logging.ERROR else "yellow"
+            text = piece.text.removesuffix("\n")
+            shown = Text(printable(text) if piece.level else text, style=style)
+            self._console.print(shown, soft_wrap=bool(piece.level) or piece.is_last)
+        if piece.bars is not None:
+            self._live.update(piece.bars, refresh=True)
+
+
+def _rows(now: float, progress: Progress) -> RenderableType:
+    rows: list[RenderableType] = []
+    for name, shard in list(progress.running.items())[:MOST_SHARDS]:
+        style = CRAWL_STYLE if shard.is_crawling else ""
+        state = Text(printable(shard_text(now, shard, progress)), style=style)
+        rows += [_bar(name, shard), Padding(state, (0, 0, 0, 2))]
+    busy = {shard.slot for shard in progress.running.values()}
+    for slot, activity in list(progress.activities.items())[:MOST_SHARDS]:
+        if slot not in busy:
+            rows.append(_line(printable(f"{slot}: {activity_text(now, activity)}")))
+    rows.append(_line(progress_text(now, progress)))
+    return Group(*rows)
 
 
 def _line(text: str) -> Text:

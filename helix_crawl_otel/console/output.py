@@ -1,7 +1,8 @@
-"""Standard output and standard error while a supervised command lasts: nobody who writes to them waits.
+"""The threads that write while a supervised command lasts: one draws on standard output, one tells on standard error.
 
 A pipe that nobody reads is full after 64 kB, on Windows after less; a console freezes every write while its user
-selects text. Whoever shows a run must not hold up who decides in it.
+selects text. Whoever shows a run must not hold up who decides in it: all others put what they have to show or to log
+into a bounded queue.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from logging.handlers import QueueHandler, QueueListener
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, TextIO, cast
+from typing import Any, NamedTuple, TextIO, cast
 
 from helix_crawl_otel.formats import is_gone_reader
 from helix_crawl_otel.supervise.interrupts import Interrupts
 
-__all__ = ["QueuedOutput", "StandardOutput"]
+__all__ = ["LogHandler", "OutputThread", "Piece", "StandardOutput"]
+
+logger = logging.getLogger("helix_crawl_otel")
 
 PIECE_BYTES = 64
 """What a queued piece takes beside its letters."""
@@ -66,67 +70,64 @@ class StandardOutput:
         self, as_json: bool, clock: Callable[[], float] = time.monotonic, look_seconds: float = LOOK_SECONDS
     ) -> None:
         self.hurries = False
+        self.shown: OutputThread | None = None  # draws on standard output; none where that is closed
+        self._told: OutputThread | None = None  # and on standard error; the same one where both are the same file
         self._as_json = as_json
         self._clock = clock
         self._look_seconds = look_seconds
-        self._shown: QueuedOutput | None = None  # in the place of standard output
-        self._told: QueuedOutput | None = None  # and of standard error; the same one where both are the same file
-        self._handler: logging.Handler | None = None
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> StandardOutput:
         # Either is None where it was closed.
-        shown, told = self._before = cast("TextIO | None", sys.stdout), cast("TextIO | None", sys.stderr)
-        self._terminal = _VirtualTerminal(shown)
+        shown, told = cast("TextIO | None", sys.stdout), cast("TextIO | None", sys.stderr)
+        self._stack.callback(_VirtualTerminal(shown).restore)
         is_same = shown is not None and told is not None and _is_same(shown, told)
         if told is not None and not is_same:
-            self._told = QueuedOutput(told, TEXT_BYTES, _text_gap)
+            self._told = OutputThread(told, TEXT_BYTES, _text_gap)
         if shown is not None:
             most_bytes, gap = (JSON_BYTES, _json_gap) if self._as_json else (TEXT_BYTES, _text_gap)
-            self._shown = QueuedOutput(shown, most_bytes, gap, None if is_same else self._tell_of)
-            sys.stdout = cast("TextIO", self._shown)
+            self.shown = OutputThread(shown, most_bytes, gap, None if is_same else self._tell_of)
         if is_same:
-            self._told = self._shown
-        if self._told is not None:
-            sys.stderr = cast("TextIO", self._told)
+            self._told = self.shown
         root = logging.getLogger()
         if self._told is not None and not root.handlers:
-            self._handler = logging.StreamHandler(self._told)
-            self._handler.setFormatter(logging.Formatter("%(message)s"))
-            root.addHandler(self._handler)
+            handler = LogHandler(self._told)
+            root.addHandler(handler)
+            self._stack.callback(root.removeHandler, handler)
+            # These write to standard error by themselves, and would wait for its reader.
+            logging.captureWarnings(True)
+            self._stack.callback(logging.captureWarnings, False)
+            self._stack.callback(setattr, threading, "excepthook", threading.excepthook)
+            threading.excepthook = _log_thread_error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         hurries = self.hurries or isinstance(error, KeyboardInterrupt)
-        try:
-            if self._shown is not None:
-                self._wait(self._shown, HURRY_SECONDS if hurries else None)
+        with self._stack:
+            if self.shown is not None:
+                self._wait(self.shown, HURRY_SECONDS if hurries else None)
             if self._told is not None:
                 self._wait(self._told, HURRY_SECONDS if hurries else LOG_SECONDS)
-        finally:
-            sys.stdout, sys.stderr = cast("tuple[TextIO, TextIO]", self._before)
-            if self._handler is not None:
-                logging.getLogger().removeHandler(self._handler)
-            self._terminal.restore()
 
-    def _wait(self, outlet: QueuedOutput, patience_seconds: float | None) -> None:
-        """Wait for an outlet's reader.
+    def _wait(self, output: OutputThread, patience_seconds: float | None) -> None:
+        """Wait for the reader of an output.
 
         Args:
-            outlet: Nothing more is shown there.
+            output: Nothing more is shown there.
             patience_seconds: For the next piece to be read; `None` without a bound.
 
         Raises:
             KeyboardInterrupt: The operator has.
         """
-        outlet.end()
-        if outlet.wait(0.0):
+        output.end()
+        if output.wait(0.0):
             return
         interrupts: SimpleQueue[int] = SimpleQueue()
-        pieces, since, is_told = outlet.pieces, self._clock(), False
+        pieces, since, is_told = output.pieces, self._clock(), False
         with Interrupts(interrupts.put):
-            while not outlet.wait(self._look_seconds):  # by turns: on Windows no interrupt ends a wait
+            while not output.wait(self._look_seconds):  # by turns: on Windows no interrupt ends a wait
                 try:
                     interrupts.get_nowait()
                 except Empty:
@@ -134,8 +135,8 @@ class StandardOutput:
                 else:
                     raise KeyboardInterrupt
                 now = self._clock()
-                if outlet.pieces != pieces:
-                    pieces, since = outlet.pieces, now
+                if output.pieces != pieces:
+                    pieces, since = output.pieces, now
                 elif patience_seconds is not None and now - since > patience_seconds:
                     return
                 elif now - since > TELL_SECONDS and not is_told and self._told is not None:
@@ -153,42 +154,35 @@ class StandardOutput:
             )
 
 
-def _is_same(shown: TextIO, told: TextIO) -> bool:
-    """Whether both are the same terminal, pipe or file: then one queue keeps their lines in order."""
-    if shown is told:
-        return True
-    try:
-        if sys.platform == "win32":  # which knows the number of a file, not of a pipe or a console
-            return shown.isatty() and told.isatty()
-        return os.path.sameopenfile(shown.fileno(), told.fileno())
-    except (OSError, ValueError):
-        return False
-
-
-def _text_gap(missing: int) -> str:
-    return f"[{missing:,} messages are missing here: nobody was reading]\n"
-
-
-def _json_gap(missing: int) -> str:
-    return json.dumps({"event": "dropped", "lines": missing}) + "\n"
-
-
-class QueuedOutput(io.TextIOBase):
-    """Stands before a stream. Order is kept, whoever writes; a reader that has gone ends the show and nothing else, and
-    so does a full disk.
+class Piece(NamedTuple):
+    """What is shown at once, and never torn.
 
     Args:
-        stream: Where to. What is asked of the system about it is asked here, once: on Windows such a question may wait
-            for a write that hangs.
+        text: Whole lines.
+        level: Of a log line, 0 of any other.
+        bars: What stands below from now on, on a screen that has such: something that `rich` draws.
+        is_last: The run is over: the bars go.
+    """
+
+    text: str
+    level: int = 0
+    bars: Any = None
+    is_last: bool = False
+
+
+class OutputThread(QueueListener):
+    """Writes to one stream what any thread has put into its queue, in that order; who puts waits for nobody.
+
+    A reader that has gone ends the show and nothing else, and so does a full disk.
+
+    Args:
+        stream: Where to.
         most_bytes: What may wait. Of more than that the oldest pieces are dropped.
         gap: Where some are missing this is written, given how many.
         on_failure: Called once, in the thread, with what has ended the show, unless it was a reader that has gone.
 
-    Threads: any.
+    Threads: any, but for `get` and `handle`.
     """
-
-    encoding: str = "utf-8"  # else the base class has it, for reading only
-    errors: str | None = None
 
     def __init__(
         self,
@@ -197,23 +191,26 @@ class QueuedOutput(io.TextIOBase):
         gap: Callable[[int], str],
         on_failure: Callable[[OSError], None] | None = None,
     ) -> None:
-        super().__init__()
-        self.encoding = stream.encoding or "utf-8"
-        self.errors = stream.errors
+        super().__init__(self)  # it is its queue as well
+        self.draw: Callable[[Piece, TextIO], None] = _write_lines  # called by the thread; what has bars replaces it
+        self.is_terminal = stream.isatty()
         self.pieces = 0  # written so far; set by the thread
         self._most_bytes = most_bytes
         self._gap = gap
         self._on_failure = on_failure
-        self._is_terminal = stream.isatty()
-        self._number = _number(stream)
-        self._changed = threading.Condition()  # guards what follows
-        self._waiting: deque[str] = deque()
+        # Asked for here, once: on Windows the system may let this wait for a write that hangs.
+        self._stream = stream
+        self._closing = contextlib.ExitStack()
+        self._target = self._closing.enter_context(_another(stream))
+        # Guards what follows. It is reentrant: a finalizer may log in the middle.
+        self._changed = threading.Condition()
+        self._waiting: deque[Piece] = deque()
         self._waiting_bytes = 0
         self._dropped = 0
         self._is_writing = False
         self._is_ending = False
         self._is_over = False
-        threading.Thread(target=self._deliver, args=(stream,), name="helix-crawl-outlet", daemon=True).start()
+        self.start()
 
     @property
     def is_behind(self) -> bool:
@@ -221,39 +218,21 @@ class QueuedOutput(io.TextIOBase):
         with self._changed:
             return bool(self._waiting) or self._is_writing
 
-    def write(self, text: str, /) -> int:
-        """Queue a piece, which is never torn. After `end`, or without a reader, it is thrown away."""
+    def write(self, text: str) -> None:
+        """Queue whole lines."""
+        self.put_nowait(Piece(text))
+
+    def put_nowait(self, piece: Piece) -> None:
+        """Queue a piece. After `end`, or without a reader, it is thrown away."""
         with self._changed:
-            if self._is_ending or self._is_over or not text:
-                return len(text)
-            self._waiting.append(text)
-            self._waiting_bytes += _bytes(text)
+            if self._is_ending:
+                return
+            self._waiting.append(piece)
+            self._waiting_bytes += _bytes(piece)
             while self._waiting_bytes > self._most_bytes and len(self._waiting) > 1:
                 self._waiting_bytes -= _bytes(self._waiting.popleft())
                 self._dropped += 1
             self._changed.notify_all()
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def writable(self) -> bool:
-        """It is for that."""
-        return True
-
-    def isatty(self) -> bool:
-        """Whether the stream behind is a terminal."""
-        return self._is_terminal
-
-    def fileno(self) -> int:
-        """Of the stream behind.
-
-        Raises:
-            OSError: It has none.
-        """
-        if self._number is None:
-            raise io.UnsupportedOperation("fileno")
-        return self._number
 
     def end(self) -> None:
         """Take nothing more; what waits is still written, by the thread."""
@@ -268,34 +247,58 @@ class QueuedOutput(io.TextIOBase):
 
     # -- its thread ---------------------------------------------------------------------------------------------------
 
-    def _deliver(self, stream: TextIO) -> None:
-        try:
-            # Whatever ends it, a reader that has gone or letters that cannot be encoded: the run is none the wiser.
-            with contextlib.suppress(ValueError), _another(stream) as target:
-                while (text := self._next()) is not None:
-                    target.write(text)
-                    target.flush()
-                    self.pieces += 1
-        except OSError as error:
-            if self._on_failure is not None and not is_gone_reader(error):
-                self._on_failure(error)
-        finally:  # who waits for the end must not wait for a thread that has failed
-            with self._changed:
-                self._is_over, self._is_writing = True, False
-                self._waiting.clear()
-                self._changed.notify_all()
-
-    def _next(self) -> str | None:
+    def get(self, block: bool = True) -> Piece | None:
+        """The next piece; `None`, which is the listener's end, when all has been written."""
         with self._changed:
             self._is_writing = False
             self._changed.wait_for(lambda: self._waiting or self._is_ending)
-            if not self._waiting:
-                return None
-            text = self._waiting.popleft()
-            self._waiting_bytes -= _bytes(text)
-            self._is_writing = True
-            missing, self._dropped = self._dropped, 0
-            return self._gap(missing) + text if missing else text
+            if self._waiting:
+                self._is_writing = True
+                if self._dropped:
+                    missing, self._dropped = self._dropped, 0
+                    return Piece(self._gap(missing))
+                piece = self._waiting.popleft()
+                self._waiting_bytes -= _bytes(piece)
+                return piece
+        with contextlib.suppress(OSError, ValueError):
+            self._closing.close()
+        self._finish()
+        return None
+
+    def handle(self, record: Any) -> None:
+        """Draw a piece. Whatever ends the show, a reader that has gone or letters that cannot be encoded, the run is
+        none the wiser; and who waits for the end does not wait for a thread that has failed.
+        """
+        is_shown = False
+        try:
+            if not self.pieces:  # what was printed before
+                with contextlib.suppress(OSError, ValueError):
+                    self._stream.flush()
+            self.draw(record, self._target)
+            self.pieces += 1
+            is_shown = True
+        except ValueError:
+            pass
+        except OSError as error:
+            if self._on_failure is not None and not is_gone_reader(error):
+                self._on_failure(error)
+        finally:
+            if not is_shown:
+                self._finish()
+
+    def _finish(self) -> None:
+        with self._changed:
+            self._is_ending, self._is_over, self._is_writing = True, True, False
+            self._waiting.clear()
+            self._changed.notify_all()
+
+
+class LogHandler(QueueHandler):
+    """Queues log lines among what an `OutputThread`, its queue, writes."""
+
+    def prepare(self, record: logging.LogRecord) -> Any:
+        """See `QueueHandler`: as a piece."""
+        return Piece(self.format(record) + "\n", record.levelno)
 
 
 class _VirtualTerminal:
@@ -333,15 +336,41 @@ if sys.platform == "win32":
         return ctypes.c_void_p(_kernel32.GetStdHandle(STD_OUTPUT_HANDLE))
 
 
-def _bytes(text: str) -> int:
-    return len(text) + PIECE_BYTES
-
-
-def _number(stream: TextIO) -> int | None:
+def _is_same(shown: TextIO, told: TextIO) -> bool:
+    """Whether both are the same terminal, pipe or file: then one queue keeps their lines in order."""
+    if shown is told:
+        return True
     try:
-        return stream.fileno()
+        if sys.platform == "win32":  # which knows the number of a file, not of a pipe or a console
+            return shown.isatty() and told.isatty()
+        return os.path.sameopenfile(shown.fileno(), told.fileno())
     except (OSError, ValueError):
-        return None
+        return False
+
+
+def _text_gap(missing: int) -> str:
+    return f"[{missing:,} messages are missing here: nobody was reading]\n"
+
+
+def _json_gap(missing: int) -> str:
+    return json.dumps({"event": "dropped", "lines": missing}) + "\n"
+
+
+def _log_thread_error(args: threading.ExceptHookArgs) -> None:
+    """In the words of Python's own hook, which writes to standard error by itself."""
+    if args.exc_type is not SystemExit:
+        name = args.thread.name if args.thread is not None else threading.get_ident()
+        error = args.exc_value if args.exc_value is not None else args.exc_type()
+        logger.error("Exception in thread %s:", name, exc_info=(args.exc_type, error, args.exc_traceback))
+
+
+def _write_lines(piece: Piece, stream: TextIO) -> None:
+    stream.write(piece.text)
+    stream.flush()
+
+
+def _bytes(piece: Piece) -> int:
+    return len(piece.text) + PIECE_BYTES
 
 
 def _another(stream: TextIO) -> contextlib.AbstractContextManager[TextIO]:
@@ -350,17 +379,17 @@ def _another(stream: TextIO) -> contextlib.AbstractContextManager[TextIO]:
     A write that hangs holds the locks of its stream: the interpreter's last flush of that one would fail, and end the
     process with another exit code. On Windows the system has such a lock as well, so a console is opened anew.
     """
-    with contextlib.suppress(OSError, ValueError):
-        stream.flush()
     buffer: Any = getattr(stream, "buffer", None)
     raw = getattr(buffer, "raw", buffer)
     if not isinstance(raw, io.RawIOBase):
         return contextlib.nullcontext(stream)
     kind: Any = type(raw)
-    if kind is io.FileIO:
-        file = io.FileIO(os.dup(stream.fileno()), "wb")
-    elif sys.platform == "win32":
-        file = kind("CONOUT$", "wb")  # it is Python's own for a console
-    else:
-        return contextlib.nullcontext(stream)
-    return io.TextIOWrapper(io.BufferedWriter(file), encoding=stream.encoding, errors=stream.errors)
+    with contextlib.suppress(OSError, ValueError):
+        if kind is io.FileIO:
+            file = io.FileIO(os.dup(stream.fileno()), "wb")
+        elif sys.platform == "win32":
+            file = kind("CONOUT$", "wb")  # it is Python's own for a console
+        else:
+            return contextlib.nullcontext(stream)
+        return io.TextIOWrapper(io.BufferedWriter(file), encoding=stream.encoding, errors=stream.errors)
+    return contextlib.nullcontext(stream)  # the first write will tell what is wrong with it

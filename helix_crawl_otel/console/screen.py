@@ -3,191 +3,132 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TextIO
+from typing import Any
 
+from helix_crawl_otel.console.output import OutputThread
 from helix_crawl_otel.console.progress import Progress
-from helix_crawl_otel.console.text import progress_lines, sentence_of
+from helix_crawl_otel.console.text import Summary, progress_lines, sentence_of
 from helix_crawl_otel.formats import duration
 from helix_crawl_otel.supervise import events
 
-__all__ = ["Announcer", "Display", "JsonDisplay", "NoDisplay", "PlainDisplay", "choose_display"]
+__all__ = ["Display", "JsonDisplay", "PlainDisplay", "choose_display"]
 
 PROGRESS_SECONDS = 30.0
 
 
-class Display(Protocol):
-    """Shows a run. The announcer serialises the calls."""
-
-    def show(self, event: events.Event, progress: Progress) -> None:
-        """Something has happened."""
-
-    def refresh(self, now: float, progress: Progress) -> None:
-        """Time has passed."""
-
-    def end(self, summary: Mapping[str, Any], text: str) -> None:
-        """The run is over."""
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-
-
-class Announcer:
-    """Takes events from any thread and has them shown, one at a time. A closed terminal ends the show, not the run.
-
-    Args:
-        display: What shows them.
+class Display:
+    """Takes events from any thread and has them shown, in one order. It waits for nobody who reads them.
 
     Threads: any.
     """
 
-    def __init__(self, display: Display) -> None:
-        self.progress = Progress()
-        self._display = display
-        self._lock = threading.Lock()
-        self._is_blind = False
+    def __init__(self) -> None:
+        self.progress = Progress()  # the main thread reads it at the end
+        self._lock = threading.Lock()  # guards it, and what follows
+        self._since: float | None = None
 
     def emit(self, event: events.Event) -> None:
         """Something has happened."""
         with self._lock:
+            self._since = event.t if self._since is None else self._since
             self.progress.take(event)
-            self._try(lambda: self._display.show(event, self.progress))
+            self._show(event, self._since)
 
     def refresh(self, now: float) -> None:
         """Time has passed."""
         with self._lock:
-            self._try(lambda: self._display.refresh(now, self.progress))
+            self._refresh(now)
 
-    def end(self, summary: Mapping[str, Any], text: str) -> None:
+    def end(self, summary: Summary) -> None:
         """The run is over."""
-        with self._lock:
-            self._try(lambda: self._display.end(summary, text))
 
     def close(self) -> None:
-        """The run has ended by an error: leave the terminal as it was."""
-        with self._lock:
-            self._try(self._display.close)
+        """The run has ended, perhaps by an error: leave everything as it was."""
 
-    def _try(self, step: Callable[[], None]) -> None:
-        if self._is_blind:
-            return
-        try:
-            step()
-        except (OSError, ValueError):  # the reader of a pipe has gone, or the terminal
-            self._is_blind = True
+    def _show(self, event: events.Event, since: float) -> None:
+        """Show an event of a run that began at `since`."""
+
+    def _refresh(self, now: float) -> None:
+        """Show what has come by time alone."""
 
 
-class NoDisplay:
-    """Shows nothing: the process has no standard output."""
-
-    def show(self, event: events.Event, progress: Progress) -> None:
-        """See `Display`."""
-
-    def refresh(self, now: float, progress: Progress) -> None:
-        """See `Display`."""
-
-    def end(self, summary: Mapping[str, Any], text: str) -> None:
-        """See `Display`."""
-
-    def close(self) -> None:
-        """See `Display`."""
-
-
-class JsonDisplay:
+class JsonDisplay(Display):
     """One object a line.
 
     Args:
-        stream: Where to.
+        write: Takes whole lines.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._since: float | None = None
+    def __init__(self, write: Callable[[str], object]) -> None:
+        super().__init__()
+        self._write = write
 
-    def show(self, event: events.Event, progress: Progress) -> None:
+    def end(self, summary: Summary) -> None:
         """See `Display`."""
-        self._since = event.t if self._since is None else self._since
-        self._write(event.to_json(self._since))
+        self._put({"event": "summary", **summary.to_json()})
 
-    def refresh(self, now: float, progress: Progress) -> None:
-        """Nothing happens by time alone."""
+    def _show(self, event: events.Event, since: float) -> None:
+        self._put(event.to_json(since))
 
-    def end(self, summary: Mapping[str, Any], text: str) -> None:
-        """See `Display`."""
-        self._write({"event": "summary", **summary})
-
-    def close(self) -> None:
-        """Nothing to put back."""
-
-    def _write(self, content: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(content) + "\n")
-        self._stream.flush()
+    def _put(self, content: Mapping[str, Any]) -> None:
+        self._write(json.dumps(content) + "\n")
 
 
-class PlainDisplay:
+class PlainDisplay(Display):
     """A line for each event that matters, and one of progress every half minute.
 
     Args:
-        stream: Where to.
+        write: Takes whole lines.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._since: float | None = None
+    def __init__(self, write: Callable[[str], object]) -> None:
+        super().__init__()
+        self._write = write
         self._told_at: float | None = None
 
-    def show(self, event: events.Event, progress: Progress) -> None:
+    def end(self, summary: Summary) -> None:
         """See `Display`."""
-        self._since = event.t if self._since is None else self._since
+        self._write(f"\n{summary.text()}\n")
+
+    def _show(self, event: events.Event, since: float) -> None:
         text = sentence_of(event)
         if text is not None:
-            self._write(event.t, text)
+            self._put(event.t - since, text)
 
-    def refresh(self, now: float, progress: Progress) -> None:
-        """See `Display`."""
+    def _refresh(self, now: float) -> None:
         if self._told_at is None:
             self._told_at = now
-        if (progress.running or progress.activities) and now - self._told_at >= PROGRESS_SECONDS:
+        if (self.progress.running or self.progress.activities) and now - self._told_at >= PROGRESS_SECONDS:
             self._told_at = now
-            for line in progress_lines(now, progress):
-                self._write(now, line)
+            for line in progress_lines(now, self.progress):
+                self._put(now - (self._since if self._since is not None else now), line)
 
-    def end(self, summary: Mapping[str, Any], text: str) -> None:
-        """See `Display`."""
-        self._stream.write(f"\n{text}\n")
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Nothing to put back."""
-
-    def _write(self, t: float, text: str) -> None:
-        since = t - (self._since if self._since is not None else t)
-        self._stream.write(f"[{duration(since):>11}] {text}\n")
-        self._stream.flush()
+    def _put(self, seconds: float, text: str) -> None:
+        self._write(f"[{duration(seconds):>11}] {text}\n")
 
 
-def choose_display(as_json: bool, is_plain: bool, environ: Mapping[str, str]) -> Display:
-    """The display for this process's standard output, which may have been closed.
+def choose_display(output: OutputThread | None, as_json: bool, is_plain: bool, environ: Mapping[str, str]) -> Display:
+    """The display for this process's standard output.
 
     Args:
+        output: Draws there; `None` where it has been closed.
         as_json: JSON lines were asked for.
         is_plain: Plain lines were asked for.
         environ: `TERM=dumb` is no terminal for bars.
     """
-    stream: TextIO | None = sys.stdout
-    if stream is None:
-        return NoDisplay()
+    if output is None:
+        return Display()
     if as_json:
-        return JsonDisplay(stream)
-    if is_plain or not stream.isatty() or environ.get("TERM") == "dumb":
-        return PlainDisplay(stream)
+        return JsonDisplay(output.write)
+    if is_plain or not output.is_terminal or environ.get("TERM") == "dumb":
+        return PlainDisplay(output.write)
     from rich.console import Console
 
     from helix_crawl_otel.console.live import LiveDisplay
 
     console = Console(highlight=False)
-    if console.legacy_windows:  # it would move the cursor by calls of the system, past an outlet's queue
-        return PlainDisplay(stream)
-    return LiveDisplay(console)
+    if console.legacy_windows:  # it would move the cursor by calls of the system
+        return PlainDisplay(output.write)
+    return LiveDisplay(console, output)

@@ -1,4 +1,4 @@
-"""The stream that nobody waits for: order, bounds, a reader that hangs, one that goes, one that comes late."""
+"""The output that nobody waits for: order, bounds, a reader that hangs, one that goes, one that comes late."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO, cast
 
 import pytest
 from rich.console import Console
 
 from helix_crawl_otel.console.live import LiveDisplay
-from helix_crawl_otel.console.output import PIECE_BYTES, QueuedOutput
-from helix_crawl_otel.console.screen import Announcer, JsonDisplay
+from helix_crawl_otel.console.output import PIECE_BYTES, OutputThread
+from helix_crawl_otel.console.screen import JsonDisplay
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.supervise import events
 from tests.console.story import STORY
@@ -51,9 +50,9 @@ def gap(missing: int) -> str:
 
 
 @contextmanager
-def outlet_of(stream: Frozen, most_bytes: int = PLENTY) -> Iterator[QueuedOutput]:
+def outlet_of(stream: Frozen, most_bytes: int = PLENTY) -> Iterator[OutputThread]:
     """An outlet whose first piece hangs; in the end all is written."""
-    outlet = QueuedOutput(stream, most_bytes, gap)
+    outlet = OutputThread(stream, most_bytes, gap)
     outlet.write("first\n")
     assert stream.is_asked.wait(DEADLINE_SECONDS)
     yield outlet
@@ -120,7 +119,7 @@ def test_after_its_end_nothing_is_taken() -> None:
     stream = Frozen()
     with outlet_of(stream) as outlet:
         outlet.end()
-        assert outlet.write("late\n") == 5
+        outlet.write("late\n")
     assert stream.getvalue() == "first\n"
 
 
@@ -134,12 +133,12 @@ def test_a_reader_that_goes_away(error: Exception) -> None:
             raise error
 
     stream = Gone()
-    outlet = QueuedOutput(stream, PLENTY, gap)
+    outlet = OutputThread(stream, PLENTY, gap)
     outlet.write("a\n")
     outlet.write("b\n")
     stream.goes_on.set()
     assert outlet.wait(DEADLINE_SECONDS)
-    assert outlet.write("c\n") == 2
+    outlet.write("c\n")
     assert not outlet.is_behind
 
 
@@ -147,13 +146,12 @@ def test_a_real_pipe_that_is_full() -> None:
     """Far more than a pipe holds; the stream itself is not locked meanwhile, and stays open in the end."""
     reads, writes = os.pipe()
     with os.fdopen(reads, encoding="utf-8") as reader, os.fdopen(writes, "w", encoding="utf-8") as stream:
-        outlet = QueuedOutput(stream, 1 << 24, gap)
+        outlet = OutputThread(stream, 1 << 24, gap)
         lines = [f"{number} ä{'x' * 100}\n" for number in range(10_000)]
         for line in lines:
             outlet.write(line)
         outlet.end()
-        assert outlet.fileno() == writes
-        assert not outlet.isatty()
+        assert not outlet.is_terminal
         stream.flush()
         assert not outlet.wait(0.0)
         assert [reader.readline() for _ in lines] == lines
@@ -163,22 +161,17 @@ def test_a_real_pipe_that_is_full() -> None:
         assert reader.readline() == "after\n"
 
 
-def test_it_says_of_itself_what_its_stream_says() -> None:
-    """Terminal, encoding, number: what is asked of standard output."""
-    stream = Frozen()
-    with outlet_of(stream) as outlet:
-        assert outlet.isatty()
-        assert outlet.writable()
-        assert (outlet.encoding, outlet.errors) == ("utf-8", None)
-        with pytest.raises(OSError, match="fileno"):
-            outlet.fileno()
+def test_it_says_whether_it_is_a_terminal() -> None:
+    """Bars are for such."""
+    with outlet_of(Frozen()) as outlet:
+        assert outlet.is_terminal
 
 
 def test_letters_that_the_stream_cannot_show() -> None:
     """They are shown as the stream itself would show them."""
     reads, writes = os.pipe()
     with os.fdopen(reads, "rb") as reader, os.fdopen(writes, "w", encoding="ascii", errors="replace") as stream:
-        outlet = QueuedOutput(stream, PLENTY, gap)
+        outlet = OutputThread(stream, PLENTY, gap)
         outlet.write("日本\n")
         assert reader.readline() == b"??" + os.linesep.encode()
         outlet.end()
@@ -190,18 +183,17 @@ def test_bars_on_a_frozen_terminal() -> None:
     """Lines are kept; bars that would be old when they are seen are not drawn."""
     stream = Frozen()
     with outlet_of(stream) as outlet:
-        file = cast("TextIO", outlet)
-        console = Console(file=file, width=80, height=20, color_system=None, highlight=False, legacy_windows=False)
+        console = Console(file=stream, width=80, height=20, color_system=None, highlight=False, legacy_windows=False)
         assert console.is_terminal
-        announcer = Announcer(LiveDisplay(console))
+        display = LiveDisplay(console, outlet)
         for event in STORY[:15]:
-            announcer.emit(event)
+            display.emit(event)
         waiting = outlet._waiting_bytes
         for second in range(121, 10_000):
-            announcer.refresh(float(second))
+            display.refresh(float(second))
         assert outlet._waiting_bytes == waiting
         summary = Summary(0, 12.0, 5)
-        announcer.end(summary.to_json(), summary.text())
+        display.end(summary)
     drawn = stream.getvalue()
     assert drawn.count("worker cuda:0 starts, process 4711") == 1
     assert drawn.endswith("done after 12 s: 5 genes encoded\n")
@@ -211,13 +203,13 @@ def test_events_for_a_reader_that_comes_late() -> None:
     """Every line is one object, in the order of the run."""
     stream = Frozen()
     with outlet_of(stream) as outlet:
-        announcer = Announcer(JsonDisplay(cast("TextIO", outlet)))
+        display = JsonDisplay(outlet.write)
         for event in STORY:
-            announcer.emit(event)
+            display.emit(event)
     expected = io.StringIO()
-    announcer = Announcer(JsonDisplay(expected))
+    display = JsonDisplay(expected.write)
     for event in STORY:
-        announcer.emit(event)
+        display.emit(event)
     assert stream.getvalue() == "first\n" + expected.getvalue()
     assert isinstance(STORY[0], events.RunStarted)
 
@@ -239,7 +231,7 @@ def test_a_full_disk_is_told_of_and_a_reader_that_has_gone_is_not() -> None:
             def write(self, text: str, error: OSError = error) -> int:
                 raise error
 
-        outlet = QueuedOutput(Refusing(), PLENTY, gap, failures.append)
+        outlet = OutputThread(Refusing(), PLENTY, gap, failures.append)
         outlet.write("lost\n")
         outlet.write("lost too\n")
         outlet.end()
@@ -251,7 +243,7 @@ def test_a_full_disk_is_told_of_and_a_reader_that_has_gone_is_not() -> None:
 def test_a_thread_that_fails_is_waited_for_by_nobody() -> None:
     """Its error is told as that of any thread; the end of the run does not hang."""
     before = set(threading.enumerate())
-    outlet = QueuedOutput(Broken(), PLENTY, gap)
+    outlet = OutputThread(Broken(), PLENTY, gap)
     (thread,) = set(threading.enumerate()) - before
     outlet.write("x")
     outlet.end()

@@ -6,18 +6,41 @@ import dataclasses
 import io
 import json
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from helix_crawl_otel.console.live import LiveDisplay
-from helix_crawl_otel.console.screen import Announcer, JsonDisplay, PlainDisplay
+from helix_crawl_otel.console.output import OutputThread, Piece
+from helix_crawl_otel.console.screen import JsonDisplay, PlainDisplay
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.supervise import events
 from tests.console.story import STORY
 
 SUMMARY = Summary(0, 12.0, 5)
+
+DEADLINE_SECONDS = 120.0
+
+
+@contextmanager
+def output_to(stream: io.StringIO) -> Iterator[OutputThread]:
+    """An output that writes all that it has been given."""
+    output = OutputThread(stream, 1 << 20, "{} missing".format)
+    yield output
+    output.end()
+    assert output.wait(DEADLINE_SECONDS)
+
+
+def until_drawn(output: OutputThread) -> None:
+    """Wait until the thread has nothing more to draw."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while output.is_behind:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def _kinds() -> list[type[events.Event]]:
@@ -41,13 +64,13 @@ def test_every_event_comes_back_from_json(event: events.Event) -> None:
 
 
 def test_json_counts_from_the_first_event_and_ends_with_the_summary() -> None:
-    """One object a line, flushed."""
+    """One object a line."""
     stream = io.StringIO()
-    announcer = Announcer(JsonDisplay(stream))
+    display = JsonDisplay(stream.write)
     for event in STORY:
-        announcer.emit(event)
-    announcer.refresh(500.0)
-    announcer.end(SUMMARY.to_json(), SUMMARY.text())
+        display.emit(event)
+    display.refresh(500.0)
+    display.end(SUMMARY)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["event"] for line in lines] == [*(event.kind for event in STORY), "summary"]
     assert lines[0]["t"] == 0.0
@@ -57,10 +80,10 @@ def test_json_counts_from_the_first_event_and_ends_with_the_summary() -> None:
 def test_plain_lines_tell_the_story_once() -> None:
     """Each thing in a line of its own; actions are left to the log, whose lines say more of them."""
     stream = io.StringIO()
-    announcer = Announcer(PlainDisplay(stream))
+    display = PlainDisplay(stream.write)
     for event in STORY:
-        announcer.emit(event)
-    announcer.end(SUMMARY.to_json(), SUMMARY.text())
+        display.emit(event)
+    display.end(SUMMARY)
     text = stream.getvalue()
     assert "helix-crawl build a --out b: 3 shards, 1 complete already; minilm on cuda:0 (as asked for)\n" in text
     assert "worker cuda:0 starts, process 4711\n" in text
@@ -75,21 +98,19 @@ def test_plain_lines_tell_the_story_once() -> None:
 def test_plain_progress_comes_every_half_minute_also_while_nothing_is_encoded() -> None:
     """A model that loads for a minute is told of."""
     stream = io.StringIO()
-    announcer = Announcer(PlainDisplay(stream))
+    display = PlainDisplay(stream.write)
     for event in STORY[:9]:
-        announcer.emit(event)
+        display.emit(event)
     for second in range(103, 165):
-        announcer.refresh(float(second))
+        display.refresh(float(second))
     assert stream.getvalue().count("loading minilm, for ") == 2
 
 
 def test_two_workers_on_the_cpu_are_counted() -> None:
     """Not `cpu, cpu`."""
     stream = io.StringIO()
-    PlainDisplay(stream).show(
-        events.RunStarted(0.0, "c", "o", "minilm", ("cpu", "cpu"), "no card", 1, 0),
-        Announcer(JsonDisplay(stream)).progress,
-    )
+    display = PlainDisplay(stream.write)
+    display.emit(events.RunStarted(0.0, "c", "o", "minilm", ("cpu", "cpu"), "no card", 1, 0))
     assert "c: 1 shard; minilm on 2 x cpu (no card)" in stream.getvalue()
 
 
@@ -98,15 +119,18 @@ def test_live_bars_fit_their_terminal(width: int) -> None:
     """Whatever its width, a crawl is seen; no line of the bars is wider than the terminal."""
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=width, height=20, color_system=None, highlight=False)
-    announcer = Announcer(LiveDisplay(console))
-    for event in STORY:
-        if event.t <= 200.0:
-            announcer.emit(event)
-    stream.truncate(0)
-    stream.seek(0)
-    announcer.refresh(260.0)
-    drawn = stream.getvalue()
-    announcer.end(SUMMARY.to_json(), SUMMARY.text())
+    with output_to(stream) as output:
+        display = LiveDisplay(console, output)
+        for event in STORY:
+            if event.t <= 200.0:
+                display.emit(event)
+                until_drawn(output)
+        stream.truncate(0)
+        stream.seek(0)
+        display.refresh(260.0)
+        until_drawn(output)
+        drawn = stream.getvalue()
+        display.end(SUMMARY)
     rows = [row.rpartition("\x1b[2K")[2] for row in drawn.splitlines()]
     assert "CRAWLING" in drawn
     assert "1 of 3 shards" in drawn
@@ -120,10 +144,11 @@ def test_log_lines_stand_above_the_bars_whole_and_once() -> None:
     stream = io.StringIO()
     logger = logging.getLogger("helix_crawl_otel")
     before = logger.propagate, list(logger.handlers)
-    display = LiveDisplay(Console(file=stream, force_terminal=True, width=40, color_system=None))
     line = "[crawl-watchdog] issued action=DETECT shard=a " + "x" * 100
-    logger.warning("%s", line)
-    display.close()
+    with output_to(stream) as output:
+        display = LiveDisplay(Console(force_terminal=True, width=40, color_system=None), output)
+        logger.warning("%s", line)
+        display.close()
     assert stream.getvalue().count(line) == 1
     assert (logger.propagate, list(logger.handlers)) == before
 
@@ -143,9 +168,24 @@ class _Gone(io.StringIO):
 def test_a_reader_that_goes_away_ends_the_show_not_the_run() -> None:
     """Progress is still counted, for the summary."""
     stream = _Gone()
-    announcer = Announcer(JsonDisplay(stream))
-    for event in STORY:
-        announcer.emit(event)
-    announcer.end(SUMMARY.to_json(), SUMMARY.text())
+    with output_to(stream) as output:
+        display = JsonDisplay(output.write)
+        for event in STORY:
+            display.emit(event)
+        display.end(SUMMARY)
     assert len(stream.getvalue().splitlines()) == 2
-    assert announcer.progress.encoded == 128
+    assert display.progress.encoded == 128
+
+
+def test_what_is_logged_after_the_end_brings_no_bars_back() -> None:
+    """Such as a notice that failed: it stands below the summary, and the cursor stays to be seen."""
+    stream = io.StringIO()
+    with output_to(stream) as output:
+        display = LiveDisplay(Console(force_terminal=True, width=80, color_system=None), output)
+        for event in STORY:
+            display.emit(event)
+        display.end(SUMMARY)
+        output.put_nowait(Piece("--notify failed\n", logging.ERROR))
+    drawn = stream.getvalue()
+    assert drawn.endswith("done after 12 s: 5 genes encoded\n--notify failed\n")
+    assert drawn.count("\x1b[?25l") == drawn.count("\x1b[?25h") == 1

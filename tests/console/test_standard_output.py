@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -15,7 +16,7 @@ from typing import TextIO
 import pytest
 
 from helix_crawl_otel.console import output
-from helix_crawl_otel.console.output import LOG_SECONDS, TELL_SECONDS, QueuedOutput, StandardOutput
+from helix_crawl_otel.console.output import LOG_SECONDS, TELL_SECONDS, StandardOutput
 from tests.console.test_output import DEADLINE_SECONDS, Frozen
 
 FULL_DEVICE = Path("/dev/full")
@@ -72,12 +73,18 @@ def streams(shown: TextIO | None, told: io.StringIO | None) -> Iterator[None]:
                 stream.goes_on.set()
 
 
-def test_what_is_printed_and_logged_is_there_in_the_end() -> None:
+def show(standard_output: StandardOutput, what: object) -> None:
+    """As a display does: a line on standard output."""
+    assert standard_output.shown is not None
+    standard_output.shown.write(f"{what}\n")
+
+
+def test_what_is_shown_and_logged_is_there_in_the_end() -> None:
     """Each on its own stream, without a word of decoration; afterwards everything is as it was."""
     shown, told = io.StringIO(), io.StringIO()
-    with streams(shown, told), StandardOutput(as_json=False):
-        assert isinstance(sys.stdout, QueuedOutput)
-        print("a line")
+    with streams(shown, told), StandardOutput(as_json=False) as standard_output:
+        assert (sys.stdout, sys.stderr) == (shown, told)
+        show(standard_output, "a line")
         logging.getLogger("helix_crawl_otel").warning("a warning of %d", 1)
         logging.getLogger("helix_crawl_otel").info("no warning")
     assert shown.getvalue() == "a line\n"
@@ -87,9 +94,9 @@ def test_what_is_printed_and_logged_is_there_in_the_end() -> None:
 def test_one_file_for_both_keeps_the_order() -> None:
     """`2>&1`, or a terminal: a log line stands where it was logged."""
     both = io.StringIO()
-    with streams(both, both), StandardOutput(as_json=False):
+    with streams(both, both), StandardOutput(as_json=False) as standard_output:
         for number in range(100):
-            print(f"line {number}")
+            show(standard_output, f"line {number}")
             logging.getLogger("helix_crawl_otel").warning("log %d", number)
     assert both.getvalue() == "".join(f"line {number}\nlog {number}\n" for number in range(100))
 
@@ -106,6 +113,30 @@ def test_handlers_of_the_program_around_are_left_alone() -> None:
     assert told.getvalue() == ""
 
 
+def test_what_python_itself_tells_waits_for_nobody() -> None:
+    """A warning, and a thread that fails: in Python's own words, by way of the log."""
+
+    def fail() -> None:
+        raise KeyError("lost")
+
+    told, hook = Frozen(), threading.excepthook
+    with streams(None, told):
+        with StandardOutput(as_json=False):
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")
+                logging.captureWarnings(False)  # pytest has a hook of its own in its place
+                logging.captureWarnings(True)
+                warnings.warn("old", UserWarning, stacklevel=1)
+            thread = threading.Thread(target=fail, name="one")
+            thread.start()
+            thread.join()
+            told.goes_on.set()
+        assert threading.excepthook is hook
+    lines = [line for line in told.getvalue().splitlines() if line]
+    assert "UserWarning: old" in lines[0]
+    assert (lines[2], lines[-1]) == ("Exception in thread one:", "KeyError: 'lost'")
+
+
 def test_closed_streams() -> None:
     """As some schedulers start a job."""
     with streams(None, None), StandardOutput(as_json=True):
@@ -117,9 +148,9 @@ def test_closed_streams() -> None:
 def test_a_full_disk_is_told_of_on_standard_error() -> None:
     """Once, and the run goes on: a script that reads the file must learn that it has not all."""
     told = io.StringIO()
-    with FULL_DEVICE.open("w") as full, streams(full, told), StandardOutput(as_json=True):
+    with FULL_DEVICE.open("w") as full, streams(full, told), StandardOutput(as_json=True) as standard_output:
         for number in range(100):
-            print(number)
+            show(standard_output, number)
     assert told.getvalue() == (
         "helix-crawl: standard output cannot be written (No space left on device): it ends here, perhaps within a "
         "line; the run goes on\n"
@@ -136,8 +167,8 @@ def test_the_end_waits_for_a_reader_and_says_so_once() -> None:
         return clock()
 
     clock = Clock(lambda: not shown.goes_on.is_set())
-    with streams(shown, told), StandardOutput(as_json=False, clock=look, look_seconds=0.0):
-        print("a line")
+    with streams(shown, told), StandardOutput(as_json=False, clock=look, look_seconds=0.0) as standard_output:
+        show(standard_output, "a line")
     assert clock.now == 1000
     assert shown.getvalue() == "a line\n"
     assert told.getvalue() == (
@@ -149,10 +180,10 @@ def test_the_end_waits_for_a_reader_and_says_so_once() -> None:
 def test_log_lines_alone_do_not_hold_up_the_end_for_long() -> None:
     """A caller that reads standard output to its end, and never standard error, sees that end."""
     shown, told = io.StringIO(), Frozen()
-    clock = Clock(lambda: outlets._shown is not None and outlets._shown.wait(0.0))
-    outlets = StandardOutput(as_json=False, clock=clock, look_seconds=0.0)
-    with streams(shown, told), outlets:
-        print("a line")
+    clock = Clock(lambda: standard_output.shown is not None and standard_output.shown.wait(0.0))
+    standard_output = StandardOutput(as_json=False, clock=clock, look_seconds=0.0)
+    with streams(shown, told), standard_output:
+        show(standard_output, "a line")
         logging.getLogger("helix_crawl_otel").warning("a warning")
         assert told.is_asked.wait(DEADLINE_SECONDS)
     assert LOG_SECONDS < clock.now < TELL_SECONDS
@@ -174,13 +205,13 @@ def test_a_slow_reader_of_log_lines_is_waited_for() -> None:
 def test_after_a_second_interrupt_nobody_is_waited_for_long(how: str) -> None:
     """At once, it says in the manual."""
     shown, clock = Frozen(), Clock()
-    outlets = StandardOutput(as_json=False, clock=clock, look_seconds=0.0)
-    with streams(shown, io.StringIO()), contextlib.suppress(KeyboardInterrupt), outlets:
-        print("a line")
+    standard_output = StandardOutput(as_json=False, clock=clock, look_seconds=0.0)
+    with streams(shown, io.StringIO()), contextlib.suppress(KeyboardInterrupt), standard_output:
+        show(standard_output, "a line")
         assert shown.is_asked.wait(DEADLINE_SECONDS)
         if how == "KeyboardInterrupt":
             raise KeyboardInterrupt
-        outlets.hurries = True
+        standard_output.hurries = True
     assert clock.now < LOG_SECONDS
     assert shown.getvalue() == ""
 
@@ -190,9 +221,9 @@ def test_what_is_missing_is_told_in_the_form_of_the_rest(as_json: bool, monkeypa
     """A script can read the line that says how many events it has not got."""
     monkeypatch.setattr(output, "JSON_BYTES" if as_json else "TEXT_BYTES", 100)
     shown = Frozen()
-    with streams(shown, io.StringIO()), StandardOutput(as_json=as_json):
+    with streams(shown, io.StringIO()), StandardOutput(as_json=as_json) as standard_output:
         for number in range(10):
-            sys.stdout.write(f"{number}\n")
+            show(standard_output, number)
             assert shown.is_asked.wait(DEADLINE_SECONDS)
         shown.goes_on.set()
     lines = shown.getvalue().splitlines()
