@@ -13,12 +13,11 @@ import threading
 from enum import Enum
 
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
+from helix_crawl_otel.supervise.incoming import OpenShards
 from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.rules import CrashBudget, End, Ending, GateState, MemoryGate, judge_end, why_ended
 from helix_crawl_otel.supervise.run_state import RunContext
-from helix_crawl_otel.supervise.worker import Worker
-from helix_crawl_otel.supervise.worker_launch import launch_worker
-from helix_crawl_otel.supervise.worker_listener import OpenShards
+from helix_crawl_otel.supervise.worker import Worker, launch_worker
 
 __all__ = ["Phase", "Restart", "Slot"]
 
@@ -179,7 +178,7 @@ class Slot:
     def _look_at_worker(self) -> None:
         worker = self.worker
         assert worker is not None
-        if worker.listener.progressed():
+        if worker.incoming.progressed():
             self._budget.progressed()
         code = worker.process.poll()
         if code is not None:
@@ -214,7 +213,7 @@ class Slot:
         worker.finish_reading(DRAIN_SECONDS)
         self._drop(worker)
         leaving = worker.incoming.leaving
-        refused = worker.listener.refused or self._demotes
+        refused = worker.incoming.refused or self._demotes
         ending = judge_end(
             End(
                 code,
@@ -226,12 +225,12 @@ class Slot:
                 finished=self._run.job.has_finished(self.name, code if self._ended_for is None else None),
             )
         )
-        if ending is Ending.DONE and self._run.pausing and (worker.listener.has_paused or self._left.names()):
+        if ending is Ending.DONE and self._run.pausing and (worker.incoming.has_paused or self._left.names()):
             ending = Ending.PAUSED  # its driver has made a success of the pause
         words = worker.incoming.last_words if ending is Ending.CRASH and self._ended_for in (None, LINGERS) else None
         why = words.reason if words else why_ended(self._ended_for, ending, code)
         shard = refused or (leaving.shard if leaving else None)
-        if worker.listener.progressed():
+        if worker.incoming.progressed():
             self._budget.progressed()
         self.worker, self._ended_for, self._demotes = None, None, None
         self._run.worker_ended(self.name, start.device, worker.process.pid, code, why)

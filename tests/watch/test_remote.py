@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from multiprocessing import Pipe
 from typing import Any
 
@@ -14,10 +14,14 @@ from helix_crawl_otel.link.channel import Channel, ChannelClosed
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
-from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Verdict
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.supervise.incoming import IncomingMessages
+from helix_crawl_otel.probes.monitor import MemoryMonitor
+from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.external import RunJob
+from helix_crawl_otel.supervise.incoming import IncomingMessages, OpenShards
 from helix_crawl_otel.supervise.outgoing import SendQueue
+from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.watch import remote
 from helix_crawl_otel.watch.remote import LinkedRuntime
 from helix_crawl_otel.watch.shard import ShardWatch
@@ -36,9 +40,8 @@ class Supervisor:
     def __init__(self, demoted_shard: str | None = None) -> None:
         self.clock = Clock()
         self.fraction = LOW
-        self.leave_to_the_cpu: set[str] = set()
         self.left: list[int] = []
-        self.passed_boundaries = 0
+        self.events: list[events.Event] = []
         provider, self.reader = make_provider()
         self.pipeline = Pipeline(Settings(), Instruments(provider.get_meter("x")), self.clock, can_end_worker=True)
         self.pipeline.start_worker("job", "cuda:0", "first", 1)
@@ -53,7 +56,26 @@ class Supervisor:
             "clock_rate": 1.0,
             "job": None,
         }
-        self.relay = IncomingMessages(self.pipeline, "job", mailbox, welcome, self, self.clock)
+        self.memory = MemoryMonitor(
+            self.pipeline.read_memory,
+            self.clock,
+            tick_seconds=3600.0,
+            on_error=lambda error: self.pipeline.error("probe", error),
+        )
+        self.memory.watch("cuda:0", is_modelled=True)  # the worker alone reads it
+        self.run = RunContext(
+            RunJob(["driver"], {}),
+            self.pipeline,
+            self.memory,
+            self.clock,
+            tick_seconds=3600.0,
+            clock_rate=1.0,
+            emit=self.events.append,
+            logs=None,
+            is_modelled=True,
+            demoted=set(),
+        )
+        self.relay = IncomingMessages(self.run, "job", 1, mailbox, welcome, OpenShards(), trusts_boundaries=True)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         self.link = Link(Channel(theirs), self.left.append)
@@ -72,33 +94,8 @@ class Supervisor:
         self.link.close()
         self.channel.close()
         self._thread.join(30)
+        self.memory.close()
         self.pipeline.close()
-
-    # -- as a `Listener` ----------------------------------------------------------------------------------------------
-
-    def opened(self, shard: str, device: str, *, can_leave: bool) -> bool:
-        """See `Listener`."""
-        return can_leave and shard in self.leave_to_the_cpu and device != "cpu"
-
-    def closed(self, shard: str, state: str) -> None:
-        """See `Listener`."""
-
-    def measured(self, shard: str, genes: float, seconds: float, status: ShardStatus) -> None:
-        """See `Listener`."""
-
-    def passed(self, shard: str) -> None:
-        """See `Listener`."""
-        self.passed_boundaries += 1
-
-    def acknowledged(self, action: Action, outcome: Outcome) -> None:
-        """See `Listener`."""
-
-    def read(self, device: str, reading: MemoryReading, source: str, up: bool) -> None:
-        """See `Listener`."""
-        self.pipeline.read_memory(device, reading, {source: up})
-
-    def said(self, payload: Mapping[str, Any]) -> None:
-        """See `Listener`."""
 
     # -- the driver ---------------------------------------------------------------------------------------------------
 
@@ -213,7 +210,7 @@ def test_a_driver_that_never_calls_the_boundary_polls_the_queue(supervisor: Supe
         supervisor.link.actions.acknowledge(actions[0], "failed")
         supervisor.link.actions.acknowledge(actions[0], "applied")
         assert supervisor.outcomes() == {"EMPTY_CACHE/failed": 1}
-        assert supervisor.passed_boundaries == 0
+        assert not supervisor.relay.progressed(), "no boundary was passed, so nothing is known to be committed"
 
 
 def test_a_hook_of_the_driver_vetoes(supervisor: Supervisor) -> None:
@@ -289,7 +286,7 @@ def test_the_operators_pause_is_raised_at_the_boundary(supervisor: Supervisor) -
 
 def test_a_shard_that_belongs_on_the_cpu_is_not_begun_on_a_card(supervisor: Supervisor) -> None:
     """The process ends with 79 and is started there."""
-    supervisor.leave_to_the_cpu.add("a")
+    supervisor.run.demoted.add("a")
     with pytest.raises(PauseRequested) as paused, supervisor.shard():
         pass
     assert paused.value.code == 79
