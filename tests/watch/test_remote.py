@@ -23,7 +23,7 @@ from helix_crawl_otel.supervise.incoming import IncomingMessages, OpenShards
 from helix_crawl_otel.supervise.outgoing import SendQueue
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.watch import remote
-from helix_crawl_otel.watch.remote import LinkedRuntime
+from helix_crawl_otel.watch.remote import RemoteBackend
 from helix_crawl_otel.watch.shard import ShardWatch
 from tests.watch.rig import CRAWL, FULL, GENES, HEALTHY, LOW, TICK, WORK, Clock, collected, make_provider, reading
 
@@ -79,7 +79,7 @@ class Supervisor:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         self.link = Link(Channel(theirs), self.left.append)
-        self.runtime = LinkedRuntime(self.link, lambda: reading(self.fraction), self.clock)
+        self.backend = RemoteBackend(self.link, lambda: reading(self.fraction), self.clock)
 
     def _serve(self) -> None:
         try:
@@ -90,7 +90,7 @@ class Supervisor:
 
     def close(self) -> None:
         """End everything."""
-        self.runtime.close()
+        self.backend.close()
         self.link.close()
         self.channel.close()
         self._thread.join(30)
@@ -101,8 +101,8 @@ class Supervisor:
 
     def shard(self, name: str = "a", **more: Any) -> ShardWatch:
         """A shard of the driver's."""
-        device = self.runtime.device_of("cuda:0")
-        return ShardWatch(self.runtime, name, device, more.get("on_demote"), more.get("exit_to_recycle", True))
+        device = self.backend.device_of("cuda:0")
+        return ShardWatch(self.backend, name, device, more.get("on_demote"), more.get("exit_to_recycle", True))
 
     def sync(self) -> None:
         """Come back when all that the driver has said is taken in."""
@@ -110,13 +110,13 @@ class Supervisor:
 
     def batch(self, shard: ShardWatch, seconds: float = HEALTHY) -> None:
         """One batch, with the ticks that fall into it; no boundary. What was decided on it is there afterwards."""
-        self.runtime.tick()
+        self.backend.tick()
         with shard.batch(GENES, WORK):
             self.sync()
             until = self.clock.now + seconds
             while self.clock.now + TICK <= until:
                 self.clock.now += TICK
-                self.runtime.tick()
+                self.backend.tick()
                 self.sync()
                 self.pipeline.tick()
                 self.relay.push()
@@ -215,7 +215,7 @@ def test_a_driver_that_never_calls_the_boundary_polls_the_queue(supervisor: Supe
 
 def test_a_hook_of_the_driver_vetoes(supervisor: Supervisor) -> None:
     """The recycle is counted as vetoed, the driver goes on, and the next trip asks for the next rung."""
-    supervisor.runtime.pipeline.hooks.append(lambda action: action.kind is not ActionKind.RECYCLE)
+    supervisor.backend.pipeline.hooks.append(lambda action: action.kind is not ActionKind.RECYCLE)
 
     def drive() -> None:
         with supervisor.shard() as shard:
@@ -362,11 +362,11 @@ def test_stages_between_batches_are_measured(supervisor: Supervisor) -> None:
 def test_a_probe_that_fails_is_counted_and_the_job_goes_on() -> None:
     """Its reading is unknown, and an unknown one is not told."""
     supervisor = Supervisor()
-    supervisor.runtime = LinkedRuntime(supervisor.link, lambda: MemoryReading(None, None), supervisor.clock)
+    supervisor.backend = RemoteBackend(supervisor.link, lambda: MemoryReading(None, None), supervisor.clock)
     with supervisor.shard() as shard:
         supervisor.batch(shard)
         assert shard.status().memory_fraction is None
-        supervisor.runtime.pipeline.error("probe", LookupError("mine"))
+        supervisor.backend.pipeline.error("probe", LookupError("mine"))
     supervisor.sync()
     assert collected(supervisor.reader)["helix_dense_internal_errors"]["where=probe",] == 1
     assert "helix_dense_vram_used" not in collected(supervisor.reader)
