@@ -13,8 +13,14 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from helix_crawl_otel.encoders.base import BadVector, Encoder, EncoderLayer, is_device_error, is_out_of_memory
-from helix_crawl_otel.encoders.libraries import first_line
+from helix_crawl_otel.encoders.base import (
+    BadVector,
+    Encoder,
+    EncoderLayer,
+    first_line,
+    is_device_error,
+    is_out_of_memory,
+)
 from helix_crawl_otel.shards.genes import PendingGene
 
 __all__ = [

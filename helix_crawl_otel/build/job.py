@@ -18,8 +18,9 @@ from typing import Any, Protocol
 
 from helix_crawl_otel.build.assignment import Assignment, WorkerSettings
 from helix_crawl_otel.build.bad_batches import BadBatches
+from helix_crawl_otel.shards.damage import set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, StoreError
-from helix_crawl_otel.shards.inspect import lease_epoch, set_aside
+from helix_crawl_otel.shards.inspect import lease_epoch
 from helix_crawl_otel.supervise.crash_budget import backoff_seconds
 from helix_crawl_otel.supervise.job import JobWorker, Launch, WorkerStart
 from helix_crawl_otel.supervise.worker_command import worker_command

@@ -14,12 +14,11 @@ from helix_crawl_otel.build.agreement import is_of_model
 from helix_crawl_otel.build.assignment import Assignment
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
-from helix_crawl_otel.corpus.chunk import ChunkRule
+from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import fingerprint, plan_shards
-from helix_crawl_otel.shards.damage import judge
+from helix_crawl_otel.shards.damage import judge, set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, ShardCorrupt, StoreError
-from helix_crawl_otel.shards.gone import gone_shards
-from helix_crawl_otel.shards.inspect import Salvage, salvage, set_aside
+from helix_crawl_otel.shards.inspect import Salvage, gone_shards, salvage
 
 __all__ = ["BuildPlan", "plan_backfill", "plan_build"]
 

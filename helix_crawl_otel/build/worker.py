@@ -28,8 +28,7 @@ from helix_crawl_otel.build.careful_encode import (
 )
 from helix_crawl_otel.build.encode import work_on
 from helix_crawl_otel.corpus.tree import UnreadableSource
-from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, is_device_error, is_out_of_memory
-from helix_crawl_otel.encoders.libraries import first_line
+from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, first_line, is_device_error, is_out_of_memory
 from helix_crawl_otel.encoders.load import load_encoder
 from helix_crawl_otel.exit_codes import NEVER, USAGE
 from helix_crawl_otel.faults.faults import apply_faults, parse_fault

@@ -20,13 +20,17 @@ from helix_crawl_otel.encoders.load import check_model, is_of, load_encoder, mod
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.shards.errors import EncoderRefused, StoreError, shown_identity
-from helix_crawl_otel.shards.inspect import find_shards, reading, stored_identity
-from helix_crawl_otel.shards.schema import VECTOR
+from helix_crawl_otel.shards.inspect import (
+    find_shards,
+    has_vectors,
+    source_and_content,
+    stored_identity,
+    vector_pages,
+)
 from helix_crawl_otel.shards.vectors import nearest
 
 __all__ = ["query", "register", "show"]
 
-PAGE = 2000
 LINES_SHOWN, LINE_LETTERS = 4, 100
 
 _DESCRIPTION = """\
@@ -106,7 +110,7 @@ def query(path: Path, text: str, count: int, model: str | None = None, device: s
     identities = {shard: stored_identity(shard) for shard in find_shards([path])}
     identity = _wanted(path, [found for found in identities.values() if found is not None], model)
     shards = [shard for shard, found in identities.items() if found == identity]
-    if not any(map(_has_vector, shards)):
+    if not any(map(has_vectors, shards)):
         raise StoreError(f"{path} holds no vectors of {shown_identity(identity)} yet; build it first")
     if model is None and (model := model_of(identity)) is None:
         raise ModelError(
@@ -148,23 +152,13 @@ def _wanted(path: Path, found: Sequence[dict[str, object]], model: str | None) -
     return wanted
 
 
-def _has_vector(shard: Path) -> bool:
-    with reading(shard) as (connection, _):
-        return connection.execute(f"SELECT 1 FROM genes WHERE {VECTOR} IS NOT NULL LIMIT 1").fetchone() is not None
-
-
 def _pages(shards: Sequence[Path], length: int) -> Iterator[list[tuple[tuple[Path, object], bytes]]]:
     for shard in shards:
-        with reading(shard) as (connection, _):
-            cursor = connection.execute(f"SELECT gene_id, {VECTOR} FROM genes WHERE length({VECTOR}) = ?", (length,))
-            while rows := cursor.fetchmany(PAGE):
-                yield [((shard, gene_id), vector) for gene_id, vector in rows if isinstance(vector, bytes)]
+        for page in vector_pages(shard, length):
+            yield [((shard, gene_id), vector) for gene_id, vector in page]
 
 
 def _gene(shard: Path, gene_id: object, score: float) -> dict[str, Any]:
     """A gene as it is printed; one that a build has just taken away is empty."""
-    with reading(shard) as (connection, _):
-        sql = "SELECT gene_id, source_id, content FROM genes WHERE gene_id = ?"
-        row = connection.execute(sql, (gene_id,)).fetchone() or (gene_id, "", "")
-    gene_id, source_id, content = row
+    source_id, content = source_and_content(shard, gene_id)
     return {"gene_id": gene_id, "source_id": source_id, "score": score, "content": content}

@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.corpus.chunk import ChunkRule, chunks
-from helix_crawl_otel.corpus.text import NotText, SourceText, read_text
+from helix_crawl_otel.corpus.text import ChunkRule, NotText, SourceText, chunks, read_text
 from helix_crawl_otel.corpus.tree import ShardPlan, Source, SourceProblem, fingerprint, sources_of
 from helix_crawl_otel.shards.genes import Gene, SourceMark, content_hash, gene_id
-from helix_crawl_otel.shards.gone import TREE_NOTE
+from helix_crawl_otel.shards.schema import TREE_NOTE
 from helix_crawl_otel.shards.sources import SourceTable
 from helix_crawl_otel.shards.store import ShardStore
 

@@ -13,6 +13,7 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "ModelError",
+    "first_line",
     "is_device_error",
     "is_out_of_memory",
 ]
@@ -103,6 +104,11 @@ class EncoderLayer:
     def memory(self) -> MemoryReading:
         """See `Encoder`."""
         return self._encoder.memory()
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without the page of advice that may follow."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

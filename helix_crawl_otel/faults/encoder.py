@@ -5,13 +5,14 @@ Source: DESIGN.md, section 7: what a worker has to survive, or be ended for.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from helix_crawl_otel.encoders.base import BadVector, Encoder, EncoderLayer
-from helix_crawl_otel.faults.gil import hold_the_gil
 
 __all__ = ["CRASH_CODE", "FaultyEncoder"]
 
@@ -56,7 +57,7 @@ class FaultyEncoder(EncoderLayer):
         if self._name == "slow" and self._batches >= self._batch:
             self._sleep(0.1 if self._seconds is None else seconds)
         elif self._name == "wedge" and is_due:
-            hold_the_gil(seconds)
+            _hold_the_gil(seconds)
         elif self._name == "hang" and is_due:
             time.sleep(seconds)
         elif (self._name == "crash" and is_due) or (self._name == "poison" and struck):
@@ -76,3 +77,37 @@ class FaultyEncoder(EncoderLayer):
         """Another program has all the memory."""
         if self._file is not None and self._file.exists():
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB (injected by --fault hog)")
+
+
+if sys.platform == "win32":
+
+    def _hold_the_gil(seconds: float) -> None:
+        """See below."""
+        ctypes.PyDLL("kernel32").Sleep(ctypes.c_uint32(int(seconds * 1000)))
+
+else:
+    import signal
+
+    class _TimeSpec(ctypes.Structure):
+        """`struct timespec`."""
+
+        _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+    def _hold_the_gil(seconds: float) -> None:
+        """Sleep in C without letting go of the interpreter's lock, as a driver call that hangs does.
+
+        No other thread of the process runs meanwhile, and no handler of a signal: only a kill from outside ends it.
+
+        Args:
+            seconds: Real ones, 0 to a week.
+        """
+        whole = int(seconds)
+        rest = _TimeSpec(whole, int((seconds - whole) * 1e9))
+        # A signal would end the sleep, not the call of a driver: those that Python handles wait, as they would there.
+        # The others do what they do to any process.
+        waiting = {number for number in signal.valid_signals() if callable(signal.getsignal(number))}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
+        try:
+            ctypes.PyDLL(None).nanosleep(ctypes.byref(rest), ctypes.byref(rest))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,105 +1,347 @@
-"""Reads a probe every tick in a thread of its own, so that a driver call that hangs stops nothing else."""
+"""Reads the memory of every device in use, each in a thread of its own, so that a driver that hangs stops nothing else.
+
+Embedded in a job it reads what the job's own process sees. In the supervisor NVML and the control group are read: a
+worker that is wedged cannot keep that from happening. What a framework has reserved is known inside its process only,
+so the worker tells it; what it told longer ago than two ticks is unknown. Under Windows shared memory is read beside
+it, of each worker's process and all that it has started.
+
+Source: DESIGN.md, sections 4 (rule 6), 5 and 7. The supervisor never makes a CUDA context.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 
+from helix_crawl_otel.formats import gib
 from helix_crawl_otel.policy.memory import STALE_SECONDS
-from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.model import Action, MemoryReading
+from helix_crawl_otel.probes.cards import device_processes, listed
 from helix_crawl_otel.probes.cgroup import CgroupProbe
 from helix_crawl_otel.probes.device import parse_device
+from helix_crawl_otel.probes.gpu_counters import GpuCounters
 from helix_crawl_otel.probes.nvml import NvmlProbe
-from helix_crawl_otel.probes.probe import CombinedProbe, UnknownProbe
+from helix_crawl_otel.probes.probe import UNKNOWN, CombinedProbe, Probe, ProbeFailure, UnknownProbe
+from helix_crawl_otel.probes.processes import Process, processes
+from helix_crawl_otel.probes.shared import COUNTERS, SharedSampler
 from helix_crawl_otel.probes.torch_cuda import TorchProbe
 from helix_crawl_otel.timing import Ticker
 
-__all__ = ["MemorySampler", "default_probe"]
+__all__ = ["FIRST_SECONDS", "Deliver", "MemoryMonitor", "ReportedProbe", "default_probe"]
+
+logger = logging.getLogger("helix_crawl_otel")
+
+Deliver = Callable[[str, MemoryReading, Mapping[str, bool]], None]
+"""Takes a device, its reading, and for each source whether it answered."""
+
+FRESH_TICKS = 2
+
+FIRST_SECONDS = 2.0
+"""What a supervisor waits for the first reading of a card, of the world's: with it the gate knows what was in use
+before the worker. A driver that hangs keeps no worker from starting."""
+
+HOLDERS_SECONDS = 2.0
+"""What a list of a card's processes is waited for, of the world's."""
+
+OWN = "custom"
+"""Source of a reading that stands for the device in place of ours: the driver's own probe, or a modelled card."""
 
 
-class SampledProbe(Protocol):
-    """A probe that never raises and knows its sources."""
-
-    def __call__(self) -> MemoryReading:
-        """Read now."""
-
-    def sources(self) -> dict[str, bool]:
-        """For each source whether its last reading was known."""
-
-
-class MemorySampler:
-    """Delivers the readings of one device.
-
-    Args:
-        device: Its name.
-        probe: What is read.
-        deliver: Called with device, reading and sources after each reading.
-        lose: Called with device and sources, all down, once a reading has been awaited for 60 s: the gauges must not
-            show the last good value for ever.
-        clock: Seconds.
-        on_error: Called with what `deliver` raised.
-
-    Threads: `sample` runs in the sampler's thread, or, when it was never started, in the owner's. `check` from any.
-    """
-
-    def __init__(
-        self,
-        device: str,
-        probe: SampledProbe,
-        deliver: Callable[[str, MemoryReading, Mapping[str, bool]], None],
-        lose: Callable[[str, Mapping[str, bool]], None],
-        clock: Callable[[], float],
-        on_error: Callable[[Exception], None],
-    ) -> None:
-        self.device = device
-        self._probe = probe
-        self._deliver = deliver
-        self._lose = lose
-        self._clock = clock
-        self._on_error = on_error
-        self._asked_at: float | None = None  # set and cleared by the sampling thread
-        self._ticker: Ticker | None = None
-
-    def start(self, seconds: float) -> None:
-        """Sample now and every so many seconds, in a thread."""
-        self._ticker = Ticker(f"helix-crawl-memory-{self.device}", self.sample, seconds, self._on_error).start()
-
-    def stop(self) -> None:
-        """End the thread, if its probe lets it."""
-        if self._ticker is not None:
-            self._ticker.stop()
-
-    def sample(self) -> None:
-        """Read once and deliver."""
-        self._asked_at = self._clock()
-        reading = self._probe()
-        self._asked_at = None
-        self._deliver(self.device, reading, self._probe.sources())
-
-    def check(self) -> None:
-        """Report the memory as lost when the probe has not answered for 60 s."""
-        asked_at = self._asked_at
-        if asked_at is not None and self._clock() - asked_at > STALE_SECONDS:
-            self._lose(self.device, dict.fromkeys(self._probe.sources(), False))
-
-
-def default_probe(device: str, environ: Mapping[str, str]) -> CombinedProbe:
-    """The probes for one device.
+def default_probe(
+    device: str,
+    environ: Mapping[str, str],
+    *,
+    card: Callable[[str, Mapping[str, str]], Probe] = NvmlProbe,
+    framework: Callable[[str], Probe] = TorchProbe,
+) -> CombinedProbe:
+    """The probes for one device when the caller names none.
 
     Args:
         device: `cpu`, `cuda` (which means `cuda:0`), `cuda:N`, or another kind of torch's, such as `mps`.
         environ: The environment of the process that encodes.
+        card: Makes what reads the whole card.
+        framework: Makes what knows what the framework holds there.
 
     Returns:
-        NVML and torch for `cuda`; the control group for `cpu`; for any other kind a probe that is always unknown and
-        says so. Its `device` is the full name.
+        Card and framework for `cuda`; the control group for `cpu`; for any other kind a probe that is always unknown
+        and says so. Its `device` is the full name.
 
     Raises:
         ValueError: `device` is no device name.
     """
     name = parse_device(device)
     if name.kind == "cuda":
-        return CombinedProbe([NvmlProbe(str(name), environ), TorchProbe(str(name))])
+        return CombinedProbe([card(str(name), environ), framework(str(name))])
     if name.kind == "cpu":
         return CombinedProbe([CgroupProbe()])
     return CombinedProbe([UnknownProbe(str(name), name.kind, f"no memory probe for {name.kind} devices")])
+
+
+class ReportedProbe(Probe):
+    """Answers with what the workers of a device told last: of several the fullest counts.
+
+    Args:
+        device: Its name.
+        fresh_seconds: For how long a reading counts.
+        clock: Seconds.
+
+    Threads: `tell` and `forget` from any, single operations only; the rest from the sampler's.
+    """
+
+    source = "torch"
+
+    def __init__(self, device: str, fresh_seconds: float, clock: Callable[[], float]) -> None:
+        super().__init__(device)
+        self._fresh_seconds = fresh_seconds
+        self._clock = clock
+        self._told: dict[str, tuple[float, MemoryReading]] = {}  # by worker
+
+    def tell(self, worker: str, reading: MemoryReading) -> None:
+        """Take a reading made in a worker just now."""
+        self._told[worker] = (self._clock(), reading)
+
+    def forget(self, worker: str) -> None:
+        """A worker is gone, and what it held with it."""
+        self._told.pop(worker, None)
+
+    def _read(self) -> MemoryReading:
+        now = self._clock()
+        fresh = [reading for t, reading in list(self._told.values()) if now - t <= self._fresh_seconds]
+        if not fresh:
+            raise ProbeFailure("no worker has told what its framework holds")
+        return max(fresh, key=lambda reading: reading.fraction or 0.0)
+
+
+@dataclass(slots=True)
+class _Device:
+    """A device that is read.
+
+    Args:
+        probe: Of the sampling thread.
+        ticker: That thread; `None` without one.
+        is_read: Set once a first reading is there.
+        asked_at: Since when an answer is awaited; set and cleared by the sampling thread.
+        is_told: That its memory is unknown was said.
+    """
+
+    probe: CombinedProbe
+    ticker: Ticker | None = None
+    is_read: threading.Event = field(default_factory=threading.Event)
+    asked_at: float | None = None
+    is_told: bool = False
+
+
+class MemoryMonitor:
+    """Delivers the readings of all devices in use.
+
+    Args:
+        deliver: Where they go. A reading that is lost is delivered as unknown, with all its sources down.
+        clock: Seconds.
+        tick_seconds: Between two readings, on that clock.
+        clock_rate: Seconds of that clock a second of the world's.
+        on_error: Called with what went wrong in a thread that reads.
+        environ: Of the workers, for the numbering of cards.
+        has_threads: False where the owner reads with `tick`.
+        first_seconds: For how long the first reading of a card is waited for.
+        hint: What an unknown memory means, for the log.
+        judges_shared: The knob `shared` is on.
+        probe_of: Makes what reads a device; `None` for NVML with what the workers tell, or the control group.
+        card_probe: Makes what reads a card in place of NVML; a seam for tests.
+        counters: Makes what reads shared memory, `None` for nothing; a seam for tests.
+        table: Lists the processes of this machine; likewise.
+
+    Threads: any; `_lock` guards the devices and readings. `_passing_on` is held from the question whose reading counts
+    until it has been passed on: a reading of ours must not come after the worker's that stands in its place. With
+    `probe_of` no worker tells anything and it is no lock: a hook of the job may hang in a delivery, or tick from it.
+    """
+
+    def __init__(
+        self,
+        deliver: Deliver,
+        clock: Callable[[], float],
+        *,
+        tick_seconds: float,
+        on_error: Callable[[Exception], None],
+        clock_rate: float = 1.0,
+        environ: Mapping[str, str] | None = None,
+        has_threads: bool = True,
+        first_seconds: float = 0.0,
+        hint: str = "nothing trips there",
+        judges_shared: bool = False,
+        probe_of: Callable[[str], CombinedProbe] | None = None,
+        card_probe: Callable[[str, Mapping[str, str]], Probe] = NvmlProbe,
+        counters: Callable[[], GpuCounters] | None = COUNTERS,
+        table: Callable[[], Iterable[Process]] = processes,
+    ) -> None:
+        self._pass_on = deliver
+        self._clock = clock
+        self._tick_seconds = tick_seconds
+        self._between = tick_seconds / clock_rate if has_threads else None
+        self._environ: Mapping[str, str] = {} if environ is None else environ
+        self._on_error = on_error
+        self._first_seconds = first_seconds
+        self._hint = hint
+        self._probe_of = probe_of or self._workers_probe
+        self._card_probe = card_probe
+        self._lock = threading.Lock()
+        self._passing_on: AbstractContextManager[object] = threading.Lock() if probe_of is None else nullcontext()
+        self._devices: dict[str, _Device] = {}
+        self._reported: dict[str, ReportedProbe] = {}
+        self._newest: dict[str, MemoryReading] = {}
+        self._owned: dict[str, str] = {}  # devices whose memory a worker's own probe stands for, and which worker told
+        self._shared = SharedSampler(counters, clock, tick_seconds, on_error, is_judged=judges_shared, table=table)
+
+    def watch(self, device: str, *, is_modelled: bool = False) -> None:
+        """Read this device from now on, if it is not read yet; a modelled one is told of by its workers alone.
+
+        A card's first reading is waited for, for a moment.
+        """
+        with self._lock:
+            if is_modelled:
+                self._owned.setdefault(device, "")
+            if device in self._devices or device in self._owned:
+                return
+            one = self._devices[device] = _Device(self._probe_of(device))
+            if self._between is not None:
+                read = partial(self._read, device, one)
+                one.ticker = Ticker(f"helix-crawl-memory-{device}", read, self._between, self._on_error).start()
+        self._shared.watch(device, self._between)
+        if device != "cpu" and one.ticker is not None:
+            one.is_read.wait(self._first_seconds)
+
+    def devices(self) -> list[str]:
+        """What is read, in the order in which that began."""
+        with self._lock:
+            return list(self._devices)
+
+    # -- workers ------------------------------------------------------------------------------------------------------
+
+    def report(self, worker: str, device: str, reading: MemoryReading, source: str, up: bool) -> None:
+        """Take what a worker has read."""
+        if source == OWN:
+            with self._passing_on:
+                with self._lock:
+                    self._owned[device] = worker
+                    self._newest[device] = reading
+                self._pass_on(device, reading, {source: up})
+            return
+        with self._lock:
+            probe = self._reported.get(device)
+        if probe is not None:
+            probe.tell(worker, reading)
+
+    def start_worker(self, worker: str, device: str, pid: int) -> None:
+        """A process encodes on a device from now on."""
+        self._shared.start_worker(worker, device, pid)
+
+    def forget_worker(self, worker: str) -> None:
+        """A worker is gone, and what it told of its memory with it."""
+        self._shared.forget_worker(worker)
+        with self._lock:
+            for device, told_by in self._owned.items():
+                if told_by == worker:
+                    self._newest.pop(device, None)
+            for probe in self._reported.values():
+                probe.forget(worker)
+
+    # -- what is known ------------------------------------------------------------------------------------------------
+
+    def used(self, device: str) -> int | None:
+        """Bytes in use at the newest reading, `None` when unknown."""
+        with self._lock:
+            reading = self._newest.get(device)
+        return reading.used_bytes if reading else None
+
+    def describe(self, device: str) -> str:
+        """Such as `11.2 GiB of 12.0 GiB in use, held by python.exe (pid 812) 6144 MiB`; empty where nothing is known.
+
+        Comes back within two seconds, also where a driver hangs.
+        """
+        with self._lock:
+            reading, is_owned = self._newest.get(device), device in self._owned
+        known = []
+        if reading is not None and reading.used_bytes is not None and reading.limit_bytes is not None:
+            known.append(f"{gib(reading.used_bytes)} of {gib(reading.limit_bytes)} in use")
+        holders = self._shared.holders(device)
+        if not holders and not is_owned and parse_device(device).kind == "cuda":
+            holders = self._asked_holders(device)
+        if holders:
+            known.append(f"held by {holders}")
+        return ", ".join(known)
+
+    def _asked_holders(self, device: str) -> str:
+        found: list[str] = []
+        asking = threading.Thread(
+            target=lambda: found.append(listed(device_processes(device, self._environ).processes)),
+            name="helix-crawl-holders",
+            daemon=True,
+        )
+        asking.start()
+        asking.join(HOLDERS_SECONDS)
+        return found[0] if found else ""
+
+    def tell_holders(self, action: Action) -> None:
+        """Log who else holds memory of the device of a crawl, as far as it is known. A hook, which vetoes nothing."""
+        self._shared.tell_holders(action)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Read where no thread does, and report as lost what has not answered for 60 s."""
+        with self._lock:
+            devices = dict(self._devices)
+        if self._between is None:
+            self._shared.sample()
+        self._shared.check()
+        for device, one in devices.items():
+            if self._between is None:
+                self._read(device, one)
+            asked_at = one.asked_at
+            if asked_at is not None and self._clock() - asked_at > STALE_SECONDS:
+                self._take(device, one, UNKNOWN, dict.fromkeys(one.probe.sources(), False))
+
+    def close(self) -> None:
+        """End the threads, if what they read lets them."""
+        with self._lock:
+            tickers = [one.ticker for one in self._devices.values() if one.ticker is not None]
+            self._devices = {}
+        for ticker in tickers:
+            ticker.stop()
+        self._shared.stop()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _workers_probe(self, device: str) -> CombinedProbe:
+        return default_probe(device, self._environ, card=self._card_probe, framework=self._reported_probe)
+
+    def _reported_probe(self, device: str) -> Probe:
+        self._reported[device] = ReportedProbe(device, FRESH_TICKS * self._tick_seconds, self._clock)
+        return self._reported[device]
+
+    def _read(self, device: str, one: _Device) -> None:
+        one.asked_at = self._clock()
+        reading = one.probe()
+        one.asked_at = None
+        if reading.fraction is None and not one.is_told and not self._is_owned(device):
+            one.is_told = True
+            level = logging.INFO if device == "cpu" else logging.WARNING
+            text = "[crawl-watchdog] memory of %s is unknown (%s): %s"
+            logger.log(level, text, device, one.probe.why, self._hint)
+        self._take(device, one, reading, one.probe.sources())
+
+    def _take(self, device: str, one: _Device, reading: MemoryReading, sources: Mapping[str, bool]) -> None:
+        with self._passing_on:
+            with self._lock:
+                if device in self._owned:
+                    return
+                self._newest[device] = reading
+            one.is_read.set()
+            self._pass_on(device, self._shared.lay_over(device, reading), sources)
+
+    def _is_owned(self, device: str) -> bool:
+        with self._lock:
+            return device in self._owned

@@ -1,4 +1,4 @@
-"""Judges a file that SQLite calls damaged: is it, whose is it, and may it be set aside?
+"""Judges a file that SQLite calls damaged: is it, whose is it, may it be set aside? And sets it aside.
 
 SQLite says so of whole files too: of a full-text index that is out of step with its rows, of a table that a newer
 version has made. So its `integrity_check` has the last word. And only a file that `build` has made, and can make again,
@@ -10,26 +10,27 @@ Source: DESIGN.md, section 8; sqlite.org/pragma.html#pragma_integrity_check.
 from __future__ import annotations
 
 import enum
+import errno
+import os
 import re
 import shlex
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from helix_crawl_otel.formats import printable
 from helix_crawl_otel.shards import schema
-from helix_crawl_otel.shards.errors import CORRUPT, NOTADB, ShardCorrupt, error_code
-from helix_crawl_otel.shards.gone import TREE_NOTE
+from helix_crawl_otel.shards.errors import CORRUPT, NOTADB, CannotSetAside, ShardCorrupt, error_code
+from helix_crawl_otel.shards.schema import LOCK_SECONDS, TREE_NOTE
 
-__all__ = ["Condition", "Judgement", "condition", "is_ours", "judge"]
+__all__ = ["Condition", "Judgement", "condition", "is_held", "is_ours", "judge", "set_aside"]
 
 LOOK_SECONDS = 5.0
 """For an application's file: while that is checked, the application may not be able to write to it."""
-
-LOCK_SECONDS = 10.0
 
 PAGE_BYTES = 4096
 """Of a file that SQLite makes today; ours begin with their whole schema."""
@@ -193,3 +194,85 @@ def _names_in_first_page(path: Path) -> set[str]:
     """Names in what is left of a schema that SQLite cannot read: behind a header that was written over, say."""
     with path.open("rb") as file:
         return {name.decode() for name in _CREATED.findall(file.read(PAGE_BYTES))}
+
+
+# -- setting aside -----------------------------------------------------------------------------------------------------
+
+
+def set_aside(path: Path) -> Path:
+    """Put a corrupt file out of the way, with what SQLite keeps beside it, all or none. Nothing is deleted.
+
+    Returns:
+        Where it is now.
+
+    Of a link, the file that it means is renamed: SQLite keeps the rest beside that, and the new one is made there.
+
+    Raises:
+        CannotSetAside: It cannot be renamed, or another program has it open and would go on in the renamed file.
+    """
+    path = path.resolve() if path.is_symlink() else path
+    if is_held(path):
+        raise _cannot_set_aside("another program has it open")
+    suffixes = ("-journal", "-wal", "-shm", "")
+    number = 1
+    while any(path.with_name(f"{path.name}.corrupt-{number}{suffix}").exists() for suffix in suffixes):
+        number += 1
+    kept = path.with_name(f"{path.name}.corrupt-{number}")
+    moved: list[tuple[Path, Path]] = []
+    try:
+        # The file itself last: SQLite would read a log or a journal that is left without it into the file that is made
+        # in its place.
+        for suffix in suffixes:
+            beside = path.with_name(path.name + suffix)
+            if beside.exists() or not suffix:
+                moved.append((beside, beside.replace(kept.with_name(kept.name + suffix))))
+    except OSError as error:
+        for before, now in reversed(moved):
+            with suppress(OSError):
+                now.replace(before)
+        raise _cannot_set_aside(error.strerror or str(error)) from error
+    return kept
+
+
+def _cannot_set_aside(why: str) -> CannotSetAside:
+    return CannotSetAside(f"it cannot be set aside ({why}): close what has it open and start again")
+
+
+_LOCKS = (("", 0x40000000, 512), ("-shm", 120, 9))
+"""Suffix of the file, first byte and number of bytes. Source: sqlite.org/lockingv3.html and walformat.html."""
+
+
+def is_held(path: Path) -> bool:
+    """Whether another program has a shard open, as far as SQLite's locks on the file tell.
+
+    The system is asked; nothing is opened by SQLite, for the file may be damaged. A program that has the file in WAL
+    mode holds one of the locks as long as it is open; one that uses a rollback journal only while it reads or writes.
+
+    Not to be asked while this process has the file open itself: the locks of this process are no obstacle, and are gone
+    afterwards.
+
+    Args:
+        path: Of the file itself, no link to it.
+
+    Returns:
+        False also where nobody can tell. On Windows always: there a file that is open cannot be renamed anyway.
+    """
+    return any(_is_locked(path.with_name(path.name + suffix), first, count) for suffix, first, count in _LOCKS)
+
+
+def _is_locked(path: Path, first: int, count: int) -> bool:
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, count, first)
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,5 +1,5 @@
 """Looks at shards without a worker and without a model: is one complete, what lease has been taken, which files are
-there.
+there, what is in them.
 
 Read by the supervisor, while no worker is on the file, and by the commands. Nothing is written, but SQLite may recover
 what a killed writer has left in its log.
@@ -11,33 +11,36 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.shards import schema
-from helix_crawl_otel.shards.errors import CannotSetAside, NoShards, NotAShard, StoreError, cannot_write, store_errors
-from helix_crawl_otel.shards.held import is_held
-from helix_crawl_otel.shards.schema import Table, right_length
+from helix_crawl_otel.shards.errors import NoShards, NotAShard, StoreError, cannot_write, store_errors
+from helix_crawl_otel.shards.schema import LOCK_SECONDS, TREE_NOTE, VECTOR, Table, right_length
 
 __all__ = [
     "Salvage",
     "count_quarantined",
     "find_shards",
+    "gone_shards",
+    "has_vectors",
     "lease_epoch",
     "reading",
     "salvage",
-    "set_aside",
+    "source_and_content",
     "stored_identity",
     "stored_meta",
+    "vector_pages",
 ]
-
-LOCK_SECONDS = 10.0
 
 COUNTED_BYTES = 256 * 1024**2
 """Of larger files the pending genes are counted by their worker alone: that takes seconds."""
+
+PAGE = 2000
+"""Vectors read at once."""
 
 STATE_FOLDER = ".helix-crawl"
 
@@ -231,40 +234,57 @@ def _is_shard(path: Path) -> bool:
         return True
 
 
-def set_aside(path: Path) -> Path:
-    """Put a corrupt file out of the way, with what SQLite keeps beside it, all or none. Nothing is deleted.
+def gone_shards(root: Path, output: Path, files: Collection[str]) -> list[tuple[str, Path]]:
+    """Shards that were cut from this tree, hold sources, and have no folder in it any more. Their genes stay until
+    `--prune`.
+
+    Args:
+        root: The tree.
+        output: Folder of the shards' files.
+        files: Of the shards that the tree has, without a folder.
 
     Returns:
-        Where it is now.
-
-    Of a link, the file that it means is renamed: SQLite keeps the rest beside that, and the new one is made there.
-
-    Raises:
-        CannotSetAside: It cannot be renamed, or another program has it open and would go on in the renamed file.
+        Name and file of each, in order.
     """
-    path = path.resolve() if path.is_symlink() else path
-    if is_held(path):
-        raise _cannot_set_aside("another program has it open")
-    suffixes = ("-journal", "-wal", "-shm", "")
-    number = 1
-    while any(path.with_name(f"{path.name}.corrupt-{number}{suffix}").exists() for suffix in suffixes):
-        number += 1
-    kept = path.with_name(f"{path.name}.corrupt-{number}")
-    moved: list[tuple[Path, Path]] = []
-    try:
-        # The file itself last: SQLite would read a log or a journal that is left without it into the file that is made
-        # in its place.
-        for suffix in suffixes:
-            beside = path.with_name(path.name + suffix)
-            if beside.exists() or not suffix:
-                moved.append((beside, beside.replace(kept.with_name(kept.name + suffix))))
-    except OSError as error:
-        for before, now in reversed(moved):
-            with suppress(OSError):
-                now.replace(before)
-        raise _cannot_set_aside(error.strerror or str(error)) from error
-    return kept
+    found = []
+    for path in sorted(output.glob("*.db")):
+        if path.name in files or not path.is_file():
+            continue
+        try:
+            with reading(path) as (connection, table):
+                tree = stored_meta(connection, table, TREE_NOTE)
+                has_sources = (
+                    table.has_own
+                    and connection.execute("SELECT 1 FROM helix_crawl_sources LIMIT 1").fetchone() is not None
+                )
+        except StoreError:
+            continue  # what cannot be read is not known to be ours
+        if has_sources and isinstance(tree, list) and len(tree) == 2 and Path(str(tree[0])) == root:
+            found.append((str(tree[1]), path))
+    return found
 
 
-def _cannot_set_aside(why: str) -> CannotSetAside:
-    return CannotSetAside(f"it cannot be set aside ({why}): close what has it open and start again")
+def has_vectors(path: Path) -> bool:
+    """Whether any gene of a shard has a vector. Raises as `reading` does."""
+    with reading(path) as (connection, _):
+        return connection.execute(f"SELECT 1 FROM genes WHERE {VECTOR} IS NOT NULL LIMIT 1").fetchone() is not None
+
+
+def vector_pages(path: Path, length: int) -> Iterator[list[tuple[object, bytes]]]:
+    """The ids and vectors of a shard, some thousand at once. Raises as `reading` does.
+
+    Args:
+        path: The file.
+        length: Of a vector, in bytes; others are left out.
+    """
+    with reading(path) as (connection, _):
+        cursor = connection.execute(f"SELECT gene_id, {VECTOR} FROM genes WHERE length({VECTOR}) = ?", (length,))
+        while rows := cursor.fetchmany(PAGE):
+            yield [(gene_id, vector) for gene_id, vector in rows if isinstance(vector, bytes)]
+
+
+def source_and_content(path: Path, gene_id: object) -> tuple[Any, Any]:
+    """Where a gene comes from, and its text; both empty of one that is gone. Raises as `reading` does."""
+    with reading(path) as (connection, _):
+        row = connection.execute("SELECT source_id, content FROM genes WHERE gene_id = ?", (gene_id,)).fetchone()
+    return row or ("", "")

@@ -14,7 +14,9 @@ from helix_crawl_otel.shards.errors import NotAShard
 __all__ = [
     "APP_NOTE",
     "BLANK",
+    "LOCK_SECONDS",
     "OWN_COLUMNS",
+    "TREE_NOTE",
     "VECTOR",
     "Table",
     "clear_some",
@@ -35,6 +37,12 @@ BLANK = "(typeof(content) <> 'text' OR trim(content, ' ' || char(9, 10, 11, 12, 
 
 APP_NOTE = "of the app"
 """Note in our table: there were genes in the file before there was anything of ours, so that it is somebody else's."""
+
+TREE_NOTE = "tree"
+"""Note of an ingest: the tree and the name of the shard. The shards of another tree are none of this one's."""
+
+LOCK_SECONDS = 10.0
+"""How long one who only reads a shard waits for a program that holds it."""
 
 OWN_COLUMNS = frozenset({"gene_id", "content", "source_id", "content_hash", VECTOR})
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.probes.monitor import MemoryMonitor
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import Job, WorkerStart
-from helix_crawl_otel.supervise.memory import MemoryWatch
 from helix_crawl_otel.supervise.memory_gate import GateState
 from helix_crawl_otel.supervise.process import Spawn, spawn
 from helix_crawl_otel.supervise.rules import Ending
@@ -61,7 +61,7 @@ class RunContext:
         self,
         job: Job,
         pipeline: Pipeline,
-        memory: MemoryWatch,
+        memory: MemoryMonitor,
         clock: Callable[[], float],
         *,
         tick_seconds: float,

@@ -23,11 +23,11 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.policy.model import Evidence
 from helix_crawl_otel.policy.policy import TICK_SECONDS
+from helix_crawl_otel.probes.monitor import FIRST_SECONDS, MemoryMonitor
 from helix_crawl_otel.statefile import StateFile
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import Job
 from helix_crawl_otel.supervise.loop import Supervisor
-from helix_crawl_otel.supervise.memory import MemoryWatch
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import Ticker, awake_clock, scaled_clock
@@ -154,13 +154,14 @@ class Session:
         )
         self._closing.callback(self.pipeline.close)
         self.pipeline.sinks.append(self)
-        self.memory = MemoryWatch(
-            self.pipeline,
+        self.memory = MemoryMonitor(
+            self.pipeline.read_memory,
             self.clock,
             tick_seconds=TICK_SECONDS,
             clock_rate=options.clock_rate,
             environ=options.environ,
             on_error=lambda error: self.pipeline.error("probe", error),
+            first_seconds=FIRST_SECONDS,
             judges_shared=options.config.shared,
         )
         self.pipeline.hooks.append(self.memory.tell_holders)
@@ -206,6 +207,6 @@ class Session:
         self._emit(events.ActionEnded(t, shard, kind, outcome, dict(evidence)))
 
     def _tick(self, supervisor: Supervisor) -> None:
-        self.memory.check()
+        self.memory.tick()
         self.pipeline.tick()
         supervisor.tick()

@@ -1,4 +1,4 @@
-"""What runs behind an embedded watch: one pipeline, a ticker, a memory sampler a device; made anew after a fork."""
+"""What runs behind an embedded watch: one pipeline, a ticker, a monitor of memory; made anew after a fork."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import platform
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -25,9 +25,9 @@ from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.policy.state import PolicyState
 from helix_crawl_otel.probes.gpu_counters import GpuCounters
-from helix_crawl_otel.probes.monitor import MemorySampler, default_probe
+from helix_crawl_otel.probes.monitor import MemoryMonitor, default_probe
 from helix_crawl_otel.probes.probe import CallableProbe, CombinedProbe
-from helix_crawl_otel.probes.shared import COUNTERS, SharedSampler
+from helix_crawl_otel.probes.shared import COUNTERS
 from helix_crawl_otel.statefile import StateFile
 from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import SleepMeter, Ticker
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Runtime"]
 
 logger = logging.getLogger("helix_crawl_otel")
-
-UNKNOWN = MemoryReading(None, None)
 
 
 class Runtime:
@@ -56,7 +54,7 @@ class Runtime:
         encoder: Identity of the encoder, for baselines that outlive the process.
         counters: Makes what reads shared memory beside the package's own probe, `None` for nothing; a seam for tests.
 
-    Threads: any. `_devices` guards the samplers and the workers.
+    Threads: any. `_devices` guards the workers, the ticker and what is closed.
     """
 
     def __init__(
@@ -106,14 +104,9 @@ class Runtime:
     def _reset(self, state: PolicyState) -> None:
         self._devices = threading.Lock()
         self._workers: set[str] = set()
-        self._samplers: dict[str, MemorySampler] = {}
-        self._unknown: set[str] = set()  # devices whose memory was told to be unknown
         self._ticker: Ticker | None = None
         self._closed = False
         ticks = self._tick_seconds or TICK_SECONDS
-        self._shared = SharedSampler(
-            self._counters, self.clock, ticks, self._on_error("probe"), is_judged=self._config.shared
-        )
         self.pipeline = Pipeline(
             self._config,
             self._hub,
@@ -122,6 +115,17 @@ class Runtime:
             state=state,
             save_state=self._state_file.save if self._state_file else None,
             timeline=self._timeline,
+        )
+        self._monitor = MemoryMonitor(
+            self.pipeline.read_memory,
+            self.clock,
+            tick_seconds=ticks,
+            on_error=self._on_error("probe"),
+            has_threads=self._tick_seconds is not None,
+            hint="nothing trips; pass memory=, or see the probe's reason",
+            judges_shared=self._config.shared and self._memory is None,
+            probe_of=self._probe,
+            counters=self._counters,
         )
 
     def guarded(self, place: str, step: Callable[[], None]) -> None:
@@ -163,9 +167,11 @@ class Runtime:
             self._run_threads()
             known = device in self._workers
             self._workers.add(device)
-            self._watch_memory(device)
+            # The caller's probe goes on reading the card that the driver has just left for the CPU.
+            if not self._closed and (self._memory is None or device != "cpu" or not self._monitor.devices()):
+                self._monitor.watch(device)
         if not known:
-            self._shared.start_worker(device, device, os.getpid())
+            self._monitor.start_worker(device, device, os.getpid())
             self.pipeline.start_worker(device, device, reason or ("resume" if self._resumed else "first"), os.getpid())
 
     def add_shard(self, shard: ShardWatch) -> None:
@@ -178,20 +184,17 @@ class Runtime:
             if any(shard.is_open and shard.device == device for shard in list(self._shards)):
                 return
             self._workers.discard(device)
-        self._shared.forget_worker(device)
+        self._monitor.forget_worker(device)
         self.pipeline.stop_worker(device)
 
     def close(self) -> None:
         """End the threads, keep the state, close the files."""
         with self._devices:
             self._closed = True
-            ticker, samplers = self._ticker, list(self._samplers.values())
-            self._ticker, self._samplers = None, {}
+            ticker, self._ticker = self._ticker, None
         if ticker is not None:
             ticker.stop()
-        for sampler in samplers:
-            sampler.stop()
-        self._shared.stop()
+        self._monitor.close()
         for device in sorted(self._workers):
             self.guarded("driver", partial(self.pipeline.stop_worker, device))
         self.guarded("driver", self.pipeline.close)
@@ -201,16 +204,7 @@ class Runtime:
 
     def tick(self) -> None:
         """Look at the clock and, where no thread does, at the memory."""
-        with self._devices:
-            samplers = list(self._samplers.values())
-        if self._tick_seconds is None:
-            self._shared.sample()
-        self._shared.check()
-        for sampler in samplers:
-            if self._tick_seconds is None:
-                sampler.sample()
-            else:
-                sampler.check()
+        self._monitor.tick()
         self.pipeline.tick()
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -220,40 +214,13 @@ class Runtime:
             on_error = self._on_error("policy")
             self._ticker = Ticker("helix-crawl-ticker", self.tick, self._tick_seconds, on_error).start()
 
-    def _watch_memory(self, device: str) -> None:
-        if device in self._samplers or self._closed:
-            return
+    def _probe(self, device: str) -> CombinedProbe:
         if self._memory is None:
-            probe = default_probe(device, environment())
-            self._shared.watch(device, self._tick_seconds)
-        elif device == "cpu" and self._samplers:
-            return  # the caller's probe reads the card that the driver has just left
-        else:
-            probe = CombinedProbe([CallableProbe(self._memory, device)])
-        deliver = partial(self._read_memory, probe)
-        sampler = MemorySampler(device, probe, deliver, self._lose_memory, self.clock, self._on_error("probe"))
-        self._samplers[device] = sampler
-        if self._tick_seconds is not None:
-            sampler.start(self._tick_seconds)
-
-    def _read_memory(
-        self, probe: CombinedProbe, device: str, reading: MemoryReading, sources: Mapping[str, bool]
-    ) -> None:
-        """Pass a reading on; say once of each device that nothing is known, for nothing can trip there."""
-        if reading.fraction is None and device not in self._unknown:
-            self._unknown.add(device)
-            level = logging.INFO if device == "cpu" else logging.WARNING
-            text = (
-                "[crawl-watchdog] memory of %s is unknown (%s): nothing trips; pass memory=, or see the probe's reason"
-            )
-            logger.log(level, text, device, probe.why)
-        self.pipeline.read_memory(device, self._shared.lay_over(device, reading), sources)
-
-    def _lose_memory(self, device: str, sources: Mapping[str, bool]) -> None:
-        self.pipeline.read_memory(device, self._shared.lay_over(device, UNKNOWN), sources)
+            return default_probe(device, environment())
+        return CombinedProbe([CallableProbe(self._memory, device)])
 
     def _tell_holders(self, action: Action) -> None:
-        self._shared.tell_holders(action)
+        self._monitor.tell_holders(action)
 
     def _on_error(self, place: str) -> Callable[[Exception], None]:
         return lambda error: self._report(place, error)

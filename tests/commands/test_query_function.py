@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.cli import main
-from helix_crawl_otel.commands import query as module
 from helix_crawl_otel.commands.query import query
 from helix_crawl_otel.encoders.base import ModelError
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY, HashingEncoder
@@ -72,7 +71,7 @@ def test_shards_are_read_page_by_page(shards: Path, monkeypatch: pytest.MonkeyPa
     """The answer does not depend on where a page ends."""
     make(shards / "many.db", {f"many/{n}": f"passage number {n} of many" for n in range(50)})
     whole = query(shards, "passage number 17", 20)
-    monkeypatch.setattr(module, "PAGE", 7)
+    monkeypatch.setattr("helix_crawl_otel.shards.inspect.PAGE", 7)
     assert query(shards, "passage number 17", 20) == whole
     assert whole[0]["source_id"] == "many/17"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.corpus.chunk import ChunkRule, chunks
+from helix_crawl_otel.corpus.text import ChunkRule, chunks
 from tests.build.rig import prose
 
 texts = st.text(

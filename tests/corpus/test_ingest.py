@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.corpus import ingest as module
-from helix_crawl_otel.corpus.chunk import ChunkRule
+from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.shards.accounts import account
 from tests.build.rig import prose, write_tree
 from tests.corpus.trees import contents, encoded, taken_in

@@ -10,8 +10,7 @@ import pytest
 from helix_crawl_otel.encoders.base import ModelError
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY
 from helix_crawl_otel.encoders.load import check_model, is_of, known_identity, load_encoder, model_of
-from helix_crawl_otel.encoders.minilm import minilm_identity
-from helix_crawl_otel.encoders.model_folder import folder_digest
+from helix_crawl_otel.encoders.models import folder_digest, minilm_identity
 from tests.rules.fresh import loaded_by, roots
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.shards.damage import Condition, condition, is_ours, judge
+from helix_crawl_otel.shards.damage import Condition, condition, is_ours, judge, set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, ShardCorrupt
-from helix_crawl_otel.shards.gone import TREE_NOTE
-from helix_crawl_otel.shards.inspect import reading, set_aside
+from helix_crawl_otel.shards.inspect import reading
+from helix_crawl_otel.shards.schema import TREE_NOTE
 from tests.shards.shards import IDENTITY, encode_all, made, opened, rows, sql
 
 MANY = [f"{n:04}" for n in range(2000)]

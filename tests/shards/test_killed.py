@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.shards.accounts import account
+from helix_crawl_otel.shards.damage import set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside
-from helix_crawl_otel.shards.inspect import lease_epoch, salvage, set_aside
+from helix_crawl_otel.shards.inspect import lease_epoch, salvage
 from tests.rules.tree import ROOT
 from tests.shards.shards import IDENTITY, encode_all, made, opened, rows
 

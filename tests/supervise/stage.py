@@ -19,12 +19,12 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.policy.model import Decision, MemoryReading
 from helix_crawl_otel.policy.settings import Settings as Knobs
+from helix_crawl_otel.probes.monitor import MemoryMonitor
 from helix_crawl_otel.probes.probe import CallableProbe, Probe
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.external import RunJob
 from helix_crawl_otel.supervise.job import Job
 from helix_crawl_otel.supervise.loop import Supervisor
-from helix_crawl_otel.supervise.memory import MemoryWatch
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.slot import Phase, Slot
 from helix_crawl_otel.timeline import TimelineWriter
@@ -87,8 +87,8 @@ class Stage:
             assert card is not None
             return CallableProbe(lambda: MemoryReading(card[0], CARD_BYTES), device)
 
-        self.memory = MemoryWatch(
-            self.pipeline,
+        self.memory = MemoryMonitor(
+            self.pipeline.read_memory,
             self.clock,
             tick_seconds=TICK,
             clock_rate=500.0,  # the sampler's thread waits in the world's seconds

@@ -1,4 +1,4 @@
-"""The supervisor's readings: a card's own, what workers tell, what is too old, and a card that is lost."""
+"""The monitor as the supervisor has it: a card's readings, what workers tell, what is too old, a card that is lost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,19 +15,17 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.probes import monitor
+from helix_crawl_otel.probes.monitor import MemoryMonitor, ReportedProbe
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
-from helix_crawl_otel.supervise.memory import MemoryWatch, ReportedProbe
-from tests.probes.conftest import answers, nvml_environ, nvml_library
 from tests.standins.nvml import GIB, Answers
 from tests.watch.rig import TICK, Clock, Series, collected, make_provider, wait_until
-
-__all__ = ["answers", "nvml_environ", "nvml_library"]
 
 CARD = 12 * GIB
 
 
 class Watched:
-    """A memory watch whose card is read by a test's callable, every 10 ms.
+    """A memory monitor whose card is read by a test's callable, every 10 ms.
 
     Args:
         read: Answers for every card.
@@ -44,8 +43,8 @@ class Watched:
             probe.source = "nvml"
             return probe
 
-        self.memory = MemoryWatch(
-            self.pipeline,
+        self.memory = MemoryMonitor(
+            self.deliver,
             self.clock,
             tick_seconds=TICK,
             clock_rate=500.0,
@@ -54,6 +53,10 @@ class Watched:
             card_probe=card_probe,
             first_seconds=first_seconds,
         )
+
+    def deliver(self, device: str, reading: MemoryReading, sources: Mapping[str, bool]) -> None:
+        """Looked up at each reading, so that a test can come in between."""
+        self.pipeline.read_memory(device, reading, sources)
 
     def series(self, name: str) -> Series:
         """The series of an instrument now."""
@@ -124,10 +127,10 @@ def test_a_card_that_hangs_for_a_minute_is_lost_until_it_answers() -> None:
     answers_now.clear()
     assert hangs.wait(50)
     watched.clock.now += 60.0
-    watched.memory.check()
+    watched.memory.tick()
     assert watched.memory.used("cuda:0") == 3 * GIB
     watched.clock.now += 1.0
-    watched.memory.check()
+    watched.memory.tick()
     assert watched.memory.used("cuda:0") is None
     assert watched.series("used") == {}
     assert set(watched.series("probe_up").values()) == {0}
@@ -203,7 +206,7 @@ def test_a_card_that_hangs_takes_nothing_from_a_worker_whose_own_probe_stands_fo
     assert hangs.wait(50)
     watched.memory.report("w1", "cuda:0", MemoryReading(7 * GIB, CARD), "custom", True)
     watched.clock.now += 100.0
-    watched.memory.check()
+    watched.memory.tick()
     assert watched.memory.used("cuda:0") == 7 * GIB
     assert watched.series("used") == {("device=cuda:0",): 7 * GIB}
     answers_now.set()
@@ -276,16 +279,28 @@ def test_an_unknown_memory_is_told_once_and_why(card: list[MemoryReading], caplo
     assert watched.memory.used("cuda:0") is None
 
 
+def test_who_holds_a_card_is_asked_for_a_moment_only(monkeypatch: pytest.MonkeyPatch, watched: Watched) -> None:
+    """A driver that hangs holds nobody up; what is known without it is told."""
+    goes_on = threading.Event()
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(nvmlInit=lambda: goes_on.wait(60)))
+    monkeypatch.setattr(monitor, "HOLDERS_SECONDS", 0.05)
+    watched.memory.watch("cuda:0")
+    assert watched.memory.describe("cuda:0") == "3.0 GiB of 12.0 GiB in use"
+    goes_on.set()
+
+
 REAL = """
 import os, sys
 from helix_crawl_otel.timing import awake_clock, scaled_clock
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.otel.engine import Pipeline
-from helix_crawl_otel.supervise.memory import MemoryWatch
+from helix_crawl_otel.probes import monitor
+from helix_crawl_otel.probes.monitor import MemoryMonitor
 clock = scaled_clock(awake_clock(), 500.0)
 pipeline = Pipeline(Settings(), instruments_of(None, "test"), clock)
-memory = MemoryWatch(pipeline, clock, tick_seconds=5.0, clock_rate=500.0, environ=os.environ, on_error=print)
+ticks = dict(tick_seconds=5.0, clock_rate=500.0)
+memory = MemoryMonitor(pipeline.read_memory, clock, environ=os.environ, on_error=print, **ticks)
 memory.watch("cuda:0")
 import time
 for line in sys.stdin:

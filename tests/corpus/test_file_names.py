@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.corpus.names import ROOT_SHARD, file_names
+from helix_crawl_otel.corpus.tree import ROOT_SHARD, file_names
 
 DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\.|:|$)", re.IGNORECASE)
 """A name that Windows takes for a device: what stands behind the first dot, and blanks before it, are nothing to it."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.encoders.base import ModelError
-from helix_crawl_otel.encoders.model_folder import check_folder, check_modules, folder_digest
+from helix_crawl_otel.encoders.models import check_folder, check_modules, folder_digest
 
 TRANSFORMER = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
 POOLING = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}

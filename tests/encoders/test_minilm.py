@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.encoders.base import ModelError
-from helix_crawl_otel.encoders.minilm import DIGEST, minilm_folder, minilm_identity
-from helix_crawl_otel.encoders.model_folder import check_folder
+from helix_crawl_otel.encoders.models import DIGEST, check_folder, minilm_folder, minilm_identity
 
 
 def install(site: Path, version: str = "0.1.0", weights: bytes | None = b"weights") -> Path:

@@ -1,4 +1,4 @@
-"""The supervisor's readings of shared memory: beside those of NVML, never in their way."""
+"""The monitor's readings of shared memory, as the supervisor has them: beside those of NVML, never in their way."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.gpu_counters import GpuCounters
+from helix_crawl_otel.probes.monitor import MemoryMonitor
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
-from helix_crawl_otel.supervise.memory import MemoryWatch
 from helix_crawl_otel.supervise.session import RunOptions, Session
 from helix_crawl_otel.timeline import MemoryEvent, TimelineWriter, read_timeline, writer
 from tests.probes.counters import GIB, MIB, TABLE, FakeCounters, usage
@@ -28,7 +28,7 @@ HELD = usage((4711, 6000, 200), (99, 3000, 10))
 
 
 class Watched:
-    """A memory watch whose card and counters answer what a test says, every 10 ms."""
+    """A memory monitor whose card and counters answer what a test says, every 10 ms."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = Clock()
@@ -43,8 +43,8 @@ class Watched:
         def card_probe(device: str, environ: Mapping[str, str]) -> Probe:
             return CallableProbe(lambda: self.card, device, "nvml")
 
-        self.memory = MemoryWatch(
-            self.pipeline,
+        self.memory = MemoryMonitor(
+            self.pipeline.read_memory,
             self.clock,
             tick_seconds=TICK,
             clock_rate=500.0,
@@ -107,8 +107,8 @@ def test_counters_that_hang_hold_nothing_up(watched: Watched) -> None:
     watched.clock.now += 2 * TICK + 0.1
     wait_until(lambda: watched.has(None))
     watched.clock.now += 60.0
-    watched.memory.check()
-    watched.memory.check()
+    watched.memory.tick()
+    watched.memory.tick()
     assert watched.series("internal_errors")[("where=probe",)] == 1
     assert watched.memory.used("cuda:0") == 10 * GIB
     watched.counters.goes.set()
@@ -202,8 +202,8 @@ def test_the_counters_of_windows_and_its_table_of_processes(
         assert worker.stdout is not None
         child = int(worker.stdout.readline())
         answers.usage([Use(worker.pid, GIB, 100 * MIB), Use(child, 6 * GIB, 900 * MIB), Use(99, GIB, 10 * MIB)])
-        real = MemoryWatch(
-            watched.pipeline,
+        real = MemoryMonitor(
+            watched.pipeline.read_memory,
             watched.clock,
             tick_seconds=TICK,
             clock_rate=500.0,
