@@ -9,7 +9,7 @@ Source: DESIGN.md, sections 7 and 8.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,6 @@ from helix_crawl_otel.build.careful_encode import (
     NeedsCpu,
     encode_carefully,
 )
-from helix_crawl_otel.build.pieces import pieces
 from helix_crawl_otel.corpus.ingest import IngestProgress, ingest
 from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import plan_named
@@ -40,7 +39,7 @@ from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from helix_crawl_otel.watch.release import release_cache
 from helix_crawl_otel.watch.shard import ShardWatch
 
-__all__ = ["Reporter", "work_on"]
+__all__ = ["Reporter", "pieces", "work_on"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -144,7 +143,7 @@ def _encode(
     store.note_session(encoder.device, encoder.versions, encoder.threads, settings.batch_size)
     report("encoding", shard=assignment.shard, label=settings.label, pending=pending)
     with watch.shard(assignment.shard, device=settings.label) as shard:
-        session = _Session(store, assignment, encoder, shard, report)
+        session = _Session(store, assignment, encoder, shard, report, pending)
         try:
             for number, batch in enumerate(_batches(store, settings.batch_size, session.leaves_out), start=1):
                 for piece in pieces(batch, assignment.limits):
@@ -171,6 +170,24 @@ def _batches(store: ShardStore, size: int, leaves_out: Callable[[PendingGene], b
         genes = [gene for gene in page if not leaves_out(gene)]
         for start in range(0, len(genes), size):
             yield genes[start : start + size]
+
+
+def pieces(batch: Sequence[PendingGene], limits: Mapping[str, int]) -> list[list[PendingGene]]:
+    """The batch in order, whole unless one of its genes begins a piece that has to be smaller, because one killed its
+    worker. The grid of batches stays as it is.
+
+    Args:
+        batch: In the shard's order.
+        limits: Most genes of a piece, by its first gene's id as text. What is left of the batch after it is a piece
+            again, at most as large: the poisonous gene may be in either half.
+    """
+    found: list[list[PendingGene]] = []
+    start, most = 0, len(batch)
+    while start < len(batch):
+        most = min(most, limits.get(str(batch[start].gene_id), most))
+        found.append(list(batch[start : start + most]))
+        start += most
+    return found
 
 
 @dataclass
@@ -204,15 +221,23 @@ class _Session:
         encoder: Loaded.
         shard: Watched.
         report: Tells the supervisor.
+        pending: Genes that lack a vector, as the store counts them. Who shows how many are left reads it of here.
     """
 
     def __init__(
-        self, store: ShardStore, assignment: Assignment, encoder: CheckedEncoder, shard: ShardWatch, report: Reporter
+        self,
+        store: ShardStore,
+        assignment: Assignment,
+        encoder: CheckedEncoder,
+        shard: ShardWatch,
+        report: Reporter,
+        pending: int,
     ) -> None:
         self._store = store
         self._encoder = encoder
         self._shard = shard
         self._report = report
+        self._pending = pending
         self._suspects = assignment.quarantine
         self._has_lacked_memory = assignment.shortages > 0
         self._unproven: dict[str, str] = {}  # to be quarantined when another gene is encoded, with the reason
@@ -303,8 +328,15 @@ class _Session:
 
     def _commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> None:
         written = self._store.commit(vectors)
-        first = str(vectors[0][0].gene_id)
-        self._report("committed", shard=self._shard.name, label=self._shard.device, genes=written, first=first)
+        self._pending = max(0, self._pending - written)
+        self._report(
+            "committed",
+            shard=self._shard.name,
+            label=self._shard.device,
+            genes=written,
+            first=str(vectors[0][0].gene_id),
+            pending=self._pending,
+        )
         self._quarantine_unproven()
         if self._short:
             work = self._encoder.work([max((gene.content for gene, _ in vectors), key=len)])
