@@ -32,7 +32,6 @@ __all__ = [
     "config_from_options",
     "environment",
     "knob",
-    "metrics_address",
     "option_or_knob",
     "option_values",
     "otel_disabled",
@@ -45,13 +44,32 @@ logger = logging.getLogger("helix_crawl_otel")
 
 Value = float | int | str | bool
 
+
+class ConfigError(ValueError):
+    """A knob has a value that is not accepted. The message names the knob, the value and what is accepted."""
+
+
 # -- what is accepted -------------------------------------------------------------------------------------------------
-# Each parser takes text without outer white space and raises ValueError; what is accepted stands in the knob's row.
 
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_BOOLEANS = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
+_BOOLEANS = {"on": True, "off": False, "true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What a knob takes.
+
+    Args:
+        text: For messages and the reference page.
+        parse: Makes the value from text without outer white space; raises `ValueError`.
+        metavar: What stands for a value in the help of a command.
+    """
+
+    text: str
+    parse: Callable[[str], Value]
+    metavar: str = "N"
 
 
 def _must(accepted: bool) -> None:
@@ -59,44 +77,53 @@ def _must(accepted: bool) -> None:
         raise ValueError
 
 
-def _float(is_accepted: Callable[[float], bool]) -> Callable[[str], Value]:
-    def parse(text: str) -> Value:
-        _must(_FLOAT.fullmatch(text) is not None)  # float() also takes nan, inf and 1_000
-        value = float(text)
+def _float(text: str, is_accepted: Callable[[float], bool], metavar: str = "N") -> Accepted:
+    def parse(given: str) -> Value:
+        _must(_FLOAT.fullmatch(given) is not None)  # float() also takes nan, inf and 1_000
+        value = float(given)
         _must(math.isfinite(value) and is_accepted(value))
         return value
 
-    return parse
+    return Accepted(text, parse, metavar)
 
 
-def _integer(least: int, most: float = math.inf) -> Callable[[str], Value]:
-    def parse(text: str) -> Value:
-        _must(_INTEGER.fullmatch(text) is not None)  # int() also takes 1_000 and other scripts' digits
-        _must(least <= int(text) <= most)
-        return int(text)
+def _integer(text: str, least: int, most: float = math.inf, metavar: str = "N") -> Accepted:
+    def parse(given: str) -> Value:
+        _must(_INTEGER.fullmatch(given) is not None)  # int() also takes 1_000 and other scripts' digits
+        _must(least <= int(given) <= most)
+        return int(given)
 
-    return parse
-
-
-def _boolean(text: str) -> Value:
-    _must(text.lower() in _BOOLEANS)
-    return _BOOLEANS[text.lower()]
+    return Accepted(text, parse, metavar)
 
 
-def _action(text: str) -> Value:
-    _must(text.lower() in ACTION_MODES)
-    return text.lower()
+def _boolean(given: str) -> Value:
+    _must(given.lower() in _BOOLEANS)
+    return _BOOLEANS[given.lower()]
 
 
-def _device(text: str) -> Value:
-    _must(_DEVICE.fullmatch(text.lower()) is not None)
-    return text.lower()
+def _action(given: str) -> Value:
+    _must(given.lower() in ACTION_MODES)
+    return given.lower()
 
 
-def _host(text: str) -> Value:
-    _must(not any(letter.isspace() or not letter.isprintable() for letter in text))
-    return text
+def _device(given: str) -> Value:
+    _must(_DEVICE.fullmatch(given.lower()) is not None)
+    return given.lower()
 
+
+def _host(given: str) -> Value:
+    _must(not any(letter.isspace() or not letter.isprintable() for letter in given))
+    return given
+
+
+_ABOVE_ONE = _float("a number > 1", lambda value: value > 1)
+_FRACTION = _float("a number in (0, 1]", lambda value: 0 < value <= 1, "FRACTION")
+_GIB = _float("a number >= 0", lambda value: value >= 0, "GIB")
+_COUNT = _integer("an integer >= 0", 0)
+_POSITIVE = _integer("an integer >= 1", 1)
+_PORT = _integer("an integer from 0 to 65535", 0, 65535, "PORT")
+_SWITCH = Accepted(", ".join(_BOOLEANS), _boolean, "on|off")
+_MODE = Accepted(", ".join(ACTION_MODES), _action, "WHAT")
 
 # -- the table --------------------------------------------------------------------------------------------------------
 
@@ -109,23 +136,19 @@ class Knob:
         variable: Environment variable.
         option: Command-line option; it wins over the variable.
         default: Used when neither is given.
-        accepted: What is accepted, for messages and the reference.
+        accepted: What it takes.
         meaning: What it does, in one phrase.
-        parse: Makes the value from trimmed text; raises `ValueError`.
         field: Field of `CrawlConfig`, `None` for a knob that is not part of the rule.
         aliases: Older names of the variable; `variable` wins.
-        metavar: What stands for a value in the help of a command.
     """
 
     variable: str
     option: str
     default: Value
-    accepted: str
+    accepted: Accepted
     meaning: str
-    parse: Callable[[str], Value]
     field: str | None = None
     aliases: tuple[str, ...] = ()
-    metavar: str = "N"
 
     @property
     def shown_default(self) -> str:
@@ -134,132 +157,74 @@ class Knob:
             return "on" if self.default else "off"
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
+    def parse(self, name: str, text: str) -> Value:
+        """The value of what `name`, the variable or the option, was given.
 
-def _rule(
-    name: str,
-    field: str,
-    accepted: str,
-    meaning: str,
-    parse: Callable[[str], Value],
-    *,
-    alias: bool = False,
-    option: str | None = None,
-    metavar: str = "N",
-) -> Knob:
+        Raises:
+            ConfigError: It is not accepted.
+        """
+        try:
+            return self.accepted.parse(text.strip())
+        except ValueError:
+            raise ConfigError(f"{name} is {text[:80]!r}; accepted: {self.accepted.text}") from None
+
+
+def _rule(name: str, field: str, accepted: Accepted, meaning: str, *, alias: bool = False) -> Knob:
     """A knob of the rule: its default is the field's."""
-    default: Value = getattr(_DEFAULTS, field)
     aliases = (f"CYMATIX_BFM_CRAWL_{name}",) if alias else ()
-    option = option or "--" + name.lower().replace("_", "-")
-    return Knob(f"HELIX_BFM_CRAWL_{name}", option, default, accepted, meaning, parse, field, aliases, metavar)
+    option = "--" + name.lower().replace("_", "-")
+    return Knob(f"HELIX_BFM_CRAWL_{name}", option, getattr(Settings(), field), accepted, meaning, field, aliases)
 
-
-_DEFAULTS = Settings()
-_ABOVE_ONE = _float(lambda value: value > 1)
-_FRACTION = _float(lambda value: 0 < value <= 1)
-_NOT_NEGATIVE = _float(lambda value: value >= 0)
 
 KNOBS: tuple[Knob, ...] = (
-    _rule("FACTOR", "factor", "a number > 1", "crawl limit = baseline / factor", _ABOVE_ONE, alias=True),
-    _rule(
-        "WINDOW",
-        "window",
-        "an integer >= 1",
-        "consecutive observations of a trip, batches of a baseline",
-        _integer(1),
-        alias=True,
-    ),
+    _rule("FACTOR", "factor", _ABOVE_ONE, "crawl limit = baseline / factor", alias=True),
+    _rule("WINDOW", "window", _POSITIVE, "consecutive observations of a trip, batches of a baseline", alias=True),
     _rule(
         "ACTION",
         "action",
-        ", ".join(ACTION_MODES),
+        _MODE,
         "ladder, or cpu (the first trip goes to DEMOTE_CPU), or off (DETECT only)",
-        _action,
         alias=True,
-        metavar="WHAT",
     ),
-    _rule(
-        "VRAM",
-        "vram_full",
-        "a number in (0, 1]",
-        "fraction of dedicated memory that counts as full",
-        _FRACTION,
-        metavar="FRACTION",
-    ),
-    _rule(
-        "EMA_ALPHA",
-        "ema_alpha",
-        "a number in (0, 1]",
-        "weight of the newest observation",
-        _FRACTION,
-        metavar="FRACTION",
-    ),
-    _rule(
-        "WARMUP",
-        "warmup",
-        "an integer >= 0",
-        "first batches of a worker that enter neither baseline nor EMA",
-        _integer(0),
-    ),
-    _rule(
-        "INFLIGHT",
-        "inflight",
-        "on, off, true, false, yes, no, 1, 0",
-        "judge batches in flight as well",
-        _boolean,
-        metavar="on|off",
-    ),
+    _rule("VRAM", "vram_full", _FRACTION, "fraction of dedicated memory that counts as full"),
+    _rule("EMA_ALPHA", "ema_alpha", _FRACTION, "weight of the newest observation"),
+    _rule("WARMUP", "warmup", _COUNT, "first batches of a worker that enter neither baseline nor EMA"),
+    _rule("INFLIGHT", "inflight", _SWITCH, "judge batches in flight as well"),
     _rule(
         "SHARED",
         "shared",
-        "on, off, true, false, yes, no, 1, 0",
+        _SWITCH,
         "a rise of the worker's shared GPU memory by more than 512 MiB since its first batches counts as full as well",
-        _boolean,
-        metavar="on|off",
     ),
     Knob(
         "HELIX_DENSE_CPU_BELOW_GIB",
         "--cpu-below-gib",
         12.0,
-        "a number >= 0",
+        _GIB,
         "`--device auto` takes the CPU on a card of this size or smaller",
-        _NOT_NEGATIVE,
-        metavar="GIB",
     ),
     Knob(
         "BGEM3_DEVICE",
         "--device",
         "auto",
-        "auto, cpu, cuda, cuda:N",
+        Accepted("auto, cpu, cuda, cuda:N", _device, "DEVICE"),
         "device of the encoder; what DEMOTE_CPU sets to `cpu`",
-        _device,
-        metavar="DEVICE",
     ),
     Knob(
         "HELIX_DENSE_VRAM_RELEASE_EVERY",
         "--release-every",
         256,
-        "an integer >= 0",
+        _COUNT,
         "release the CUDA cache every so many batches, 0 = never",
-        _integer(0),
     ),
     Knob(
         "OTEL_EXPORTER_PROMETHEUS_HOST",
         "--metrics-host",
         "127.0.0.1",
-        "a host name or address",
+        Accepted("a host name or address", _host, "HOST"),
         "where the metrics endpoint listens",
-        _host,
-        metavar="HOST",
     ),
-    Knob(
-        "OTEL_EXPORTER_PROMETHEUS_PORT",
-        "--metrics-port",
-        9464,
-        "an integer from 0 to 65535",
-        "its port, 0 = any free one",
-        _integer(0, 65535),
-        metavar="PORT",
-    ),
+    Knob("OTEL_EXPORTER_PROMETHEUS_PORT", "--metrics-port", 9464, _PORT, "its port, 0 = any free one"),
 )
 
 RULE_KNOBS = tuple(row for row in KNOBS if row.field is not None)
@@ -271,10 +236,6 @@ _BY_VARIABLE = {name: row for row in KNOBS for name in (row.variable, *row.alias
 def knob(variable: str) -> Knob:
     """The row of a variable, or of one of its aliases. Raises `KeyError` for an unknown one."""
     return _BY_VARIABLE[variable]
-
-
-class ConfigError(ValueError):
-    """A knob has a value that is not accepted. The message names the knob, the value and what is accepted."""
 
 
 CHANNEL_VARIABLE = "HELIX_CRAWL_CHANNEL"
@@ -310,7 +271,7 @@ def read_knob(variable: str, environ: Mapping[str, str] | None = None, *, strict
     if not text:
         return row.default
     try:
-        return _parse(row, name, text)
+        return row.parse(name, text)
     except ConfigError as error:
         if strict:
             raise
@@ -318,13 +279,6 @@ def read_knob(variable: str, environ: Mapping[str, str] | None = None, *, strict
             _warned.add((name, text))
             logger.warning("[crawl-watchdog] %s; using the default, %s", error, row.shown_default)
         return row.default
-
-
-def _parse(row: Knob, name: str, text: str) -> Value:
-    try:
-        return row.parse(text.strip())
-    except ValueError:
-        raise ConfigError(f"{name} is {text[:80]!r}; accepted: {row.accepted}") from None
 
 
 @dataclass(frozen=True)
@@ -350,14 +304,8 @@ def option_or_knob(variable: str, options: Mapping[str, str], environ: Mapping[s
     """
     row = knob(variable)
     if variable in options:
-        return _parse(row, row.option, options[variable])
+        return row.parse(row.option, options[variable])
     return read_knob(variable, environ, strict=True)
-
-
-def metrics_address(environ: Mapping[str, str] | None = None, *, strict: bool = False) -> tuple[str, int]:
-    """Host and port of the metrics endpoint. Loopback unless told otherwise."""
-    host = read_knob("OTEL_EXPORTER_PROMETHEUS_HOST", environ, strict=strict)
-    return str(host), int(read_knob("OTEL_EXPORTER_PROMETHEUS_PORT", environ, strict=strict))
 
 
 def take_channel() -> str | None:
@@ -383,8 +331,8 @@ def add_options(parser: argparse.ArgumentParser, variables: tuple[str, ...] | No
     """
     group = parser.add_argument_group("knobs", "An option wins over the environment variable named beside it.")
     for row in RULE_KNOBS if variables is None else [knob(name) for name in variables]:
-        text = f"{row.meaning}; {row.accepted} ({row.variable}, default {row.shown_default})".replace("%", "%%")
-        group.add_argument(row.option, dest=_dest(row), metavar=row.metavar, help=text)
+        text = f"{row.meaning}; {row.accepted.text} ({row.variable}, default {row.shown_default})".replace("%", "%%")
+        group.add_argument(row.option, dest=_dest(row), metavar=row.accepted.metavar, help=text)
 
 
 def option_values(args: argparse.Namespace) -> dict[str, str]:

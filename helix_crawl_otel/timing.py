@@ -20,15 +20,7 @@ from collections.abc import Callable
 
 from helix_crawl_otel.policy.samples import is_number
 
-__all__ = [
-    "SleepMeter",
-    "Ticker",
-    "awake_clock",
-    "checked_clock",
-    "finer_clock",
-    "scaled_clock",
-    "slept_seconds",
-]
+__all__ = ["SleepMeter", "Ticker", "awake_clock", "checked_clock", "finer_clock", "scaled_clock", "slept_seconds"]
 
 _INTERRUPT_UNITS_A_SECOND = 10_000_000  # 100 ns
 _WINDOWS_TICK_SECONDS = 0.25

@@ -65,8 +65,8 @@ class Pipeline:
         self._showing = threading.Lock()  # an older snapshot must not replace a newer one, and stay
         self._unsaved = False  # the last save failed; the next tick tries again
         self._ids = itertools.count(1)
-        self._gauge_state = GaugeState()
         self._feed = LockedPolicy(Policy(settings, tick_seconds=tick_seconds, state=state))
+        self._gauge_state = GaugeState(self._feed)
         self._measurements = Measurements(self._feed.apply, clock, lambda error: self.error("policy", error))
         self._exported = ExportedMetrics(
             hub,
@@ -116,13 +116,12 @@ class Pipeline:
         self._feed.tell(
             lambda policy: policy.open_shard(t, shard, worker, device, kinds, can_end_worker=self._can_end_worker)
         )
-        self._gauge_state.open_shard(shard, device, pending_genes)
+        self._gauge_state.open_shard(shard, pending_genes)
         self._exported.begin_shard(shard, device)
         self._settle()
 
     def move_shard(self, shard: str, device: str) -> None:
-        """An open shard goes on on another device, in the same process."""
-        self._gauge_state.move_shard(shard, device)
+        """An open shard goes on on another device, in the same process; its next batch tells the policy."""
         self._exported.begin_shard(shard, device)
         self._settle()
 
@@ -144,8 +143,9 @@ class Pipeline:
         """A worker leaves a shard that is now `done`, `paused`, `failed` or `pending`."""
         t = self._clock()
         self._measurements.abandon_all(lambda info: info.shard == shard)
+        was_open = self._feed.ask(lambda policy: shard in policy.open_shards())
         self._feed.tell(lambda policy: policy.close_shard(t, shard, is_done=state == "done"))
-        self._gauge_state.close_shard(shard, state)
+        self._gauge_state.close_shard(shard, state, was_open=was_open)
         self.actions.drain(shard)  # nobody is left to take them
         self._settle()
         self.save_state()
@@ -273,15 +273,9 @@ class Pipeline:
             self.save_state()
         now = self._clock()
         with self._showing:
-            self._exported.snapshot = self._gauge_state.snapshot(self._feed, now)
+            self._exported.snapshot = self._gauge_state.snapshot(now)
 
 
 def _recorded(info: BatchInfo) -> dict[str, Any]:
     """What the timeline keeps of a batch beside its times."""
-    return {
-        "shard": info.shard,
-        "device": info.device,
-        "genes": info.genes,
-        "work": info.work,
-        "worker": info.worker,
-    }
+    return {"shard": info.shard, "device": info.device, "genes": info.genes, "work": info.work, "worker": info.worker}

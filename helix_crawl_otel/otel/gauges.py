@@ -247,40 +247,39 @@ class ExportedMetrics:
 
 
 class GaugeState:
-    """The facts that the gauges show beside the policy's own: open shards, memory, probes, workers.
+    """The facts that the gauges show beside the policy's own, which shards are open and where among them: what has
+    become of shards, genes that are pending, memory, probes, workers.
+
+    Args:
+        feed: The policy, told of a shard before it is opened or closed here.
 
     Threads: any; every field is guarded by `_lock`, which is held for plain assignments only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, feed: LockedPolicy) -> None:
+        self._feed = feed
         self._lock = threading.Lock()
-        self._open: dict[str, str] = {}  # with their devices
         self._memory: dict[str, MemoryReading] = {}
         self._sources: dict[tuple[str, str], bool] = {}
         self._workers: dict[str, str] = {}  # those that run, with their devices
         self._devices: dict[str, None] = {}  # where a worker has ever run, in order
-        self._states = dict.fromkeys(SHARD_STATES, 0)
+        self._states = dict.fromkeys(SHARD_STATES, 0)  # but for `running`: the policy knows what is open
         self._pending: dict[str, int] = {}  # genes, where they are counted
         self._expected: set[str] = set()  # pending ones that are known by name
         self._closed: dict[str, str] = {}  # state of the shards closed last: one that comes back is counted once
 
-    def open_shard(self, shard: str, device: str, pending_genes: int | None) -> None:
+    def open_shard(self, shard: str, pending_genes: int | None) -> None:
         """A shard is running."""
         with self._lock:
-            if shard not in self._open:
-                self._states["running"] += 1
-                self._leave_state(shard)
-            self._open[shard] = device
+            self._leave_state(shard)
             if pending_genes is not None:
                 self._pending[shard] = pending_genes
 
-    def close_shard(self, shard: str, state: str) -> None:
-        """A shard is `done`, `paused`, `failed` or `pending` again."""
+    def close_shard(self, shard: str, state: str, *, was_open: bool) -> None:
+        """A shard is `done`, `paused`, `failed` or `pending` again; one that was never open nor expected is nothing."""
         with self._lock:
             self._pending.pop(shard, None)
-            if self._open.pop(shard, None) is not None:
-                self._states["running"] -= 1
-            elif not self._leave_state(shard):
+            if not self._leave_state(shard) and not was_open:
                 return
             self._states[state] += 1
             self._closed[shard] = state
@@ -289,8 +288,9 @@ class GaugeState:
 
     def expect_shards(self, shards: Iterable[str]) -> None:
         """These are pending."""
+        running = self._feed.ask(lambda policy: set(policy.open_shards()))
         with self._lock:
-            new = set(shards) - self._expected - set(self._open)
+            new = set(shards) - self._expected - running
             self._expected |= new
             self._states["pending"] += len(new)
 
@@ -304,12 +304,6 @@ class GaugeState:
         with self._lock:
             if shard in self._pending:
                 self._pending[shard] = max(0, self._pending[shard] - genes)
-
-    def move_shard(self, shard: str, device: str) -> None:
-        """A shard goes on on another device."""
-        with self._lock:
-            if shard in self._open:
-                self._open[shard] = device
 
     def set_shard_state(self, state: str, count: int) -> None:
         """How many shards are in a state that no open shard tells: `pending`, or `done` by earlier runs."""
@@ -334,10 +328,10 @@ class GaugeState:
         with self._lock:
             self._workers.pop(worker, None)
 
-    def snapshot(self, feed: LockedPolicy, now: float) -> Snapshot:
+    def snapshot(self, now: float) -> Snapshot:
         """Everything as it is now."""
         with self._lock:
-            shards, pending = dict(self._open), dict(self._pending)
+            pending = dict(self._pending)
             memory, sources = dict(self._memory), dict(self._sources)
             running, states = set(self._workers.values()), dict(self._states)
             workers = {device: device in running for device in self._devices}
@@ -345,10 +339,11 @@ class GaugeState:
         def view(policy: Policy) -> dict[str, ShardView]:
             return {
                 shard: ShardView(device, policy.status(shard, now), pending.get(shard))
-                for shard, device in shards.items()
+                for shard, device in policy.open_shards().items()
             }
 
-        return Snapshot(feed.ask(view), memory, sources, workers, states)
+        shards = self._feed.ask(view)
+        return Snapshot(shards, memory, sources, workers, states | {"running": len(shards)})
 
     def _leave_state(self, shard: str) -> bool:
         """Count a shard no longer in the state it was in, if one is known. The caller holds the lock."""

@@ -38,13 +38,7 @@ def action_line(happened: str, action: Action, what: str = "") -> str:
 
 
 def _line(
-    happened: str,
-    action: str,
-    shard: str,
-    device: str,
-    rung: int,
-    evidence: Mapping[str, EvidenceValue],
-    reason: str,
+    happened: str, action: str, shard: str, device: str, rung: int, evidence: Mapping[str, EvidenceValue], reason: str
 ) -> str:
     why = f": {reason}" if reason else ""
     return (

@@ -45,8 +45,7 @@ MEMORY_BYTES = {
 MEMORY_READ_AT = "helix_dense_policy_memory_read_at"
 
 _SUM_ONLY = View(
-    instrument_type=Histogram,
-    aggregation=ExplicitBucketHistogramAggregation(boundaries=(), record_min_max=False),
+    instrument_type=Histogram, aggregation=ExplicitBucketHistogramAggregation(boundaries=(), record_min_max=False)
 )
 
 
@@ -300,9 +299,7 @@ def _info(attributes: Mapping[str, Any]) -> BatchInfo:
     )
 
 
-def _readings(
-    points: Mapping[str, list[tuple[Mapping[str, Any], float]]],
-) -> list[tuple[float, str, MemoryReading]]:
+def _readings(points: Mapping[str, list[tuple[Mapping[str, Any], float]]]) -> list[tuple[float, str, MemoryReading]]:
     read_at = {str(attributes["device"]): t for attributes, t in points.get(MEMORY_READ_AT, ())}
     known: dict[str, dict[str, int]] = {device: {} for device in read_at}
     for name, each in MEMORY_BYTES.items():

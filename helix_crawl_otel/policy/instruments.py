@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
-__all__ = ["BATCH_DURATION_BOUNDS", "INSTRUMENTS", "MAX_LABELLED_SHARDS", "Instrument", "Kind", "by_name"]
+__all__ = ["BATCH_DURATION_BOUNDS", "INSTRUMENTS", "MAX_LABELLED_SHARDS", "Instrument", "Kind"]
 
 MAX_LABELLED_SHARDS = 1000
 """Beyond this many shards in a run the label `shard` is left out: the SDK folds everything past 2,000 label sets into
@@ -37,15 +38,15 @@ class Instrument:
     """One row of the table.
 
     Args:
-        name: OpenTelemetry name.
         kind: What it is.
+        name: OpenTelemetry name.
         unit: UCUM unit; braces hold an annotation that Prometheus drops.
         labels: Attribute keys, in the order of the reference page.
         description: One sentence.
     """
 
-    name: str
     kind: Kind
+    name: str
     unit: str
     labels: tuple[str, ...]
     description: str
@@ -60,128 +61,74 @@ class Instrument:
 
 
 _SHARD = ("shard", "device")
+_counter, _gauge = partial(Instrument, Kind.COUNTER), partial(Instrument, Kind.GAUGE)
 
 INSTRUMENTS: tuple[Instrument, ...] = (
+    _counter("helix_dense_crawl_detected", "{crawl}", _SHARD, "Crawls detected: trips that opened an episode."),
+    _counter("helix_dense_genes", "{gene}", _SHARD, "Genes encoded."),
     Instrument(
-        "helix_dense_crawl_detected", Kind.COUNTER, "{crawl}", _SHARD, "Crawls detected: trips that opened an episode."
-    ),
-    Instrument("helix_dense_genes", Kind.COUNTER, "{gene}", _SHARD, "Genes encoded."),
-    Instrument(
-        "helix_dense_batch_duration",
         Kind.HISTOGRAM,
+        "helix_dense_batch_duration",
         "s",
         ("device", "stage"),
         "Time of a stage of a batch: read, encode or commit.",
     ),
-    Instrument(
-        "helix_dense_throughput",
-        Kind.GAUGE,
-        "{gene}/s",
-        _SHARD,
-        "Throughput of the encode stage, exponential moving average.",
-    ),
-    Instrument(
-        "helix_dense_baseline", Kind.GAUGE, "{gene}/s", _SHARD, "Healthy throughput that the shard is judged by."
-    ),
-    Instrument("helix_dense_crawl_ratio", Kind.GAUGE, "1", _SHARD, "Throughput over baseline as judged, in work."),
-    Instrument("helix_dense_crawl_limit_ratio", Kind.GAUGE, "1", (), "Ratio below which a shard is slow: 1 / factor."),
-    Instrument("helix_dense_crawl_active", Kind.GAUGE, "1", _SHARD, "1 while an episode is open, else 0."),
-    Instrument(
+    _gauge("helix_dense_throughput", "{gene}/s", _SHARD, "Throughput of the encode stage, exponential moving average."),
+    _gauge("helix_dense_baseline", "{gene}/s", _SHARD, "Healthy throughput that the shard is judged by."),
+    _gauge("helix_dense_crawl_ratio", "1", _SHARD, "Throughput over baseline as judged, in work."),
+    _gauge("helix_dense_crawl_limit_ratio", "1", (), "Ratio below which a shard is slow: 1 / factor."),
+    _gauge("helix_dense_crawl_active", "1", _SHARD, "1 while an episode is open, else 0."),
+    _gauge(
         "helix_dense_crawl_streak",
-        Kind.GAUGE,
         "{observation}",
         _SHARD,
         "Consecutive observations that fit the signature of a crawl.",
     ),
-    Instrument(
-        "helix_dense_batch_inflight", Kind.GAUGE, "s", _SHARD, "Age of the oldest batch in flight, 0 between batches."
-    ),
-    Instrument(
-        "helix_dense_vram_used", Kind.GAUGE, "By", ("device",), "Dedicated memory in use; absent while unknown."
-    ),
-    Instrument(
-        "helix_dense_vram_limit",
-        Kind.GAUGE,
-        "By",
-        ("device",),
-        "Dedicated memory that the device has; absent while unknown.",
-    ),
-    Instrument(
+    _gauge("helix_dense_batch_inflight", "s", _SHARD, "Age of the oldest batch in flight, 0 between batches."),
+    _gauge("helix_dense_vram_used", "By", ("device",), "Dedicated memory in use; absent while unknown."),
+    _gauge("helix_dense_vram_limit", "By", ("device",), "Dedicated memory that the device has; absent while unknown."),
+    _gauge(
         "helix_dense_vram_probe_up",
-        Kind.GAUGE,
         "1",
         ("device", "source"),
         "1 when the newest memory reading of the source is known, else 0.",
     ),
-    Instrument(
-        "helix_dense_ladder_rung",
-        Kind.GAUGE,
-        "1",
-        _SHARD,
-        "Highest rung taken: 0 none, 1 EMPTY_CACHE, 2 RECYCLE, 3 DEMOTE_CPU.",
+    _gauge(
+        "helix_dense_ladder_rung", "1", _SHARD, "Highest rung taken: 0 none, 1 EMPTY_CACHE, 2 RECYCLE, 3 DEMOTE_CPU."
     ),
-    Instrument(
+    _counter(
         "helix_dense_ladder_actions",
-        Kind.COUNTER,
         "{action}",
         ("shard", "action", "outcome"),
         "Actions of the ladder by how they ended.",
     ),
-    Instrument("helix_dense_action_queue_length", Kind.GAUGE, "{action}", (), "Actions that wait for the driver."),
-    Instrument(
+    _gauge("helix_dense_action_queue_length", "{action}", (), "Actions that wait for the driver."),
+    _counter(
         "helix_dense_worker_starts",
-        Kind.COUNTER,
         "{start}",
         ("device", "reason"),
         "Workers started: first, recycle, demote, crash or resume.",
     ),
-    Instrument("helix_dense_worker_up", Kind.GAUGE, "1", ("device",), "1 while a worker of the device runs, else 0."),
-    Instrument(
+    _gauge("helix_dense_worker_up", "1", ("device",), "1 while a worker of the device runs, else 0."),
+    _gauge(
         "helix_dense_genes_pending",
-        Kind.GAUGE,
         "{gene}",
         ("shard",),
         "Genes of the shard that still lack a vector; absent while unknown.",
     ),
-    Instrument(
-        "helix_dense_shards",
-        Kind.GAUGE,
-        "{shard}",
-        ("state",),
-        "Shards by state: pending, running, done, paused or failed.",
-    ),
-    Instrument(
+    _gauge("helix_dense_shards", "{shard}", ("state",), "Shards by state: pending, running, done, paused or failed."),
+    _gauge(
         "helix_dense_vram_shared",
-        Kind.GAUGE,
         "By",
         ("device", "owner"),
         "Shared GPU memory, system memory lent to the device, that the worker holds and that others do; absent while "
         "unknown.",
     ),
-    Instrument(
-        "helix_dense_samples_ignored",
-        Kind.COUNTER,
-        "{sample}",
-        ("reason",),
-        "Samples that could not be judged, by reason.",
-    ),
-    Instrument(
+    _counter("helix_dense_samples_ignored", "{sample}", ("reason",), "Samples that could not be judged, by reason."),
+    _counter(
         "helix_dense_internal_errors",
-        Kind.COUNTER,
         "{error}",
         ("where",),
         "Errors of the watchdog itself; each is logged, none reaches the job.",
     ),
 )
-
-
-def by_name(name: str) -> Instrument:
-    """The row of an OpenTelemetry name.
-
-    Raises:
-        KeyError: No such instrument.
-    """
-    for instrument in INSTRUMENTS:
-        if instrument.name == name:
-            return instrument
-    raise KeyError(name)

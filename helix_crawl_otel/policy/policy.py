@@ -192,6 +192,10 @@ class Policy:
         """Rule 6 for a batch at `now`, whether it still runs or has ended; `None` when unknown."""
         return self._rule.is_full(batch, now)
 
+    def open_shards(self) -> dict[str, str]:
+        """Shards between `open_shard` and `close_shard`, with their newest devices."""
+        return {name: shard.device for name, shard in self.state.shards.items() if shard.is_open}
+
     def pending(self, shard: str) -> ActionKind | None:
         """The remedy that waits for the shard's boundary, `None` for none."""
         state = self.state.shards.get(shard)

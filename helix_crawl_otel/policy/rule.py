@@ -136,7 +136,7 @@ class Rule:
         if finding is Finding.RECOVERED:
             reason = f"recovered: {self.settings.window} healthy observations in a row"
             evidence = explain.evidence(context, self.settings)
-            return [self._decide(t, DecisionKind.RECOVERED, batch, state, None, reason, evidence)]
+            return [self._decide(t, DecisionKind.RECOVERED, batch, None, reason, evidence)]
         return self._trip(t, batch, state, context)
 
     def _trip(self, t: float, batch: Batch, state: ShardState, context: explain.TripContext) -> list[Decision]:
@@ -151,7 +151,7 @@ class Rule:
             reason = explain.sentence(kind, context, self.settings)
             if nothing_left:
                 reason += "; no rung of the ladder is left for this shard"
-            decision = self._decide(t, DecisionKind.ISSUE, batch, state, kind, reason, evidence)
+            decision = self._decide(t, DecisionKind.ISSUE, batch, kind, reason, evidence)
             decisions.append(decision)
             return decision.action_id
 
@@ -160,7 +160,7 @@ class Rule:
         climb = state.ladder.climb(self.settings.action, self._can_take(batch.device, state))
         for kind in climb.passed_over:
             reason = explain.passed_over_reason(kind, batch.device)
-            decisions.append(self._decide(t, DecisionKind.PASSED_OVER, batch, state, kind, reason, evidence))
+            decisions.append(self._decide(t, DecisionKind.PASSED_OVER, batch, kind, reason, evidence))
         if climb.kind is not None:
             decisions += self.settle(t, batch.shard, state, DecisionKind.SUPERSEDED)
             state.ladder.pending = Pending(issue(climb.kind), climb.kind, t)
@@ -190,32 +190,21 @@ class Rule:
         assert pending is not None
         pending.overdue = True
         waited = f"no batch boundary for {t - pending.since:.0f} s, a batch running for {t - batch.started:.0f} s"
-        evidence = self._evidence_now(t, batch, state)
+        evidence = self._evidence_now(t, batch)
         ends_now = state.can_end_worker and pending.ends_worker
-        decisions = [
-            self._decide(
-                t,
-                DecisionKind.OVERDUE,
-                batch,
-                state,
-                pending.kind,
-                waited,
-                evidence,
-                forced=ends_now,
-                action_id=pending.id,
-            )
-        ]
+        overdue = self._decide(
+            t, DecisionKind.OVERDUE, batch, pending.kind, waited, evidence, forced=ends_now, action_id=pending.id
+        )
+        decisions = [overdue]
         if state.can_end_worker and not pending.ends_worker and state.ladder.rung < ActionKind.RECYCLE.rung:
             state.ladder.rung = ActionKind.RECYCLE.rung
             reason = f"recycle the worker: {waited}"
-            forced = self._decide(
-                t, DecisionKind.ISSUE, batch, state, ActionKind.RECYCLE, reason, evidence, forced=True
-            )
+            forced = self._decide(t, DecisionKind.ISSUE, batch, ActionKind.RECYCLE, reason, evidence, forced=True)
             state.ladder.pending = Pending(forced.action_id, ActionKind.RECYCLE, t)
             decisions.append(forced)
         return decisions
 
-    def _evidence_now(self, t: float, batch: Batch, state: ShardState) -> Evidence:
+    def _evidence_now(self, t: float, batch: Batch) -> Evidence:
         baseline, source = self.baseline(batch.shard, batch.device)
         if baseline is None:
             return {"inflight_seconds": t - batch.started}
@@ -226,8 +215,8 @@ class Rule:
 
     def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:
         reason = f"a batch has been running for {t - batch.started:.0f} s: a hang, not a crawl"
-        evidence = self._evidence_now(t, batch, state)
-        return self._decide(t, DecisionKind.HANG, batch, state, None, reason, evidence, forced=state.can_end_worker)
+        evidence = self._evidence_now(t, batch)
+        return self._decide(t, DecisionKind.HANG, batch, None, reason, evidence, forced=state.can_end_worker)
 
     def is_full(self, batch: Batch, t: float) -> bool | None:
         """Rule 6: whether the memory has been full since a batch began, or its worker has spilled; `None` if unknown.
@@ -278,7 +267,6 @@ class Rule:
         t: float,
         what: DecisionKind,
         batch: Batch,
-        state: ShardState,
         kind: ActionKind | None,
         reason: str,
         evidence: Evidence,
@@ -290,16 +278,7 @@ class Rule:
         if kind is not None and not action_id:
             action_id = self.state.next_action
             self.state.next_action += 1
+        rung = self.state.shards[batch.shard].ladder.rung
         return Decision(
-            t,
-            what,
-            batch.shard,
-            batch.device,
-            batch.worker,
-            kind,
-            action_id,
-            state.ladder.rung,
-            forced,
-            reason,
-            evidence,
+            t, what, batch.shard, batch.device, batch.worker, kind, action_id, rung, forced, reason, evidence
         )

@@ -63,7 +63,7 @@ def knobs() -> list[str]:
             code(row.variable),
             code(row.option),
             code(row.shown_default),
-            row.accepted,
+            row.accepted.text,
             row.meaning,
             readers(row.option, row.field),
         )

@@ -165,8 +165,8 @@ def test_an_older_look_at_the_board_never_replaces_a_newer_one(monkeypatch: pyte
     looked, goes_on = threading.Event(), threading.Event()
     look = pipeline._gauge_state.snapshot
 
-    def slow(feed: LockedPolicy, now: float) -> Snapshot:
-        snapshot = look(feed, now)
+    def slow(now: float) -> Snapshot:
+        snapshot = look(now)
         if not looked.is_set():
             looked.set()
             assert goes_on.wait(60)

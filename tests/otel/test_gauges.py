@@ -8,13 +8,31 @@ from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
 
 
+class Board(GaugeState):
+    """Told of shards together with the policy, as the pipeline does it."""
+
+    def __init__(self) -> None:
+        super().__init__(LockedPolicy(Policy(Settings())))
+
+    def open(self, shard: str, device: str) -> None:
+        """A worker begins a shard."""
+        self._feed.tell(lambda policy: policy.open_shard(0.0, shard, "w", device))
+        self.open_shard(shard, None)
+
+    def close(self, shard: str, state: str) -> None:
+        """A worker leaves it."""
+        was_open = self._feed.ask(lambda policy: shard in policy.open_shards())
+        self._feed.tell(lambda policy: policy.close_shard(0.0, shard))
+        self.close_shard(shard, state, was_open=was_open)
+
+
 def _seen(board: GaugeState) -> Snapshot:
-    return board.snapshot(LockedPolicy(Policy(Settings())), 0.0)
+    return board.snapshot(0.0)
 
 
 def test_a_device_is_up_while_one_of_its_workers_runs() -> None:
     """Two slots share the CPU; a worker whose driver moves to the CPU in place leaves its card."""
-    board = GaugeState()
+    board = Board()
     board.start_worker("cpu#1", "cpu")
     board.start_worker("cpu#2", "cpu")
     board.stop_worker("cpu#1")
@@ -28,31 +46,32 @@ def test_a_device_is_up_while_one_of_its_workers_runs() -> None:
 
 def test_every_shard_is_counted_in_one_state() -> None:
     """From pending to done, also one that was never opened, one that failed and came back, and one left by a crash."""
-    board = GaugeState()
+    board = Board()
     board.expect_shards(["a", "b", "c"])
     board.set_shard_state("done", 5)
-    board.open_shard("a", "cpu", None)
-    board.open_shard("a", "cpu", None)
-    board.close_shard("b", "done")
+    board.open("a", "cpu")
+    board.open("a", "cpu")
+    board.close("b", "done")
     states = _seen(board).shard_states
     assert states == {"pending": 1, "running": 1, "done": 6, "paused": 0, "failed": 0}
-    board.close_shard("a", "failed")
-    board.open_shard("a", "cpu", None)
-    board.close_shard("a", "done")
-    board.close_shard("a", "done")
-    board.open_shard("c", "cpu", None)
-    board.close_shard("c", "paused")
+    board.close("a", "failed")
+    board.open("a", "cpu")
+    board.close("a", "done")
+    board.close("a", "done")
+    board.open("c", "cpu")
+    board.close("c", "paused")
+    board.close("never heard of", "done")
     assert _seen(board).shard_states == {"pending": 0, "running": 0, "done": 7, "paused": 1, "failed": 0}
 
 
 def test_pending_genes_are_those_told_before_and_fall_with_each_batch() -> None:
     """The count may come before the shard is opened, and anew by the next worker."""
-    board = GaugeState()
+    board = Board()
     board.set_pending("a", 100)
     assert _seen(board).shards == {}
-    board.open_shard("a", "cuda:0", None)
+    board.open("a", "cuda:0")
     board.encoded("a", 64)
     assert _seen(board).shards["a"].pending_genes == 36
-    board.open_shard("a", "cpu", None)
+    board.open("a", "cpu")
     board.set_pending("a", 100)
     assert _seen(board).shards["a"].pending_genes == 100
