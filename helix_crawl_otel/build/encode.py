@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.build.agreement import adopt_or_refuse, check_other_device, refuse_another
@@ -27,7 +26,7 @@ from helix_crawl_otel.build.careful_encode import (
     NeedsCpu,
     encode_carefully,
 )
-from helix_crawl_otel.corpus.ingest import IngestProgress, ingest
+from helix_crawl_otel.corpus.ingest import ingest
 from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.encoders.base import first_line, is_device_error
@@ -39,7 +38,7 @@ from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from helix_crawl_otel.watch.release import release_cache
 from helix_crawl_otel.watch.shard import ShardWatch
 
-__all__ = ["Reporter", "pieces", "work_on"]
+__all__ = ["pieces", "work_on"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -53,19 +52,12 @@ PAGE = 16
 """Batches of pending genes read at once."""
 
 
-class Reporter(Protocol):
-    """Tells the supervisor what happened, as messages of the job's own."""
-
-    def __call__(self, what: str, **content: object) -> None:
-        """Send one."""
-
-
 def work_on(
     assignment: Assignment,
     settings: WorkerSettings,
     encoder: Callable[[], CheckedEncoder],
     watch: CrawlWatch,
-    report: Reporter,
+    report: Callable[..., None],
     pausing: Callable[[], bool],
 ) -> None:
     """Bring one shard to its end.
@@ -75,7 +67,7 @@ def work_on(
         settings: Of the worker.
         encoder: Loads the encoder when it is first called. Not called when every gene has its vector.
         watch: Linked to the supervisor.
-        report: Tells the supervisor.
+        report: Tells the supervisor what happened: the word for it, and its content by keyword.
         pausing: Whether the operator has asked for a pause.
 
     Raises:
@@ -102,13 +94,15 @@ def work_on(
             _encode(store, assignment, settings, encoder(), watch, report, pending)
 
 
-def _ingest(store: ShardStore, assignment: Assignment, report: Reporter, pausing: Callable[[], bool]) -> None:
+def _ingest(
+    store: ShardStore, assignment: Assignment, report: Callable[..., None], pausing: Callable[[], bool]
+) -> None:
     assert assignment.source is not None
     output = Path(assignment.output) if assignment.output else None
     plan = plan_named(Path(assignment.source), output, assignment.shard, may_be_gone=assignment.prune)
 
-    def progress(so_far: IngestProgress) -> None:
-        report("ingesting", shard=assignment.shard, sources=so_far.sources, genes=so_far.genes)
+    def progress(sources: int, genes: int) -> None:
+        report("ingesting", shard=assignment.shard, sources=sources, genes=genes)
 
     done = ingest(store, plan, ChunkRule(), prune=assignment.prune, progress=progress, should_stop=pausing)
     if done.stopped:
@@ -133,7 +127,7 @@ def _encode(
     settings: WorkerSettings,
     encoder: CheckedEncoder,
     watch: CrawlWatch,
-    report: Reporter,
+    report: Callable[..., None],
     pending: int,
 ) -> None:
     if store.has_foreign_vectors() and not assignment.reencode:
@@ -230,7 +224,7 @@ class _Session:
         assignment: Assignment,
         encoder: CheckedEncoder,
         shard: ShardWatch,
-        report: Reporter,
+        report: Callable[..., None],
         pending: int,
     ) -> None:
         self._store = store
