@@ -11,15 +11,15 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from helix_crawl_otel.charts import ChartError, check_matplotlib
 from helix_crawl_otel.commands.common import Commands, add_command, add_timeline, timeline_path, timeline_reader
 from helix_crawl_otel.config import KNOBS, add_options, config_from_options, option_values
 from helix_crawl_otel.exit_codes import DONE, USAGE
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.text import skipped_text
-from helix_crawl_otel.report.choice import choose
-from helix_crawl_otel.report.page import page
-from helix_crawl_otel.report.picture import picture
+from helix_crawl_otel.report.effect import choose
+from helix_crawl_otel.report.page import page, picture
 from helix_crawl_otel.report.story import RunReport
 from helix_crawl_otel.report.tell import tell
 from helix_crawl_otel.report.words import headline
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         story = tell(events, recorded_settings(events, config, options))
         if all(tale.is_empty for tale in story.tales):
             raise TimelineError(f"{reader.name} has no batch, so there is nothing to report")
-    except ReportError as error:
+    except (ChartError, ReportError) as error:
         print(f"helix-crawl: error: {error}", file=sys.stderr)
         return USAGE
     notes = skipped_text(reader).splitlines()
@@ -119,10 +119,7 @@ def _check(timeline: Path | None, out: Path | None, png: Path | None) -> None:
             raise ReportError(f"{option} is {str(path)!r}, which is a folder; accepted: a file")
     if out is not None and out.suffix.lower() == ".png":
         raise ReportError(f"-o is {str(out)!r}; accepted: a page; a picture is made by --png")
-    try:
-        import matplotlib  # noqa: F401 - only whether it is there
-    except ImportError:
-        raise ReportError("report needs matplotlib: pip install 'helix-crawl-otel[plot]'") from None
+    check_matplotlib("report")
 
 
 def recorded_settings(events: Iterable[Event], config: Settings, options: Mapping[str, str]) -> Settings:

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from helix_crawl_otel.charts import ChartError
 from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import ConfigError, add_options, config_from_options, option_values
 from helix_crawl_otel.exit_codes import USAGE
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.simulate.compare import compare, legend, table
-from helix_crawl_otel.simulate.plot import PictureError, check_picture, draw
+from helix_crawl_otel.simulate.picture import check_picture, draw_into
 from helix_crawl_otel.simulate.policies import DEFINITIONS
 from helix_crawl_otel.simulate.recording import write_timeline
 from helix_crawl_otel.simulate.scenario import SCENARIOS, Scenario, by_name
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """
     try:
         return _run(args)
-    except (_UsageError, ConfigError, PictureError, ScenarioFileError) as error:
+    except (_UsageError, ConfigError, ChartError, ScenarioFileError) as error:
         print(f"helix-crawl: error: {error}", file=sys.stderr)
         return USAGE
 
@@ -99,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
         print("\nA model in virtual time, not a measurement. `helix-crawl simulate --help` says what the policies are.")
     if plot is not None:
         with _writing("--plot", plot):
-            draw(plot, comparisons[0])
+            draw_into(plot, comparisons[0])
         print(f"picture: {plot}", file=sys.stderr)
     if record is not None:
         with _writing("--record", record):

@@ -166,7 +166,6 @@ class CgroupProbe(Probe):
     Args:
         root: `/`, or a folder with a recorded `proc/self` and the cgroup mounts below it.
         clock: Gives seconds; only differences count.
-        device: Name to report, `cpu`.
         platform: As `sys.platform`; anything but Linux has no control groups.
 
     Threads: one thread at a time.
@@ -180,10 +179,9 @@ class CgroupProbe(Probe):
         root: Path = ROOT,
         *,
         clock: Callable[[], float] = time.monotonic,
-        device: str = "cpu",
         platform: str = sys.platform,
     ) -> None:
-        super().__init__(device)
+        super().__init__("cpu")
         self._root = root
         self._clock = clock
         self._platform = platform

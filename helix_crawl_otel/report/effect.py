@@ -1,13 +1,27 @@
-"""What a crawl cost and what the ladder was worth: rates before and after an action, time lost, time saved."""
+"""What a crawl cost and what the ladder was worth: rates before and after an action, time lost, time saved; and by that
+the shards that are shown, the most interesting first."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from helix_crawl_otel.report.story import DETECT, REMEDIES, ReportAction, ReportBatch, ShardReport
+from helix_crawl_otel.formats import count
+from helix_crawl_otel.report.story import DETECT, REMEDIES, ReportAction, ReportBatch, RunReport, ShardReport
 
-__all__ = ["MEANINGS", "Effect", "Speed", "effect_of", "lost_seconds", "remedy_seconds", "saved_seconds"]
+__all__ = [
+    "MEANINGS",
+    "Effect",
+    "Shown",
+    "Speed",
+    "choose",
+    "effect_of",
+    "lost_seconds",
+    "numbered",
+    "remedy_seconds",
+    "saved_seconds",
+]
 
 MEANINGS = {
     "lost": "Lost to the crawl: the seconds that batches took during a crawl, beyond what they would have taken at the "
@@ -148,3 +162,56 @@ def _crawl_speed(tale: ShardReport, t: float) -> float | None:
     """Units a second of the finished batches that crawled before then."""
     speeds = [batch.units / batch.seconds for batch in tale.batches if batch.ended <= t and tale.is_crawling(batch)]
     return median(speeds) if speeds else None
+
+
+# -- the shards that are shown ----------------------------------------------------------------------------------------
+
+MOST_FIGURES = 12
+MOST_MARKS = 60
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The shards to show.
+
+    Args:
+        tales: In the order in which they are shown.
+        left_out: How many there are besides, and how many of those crawled.
+    """
+
+    tales: list[ShardReport]
+    left_out: tuple[int, int]
+
+    def sentences(self, story: RunReport) -> Iterator[str]:
+        """What is not shown; nothing when all are."""
+        others, crawled = self.left_out
+        if not others:
+            return
+        more = f", {crawled} of them with a crawl" if crawled else ", none of them with a crawl"
+        what = "shards" if story.runs < 2 else "shards and runs"
+        yield (
+            f"Shown are {len(self.tales)} of {len(story.tales)} {what}, those that lost most to a crawl first; "
+            f"{count(others, 'other is', 'others are')} left out{more}."
+        )
+
+
+def choose(story: RunReport, most: int = MOST_FIGURES) -> Shown:
+    """Those with crawls first, by the time lost; then those with actions; then the longest.
+
+    Args:
+        story: What happened.
+        most: Shards to show at most.
+    """
+    tales = sorted((tale for tale in story.tales if not tale.is_empty), key=_interest)
+    kept, others = tales[:most], tales[most:]
+    return Shown(kept, (len(others), sum(bool(tale.episodes) for tale in others)))
+
+
+def _interest(tale: ShardReport) -> tuple[bool, float, bool, float]:
+    began, ended = tale.span
+    return not tale.episodes, -lost_seconds(tale), not tale.steps, began - ended
+
+
+def numbered(tale: ShardReport) -> dict[int, ReportAction]:
+    """The actions of a shard in order of time, from 1; of very many, the first."""
+    return dict(enumerate(sorted(tale.steps, key=lambda step: step.t)[:MOST_MARKS], start=1))

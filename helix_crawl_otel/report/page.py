@@ -1,4 +1,5 @@
-"""The page: one file that loads nothing, readable on a screen and a telephone, in light and dark.
+"""The page, one file that loads nothing, readable on a screen and a telephone, in light and dark; and the picture for a
+mail: the headline, a few sentences, and the shards that matter most.
 
 Source: DESIGN.md, section 3.3.
 """
@@ -6,16 +7,24 @@ Source: DESIGN.md, section 3.3.
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
+from helix_crawl_otel.charts import DARK, INK, LIGHT, Layout, Part, draw, figure, png_of, svg_of, write
 from helix_crawl_otel.formats import count, duration, printable
-from helix_crawl_otel.report.charts import NARROW, WIDE, figure
-from helix_crawl_otel.report.choice import Shown, numbered
-from helix_crawl_otel.report.effect import MEANINGS, effect_of, lost_seconds, remedy_seconds, saved_seconds
+from helix_crawl_otel.report.effect import (
+    MEANINGS,
+    Shown,
+    choose,
+    effect_of,
+    lost_seconds,
+    numbered,
+    remedy_seconds,
+    saved_seconds,
+)
+from helix_crawl_otel.report.panels import panels, window
 from helix_crawl_otel.report.story import DETECT, ReportAction, ReportBatch, RunReport, ShardReport, StartMark
-from helix_crawl_otel.report.style import STYLE
-from helix_crawl_otel.report.svg import INK, svg_of
 from helix_crawl_otel.report.words import (
     clock,
     evidence_text,
@@ -28,7 +37,11 @@ from helix_crawl_otel.report.words import (
     unfinished_text,
 )
 
-__all__ = ["page"]
+__all__ = ["page", "picture"]
+
+WIDE = Layout((11.0, 4.9), 10.5, True, 0.07)
+NARROW = Layout((4.7, 5.6), 10.5, False, 0.17)
+PICTURE = Layout((11.0, 4.6), 10.0, True, 0.07)
 
 MOST_ROWS = 200
 """Rows of a shard's table; of more, the first."""
@@ -86,7 +99,8 @@ def _shard(tale: ShardReport, story: RunReport, key: str) -> Iterator[str]:
     yield f'<section>\n<h2 class="shard">{name}</h2>\n<p>{escape(tale_text(tale, story))}</p>'
     yield "<figure>"
     for layout, kind in ((WIDE, "wide"), (NARROW, "narrow")):
-        drawn = figure(tale, steps, story.settings.factor, story.settings.vram_full, INK, layout)
+        drawn = figure(layout.inches)
+        _draw(drawn, tale, steps, story, INK, layout, top=0.87 if steps else 0.97)
         label = f"Speed and memory of {name} over time"
         yield f'<div class="{kind}">{svg_of(drawn, f"{key}{kind[0]}", label)}</div>'
     yield f"<figcaption>{_legend(tale, story)}</figcaption>\n</figure>"
@@ -98,6 +112,19 @@ def _shard(tale: ShardReport, story: RunReport, key: str) -> Iterator[str]:
                 "without it, and goes on asking.</p>"
             )
     yield "</section>"
+
+
+def _draw(
+    page: Part,
+    tale: ShardReport,
+    steps: Mapping[int, ReportAction],
+    story: RunReport,
+    ink: Mapping[str, str],
+    layout: Layout,
+    top: float,
+) -> None:
+    shown = panels(tale, steps, story.settings.factor, story.settings.vram_full, layout)
+    draw(page, shown, window(tale, steps), ink, layout, top, "since the run began")
 
 
 def _legend(tale: ShardReport, story: RunReport) -> str:
@@ -191,3 +218,101 @@ def _knobs(story: RunReport) -> str:
         word = ("on" if value else "off") if isinstance(value, bool) else f"{value:g}" if value != str(value) else value
         shown.append(f"{field.name} {word}")
     return ", ".join(shown)
+
+
+# -- the picture ------------------------------------------------------------------------------------------------------
+
+MOST_SHARDS = 3
+_HEAD_INCHES, _SHARD_INCHES, _FOOT_INCHES = 1.25, 5.4, 0.45
+
+
+def picture(story: RunReport) -> bytes:
+    """The picture as the bytes of a PNG file.
+
+    Args:
+        story: What happened.
+    """
+    shown = choose(story, MOST_SHARDS)
+    ratios = [_HEAD_INCHES] + [_SHARD_INCHES] * max(len(shown.tales), 1) + [_FOOT_INCHES]
+    page = figure((PICTURE.inches[0], sum(ratios)), "white")
+    head, *parts, foot = page.subfigures(len(ratios), 1, squeeze=False, height_ratios=ratios)[:, 0]
+    write(head, (0.02, 0.8), headline(story), 17, LIGHT["ink"], fontweight="bold")
+    write(head, (0.02, 0.5), textwrap.fill(" ".join(sentences(story)), 135), 10.5, LIGHT["ink"], linespacing=1.4)
+    for part, tale in zip(parts, shown.tales, strict=False):
+        name = textwrap.shorten(name_of(tale, story), 90)
+        write(part, (0.02, 0.985), name, 13, LIGHT["ink"], fontweight="bold")
+        words = textwrap.wrap(tale_text(tale, story), 145, max_lines=4, placeholder=" ...")
+        write(part, (0.02, 0.93), "\n".join(words), 9.5, LIGHT["soft"], linespacing=1.35)
+        steps = numbered(tale)
+        top = 0.93 - 0.042 * len(words) - (0.13 if steps else 0.02)
+        _draw(part, tale, steps, story, LIGHT, PICTURE, top)
+    key = "Blue: a batch.  Red: a batch during a crawl.  Dashed: baseline.  Dotted red: crawl limit, full memory."
+    if any(tale.tells_shared for tale in shown.tales):
+        key += "  Dashed red: shared memory."
+    if any(tale.unfinished for tale in shown.tales):
+        key += "  Dashed to a cross: a batch that did not end."
+    lines = textwrap.fill(" ".join([key, *shown.sentences(story)]), 160)
+    write(foot, (0.02, 0.6), lines, 9, LIGHT["soft"], va="center", linespacing=1.35)
+    return png_of(page, 110)
+
+
+# -- colours by name in light and dark, one column on a narrow screen --------------------------------------------------
+
+
+def _colours(paper: str, card: str, names: dict[str, str]) -> str:
+    return "; ".join([f"--paper: {paper}; --card: {card}", *(f"--{name}: {value}" for name, value in names.items())])
+
+
+STYLE = f"""\
+:root {{ {_colours("#ffffff", "#f6f8fa", LIGHT)}; color-scheme: light dark; }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_colours("#0d1117", "#161b22", DARK)}; }} }}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }}
+main {{ max-width: 1140px; margin: 0 auto; padding: 24px 20px 60px; overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.7rem; line-height: 1.25; margin: 0.3em 0; }}
+h2 {{ font-size: 1.25rem; margin: 2em 0 0.4em; }}
+p {{ margin: 0.5em 0; max-width: 75ch; }}
+.lead {{ font-size: 1.08rem; }}
+.tiles {{ display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin: 20px 0; }}
+.tiles div {{ background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; }}
+dt {{ color: var(--soft); font-size: 0.88rem; }}
+dd {{ margin: 2px 0 0; font-size: 1.3rem; font-weight: 600; }}
+figure {{ margin: 14px 0; }}
+svg {{ display: block; width: 100%; height: auto; }}
+.narrow {{ display: none; }}
+figcaption {{ color: var(--soft); font-size: 0.88rem; }}
+figcaption ul {{ list-style: none; margin: 6px 0; padding: 0; display: flex; flex-wrap: wrap; gap: 2px 18px; }}
+figcaption i {{ display: inline-block; width: 22px; vertical-align: middle; margin-right: 7px; height: 0; }}
+i.rate {{ border-top: 3px solid var(--rate); }}
+i.crawl {{ border-top: 4px solid var(--crawl); }}
+i.unfinished {{ border-top: 3px dashed var(--ink); }}
+i.base {{ border-top: 2px dashed var(--soft); }}
+i.limit {{ border-top: 2px dotted var(--crawl); }}
+i.memory {{ border-top: 3px solid var(--memory); }}
+i.shared {{ border-top: 2px dashed var(--crawl); }}
+i.action, i.worker {{ width: 0; height: 15px; margin: 0 10px; }}
+i.action {{ border-left: 1.5px solid var(--ink); }}
+i.worker {{ border-left: 2px dotted var(--soft); }}
+table {{ border-collapse: collapse; width: 100%; font-size: 0.9rem; }}
+th, td {{ text-align: left; vertical-align: top; padding: 7px 10px 7px 0; border-bottom: 1px solid var(--line); }}
+th {{ color: var(--soft); font-weight: 500; }}
+td:nth-child(-n+2) {{ font-variant-numeric: tabular-nums; white-space: nowrap; }}
+td:nth-child(3) {{ font-weight: 600; }}
+.worker td {{ color: var(--soft); font-weight: 400 !important; }}
+th:nth-child(4) {{ width: 40%; }}
+th:nth-child(5), th:nth-child(6) {{ width: 19%; }}
+@media (max-width: 720px) {{
+  main {{ padding: 16px 14px 40px; }}
+  h1 {{ font-size: 1.4rem; }}
+  .tiles {{ grid-template-columns: 1fr 1fr; }}
+  .wide, thead {{ display: none; }}
+  .narrow {{ display: block; }}
+  table, tbody, tr, td {{ display: block; max-width: none !important; }}
+  tr {{ border-bottom: 1px solid var(--line); padding: 10px 0; }}
+  td {{ border: 0; padding: 1px 0; }}
+  td[data-is="#"], td[data-is="at"] {{ display: inline; padding-right: 12px; color: var(--soft); }}
+  td[data-is="evidence"]::before, td[data-is="before"]::before, td[data-is="after"]::before {{
+    content: attr(data-is) ": "; color: var(--soft); }}
+}}
+@media print {{ :root {{ {_colours("#ffffff", "#f6f8fa", LIGHT)}; }} section {{ break-inside: avoid; }} }}
+"""

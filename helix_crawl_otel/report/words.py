@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from helix_crawl_otel.formats import count, duration, number, printable
-from helix_crawl_otel.report.charts import LABELS
 from helix_crawl_otel.report.effect import Effect, Speed, effect_of, lost_seconds, saved_seconds
+from helix_crawl_otel.report.panels import LABELS
 from helix_crawl_otel.report.story import DETECT, HANG, REMEDIES, ReportAction, ReportBatch, RunReport, ShardReport
 
 __all__ = [

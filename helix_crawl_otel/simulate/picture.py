@@ -1,35 +1,54 @@
-"""Lays one scenario out over time: a row a policy, the card's memory below.
-
-matplotlib is imported late: only who draws needs it.
+"""Draws a scenario over time, a row a policy with the card's memory below, into a PNG, or a page that holds the
+picture, the figures and the definitions.
 
 Source: DESIGN.md, section 3.3 (`simulate --plot`).
 """
 
 from __future__ import annotations
 
+import html
+import math
 import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING
 
-from helix_crawl_otel.simulate.compare import Comparison, span
+from helix_crawl_otel.charts import (
+    LIGHT,
+    ChartError,
+    Curve,
+    Layout,
+    Level,
+    Note,
+    Page,
+    Panel,
+    Rule,
+    check_matplotlib,
+    draw,
+    figure,
+    png_of,
+    svg_of,
+    write,
+)
+from helix_crawl_otel.simulate.compare import Comparison, legend, span, table
 from helix_crawl_otel.simulate.loop import GIVE_UP_SECONDS, Mark, SimulatedRun
-from helix_crawl_otel.simulate.policies import CARD, DEFINITIONS
+from helix_crawl_otel.simulate.policies import CARD
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+__all__ = ["check_picture", "draw_into", "figure_of"]
 
-__all__ = ["figure_of"]
+SUFFIXES = (".png", ".html")
 
-_COLOURS = {
+INK = LIGHT | {
     "none": "#7a7a7a",
     "release": "#c77c11",
     "finished-batches": "#7b5aa6",
     "ladder": "#1f6fb4",
     "best": "#2a7f3e",
 }
-_CRAWL = "#d7301f"
-_INK = "#222222"
+"""A colour a policy beside those of every chart."""
+
+LAYOUT = Layout((11.0, 11.2), 9.5, True, 0.08, bottom=0.055, gap=0.42)
+
 _LABELS = {
     "DETECT": "crawl noticed",
     "EMPTY_CACHE": "cache released",
@@ -41,53 +60,58 @@ _LABELS = {
 _MAX_LABELS = 6
 
 
-def figure_of(comparison: Comparison) -> Figure:
-    """The picture of a scenario, at 11 by 11 inches.
+def check_picture(path: Path) -> None:
+    """Refuse, before anything is run, what cannot be drawn.
+
+    Raises:
+        ChartError: Another kind of file than `.png` or `.html`, or matplotlib is not installed.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ChartError(f"--plot is {str(path)!r}; accepted: a file name that ends in .png or .html")
+    check_matplotlib("--plot")
+
+
+def draw_into(path: Path, comparison: Comparison) -> None:
+    """Draw a scenario into a file.
+
+    Args:
+        path: Ends in `.png` or `.html`. The page loads nothing.
+        comparison: All policies on one scenario.
+
+    Raises:
+        ChartError: See `check_picture`.
+        OSError: The file cannot be written.
+    """
+    check_picture(path)
+    page = figure_of(comparison)
+    if path.suffix.lower() == ".html":
+        path.write_text(_page(comparison, svg_of(page, "f", "Speed and memory under each policy")), encoding="utf-8")
+    else:
+        path.write_bytes(png_of(page, 130))
+
+
+def figure_of(comparison: Comparison) -> Page:
+    """The picture of a scenario.
 
     Args:
         comparison: All policies on one scenario.
     """
-    from matplotlib.figure import Figure
-
-    scenario = comparison.scenario
-    end = _horizon(comparison)
-    scale, unit = (3600.0, "hours") if end > 3 * 3600 else (60.0, "minutes")
-    figure = Figure(figsize=(11, 11.2), facecolor="white")
-    rows = figure.subplots(
-        len(DEFINITIONS) + 1,
-        1,
-        sharex=True,
-        gridspec_kw={"height_ratios": [1] * len(DEFINITIONS) + [1.5], "hspace": 0.42},
-    )
-    figure.subplots_adjust(left=0.08, right=0.975, top=0.862, bottom=0.055)
-    figure.text(
-        0.012,
-        0.985,
-        f"{scenario.name}: {scenario.genes:,} genes on a card of {scenario.card.limit_gib:g} GiB, modelled",
-        fontsize=15,
-        fontweight="bold",
-        va="top",
-    )
-    figure.text(0.012, 0.957, textwrap.fill(scenario.text, 130), fontsize=10, va="top", color="#444444")
+    scenario, end = comparison.scenario, _horizon(comparison)
+    page = figure(LAYOUT.inches, "white")
+    title = f"{scenario.name}: {scenario.genes:,} genes on a card of {scenario.card.limit_gib:g} GiB, modelled"
+    write(page, (0.012, 0.985), title, 15, INK["ink"], fontweight="bold")
+    write(page, (0.012, 0.957), textwrap.fill(scenario.text, 130), 10, INK["soft"])
     tokens = fmean(item.load.tokens for item in comparison.runs["best"].attempts or comparison.runs["none"].attempts)
-    lowest, highest = _limits(comparison, tokens, end)
-    for axes, (policy, run) in zip(rows, comparison.runs.items(), strict=False):
-        axes.set_yscale("log")
-        axes.set_ylim(lowest, highest)
-        _rate_row(axes, comparison, policy, run, tokens, scale, end)
-    _memory_row(rows[-1], comparison, scale, end)
-    rows[-1].set_xlim(0, end / scale)
-    rows[-1].set_xlabel(f"{unit} since the start")
-    figure.text(
-        0.012,
-        0.905,
+    key = (
         f"Rows: encode speed in genes/s (at the mean length, {tokens:.0f} tokens), log scale.  "
-        "Dashed: healthy baseline.  Dotted: crawl limit.",
-        fontsize=9.5,
-        va="top",
+        "Dashed: healthy baseline.  Dotted: crawl limit."
     )
-    figure.text(0.975, 0.905, "Red: crawling", fontsize=9.5, va="top", ha="right", color=_CRAWL, fontweight="bold")
-    return figure
+    write(page, (0.012, 0.905), key, 9.5, INK["ink"])
+    write(page, (0.985, 0.905), "Red: crawling", 9.5, INK["crawl"], ha="right", fontweight="bold")
+    limits = _limits(comparison, tokens, end)
+    rows = [_speed(comparison, policy, run, tokens, end, limits) for policy, run in comparison.runs.items()]
+    draw(page, [*rows, _memory(comparison, end)], (0.0, end), INK, LAYOUT, 0.862, "since the start")
+    return page
 
 
 def _horizon(comparison: Comparison) -> float:
@@ -110,129 +134,118 @@ def _limits(comparison: Comparison, tokens: float, end: float) -> tuple[float, f
     return lowest, highest * (highest / lowest) ** 0.6  # the upper part is for the labels
 
 
-def _rate_row(
-    axes: Axes, comparison: Comparison, policy: str, run: SimulatedRun, tokens: float, scale: float, end: float
-) -> None:
-    from matplotlib.ticker import LogLocator
-
-    axes.yaxis.set_major_locator(LogLocator(numticks=12))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 100 else "")
-    axes.yaxis.set_minor_formatter(lambda value, _: "")
-    axes.set_ylabel("genes/s")
-    _plain(axes)
-    colour = _COLOURS[policy]
-    for crawling, tint in ((False, colour), (True, _CRAWL)):
+def _speed(
+    comparison: Comparison, policy: str, run: SimulatedRun, tokens: float, end: float, limits: tuple[float, float]
+) -> Panel:
+    curves = []
+    for crawling, color in ((False, policy), (True, "crawl")):
         times: list[float] = []
         rates: list[float] = []
         for item in run.attempts:
             if item.crawling is crawling and item.began <= end:
-                rate = max(item.load.work / tokens / max(item.ended - item.began, 1e-9), 1.2 * axes.get_ylim()[0])
-                times += [item.began / scale, item.ended / scale, item.ended / scale]
-                rates += [rate, rate, float("nan")]
-        axes.plot(times, rates, color=tint, linewidth=3 if crawling else 1.6, solid_capstyle="butt")
+                rate = max(item.load.work / tokens / max(item.ended - item.began, 1e-9), 1.2 * limits[0])
+                times += [item.began, item.ended, item.ended]
+                rates += [rate, rate, math.nan]
+        curves.append(Curve(times, rates, color, 3 if crawling else 1.6, cap="butt"))
     judged = [item for item in comparison.runs["ladder"].attempts if item.baseline and item.device == CARD]
+    levels = []
     if judged:
         baseline = median((item.baseline or 0.0) * item.load.tokens / tokens for item in judged)
         limit = median((item.limit or 0.0) * item.load.tokens / tokens for item in judged)
-        axes.axhline(baseline, color=_INK, linewidth=0.8, linestyle=(0, (6, 4)))
-        axes.axhline(limit, color=_CRAWL, linewidth=0.9, linestyle=(0, (1, 2)))
-    axes.set_title(_headline(comparison, policy), loc="left", fontsize=11, color=colour, fontweight="bold", pad=4)
+        levels = [Level(baseline, "ink", 0.8, (6, 4)), Level(limit, "crawl", 0.9, (1, 2))]
+    groups = list(_together([mark for mark in run.marks if mark.what in _LABELS and mark.t <= end], 0.005 * end))
+    rules = [Rule(group[0].t, "ink") for group in groups]
+    notes = [_label(at, group) for at, group in enumerate(groups[:_MAX_LABELS])]
     if run.finish_seconds is not None and run.finish_seconds <= end:
-        axes.axvline(run.finish_seconds / scale, color=colour, linewidth=2.5)
-        axes.annotate(
-            "done",
-            (run.finish_seconds / scale, 0.16),
-            xycoords=("data", "axes fraction"),
-            xytext=(5, 0),
-            textcoords="offset points",
-            fontsize=9.5,
-            color=colour,
-            fontweight="bold",
-            va="center",
-        )
+        rules.append(Rule(run.finish_seconds, policy, 2.5))
+        notes.append(Note(run.finish_seconds, 0.16, "done", policy, (5, 0), at="center", is_bold=True))
     else:
-        axes.text(
-            0.995,
-            0.93,
-            "goes on beyond this picture \N{RIGHTWARDS ARROW}",
-            transform=axes.transAxes,
-            ha="right",
-            va="top",
-            fontsize=9.5,
-            color=colour,
-        )
-    _mark(axes, [mark for mark in run.marks if mark.what in _LABELS and mark.t <= end], scale, end)
+        beyond = "goes on beyond this picture \N{RIGHTWARDS ARROW}"
+        notes.append(Note(end, 0.93, beyond, policy, (-3, 0), ends_here=True, at="top"))
+    return Panel(
+        "genes/s",
+        curves,
+        limits,
+        is_log=True,
+        levels=levels,
+        rules=rules,
+        notes=notes,
+        ticks=[10.0**power for power in range(math.ceil(math.log10(limits[0])), math.ceil(math.log10(limits[1])))],
+        form=lambda value: f"{value:g}" if value < 100 else "",
+        title=(_headline(comparison, policy), policy),
+    )
 
 
 def _headline(comparison: Comparison, policy: str) -> str:
     row = comparison.row(policy)
     if row.finish_seconds is None:
         return f"{policy}: not finished after {span(GIVE_UP_SECONDS)}"
+    text = f"{policy}: finished after {span(row.finish_seconds)}"
     if row.ratio_to_best is None or policy == "best":
-        return f"{policy}: finished after {span(row.finish_seconds)}"
-    digits = 2 if row.ratio_to_best < 10 else 0
-    return (
-        f"{policy}: finished after {span(row.finish_seconds)}, {row.ratio_to_best:.{digits}f} times the best possible"
-    )
+        return text
+    return f"{text}, {row.ratio_to_best:.{2 if row.ratio_to_best < 10 else 0}f} times the best possible"
 
 
-def _mark(axes: Axes, marks: list[Mark], scale: float, end: float) -> None:
-    """Vertical lines with a word each; marks of the same moment share one."""
-    groups: list[list[Mark]] = []
+def _together(marks: Sequence[Mark], distance: float) -> Iterator[list[Mark]]:
+    """Marks of the same moment share a line and its words."""
+    group: list[Mark] = []
     for mark in marks:
-        if groups and mark.t - groups[-1][0].t < 0.005 * end:
-            groups[-1].append(mark)
-        else:
-            groups.append([mark])
-    for at, group in enumerate(groups):
-        axes.axvline(group[0].t / scale, color=_INK, linewidth=1.0)
-        if at < _MAX_LABELS:
-            words = list(dict.fromkeys(_LABELS[mark.what] + (" by force" if mark.forced else "") for mark in group))
-            axes.annotate(
-                ", ".join(words),
-                (group[0].t / scale, 0.94 if at % 2 == 0 else 0.75),
-                xycoords=("data", "axes fraction"),
-                xytext=(4, 0),
-                textcoords="offset points",
-                fontsize=8.5,
-                color=_INK,
-                va="top",
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 0.6},
-            )
+        if group and mark.t - group[0].t >= distance:
+            yield group
+            group = []
+        group.append(mark)
+    if group:
+        yield group
 
 
-def _memory_row(axes: Axes, comparison: Comparison, scale: float, end: float) -> None:
-    _plain(axes)
+def _label(at: int, group: Sequence[Mark]) -> Note:
+    words = dict.fromkeys(_LABELS[mark.what] + (" by force" if mark.forced else "") for mark in group)
+    height = 0.94 if at % 2 == 0 else 0.75
+    return Note(group[0].t, height, ", ".join(words), offset=(4, 0), at="top", size=8.5, has_ground=True)
+
+
+def _memory(comparison: Comparison, end: float) -> Panel:
     limit_gib = comparison.scenario.card.limit_gib
+    curves = []
     for policy, run in comparison.runs.items():
         shown = [(t, used_gib) for t, used_gib in run.memory if t <= end]
-        last = min(run.finish_seconds or end, end)
-        times = [t / scale for t, _ in shown] + [last / scale]
-        axes.step(
-            times,
-            [used_gib for _, used_gib in shown] + [shown[-1][1]] if shown else [],
-            where="post",
-            color=_COLOURS[policy],
-            linewidth=2.2 if policy == "ladder" else 1.2,
-            label=policy,
-            zorder=3 if policy == "ladder" else 2,
-        )
-    axes.axhline(limit_gib, color=_CRAWL, linewidth=1.4)
-    axes.text(0.004, limit_gib, " limit", color=_CRAWL, fontsize=9, va="bottom", transform=axes.get_yaxis_transform())
-    axes.set_ylim(0, limit_gib * 1.18)
-    axes.set_ylabel("GiB")
-    axes.set_title(
-        "memory used on the card (dips: the cache is released; to the ground: the worker is ended)",
-        loc="left",
-        fontsize=11,
-        fontweight="bold",
-        pad=4,
+        times = [*(t for t, _ in shown), min(run.finish_seconds or end, end)]
+        used = [*(used_gib for _, used_gib in shown), shown[-1][1]]
+        is_ours = policy == "ladder"
+        width, above = (2.2, 3) if is_ours else (1.2, 2)
+        curves.append(Curve(times, used, policy, width, steps="post", above=above, name=policy))
+    return Panel(
+        "GiB",
+        curves,
+        (0, limit_gib * 1.18),
+        height=1.5,
+        levels=[Level(limit_gib, "crawl", 1.4, name="limit")],
+        title=("memory used on the card (dips: the cache is released; to the ground: the worker is ended)", "ink"),
+        has_key=True,
     )
-    axes.legend(loc="lower right", bbox_to_anchor=(1.005, 0.04), ncols=5, fontsize=9, framealpha=0.9, edgecolor="none")
 
 
-def _plain(axes: Axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.grid(axis="y", which="major", color="#e6e6e6", linewidth=0.8)
-    axes.tick_params(labelsize=9)
+def _page(comparison: Comparison, svg: str) -> str:
+    title = html.escape(f"helix-crawl simulate {comparison.scenario.name}")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ background: #fff; color: #222; font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto;
+  padding: 0 1em; }}
+svg {{ width: 100%; height: auto; }}
+pre {{ overflow-x: auto; font-size: 13px; }}
+</style>
+</head>
+<body>
+{svg}
+<h2>Figures</h2>
+<pre>{html.escape(table([comparison]))}</pre>
+<h2>What is compared</h2>
+<pre>{html.escape(legend())}</pre>
+<p>A model in virtual time, not a measurement.</p>
+</body>
+</html>
+"""

@@ -78,6 +78,14 @@ def test_the_smallest_quota_counts(tmp_path: Path, groups: str, files: dict[str,
     assert quota_cores(machine(tmp_path, groups, files)) == expected
 
 
+def test_the_hosts_path_is_cut_at_the_mount(tmp_path: Path) -> None:
+    """A container without a namespace of its own sees the host's path; its mount says where it begins."""
+    files = {f"{V2}/cpu.max": "400000 100000", f"{V2}/inner/cpu.max": "150000 100000"}
+    root = machine(tmp_path, "0::/docker/123/inner\n", files)
+    (root / "proc/self/mountinfo").write_text("31 23 0:28 /docker/123 /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    assert quota_cores(root) == 1.5
+
+
 def test_no_control_groups(tmp_path: Path) -> None:
     """As on Windows and macOS."""
     assert quota_cores(tmp_path) is None

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.probes import monitor
 from helix_crawl_otel.probes.monitor import MemoryMonitor, ReportedProbe
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
 from tests.standins.nvml import GIB, Answers
@@ -277,12 +279,23 @@ def test_an_unknown_memory_is_told_once_and_why(card: list[MemoryReading], caplo
     assert watched.memory.used("cuda:0") is None
 
 
+def test_who_holds_a_card_is_asked_for_a_moment_only(monkeypatch: pytest.MonkeyPatch, watched: Watched) -> None:
+    """A driver that hangs holds nobody up; what is known without it is told."""
+    goes_on = threading.Event()
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(nvmlInit=lambda: goes_on.wait(60)))
+    monkeypatch.setattr(monitor, "HOLDERS_SECONDS", 0.05)
+    watched.memory.watch("cuda:0")
+    assert watched.memory.describe("cuda:0") == "3.0 GiB of 12.0 GiB in use"
+    goes_on.set()
+
+
 REAL = """
 import os, sys
 from helix_crawl_otel.timing import awake_clock, scaled_clock
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.probes import monitor
 from helix_crawl_otel.probes.monitor import MemoryMonitor
 clock = scaled_clock(awake_clock(), 500.0)
 pipeline = Pipeline(Settings(), instruments_of(None, "test"), clock)

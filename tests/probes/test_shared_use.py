@@ -1,12 +1,7 @@
-"""Whose graphics memory lies in system memory, and who holds most; the processes of Windows behind it."""
+"""Whose graphics memory lies in system memory, and who holds most."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import subprocess
-import sys
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -14,11 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_crawl_otel.probes.gpu_counters import GpuUsage, ProcessUsage
-from helix_crawl_otel.probes.processes import Process, creation_time, process_names, process_tree, processes
 from helix_crawl_otel.probes.shared import MOST_HOLDERS, Holder, SharedUse, shared_use
-
-windows = pytest.mark.skipif(sys.platform != "win32", reason="needs Windows: runs under Wine")
-elsewhere = pytest.mark.skipif(sys.platform == "win32", reason="Windows has a table of processes")
 
 CARD, OTHER = "0x0_0xD1C5", "0x0_0xE2D6"
 
@@ -127,99 +118,3 @@ def test_the_order_of_the_reading_is_of_no_account(
     shuffled = list(uses)
     random.shuffle(shuffled)
     assert shared_use(reading(*shuffled), workers, name_of) == shared_use(reading(*uses), workers, name_of)
-
-
-# -- processes of Windows ---------------------------------------------------------------------------------------------
-
-
-def table(*parents: tuple[int, int]) -> list[Process]:
-    """Processes by pid and parent."""
-    return [Process(pid, parent, f"program-{pid}.exe") for pid, parent in parents]
-
-
-def test_a_tree_is_a_process_and_all_it_has_started() -> None:
-    """Children and theirs; not its parent, not its siblings, and not those of a parent that has ended."""
-    found = process_tree(10, table((1, 0), (10, 1), (11, 10), (12, 11), (13, 10), (20, 1), (21, 99)), lambda pid: pid)
-    assert found == {10, 11, 12, 13}
-
-
-def test_a_process_that_has_ended_is_its_own_tree() -> None:
-    """Nobody is taken along for want of it."""
-    assert process_tree(10, table((1, 0)), lambda pid: pid) == {10}
-
-
-def test_a_process_older_than_the_bearer_of_its_parents_id_is_somebody_elses() -> None:
-    """Windows gives ids away again: what the earlier bearer of an id started is not the worker's."""
-    born = {10: 100, 11: 90, 12: 95, 13: 100}
-    assert process_tree(10, table((10, 1), (11, 10), (12, 11), (13, 10)), born.get) == {10, 13}
-
-
-@pytest.mark.parametrize("unknown", [10, 11])
-def test_where_a_start_is_not_known_the_table_is_believed(unknown: int) -> None:
-    """A process that may not be asked is still counted with its parent."""
-    born: dict[int, int | None] = {10: 100, 11: 110, unknown: None}
-    assert process_tree(10, table((10, 1), (11, 10)), born.get) == {10, 11}
-
-
-def test_a_circle_of_parents_ends() -> None:
-    """Ids that were given away again can make one."""
-    assert process_tree(10, table((10, 11), (11, 10)), lambda pid: None) == {10, 11}
-
-
-@elsewhere
-def test_elsewhere_no_process_is_known() -> None:
-    """An empty answer, not an exception."""
-    assert processes() == ()
-    assert process_names() == {}
-    assert creation_time(os.getpid()) is None
-    assert process_tree(os.getpid()) == {os.getpid()}
-
-
-@windows
-def test_a_child_and_its_child_are_found_by_name() -> None:
-    """Real processes: this one, one that it started, and one that that started."""
-    wait = "import sys; sys.stdin.read()"
-    start = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], stdout=sys.stdout)"
-    said = f"print('here', flush=True); {wait}"
-    child = subprocess.Popen(
-        [sys.executable, "-c", start, said], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        assert child.stdout.readline().strip() == "here"
-        tree, names = process_tree(os.getpid()), process_names()
-        (grandchild,) = process_tree(child.pid) - {child.pid}
-        assert {os.getpid(), child.pid, grandchild} <= tree
-        own = Path(sys.executable).name
-        assert [names[pid] for pid in (os.getpid(), child.pid, grandchild)] == [own] * 3
-        born = [creation_time(pid) for pid in (os.getpid(), child.pid, grandchild)]
-        known = [when for when in born if when is not None]
-        assert len(known) == 3
-        assert known == sorted(known)
-    finally:
-        child.stdin.close()
-        child.wait(60)
-        child.stdout.close()
-
-
-@windows
-def test_asking_leaves_no_handle_open() -> None:
-    """Neither of the table, nor of the processes that were opened for their start."""
-    before = next_handle()
-    for _ in range(100):
-        processes()
-        creation_time(os.getpid())
-    assert next_handle() < before + 50
-
-
-def next_handle() -> int:
-    """The number of the next handle: the lowest that is free. Wine does not count the open ones."""
-    if sys.platform != "win32":
-        return 0
-    kernel32 = ctypes.WinDLL("kernel32")
-    kernel32.CreateEventW.restype = ctypes.c_void_p
-    handle = ctypes.c_void_p(kernel32.CreateEventW(None, 0, 0, None))
-    assert handle.value is not None
-    kernel32.CloseHandle(handle)
-    return handle.value // 4

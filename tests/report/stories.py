@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.report.choice import choose
+from helix_crawl_otel.report.effect import choose
 from helix_crawl_otel.report.page import page
 from helix_crawl_otel.report.story import RunReport
 from helix_crawl_otel.report.tell import tell

@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from helix_crawl_otel.report.charts import MOST_POINTS, PICTURE, figure, thinned, thinned_readings
-from helix_crawl_otel.report.picture import picture
+from helix_crawl_otel.charts import LIGHT, draw, figure
+from helix_crawl_otel.report.page import PICTURE, picture
+from helix_crawl_otel.report.panels import MOST_POINTS, panels, thinned, thinned_readings, window
 from helix_crawl_otel.report.story import Reading, ReportBatch
-from helix_crawl_otel.report.svg import LIGHT
 from tests.report.stories import job_with_a_recycle, job_with_an_endless_batch, page_of, recorded, story_of
 
 EMPTY = {"meta", "link", "br", "hr", "img", "input"}
@@ -97,7 +97,9 @@ def test_a_batch_that_did_not_end_is_drawn_to_a_cross() -> None:
     import numpy as np
 
     (tale,) = story_of(job_with_an_endless_batch()).tales
-    speed = figure(tale, {}, 5.0, 0.92, LIGHT, PICTURE).axes[0]
+    page = figure(PICTURE.inches)
+    draw(page, panels(tale, {}, 5.0, 0.92, PICTURE), window(tale, {}), LIGHT, PICTURE, 0.9, "since the run began")
+    speed = page.axes[0]
     (cross,) = (line for line in speed.lines if line.get_marker() == "X")
     began, ended = [120 / 60, 64 / 360], [480 / 60, 64 / 360]
     assert np.allclose(cross.get_xydata(), [ended])

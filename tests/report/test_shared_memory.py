@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.report.picture import picture
+from helix_crawl_otel.report.page import picture
 from tests.report.stories import GB, job_with_a_recycle, page_of, story_of
 
 GIB = 1024**3

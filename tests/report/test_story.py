@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.report.choice import choose
-from helix_crawl_otel.report.effect import effect_of, lost_seconds, remedy_seconds, saved_seconds
+from helix_crawl_otel.report.effect import choose, effect_of, lost_seconds, remedy_seconds, saved_seconds
 from helix_crawl_otel.report.words import headline, sentences, tale_text
 from tests.report.stories import job_with_a_recycle, job_with_an_endless_batch, recorded, story_of
 

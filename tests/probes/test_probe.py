@@ -1,13 +1,15 @@
-"""CombinedProbe: which reading wins, whose limit counts, and what a failing probe does to the others."""
+"""Probes of plain callables, and several together: which reading wins, whose limit counts, what a failure does."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.probes.probe import UNKNOWN, CombinedProbe, Probe, ProbeFailure
+from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, CombinedProbe, Probe, ProbeFailure, UnknownProbe
 
 
 class Fixed(Probe):
@@ -191,3 +193,46 @@ def test_probes_that_cannot_be_combined_are_refused(probes: list[Fixed], said: s
     """None at all, two devices, or a source whose label would mean two things."""
     with pytest.raises(ValueError, match=said):
         CombinedProbe(probes)
+
+
+# -- of a plain callable, and of nothing ------------------------------------------------------------------------------
+
+
+def test_a_plain_callable_becomes_a_probe() -> None:
+    """What CrawlWatch takes as `memory`."""
+    probe: Probe = CallableProbe(lambda: MemoryReading(1, 2), "cuda:0")
+    assert probe() == MemoryReading(1, 2)
+    assert (probe.source, probe.device, probe.why) == ("custom", "cuda:0", None)
+
+
+def _raise() -> MemoryReading:
+    raise LookupError("no such sensor\nmore")
+
+
+@pytest.mark.parametrize(
+    ("read", "why"),
+    [
+        (_raise, "the probe raised LookupError: no such sensor"),
+        (lambda: (1, 2), "the probe answered (1, 2), which is no MemoryReading"),
+        (lambda: MemoryReading(-1, 2), "the probe raised ValueError: MemoryReading.used_bytes is -1"),
+        (lambda: UNKNOWN, "the probe knows no value"),
+    ],
+)
+def test_a_callable_that_fails_is_unknown(read: Callable[[], MemoryReading], why: str) -> None:
+    """Somebody's callable may do anything: the job sees a reading and a reason."""
+    probe = CallableProbe(read, "cuda:0")
+    assert probe() == UNKNOWN
+    assert probe.why is not None
+    assert probe.why.startswith(why)
+
+
+def test_what_cannot_be_called_is_refused() -> None:
+    """At construction, not at the first tick."""
+    with pytest.raises(ValueError, match=r"CallableProbe\.read is 7; accepted: a callable"):
+        CallableProbe(7, "cuda:0")  # type: ignore[arg-type]  # a caller without a type checker
+
+
+def test_an_unknown_probe_keeps_its_reason() -> None:
+    """It never knows, and always says so."""
+    probe: Probe = UnknownProbe("xpu:0", "xpu", "no probe")
+    assert (probe(), probe.why) == (UNKNOWN, "no probe")

@@ -1,17 +1,15 @@
-"""Device names, the probes chosen for them, and probes made of plain callables."""
+"""Device names, and the probes chosen for them."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 
-from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.probes.monitor import default_probe
-from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe, UnknownProbe
+from helix_crawl_otel.probes.probe import UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -80,46 +78,6 @@ def test_a_torch_device_is_read_by_its_text() -> None:
             return "cuda:1"
 
     assert str(parse_device(Device())) == "cuda:1"  # type: ignore[arg-type]  # as torch.device is
-
-
-def test_a_plain_callable_becomes_a_probe() -> None:
-    """What CrawlWatch takes as `memory`."""
-    probe: Probe = CallableProbe(lambda: MemoryReading(1, 2), "cuda:0")
-    assert probe() == MemoryReading(1, 2)
-    assert (probe.source, probe.device, probe.why) == ("custom", "cuda:0", None)
-
-
-def _raise() -> MemoryReading:
-    raise LookupError("no such sensor\nmore")
-
-
-@pytest.mark.parametrize(
-    ("read", "why"),
-    [
-        (_raise, "the probe raised LookupError: no such sensor"),
-        (lambda: (1, 2), "the probe answered (1, 2), which is no MemoryReading"),
-        (lambda: MemoryReading(-1, 2), "the probe raised ValueError: MemoryReading.used_bytes is -1"),
-        (lambda: UNKNOWN, "the probe knows no value"),
-    ],
-)
-def test_a_callable_that_fails_is_unknown(read: Callable[[], MemoryReading], why: str) -> None:
-    """Somebody's callable may do anything: the job sees a reading and a reason."""
-    probe = CallableProbe(read, "cuda:0")
-    assert probe() == UNKNOWN
-    assert probe.why is not None
-    assert probe.why.startswith(why)
-
-
-def test_what_cannot_be_called_is_refused() -> None:
-    """At construction, not at the first tick."""
-    with pytest.raises(ValueError, match=r"CallableProbe\.read is 7; accepted: a callable"):
-        CallableProbe(7, "cuda:0")  # type: ignore[arg-type]  # a caller without a type checker
-
-
-def test_an_unknown_probe_keeps_its_reason() -> None:
-    """It never knows, and always says so."""
-    probe: Probe = UnknownProbe("xpu:0", "xpu", "no probe")
-    assert (probe(), probe.why) == (UNKNOWN, "no probe")
 
 
 @pytest.mark.parametrize("module", ["monitor", "cards", "probe", "cgroup"])

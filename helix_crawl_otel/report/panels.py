@@ -1,0 +1,173 @@
+"""What the chart of a shard shows: speed, baseline and limit above, memory below, actions across both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from helix_crawl_otel.charts import Curve, Layout, Level, Note, Panel, Rule
+from helix_crawl_otel.report.story import DETECT, HANG, Reading, ReportAction, ReportBatch, ShardReport
+
+__all__ = ["LABELS", "panels", "window"]
+
+LABELS = {
+    DETECT: "crawl detected",
+    "EMPTY_CACHE": "cache released",
+    "RECYCLE": "worker recycled",
+    "DEMOTE_CPU": "moved to the CPU",
+    HANG: "hang",
+}
+
+_Item = TypeVar("_Item")
+
+MOST_POINTS = 400
+"""Batches, and readings, drawn of a figure: of more, the slowest and the fastest (the fullest) of each stretch."""
+
+_LIMIT = (1.5, 2.0)
+"""Dashes of a limit: of the speed, and of the memory."""
+
+
+def window(tale: ShardReport, steps: Mapping[int, ReportAction]) -> tuple[float, float]:
+    """First and last second of the chart, a little more than what it shows."""
+    began, ended = tale.span
+    times = [step.t for step in steps.values()]
+    began, ended = min([began, *times]), max([ended, *times])
+    margin = 0.015 * max(ended - began, 1e-3)
+    return began - margin, ended + margin
+
+
+def panels(
+    tale: ShardReport, steps: Mapping[int, ReportAction], factor: float, full: float, layout: Layout
+) -> list[Panel]:
+    """One shard.
+
+    Args:
+        tale: The shard.
+        steps: Its actions by the number that they carry in the table.
+        factor: Crawl limit = baseline / factor.
+        full: Fraction of the memory that counts as full.
+        layout: The size it will be drawn for.
+    """
+    rules = [Rule(start.t, "soft", dashes=(1, 3)) for start in tale.starts]
+    rules += [Rule(step.t, "ink", alpha=0.75) for step in steps.values()]
+    speed, memory = _speed(tale, factor), _memory(tale, full)
+    notes = list(_numbers(steps, window(tale, steps), layout))
+    return [replace(speed, rules=rules, notes=notes), replace(memory, rules=rules)]
+
+
+def _speed(tale: ShardReport, factor: float) -> Panel:
+    batches = thinned(tale.batches)
+    curves = []
+    for crawling, color, width in ((False, "rate", 2.6), (True, "crawl", 3.0)):
+        x: list[float] = []
+        y: list[float] = []
+        for batch in batches:
+            if tale.is_crawling(batch) is crawling:
+                x += [batch.began, batch.ended, math.nan]
+                y += [batch.rate, batch.rate, math.nan]
+        curves.append(Curve(x, y, color, width, cap="round", above=3))
+    unfinished = thinned(tale.unfinished)
+    for batch in unfinished:  # at the most that its rate can have been, to a cross where its worker ended
+        color = "crawl" if tale.is_crawling(batch) else "rate"
+        ends, rates = (batch.began, batch.ended), (batch.rate, batch.rate)
+        curves.append(Curve(ends, rates, color, 2.0, (2.5, 1.5), above=3, ends_in_cross=True))
+    batches = sorted([*batches, *unfinished], key=lambda batch: batch.ended)
+    known = [batch for batch in batches if batch.baseline]
+    x, y = [], []
+    for at, batch in enumerate(known):
+        if at and batch.device != known[at - 1].device:  # another device, another baseline
+            x.append(batch.began)
+            y.append(math.nan)
+        x.append(batch.ended)
+        y.append(batch.baseline or math.nan)
+    curves.append(Curve(x, y, "soft", 1.3, (6, 3), steps="pre"))
+    curves.append(Curve(x, [level / factor for level in y], "crawl", 1.3, _LIMIT, steps="pre"))
+    levels = [batch.rate for batch in batches] + [batch.baseline or 0.0 for batch in known]
+    levels += [level / factor for level in levels[len(batches) :]]
+    lowest, highest = min(levels, default=1.0), max(levels, default=10.0)
+    return Panel("genes/s", curves, (lowest / 1.6, max(highest, 1.2 * lowest) * 1.6), height=1.9, is_log=True)
+
+
+def _memory(tale: ShardReport, full: float) -> Panel:
+    highest = 1.0
+    curves = []
+    for device in dict.fromkeys(reading.device for reading in tale.readings):
+        shown = [reading for reading in tale.readings if reading.device == device]
+        for readings, color, dashes in ((shown, "memory", ()), (tale.lent(device), "crawl", (5, 1.5))):
+            kept = thinned_readings(readings)
+            used = [math.nan if reading.fraction is None else 100 * reading.fraction for reading in kept]
+            curves.append(Curve([reading.t for reading in kept], used, color, 1.8, dashes, steps="post"))
+            highest = max([highest, *(reading.fraction or 0.0 for reading in kept)])
+    return Panel(
+        "memory",
+        curves,
+        (0, 100 * highest * 1.08),
+        levels=[Level(100 * full, "crawl", 1.2, _LIMIT)] if tale.readings else (),
+        ticks=(0, 50, 100),
+        form="{:.0f} %".format,
+        empty="" if tale.readings else "not recorded",
+    )
+
+
+def _numbers(steps: Mapping[int, ReportAction], span: tuple[float, float], layout: Layout) -> Iterator[Note]:
+    """The number of each action's row above it, with its name where there is room."""
+    length = span[1] - span[0]
+    groups = list(_together(steps, length * (0.012 if layout.has_words else 0.03)))
+    ends = [float("-inf")] * 3
+    for at, (t, numbers) in enumerate(groups):
+        words = ", ".join(map(str, numbers))
+        if layout.has_words and len(groups) <= 12:
+            kinds = dict.fromkeys(LABELS.get(steps[number].kind, steps[number].kind) for number in numbers)
+            words += " " + ", ".join(kinds)
+        place = (t - span[0]) / length
+        width = (len(words) * 0.0088 if layout.has_words else len(words) * 0.022) + 0.008
+        right = place + width > 1.0
+        left = place - width if right else place
+        row = next((row for row, end in enumerate(ends) if end <= left), at % 3)
+        ends[row] = left + width
+        yield Note(t, 1.0, words, offset=(-3 if right else 3, 2 + row * (layout.font + 3)), ends_here=right)
+
+
+def _together(steps: Mapping[int, ReportAction], distance: float) -> Iterator[tuple[float, list[int]]]:
+    """Actions that are too near to be told apart share a label."""
+    group: list[int] = []
+    for number, step in steps.items():
+        if group and step.t - steps[group[0]].t > distance:
+            yield steps[group[0]].t, group
+            group = []
+        group.append(number)
+    if group:
+        yield steps[group[0]].t, group
+
+
+# -- fewer points -----------------------------------------------------------------------------------------------------
+
+
+def thinned(batches: list[ReportBatch]) -> list[ReportBatch]:
+    """At most about `MOST_POINTS` batches, in their order; of each stretch the slowest and the fastest stay."""
+    if len(batches) <= MOST_POINTS:
+        return batches
+    kept: list[ReportBatch] = []
+    for stretch in _stretches(batches, MOST_POINTS // 2):
+        ends = {id(one): one for one in (min(stretch, key=lambda b: b.rate), max(stretch, key=lambda b: b.rate))}
+        kept += sorted(ends.values(), key=lambda batch: batch.ended)
+    return kept
+
+
+def thinned_readings(readings: list[Reading]) -> list[Reading]:
+    """At most about `MOST_POINTS` readings; of each stretch the fullest and the emptiest stay."""
+    if len(readings) <= MOST_POINTS:
+        return readings
+    kept: list[Reading] = []
+    for stretch in _stretches(readings, MOST_POINTS // 2):
+        known = [reading for reading in stretch if reading.fraction is not None] or stretch[:1]
+        ends = {min(known, key=lambda r: r.fraction or 0.0), max(known, key=lambda r: r.fraction or 0.0)}
+        kept += sorted(ends, key=lambda reading: reading.t)
+    return kept
+
+
+def _stretches(items: list[_Item], count: int) -> Iterable[list[_Item]]:
+    size = math.ceil(len(items) / count)
+    return (items[at : at + size] for at in range(0, len(items), size))

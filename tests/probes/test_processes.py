@@ -1,0 +1,154 @@
+"""What a process has started, and what it is called: by the table of Windows, and by `/proc`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel.probes.processes import (
+    Process,
+    creation_time,
+    descendants,
+    process_names,
+    process_tree,
+    processes,
+)
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+windows = pytest.mark.skipif(sys.platform != "win32", reason="needs Windows: runs under Wine")
+elsewhere = pytest.mark.skipif(sys.platform == "win32", reason="Windows has a table of processes")
+
+
+def table(*parents: tuple[int, int]) -> list[Process]:
+    """Processes by pid and parent."""
+    return [Process(pid, parent, f"program-{pid}.exe") for pid, parent in parents]
+
+
+def test_a_tree_is_a_process_and_all_it_has_started() -> None:
+    """Children and theirs; not its parent, not its siblings, and not those of a parent that has ended."""
+    found = process_tree(10, table((1, 0), (10, 1), (11, 10), (12, 11), (13, 10), (20, 1), (21, 99)), lambda pid: pid)
+    assert found == {10, 11, 12, 13}
+
+
+def test_a_process_that_has_ended_is_its_own_tree() -> None:
+    """Nobody is taken along for want of it."""
+    assert process_tree(10, table((1, 0)), lambda pid: pid) == {10}
+
+
+def test_a_process_older_than_the_bearer_of_its_parents_id_is_somebody_elses() -> None:
+    """Windows gives ids away again: what the earlier bearer of an id started is not the worker's."""
+    born = {10: 100, 11: 90, 12: 95, 13: 100}
+    assert process_tree(10, table((10, 1), (11, 10), (12, 11), (13, 10)), born.get) == {10, 13}
+
+
+@pytest.mark.parametrize("unknown", [10, 11])
+def test_where_a_start_is_not_known_the_table_is_believed(unknown: int) -> None:
+    """A process that may not be asked is still counted with its parent."""
+    born: dict[int, int | None] = {10: 100, 11: 110, unknown: None}
+    assert process_tree(10, table((10, 1), (11, 10)), born.get) == {10, 11}
+
+
+def test_a_circle_of_parents_ends() -> None:
+    """Ids that were given away again can make one."""
+    assert process_tree(10, table((10, 11), (11, 10)), lambda pid: None) == {10, 11}
+
+
+@elsewhere
+def test_elsewhere_no_process_is_known() -> None:
+    """An empty answer, not an exception."""
+    assert processes() == ()
+    assert process_names() == {}
+    assert creation_time(os.getpid()) is None
+    assert process_tree(os.getpid()) == {os.getpid()}
+
+
+@windows
+def test_a_child_and_its_child_are_found_by_name() -> None:
+    """Real processes: this one, one that it started, and one that that started."""
+    wait = "import sys; sys.stdin.read()"
+    start = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], stdout=sys.stdout)"
+    said = f"print('here', flush=True); {wait}"
+    child = subprocess.Popen(
+        [sys.executable, "-c", start, said], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline().strip() == "here"
+        tree, names = process_tree(os.getpid()), process_names()
+        (grandchild,) = process_tree(child.pid) - {child.pid}
+        assert {os.getpid(), child.pid, grandchild} <= tree
+        own = Path(sys.executable).name
+        assert [names[pid] for pid in (os.getpid(), child.pid, grandchild)] == [own] * 3
+        born = [creation_time(pid) for pid in (os.getpid(), child.pid, grandchild)]
+        known = [when for when in born if when is not None]
+        assert len(known) == 3
+        assert known == sorted(known)
+    finally:
+        child.stdin.close()
+        child.wait(60)
+        child.stdout.close()
+
+
+@windows
+def test_asking_leaves_no_handle_open() -> None:
+    """Neither of the table, nor of the processes that were opened for their start."""
+    before = next_handle()
+    for _ in range(100):
+        processes()
+        creation_time(os.getpid())
+    assert next_handle() < before + 50
+
+
+def next_handle() -> int:
+    """The number of the next handle: the lowest that is free. Wine does not count the open ones."""
+    if sys.platform != "win32":
+        return 0
+    kernel32 = ctypes.WinDLL("kernel32")
+    kernel32.CreateEventW.restype = ctypes.c_void_p
+    handle = ctypes.c_void_p(kernel32.CreateEventW(None, 0, 0, None))
+    assert handle.value is not None
+    kernel32.CloseHandle(handle)
+    return handle.value // 4
+
+
+# -- /proc ------------------------------------------------------------------------------------------------------------
+
+
+def _process(proc: Path, pid: int, parent: int, name: str = "python") -> None:
+    (proc / str(pid)).mkdir()
+    (proc / str(pid) / "stat").write_text(f"{pid} ({name}) S {parent} {pid} 1 0 -1 4194560 1\n")
+
+
+@linux
+def test_children_and_their_children_whatever_they_are_called(tmp_path: Path) -> None:
+    """A name may hold spaces, parentheses and digits; one that has ended meanwhile is passed over."""
+    _process(tmp_path, 10, 1)
+    _process(tmp_path, 11, 10, "sh) S 1 (x")
+    _process(tmp_path, 12, 11, "a b")
+    _process(tmp_path, 13, 1)
+    (tmp_path / "14").mkdir()
+    (tmp_path / "15").mkdir()
+    (tmp_path / "15" / "stat").write_text("")
+    (tmp_path / "self").mkdir()
+    assert descendants(10, tmp_path) == {11, 12}
+    assert descendants(12, tmp_path) == set()
+
+
+@linux
+def test_a_circle_in_proc_ends(tmp_path: Path) -> None:
+    """Pids that were used again while they were listed must not keep the supervisor in a loop."""
+    _process(tmp_path, 10, 11)
+    _process(tmp_path, 11, 10)
+    assert descendants(10, tmp_path) == {11}
+
+
+@linux
+def test_no_such_folder_is_no_family(tmp_path: Path) -> None:
+    """Nothing is known, nothing is killed."""
+    assert descendants(1, tmp_path / "missing") == set()
