@@ -50,6 +50,9 @@ MOST_UNPROVEN = 64
 KNOWN = 64
 """Genes of a shard of which the longest is tried, where it has to be known how much memory there is."""
 
+ROUNDS = 3
+"""How often a gene has to lack memory between two texts that cost as much and do not: others come and go."""
+
 PAGE = 16
 """Batches of pending genes read at once."""
 
@@ -181,13 +184,11 @@ class _Short:
         gene: Which.
         reason: What the encoder said.
         work: What it costs, in the encoder's unit.
-        proven: The most costly text that was encoded since.
     """
 
     gene: PendingGene
     reason: str
     work: float
-    proven: float = 0.0
 
 
 class _Session:
@@ -195,7 +196,7 @@ class _Session:
 
     A gene is blamed for nothing that a card, this process or other programs may be to blame for. What fails on a card
     is left for the CPU. There a gene is quarantined after the encoder has proved itself with another text, and one for
-    which there was no memory only after a text that costs as much has been encoded. Where nothing proves it, the shard
+    which there was no memory only beside a text that costs as much and is encoded. Where nothing proves it, the shard
     fails and the gene goes on lacking its vector.
 
     Args:
@@ -217,6 +218,7 @@ class _Session:
         self._has_lacked_memory = assignment.shortages > 0
         self._unproven: dict[str, str] = {}  # to be quarantined when another gene is encoded, with the reason
         self._short: list[_Short] = []
+        self._longest = ""  # of the texts that have a vector, as far as they were looked at
         self._for_cpu: list[str] = []  # why a gene cannot be encoded on this card
 
     @property
@@ -255,43 +257,53 @@ class _Session:
             NeedsCpu: A card could not encode them.
             EncodingFailed: Nobody knows whether it is their fault: no other gene was encoded, or there was no memory.
         """
+        left = self._try_short_again()
         if self._unproven:
             self._check(next(iter(self._unproven.values())))
             self._quarantine_unproven()
-        if self._short:
-            self._finish_short()
+        if left:
+            genes = count(len(left), "gene")
+            raise EncodingFailed(f"there is no memory for {genes}, each alone: {left[0].reason}")
         if self._for_cpu:
             genes = count(len(self._for_cpu), "gene")
             raise NeedsCpu(f"{genes} cannot be encoded on {self._shard.device}: {self._for_cpu[0]}")
 
-    def _finish_short(self) -> None:
-        """Try them again, then quarantine those that ask for more memory than texts that cost as much."""
-        proven = {one.gene.gene_id: one.proven for one in self._short}
-        tried, self._short = self._short, []
-        for one in tried:
-            self.encode([one.gene])  # the memory may be back
-        known = self._known_work() if self._short else 0.0
-        left = []
-        for one in self._short:
-            if max(known, one.proven, proven[one.gene.gene_id]) < one.work:
-                left.append(one)
-            else:
-                self._quarantine(one.gene.gene_id, one.reason)
-        if left:
-            genes = count(len(left), "gene")
-            raise EncodingFailed(f"there is no memory for {genes}, each alone: {left[0].reason}")
+    def _try_short_again(self) -> list[_Short]:
+        """The memory may be back, also meanwhile: go round for as long as that changes anything.
 
-    def _known_work(self) -> float:
-        """What a long gene costs for which there is memory now; 0 where there is none."""
-        text = max((content for _, content, _ in self._store.sample(KNOWN)), key=len, default="")
-        if not text:
-            return 0.0
+        Returns:
+            Those of which nobody knows whether it is their fault.
+        """
+        left, before = self._short, 0
+        if left:
+            self._longest = max((self._longest, *(text for _, text, _ in self._store.sample(KNOWN))), key=len)
+        while left and len(left) != before:
+            before = len(left)
+            left = [one for one in left if self._lacks_memory_still(one)]
+        return left
+
+    def _lacks_memory_still(self, one: _Short) -> bool:
+        """Encode it. Where there is memory for a text that costs as much, before and after, the gene is to blame."""
+        for _ in range(ROUNDS):
+            had_room, self._short = self._has_room(one.work), []
+            self.encode([one.gene])
+            if not self._short:
+                return False
+            if not had_room or not self._has_room(one.work):
+                return True
+        self._quarantine(one.gene.gene_id, one.reason)
+        return False
+
+    def _has_room(self, work: float) -> bool:
+        """Whether there is memory now for a text that has a vector and costs so much."""
         try:
-            self._encoder.encode([text])
+            if not self._longest or self._encoder.work([self._longest]) < work:
+                return False
+            self._encoder.encode([self._longest])
         except Exception as error:  # noqa: BLE001 - whatever it is, it proves nothing
             logger.info("[crawl-watchdog] a gene that has a vector cannot be encoded now: %s", first_line(error))
-            return 0.0
-        return self._encoder.work([text])
+            return False
+        return True
 
     def _watched(self, genes: Sequence[PendingGene]) -> list[bytes]:
         texts = [gene.content for gene in genes]
@@ -306,10 +318,7 @@ class _Session:
         first = str(vectors[0][0].gene_id)
         self._report("committed", shard=self._shard.name, label=self._shard.device, genes=written, first=first)
         self._quarantine_unproven()
-        if self._short:
-            work = self._encoder.work([max((gene.content for gene, _ in vectors), key=len)])
-            for one in self._short:
-                one.proven = max(one.proven, work)
+        self._longest = max((self._longest, *(gene.content for gene, _ in vectors)), key=len)
         for action in self._shard.boundary():
             if action.kind is ActionKind.EMPTY_CACHE:
                 self._encoder.release()

@@ -21,9 +21,9 @@ from helix_crawl_otel.build.bad_batches import BadBatches
 from helix_crawl_otel.shards.damage import set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, StoreError
 from helix_crawl_otel.shards.inspect import lease_epoch
-from helix_crawl_otel.supervise.crash_budget import backoff_seconds
 from helix_crawl_otel.supervise.job import JobWorker, Launch, WorkerStart
-from helix_crawl_otel.supervise.worker_command import worker_command
+from helix_crawl_otel.supervise.process import worker_command
+from helix_crawl_otel.supervise.rules import backoff_seconds
 
 __all__ = ["BuildJob", "JobListener", "ShardWork"]
 

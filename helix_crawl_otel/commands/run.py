@@ -15,8 +15,7 @@ from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.external import RunJob
-from helix_crawl_otel.supervise.external_command import job_command
+from helix_crawl_otel.supervise.external import RunJob, job_command
 from helix_crawl_otel.supervise.lock import FolderLock
 
 __all__ = ["register"]
