@@ -9,11 +9,10 @@ Source: DESIGN.md, sections 7 and 8.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.build.agreement import adopt_or_refuse, check_other_device, refuse_another
@@ -27,8 +26,7 @@ from helix_crawl_otel.build.careful_encode import (
     NeedsCpu,
     encode_carefully,
 )
-from helix_crawl_otel.build.pieces import pieces
-from helix_crawl_otel.corpus.ingest import IngestProgress, ingest
+from helix_crawl_otel.corpus.ingest import ingest
 from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.encoders.base import first_line, is_device_error
@@ -40,7 +38,7 @@ from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from helix_crawl_otel.watch.release import release_cache
 from helix_crawl_otel.watch.shard import ShardWatch
 
-__all__ = ["Reporter", "work_on"]
+__all__ = ["pieces", "work_on"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -57,19 +55,12 @@ PAGE = 16
 """Batches of pending genes read at once."""
 
 
-class Reporter(Protocol):
-    """Tells the supervisor what happened, as messages of the job's own."""
-
-    def __call__(self, what: str, **content: object) -> None:
-        """Send one."""
-
-
 def work_on(
     assignment: Assignment,
     settings: WorkerSettings,
     encoder: Callable[[], CheckedEncoder],
     watch: CrawlWatch,
-    report: Reporter,
+    report: Callable[..., None],
     pausing: Callable[[], bool],
 ) -> None:
     """Bring one shard to its end.
@@ -79,7 +70,7 @@ def work_on(
         settings: Of the worker.
         encoder: Loads the encoder when it is first called. Not called when every gene has its vector.
         watch: Linked to the supervisor.
-        report: Tells the supervisor.
+        report: Tells the supervisor what happened: the word for it, and its content by keyword.
         pausing: Whether the operator has asked for a pause.
 
     Raises:
@@ -106,13 +97,15 @@ def work_on(
             _encode(store, assignment, settings, encoder(), watch, report, pending)
 
 
-def _ingest(store: ShardStore, assignment: Assignment, report: Reporter, pausing: Callable[[], bool]) -> None:
+def _ingest(
+    store: ShardStore, assignment: Assignment, report: Callable[..., None], pausing: Callable[[], bool]
+) -> None:
     assert assignment.source is not None
     output = Path(assignment.output) if assignment.output else None
     plan = plan_named(Path(assignment.source), output, assignment.shard, may_be_gone=assignment.prune)
 
-    def progress(so_far: IngestProgress) -> None:
-        report("ingesting", shard=assignment.shard, sources=so_far.sources, genes=so_far.genes)
+    def progress(sources: int, genes: int) -> None:
+        report("ingesting", shard=assignment.shard, sources=sources, genes=genes)
 
     done = ingest(store, plan, ChunkRule(), prune=assignment.prune, progress=progress, should_stop=pausing)
     if done.stopped:
@@ -137,7 +130,7 @@ def _encode(
     settings: WorkerSettings,
     encoder: CheckedEncoder,
     watch: CrawlWatch,
-    report: Reporter,
+    report: Callable[..., None],
     pending: int,
 ) -> None:
     if store.has_foreign_vectors() and not assignment.reencode:
@@ -147,7 +140,7 @@ def _encode(
     store.note_session(encoder.device, encoder.versions, encoder.threads, settings.batch_size)
     report("encoding", shard=assignment.shard, label=settings.label, pending=pending)
     with watch.shard(assignment.shard, device=settings.label) as shard:
-        session = _Session(store, assignment, encoder, shard, report)
+        session = _Session(store, assignment, encoder, shard, report, pending)
         try:
             for number, batch in enumerate(_batches(store, settings.batch_size, session.leaves_out), start=1):
                 for piece in pieces(batch, assignment.limits):
@@ -174,6 +167,24 @@ def _batches(store: ShardStore, size: int, leaves_out: Callable[[PendingGene], b
         genes = [gene for gene in page if not leaves_out(gene)]
         for start in range(0, len(genes), size):
             yield genes[start : start + size]
+
+
+def pieces(batch: Sequence[PendingGene], limits: Mapping[str, int]) -> list[list[PendingGene]]:
+    """The batch in order, whole unless one of its genes begins a piece that has to be smaller, because one killed its
+    worker. The grid of batches stays as it is.
+
+    Args:
+        batch: In the shard's order.
+        limits: Most genes of a piece, by its first gene's id as text. What is left of the batch after it is a piece
+            again, at most as large: the poisonous gene may be in either half.
+    """
+    found: list[list[PendingGene]] = []
+    start, most = 0, len(batch)
+    while start < len(batch):
+        most = min(most, limits.get(str(batch[start].gene_id), most))
+        found.append(list(batch[start : start + most]))
+        start += most
+    return found
 
 
 @dataclass
@@ -205,15 +216,23 @@ class _Session:
         encoder: Loaded.
         shard: Watched.
         report: Tells the supervisor.
+        pending: Genes that lack a vector, as the store counts them. Who shows how many are left reads it of here.
     """
 
     def __init__(
-        self, store: ShardStore, assignment: Assignment, encoder: CheckedEncoder, shard: ShardWatch, report: Reporter
+        self,
+        store: ShardStore,
+        assignment: Assignment,
+        encoder: CheckedEncoder,
+        shard: ShardWatch,
+        report: Callable[..., None],
+        pending: int,
     ) -> None:
         self._store = store
         self._encoder = encoder
         self._shard = shard
         self._report = report
+        self._pending = pending
         self._suspects = assignment.quarantine
         self._has_lacked_memory = assignment.shortages > 0
         self._unproven: dict[str, str] = {}  # to be quarantined when another gene is encoded, with the reason
@@ -315,8 +334,15 @@ class _Session:
 
     def _commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> None:
         written = self._store.commit(vectors)
-        first = str(vectors[0][0].gene_id)
-        self._report("committed", shard=self._shard.name, label=self._shard.device, genes=written, first=first)
+        self._pending = max(0, self._pending - written)
+        self._report(
+            "committed",
+            shard=self._shard.name,
+            label=self._shard.device,
+            genes=written,
+            first=str(vectors[0][0].gene_id),
+            pending=self._pending,
+        )
         self._quarantine_unproven()
         self._longest = max((self._longest, *(gene.content for gene, _ in vectors)), key=len)
         for action in self._shard.boundary():

@@ -42,10 +42,10 @@ def register(commands: Commands) -> None:
         commands,
         "run",
         _command,
-        help="supervise a job of your own that uses CrawlWatch",
+        "supervise a job of your own that uses CrawlWatch",
+        _DESCRIPTION,
+        _EPILOG,
         usage="helix-crawl run [options] -- CMD [ARG ...]",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD ARG", help="the job, after two dashes")
     parser.add_argument(
