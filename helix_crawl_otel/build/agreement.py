@@ -8,9 +8,7 @@ Source: DESIGN.md, section 8: a cosine of at least 0.9999, or the shard stops wi
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from helix_crawl_otel.encoders.base import BadVector, Encoder
 from helix_crawl_otel.encoders.load import is_of
@@ -18,7 +16,7 @@ from helix_crawl_otel.shards.errors import EncoderRefused
 from helix_crawl_otel.shards.store import ShardStore
 from helix_crawl_otel.shards.vectors import cosine
 
-__all__ = ["LEAST_COSINE", "adopt_or_refuse", "check_other_device", "is_of_model", "refuse_another"]
+__all__ = ["LEAST_COSINE", "adopt_or_refuse", "check_other_device", "refuse_another"]
 
 LEAST_COSINE = 0.9999
 SAMPLED = 4
@@ -31,18 +29,8 @@ def refuse_another(store: ShardStore, model: str) -> None:
         EncoderRefused: It names another one.
     """
     stored = store.identity()
-    if stored is not None and not is_of_model(stored, model):
+    if stored is not None and not is_of(stored, model):
         raise EncoderRefused.of(store.path, stored, model)
-
-
-def is_of_model(identity: Mapping[str, object], model: str) -> bool:
-    """As `is_of`, for many shards: the weights of a folder are read once."""
-    return _is_of(json.dumps(dict(identity), sort_keys=True), model)
-
-
-@functools.lru_cache(maxsize=64)
-def _is_of(identity: str, model: str) -> bool:
-    return is_of(json.loads(identity), model)
 
 
 def adopt_or_refuse(store: ShardStore, encoder: Encoder) -> None:

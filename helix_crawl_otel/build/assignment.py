@@ -56,7 +56,7 @@ class Assignment:
     Args:
         shard: Its name.
         path: Its file.
-        epoch: The lease under which the worker writes; higher than any before it.
+        epoch: The lease under which the worker writes; higher than any before it, 0 until it is given out.
         source: The tree that it is cut from, `None` for a shard that is only encoded.
         output: The folder of the shards, left out of the tree.
         reencode: Take the encoder in place of another one, and encode everything again.
@@ -70,7 +70,7 @@ class Assignment:
 
     shard: str
     path: str
-    epoch: int
+    epoch: int = 0
     source: str | None = None
     output: str | None = None
     reencode: bool = False

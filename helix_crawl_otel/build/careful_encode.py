@@ -141,13 +141,6 @@ class CheckedEncoder(EncoderLayer):
         return vectors
 
 
-class Encode(Protocol):
-    """One call of the encoder, watched."""
-
-    def __call__(self, genes: Sequence[PendingGene]) -> list[bytes]:
-        """Vectors of the genes, in order."""
-
-
 class Blame(Protocol):
     """What becomes of a gene that cannot be encoded alone."""
 
@@ -157,7 +150,7 @@ class Blame(Protocol):
 
 def encode_carefully(
     genes: Sequence[PendingGene],
-    encode: Encode,
+    encode: Callable[[Sequence[PendingGene]], list[bytes]],
     commit: Callable[[Sequence[tuple[PendingGene, bytes]]], None],
     blame: Blame,
     release: Callable[[], None],
@@ -166,7 +159,7 @@ def encode_carefully(
 
     Args:
         genes: In order, at least one.
-        encode: Raises what the encoder raises.
+        encode: Makes their vectors, in order. Raises what the encoder raises.
         commit: Called once for each piece that was encoded, in order.
         blame: Called with a gene that failed alone, and why; for want of memory after a release and another try.
         release: Gives cached memory back, before a smaller piece is tried.

@@ -9,11 +9,10 @@ Source: DESIGN.md, sections 7 and 8.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.build.agreement import adopt_or_refuse, check_other_device, refuse_another
@@ -27,8 +26,7 @@ from helix_crawl_otel.build.careful_encode import (
     NeedsCpu,
     encode_carefully,
 )
-from helix_crawl_otel.build.pieces import pieces
-from helix_crawl_otel.corpus.ingest import IngestProgress, ingest
+from helix_crawl_otel.corpus.ingest import ingest
 from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.encoders.base import first_line, is_device_error
@@ -40,7 +38,7 @@ from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from helix_crawl_otel.watch.release import release_cache
 from helix_crawl_otel.watch.shard import ShardWatch
 
-__all__ = ["Reporter", "work_on"]
+__all__ = ["pieces", "work_on"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -50,15 +48,11 @@ MOST_UNPROVEN = 64
 KNOWN = 64
 """Genes of a shard of which the longest is tried, where it has to be known how much memory there is."""
 
+ROUNDS = 3
+"""How often a gene has to lack memory between two texts that cost as much and do not: others come and go."""
+
 PAGE = 16
 """Batches of pending genes read at once."""
-
-
-class Reporter(Protocol):
-    """Tells the supervisor what happened, as messages of the job's own."""
-
-    def __call__(self, what: str, **content: object) -> None:
-        """Send one."""
 
 
 def work_on(
@@ -66,7 +60,7 @@ def work_on(
     settings: WorkerSettings,
     encoder: Callable[[], CheckedEncoder],
     watch: CrawlWatch,
-    report: Reporter,
+    report: Callable[..., None],
     pausing: Callable[[], bool],
 ) -> None:
     """Bring one shard to its end.
@@ -76,7 +70,7 @@ def work_on(
         settings: Of the worker.
         encoder: Loads the encoder when it is first called. Not called when every gene has its vector.
         watch: Linked to the supervisor.
-        report: Tells the supervisor.
+        report: Tells the supervisor what happened: the word for it, and its content by keyword.
         pausing: Whether the operator has asked for a pause.
 
     Raises:
@@ -103,13 +97,15 @@ def work_on(
             _encode(store, assignment, settings, encoder(), watch, report, pending)
 
 
-def _ingest(store: ShardStore, assignment: Assignment, report: Reporter, pausing: Callable[[], bool]) -> None:
+def _ingest(
+    store: ShardStore, assignment: Assignment, report: Callable[..., None], pausing: Callable[[], bool]
+) -> None:
     assert assignment.source is not None
     output = Path(assignment.output) if assignment.output else None
     plan = plan_named(Path(assignment.source), output, assignment.shard, may_be_gone=assignment.prune)
 
-    def progress(so_far: IngestProgress) -> None:
-        report("ingesting", shard=assignment.shard, sources=so_far.sources, genes=so_far.genes)
+    def progress(sources: int, genes: int) -> None:
+        report("ingesting", shard=assignment.shard, sources=sources, genes=genes)
 
     done = ingest(store, plan, ChunkRule(), prune=assignment.prune, progress=progress, should_stop=pausing)
     if done.stopped:
@@ -134,7 +130,7 @@ def _encode(
     settings: WorkerSettings,
     encoder: CheckedEncoder,
     watch: CrawlWatch,
-    report: Reporter,
+    report: Callable[..., None],
     pending: int,
 ) -> None:
     if store.has_foreign_vectors() and not assignment.reencode:
@@ -144,7 +140,7 @@ def _encode(
     store.note_session(encoder.device, encoder.versions, encoder.threads, settings.batch_size)
     report("encoding", shard=assignment.shard, label=settings.label, pending=pending)
     with watch.shard(assignment.shard, device=settings.label) as shard:
-        session = _Session(store, assignment, encoder, shard, report)
+        session = _Session(store, assignment, encoder, shard, report, pending)
         try:
             for number, batch in enumerate(_batches(store, settings.batch_size, session.leaves_out), start=1):
                 for piece in pieces(batch, assignment.limits):
@@ -173,6 +169,24 @@ def _batches(store: ShardStore, size: int, leaves_out: Callable[[PendingGene], b
             yield genes[start : start + size]
 
 
+def pieces(batch: Sequence[PendingGene], limits: Mapping[str, int]) -> list[list[PendingGene]]:
+    """The batch in order, whole unless one of its genes begins a piece that has to be smaller, because one killed its
+    worker. The grid of batches stays as it is.
+
+    Args:
+        batch: In the shard's order.
+        limits: Most genes of a piece, by its first gene's id as text. What is left of the batch after it is a piece
+            again, at most as large: the poisonous gene may be in either half.
+    """
+    found: list[list[PendingGene]] = []
+    start, most = 0, len(batch)
+    while start < len(batch):
+        most = min(most, limits.get(str(batch[start].gene_id), most))
+        found.append(list(batch[start : start + most]))
+        start += most
+    return found
+
+
 @dataclass
 class _Short:
     """A gene for which there was no memory alone, in a fresh process on the CPU.
@@ -181,13 +195,11 @@ class _Short:
         gene: Which.
         reason: What the encoder said.
         work: What it costs, in the encoder's unit.
-        proven: The most costly text that was encoded since.
     """
 
     gene: PendingGene
     reason: str
     work: float
-    proven: float = 0.0
 
 
 class _Session:
@@ -195,7 +207,7 @@ class _Session:
 
     A gene is blamed for nothing that a card, this process or other programs may be to blame for. What fails on a card
     is left for the CPU. There a gene is quarantined after the encoder has proved itself with another text, and one for
-    which there was no memory only after a text that costs as much has been encoded. Where nothing proves it, the shard
+    which there was no memory only beside a text that costs as much and is encoded. Where nothing proves it, the shard
     fails and the gene goes on lacking its vector.
 
     Args:
@@ -204,19 +216,28 @@ class _Session:
         encoder: Loaded.
         shard: Watched.
         report: Tells the supervisor.
+        pending: Genes that lack a vector, as the store counts them. Who shows how many are left reads it of here.
     """
 
     def __init__(
-        self, store: ShardStore, assignment: Assignment, encoder: CheckedEncoder, shard: ShardWatch, report: Reporter
+        self,
+        store: ShardStore,
+        assignment: Assignment,
+        encoder: CheckedEncoder,
+        shard: ShardWatch,
+        report: Callable[..., None],
+        pending: int,
     ) -> None:
         self._store = store
         self._encoder = encoder
         self._shard = shard
         self._report = report
+        self._pending = pending
         self._suspects = assignment.quarantine
         self._has_lacked_memory = assignment.shortages > 0
         self._unproven: dict[str, str] = {}  # to be quarantined when another gene is encoded, with the reason
         self._short: list[_Short] = []
+        self._longest = ""  # of the texts that have a vector, as far as they were looked at
         self._for_cpu: list[str] = []  # why a gene cannot be encoded on this card
 
     @property
@@ -255,43 +276,53 @@ class _Session:
             NeedsCpu: A card could not encode them.
             EncodingFailed: Nobody knows whether it is their fault: no other gene was encoded, or there was no memory.
         """
+        left = self._try_short_again()
         if self._unproven:
             self._check(next(iter(self._unproven.values())))
             self._quarantine_unproven()
-        if self._short:
-            self._finish_short()
+        if left:
+            genes = count(len(left), "gene")
+            raise EncodingFailed(f"there is no memory for {genes}, each alone: {left[0].reason}")
         if self._for_cpu:
             genes = count(len(self._for_cpu), "gene")
             raise NeedsCpu(f"{genes} cannot be encoded on {self._shard.device}: {self._for_cpu[0]}")
 
-    def _finish_short(self) -> None:
-        """Try them again, then quarantine those that ask for more memory than texts that cost as much."""
-        proven = {one.gene.gene_id: one.proven for one in self._short}
-        tried, self._short = self._short, []
-        for one in tried:
-            self.encode([one.gene])  # the memory may be back
-        known = self._known_work() if self._short else 0.0
-        left = []
-        for one in self._short:
-            if max(known, one.proven, proven[one.gene.gene_id]) < one.work:
-                left.append(one)
-            else:
-                self._quarantine(one.gene.gene_id, one.reason)
-        if left:
-            genes = count(len(left), "gene")
-            raise EncodingFailed(f"there is no memory for {genes}, each alone: {left[0].reason}")
+    def _try_short_again(self) -> list[_Short]:
+        """The memory may be back, also meanwhile: go round for as long as that changes anything.
 
-    def _known_work(self) -> float:
-        """What a long gene costs for which there is memory now; 0 where there is none."""
-        text = max((content for _, content, _ in self._store.sample(KNOWN)), key=len, default="")
-        if not text:
-            return 0.0
+        Returns:
+            Those of which nobody knows whether it is their fault.
+        """
+        left, before = self._short, 0
+        if left:
+            self._longest = max((self._longest, *(text for _, text, _ in self._store.sample(KNOWN))), key=len)
+        while left and len(left) != before:
+            before = len(left)
+            left = [one for one in left if self._lacks_memory_still(one)]
+        return left
+
+    def _lacks_memory_still(self, one: _Short) -> bool:
+        """Encode it. Where there is memory for a text that costs as much, before and after, the gene is to blame."""
+        for _ in range(ROUNDS):
+            had_room, self._short = self._has_room(one.work), []
+            self.encode([one.gene])
+            if not self._short:
+                return False
+            if not had_room or not self._has_room(one.work):
+                return True
+        self._quarantine(one.gene.gene_id, one.reason)
+        return False
+
+    def _has_room(self, work: float) -> bool:
+        """Whether there is memory now for a text that has a vector and costs so much."""
         try:
-            self._encoder.encode([text])
+            if not self._longest or self._encoder.work([self._longest]) < work:
+                return False
+            self._encoder.encode([self._longest])
         except Exception as error:  # noqa: BLE001 - whatever it is, it proves nothing
             logger.info("[crawl-watchdog] a gene that has a vector cannot be encoded now: %s", first_line(error))
-            return 0.0
-        return self._encoder.work([text])
+            return False
+        return True
 
     def _watched(self, genes: Sequence[PendingGene]) -> list[bytes]:
         texts = [gene.content for gene in genes]
@@ -303,13 +334,17 @@ class _Session:
 
     def _commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> None:
         written = self._store.commit(vectors)
-        first = str(vectors[0][0].gene_id)
-        self._report("committed", shard=self._shard.name, label=self._shard.device, genes=written, first=first)
+        self._pending = max(0, self._pending - written)
+        self._report(
+            "committed",
+            shard=self._shard.name,
+            label=self._shard.device,
+            genes=written,
+            first=str(vectors[0][0].gene_id),
+            pending=self._pending,
+        )
         self._quarantine_unproven()
-        if self._short:
-            work = self._encoder.work([max((gene.content for gene, _ in vectors), key=len)])
-            for one in self._short:
-                one.proven = max(one.proven, work)
+        self._longest = max((self._longest, *(gene.content for gene, _ in vectors)), key=len)
         for action in self._shard.boundary():
             if action.kind is ActionKind.EMPTY_CACHE:
                 self._encoder.release()

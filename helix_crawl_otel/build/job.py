@@ -1,7 +1,8 @@
 """The work of a build as its supervisor sees it: a queue of shards, and what is known of each.
 
-Which worker gets which shard, which batch killed a worker, what failed. The shards' files are the workers' to write;
-the supervisor reads the lease epoch and sets a corrupt file aside, and only while no worker is on it.
+Which worker gets which shard, which batch killed a worker, what failed; and what the workers say, for the displays and
+the gauges. The shards' files are the workers' to write; the supervisor reads the lease epoch and sets a corrupt file
+aside, and only while no worker is on it.
 
 Source: DESIGN.md, sections 5, 7 and 8.
 """
@@ -14,18 +15,20 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from helix_crawl_otel.build.assignment import Assignment, WorkerSettings
-from helix_crawl_otel.build.bad_batches import BadBatches
+from helix_crawl_otel.formats import shard_name
+from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.shards.damage import set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, StoreError
 from helix_crawl_otel.shards.inspect import lease_epoch
-from helix_crawl_otel.supervise.crash_budget import backoff_seconds
+from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import JobWorker, Launch, WorkerStart
-from helix_crawl_otel.supervise.worker_command import worker_command
+from helix_crawl_otel.supervise.process import worker_command
+from helix_crawl_otel.supervise.rules import backoff_seconds
 
-__all__ = ["BuildJob", "JobListener", "ShardWork"]
+__all__ = ["BadBatches", "BuildJob", "CrashOutcome", "ShardWork"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -39,6 +42,78 @@ there is nothing, so that it gets some ten minutes. The next shard tries once.""
 STARVED_SECONDS = 60.0
 """What the next shard waits before, on a CPU without memory."""
 
+TWICE = 2
+
+MOST_UNPROVEN = 8
+"""Genes of a shard that may be found to blame one after the other, none encoded in between: then it is not they."""
+
+
+@dataclass(frozen=True)
+class CrashOutcome:
+    """What a crash has led to.
+
+    Args:
+        narrows: The next try is another one: a smaller batch, or one without the gene.
+        needs_cpu: It is a single gene, on a card: only the CPU can tell whether it is to blame.
+    """
+
+    narrows: bool
+    needs_cpu: bool = False
+
+
+class BadBatches:
+    """The suspected batches of one shard: which killed a worker. Pure; the owner serialises the calls.
+
+    One that does it twice is halved; a single gene that does it twice on the CPU is to blame.
+
+    Source: DESIGN.md, section 7.
+    """
+
+    def __init__(self) -> None:
+        self._crashes: dict[tuple[str, int], int] = {}
+        self._limits: dict[str, int] = {}
+        self._quarantined: dict[str, str] = {}
+        self._unproven = 0
+
+    def crashed(self, first: str, genes: int, why: str, *, is_on_card: bool = False) -> CrashOutcome:
+        """A worker has died with this batch in flight.
+
+        Args:
+            first: Id of the batch's first gene.
+            genes: Its size, 1 or more.
+            why: How the worker ended, for the reason of a quarantine.
+            is_on_card: The worker was not on the CPU.
+        """
+        key = first, genes
+        self._crashes[key] = self._crashes.get(key, 0) + 1
+        if self._crashes[key] < TWICE:
+            return CrashOutcome(narrows=False)
+        if genes > 1:
+            self._limits[first] = (genes + 1) // 2
+            return CrashOutcome(narrows=True)
+        if is_on_card:
+            del self._crashes[key]
+            return CrashOutcome(narrows=True, needs_cpu=True)
+        if first in self._quarantined or self._unproven >= MOST_UNPROVEN:
+            return CrashOutcome(narrows=False)
+        self._unproven += 1
+        self._quarantined[first] = f"its worker died twice while it was encoded alone: {why}"
+        return CrashOutcome(narrows=True)
+
+    def committed(self, first: str) -> None:
+        """A batch that begins with this gene was encoded."""
+        self._unproven = 0
+        self._limits.pop(first, None)
+        self._crashes = {key: count for key, count in self._crashes.items() if key[0] != first}
+
+    def limits(self) -> dict[str, int]:
+        """Most genes of a piece that begins with a gene, by the gene's id."""
+        return dict(self._limits)
+
+    def quarantined(self) -> dict[str, str]:
+        """Genes that are to blame, with the reason. Their worker quarantines them, once it has encoded another one."""
+        return dict(self._quarantined)
+
 
 @dataclass
 class ShardWork:
@@ -46,13 +121,16 @@ class ShardWork:
 
     Args:
         assignment: What its worker is told; the epoch is set when it is given out.
-        pending: Genes that lack a vector, `None` before they are counted.
+        pending: Genes that lacked a vector before the run, `None` where nobody has counted them. From then on their
+            worker counts.
         bad_batches: Batches that killed a worker.
         batch: The batch that its worker is on: first gene and size.
         state: `pending`, `running`, `done`, `failed` or `paused`.
         reason: Why it failed.
         was_set_aside: Its file was corrupt and has been replaced once.
         shortages: How many workers in a row had to leave it on its device for want of memory.
+        encoded: Genes that got a vector in this run.
+        problems: Sources that cannot be read.
     """
 
     assignment: Assignment
@@ -64,21 +142,7 @@ class ShardWork:
     was_set_aside: bool = False
     shortages: int = 0
     encoded: int = 0
-    quarantined: int = 0
     problems: int = 0
-
-
-class JobListener(Protocol):
-    """Hears what happens; the display's side. Every method may be called from any thread."""
-
-    def said(self, slot: str, work: ShardWork | None, what: str, payload: Mapping[str, Any]) -> None:
-        """A worker has told something, see `worker.py`."""
-
-    def failed(self, work: ShardWork) -> None:
-        """A shard cannot be finished in this run."""
-
-    def moved(self, work: ShardWork, before: str, after: str, reason: str, *, lacks_memory: bool) -> None:
-        """A worker leaves its shard to another one, on the same device or another."""
 
 
 class BuildJob:
@@ -89,7 +153,10 @@ class BuildJob:
         settings: For the worker of a slot on a device: how it encodes.
         environ: Of this process.
         demoted: Shards that have to be finished on the CPU; shared with the supervisor.
-        listener: Told of everything.
+        pipeline: Told of what the gauges show; knows rates and rungs.
+        emit: Takes events, for the displays.
+        clock: Seconds.
+        memory: Says of a device how full it is and who holds it, as far as that is known.
 
     Threads: `said` from the workers' readers, the rest from the supervisor's; `_lock` guards all fields.
     """
@@ -102,7 +169,10 @@ class BuildJob:
         settings: Callable[[str, int], WorkerSettings],
         environ: Mapping[str, str],
         demoted: set[str],
-        listener: JobListener,
+        pipeline: Pipeline,
+        emit: Callable[[events.Event], None],
+        clock: Callable[[], float],
+        memory: Callable[[str], str],
     ) -> None:
         self.shards = shards
         self.never: str | None = None
@@ -110,7 +180,10 @@ class BuildJob:
         self._settings = settings
         self._environ = environ
         self._demoted = demoted
-        self._listener = listener
+        self._pipeline = pipeline
+        self._emit = emit
+        self._clock = clock
+        self._memory = memory
         self._lock = threading.RLock()
         self._queue = deque(shards)
         self._current: dict[str, ShardWork] = {}  # by slot
@@ -197,11 +270,7 @@ class BuildJob:
         what, device = str(payload.get("what")), None
         with self._lock:
             work = self._current.get(slot)
-            if what == "never":
-                self.never = str(payload["reason"])
-            if work is not None:
-                self._note(slot, work, what, payload)
-            self._listener.said(slot, work, what, payload)
+            self._hear(slot, work, what, payload)
             if what in ("done", "failed"):
                 self._finished(slot, work, what, payload)
                 self._give_next(slot, worker)
@@ -210,35 +279,79 @@ class BuildJob:
                 worker.tell({"what": "leave"})
         if device is not None and work is not None:
             # Last, and without the lock: it asks who holds a card, and a driver in trouble may not answer.
-            reason, lacks_memory = str(payload["reason"]), what == "lacks_memory"
-            self._listener.moved(work, self._devices[slot], device, reason, lacks_memory=lacks_memory)
+            before, is_short = self._devices[slot], what == "lacks_memory"
+            known = self._memory(before) if is_short else ""
+            self._tell_moved(work, before, device, str(payload["reason"]) + (f" ({before}: {known})" if known else ""))
         return what == "committed" and int(payload["genes"]) > 0
 
-    def _note(self, slot: str, work: ShardWork, what: str, payload: Mapping[str, Any]) -> None:
-        if what == "loaded":
-            self._starved.discard(self._devices[slot])
+    def _hear(self, slot: str, work: ShardWork | None, what: str, said: Mapping[str, Any]) -> None:
+        """Note and show what a worker says. `work` is `None` where it has been given up meanwhile."""
+        t, shard = self._clock(), str(said.get("shard"))
+        if what == "never":
+            self.never = str(said["reason"])
+        elif what == "loading":
+            self._emit(events.ModelLoading(t, slot, said["model"], said["device"]))
+        elif what == "loaded":
+            if work is not None:
+                self._starved.discard(self._devices[slot])
+            self._emit(events.ModelLoaded(t, slot, said["model"], said["device"], said["seconds"]))
+        elif what == "ingesting":
+            self._emit(events.Ingesting(t, shard, slot, said["sources"], said["genes"]))
+        elif what == "ingested":
+            if work is not None:
+                work.problems = int(said["problem_count"])
+            for source, reason in said["problems"]:
+                self._emit(events.SourceTrouble(t, shard, source, reason))
+            counts = said["sources"], said["added"], said["removed"], said["skipped_count"]
+            self._emit(events.Ingested(t, shard, *counts))
         elif what == "batch":
-            work.batch = (str(payload["first"]), int(payload["genes"]))
+            if work is not None:
+                work.batch = (str(said["first"]), int(said["genes"]))
+            self._emit(events.BatchStarted(t, shard, slot, said["genes"]))
+        elif what == "quarantined":
+            self._emit(events.Quarantined(t, shard, said["gene"], said["reason"]))
+        elif work is None:
+            return
         elif what == "encoding":
-            work.pending = int(payload["pending"])
             # Once a run: a worker that takes over must not try again what the one before has just quarantined.
             work.assignment = replace(work.assignment, retry_quarantined=False)
+            self._pipeline.set_pending(shard, int(said["pending"]))
+            self._emit(events.ShardStarted(t, shard, slot, str(said["label"]), said["pending"]))
         elif what == "committed":
-            work.batch, work.shortages = None, 0
-            work.bad_batches.committed(str(payload["first"]))
-            work.encoded += int(payload["genes"])
-            work.pending = max(0, (work.pending or 0) - int(payload["genes"]))
-        elif what == "quarantined":
-            work.quarantined += 1
-        elif what == "ingested":
-            work.problems = int(payload["problem_count"])
+            self._committed(t, slot, work, said)
+        elif what == "done":
+            self._pipeline.close_shard(shard, "done")
+            self._emit(events.ShardEnded(t, shard, "done", work.encoded, ""))
+
+    def _committed(self, t: float, slot: str, work: ShardWork, said: Mapping[str, Any]) -> None:
+        shard, genes, pending = str(said["shard"]), int(said["genes"]), int(said["pending"])
+        work.batch, work.shortages = None, 0
+        work.bad_batches.committed(str(said["first"]))
+        work.encoded += genes
+        self._pipeline.set_pending(shard, pending)
+        status = self._pipeline.status(shard)
+        self._emit(
+            events.Committed(
+                t,
+                shard,
+                slot,
+                str(said["label"]),
+                genes,
+                pending,
+                status.ema,
+                status.baseline,
+                status.memory_fraction,
+                status.rung,
+                status.episode_open,
+            )
+        )
 
     def _finished(self, slot: str, work: ShardWork | None, what: str, payload: Mapping[str, Any]) -> None:
         self._current.pop(slot, None)
         if work is None:
             return
         if what == "done":
-            work.state, work.pending = "done", 0
+            work.state = "done"
             return
         reason = str(payload["reason"])
         try:
@@ -326,8 +439,15 @@ class BuildJob:
             return work.assignment.shard
 
     def _give_up_card(self, slot: str, work: ShardWork, reason: str) -> None:
-        self._listener.moved(work, self._devices[slot], "cpu", reason, lacks_memory=False)
+        self._tell_moved(work, self._devices[slot], "cpu", reason)
         self._to_cpu(work)
+
+    def _tell_moved(self, work: ShardWork, before: str, after: str, reason: str) -> None:
+        """A worker leaves its shard to another one, on the same device or another."""
+        again = f"another worker tries again on {before}"
+        way_on = again if after == before else f"it is finished on the {after.upper()}"
+        text = f"shard {shard_name(work.assignment.shard)}: {reason}; {way_on}"
+        self._emit(events.Note(self._clock(), "warning", text))
 
     def gave_up(self, slot: str, why: str) -> bool:
         """See `Job`: the shard has failed, the slot goes on with the next one."""
@@ -345,8 +465,10 @@ class BuildJob:
                     work.state = "paused"
 
     def _fail(self, work: ShardWork, reason: str) -> None:
+        """The shard cannot be finished in this run."""
         work.state, work.reason = "failed", reason
-        self._listener.failed(work)
+        self._pipeline.close_shard(work.assignment.shard, "failed")
+        self._emit(events.ShardEnded(self._clock(), work.assignment.shard, "failed", work.encoded, reason))
 
 
 def _device_variables(start: WorkerStart) -> dict[str, str]:

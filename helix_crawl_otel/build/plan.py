@@ -5,17 +5,18 @@ Source: DESIGN.md, section 8, "Salvage".
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helix_crawl_otel.build.agreement import is_of_model
 from helix_crawl_otel.build.assignment import Assignment
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import fingerprint, plan_shards
+from helix_crawl_otel.encoders.load import is_of
 from helix_crawl_otel.shards.damage import judge, set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, ShardCorrupt, StoreError
 from helix_crawl_otel.shards.inspect import Salvage, gone_shards, salvage
@@ -70,6 +71,7 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
     planned = BuildPlan()
     rule = ChunkRule().fingerprint
     plans = plan_shards(root, output)
+    assigned = functools.partial(Assignment, source=str(root), output=str(output), prune=prune)
     for plan in plans:
         path = output / plan.file
         pending = None
@@ -95,21 +97,13 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
                     planned.skip(path, found)
                     continue
                 pending = found.pending if unchanged and not options.reencode else None
-        assignment = Assignment(
-            plan.name,
-            str(path),
-            epoch=0,
-            source=str(root),
-            output=str(output),
-            reencode=options.reencode,
-            prune=prune,
-            retry_quarantined=options.retry_quarantined,
+        assignment = assigned(
+            plan.name, str(path), reencode=options.reencode, retry_quarantined=options.retry_quarantined
         )
         planned.works.append(ShardWork(assignment, pending))
     for name, path in gone_shards(root, output, {plan.file for plan in plans}):
         if prune:
-            assignment = Assignment(name, str(path), epoch=0, source=str(root), output=str(output), prune=True)
-            planned.works.append(ShardWork(assignment))
+            planned.works.append(ShardWork(assigned(name, str(path))))
         else:
             planned.notes.append(f"{path.name} is of {name!r}, which is gone from {root}; --prune removes its genes")
     return planned
@@ -125,24 +119,19 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions) -> BuildPlan:
     planned = BuildPlan()
     name_of = _names(paths)
     for path in paths:
+        name = name_of(path)
         try:
             found = salvage(path)
         except ShardCorrupt as error:
-            planned.failures[name_of(path)] = judge(error, path, is_built=False).reason
+            planned.failures[name] = judge(error, path, is_built=False).reason
             continue
         except StoreError as error:
-            planned.failures[name_of(path)] = str(error)
+            planned.failures[name] = str(error)
             continue
         if _is_done(found, options):
             planned.skip(path, found)
             continue
-        assignment = Assignment(
-            name_of(path),
-            str(path),
-            epoch=0,
-            reencode=options.reencode,
-            retry_quarantined=options.retry_quarantined,
-        )
+        assignment = Assignment(name, str(path), reencode=options.reencode, retry_quarantined=options.retry_quarantined)
         planned.works.append(ShardWork(assignment, None if options.reencode else found.pending))
     return planned
 
@@ -153,7 +142,7 @@ def _is_done(found: Salvage, options: EncodeOptions) -> bool:
     if found.identity is None:
         # Complete, and nobody has written down by whom: nothing is missing, unless all is to be encoded again.
         return not options.reencode
-    return is_of_model(found.identity, options.model)
+    return is_of(found.identity, options.model)
 
 
 def _names(paths: Sequence[Path]) -> Callable[[Path], str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from helix_crawl_otel.build.assignment import WorkerSettings
 from helix_crawl_otel.build.devices import DevicePlan, choose_devices, cores, torch_cuda_build, visible_cards
 from helix_crawl_otel.build.job import BuildJob
-from helix_crawl_otel.build.job_events import JobEvents
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.plan import BuildPlan
 from helix_crawl_otel.console.console import Console
@@ -78,13 +77,15 @@ def run_build(
         session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
         console.start(session.clock)
         _announce(console, session, command, folders[0], options, devices, planned)
-        job_events = JobEvents(console.emit, session.clock, session.pipeline, session.memory.describe)
         job = BuildJob(
             planned.works,
             lambda device, number: _settings(options, devices, device, number),
             options.common.environ,
             session.demoted,
-            job_events,
+            session.pipeline,
+            console.emit,
+            session.clock,
+            session.memory.describe,
         )
         run, code = session.supervise(job)
         retry = "" if options.retry_quarantined else f"{command} --retry-quarantined"

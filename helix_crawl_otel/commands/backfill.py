@@ -30,12 +30,7 @@ refused unless --reencode is given."""
 def register(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = add_command(
-        commands,
-        "backfill",
-        _command,
-        help="encode what lacks a vector in existing shards",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+        commands, "backfill", _command, "encode what lacks a vector in existing shards", _DESCRIPTION, _EPILOG
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a shard (.db), or a folder that holds some")
     add_encode_options(parser)

@@ -40,9 +40,9 @@ def register(commands: Commands) -> None:
         commands,
         "build",
         _command,
-        help="cut a tree of files into shards and encode them, supervised and resumable",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+        "cut a tree of files into shards and encode them, supervised and resumable",
+        _DESCRIPTION,
+        _EPILOG,
     )
     parser.add_argument("source", metavar="SRC", help="the tree of files; it is only read")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the shards are written; made if need be")

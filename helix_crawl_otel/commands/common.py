@@ -30,10 +30,10 @@ def add_command(
     commands: Commands,
     name: str,
     run: Callable[[argparse.Namespace], int],
-    *,
     help: str,
     description: str,
     epilog: str | None = None,
+    *,
     usage: str | None = None,
 ) -> argparse.ArgumentParser:
     """Add one command.

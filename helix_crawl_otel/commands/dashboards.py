@@ -46,9 +46,9 @@ def register(commands: Commands) -> None:
         commands,
         "dashboards",
         run,
-        help="write the Grafana boards, alert rules and provisioning files",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+        "write the Grafana boards, alert rules and provisioning files",
+        _DESCRIPTION,
+        _EPILOG,
     )
     parser.add_argument("folder", metavar="DIR", help="where to; made if it is not there")
     parser.add_argument(

@@ -30,9 +30,7 @@ two CPU cores, accounts for every gene, and asks one question. End it and start 
 
 def register(commands: Commands) -> None:
     """Add the command to the command line."""
-    parser = add_command(
-        commands, "demo", _command, help="the main job on Python's own files, a few minutes", description=_DESCRIPTION
-    )
+    parser = add_command(commands, "demo", _command, "the main job on Python's own files, a few minutes", _DESCRIPTION)
     parser.add_argument(
         "--out", metavar="DIR", help="where to build (default: helix-crawl/demo in the user's folder of caches)"
     )

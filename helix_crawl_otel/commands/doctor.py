@@ -41,12 +41,7 @@ exit codes: 0 nothing is wrong, 1 at least one problem."""
 def register(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = add_command(
-        commands,
-        "doctor",
-        _command,
-        help="what this machine can see, and what it should set",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+        commands, "doctor", _command, "what this machine can see, and what it should set", _DESCRIPTION, _EPILOG
     )
     parser.add_argument("--out", metavar="DIR", help="a folder for shards: can it be written?")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")

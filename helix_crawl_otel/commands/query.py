@@ -44,9 +44,9 @@ def register(commands: Commands) -> None:
         commands,
         "query",
         _command,
-        help="the genes nearest to a text",
-        description=_DESCRIPTION,
-        epilog='example: helix-crawl query ~/notes.shards "how do I rotate the backup key"',
+        "the genes nearest to a text",
+        _DESCRIPTION,
+        'example: helix-crawl query ~/notes.shards "how do I rotate the backup key"',
     )
     parser.add_argument("path", metavar="DIR", help="a folder of shards, or one shard (.db)")
     parser.add_argument("text", metavar="TEXT", help="what to look for")

@@ -44,12 +44,7 @@ exit codes: 0 done; 2 wrong option, wrong variable, or no timeline; 130 interrup
 def register(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = add_command(
-        commands,
-        "replay",
-        run,
-        help="what the policy would have done on a recorded timeline",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+        commands, "replay", run, "what the policy would have done on a recorded timeline", _DESCRIPTION, _EPILOG
     )
     add_timeline(parser)
     parser.add_argument(

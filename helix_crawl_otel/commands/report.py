@@ -13,8 +13,8 @@ from pathlib import Path
 
 from helix_crawl_otel.charts import ChartError, check_matplotlib
 from helix_crawl_otel.commands.common import Commands, add_command, add_timeline, timeline_path, timeline_reader
-from helix_crawl_otel.config import KNOBS, add_options, config_from_options, option_values
-from helix_crawl_otel.exit_codes import DONE, USAGE
+from helix_crawl_otel.config import KNOBS, ConfigError, add_options, config_from_options, option_values
+from helix_crawl_otel.exit_codes import DONE
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.text import skipped_text
@@ -25,7 +25,7 @@ from helix_crawl_otel.report.tell import tell
 from helix_crawl_otel.report.words import headline
 from helix_crawl_otel.timeline import Event, RunEvent, TimelineError
 
-__all__ = ["ReportError", "recorded_settings", "register", "run"]
+__all__ = ["recorded_settings", "register", "run"]
 
 _DESCRIPTION = """\
 Make one page of a recorded timeline: what happened in words, speed, baseline, limit, memory and actions of each shard
@@ -43,19 +43,15 @@ The knobs are those that the run recorded, unless an option says otherwise.
 exit codes: 0 done; 1 a file cannot be written; 2 wrong option, no timeline, no matplotlib; 130 interrupted."""
 
 
-class ReportError(Exception):
-    """There can be no report; the message is one sentence."""
-
-
 def register(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = add_command(
         commands,
         "report",
         run,
-        help="one page of a recorded timeline: speed, memory and every action over time",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+        "one page of a recorded timeline: speed, memory and every action over time",
+        _DESCRIPTION,
+        _EPILOG,
     )
     add_timeline(parser)
     parser.add_argument("-o", "--out", metavar="FILE.html", help="write the page there")
@@ -67,25 +63,21 @@ def run(args: argparse.Namespace) -> int:
     """Carry the command out. Returns its exit code.
 
     Raises:
-        ConfigError: A knob has a value that is not accepted.
+        ConfigError: A knob has a value that is not accepted, or there is no place for the report, or no matplotlib.
         TimelineError: There is no timeline to read.
         OSError: A file cannot be written.
     """
-    try:
-        timeline = timeline_path(args)
-        out = None if args.out is None else typed_path(args.out, "-o")
-        png = None if args.png is None else typed_path(args.png, "--png")
-        _check(timeline, out, png)
-        options = option_values(args)
-        reader = timeline_reader(timeline)
-        config = config_from_options(options)
-        events = list(reader)
-        story = tell(events, recorded_settings(events, config, options))
-        if all(tale.is_empty for tale in story.tales):
-            raise TimelineError(f"{reader.name} has no batch, so there is nothing to report")
-    except (ChartError, ReportError) as error:
-        print(f"helix-crawl: error: {error}", file=sys.stderr)
-        return USAGE
+    timeline = timeline_path(args)
+    out = None if args.out is None else typed_path(args.out, "-o")
+    png = None if args.png is None else typed_path(args.png, "--png")
+    _check(timeline, out, png)
+    options = option_values(args)
+    reader = timeline_reader(timeline)
+    config = config_from_options(options)
+    events = list(reader)
+    story = tell(events, recorded_settings(events, config, options))
+    if all(tale.is_empty for tale in story.tales):
+        raise TimelineError(f"{reader.name} has no batch, so there is nothing to report")
     notes = skipped_text(reader).splitlines()
     if out is not None:
         name = "standard input" if timeline is None else timeline.name
@@ -107,19 +99,22 @@ def _say(story: RunReport, paths: Iterable[Path], notes: Iterable[str]) -> None:
 def _check(timeline: Path | None, out: Path | None, png: Path | None) -> None:
     """Refuse, before anything is read, what cannot be written."""
     if out is None and png is None:
-        raise ReportError("where to? accepted: -o FILE.html, --png FILE.png, or both")
+        raise ConfigError("where to? accepted: -o FILE.html, --png FILE.png, or both")
     for option, path in (("-o", out), ("--png", png)):
         if path is None:
             continue
         if timeline is not None and path.exists() and path.samefile(timeline):
-            raise ReportError(f"{option} is {str(path)!r}, which is the timeline itself")
+            raise ConfigError(f"{option} is {str(path)!r}, which is the timeline itself")
         if not path.absolute().parent.is_dir():
-            raise ReportError(f"{option} is {str(path)!r}; accepted: a file in a folder that exists")
+            raise ConfigError(f"{option} is {str(path)!r}; accepted: a file in a folder that exists")
         if path.is_dir():
-            raise ReportError(f"{option} is {str(path)!r}, which is a folder; accepted: a file")
+            raise ConfigError(f"{option} is {str(path)!r}, which is a folder; accepted: a file")
     if out is not None and out.suffix.lower() == ".png":
-        raise ReportError(f"-o is {str(out)!r}; accepted: a page; a picture is made by --png")
-    check_matplotlib("report")
+        raise ConfigError(f"-o is {str(out)!r}; accepted: a page; a picture is made by --png")
+    try:
+        check_matplotlib("report")
+    except ChartError as error:
+        raise ConfigError(str(error)) from error
 
 
 def recorded_settings(events: Iterable[Event], config: Settings, options: Mapping[str, str]) -> Settings:

@@ -15,8 +15,7 @@ from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.external import RunJob
-from helix_crawl_otel.supervise.external_command import job_command
+from helix_crawl_otel.supervise.external import RunJob, job_command
 from helix_crawl_otel.supervise.lock import FolderLock
 
 __all__ = ["register"]
@@ -43,10 +42,10 @@ def register(commands: Commands) -> None:
         commands,
         "run",
         _command,
-        help="supervise a job of your own that uses CrawlWatch",
+        "supervise a job of your own that uses CrawlWatch",
+        _DESCRIPTION,
+        _EPILOG,
         usage="helix-crawl run [options] -- CMD [ARG ...]",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD ARG", help="the job, after two dashes")
     parser.add_argument(

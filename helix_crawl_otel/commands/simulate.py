@@ -16,7 +16,6 @@ from pathlib import Path
 from helix_crawl_otel.charts import ChartError
 from helix_crawl_otel.commands.common import Commands, add_command
 from helix_crawl_otel.config import ConfigError, add_options, config_from_options, option_values
-from helix_crawl_otel.exit_codes import USAGE
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.simulate.compare import compare, legend, table
 from helix_crawl_otel.simulate.picture import check_picture, draw_into
@@ -28,20 +27,16 @@ from helix_crawl_otel.simulate.scenario_file import EXAMPLE, ScenarioFileError, 
 __all__ = ["register", "run"]
 
 
-class _UsageError(Exception):
-    """Wrong usage; the message is one sentence."""
-
-
 def register(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = add_command(
         commands,
         "simulate",
         run,
-        help="what the ladder is worth on a modelled card",
-        description="Runs a job on a modelled card in virtual time, under each policy side by side. A model, not a "
+        "what the ladder is worth on a modelled card",
+        "Runs a job on a modelled card in virtual time, under each policy side by side. A model, not a "
         "measurement; its parameters and where they come from stand in helix_crawl_otel/modelled_card.py.",
-        epilog=legend(),
+        legend(),
     )
     parser.add_argument(
         "scenario", nargs="?", metavar="SCENARIO", help="one of --list, or a FILE.toml of your own; default: all"
@@ -59,16 +54,15 @@ def register(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command.
+    """Run the command. Returns its exit code.
 
-    Returns:
-        Exit code: 0, or 2 for wrong usage or configuration, or a file that cannot be read or written.
+    Raises:
+        ConfigError: Wrong usage or configuration, or a file that cannot be read or written.
     """
     try:
         return _run(args)
-    except (_UsageError, ConfigError, ChartError, ScenarioFileError) as error:
-        print(f"helix-crawl: error: {error}", file=sys.stderr)
-        return USAGE
+    except (ChartError, ScenarioFileError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -85,11 +79,11 @@ def _run(args: argparse.Namespace) -> int:
     record = None if args.record is None else typed_path(args.record, "--record")
     for option, path in (("--plot", plot), ("--record", record)):
         if path is not None and len(scenarios) > 1:
-            raise _UsageError(f"{option} is for one scenario; name one of --list, or a FILE.toml")
+            raise ConfigError(f"{option} is for one scenario; name one of --list, or a FILE.toml")
     if plot is not None and plot == record:
-        raise _UsageError(f"--plot and --record are both {str(plot)!r}; accepted: two files")
+        raise ConfigError(f"--plot and --record are both {str(plot)!r}; accepted: two files")
     if args.policy not in DEFINITIONS:
-        raise _UsageError(f"--policy is {args.policy!r}; accepted: {', '.join(DEFINITIONS)}")
+        raise ConfigError(f"--policy is {args.policy!r}; accepted: {', '.join(DEFINITIONS)}")
     if plot is not None:
         check_picture(plot)
     comparisons = [compare(scenario, settings) for scenario in scenarios]
@@ -114,7 +108,7 @@ def _writing(option: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _UsageError(f"{option} is {str(path)!r}, which cannot be written: {error.strerror or error}") from error
+        raise ConfigError(f"{option} is {str(path)!r}, which cannot be written: {error.strerror or error}") from error
 
 
 def _scenarios(name: str | None, seed: str | None) -> list[Scenario]:
@@ -126,10 +120,10 @@ def _scenarios(name: str | None, seed: str | None) -> list[Scenario]:
         scenario = by_name(name)
         if scenario is None:
             names = ", ".join(item.name for item in SCENARIOS)
-            raise _UsageError(f"no scenario {name!r}; accepted: {names}, or a FILE.toml")
+            raise ConfigError(f"no scenario {name!r}; accepted: {names}, or a FILE.toml")
         chosen = [scenario]
     if seed is None:
         return chosen
     if not (seed.isascii() and seed.isdigit() and len(seed) <= 9):
-        raise _UsageError(f"--seed is {seed!r}; accepted: a whole number from 0 to 999999999")
+        raise ConfigError(f"--seed is {seed!r}; accepted: a whole number from 0 to 999999999")
     return [replace(scenario, seed=int(seed)) for scenario in chosen]

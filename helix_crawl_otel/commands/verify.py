@@ -32,12 +32,7 @@ _COLUMNS = ("genes", "vectors", "missing", "wrong_length", "not_encodable", "qua
 def register(commands: Commands) -> None:
     """Add the command to the command line."""
     parser = add_command(
-        commands,
-        "verify",
-        _command,
-        help="account for every gene of shards, with a digest",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+        commands, "verify", _command, "account for every gene of shards, with a digest", _DESCRIPTION, _EPILOG
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a shard (.db), or a folder that holds some")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")

@@ -18,24 +18,11 @@ from helix_crawl_otel.shards.schema import TREE_NOTE
 from helix_crawl_otel.shards.sources import SourceTable
 from helix_crawl_otel.shards.store import ShardStore
 
-__all__ = ["IngestProgress", "IngestReport", "ingest"]
+__all__ = ["IngestReport", "ingest"]
 
 TOGETHER_SOURCES = 256
 TOGETHER_CHARS = 1_000_000
 """A transaction takes sources until there are so many, or so much text."""
-
-
-@dataclass(frozen=True)
-class IngestProgress:
-    """How far an ingest is.
-
-    Args:
-        sources: Looked at so far.
-        genes: Added so far.
-    """
-
-    sources: int
-    genes: int
 
 
 @dataclass
@@ -71,7 +58,7 @@ def ingest(
     rule: ChunkRule,
     *,
     prune: bool,
-    progress: Callable[[IngestProgress], None],
+    progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> IngestReport:
     """Bring a shard's file up to its sources.
@@ -81,13 +68,13 @@ def ingest(
         plan: The shard.
         rule: How text is cut.
         prune: Remove the genes of sources that are gone.
-        progress: Called after each transaction.
+        progress: Called after each transaction: sources looked at so far, genes added so far.
         should_stop: Asked after each transaction.
 
     Raises:
         StoreError: The file cannot be written; what was committed stays.
     """
-    return _Ingest(SourceTable(store), rule, progress).run(plan, prune, should_stop)
+    return _Ingest(store, rule, progress).run(plan, prune, should_stop)
 
 
 @dataclass
@@ -100,8 +87,9 @@ class _Read:
 
 
 class _Ingest:
-    def __init__(self, table: SourceTable, rule: ChunkRule, progress: Callable[[IngestProgress], None]) -> None:
-        self._table = table
+    def __init__(self, store: ShardStore, rule: ChunkRule, progress: Callable[[int, int], None]) -> None:
+        self._store = store
+        self._table = SourceTable(store)
         self._rule = rule
         self._progress = progress
         self._report = IngestReport()
@@ -113,8 +101,8 @@ class _Ingest:
         report = self._report
         wanted = fingerprint(plan, self._rule.fingerprint)
         tree = [str(plan.root), plan.name]
-        if self._table.note(TREE_NOTE) != tree:
-            self._table.set_note(TREE_NOTE, tree)
+        if self._store.meta(TREE_NOTE) != tree:
+            self._store.keep(TREE_NOTE, tree)
         marks = self._table.marks()
         left = set(marks)
         for item in sources_of(plan):
@@ -137,7 +125,7 @@ class _Ingest:
             report.removed_genes += self._table.drop(report.gone)
         # Only now: a shard whose fingerprint is right is not looked into by the next run.
         if not report.problems:
-            self._table.set_note("fingerprint", wanted if fingerprint(plan, self._rule.fingerprint) == wanted else None)
+            self._store.keep("fingerprint", wanted if fingerprint(plan, self._rule.fingerprint) == wanted else None)
         return report
 
     def _look_at(self, source: Source, mark: SourceMark | None) -> None:
@@ -174,7 +162,7 @@ class _Ingest:
             self._report.removed_genes += removed
             self._report.kept_genes += kept
         self._waiting, self._touched, self._chars = [], [], 0
-        self._progress(IngestProgress(self._report.sources, self._report.added_genes))
+        self._progress(self._report.sources, self._report.added_genes)
 
 
 def _genes(item: _Read, rule: ChunkRule) -> Iterator[Gene]:

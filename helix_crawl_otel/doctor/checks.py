@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 
 __all__ = ["Check", "Severity", "assign", "unset", "worst"]
@@ -41,13 +41,7 @@ class Check:
 
     def to_json(self) -> dict[str, str]:
         """An object of `doctor --json`."""
-        return {
-            "topic": self.topic,
-            "fact": self.fact,
-            "verdict": self.verdict.value,
-            "advice": self.advice,
-            "source": self.source,
-        }
+        return {**asdict(self), "verdict": self.verdict.value}
 
 
 def worst(checks: Sequence[Check]) -> Severity:

@@ -20,6 +20,17 @@ logger = logging.getLogger("helix_crawl_otel")
 
 ActionHook = Callable[[Action], object]
 
+_TOLD = {
+    DecisionKind.PASSED_OVER: logging.WARNING,
+    DecisionKind.OVERDUE: logging.WARNING,
+    DecisionKind.RECOVERED: logging.WARNING,
+    DecisionKind.HANG: logging.ERROR,
+}
+"""Logged by their names. What is issued is logged once it is known whether the hook vetoes it."""
+
+_ENDS = (DecisionKind.SUPERSEDED, DecisionKind.APPLIED, DecisionKind.OVERDUE)
+"""They say how an action ended; overdue ends it where somebody ends the worker."""
+
 
 class ActionSink(Protocol):
     """Where actions are recorded or shown: the timeline, a supervisor's display."""
@@ -88,23 +99,16 @@ class Dispatcher:
         self.run()
 
     def _carry_out(self, decision: Decision) -> None:
-        if decision.what is DecisionKind.ISSUE:
+        what, kind = decision.what, decision.kind
+        if what in _TOLD:
+            logger.log(_TOLD[what], "%s", decision_line(what.value.replace("_", " "), decision))
+        if what is DecisionKind.ISSUE:
             self._issue(decision)
-        elif decision.what is DecisionKind.PASSED_OVER:
-            self._log(logging.WARNING, "passed over", decision)
-            self._count(decision, Outcome.PASSED_OVER)
-        elif decision.what in (DecisionKind.SUPERSEDED, DecisionKind.APPLIED):
+        elif what is DecisionKind.PASSED_OVER and kind is not None:
+            self._ended(decision.shard, kind, Outcome.PASSED_OVER, decision.evidence)
+        elif what in _ENDS and (what is not DecisionKind.OVERDUE or self._can_end_worker):
             self.queue.discard(decision.action_id)
-            self._settle(decision.action_id, Outcome(decision.what.value))
-        elif decision.what is DecisionKind.OVERDUE:
-            self._log(logging.WARNING, "overdue", decision)
-            if self._can_end_worker:
-                self.queue.discard(decision.action_id)
-                self._settle(decision.action_id, Outcome.OVERDUE)
-        elif decision.what is DecisionKind.RECOVERED:
-            self._log(logging.WARNING, "recovered", decision)
-        elif decision.what is DecisionKind.HANG:
-            self._log(logging.ERROR, "hang", decision)
+            self._settle(decision.action_id, Outcome(what.value))
         if decision.forced and self._on_forced is not None and not self._was_vetoed(decision):
             self._on_forced(decision)
 
@@ -124,10 +128,10 @@ class Dispatcher:
         with self._opening:
             self._open[action.id] = action
         if self._is_vetoed(action):
-            self._log(logging.WARNING, "vetoed by the hook", decision)
+            logger.warning("%s", decision_line("vetoed by the hook", decision))
             self.acknowledge(action, Outcome.VETOED)
             return
-        self._log(logging.WARNING, "issued", decision)
+        logger.warning("%s", decision_line("issued", decision))
         if kind is ActionKind.DETECT:
             # It is done by being said: nobody has to apply it, and it may wait in the queue for whoever polls.
             self._settle(action.id, Outcome.APPLIED)
@@ -153,23 +157,13 @@ class Dispatcher:
     def _settle(self, action_id: int, outcome: Outcome) -> None:
         with self._opening:
             action = self._open.pop(action_id, None)
-        if action is None:
-            return
-        self._exported.action(action.shard, action.kind, outcome)
-        self._record(action.shard, action.kind, outcome, action.evidence)
+        if action is not None:
+            self._ended(action.shard, action.kind, outcome, action.evidence)
 
-    def _count(self, decision: Decision, outcome: Outcome) -> None:
-        assert decision.kind is not None
-        self._exported.action(decision.shard, decision.kind, outcome)
-        self._record(decision.shard, decision.kind, outcome, decision.evidence)
-
-    def _record(self, shard: str, kind: ActionKind, outcome: Outcome, evidence: Evidence) -> None:
+    def _ended(self, shard: str, kind: ActionKind, outcome: Outcome, evidence: Evidence) -> None:
+        self._exported.action(shard, kind, outcome)
         for sink in self.sinks:
             try:
                 sink.action(self._clock(), shard, kind.value, outcome.value, evidence)
             except Exception as error:  # noqa: BLE001 - the clock is the caller's; an action must not be lost by it
                 self._on_error("timeline", error)
-
-    @staticmethod
-    def _log(level: int, happened: str, decision: Decision) -> None:
-        logger.log(level, "%s", decision_line(happened, decision))

@@ -121,7 +121,8 @@ class Pipeline:
         self._settle()
 
     def move_shard(self, shard: str, device: str) -> None:
-        """An open shard goes on on another device, in the same process; its next batch tells the policy."""
+        """An open shard goes on on another device, in the same process."""
+        self._feed.tell(lambda policy: policy.move_shard(shard, device))
         self._exported.begin_shard(shard, device)
         self._settle()
 

@@ -99,12 +99,10 @@ class Detector:
         filled = self.streak >= settings.window and observation.t - self.streak_since >= hold_seconds * (1 - ROUNDING)
         return Finding.TRIP if filled and may_trip else None
 
-    def tripped(self) -> bool:
-        """Take note of a trip: the streak starts again. Returns whether the trip opened the episode."""
-        opened = not self.episode_open
+    def tripped(self) -> None:
+        """Take note of a trip: it opens an episode unless one is open, and the streak starts again."""
         self.episode_open = True
         self.streak = 0
-        return opened
 
     def ratio(self, baseline: Baseline | None) -> float | None:
         """EMA over baseline as judged; `None` while either is unknown."""

@@ -84,7 +84,7 @@ class Policy:
         state.can_end_worker = can_end_worker
         state.is_open, state.is_done = True, False
         decisions = self._hand_over(t, shard, state, worker)
-        state.device = device
+        state.device = state.runs_on = device
         return decisions
 
     def close_shard(self, t: float, shard: str, *, is_done: bool = True) -> list[Decision]:
@@ -97,6 +97,11 @@ class Policy:
         state.is_open, state.is_done = False, is_done
         forget_closed(self.state)
         return decisions
+
+    def move_shard(self, shard: str, device: str) -> None:
+        """Say that an open shard goes on on another device, in the same process: judged there by its next batch."""
+        if shard in self.open_shards():
+            self.state.shards[shard].runs_on = device
 
     def start_worker(self, t: float, worker: str, device: str) -> list[Decision]:
         """Say that a worker has been started in place of an earlier one of that name, or as the first.
@@ -193,8 +198,8 @@ class Policy:
         return self._rule.is_full(batch, now)
 
     def open_shards(self) -> dict[str, str]:
-        """Shards between `open_shard` and `close_shard`, with their newest devices."""
-        return {name: shard.device for name, shard in self.state.shards.items() if shard.is_open}
+        """Shards between `open_shard` and `close_shard`, and where each is."""
+        return {name: shard.runs_on or shard.device for name, shard in self.state.shards.items() if shard.is_open}
 
     def pending(self, shard: str) -> ActionKind | None:
         """The remedy that waits for the shard's boundary, `None` for none."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from helix_crawl_otel.policy.model import REMEDIES, ActionKind
 from helix_crawl_otel.policy.samples import is_number
@@ -13,15 +15,24 @@ ACTION_MODES = {"ladder": REMEDIES, "cpu": (ActionKind.DEMOTE_CPU,), "off": ()}
 """Values of `action`, and the rungs that a shard climbs with each."""
 
 
-def _number(name: str, value: object, accepted: str) -> float:
-    if not isinstance(value, (int, float)) or not is_number(value):
-        raise ValueError(f"{name} is {value!r}; accepted: {accepted}")
-    return float(value)
+def _is_integer(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}; accepted: an integer >= {least}")
+def _is_fraction(value: Any) -> bool:
+    return is_number(value) and 0 < value <= 1
+
+
+_ACCEPTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "factor": ("a number > 1", lambda value: is_number(value) and value > 1),
+    "window": ("an integer >= 1", lambda value: _is_integer(value, 1)),
+    "action": (", ".join(ACTION_MODES), lambda value: value in tuple(ACTION_MODES)),
+    "vram_full": ("a number in (0, 1]", _is_fraction),
+    "ema_alpha": ("a number in (0, 1]", _is_fraction),
+    "warmup": ("an integer >= 0", lambda value: _is_integer(value, 0)),
+    "inflight": ("True or False", lambda value: isinstance(value, bool)),
+    "shared": ("True or False", lambda value: isinstance(value, bool)),
+}
 
 
 @dataclass(frozen=True)
@@ -51,16 +62,7 @@ class Settings:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        if not _number("factor", self.factor, "a number > 1") > 1:
-            raise ValueError(f"factor is {self.factor!r}; accepted: a number > 1")
-        _integer("window", self.window, 1)
-        if self.action not in ACTION_MODES:
-            raise ValueError(f"action is {self.action!r}; accepted: {', '.join(ACTION_MODES)}")
-        for name in ("vram_full", "ema_alpha"):
+        for name, (accepted, is_accepted) in _ACCEPTED.items():
             value = getattr(self, name)
-            if not 0 < _number(name, value, "a number in (0, 1]") <= 1:
-                raise ValueError(f"{name} is {value!r}; accepted: a number in (0, 1]")
-        _integer("warmup", self.warmup, 0)
-        for name in ("inflight", "shared"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; accepted: True or False")
+            if not is_accepted(value):
+                raise ValueError(f"{name} is {value!r}; accepted: {accepted}")

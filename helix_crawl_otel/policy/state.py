@@ -62,7 +62,8 @@ class ShardState:
     Args:
         unit: `work` or `genes`, what its first batch brought; empty before that.
         worker: The worker that encodes it; empty before the first batch.
-        device: The device of its newest batch.
+        device: The device of its newest batch, by which it is judged.
+        runs_on: Where its driver has it: opened there, or moved there since its newest batch.
         can_take: Rungs that its driver can take.
         can_end_worker: Somebody outside can end the worker, and will when an action is overdue.
         is_open: Between `open_shard` and `close_shard`.
@@ -75,6 +76,7 @@ class ShardState:
     unit: str = ""
     worker: str = ""
     device: str = ""
+    runs_on: str = ""
     can_take: list[ActionKind] = field(default_factory=lambda: list(REMEDIES))
     can_end_worker: bool = False
     is_open: bool = True

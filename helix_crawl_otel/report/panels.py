@@ -163,8 +163,8 @@ def thinned_readings(readings: list[Reading]) -> list[Reading]:
     kept: list[Reading] = []
     for stretch in _stretches(readings, MOST_POINTS // 2):
         known = [reading for reading in stretch if reading.fraction is not None] or stretch[:1]
-        ends = {min(known, key=lambda r: r.fraction or 0.0), max(known, key=lambda r: r.fraction or 0.0)}
-        kept += sorted(ends, key=lambda reading: reading.t)
+        ends = {id(least_or_most(known, key=lambda r: r.fraction or 0.0)) for least_or_most in (min, max)}
+        kept += [reading for reading in stretch if id(reading) in ends]
     return kept
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from helix_crawl_otel.shards.inspect import reading, stored_meta
@@ -63,9 +63,9 @@ def account(path: Path, progress: Callable[[int], None] = lambda genes: None) ->
         StoreError: It cannot be read; the message says why.
     """
     with reading(path) as (connection, table):
-        clearing, identity = (stored_meta(connection, table, key) for key in ("clearing", "encoder"))
+        own = stored_meta(connection, table)
         # While a `reencode` is clearing, what is there is no vector of the encoder that the shard names.
-        length = 0 if clearing else right_length(connection, table, identity)
+        length = 0 if own.get("clearing") else right_length(connection, table, own.get("encoder"))
         counts = dict.fromkeys(("vectors", "quarantined", "not_encodable", "missing", "wrong_length"), 0)
         digest = hashlib.sha256()
         sql = (
@@ -94,10 +94,8 @@ def combine(named: Sequence[tuple[str, Accounts]]) -> Accounts:
     for name, one in sorted(named, key=lambda item: (item[0], item[1].digest)):
         _add(digest, name.encode("utf-8", "surrogateescape"))
         _add(digest, one.digest.encode())
-    fields = ("shards", "genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined")
-    return Accounts(
-        **{field: sum(getattr(one, field) for _, one in named) for field in fields}, digest=digest.hexdigest()
-    )
+    counts = [field.name for field in fields(Accounts) if field.name != "digest"]
+    return Accounts(**{name: sum(getattr(one, name) for _, one in named) for name in counts}, digest=digest.hexdigest())
 
 
 def _add(digest: hashlib._Hash, field: bytes | None) -> None:

@@ -95,14 +95,6 @@ def _looked_at(connection: sqlite3.Connection, path: Path) -> tuple[sqlite3.Conn
         raise
 
 
-def stored_meta(connection: sqlite3.Connection, table: Table, key: str) -> Any:
-    """A value of our own in a shard that is open for reading, `None` when there is none."""
-    if not table.has_own:
-        return None
-    row = connection.execute("SELECT value FROM helix_crawl_meta WHERE key = ?", (key,)).fetchone()
-    return None if row is None else json.loads(row[0])
-
-
 def lease_epoch(path: Path) -> int:
     """The highest lease taken on a shard, 0 for a file without one, or without a file.
 
@@ -112,7 +104,7 @@ def lease_epoch(path: Path) -> int:
     if not path.exists():
         return 0
     with reading(path) as (connection, table):
-        found = stored_meta(connection, table, "epoch")
+        found = stored_meta(connection, table).get("epoch")
     return found if isinstance(found, int) else 0
 
 
@@ -123,7 +115,7 @@ def stored_identity(path: Path) -> dict[str, object] | None:
         StoreError: It cannot be read.
     """
     with reading(path) as (connection, table):
-        found = stored_meta(connection, table, "encoder")
+        found = stored_meta(connection, table).get("encoder")
     return found if isinstance(found, dict) else None
 
 
@@ -155,7 +147,7 @@ def salvage(path: Path) -> Salvage:
         StoreError: It cannot be read.
     """
     with reading(path) as (connection, table):
-        own = _all_meta(connection, table)
+        own = stored_meta(connection, table)
         identity = own.get("encoder")
         is_open = table.pending(right_length(connection, table, identity))
         lacks = connection.execute(f"SELECT 1 FROM genes WHERE {is_open} LIMIT 1").fetchone() is not None
@@ -185,7 +177,8 @@ def _quarantined(connection: sqlite3.Connection, table: Table) -> int:
     return int(connection.execute("SELECT count(*) FROM helix_crawl_quarantine").fetchone()[0])
 
 
-def _all_meta(connection: sqlite3.Connection, table: Table) -> dict[str, Any]:
+def stored_meta(connection: sqlite3.Connection, table: Table) -> dict[str, Any]:
+    """Our own values in a shard that is open for reading, see `ShardStore.meta`."""
     if not table.has_own:
         return {}
     return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM helix_crawl_meta")}
@@ -252,7 +245,7 @@ def gone_shards(root: Path, output: Path, files: Collection[str]) -> list[tuple[
             continue
         try:
             with reading(path) as (connection, table):
-                tree = stored_meta(connection, table, TREE_NOTE)
+                tree = stored_meta(connection, table).get(TREE_NOTE)
                 has_sources = (
                     table.has_own
                     and connection.execute("SELECT 1 FROM helix_crawl_sources LIMIT 1").fetchone() is not None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from helix_crawl_otel.shards.genes import Gene, SourceMark
 from helix_crawl_otel.shards.store import ShardStore
@@ -34,15 +33,6 @@ class SourceTable:
         """What is known of each source."""
         rows = self._store.read("SELECT source_id, size, mtime_ns, digest, genes FROM helix_crawl_sources")
         return {str(row[0]): SourceMark(*row[1:]) for row in rows}
-
-    def note(self, key: str) -> Any:
-        """A note of the ingest's, see `ShardStore.meta`."""
-        return self._store.meta(key)
-
-    def set_note(self, key: str, value: object) -> None:
-        """Keep a note."""
-        with self._store.writing():
-            self._store.set_meta(key, value)
 
     def touch(self, marks: Sequence[tuple[str, SourceMark]]) -> None:
         """Sources whose content is as it was, whatever their times say now."""

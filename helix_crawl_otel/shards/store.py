@@ -153,6 +153,11 @@ class ShardStore:
         text = json.dumps(value, sort_keys=True)
         self._connection.execute("INSERT OR REPLACE INTO helix_crawl_meta VALUES (?, ?)", (key, text))
 
+    def keep(self, key: str, value: object) -> None:
+        """Keep a value, in a transaction of its own."""
+        with self.writing():
+            self.set_meta(key, value)
+
     def read(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of a query that changes nothing."""
         with store_errors(self.path):
@@ -185,8 +190,7 @@ class ShardStore:
         if (reencode and present != identity) or (present == identity and self.meta("clearing")):
             self._clear(identity)
         elif present is None:
-            with self.writing():
-                self.set_meta("encoder", dict(identity))
+            self.keep("encoder", dict(identity))
         elif present != identity:
             raise EncoderRefused.of(self.path, present, shown_identity(identity))
 

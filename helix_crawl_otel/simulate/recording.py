@@ -56,17 +56,8 @@ def _events(scenario: Scenario, run: SimulatedRun) -> Iterator[tuple[tuple[float
     for mark in run.marks:
         if mark.intervenes or mark.what == "DETECT":
             outcome = "overdue" if mark.forced else "applied"
-            yield (
-                (mark.t, _ACTION),
-                {
-                    "event": "action",
-                    "t": mark.t,
-                    "shard": mark.shard,
-                    "kind": mark.what,
-                    "outcome": outcome,
-                    "evidence": {},
-                },
-            )
+            what = {"shard": mark.shard, "kind": mark.what, "outcome": outcome, "evidence": {}}
+            yield (mark.t, _ACTION), {"event": "action", "t": mark.t, **what}
     for t, used_gib in run.memory:
         yield (t, _MEMORY), _memory(t, used_gib, limit_bytes)
     for item in run.attempts:

@@ -37,7 +37,7 @@ class Stretch:
     """A shard, or a part of one: the next stretch of the same name goes on with it.
 
     Args:
-        shard: Name.
+        name: Of the shard.
         genes: Passages in it.
         batch_size: Passages a batch.
         tokens: Shortest and longest padded length of a batch; each length between is as likely.
@@ -52,7 +52,7 @@ class Stretch:
         ValueError: A value is out of range, naming the field.
     """
 
-    shard: str
+    name: str
     genes: int
     batch_size: int = 64
     tokens: tuple[int, int] = (256, 512)
@@ -64,9 +64,9 @@ class Stretch:
     read_seconds: float = 0.2
 
     def __post_init__(self) -> None:
-        _of_kind("shard", self.shard, str, "a name")
-        if not self.shard:
-            raise ValueError("shard is ''; accepted: a name")
+        _of_kind("name", self.name, str, "a name")
+        if not self.name:
+            raise ValueError("name is ''; accepted: a name")
         for name in ("genes", "batch_size", "pad"):
             _whole(name, getattr(self, name), 1)
         for bound in self.tokens:
@@ -139,7 +139,7 @@ class Scenario:
                 loads.append(
                     BatchLoad(
                         index=len(loads),
-                        shard=stretch.shard,
+                        shard=stretch.name,
                         genes=genes,
                         tokens=stretch.pad * (first + int(dice.random() * (last - first + 1))),
                         noise=1 + self.jitter * (2 * dice.random() - 1),

@@ -6,9 +6,9 @@ Source: DESIGN.md, section 3.3: "`simulate FILE.toml` runs a card and a shard li
 from __future__ import annotations
 
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from helix_crawl_otel.modelled_card import CardModel
 from helix_crawl_otel.simulate.scenario import Scenario, Stretch
@@ -66,6 +66,8 @@ name = "mails"
 genes = 5000
 """
 
+_Made = TypeVar("_Made")
+
 _TOP = ("text", "release_every", "jitter", "seed", "card", "shards")
 
 
@@ -118,28 +120,19 @@ def _scenario(name: str, content: dict[str, Any]) -> Scenario:
 
 def _stretch(at: int, content: dict[str, Any]) -> Stretch:
     where = f"shards[{at}]."
-    names = tuple("name" if item.name == "shard" else item.name for item in fields(Stretch))
-    _known(content, names, where)
-    for item in fields(Stretch):
-        key = "name" if item.name == "shard" else item.name
-        if item.default is MISSING and key not in content:
-            raise ValueError(
-                f"{where}{key} is missing; accepted: {'a name' if key == 'name' else 'a whole number from 1'}"
-            )
-    arguments = {"shard" if key == "name" else key: value for key, value in content.items()}
-    if "tokens" in arguments:
-        tokens = arguments["tokens"]
+    _known(content, tuple(item.name for item in fields(Stretch)), where)
+    for key, accepted in (("name", "a name"), ("genes", "a whole number from 1")):
+        if key not in content:
+            raise ValueError(f"{where}{key} is missing; accepted: {accepted}")
+    tokens = content.get("tokens")
+    if tokens is not None:
         if not isinstance(tokens, list) or len(tokens) != 2:
             raise ValueError(f"{where}tokens is {tokens!r}; accepted: two whole numbers, [shortest, longest]")
-        arguments["tokens"] = tuple(tokens)
-    try:
-        return Stretch(**arguments)
-    except ValueError as error:
-        message = str(error)
-        raise ValueError(where + ("name" + message[5:] if message.startswith("shard ") else message)) from error
+        content = {**content, "tokens": tuple(tokens)}
+    return _made(Stretch, content, where)
 
 
-def _made(kind: type[CardModel], content: dict[str, Any], where: str) -> CardModel:
+def _made(kind: type[_Made], content: dict[str, Any], where: str) -> _Made:
     try:
         return kind(**content)
     except ValueError as error:

@@ -3,7 +3,7 @@
 The policy, the ladder and the instruments live in the supervisor; the worker only says what happened. So series go on
 through every recycle, and a scrape never waits for a worker that is wedged.
 
-Source: DESIGN.md, sections 6 and 7.
+Source: DESIGN.md, sections 5, 6 and 7.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from helix_crawl_otel.otel.engine import Pipeline, RunningBatch
+from helix_crawl_otel.otel.engine import RunningBatch
 from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
-from helix_crawl_otel.supervise.outgoing import Sender
-from helix_crawl_otel.supervise.outgoing_actions import OutgoingActions
+from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.outgoing import OutgoingActions, Sender
+from helix_crawl_otel.supervise.run_state import RunContext
 
-__all__ = ["IncomingMessages", "LastWords", "Listener"]
+__all__ = ["IncomingMessages", "LastWords", "OpenShards"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -40,73 +41,90 @@ class LastWords:
     is_device: bool
 
 
-class Listener(Protocol):
-    """What the supervisor wants to hear of a worker. Called in the worker's reader thread."""
+class OpenShards:
+    """Shards that a worker left open for the next one of its slot.
 
-    def opened(self, shard: str, device: str, *, can_leave: bool) -> bool:
-        """A shard begins; returns whether the worker has to leave it to one on the CPU, which it may be unable to."""
+    Threads: any; `_lock` guards the names.
+    """
 
-    def closed(self, shard: str, state: str) -> None:
-        """A shard was left `done`, `paused` or `failed`."""
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: set[str] = set()
 
-    def measured(self, shard: str, genes: float, seconds: float, status: ShardStatus) -> None:
-        """A batch has been encoded."""
+    def add(self, shards: list[str]) -> None:
+        """A worker has gone and left these."""
+        with self._lock:
+            self._names.update(shards)
 
-    def passed(self, shard: str) -> None:
-        """The driver is at a boundary: what it has encoded is committed."""
+    def discard(self, shard: str) -> None:
+        """The next worker has taken it up, or it is over."""
+        with self._lock:
+            self._names.discard(shard)
 
-    def acknowledged(self, action: Action, outcome: Outcome) -> None:
-        """The worker has said how an action ended."""
+    def names(self) -> list[str]:
+        """All of them, sorted."""
+        with self._lock:
+            return sorted(self._names)
 
-    def read(self, device: str, reading: MemoryReading, source: str, up: bool) -> None:
-        """The worker has read its own view of a device's memory."""
-
-    def said(self, payload: Mapping[str, Any]) -> None:
-        """A message of the job's own."""
+    def take(self) -> list[str]:
+        """All of them, sorted; none is left."""
+        with self._lock:
+            names, self._names = sorted(self._names), set()
+            return names
 
 
 class IncomingMessages:
-    """One worker's messages.
+    """One worker's messages. Each has its own, so that the words of one are never taken for the next one's.
 
     Args:
-        pipeline: The run's.
+        run: What all slots share.
         worker: Name of the worker, the same for all that follow each other in a slot.
+        number: 1 for the first worker of the run, and so on.
         mail: To answer with. A send never waits.
         welcome: Content of the answer to `hello`.
-        listener: The supervisor.
-        clock: Seconds, the pipeline's.
+        left: Shards that earlier workers of the slot left open.
+        trusts_boundaries: For a driver of the user's own, a boundary after a batch is a commit; ours say so themselves.
 
-    Threads: `handle` runs in the worker's reader thread; `push` also in the ticker's, `drop` in the supervisor's. What
-    they share is guarded by `_lock`, which is not held while the pipeline is used; `_handling` is held while a message
-    is taken, so that after `drop` none is.
+    Threads: `handle` runs in the worker's reader thread; `push` also in the ticker's, `drop` and `progressed` in the
+    supervisor's, which reads the attributes too. What they share is guarded by `_lock`, which is not held while the
+    pipeline is used; `_handling` is held while a message is taken, so that after `drop` none is.
     """
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        run: RunContext,
         worker: str,
+        number: int,
         mail: Sender,
         welcome: Mapping[str, object],
-        listener: Listener,
-        clock: Callable[[], float],
+        left: OpenShards,
+        *,
+        trusts_boundaries: bool,
     ) -> None:
+        self.number = number
         self.hello: Mapping[str, Any] | None = None  # guarded by _lock
         self.shards: dict[str, str] = {}  # open ones, with their devices; guarded by _lock
         self.leaving: Action | None = None  # what the worker has said that it exits for; set by the reader thread
         self.last_words: LastWords | None = None  # set by the reader thread
-        self.heard_at = clock()  # when its driver last said anything; set by the reader thread
-        self._pipeline = pipeline
+        self.refused: str | None = None  # a shard that it has to leave to one on the CPU; set by the reader thread
+        self.has_paused = False  # it left a shard before its end; set by the reader thread
+        self.heard_at = run.clock()  # when its driver last said anything; set by the reader thread
+        self._run = run
+        self._pipeline = run.pipeline
         self._worker = worker
         self._mail = mail
         self._welcome = welcome
-        self._listener = listener
-        self._clock = clock
+        self._left = left
+        self._trusts_boundaries = trusts_boundaries
         self._handling = threading.Lock()
         self._lock = threading.Lock()
-        self._outgoing = OutgoingActions(pipeline.actions, mail)
+        self._outgoing = OutgoingActions(run.pipeline.actions, mail)
         self._running: dict[str, RunningBatch] = {}  # guarded by _lock
         self._is_pausing = False  # guarded by _lock
         self._is_dropped = False  # guarded by _handling
+        self._uncommitted: set[str] = set()  # shards with a batch since their last boundary; the reader's
+        self._shown: dict[str, tuple[str, int]] = {}  # a driver's own shards: device and genes so far; the reader's
+        self._has_progressed = threading.Event()
 
     # -- from the worker ----------------------------------------------------------------------------------------------
 
@@ -123,7 +141,7 @@ class IncomingMessages:
     def _take(self, message: Mapping[str, Any]) -> None:
         kind = message["type"]
         if kind != "memory":  # that is told by a thread that lives on while the driver hangs
-            self.heard_at = self._clock()
+            self.heard_at = self._run.clock()
         handler = getattr(self, f"_on_{kind}", None)
         if handler is None:
             logger.debug("[crawl-watchdog] worker %s sent an unknown message %r; ignored", self._worker, kind)
@@ -139,8 +157,14 @@ class IncomingMessages:
 
     def _on_open_shard(self, message: Mapping[str, Any]) -> None:
         shard, device = str(message["shard"]), str(message["device"])
-        leave = self._listener.opened(shard, device, can_leave=bool(message.get("can_leave", True)))
-        if not leave:
+        leave = bool(message.get("can_leave", True)) and shard in self._run.demoted and device != "cpu"
+        if leave:
+            self.refused = shard
+        else:
+            self._left.discard(shard)
+            if self._trusts_boundaries:  # our own workers tell their job, which knows more of it
+                self._shown[shard] = device, 0
+                self._run.emit(events.ShardStarted(self._run.clock(), shard, self._worker, device, None))
             with self._lock:
                 self.shards[shard] = device
             kinds = [ActionKind(kind) for kind in message["can_take"]]
@@ -154,7 +178,14 @@ class IncomingMessages:
                 return  # it goes on in the next worker: its series must not end in between
             del self.shards[shard]
         self._pipeline.close_shard(shard, state)
-        self._listener.closed(shard, state)
+        self._uncommitted.discard(shard)
+        if state == "done":
+            self._run.demoted.discard(shard)
+        elif state == "paused":
+            self.has_paused = True
+        if shard in self._shown:
+            _, genes = self._shown.pop(shard)
+            self._run.emit(events.ShardEnded(self._run.clock(), shard, state, genes, ""))
 
     def _on_move_shard(self, message: Mapping[str, Any]) -> None:
         shard, device = str(message["shard"]), str(message["device"])
@@ -202,11 +233,15 @@ class IncomingMessages:
     def _on_memory(self, message: Mapping[str, Any]) -> None:
         shared = message.get("shared_bytes"), message.get("other_shared_bytes")
         reading = MemoryReading(message["used_bytes"], message["limit_bytes"], *shared)
-        self._listener.read(str(message["device"]), reading, str(message["source"]), bool(message["up"]))
+        device, source, up = str(message["device"]), str(message["source"]), bool(message["up"])
+        self._run.memory.report(self._worker, device, reading, source, up)
 
     def _on_boundary(self, message: Mapping[str, Any]) -> None:
+        """What the driver has encoded is committed. One before the first batch of a worker has committed nothing."""
         shard = str(message["shard"])
-        self._listener.passed(shard)
+        if self._trusts_boundaries and shard in self._uncommitted:
+            self._has_progressed.set()
+        self._uncommitted.discard(shard)
         self.push()
         self._reply(message)
 
@@ -217,7 +252,8 @@ class IncomingMessages:
         outcome = Outcome(message["outcome"])
         if outcome is Outcome.APPLIED and self._makes_leave(action):
             self.leaving = action
-        self._listener.acknowledged(action, outcome)
+        if action.kind is ActionKind.DEMOTE_CPU and outcome is Outcome.APPLIED:
+            self._run.demoted.add(action.shard)
         self._pipeline.actions.acknowledge(action, outcome)
         if outcome is not Outcome.VETOED and message.get("detail"):
             logger.warning("%s", action_line(outcome.value.replace("_", " "), action, str(message["detail"])))
@@ -233,7 +269,8 @@ class IncomingMessages:
         self.last_words = LastWords(str(message["reason"])[:500], bool(message["is_device"]))
 
     def _on_job(self, message: Mapping[str, Any]) -> None:
-        self._listener.said(message)
+        if self._run.job.said(self._worker, self, message):
+            self._has_progressed.set()
 
     # -- to the worker ------------------------------------------------------------------------------------------------
 
@@ -243,9 +280,15 @@ class IncomingMessages:
             shards = list(self.shards)
         self._outgoing.push(shards)
 
-    def send_job(self, payload: Mapping[str, object]) -> None:
-        """Tell the job's worker something."""
+    def tell(self, payload: Mapping[str, object]) -> None:
+        """See `JobWorker`."""
         self._mail.send({**payload, "type": "job"})
+
+    def progressed(self) -> bool:
+        """Whether a gene has been committed since this was last asked."""
+        has_progressed = self._has_progressed.is_set()
+        self._has_progressed.clear()
+        return has_progressed
 
     def has_shard(self, shard: str) -> bool:
         """Whether the worker has this shard open."""
@@ -279,7 +322,7 @@ class IncomingMessages:
         with self._lock:
             running, self._running = list(self._running.values()), {}
             shards, self.shards = list(self.shards), {}
-        now = self._clock()
+        now = self._run.clock()
         for batch in running:
             self._pipeline.lose_batch(batch)
         return shards, max((now - started for _, started in running), default=0.0)
@@ -298,8 +341,22 @@ class IncomingMessages:
             return self._running.pop(str(message["batch"]), None)
 
     def _measured(self, shard: str, genes: float, seconds: float) -> None:
-        self._listener.measured(shard, genes, seconds, self._pipeline.status(shard))
+        status = self._pipeline.status(shard)
+        self._uncommitted.add(shard)
+        self._run.measured(genes, _lost_seconds(genes, seconds, status))
+        if shard in self._shown:
+            device, before = self._shown[shard]
+            self._shown[shard] = device, before + int(genes)
+            numbers = status.ema, status.baseline, status.memory_fraction, status.rung, status.episode_open
+            self._run.emit(events.Committed(self._run.clock(), shard, self._worker, device, int(genes), None, *numbers))
         self.push()
 
     def _reply(self, message: Mapping[str, Any], **content: object) -> None:
         self._mail.send({"type": "reply", "request": message["request"], **content})
+
+
+def _lost_seconds(genes: float, seconds: float, status: ShardStatus) -> float:
+    """What a batch took beyond its share, while its shard crawled; 0 when it did not, or no baseline is known."""
+    if not status.baseline or not (status.episode_open or status.verdict is Verdict.CRAWLING):
+        return 0.0
+    return max(0.0, seconds - genes / status.baseline)

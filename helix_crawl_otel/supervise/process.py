@@ -19,12 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from helix_crawl_otel.import_path import VARIABLE, folders_for_worker, variable_for_worker
 from helix_crawl_otel.link import launch
 from helix_crawl_otel.probes.processes import descendants
-from helix_crawl_otel.supervise.break_event import send_break
-from helix_crawl_otel.supervise.windows import JobObject
+from helix_crawl_otel.supervise.windows import JobObject, send_break
 
-__all__ = ["ProcessHandle", "Spawn", "WorkerProcess", "exit_text", "python_command", "spawn"]
+__all__ = ["ProcessHandle", "Spawn", "WorkerProcess", "python_command", "spawn", "worker_command"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -263,25 +263,21 @@ def python_command() -> tuple[list[str], dict[str, str]]:
     return [sys.executable], {}
 
 
-def exit_text(code: int) -> str:
-    """How a process ended, in words."""
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        more = " (by somebody, or by the kernel for lack of memory)" if name == "SIGKILL" else ""
-        return f"it was killed by {name}{more}"
-    known = _WINDOWS_CODES.get(code & 0xFFFFFFFF)
-    return f"it ended with {known}" if known else f"it ended with exit code {code}"
+def worker_command(module: str, environ: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """How to start a module of this package as a worker: the command, and its whole environment.
 
+    It imports from where we do, without the current folder. Nothing of this is for a driver of the user's own, which
+    gets what it would have got without us.
 
-_WINDOWS_CODES = {
-    0xC0000005: "an access violation (0xC0000005)",
-    0xC000001D: "an illegal instruction (0xC000001D)",
-    0xC0000017: "lack of memory (0xC0000017)",
-    0xC00000FD: "a stack overflow (0xC00000FD)",
-    0xC000013A: "Ctrl-C (0xC000013A)",
-    0xC0000374: "heap corruption (0xC0000374)",
-    0xC0000409: "a fatal application error (0xC0000409)",
-}
+    Args:
+        module: With a `main` that takes no arguments; it finds our process id in `sys.argv`.
+        environ: Ours.
+    """
+    python, added = python_command()
+    flags = ["-I"] if sys.flags.isolated else [*["-E"] * sys.flags.ignore_environment, *["-s"] * sys.flags.no_user_site]
+    variable = environ.get(VARIABLE, "")
+    start = Path(launch.__file__).with_name("start.py").absolute()
+    command = [*python, *flags, str(start), module, str(os.getpid()), *folders_for_worker(variable)]
+    # From Python 3.11 on, what the worker's libraries start is kept out of there too (`multiprocessing`, with -c).
+    changed = {**environ, **added, VARIABLE: variable_for_worker(variable), "PYTHONSAFEPATH": "1"}
+    return command, {name: value for name, value in changed.items() if name != VARIABLE or value}

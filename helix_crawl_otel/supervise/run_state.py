@@ -12,9 +12,8 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.probes.monitor import MemoryMonitor
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import Job, WorkerStart
-from helix_crawl_otel.supervise.memory_gate import GateState
 from helix_crawl_otel.supervise.process import Spawn, spawn
-from helix_crawl_otel.supervise.rules import Ending
+from helix_crawl_otel.supervise.rules import Ending, GateState
 
 __all__ = ["RunContext", "Totals"]
 

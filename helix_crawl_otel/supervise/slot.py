@@ -13,18 +13,13 @@ import threading
 from enum import Enum
 
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
-from helix_crawl_otel.supervise.crash_budget import CrashBudget
+from helix_crawl_otel.supervise.incoming import OpenShards
 from helix_crawl_otel.supervise.job import WorkerStart
-from helix_crawl_otel.supervise.memory_gate import MemoryGate
-from helix_crawl_otel.supervise.placement import owed_demotion, place
-from helix_crawl_otel.supervise.restart import Restart
-from helix_crawl_otel.supervise.rules import End, Ending, judge_end, why_ended
+from helix_crawl_otel.supervise.rules import CrashBudget, End, Ending, GateState, MemoryGate, judge_end, why_ended
 from helix_crawl_otel.supervise.run_state import RunContext
-from helix_crawl_otel.supervise.worker import Worker
-from helix_crawl_otel.supervise.worker_launch import launch_worker
-from helix_crawl_otel.supervise.worker_listener import OpenShards
+from helix_crawl_otel.supervise.worker import Worker, launch_worker
 
-__all__ = ["Phase", "Slot"]
+__all__ = ["Phase", "Restart", "Slot"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -37,10 +32,13 @@ HELLO_SECONDS = 120.0
 SILENT_SECONDS = 1800.0
 """One whose loop has said nothing for so long while no batch is in flight hangs in a file or in a model. Likewise."""
 
+LEAVE_SECONDS = 30.0
+"""One that has been told to leave, with nothing left to do, has long written everything by then. Likewise."""
+
 DRAIN_SECONDS = 5.0
 
 LINGERS = "lingers"
-"""Why a worker is ended that has said why it ends, and does not: its driver's libraries keep it."""
+"""Why a worker is ended that has said why it ends, or was told to leave, and does not: its libraries keep it."""
 
 
 class Phase(str, Enum):
@@ -51,6 +49,42 @@ class Phase(str, Enum):
     ENDING = "ending"
     WAITING = "waiting"
     OVER = "over"
+
+
+class Restart:
+    """When the next worker may start: after the backoff, and once the card's memory has come back. Pure.
+
+    Args:
+        start: What is to be started.
+        now: Seconds.
+        after_seconds: Backoff, 0 for none.
+        gate: Of the card's memory, `None` where there is nothing to wait for.
+    """
+
+    def __init__(
+        self, start: WorkerStart, now: float, after_seconds: float = 0.0, gate: MemoryGate | None = None
+    ) -> None:
+        self.start = start
+        self.gate_seconds = 0.0
+        """How long the gate took, once it is open."""
+        self._since = now
+        self._not_before = now + after_seconds
+        self._gate = gate
+        self._state: GateState | None = None
+
+    def feed(self, now: float, used_bytes: int | None) -> GateState | None:
+        """Take a reading, `None` for unknown. Returns the gate's state when it has changed, else `None`."""
+        if self._gate is None:
+            return None
+        state = self._gate.feed(now, used_bytes)
+        if state.is_open:
+            self._gate, self.gate_seconds = None, now - self._since
+        news, self._state = state if state is not self._state else None, state
+        return news
+
+    def is_due(self, now: float) -> bool:
+        """Whether the worker may start."""
+        return self._gate is None and now >= self._not_before
 
 
 class Slot:
@@ -147,7 +181,7 @@ class Slot:
     def _look_at_worker(self) -> None:
         worker = self.worker
         assert worker is not None
-        if worker.listener.progressed():
+        if worker.incoming.progressed():
             self._budget.progressed()
         code = worker.process.poll()
         if code is not None:
@@ -159,9 +193,11 @@ class Slot:
             if self._run.clock() - worker.incoming.heard_at > self._run.scaled(GRACE_SECONDS):
                 self.end_worker(LINGERS)
         elif worker.is_ours and not worker.incoming.has_batch():
-            seconds = SILENT_SECONDS if worker.incoming.hello is not None else HELLO_SECONDS
+            has_left = self._run.job.has_finished(self.name, None)
+            seconds = LEAVE_SECONDS if has_left else SILENT_SECONDS
+            seconds = seconds if worker.incoming.hello is not None else HELLO_SECONDS
             if self._run.clock() - worker.incoming.heard_at > self._run.scaled(seconds):
-                self.end_worker("silent")
+                self.end_worker(LINGERS if has_left else "silent")
 
     def _end(self, worker: Worker) -> None:
         gone = worker.process.end(GRACE_SECONDS)
@@ -182,7 +218,7 @@ class Slot:
         worker.finish_reading(DRAIN_SECONDS)
         self._drop(worker)
         leaving = worker.incoming.leaving
-        refused = worker.listener.refused or self._demotes
+        refused = worker.incoming.refused or self._demotes
         ending = judge_end(
             End(
                 code,
@@ -194,19 +230,19 @@ class Slot:
                 finished=self._run.job.has_finished(self.name, code if self._ended_for is None else None),
             )
         )
-        if ending is Ending.DONE and self._run.pausing and (worker.listener.has_paused or self._left.names()):
+        if ending is Ending.DONE and self._run.pausing and (worker.incoming.has_paused or self._left.names()):
             ending = Ending.PAUSED  # its driver has made a success of the pause
         words = worker.incoming.last_words if ending is Ending.CRASH and self._ended_for in (None, LINGERS) else None
         why = words.reason if words else why_ended(self._ended_for, ending, code)
         shard = refused or (leaving.shard if leaving else None)
-        if worker.listener.progressed():
+        if worker.incoming.progressed():
             self._budget.progressed()
         self.worker, self._ended_for, self._demotes = None, None, None
         self._run.worker_ended(self.name, start.device, worker.process.pid, code, why)
         self._go_on(ending, start, shard, why, is_device=words is not None and words.is_device)
 
     def _go_on(self, ending: Ending, start: WorkerStart, shard: str | None, why: str, *, is_device: bool) -> None:
-        owed = owed_demotion(self._run, self._left)
+        owed = self._owed_demotion()
         if ending is Ending.RECYCLE:
             self._wait(self._placed("recycle", owed))
         elif ending is Ending.DEMOTE:
@@ -273,8 +309,28 @@ class Slot:
         else:
             self._wait(start, start.after_seconds)
 
+    def _owed_demotion(self) -> str | None:
+        """A shard whose demotion was asked for and had not come to its boundary when the worker ended.
+
+        The policy takes the change of worker for the demotion, and no rung is left: so it has to be one.
+        """
+        for shard in self._left.names():
+            if self._run.pipeline.pending_action(shard) is ActionKind.DEMOTE_CPU:
+                self._run.demoted.add(shard)
+                return shard
+        return None
+
     def _placed(self, reason: str, shard: str | None) -> WorkerStart:
-        return place(self._run, self.name, self.device, reason, shard)
+        """The next start: on the slot's own device, or on the CPU for a shard that was demoted.
+
+        Args:
+            reason: Of the start.
+            shard: What it goes on with, as far as the last worker told, `None` for unknown; the job may know better.
+        """
+        shard = self._run.job.next_shard(self.name) or shard
+        if shard not in self._run.demoted or self.device == "cpu":
+            return WorkerStart(reason, self.device)
+        return WorkerStart("demote" if reason == "resume" else reason, "cpu", demoted_shard=shard)
 
     def _wait(self, start: WorkerStart, after_seconds: float = 0.0) -> None:
         """Start when the backoff is over and the memory of the card that the last worker was on has come back."""

@@ -1,8 +1,9 @@
-"""Windows: a Job Object that holds a worker and all it starts, and takes them along when the supervisor ends.
+"""Windows: a Job Object that holds a worker and all it starts and takes them along with the supervisor; Ctrl-Break.
 
-By the documentation; it has run under Wine only.
+By the documentation; it has run under Wine only, where Ctrl-Break does not arrive.
 
-Source: Microsoft, "Job Objects", JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE; WINDOWS.md.
+Source: Microsoft, "Job Objects", JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE, and "GenerateConsoleCtrlEvent function"; CPython,
+`os_kill_impl`; WINDOWS.md.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import ctypes
 import sys
 import threading
 
-__all__ = ["JobObject"]
+__all__ = ["JobObject", "send_break"]
 
 KILL_ON_JOB_CLOSE = 0x2000
 EXTENDED_LIMIT_INFORMATION = 9
 KILLED_CODE = 1
+CTRL_BREAK_EVENT = 1
 
 
 class _BasicLimits(ctypes.Structure):
@@ -107,3 +109,16 @@ else:
 
         def close(self) -> None:
             """Nothing to close."""
+
+
+def send_break(pid: int) -> bool:
+    """Send Ctrl-Break, which is what is left of a terminal's Ctrl-C in a new group, to a process that leads one.
+
+    Not by `os.kill`: where there is no console (a scheduled task, a service) it goes on to end the process (3.11).
+
+    Returns:
+        Whether the system has taken it; it does not without a console that both share.
+    """
+    if sys.platform != "win32":
+        return False
+    return bool(ctypes.windll.kernel32.GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, pid))

@@ -1,18 +1,25 @@
-"""One worker as the supervisor holds it: the process, its channel, and the thread that reads what it says."""
+"""One worker as the supervisor holds it: the process, its channel, its log file, the thread that reads what it says.
+
+Source: DESIGN.md, section 7.
+"""
 
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed
-from helix_crawl_otel.supervise.incoming import IncomingMessages
+from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, open_pair
+from helix_crawl_otel.supervise.incoming import IncomingMessages, OpenShards
+from helix_crawl_otel.supervise.job import Launch, WorkerStart
 from helix_crawl_otel.supervise.outgoing import SendQueue
 from helix_crawl_otel.supervise.process import ProcessHandle
 from helix_crawl_otel.supervise.run_state import RunContext
-from helix_crawl_otel.supervise.worker_listener import WorkerListener
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "launch_worker"]
+
+PROTOCOL = 1
 
 
 class Worker:
@@ -23,7 +30,6 @@ class Worker:
         channel: The supervisor's end.
         send_queue: What writes to it.
         incoming: What takes its messages.
-        listener: What the relay tells of them.
         run: Woken when the channel has come to its end.
         is_ours: It is this package's own worker.
         started_at: Seconds, on the run's clock.
@@ -37,7 +43,6 @@ class Worker:
         channel: Channel,
         send_queue: SendQueue,
         incoming: IncomingMessages,
-        listener: WorkerListener,
         run: RunContext,
         *,
         is_ours: bool,
@@ -45,7 +50,6 @@ class Worker:
     ) -> None:
         self.process = process
         self.incoming = incoming
-        self.listener = listener
         self.is_ours = is_ours
         self.started_at = started_at
         self.broken: str | None = None
@@ -86,3 +90,58 @@ class Worker:
 
 def _nothing() -> None:
     """Only to look at the slots."""
+
+
+def launch_worker(run: RunContext, slot: str, start: WorkerStart, left: OpenShards) -> Worker:
+    """Start a worker.
+
+    Args:
+        run: What all slots share.
+        slot: Name of the worker's slot.
+        start: Why and where.
+        left: Shards that the slot's earlier workers left open.
+
+    Raises:
+        OSError: It cannot be started.
+
+    Threads: the main thread: on Linux a child dies with the thread that made it.
+    """
+    number = run.next_number()
+    launch = run.job.launch(slot, start, number)
+    channel, end = open_pair()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(closing(end))
+            path = _log_file(run.logs, slot) if launch.is_ours else None
+            output = stack.enter_context(path.open("ab")) if path is not None else None
+            process = run.spawn(
+                launch.argv,
+                env={**launch.environ, **end.environment()},
+                popen_arguments=end.popen_arguments(),
+                stdout=output,
+                stderr=output,
+                is_ours=launch.is_ours,
+            )
+    except BaseException:
+        channel.close()
+        raise
+    started_at = run.clock()
+    run.worker_started(slot, start, process.pid)
+    send_queue = SendQueue(channel, str(process.pid))
+    welcome = _welcome(run, start, launch)
+    incoming = IncomingMessages(run, slot, number, send_queue, welcome, left, trusts_boundaries=not launch.is_ours)
+    return Worker(process, channel, send_queue, incoming, run, is_ours=launch.is_ours, started_at=started_at)
+
+
+def _welcome(run: RunContext, start: WorkerStart, launch: Launch) -> dict[str, object]:
+    return {
+        "version": PROTOCOL,
+        "demoted_shard": start.demoted_shard,
+        "tick_seconds": run.tick_seconds,
+        "clock_rate": run.clock_rate,
+        "job": launch.welcome,
+    }
+
+
+def _log_file(folder: Path | None, slot: str) -> Path | None:
+    return None if folder is None else folder / f"worker-{slot.replace(':', '-').replace('#', '-')}.log"

@@ -18,8 +18,9 @@ from helix_crawl_otel.link.client import link_of_this_process
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.timing import awake_clock, checked_clock
-from helix_crawl_otel.watch.local import Runtime
-from helix_crawl_otel.watch.remote import LinkedRuntime
+from helix_crawl_otel.watch.backend import Backend
+from helix_crawl_otel.watch.local import LocalBackend
+from helix_crawl_otel.watch.remote import RemoteBackend
 from helix_crawl_otel.watch.shard import ShardWatch
 
 __all__ = ["CrawlWatch"]
@@ -79,10 +80,10 @@ class CrawlWatch:
         _accept(isinstance(encoder, str), "encoder", encoder, "a string")
         steady = checked_clock(awake_clock(clock))
         link = link_of_this_process()
-        self._runtime: Runtime | LinkedRuntime = (
-            LinkedRuntime(link, memory, steady)
+        self._backend: Backend = (
+            RemoteBackend(link, memory, steady)
             if link is not None
-            else Runtime(
+            else LocalBackend(
                 config or CrawlConfig.from_env(),
                 meter_provider=meter_provider,
                 memory=memory,
@@ -104,12 +105,12 @@ class CrawlWatch:
 
     def close(self) -> None:
         """End the threads, keep the state, close the timeline. A second call does nothing."""
-        self._runtime.guarded("driver", self._runtime.close)
+        self._backend.guarded("driver", self._backend.close)
 
     @property
     def actions(self) -> ActionQueue:
         """The queue, for a driver that wants no help: it polls this and leaves `boundary` alone."""
-        return self._runtime.pipeline.actions
+        return self._backend.pipeline.actions
 
     def shard(
         self,
@@ -138,9 +139,9 @@ class CrawlWatch:
         _accept(on_demote is None or callable(on_demote), "on_demote", on_demote, "a callable, or None")
         fits = exit_to_recycle is None or isinstance(exit_to_recycle, bool)
         _accept(fits, "exit_to_recycle", exit_to_recycle, "True, False or None")
-        place = self._runtime.device_of(str(parse_device(device)))
-        may_exit = self._runtime.may_exit if exit_to_recycle is None else exit_to_recycle
-        return ShardWatch(self._runtime, name, place, on_demote, may_exit)
+        place = self._backend.device_of(str(parse_device(device)))
+        may_exit = self._backend.may_exit if exit_to_recycle is None else exit_to_recycle
+        return ShardWatch(self._backend, name, place, on_demote, may_exit)
 
     def on_action(self, hook: Hook) -> Hook:
         """Have a callable asked about each `Action` before it is queued; usable as a decorator.
@@ -153,12 +154,12 @@ class CrawlWatch:
             ValueError: `hook` is not callable.
         """
         _accept(callable(hook), "hook", hook, "a callable that takes an Action")
-        self._runtime.pipeline.hooks.append(hook)
+        self._backend.pipeline.hooks.append(hook)
         return hook
 
     def tick(self) -> None:
         """Look at the clock and the memory now. For a watch with `tick_seconds=None`; harmless otherwise."""
-        self._runtime.guarded("policy", self._runtime.tick)
+        self._backend.guarded("policy", self._backend.tick)
 
 
 def _accept(fits: bool, name: str, given: object, accepted: str) -> None:

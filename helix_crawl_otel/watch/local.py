@@ -8,11 +8,9 @@ import platform
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import MeterProvider
 
@@ -31,17 +29,15 @@ from helix_crawl_otel.probes.shared import COUNTERS
 from helix_crawl_otel.statefile import StateFile
 from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import SleepMeter, Ticker
+from helix_crawl_otel.watch.backend import Backend, WatchedShard
 
-if TYPE_CHECKING:
-    from helix_crawl_otel.watch.shard import ShardWatch
-
-__all__ = ["Runtime"]
+__all__ = ["LocalBackend"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
 
-class Runtime:
-    """The machinery of one `CrawlWatch`. Its shards use it; authors of jobs do not.
+class LocalBackend(Backend):
+    """One pipeline in this process, with its threads; see `Backend`.
 
     Args:
         config: The knobs.
@@ -56,6 +52,8 @@ class Runtime:
 
     Threads: any. `_devices` guards the workers, the ticker and what is closed.
     """
+
+    pipeline: Pipeline
 
     def __init__(
         self,
@@ -78,7 +76,7 @@ class Runtime:
         self._tick_seconds = tick_seconds
         self._hub = instruments.instruments_of(meter_provider, __version__)
         self._state_file = StateFile(state) if state is not None else None
-        self._shards: weakref.WeakSet[ShardWatch] = weakref.WeakSet()  # those that the driver still holds
+        self._shards: weakref.WeakSet[WatchedShard] = weakref.WeakSet()  # those that the driver still holds
         self._timeline, unopened = self._open_timeline(timeline)
         loaded = self._state_file.load(encoder) if self._state_file else PolicyState(encoder=encoder)
         self._resumed = bool(loaded.shards or loaded.cards.cards)
@@ -86,7 +84,7 @@ class Runtime:
         if self._counters is not None:
             self.pipeline.hooks.append(self._tell_holders)
         if unopened is not None:
-            self._report("timeline", unopened)
+            self.report("timeline", unopened)
         if self._timeline is not None:
             ticks = {"tick_seconds": tick_seconds or TICK_SECONDS}
             self._timeline.run(config=asdict(config) | ticks, encoder=encoder, host=platform.node())
@@ -128,13 +126,6 @@ class Runtime:
             counters=self._counters,
         )
 
-    def guarded(self, place: str, step: Callable[[], None]) -> None:
-        """Do something for the driver. What goes wrong is logged and counted, and never reaches the job."""
-        try:
-            step()
-        except Exception as error:  # noqa: BLE001 - nothing in this package may break the job it watches
-            self._report(place, error)
-
     # -- what a supervisor would decide -------------------------------------------------------------------------------
 
     may_exit = False
@@ -157,12 +148,7 @@ class Runtime:
     # -- workers and devices ------------------------------------------------------------------------------------------
 
     def run_worker(self, device: str, reason: str | None = None) -> None:
-        """Make sure that this process counts as the worker of a device, and that its memory is read.
-
-        Args:
-            device: Its name.
-            reason: `None` for `first`, or `resume` where an earlier process left its state.
-        """
+        """See `Backend`. No reason is `first`, or `resume` where an earlier process left its state."""
         with self._devices:
             self._run_threads()
             known = device in self._workers
@@ -174,8 +160,8 @@ class Runtime:
             self._monitor.start_worker(device, device, os.getpid())
             self.pipeline.start_worker(device, device, reason or ("resume" if self._resumed else "first"), os.getpid())
 
-    def add_shard(self, shard: ShardWatch) -> None:
-        """Know a shard for as long as the driver holds it."""
+    def add_shard(self, shard: WatchedShard) -> None:
+        """See `Backend`."""
         self._shards.add(shard)
 
     def leave_device(self, device: str) -> None:
@@ -188,7 +174,7 @@ class Runtime:
         self.pipeline.stop_worker(device)
 
     def close(self) -> None:
-        """End the threads, keep the state, close the files."""
+        """See `Backend`."""
         with self._devices:
             self._closed = True
             ticker, self._ticker = self._ticker, None
@@ -223,11 +209,7 @@ class Runtime:
         self._monitor.tell_holders(action)
 
     def _on_error(self, place: str) -> Callable[[Exception], None]:
-        return lambda error: self._report(place, error)
-
-    def _report(self, place: str, error: Exception) -> None:
-        with suppress(Exception):  # counting an error failed as well; the job goes on all the same
-            self.pipeline.error(place, error)
+        return partial(self.report, place)
 
     def after_fork(self) -> None:
         """In a forked child: locks of its own, threads when it needs them, none of the parent's files."""
@@ -241,14 +223,14 @@ class Runtime:
             shard.after_fork()
 
 
-_live: weakref.WeakSet[Runtime] = weakref.WeakSet()
+_live: weakref.WeakSet[LocalBackend] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
     instruments.after_fork()
-    for runtime in list(_live):
+    for backend in list(_live):
         try:
-            runtime.after_fork()
+            backend.after_fork()
         except Exception as error:  # noqa: BLE001 - one watch that cannot start anew must not take the others down
             logger.warning("[crawl-watchdog] a watch cannot go on in the forked child: %r", error)
 

@@ -1,7 +1,5 @@
 """What runs behind a watch whose process a supervisor has started: it tells what happens, and decides nothing.
 
-The same calls as `Runtime` and its pipeline, as messages on the link.
-
 Source: DESIGN.md, sections 3.4, 6 and 7.
 """
 
@@ -12,7 +10,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.exit_codes import DEMOTED
@@ -24,11 +23,9 @@ from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.probes.torch_cuda import TorchProbe
 from helix_crawl_otel.timing import SleepMeter, Ticker, scaled_clock
+from helix_crawl_otel.watch.backend import Backend, ShardPipeline, WatchedShard
 
-if TYPE_CHECKING:
-    from helix_crawl_otel.watch.shard import ShardWatch
-
-__all__ = ["LinkedPipeline", "LinkedRuntime"]
+__all__ = ["RemoteBackend", "RemotePipeline"]
 
 logger = logging.getLogger("helix_crawl_otel")
 
@@ -36,7 +33,7 @@ ANSWER_SECONDS = 10.0
 """The supervisor answers within a millisecond. When it does not, the job goes on without it."""
 
 
-class LinkedPipeline:
+class RemotePipeline(ShardPipeline):
     """The pipeline's calls, as messages.
 
     Args:
@@ -52,13 +49,6 @@ class LinkedPipeline:
         self._link = link
         self._clock = clock
         self._ids = itertools.count(1)
-
-    def start_worker(self, worker: str, device: str, reason: str, pid: int) -> None:
-        """The driver has rebuilt its encoder on another device, in this process."""
-        self._link.send({"type": "start_worker", "device": device, "reason": reason})
-
-    def stop_worker(self, worker: str) -> None:
-        """Nothing to tell: `start_worker` follows."""
 
     def open_shard(self, shard: str, worker: str, device: str, can_take: Iterable[ActionKind]) -> None:
         """Begin a shard.
@@ -145,8 +135,8 @@ class LinkedPipeline:
         self._link.send({"type": "error", "where": place, "text": f"{type(error).__name__}: {error}"})
 
 
-class LinkedRuntime:
-    """What `Runtime` is to an embedded watch.
+class RemoteBackend(Backend):
+    """The supervisor's, at the other end of the link; see `Backend`.
 
     Args:
         link: To the supervisor.
@@ -156,13 +146,14 @@ class LinkedRuntime:
     Threads: any.
     """
 
+    pipeline: RemotePipeline
     may_exit = True
     """Something restarts this process."""
 
     def __init__(self, link: Link, memory: Callable[[], MemoryReading] | None, clock: Callable[[], float]) -> None:
         self.clock = scaled_clock(clock, link.clock_rate)
         self.sleep = SleepMeter(self.clock)
-        self.pipeline = LinkedPipeline(link, self.clock)
+        self.pipeline = RemotePipeline(link, self.clock)
         self._link = link
         self._memory = memory
         self._probes: dict[str, Probe] = {}
@@ -171,13 +162,6 @@ class LinkedRuntime:
         self._starting = threading.Lock()
 
     # -- what a shard asks --------------------------------------------------------------------------------------------
-
-    def guarded(self, place: str, step: Callable[[], None]) -> None:
-        """See `Runtime`."""
-        try:
-            step()
-        except Exception as error:  # noqa: BLE001 - nothing in this package may break the job it watches
-            self.pipeline.error(place, error)
 
     def device_of(self, device: str) -> str:
         """A process that was started for a demoted shard encodes on the CPU, whatever its driver calls that."""
@@ -208,20 +192,20 @@ class LinkedRuntime:
         self._link.details[action.id] = what
 
     def run_worker(self, device: str, reason: str | None = None) -> None:
-        """Have the memory of a device read from now on."""
+        """See `Backend`."""
         with self._starting:
             self._devices[device] = None
             if self._ticker is None:
                 seconds = self._link.tick_seconds / self._link.clock_rate
-                self._ticker = Ticker("helix-crawl-memory", self.tick, seconds, self._on_error).start()
-        if reason is not None:
-            self.pipeline.start_worker(device, device, reason, 0)
+                self._ticker = Ticker("helix-crawl-memory", self.tick, seconds, partial(self.report, "probe")).start()
+        if reason is not None:  # the driver has rebuilt its encoder on another device, in this process
+            self._link.send({"type": "start_worker", "device": device, "reason": reason})
 
-    def add_shard(self, shard: ShardWatch) -> None:
+    def add_shard(self, shard: WatchedShard) -> None:
         """Nothing to keep: a forked child tells nothing."""
 
     def leave_device(self, device: str) -> None:
-        """The driver's encoder has moved away."""
+        """See `Backend`."""
         self._devices.pop(device, None)
 
     def tick(self) -> None:
@@ -249,9 +233,6 @@ class LinkedRuntime:
             elif device.startswith("cuda"):
                 self._probes[device] = TorchProbe(device)
         return self._probes.get(device)
-
-    def _on_error(self, error: Exception) -> None:
-        self.pipeline.error("probe", error)
 
 
 def _in_main_thread() -> bool:

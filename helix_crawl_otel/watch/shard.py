@@ -6,17 +6,13 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from helix_crawl_otel.actions import PauseRequested
+from helix_crawl_otel.otel.engine import RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.policy.samples import plain_number, sample_problem
+from helix_crawl_otel.watch.backend import Backend, ShardPipeline
 from helix_crawl_otel.watch.release import release_cache
-
-if TYPE_CHECKING:
-    from helix_crawl_otel.otel.engine import Pipeline, RunningBatch
-    from helix_crawl_otel.watch.local import Runtime
-    from helix_crawl_otel.watch.remote import LinkedPipeline, LinkedRuntime
 
 __all__ = ["BatchScope", "ShardWatch"]
 
@@ -32,7 +28,7 @@ class BatchScope:
         self._shard = shard
         self._genes = genes
         self._work = work
-        self._running: tuple[Pipeline | LinkedPipeline, RunningBatch] | None = None
+        self._running: tuple[ShardPipeline, RunningBatch] | None = None
 
     def __enter__(self) -> None:
         self._running = self._shard._begin(self._genes, self._work)
@@ -49,7 +45,7 @@ class ShardWatch:
     """One shard, watched. Made by `CrawlWatch.shard`.
 
     Args:
-        runtime: What runs behind the watch.
+        backend: What runs behind the watch.
         name: Of the shard.
         device: Where it is encoded; becomes `cpu` when `on_demote` has moved it there.
         on_demote: Rebuilds the driver's encoder on the CPU, in place; `None` when the driver cannot.
@@ -60,7 +56,7 @@ class ShardWatch:
 
     def __init__(
         self,
-        runtime: Runtime | LinkedRuntime,
+        backend: Backend,
         name: str,
         device: str,
         on_demote: Callable[[], object] | None,
@@ -68,17 +64,17 @@ class ShardWatch:
     ) -> None:
         self.name = name
         self.device = device
-        self._runtime = runtime
+        self._backend = backend
         self._on_demote = on_demote
         self._exit_to_recycle = exit_to_recycle
         self._opened_by: object = None  # the pipeline that knows this shard; a forked child has another
         self._opening = threading.Lock()
         self._stays_open = False
         self._gap = threading.local()  # per thread: when the stage between two encodes began
-        runtime.add_shard(self)
+        backend.add_shard(self)
 
     def __enter__(self) -> ShardWatch:
-        self._runtime.guarded("driver", self._open)
+        self._backend.guarded("driver", self._open)
         return self
 
     def __exit__(
@@ -87,7 +83,7 @@ class ShardWatch:
         state = "done" if kind is None else "paused" if not issubclass(kind, Exception) else "failed"
         if self._stays_open:
             state = "left"
-        self._runtime.guarded("driver", lambda: self._close(state))
+        self._backend.guarded("driver", lambda: self._close(state))
 
     def batch(self, genes: float, work: float | None = None) -> BatchScope:
         """A context manager around the encode of one batch.
@@ -111,7 +107,7 @@ class ShardWatch:
 
         Numbers that cannot be judged are counted (`helix_dense_samples_ignored`) and ignored.
         """
-        self._runtime.guarded("driver", lambda: self._record(genes, seconds, work))
+        self._backend.guarded("driver", lambda: self._record(genes, seconds, work))
 
     def boundary(self) -> list[Action]:
         """Apply what the ladder asks: call it between batches, when all earlier ones are committed.
@@ -123,10 +119,10 @@ class ShardWatch:
             PauseRequested: The process has to end so that another goes on (RECYCLE, DEMOTE_CPU), or for the operator's
                 pause under a supervisor. It is no `Exception`; let it pass.
         """
-        self._runtime.guarded("driver", lambda: self._end_gap("commit"))
-        self._runtime.guarded("driver", lambda: self._runtime.arrive(self.name))
+        self._backend.guarded("driver", lambda: self._end_gap("commit"))
+        self._backend.guarded("driver", lambda: self._backend.arrive(self.name))
         applied: list[Action] = []
-        for action in self._runtime.pipeline.actions.drain(self.name):
+        for action in self._backend.pipeline.actions.drain(self.name):
             outcome = self._apply(action)
             self._acknowledge(action, outcome)
             if outcome is not Outcome.APPLIED:
@@ -134,7 +130,7 @@ class ShardWatch:
             applied.append(action)
             if self._must_exit(action):
                 raise PauseRequested(action)
-        self._runtime.guarded("driver", self._begin_gap)
+        self._backend.guarded("driver", self._begin_gap)
         return applied
 
     def leave_open(self) -> None:
@@ -143,62 +139,57 @@ class ShardWatch:
 
     def status(self) -> ShardStatus:
         """What is known of the shard now: a frozen snapshot."""
-        found: list[ShardStatus] = []
-        self._runtime.guarded("driver", lambda: found.append(self._runtime.pipeline.status(self.name)))
-        return found[0] if found else _NOTHING_KNOWN
+        return self._backend.guarded("driver", lambda: self._backend.pipeline.status(self.name)) or _NOTHING_KNOWN
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, genes: float, work: float | None) -> tuple[Pipeline | LinkedPipeline, RunningBatch] | None:
-        found: list[tuple[Pipeline | LinkedPipeline, RunningBatch]] = []
-
-        def begin() -> None:
+    def _begin(self, genes: float, work: float | None) -> tuple[ShardPipeline, RunningBatch] | None:
+        def begin() -> tuple[ShardPipeline, RunningBatch]:
             self._open()
             self._end_gap("read")
             costs = plain_number(genes), plain_number(work)
-            pipeline = self._runtime.pipeline
-            found.append((pipeline, pipeline.start_batch(self.name, self.device, self.device, *costs)))
+            pipeline = self._backend.pipeline
+            return pipeline, pipeline.start_batch(self.name, self.device, self.device, *costs)
 
-        self._runtime.guarded("driver", begin)
-        return found[0] if found else None
+        return self._backend.guarded("driver", begin)
 
-    def _end(self, pipeline: Pipeline | LinkedPipeline, running: RunningBatch, *, failed: bool) -> None:
+    def _end(self, pipeline: ShardPipeline, running: RunningBatch, *, failed: bool) -> None:
         def end() -> None:
-            if pipeline is not self._runtime.pipeline:
+            if pipeline is not self._backend.pipeline:
                 return  # begun by the parent of this forked child
             if failed:
                 pipeline.abandon_batch(running)
                 return
             try:
-                seconds = self._runtime.clock() - running[1]
+                seconds = self._backend.clock() - running[1]
             except Exception:
                 pipeline.abandon_batch(running)  # or it would be in flight for ever
                 raise
             pipeline.finish_batch(running, seconds)
             self._begin_gap()
 
-        self._runtime.guarded("driver", end)
+        self._backend.guarded("driver", end)
 
     def _record(self, genes: float, seconds: float, work: float | None) -> None:
         self._open()
         genes, seconds, work = plain_number(genes), plain_number(seconds), plain_number(work)
         if sample_problem(genes, seconds, work) is None:
-            seconds = self._runtime.sleep.taken_off(seconds)
-        self._runtime.pipeline.record_batch(self.name, self.device, self.device, genes, seconds, work)
+            seconds = self._backend.sleep.taken_off(seconds)
+        self._backend.pipeline.record_batch(self.name, self.device, self.device, genes, seconds, work)
 
     def _begin_gap(self) -> None:
-        self._gap.since = self._runtime.clock()
+        self._gap.since = self._backend.clock()
 
     def _end_gap(self, stage: str) -> None:
         since = getattr(self._gap, "since", None)
         if since is not None:
             self._gap.since = None
-            self._runtime.pipeline.stage(self.device, stage, self._runtime.clock() - since)
+            self._backend.pipeline.stage(self.device, stage, self._backend.clock() - since)
 
     @property
     def is_open(self) -> bool:
         """Between its first word and the end of its `with` block."""
-        return self._opened_by is self._runtime.pipeline
+        return self._opened_by is self._backend.pipeline
 
     def after_fork(self) -> None:
         """In a forked child: a lock that another thread held is held by nobody now."""
@@ -208,19 +199,19 @@ class ShardWatch:
     # -- opening and closing ------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        pipeline = self._runtime.pipeline
+        pipeline = self._backend.pipeline
         if self._opened_by is pipeline:
             return
         with self._opening:
             if self._opened_by is pipeline:
                 return
-            self._runtime.admit(self.name)
-            self._runtime.run_worker(self.device)
+            self._backend.admit(self.name)
+            self._backend.run_worker(self.device)
             pipeline.open_shard(self.name, self.device, self.device, self._can_take())
             self._opened_by = pipeline
 
     def _close(self, state: str) -> None:
-        pipeline = self._runtime.pipeline
+        pipeline = self._backend.pipeline
         if self._opened_by is pipeline:
             self._opened_by = None
             pipeline.close_shard(self.name, state)
@@ -236,7 +227,7 @@ class ShardWatch:
     # -- actions ------------------------------------------------------------------------------------------------------
 
     def _acknowledge(self, action: Action, outcome: Outcome) -> None:
-        self._runtime.guarded("driver", lambda: self._runtime.pipeline.actions.acknowledge(action, outcome))
+        self._backend.guarded("driver", lambda: self._backend.pipeline.actions.acknowledge(action, outcome))
 
     def _must_exit(self, action: Action) -> bool:
         if action.kind is ActionKind.RECYCLE:
@@ -254,7 +245,7 @@ class ShardWatch:
                 what = self._demote()
         except Exception as error:  # noqa: BLE001 - torch's or the driver's own; the job must be able to go on
             place = "release" if action.kind is ActionKind.EMPTY_CACHE else "driver"
-            self._runtime.guarded(place, partial(self._failed, action, place, error))
+            self._backend.guarded(place, partial(self._failed, action, place, error))
             return Outcome.FAILED
         if what:
             self._tell("applied", action, what)
@@ -269,10 +260,10 @@ class ShardWatch:
 
     def _failed(self, action: Action, place: str, error: Exception) -> None:
         self._tell("failed", action, f"{type(error).__name__}: {error}; the job goes on as it is")
-        self._runtime.pipeline.error(place, error)
+        self._backend.pipeline.error(place, error)
 
     def _tell(self, happened: str, action: Action, what: str) -> None:
-        self._runtime.tell(happened, action, what)
+        self._backend.tell(happened, action, what)
 
     @staticmethod
     def _release() -> str:
@@ -283,10 +274,10 @@ class ShardWatch:
         assert self._on_demote is not None
         self._on_demote()
         left, self.device = self.device, "cpu"
-        self._runtime.guarded("driver", lambda: self._move_from(left))
+        self._backend.guarded("driver", lambda: self._move_from(left))
         return "the encoder was rebuilt on the CPU"
 
     def _move_from(self, left: str) -> None:
-        self._runtime.leave_device(left)
-        self._runtime.run_worker("cpu", reason="demote")
-        self._runtime.pipeline.move_shard(self.name, "cpu")
+        self._backend.leave_device(left)
+        self._backend.run_worker("cpu", reason="demote")
+        self._backend.pipeline.move_shard(self.name, "cpu")

@@ -69,7 +69,7 @@ def test_files_are_taken_in_quickly(benchmark: Benchmark, figures: Figures, tmp_
         with ShardStore.open(tmp_path / f"{len(seconds)}.db", epoch=1, create=True) as store:
             began = time.perf_counter()
             done = ingest(
-                store, plan, ChunkRule(), prune=False, progress=lambda so_far: None, should_stop=lambda: False
+                store, plan, ChunkRule(), prune=False, progress=lambda sources, genes: None, should_stop=lambda: False
             )
             seconds.append(time.perf_counter() - began)
             assert done.sources == files

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.build.bad_batches import MOST_UNPROVEN, BadBatches, CrashOutcome
-from helix_crawl_otel.build.pieces import pieces
+from helix_crawl_otel.build.encode import pieces
+from helix_crawl_otel.build.job import MOST_UNPROVEN, BadBatches, CrashOutcome
 from helix_crawl_otel.shards.genes import PendingGene
-from helix_crawl_otel.supervise.crash_budget import MOST_NARROWED
+from helix_crawl_otel.supervise.rules import MOST_NARROWED
 
 
 def test_one_crash_is_chance() -> None:

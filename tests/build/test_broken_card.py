@@ -202,6 +202,25 @@ def test_a_passing_lack_of_memory_on_the_cpu_condemns_nobody(rig: Rig) -> None:
     assert (done.code, rig.verify()["vectors"]) == (0, 40)
 
 
+def test_memory_that_comes_back_while_genes_are_tried_again(rig: Rig) -> None:
+    """What was encoded after that proves nothing of those that were tried before: they get their vectors as well."""
+    rig.write({f"a/{n:02}.txt": prose(n, 1) if n % 2 else f"A short one, {n}." for n in range(40)})
+    hog = rig.folder / "hog"
+    hog.touch()
+    gives_up = f"""
+tries = []
+def given_up(texts):
+    tries.append(texts)
+    if tries.count([{prose(27, 1)!r}]) > 2 and os.path.exists({str(hog)!r}):
+        os.unlink({str(hog)!r})
+"""
+    code = SHORT_OF_MEMORY.replace("            raise", "            given_up(texts)\n            raise")
+    site = rig.with_site(code.format(hog=str(hog), most=200) + gives_up)
+    done = rig.run(rig.build_command("--batch-size", "8", "--fault", "clock:rate=40"), SECONDS, **site)
+    assert not hog.exists()
+    assert (done.code, done.of("quarantined"), rig.verify()["vectors"]) == (0, [], 40)
+
+
 def test_bad_genes_at_the_head_of_a_shard_wait_for_one_that_is_good(rig: Rig) -> None:
     """Also where the control text is bad as well, as for a static model of another language."""
     rig.write({f"a/0-bad-{n}.txt": f"Gremlin {n}." for n in range(6)})

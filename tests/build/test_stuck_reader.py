@@ -198,7 +198,7 @@ def test_a_terminal_that_is_frozen(rig: Rig) -> None:
     """Ctrl-S: the build is done behind the bars; the summary is last when the terminal goes on."""
     import pty
 
-    rig.write_shards(60, 1, 4)
+    rig.write_shards(90, 1, 4)
     ours, theirs = pty.openpty()
     command = [*COMMAND, "build", str(rig.source), "--out", str(rig.out), *rig.options]
     environ = {**rig.environ, "TERM": "xterm-256color"}

@@ -11,7 +11,7 @@ import pytest
 
 from helix_crawl_otel.cli import main
 from helix_crawl_otel.import_path import folders_for_worker, leave_current_folder, variable_for_worker
-from helix_crawl_otel.supervise.worker_command import worker_command
+from helix_crawl_otel.supervise.process import worker_command
 
 STANDARD = os.path.dirname(os.__file__)  # noqa: PTH120 - as it stands on the path
 

@@ -35,7 +35,7 @@ def taken_in(
     """Ingest the shard `a` of a tree, as the next worker would."""
     with opened(path, _next_epoch(path), create=True) as store:
         plan = plan_named(root, None, "a")
-        return ingest(store, plan, rule, prune=prune, progress=lambda so_far: None, should_stop=stop)
+        return ingest(store, plan, rule, prune=prune, progress=lambda sources, genes: None, should_stop=stop)
 
 
 def encoded(path: Path) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from helix_crawl_otel.supervise.external_command import READ_BY_CMD, SPLITS_A_NAME
+from helix_crawl_otel.supervise.external import READ_BY_CMD, SPLITS_A_NAME
 from tests.docs.blocks import parser
 from tests.docs.powershell import Unreadable, commands, programs
 from tests.rules.tree import ROOT

@@ -183,7 +183,7 @@ def test_the_child_has_threads_of_its_own_and_a_state_of_its_own() -> None:
                     while shard.status().memory_fraction is None:
                         assert time.monotonic() < until
                         time.sleep(0.005)
-                assert len(watch._runtime.pipeline.hooks) == 1
+                assert len(watch._backend.pipeline.hooks) == 1
                 watch.close()
                 while len(threading.enumerate()) > 1:  # it does not wait for ever for a thread that is busy
                     time.sleep(0.005)
@@ -218,7 +218,7 @@ def test_a_fork_inside_a_batch() -> None:
                     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             if pid == 0:
                 assert state.read_bytes() == before
-                policy = rig.watch._runtime.pipeline._feed.ask(lambda policy: policy)
+                policy = rig.watch._backend.pipeline._feed.ask(lambda policy: policy)
                 os._exit(policy.state.workers["cuda:0"].batches)
             print(code, rig.total("helix_dense_genes"), state.read_bytes() == before)
         rig.watch.close()

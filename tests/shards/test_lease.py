@@ -25,7 +25,7 @@ WRITES: dict[str, Callable[[ShardStore], object]] = {
     "put": lambda store: SourceTable(store).put([("s", MARK, [Gene("new", "text", "s", "hash")])]),
     "touch": lambda store: SourceTable(store).touch([("s", MARK)]),
     "drop": lambda store: SourceTable(store).drop(["s"]),
-    "set_note": lambda store: SourceTable(store).set_note("fingerprint", "x"),
+    "keep": lambda store: store.keep("fingerprint", "x"),
 }
 TABLES = ("genes", "helix_crawl_meta", "helix_crawl_quarantine", "helix_crawl_sources", "helix_crawl_sessions")
 

@@ -38,7 +38,7 @@ def stretches(most_genes: int) -> st.SearchStrategy[tuple[Stretch, ...]]:
     """One to four stretches of up to three shards, with what can happen in them."""
     one = st.builds(
         Stretch,
-        shard=st.sampled_from(["a", "b", "c"]),
+        name=st.sampled_from(["a", "b", "c"]),
         genes=st.integers(1, most_genes),
         batch_size=st.sampled_from([16, 64]),
         tokens=st.tuples(st.integers(16, 256), st.integers(256, 1024)),
@@ -72,7 +72,7 @@ short_scenarios = st.builds(
     stretches=st.lists(
         st.builds(
             Stretch,
-            shard=st.sampled_from(["a", "b"]),
+            name=st.sampled_from(["a", "b"]),
             genes=st.integers(1, 64),
             tokens=st.just((128, 1024)),
             fragment_gib=st.floats(0, 4),

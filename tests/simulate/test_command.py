@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.commands.simulate import register
+from helix_crawl_otel.cli import main
 from helix_crawl_otel.simulate.compare import span
 from helix_crawl_otel.simulate.scenario import SCENARIOS
 from helix_crawl_otel.timeline import (
@@ -36,12 +35,7 @@ POLICIES = ["none", "release", "finished-batches", "ladder", "best"]
 
 def simulate(*words: str) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser()
-    register(parser.add_subparsers())
-    args = parser.parse_args(["simulate", *words])
-    code = args.func(args)
-    assert isinstance(code, int)
-    return code
+    return main(["simulate", *words])
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:

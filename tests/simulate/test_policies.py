@@ -203,7 +203,7 @@ def test_after_the_cpu_the_next_shard_starts_on_the_card_again() -> None:
     """DEMOTE_CPU is for one shard only."""
     scenario = by_name("incident-06-10")
     assert scenario is not None
-    two = replace(scenario, stretches=(*scenario.stretches, replace(scenario.stretches[0], shard="next", genes=640)))
+    two = replace(scenario, stretches=(*scenario.stretches, replace(scenario.stretches[0], name="next", genes=640)))
     run = play(two, ladder(Settings(action="cpu")))
     assert "DEMOTE_CPU" in acts(run)
     assert acts(run)[-1] == "RETURN"

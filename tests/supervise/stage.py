@@ -286,19 +286,6 @@ class Stage:
         return found
 
 
-class _Hears:
-    """The display's side of a build, which the tests do not look at."""
-
-    def said(self, slot: str, work: ShardWork | None, what: str, payload: Mapping[str, Any]) -> None:
-        """See `JobListener`."""
-
-    def failed(self, work: ShardWork) -> None:
-        """See `JobListener`."""
-
-    def moved(self, work: ShardWork, before: str, after: str, reason: str, *, lacks_memory: bool) -> None:
-        """See `JobListener`."""
-
-
 def build_job(folder: Path, shards: Sequence[str], demoted: set[str]) -> BuildJob:
     """The work of a build whose shards are not there yet."""
     works = [ShardWork(Assignment(name, str(folder / f"{name}.db"), 0)) for name in shards]
@@ -306,4 +293,6 @@ def build_job(folder: Path, shards: Sequence[str], demoted: set[str]) -> BuildJo
     def settings(device: str, number: int) -> WorkerSettings:
         return WorkerSettings("hashing", device, GENES, None, 0, (), number, device)
 
-    return BuildJob(works, settings, {}, demoted, _Hears())
+    # What it shows is looked at elsewhere: it has gauges of its own.
+    pipeline = Pipeline(Knobs(), Instruments(make_provider()[0].get_meter("build")), lambda: 0.0)
+    return BuildJob(works, settings, {}, demoted, pipeline, lambda event: None, lambda: 0.0, lambda device: "")

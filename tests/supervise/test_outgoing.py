@@ -9,8 +9,7 @@ from multiprocessing import Pipe
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.link.channel import Channel
 from helix_crawl_otel.policy.model import Action, ActionKind
-from helix_crawl_otel.supervise.outgoing import SendQueue
-from helix_crawl_otel.supervise.outgoing_actions import OutgoingActions
+from helix_crawl_otel.supervise.outgoing import OutgoingActions, SendQueue
 
 
 class _Sent:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.supervise.process import WorkerProcess, exit_text, spawn
+from helix_crawl_otel.supervise.process import WorkerProcess, spawn
 from tests.build.processes import FINDS_PROCESSES, is_running
 
 finds = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")
@@ -152,12 +152,3 @@ def test_a_key_does_not_end_a_worker(key: str) -> None:
     for program, expected in ((ours + press, b"alive"), (press, b"")):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120, check=False)
         assert done.stdout.strip() == expected, done.stderr
-
-
-def test_how_it_ended_in_words() -> None:
-    """Signals by name, Windows' codes by meaning, also as the negative numbers that some callers make of them."""
-    if sys.platform != "win32":
-        assert exit_text(-11) == "it was killed by SIGSEGV"
-        assert "lack of memory" in exit_text(-9)
-    assert exit_text(3) == "it ended with exit code 3"
-    assert "access violation" in exit_text(0xC0000005)

@@ -8,7 +8,9 @@ import pytest
 
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.slot import GRACE_SECONDS, HELLO_SECONDS, SILENT_SECONDS, Phase
+from helix_crawl_otel.supervise.job import WorkerStart
+from helix_crawl_otel.supervise.rules import GateState, MemoryGate
+from helix_crawl_otel.supervise.slot import GRACE_SECONDS, HELLO_SECONDS, LEAVE_SECONDS, SILENT_SECONDS, Phase, Restart
 from tests.supervise.stage import Stage, build_job
 from tests.watch.rig import TICK
 
@@ -435,3 +437,39 @@ def test_a_worker_that_lingers_after_its_last_words_is_ended_for_them(tmp_path: 
         stage.clock.now += 0.2
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
         assert stage.whys() == ["the device fails"]
+
+
+def test_a_worker_that_lingers_after_it_was_told_to_leave_is_ended_soon(tmp_path: Path) -> None:
+    """It has done all there is: it is no crash, and the run does not wait half an hour for it."""
+    job = build_job(tmp_path, ["a"], set())
+    with Stage(job, logs=tmp_path) as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.say("job", what="done", shard="a")
+        worker.sync()
+        stage.clock.now += LEAVE_SECONDS - 0.1
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        stage.clock.now += 0.2
+        stage.until(lambda: stage.slot.phase is Phase.OVER)
+        assert stage.whys() == ["it had nothing left to do, did not end, and was ended"]
+        assert (stage.of(events.Crash), job.shards[0].state) == ([], "done")
+
+
+def test_a_restart_waits_for_the_backoff_and_for_the_gate() -> None:
+    """Both have to be over, and how long the gate took is told."""
+    restart = Restart(WorkerStart("crash", "cuda:0"), 100.0, 4.0, MemoryGate(GIB, 100.0))
+    assert restart.feed(100.0, 9 * GIB) is GateState.WAITING
+    assert restart.feed(100.1, 8 * GIB) is None, "no news"
+    assert not restart.is_due(104.5)
+    assert restart.feed(102.0, GIB) is GateState.BACK
+    assert restart.gate_seconds == 2.0
+    assert not restart.is_due(103.9)
+    assert restart.is_due(104.0)
+
+
+def test_a_restart_without_a_gate_needs_no_reading() -> None:
+    """On the CPU, and where nothing can be read."""
+    restart = Restart(WorkerStart("first", "cpu"), 7.0)
+    assert restart.feed(7.0, None) is None
+    assert restart.is_due(7.0)

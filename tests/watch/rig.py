@@ -55,7 +55,7 @@ def wait_until(holds: Callable[[], object], seconds: float = 50.0) -> None:
 
 def pipeline_of(watch: CrawlWatch) -> Pipeline:
     """What judges behind a watch that no supervisor has started."""
-    pipeline = watch._runtime.pipeline
+    pipeline = watch._backend.pipeline
     assert isinstance(pipeline, Pipeline)
     return pipeline
 

@@ -359,7 +359,7 @@ def test_internal_errors_are_logged_once_in_full(caplog: pytest.LogCaptureFixtur
 
         watch = rig.watch
         for _ in range(3):
-            watch._runtime.guarded("policy", broken)  # type: ignore[arg-type]  # nobody looks at its result
+            watch._backend.guarded("policy", broken)
         assert rig.series("helix_dense_internal_errors")["where=policy",] == 3
     warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len([record for record in warned if "internal error in policy" in record.getMessage()]) == 1

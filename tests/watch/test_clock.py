@@ -260,7 +260,7 @@ def test_the_watch_takes_sleep_off_records_and_not_off_its_own_timing() -> None:
     """Its own clock does not count it in the first place."""
     with Rig() as rig, rig.watch.shard("a") as shard:
         slept = Clock(0.0)
-        rig.watch._runtime.sleep = SleepMeter(rig.clock, slept)
+        rig.watch._backend.sleep = SleepMeter(rig.clock, slept)
         for _ in range(3):
             rig.clock.now += 4.0
             shard.record(64, 4.0, 4000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from multiprocessing import Pipe
 from typing import Any
 
@@ -14,12 +14,16 @@ from helix_crawl_otel.link.channel import Channel, ChannelClosed
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
-from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Verdict
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.supervise.incoming import IncomingMessages
+from helix_crawl_otel.probes.monitor import MemoryMonitor
+from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.external import RunJob
+from helix_crawl_otel.supervise.incoming import IncomingMessages, OpenShards
 from helix_crawl_otel.supervise.outgoing import SendQueue
+from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.watch import remote
-from helix_crawl_otel.watch.remote import LinkedRuntime
+from helix_crawl_otel.watch.remote import RemoteBackend
 from helix_crawl_otel.watch.shard import ShardWatch
 from tests.watch.rig import CRAWL, FULL, GENES, HEALTHY, LOW, TICK, WORK, Clock, collected, make_provider, reading
 
@@ -36,9 +40,8 @@ class Supervisor:
     def __init__(self, demoted_shard: str | None = None) -> None:
         self.clock = Clock()
         self.fraction = LOW
-        self.leave_to_the_cpu: set[str] = set()
         self.left: list[int] = []
-        self.passed_boundaries = 0
+        self.events: list[events.Event] = []
         provider, self.reader = make_provider()
         self.pipeline = Pipeline(Settings(), Instruments(provider.get_meter("x")), self.clock, can_end_worker=True)
         self.pipeline.start_worker("job", "cuda:0", "first", 1)
@@ -53,11 +56,30 @@ class Supervisor:
             "clock_rate": 1.0,
             "job": None,
         }
-        self.relay = IncomingMessages(self.pipeline, "job", mailbox, welcome, self, self.clock)
+        self.memory = MemoryMonitor(
+            self.pipeline.read_memory,
+            self.clock,
+            tick_seconds=3600.0,
+            on_error=lambda error: self.pipeline.error("probe", error),
+        )
+        self.memory.watch("cuda:0", is_modelled=True)  # the worker alone reads it
+        self.run = RunContext(
+            RunJob(["driver"], {}),
+            self.pipeline,
+            self.memory,
+            self.clock,
+            tick_seconds=3600.0,
+            clock_rate=1.0,
+            emit=self.events.append,
+            logs=None,
+            is_modelled=True,
+            demoted=set(),
+        )
+        self.relay = IncomingMessages(self.run, "job", 1, mailbox, welcome, OpenShards(), trusts_boundaries=True)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         self.link = Link(Channel(theirs), self.left.append)
-        self.runtime = LinkedRuntime(self.link, lambda: reading(self.fraction), self.clock)
+        self.backend = RemoteBackend(self.link, lambda: reading(self.fraction), self.clock)
 
     def _serve(self) -> None:
         try:
@@ -68,44 +90,19 @@ class Supervisor:
 
     def close(self) -> None:
         """End everything."""
-        self.runtime.close()
+        self.backend.close()
         self.link.close()
         self.channel.close()
         self._thread.join(30)
+        self.memory.close()
         self.pipeline.close()
-
-    # -- as a `Listener` ----------------------------------------------------------------------------------------------
-
-    def opened(self, shard: str, device: str, *, can_leave: bool) -> bool:
-        """See `Listener`."""
-        return can_leave and shard in self.leave_to_the_cpu and device != "cpu"
-
-    def closed(self, shard: str, state: str) -> None:
-        """See `Listener`."""
-
-    def measured(self, shard: str, genes: float, seconds: float, status: ShardStatus) -> None:
-        """See `Listener`."""
-
-    def passed(self, shard: str) -> None:
-        """See `Listener`."""
-        self.passed_boundaries += 1
-
-    def acknowledged(self, action: Action, outcome: Outcome) -> None:
-        """See `Listener`."""
-
-    def read(self, device: str, reading: MemoryReading, source: str, up: bool) -> None:
-        """See `Listener`."""
-        self.pipeline.read_memory(device, reading, {source: up})
-
-    def said(self, payload: Mapping[str, Any]) -> None:
-        """See `Listener`."""
 
     # -- the driver ---------------------------------------------------------------------------------------------------
 
     def shard(self, name: str = "a", **more: Any) -> ShardWatch:
         """A shard of the driver's."""
-        device = self.runtime.device_of("cuda:0")
-        return ShardWatch(self.runtime, name, device, more.get("on_demote"), more.get("exit_to_recycle", True))
+        device = self.backend.device_of("cuda:0")
+        return ShardWatch(self.backend, name, device, more.get("on_demote"), more.get("exit_to_recycle", True))
 
     def sync(self) -> None:
         """Come back when all that the driver has said is taken in."""
@@ -113,13 +110,13 @@ class Supervisor:
 
     def batch(self, shard: ShardWatch, seconds: float = HEALTHY) -> None:
         """One batch, with the ticks that fall into it; no boundary. What was decided on it is there afterwards."""
-        self.runtime.tick()
+        self.backend.tick()
         with shard.batch(GENES, WORK):
             self.sync()
             until = self.clock.now + seconds
             while self.clock.now + TICK <= until:
                 self.clock.now += TICK
-                self.runtime.tick()
+                self.backend.tick()
                 self.sync()
                 self.pipeline.tick()
                 self.relay.push()
@@ -213,12 +210,12 @@ def test_a_driver_that_never_calls_the_boundary_polls_the_queue(supervisor: Supe
         supervisor.link.actions.acknowledge(actions[0], "failed")
         supervisor.link.actions.acknowledge(actions[0], "applied")
         assert supervisor.outcomes() == {"EMPTY_CACHE/failed": 1}
-        assert supervisor.passed_boundaries == 0
+        assert not supervisor.relay.progressed(), "no boundary was passed, so nothing is known to be committed"
 
 
 def test_a_hook_of_the_driver_vetoes(supervisor: Supervisor) -> None:
     """The recycle is counted as vetoed, the driver goes on, and the next trip asks for the next rung."""
-    supervisor.runtime.pipeline.hooks.append(lambda action: action.kind is not ActionKind.RECYCLE)
+    supervisor.backend.pipeline.hooks.append(lambda action: action.kind is not ActionKind.RECYCLE)
 
     def drive() -> None:
         with supervisor.shard() as shard:
@@ -289,7 +286,7 @@ def test_the_operators_pause_is_raised_at_the_boundary(supervisor: Supervisor) -
 
 def test_a_shard_that_belongs_on_the_cpu_is_not_begun_on_a_card(supervisor: Supervisor) -> None:
     """The process ends with 79 and is started there."""
-    supervisor.leave_to_the_cpu.add("a")
+    supervisor.run.demoted.add("a")
     with pytest.raises(PauseRequested) as paused, supervisor.shard():
         pass
     assert paused.value.code == 79
@@ -365,11 +362,11 @@ def test_stages_between_batches_are_measured(supervisor: Supervisor) -> None:
 def test_a_probe_that_fails_is_counted_and_the_job_goes_on() -> None:
     """Its reading is unknown, and an unknown one is not told."""
     supervisor = Supervisor()
-    supervisor.runtime = LinkedRuntime(supervisor.link, lambda: MemoryReading(None, None), supervisor.clock)
+    supervisor.backend = RemoteBackend(supervisor.link, lambda: MemoryReading(None, None), supervisor.clock)
     with supervisor.shard() as shard:
         supervisor.batch(shard)
         assert shard.status().memory_fraction is None
-        supervisor.runtime.pipeline.error("probe", LookupError("mine"))
+        supervisor.backend.pipeline.error("probe", LookupError("mine"))
     supervisor.sync()
     assert collected(supervisor.reader)["helix_dense_internal_errors"]["where=probe",] == 1
     assert "helix_dense_vram_used" not in collected(supervisor.reader)

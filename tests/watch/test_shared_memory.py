@@ -12,7 +12,7 @@ from helix_crawl_otel import timing
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
-from helix_crawl_otel.watch.local import Runtime
+from helix_crawl_otel.watch.local import LocalBackend
 from tests.probes.counters import MIB, FakeCounters, usage
 from tests.watch.rig import CRAWL, HEALTHY, Rig, make_provider, reading, wait_until
 
@@ -42,7 +42,7 @@ class Spilling(Rig):
         self.counters = FakeCounters()
         self.hold(HEALTHY_MIB)
         self.watch = CrawlWatch(config, meter_provider=provider, clock=self.clock, tick_seconds=None)
-        self.watch._runtime = Runtime(
+        self.watch._backend = LocalBackend(
             config,
             meter_provider=provider,
             memory=memory,
