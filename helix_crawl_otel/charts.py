@@ -24,14 +24,14 @@ __all__ = [
     "INK",
     "LIGHT",
     "ChartError",
+    "ChartNote",
+    "ChartRule",
     "Curve",
     "Layout",
     "Level",
-    "Note",
     "Page",
     "Panel",
     "Part",
-    "Rule",
     "check_matplotlib",
     "draw",
     "figure",
@@ -130,7 +130,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Rule:
+class ChartRule:
     """A line from top to bottom at a time, in seconds."""
 
     t: float
@@ -141,7 +141,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Note:
+class ChartNote:
     """Words at a time.
 
     Args:
@@ -195,8 +195,8 @@ class Panel:
     height: float = 1.0
     is_log: bool = False
     levels: Sequence[Level] = ()
-    rules: Sequence[Rule] = ()
-    notes: Sequence[Note] = ()
+    rules: Sequence[ChartRule] = ()
+    notes: Sequence[ChartNote] = ()
     ticks: Sequence[float] | None = None
     form: Callable[[float], str] = "{:g}".format
     empty: str = ""

@@ -5,7 +5,7 @@ the end.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
@@ -14,7 +14,7 @@ from opentelemetry.metrics import MeterProvider
 from helix_crawl_otel.console.notify import notify
 from helix_crawl_otel.console.options import CommonOptions
 from helix_crawl_otel.console.output import OutputThread
-from helix_crawl_otel.console.screen import choose_display
+from helix_crawl_otel.console.screen import Display, JsonDisplay, PlainDisplay
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.exit_codes import FAILED, INTERRUPTED
 from helix_crawl_otel.supervise import events
@@ -57,7 +57,7 @@ class Console:
                 url = metrics.endpoint.url
                 self._stack.callback(metrics.endpoint.close)
                 self._early.append(lambda t: events.MetricsAt(t, url))
-        self._display = choose_display(self._output, options.as_json, options.is_plain, options.environ)
+        self._display = _choose_display(self._output, options.as_json, options.is_plain, options.environ)
         self.progress = self._display.progress
         self._stack.enter_context(keep_awake(options.keep_awake, self._note))
         return self
@@ -98,6 +98,31 @@ class Console:
 
     def _note(self, text: str) -> None:
         self._early.append(lambda t: events.Note(t, "warning", text))
+
+
+def _choose_display(output: OutputThread | None, as_json: bool, is_plain: bool, environ: Mapping[str, str]) -> Display:
+    """The display for this process's standard output.
+
+    Args:
+        output: Draws there; `None` where it has been closed.
+        as_json: JSON lines were asked for.
+        is_plain: Plain lines were asked for.
+        environ: `TERM=dumb` is no terminal for bars.
+    """
+    if output is None:
+        return Display()
+    if as_json:
+        return JsonDisplay(output.write)
+    if is_plain or not output.is_terminal or environ.get("TERM") == "dumb":
+        return PlainDisplay(output.write)
+    from rich.console import Console as Terminal
+
+    from helix_crawl_otel.console.live import LiveDisplay
+
+    terminal = Terminal(highlight=False)
+    if terminal.legacy_windows:  # it would move the cursor by calls of the system
+        return PlainDisplay(output.write)
+    return LiveDisplay(terminal, output)
 
 
 @contextmanager

@@ -7,13 +7,12 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from helix_crawl_otel.console.output import OutputThread
 from helix_crawl_otel.console.progress import Progress
 from helix_crawl_otel.console.text import Summary, progress_lines, sentence_of
 from helix_crawl_otel.formats import duration
 from helix_crawl_otel.supervise import events
 
-__all__ = ["Display", "JsonDisplay", "PlainDisplay", "choose_display"]
+__all__ = ["Display", "JsonDisplay", "PlainDisplay"]
 
 PROGRESS_SECONDS = 30.0
 
@@ -107,28 +106,3 @@ class PlainDisplay(Display):
 
     def _put(self, seconds: float, text: str) -> None:
         self._write(f"[{duration(seconds):>11}] {text}\n")
-
-
-def choose_display(output: OutputThread | None, as_json: bool, is_plain: bool, environ: Mapping[str, str]) -> Display:
-    """The display for this process's standard output.
-
-    Args:
-        output: Draws there; `None` where it has been closed.
-        as_json: JSON lines were asked for.
-        is_plain: Plain lines were asked for.
-        environ: `TERM=dumb` is no terminal for bars.
-    """
-    if output is None:
-        return Display()
-    if as_json:
-        return JsonDisplay(output.write)
-    if is_plain or not output.is_terminal or environ.get("TERM") == "dumb":
-        return PlainDisplay(output.write)
-    from rich.console import Console
-
-    from helix_crawl_otel.console.live import LiveDisplay
-
-    console = Console(highlight=False)
-    if console.legacy_windows:  # it would move the cursor by calls of the system
-        return PlainDisplay(output.write)
-    return LiveDisplay(console, output)

@@ -6,6 +6,8 @@ Run by its path, so that nothing of the package is loaded: it costs a bare inter
 pipe that only the supervisor holds open. When that ends, by the supervisor's wish or by its death, the guard kills what
 is left of the command's group. What has left that group on purpose (a daemon) is not reached.
 
+Our own workers are started without it; they call its first two functions themselves.
+
 On Linux the command gets the parent-death signal as well: the kernel is quicker. It survives the exec, reaches the
 command alone, and fires when the THREAD that started it ends, so the supervisor starts children from its main thread.
 
@@ -20,7 +22,7 @@ import os
 import signal
 import sys
 
-__all__ = ["set_parent_death_signal"]
+__all__ = ["die_with_parent", "leave_break_to_supervisor", "set_parent_death_signal"]
 
 PR_SET_PDEATHSIG = 1
 MOST_DESCRIPTORS = 65_536
@@ -38,6 +40,22 @@ def set_parent_death_signal(supervisor_pid: int) -> bool:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     return os.getppid() == supervisor_pid
+
+
+def die_with_parent(supervisor_pid: int) -> None:
+    """Called first in our own workers: end with the supervisor, or now, if it is gone already."""
+    if sys.platform == "linux" and not set_parent_death_signal(supervisor_pid):
+        sys.exit(1)
+
+
+def leave_break_to_supervisor() -> None:
+    """Called first in our own workers: Ctrl-Break at the keyboard reaches every process of the console, new groups too.
+
+    The supervisor hears it as well, and tells the worker by a message to finish its batch.
+    """
+    if sys.platform == "win32":
+        for number in (signal.SIGINT, signal.SIGBREAK):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def leave_guard(pipe: int) -> None:

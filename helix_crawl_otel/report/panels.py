@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from helix_crawl_otel.charts import Curve, Layout, Level, Note, Panel, Rule
+from helix_crawl_otel.charts import ChartNote, ChartRule, Curve, Layout, Level, Panel
 from helix_crawl_otel.report.story import DETECT, HANG, Reading, ReportAction, ReportBatch, ShardReport
 
 __all__ = ["LABELS", "panels", "window"]
@@ -50,8 +50,8 @@ def panels(
         full: Fraction of the memory that counts as full.
         layout: The size it will be drawn for.
     """
-    rules = [Rule(start.t, "soft", dashes=(1, 3)) for start in tale.starts]
-    rules += [Rule(step.t, "ink", alpha=0.75) for step in steps.values()]
+    rules = [ChartRule(start.t, "soft", dashes=(1, 3)) for start in tale.starts]
+    rules += [ChartRule(step.t, "ink", alpha=0.75) for step in steps.values()]
     speed, memory = _speed(tale, factor), _memory(tale, full)
     notes = list(_numbers(steps, window(tale, steps), layout))
     return [replace(speed, rules=rules, notes=notes), replace(memory, rules=rules)]
@@ -111,7 +111,7 @@ def _memory(tale: ShardReport, full: float) -> Panel:
     )
 
 
-def _numbers(steps: Mapping[int, ReportAction], span: tuple[float, float], layout: Layout) -> Iterator[Note]:
+def _numbers(steps: Mapping[int, ReportAction], span: tuple[float, float], layout: Layout) -> Iterator[ChartNote]:
     """The number of each action's row above it, with its name where there is room."""
     length = span[1] - span[0]
     groups = list(_together(steps, length * (0.012 if layout.has_words else 0.03)))
@@ -127,7 +127,7 @@ def _numbers(steps: Mapping[int, ReportAction], span: tuple[float, float], layou
         left = place - width if right else place
         row = next((row for row, end in enumerate(ends) if end <= left), at % 3)
         ends[row] = left + width
-        yield Note(t, 1.0, words, offset=(-3 if right else 3, 2 + row * (layout.font + 3)), ends_here=right)
+        yield ChartNote(t, 1.0, words, offset=(-3 if right else 3, 2 + row * (layout.font + 3)), ends_here=right)
 
 
 def _together(steps: Mapping[int, ReportAction], distance: float) -> Iterator[tuple[float, list[int]]]:

@@ -16,13 +16,13 @@ from statistics import fmean, median
 from helix_crawl_otel.charts import (
     LIGHT,
     ChartError,
+    ChartNote,
+    ChartRule,
     Curve,
     Layout,
     Level,
-    Note,
     Page,
     Panel,
-    Rule,
     check_matplotlib,
     draw,
     figure,
@@ -154,14 +154,14 @@ def _speed(
         limit = median((item.limit or 0.0) * item.load.tokens / tokens for item in judged)
         levels = [Level(baseline, "ink", 0.8, (6, 4)), Level(limit, "crawl", 0.9, (1, 2))]
     groups = list(_together([mark for mark in run.marks if mark.what in _LABELS and mark.t <= end], 0.005 * end))
-    rules = [Rule(group[0].t, "ink") for group in groups]
+    rules = [ChartRule(group[0].t, "ink") for group in groups]
     notes = [_label(at, group) for at, group in enumerate(groups[:_MAX_LABELS])]
     if run.finish_seconds is not None and run.finish_seconds <= end:
-        rules.append(Rule(run.finish_seconds, policy, 2.5))
-        notes.append(Note(run.finish_seconds, 0.16, "done", policy, (5, 0), at="center", is_bold=True))
+        rules.append(ChartRule(run.finish_seconds, policy, 2.5))
+        notes.append(ChartNote(run.finish_seconds, 0.16, "done", policy, (5, 0), at="center", is_bold=True))
     else:
         beyond = "goes on beyond this picture \N{RIGHTWARDS ARROW}"
-        notes.append(Note(end, 0.93, beyond, policy, (-3, 0), ends_here=True, at="top"))
+        notes.append(ChartNote(end, 0.93, beyond, policy, (-3, 0), ends_here=True, at="top"))
     return Panel(
         "genes/s",
         curves,
@@ -198,10 +198,10 @@ def _together(marks: Sequence[Mark], distance: float) -> Iterator[list[Mark]]:
         yield group
 
 
-def _label(at: int, group: Sequence[Mark]) -> Note:
+def _label(at: int, group: Sequence[Mark]) -> ChartNote:
     words = dict.fromkeys(_LABELS[mark.what] + (" by force" if mark.forced else "") for mark in group)
     height = 0.94 if at % 2 == 0 else 0.75
-    return Note(group[0].t, height, ", ".join(words), offset=(4, 0), at="top", size=8.5, has_ground=True)
+    return ChartNote(group[0].t, height, ", ".join(words), offset=(4, 0), at="top", size=8.5, has_ground=True)
 
 
 def _memory(comparison: Comparison, end: float) -> Panel:

@@ -148,7 +148,7 @@ def test_a_job_without_a_console_is_not_ended_by_an_interrupt() -> None:
 def test_a_key_does_not_end_a_worker(key: str) -> None:
     """Ctrl-Break reaches whoever is in the console: a worker finishes its batch, and anything else ends."""
     press = f"import signal, time; signal.raise_signal(signal.{key}); time.sleep(0.1); print('alive')"
-    ours = "from helix_crawl_otel.link.child import leave_break_to_supervisor as first; first()\n"
+    ours = "from helix_crawl_otel.link.launch import leave_break_to_supervisor as first; first()\n"
     for program, expected in ((ours + press, b"alive"), (press, b"")):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120, check=False)
         assert done.stdout.strip() == expected, done.stderr
