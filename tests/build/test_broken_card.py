@@ -46,6 +46,7 @@ def test_a_dead_context_costs_one_worker(three: Rig) -> None:
     assert crash["why"].startswith("the device fails: CUDA error: unspecified launch failure")
 
 
+@pytest.mark.slow
 def test_a_card_that_breaks_under_every_worker(three: Rig) -> None:
     """Each worker gets two batches done before the context is gone: progress is progress, the build ends whole."""
     done = three.build(*CARD, "--fault", "device:batch=3")
@@ -62,6 +63,7 @@ def test_a_card_on_which_nothing_can_be_encoded(three: Rig) -> None:
     assert "shard a: its worker failed again and again: the device fails" in notes(done)
 
 
+@pytest.mark.slow
 def test_a_gene_that_breaks_the_card(three: Rig) -> None:
     """A device-side assert: its shard goes to the CPU, where it gets its vector, and the next is on the card again."""
     done = three.build(*CARD, "--fault", "device:text=gremlin")
@@ -92,6 +94,7 @@ def test_no_memory_for_the_model(three: Rig) -> None:
     assert "shard a: out of memory while the model was loaded: CUDA out of memory" in notes(done)
 
 
+@pytest.mark.slow
 def test_memory_that_comes_back_for_the_model(three: Rig) -> None:
     """The program that held it has ended meanwhile: everything is encoded on the card."""
     hog = three.folder / "hog"
@@ -104,6 +107,7 @@ def test_memory_that_comes_back_for_the_model(three: Rig) -> None:
     assert {started["device"] for started in done.of("worker_started")} == {"cuda:0"}
 
 
+@pytest.mark.slow
 def test_no_memory_anywhere(three: Rig) -> None:
     """Not for the model on the CPU either: each shard fails for that reason and no exit code, and goes on later."""
     hog = three.folder / "hog"
@@ -124,6 +128,7 @@ def test_bad_vectors_of_a_card_are_made_on_the_cpu(three: Rig) -> None:
     assert "shard b: 1 gene cannot be encoded on cuda:0: the encoder's vector has length nan" in notes(done)
 
 
+@pytest.mark.slow
 def test_a_gene_that_is_bad_on_the_cpu_as_well_is_quarantined(three: Rig) -> None:
     """Once both have failed with it alone; nothing else is lost."""
     done = three.build(*CARD, "--fault", "nan:text=gremlin")
@@ -157,6 +162,7 @@ def test_an_encoder_that_fails_for_every_text_quarantines_nothing(three: Rig) ->
     assert is_whole(three, three.build())
 
 
+@pytest.mark.slow
 def test_a_card_that_gives_bad_vectors_for_everything(three: Rig) -> None:
     """Whatever it is given: each shard is finished on the CPU, and no gene of it is to blame."""
     done = three.build(*CARD, "--fault", "nan:text= ,card=1")
@@ -202,6 +208,7 @@ def test_a_passing_lack_of_memory_on_the_cpu_condemns_nobody(rig: Rig) -> None:
     assert (done.code, rig.verify()["vectors"]) == (0, 40)
 
 
+@pytest.mark.slow
 def test_memory_that_comes_back_while_genes_are_tried_again(rig: Rig) -> None:
     """What was encoded after that proves nothing of those that were tried before: they get their vectors as well."""
     rig.write({f"a/{n:02}.txt": prose(n, 1) if n % 2 else f"A short one, {n}." for n in range(40)})
@@ -231,6 +238,7 @@ def test_bad_genes_at_the_head_of_a_shard_wait_for_one_that_is_good(rig: Rig) ->
     assert rig.verify()["vectors"] == 24
 
 
+@pytest.mark.slow
 def test_genes_with_numbers_for_ids_are_found_too(rig: Rig) -> None:
     """The app's may be integers: the one that kills its workers is quarantined, the others have their vectors."""
     rig.out.mkdir()

@@ -85,6 +85,15 @@ VARIANTS = {
 }
 
 
+QUICK = {("script", "empty"), ("script", "relative"), ("module", "none"), ("module", "absolute")}
+STARTS = [
+    pytest.param(start, variant, marks=[] if (start, variant) in QUICK else [pytest.mark.slow])
+    for start in ("script", "module")
+    for variant in VARIANTS
+]
+"""How the command is started, and what PYTHONPATH holds besides the place of the package."""
+
+
 def plant(rig: Rig, *names: str, text: str = POISON) -> None:
     """Poison in the source, in a folder of it, and in the output."""
     for folder in (rig.source, rig.source / "lib", rig.out):
@@ -120,8 +129,7 @@ def run(rig: Rig, command: list[str], **environ: str) -> tuple[int, str]:
     return done.returncode, done.stderr.decode()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("start", ["script", "module"])
+@pytest.mark.parametrize(("start", "variant"), STARTS)
 def test_a_build_runs_no_file_of_the_folder_that_it_stands_in(rig: Rig, start: str, variant: str) -> None:
     """Whatever it is called, and whatever PYTHONPATH says of that folder; all shards are made."""
     rig.write_shards(2, 1, 4)
@@ -191,8 +199,15 @@ print(json.dumps([dict(os.environ), sys.path, os.getcwd(), sys.argv, sys.flags, 
 
 
 @pytest.mark.skipif(not FINDS_PROCESSES, reason="what is left running is looked for")
-@pytest.mark.parametrize("how", ["module", "script"])
-@pytest.mark.parametrize("variant", ["none", "empty", "relative"])
+@pytest.mark.parametrize(
+    ("how", "variant"),
+    [
+        ("module", "empty"),
+        ("script", "relative"),
+        *(pytest.param("module", variant, marks=pytest.mark.slow) for variant in ("none", "relative")),
+        *(pytest.param("script", variant, marks=pytest.mark.slow) for variant in ("none", "empty")),
+    ],
+)
 def test_a_driver_gets_what_it_would_have_got_without_us(rig: Rig, how: str, variant: str) -> None:
     """Its environment but for the channel, its path, folder and arguments; it finds its own modules in its folder."""
     rig.write({"my_job.py": DRIVER})
