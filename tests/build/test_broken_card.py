@@ -54,6 +54,7 @@ def test_a_card_that_breaks_under_every_worker(three: Rig) -> None:
     assert all(reason in ("first", "crash") for reason, _ in starts(done))
 
 
+@pytest.mark.slow
 def test_a_card_on_which_nothing_can_be_encoded(three: Rig) -> None:
     """After three restarts without a gene the shard is finished on the CPU, and said why; so is each of the others."""
     done = three.build(*CARD, "--fault", "device:batch=1")
@@ -193,6 +194,7 @@ if "helix_crawl_otel.build.worker" in sys.orig_argv:
 """
 
 
+@pytest.mark.slow
 def test_a_passing_lack_of_memory_on_the_cpu_condemns_nobody(rig: Rig) -> None:
     """Room for short texts only: the long ones go on lacking a vector, with the reason, and get it later."""
     rig.write({f"a/{n:02}.txt": prose(n, 1) if n % 2 else f"A short one, {n}." for n in range(40)})
