@@ -21,6 +21,7 @@ __all__ = [
     "rate",
     "shard_name",
     "shown_command",
+    "used_of",
 ]
 
 GIB = 1024**3
@@ -73,9 +74,14 @@ def genes(number: int) -> str:
     return count(number, "gene")
 
 
-def gib(number_of_bytes: int) -> str:
+def gib(number_of_bytes: float, digits: int = 1) -> str:
     """Such as `11.0 GiB`."""
-    return f"{number_of_bytes / GIB:.1f} GiB"
+    return f"{number_of_bytes / GIB:.{digits}f} GiB"
+
+
+def used_of(used_bytes: int, limit_bytes: int) -> str:
+    """Such as `1.5 of 12.0 GiB`."""
+    return f"{used_bytes / GIB:.1f} of {gib(limit_bytes)}"
 
 
 def shard_name(shard: str) -> str:
