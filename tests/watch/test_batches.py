@@ -63,7 +63,7 @@ def test_a_batch_that_raised_is_in_flight_no_longer() -> None:
         (64, -5.0, "work"),
         (64, float("nan"), "work"),
         (64, "4000", "work"),
-        (64, object(), "work"),
+        pytest.param(64, object(), "work", id="64-an object-work"),
     ],
     ids=str,
 )
