@@ -239,5 +239,8 @@ def _connect() -> Link | None:
     try:
         return Link(Channel.from_inherited(text))
     except ChannelError as error:
-        logger.warning("[crawl-watchdog] no supervisor can be reached (%s); the watch runs in this process", error)
-        return None
+        why = str(error)
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"what answers is no supervisor of this package: {error}"
+    logger.warning("[crawl-watchdog] no supervisor can be reached (%s); the watch runs in this process", why)
+    return None
