@@ -222,9 +222,7 @@ def _open_inherited(number: int) -> Connection:
     try:
         return _own_connection(number)
     except (OSError, OverflowError, ValueError) as error:
-        why = (
-            "no system numbers so far" if isinstance(error, OverflowError) else getattr(error, "strerror", "") or error
-        )
+        why = "too large a number" if isinstance(error, OverflowError) else getattr(error, "strerror", "") or error
         raise ChannelError(f"{CHANNEL_VARIABLE} names {what} {number}, which is no channel: {why}") from None
 
 
