@@ -177,7 +177,7 @@ LADDER = ["DETECT", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"]
         (
             "endless batch",
             [*HEALTHY, Step(47 * 60.0, fraction=FULL)],
-            ["DETECT", "EMPTY_CACHE", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU", "DEMOTE_CPU", "-"],
+            ["DETECT", "EMPTY_CACHE", "EMPTY_CACHE", "-"],  # issued, overdue, a hang: one rung a boundary
         ),
         ("finished batches only", HEALTHY + [Step(80.0, fraction=FULL, recorded=True)] * 20, LADDER),
         ("recovers", HEALTHY + [Step(80.0, fraction=FULL)] * 5 + [Step(4.0)] * 40, ["DETECT", "EMPTY_CACHE", "-"]),
