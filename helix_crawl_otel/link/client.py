@@ -238,5 +238,8 @@ def _connect() -> Link | None:
     try:
         return Link(Channel.from_inherited(text))
     except ChannelError as error:
-        watchdog.warning("no supervisor can be reached (%s); the watch runs in this process", error)
-        return None
+        why = str(error)
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"what answers is no supervisor of this package: {error}"
+    watchdog.warning("no supervisor can be reached (%s); the watch runs in this process", why)
+    return None
