@@ -24,13 +24,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from helix_crawl_otel.logs import watchdog
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
     from prometheus_client import CollectorRegistry
 
 __all__ = ["MetricsEndpoint", "check_port", "serve_metrics"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 MOST_CONNECTIONS = 32
 """Open at a time. A further one ends the oldest: whoever holds connections idle keeps no scrape out."""
@@ -234,7 +234,7 @@ class _Server(ThreadingMixIn, TCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client went away, or no thread could be started: nothing that anybody has to see."""
-        logger.debug("[crawl-watchdog] a connection to the metrics endpoint has failed", exc_info=True)
+        watchdog.debug("a connection to the metrics endpoint has failed", exc_info=True)
 
 
 def _hang_up(connection: socket.socket) -> None:
@@ -267,7 +267,7 @@ def _handler(registry: CollectorRegistry, host: str) -> type[BaseHTTPRequestHand
             except Exception as error:  # noqa: BLE001 - of a collector: told once of each kind, and the job goes on
                 level = logging.DEBUG if type(error) in told else logging.WARNING
                 told.add(type(error))
-                logger.log(level, "[crawl-watchdog] a scrape of the metrics has failed, the job goes on: %r", error)
+                watchdog.log(level, "a scrape of the metrics has failed, the job goes on: %r", error)
                 self.send_error(500, explain=type(error).__name__)
 
     Handler.registry = registry
