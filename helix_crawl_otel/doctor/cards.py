@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from helix_crawl_otel.build.devices import NO_CUDA, choose_devices
 from helix_crawl_otel.doctor.checks import Check, Severity, assign
 from helix_crawl_otel.doctor.facts import Facts
-from helix_crawl_otel.formats import count, gib, used_of
+from helix_crawl_otel.formats import count, gib, gib_number
 from helix_crawl_otel.probes.cards import CardInfo, CardProcesses, Description, listed, listed_names
 from helix_crawl_otel.probes.nvml import CUT_UP, NO_LIBRARY, NOT_LOADED, UNIFIED, way_out
 
@@ -157,7 +157,7 @@ def _memory(facts: Facts, topic: str, card: CardInfo, vram_full: float) -> Check
             NVML_PAGE,
         )
     threshold = vram_full * limit
-    fact = f"{used_of(used, limit)} in use; {gib(threshold)} count as full (--vram {vram_full:g})"
+    fact = f"{gib_number(used)} of {gib(limit)} in use; {gib(threshold)} count as full (--vram {vram_full:g})"
     if used >= threshold:
         return Check(
             topic, fact, Severity.WARN, "it is full before the job begins: close what holds it, or use the CPU", RUNBOOK

@@ -66,6 +66,7 @@ class Batch:
         weighed: Work it is judged by in flight: its own, at least a quarter of the usual.
         slices: Slices observed so far.
         hung: Reported as a hang.
+        is_answered: A rung was asked for while it ran, and nobody can end it (rule 8): it brings no second one.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Batch:
     weighed: float = 0.0
     slices: int = 0
     hung: bool = False
+    is_answered: bool = False
 
     def measure(self, baseline: Baseline, factor: float, tick_seconds: float) -> None:
         """Fix the length of the slices by the baseline in force, once."""

@@ -5,6 +5,7 @@ Source: DESIGN.md, section 4 (rules 2 to 8, 11) and section 5.
 
 from __future__ import annotations
 
+from helix_crawl_otel.formats import whole_seconds
 from helix_crawl_otel.policy import explain
 from helix_crawl_otel.policy.baseline import ROUNDING, Baseline, CardBaselines
 from helix_crawl_otel.policy.batch import Batch, is_small
@@ -123,13 +124,16 @@ class Rule:
     ) -> list[Decision]:
         state = self.state.shards[batch.shard]
         detector = state.detector(batch.device)
+        waits = self._waits_for_boundary(batch, state)
         finding = detector.observe(
             Observation(t, rate, genes_rate, self.is_full(batch, t), in_flight=inflight_seconds is not None),
             baseline,
             self.settings,
             hold_seconds=self.settings.window * self.tick_seconds,
-            may_trip=not state.ladder.blocks_trips(),
+            may_trip=not (waits or state.ladder.blocks_trips()),
         )
+        if waits:  # what is seen before the remedy is no evidence against it: the next window begins behind it
+            detector.streak = 0
         if finding is None or baseline is None:
             return []
         context = self._context(t, batch, baseline, source, genes_rate, inflight_seconds)
@@ -138,6 +142,22 @@ class Rule:
             evidence = explain.evidence(context, self.settings)
             return [self._decide(t, DecisionKind.RECOVERED, batch, None, reason, evidence)]
         return self._trip(t, batch, state, context)
+
+    def _waits_for_boundary(self, batch: Batch, state: ShardState) -> bool:
+        """Rule 8, where nobody can end a batch: one rung a boundary, so that each is carried out and judged.
+
+        True for a batch in which a rung has been asked for, and for those beside it while that rung waits.
+        """
+        if batch.is_answered:
+            return True
+        beside = (other for other in self.state.inflight.values() if other.shard == batch.shard)
+        return state.ladder.pending is not None and any(other.is_answered for other in beside)
+
+    def _answer(self, batch: Batch, state: ShardState) -> None:
+        """A rung has been asked for. Where nobody can end the shard's batches, all of them have their answer."""
+        if not state.can_end_worker:
+            for each in (batch, *self.state.inflight.values()):
+                each.is_answered = each.is_answered or each.shard == batch.shard
 
     def _trip(self, t: float, batch: Batch, state: ShardState, context: explain.TripContext) -> list[Decision]:
         """A full window: DETECT when it opens an episode, and the next rung that the driver can take."""
@@ -164,6 +184,7 @@ class Rule:
         if climb.kind is not None:
             decisions += self.settle(t, batch.shard, state, DecisionKind.SUPERSEDED)
             state.ladder.pending = Pending(issue(climb.kind), climb.kind, t)
+            self._answer(batch, state)
         context.detector.tripped()
         return decisions
 
@@ -189,7 +210,8 @@ class Rule:
         pending = state.ladder.pending
         assert pending is not None
         pending.overdue = True
-        waited = f"no batch boundary for {t - pending.since:.0f} s, a batch running for {t - batch.started:.0f} s"
+        age = whole_seconds(t - batch.started)
+        waited = f"no batch boundary for {whole_seconds(t - pending.since)}, a batch running for {age}"
         evidence = self._evidence_now(t, batch)
         ends_now = state.can_end_worker and pending.ends_worker
         overdue = self._decide(
@@ -214,7 +236,7 @@ class Rule:
         return explain.evidence(context, self.settings)
 
     def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:
-        reason = f"a batch has been running for {t - batch.started:.0f} s: a hang, not a crawl"
+        reason = f"a batch has been running for {whole_seconds(t - batch.started)}: a hang, not a crawl"
         evidence = self._evidence_now(t, batch)
         return self._decide(t, DecisionKind.HANG, batch, None, reason, evidence, forced=state.can_end_worker)
 
