@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.probes.cgroup import quota_cores
 from helix_crawl_otel.probes.nvml import find_card, list_cards, read_memory
 from helix_crawl_otel.probes.probe import ProbeFailure
@@ -30,7 +31,7 @@ NO_CUDA = (
 )
 
 
-class NoDevice(Exception):
+class NoDevice(Refusal):
     """The device that was asked for is not there. The message says what is."""
 
 

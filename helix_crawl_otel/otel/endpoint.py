@@ -13,9 +13,10 @@ import sys
 from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING
-from wsgiref.simple_server import WSGIServer
 
 if TYPE_CHECKING:
+    from wsgiref.simple_server import WSGIServer
+
     from opentelemetry.sdk.metrics import MeterProvider
 
 __all__ = ["MetricsEndpoint", "check_port", "serve_metrics"]
