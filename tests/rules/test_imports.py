@@ -83,7 +83,7 @@ SLOW = {"asyncio", "concurrent", "email", "filelock", "http", "rich", "ssl"}
         (["query", "nowhere", "x"], {"subprocess"}, {"commands", "shards", "encoders"}),
         (["simulate", "--list"], {"sqlite3"}, {"commands", "simulate"}),
     ],
-    ids=" ".join,
+    ids=["version", "verify", "help", "query", "simulate"],
 )
 def test_a_command_loads_what_it_needs_itself(
     decoys: Path, arguments: list[str], more: set[str], of_ours: set[str]
