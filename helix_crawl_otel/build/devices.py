@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.formats import GIB, gib
 from helix_crawl_otel.probes.cards import CardInfo, Description, describe
 from helix_crawl_otel.probes.cgroup import quota_cores
@@ -43,7 +44,7 @@ NO_CUDA = (
 TORCH_ALONE = "their memory is what torch itself holds, and what other programs hold on them is not seen"
 
 
-class NoDevice(Exception):
+class NoDevice(Refusal):
     """The device that was asked for is not there. The message says what is."""
 
 
