@@ -123,7 +123,7 @@ def _troubles(asked: str, found: Description) -> list[str]:
     if found.trouble is not None and asked == "auto":
         return [f"no card can be used: {found.trouble}; --device cuda takes a card as torch sees it"]
     return [
-        f"the memory of {card.device} cannot be read, so that nothing trips there: {card.trouble}"
+        f"of the memory of {card.device} only what torch itself holds is known: {card.trouble}"
         if card.is_usable
         else f"{card.device} is left out: {card.trouble}"
         for card in found.visible
