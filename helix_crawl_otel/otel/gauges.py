@@ -264,16 +264,14 @@ class GaugeState:
         self._workers: dict[str, str] = {}  # those that run, with their devices
         self._devices: dict[str, None] = {}  # where a worker has ever run, in order
         self._states = dict.fromkeys(SHARD_STATES, 0)  # but for `running`: the policy knows what is open
-        self._pending: dict[str, int] = {}  # genes, where they are counted
+        self._pending: dict[str, int] = {}  # genes, as the worker that has the store counted them last
         self._expected: set[str] = set()  # pending ones that are known by name
         self._closed: dict[str, str] = {}  # state of the shards closed last: one that comes back is counted once
 
-    def open_shard(self, shard: str, pending_genes: int | None) -> None:
+    def open_shard(self, shard: str) -> None:
         """A shard is running."""
         with self._lock:
             self._leave_state(shard)
-            if pending_genes is not None:
-                self._pending[shard] = pending_genes
 
     def close_shard(self, shard: str, state: str, *, was_open: bool) -> None:
         """A shard is `done`, `paused`, `failed` or `pending` again; one that was never open nor expected is nothing."""
@@ -298,12 +296,6 @@ class GaugeState:
         """So many genes of a shard still lack a vector; shown while it is open, and may be told before."""
         with self._lock:
             self._pending[shard] = genes
-
-    def encoded(self, shard: str, genes: int) -> None:
-        """Genes that were pending no longer are."""
-        with self._lock:
-            if shard in self._pending:
-                self._pending[shard] = max(0, self._pending[shard] - genes)
 
     def set_shard_state(self, state: str, count: int) -> None:
         """How many shards are in a state that no open shard tells: `pending`, or `done` by earlier runs."""

@@ -178,7 +178,7 @@ class _ReportBuilder:
         known, _ = self._policy.baseline(event.shard, event.device)
         baseline = known.rate * event.genes / units if known is not None and is_judged else None
         began = t - event.seconds
-        ended = Batch(info.id, event.worker, event.shard, event.device, event.genes, units, started=began)
+        ended = Batch(info, units, started=began)
         is_full = bool(self._policy.is_full(ended, t))
         is_slow = baseline is not None and event.genes / event.seconds < baseline / self._settings.factor
         return ReportBatch(began, t, event.genes, units, event.device, event.worker, baseline, is_full and is_slow)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from helix_crawl_otel.link import messages
+from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.slot import Phase
 from tests.supervise.played import PlayedWorker
@@ -29,7 +31,7 @@ def test_what_the_worker_says_of_a_release(outcome: str) -> None:
         worker.acknowledge(action, outcome)
         worker.acknowledge(action, "applied")
         assert stage.outcomes() == {f"EMPTY_CACHE/{outcome}": 1}
-        assert stage.crawl(worker, "a", "RECYCLE")["kind"] == "RECYCLE"
+        assert stage.crawl(worker, "a", "RECYCLE").kind is ActionKind.RECYCLE
 
 
 def test_a_vetoed_recycle_ends_no_worker() -> None:
@@ -71,7 +73,7 @@ def test_a_release_that_nobody_fetched_is_superseded_by_the_recycle() -> None:
         worker = begun(stage)
         release = stage.crawl(worker, "a", "EMPTY_CACHE", boundary=False)
         recycle = stage.crawl(worker, "a", "RECYCLE", boundary=False)
-        assert [m["action"] for m in worker.told if m["type"] == "void"] == [release["id"]]
+        assert [m.action for m in worker.told if isinstance(m, messages.VoidAction)] == [release.id]
         worker.acknowledge(release)
         assert stage.outcomes() == {"EMPTY_CACHE/superseded": 1}
         worker.acknowledge(recycle)
@@ -144,8 +146,8 @@ def test_a_driver_that_moves_to_the_cpu_in_place_does_not_leave() -> None:
         worker.acknowledge(stage.crawl(worker, "a", "EMPTY_CACHE"))
         worker.acknowledge(stage.crawl(worker, "a", "RECYCLE"), "passed_over")
         demote = stage.crawl(worker, "a", "DEMOTE_CPU")
-        worker.say("start_worker", device="cpu", reason="demote")
-        worker.say("move_shard", shard="a", device="cpu")
+        worker.say(messages.StartWorker("cpu", "demote"))
+        worker.say(messages.MoveShard("a", "cpu"))
         worker.acknowledge(demote)
         assert stage.series("helix_dense_worker_up") == {("device=cpu",): 1}
         assert stage.outcomes()["DEMOTE_CPU/applied"] == 1

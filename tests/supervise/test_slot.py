@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
+from helix_crawl_otel.link import messages
+from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, MemoryReading
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.rules import GateState, MemoryGate
@@ -111,7 +112,7 @@ def test_a_boundary_after_a_batch_gives_the_budget_back_and_one_without_does_not
             worker.open("a")
             if has_batch:
                 stage.batch(worker, "a")
-            worker.ask("boundary", shard="a")
+            worker.boundary("a")
             worker.leave(1)
             stage.until(lambda: stage.slot.phase is Phase.WAITING)
             stage.clock.now += 4.0
@@ -321,10 +322,10 @@ def test_a_worker_of_ours_that_falls_silent_is_ended_but_not_inside_a_batch(tmp_
         stage.clock.now += SILENT_SECONDS + TICK
         stage.turn()
         assert stage.slot.phase is Phase.RUNNING
-        worker.say("abandon_batch", batch="1")
+        worker.say(messages.AbandonBatch(1))
         worker.sync()
         stage.clock.now += SILENT_SECONDS
-        worker.say("memory", device="cuda:0", used_bytes=1, limit_bytes=2, source="custom", up=True)
+        worker.say(messages.Memory("cuda:0", MemoryReading(1, 2), "custom", up=True))
         stage.until(lambda: stage.memory.used("cuda:0") == 1)
         assert stage.slot.phase is Phase.RUNNING
         stage.clock.now += 0.1
@@ -353,7 +354,7 @@ def test_a_pause_reaches_a_driver_by_message_or_as_a_terminals_interrupt() -> No
         stage.slot.pause()
         assert worker.interrupts == 1
         worker.hello()
-        assert worker.next_told("pause") == {"type": "pause"}
+        assert worker.next_told(messages.Pause)
         worker.leave(75)
         stage.turn()
         assert stage.slot.phase is Phase.OVER
@@ -389,7 +390,7 @@ def test_a_demotion_that_is_pending_is_owed_after_a_broken_card(tmp_path: Path) 
         second.open("a")
         stage.crawl(second, "a", "DEMOTE_CPU", boundary=False)
         second.close("a", "left")
-        second.say("last_words", reason="the device fails: CUDA error: unknown error", is_device=True)
+        second.say(messages.LastWords("the device fails: CUDA error: unknown error", is_device=True))
         second.sync()
         second.leave(1)
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
@@ -412,8 +413,8 @@ def test_a_shard_that_is_left_to_another_worker_is_not_done(tmp_path: Path) -> N
         stage.clock.now += 1.0
         second = stage.next_worker(2)
         second.hello()
-        second.job("lacks_memory", shard="a", reason="out of memory", is_loading=True)
-        assert second.next_told("job")["what"] == "leave"
+        second.say(messages.LeaveShard("a", "out of memory", lacks_memory=True, is_loading=True))
+        assert second.next_told(messages.Leave)
         second.leave(0)
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
         assert stage.series("helix_dense_shards") == {("state=running",): 1}
@@ -421,7 +422,9 @@ def test_a_shard_that_is_left_to_another_worker_is_not_done(tmp_path: Path) -> N
         stage.clock.now += 1.0
         third = stage.next_worker(3)
         assert stage.starts()[-1] == ("cuda:0", "recycle")
-        assert third.hello()["job"]["assignment"]["shortages"] == 1
+        task = third.hello().task
+        assert task is not None
+        assert task.assignment.shortages == 1
 
 
 def test_a_worker_that_lingers_after_its_last_words_is_ended_for_them(tmp_path: Path) -> None:
@@ -429,7 +432,7 @@ def test_a_worker_that_lingers_after_its_last_words_is_ended_for_them(tmp_path: 
     with Stage(build_job(tmp_path, ["a"], set()), logs=tmp_path) as stage:
         worker = stage.begin()
         worker.hello()
-        worker.say("last_words", reason="the device fails", is_device=True)
+        worker.say(messages.LastWords("the device fails", is_device=True))
         worker.sync()
         stage.clock.now += GRACE_SECONDS - 0.1
         stage.turn()
@@ -445,7 +448,7 @@ def test_a_worker_that_lingers_after_it_was_told_to_leave_is_ended_soon(tmp_path
     with Stage(job, logs=tmp_path) as stage:
         worker = stage.begin()
         worker.hello()
-        worker.say("job", what="done", shard="a")
+        worker.say(messages.ShardDone("a"))
         worker.sync()
         stage.clock.now += LEAVE_SECONDS - 0.1
         stage.turn()
