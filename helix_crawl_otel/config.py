@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.settings import ACTION_MODES, Settings
 
 __all__ = [
@@ -38,8 +38,6 @@ __all__ = [
     "read_knob",
     "take_channel",
 ]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 
 Value = float | int | str | bool
@@ -277,7 +275,7 @@ def read_knob(variable: str, environ: Mapping[str, str] | None = None, *, strict
             raise
         if (name, text) not in _warned:
             _warned.add((name, text))
-            logger.warning("[crawl-watchdog] %s; using the default, %s", error, row.shown_default)
+            watchdog.warning("%s; using the default, %s", error, row.shown_default)
         return row.default
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import time
@@ -11,11 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.state import PolicyState, restore_durable
 
 __all__ = ["StateFile"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 HELD_SECONDS = (0.02, 0.05, 0.1) if sys.platform == "win32" else ()
 """Waited for whoever has the file open just now, a virus scanner or a reader: on Windows it cannot be replaced."""
@@ -93,8 +91,8 @@ class StateFile:
             kept = f"set aside as {aside.name}"
         except OSError as failure:
             kept = f"left where it is ({failure.strerror})"
-        logger.warning(
-            "[crawl-watchdog] state file %s cannot be used (%s); %s; every shard starts on rung 0",
+        watchdog.warning(
+            "state file %s cannot be used (%s); %s; every shard starts on rung 0",
             self.path,
             error,
             kept,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import logging
 import re
 import shlex
 import shutil
@@ -16,10 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.logs import logger
 
 __all__ = ["check_target", "notify"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 URL_SECONDS = 10.0
 COMMAND_SECONDS = 60.0

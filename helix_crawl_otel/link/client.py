@@ -8,7 +8,6 @@ Source: DESIGN.md, section 7.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import platform
 import queue
@@ -18,14 +17,15 @@ from collections.abc import Callable
 from helix_crawl_otel._version import __version__
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.config import take_channel
+from helix_crawl_otel.formats import whole_seconds
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, ChannelError
 from helix_crawl_otel.link.messages import Answer, BadMessage, GiveShard, Leave, Message, Welcome
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import Action, Outcome
 
 __all__ = ["Link", "link_of_this_process"]
 
-logger = logging.getLogger("helix_crawl_otel")
 
 HELLO_SECONDS = 30.0
 
@@ -105,7 +105,7 @@ class Link:
         try:
             return None if answer is None or os.getpid() != self._pid else answer.get(timeout=timeout)
         except queue.Empty:
-            logger.warning("[crawl-watchdog] the supervisor has not answered within %.0f s", timeout)
+            watchdog.warning("the supervisor has not answered within %s", whole_seconds(timeout))
             return None
         finally:
             self.forget(request)
@@ -120,7 +120,7 @@ class Link:
             return
         with self._judging:
             if not self._judging.wait_for(lambda: self._judged >= end, timeout):
-                logger.warning("[crawl-watchdog] the supervisor has not judged a batch within %.0f s", timeout)
+                watchdog.warning("the supervisor has not judged a batch within %s", whole_seconds(timeout))
 
     def receive_shard(self, timeout: float) -> GiveShard | Leave | None:
         """What a build's worker is to do next, `None` when nothing comes in time."""
@@ -167,9 +167,9 @@ class Link:
             try:
                 self._take(messages.unpack(messages.FROM_SUPERVISOR, content))
             except BadMessage as error:
-                logger.warning("[crawl-watchdog] a message of the supervisor is passed over: %s", error)
+                watchdog.warning("a message of the supervisor is passed over: %s", error)
             except Exception:
-                logger.exception("[crawl-watchdog] a message of the supervisor cannot be used; the job goes on")
+                watchdog.exception("a message of the supervisor cannot be used; the job goes on")
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Answer):
@@ -212,7 +212,7 @@ class Link:
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
-        logger.error("[crawl-watchdog] the supervisor is gone; this worker ends, what it has committed is kept")
+        watchdog.error("the supervisor is gone; this worker ends, what it has committed is kept")
         self._leave(ORPHANED_EXIT_CODE)
 
 
@@ -238,5 +238,8 @@ def _connect() -> Link | None:
     try:
         return Link(Channel.from_inherited(text))
     except ChannelError as error:
-        logger.warning("[crawl-watchdog] no supervisor can be reached (%s); the watch runs in this process", error)
-        return None
+        why = str(error)
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"what answers is no supervisor of this package: {error}"
+    watchdog.warning("no supervisor can be reached (%s); the watch runs in this process", why)
+    return None

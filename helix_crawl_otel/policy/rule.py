@@ -5,6 +5,7 @@ Source: DESIGN.md, section 4 (rules 2 to 8, 11) and section 5.
 
 from __future__ import annotations
 
+from helix_crawl_otel.formats import whole_seconds
 from helix_crawl_otel.policy import explain
 from helix_crawl_otel.policy.baseline import ROUNDING, Baseline, CardBaselines
 from helix_crawl_otel.policy.batch import Batch, is_small
@@ -209,7 +210,8 @@ class Rule:
         pending = state.ladder.pending
         assert pending is not None
         pending.overdue = True
-        waited = f"no batch boundary for {t - pending.since:.0f} s, a batch running for {t - batch.started:.0f} s"
+        age = whole_seconds(t - batch.started)
+        waited = f"no batch boundary for {whole_seconds(t - pending.since)}, a batch running for {age}"
         evidence = self._evidence_now(t, batch)
         ends_now = state.can_end_worker and pending.ends_worker
         overdue = self._decide(
@@ -234,7 +236,7 @@ class Rule:
         return explain.evidence(context, self.settings)
 
     def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:
-        reason = f"a batch has been running for {t - batch.started:.0f} s: a hang, not a crawl"
+        reason = f"a batch has been running for {whole_seconds(t - batch.started)}: a hang, not a crawl"
         evidence = self._evidence_now(t, batch)
         return self._decide(t, DecisionKind.HANG, batch, None, reason, evidence, forced=state.can_end_worker)
 

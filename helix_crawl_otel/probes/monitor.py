@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from helix_crawl_otel.formats import gib
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.memory import STALE_SECONDS
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.probes.cards import device_processes, listed
@@ -32,8 +33,6 @@ from helix_crawl_otel.probes.torch_cuda import TorchProbe
 from helix_crawl_otel.timing import Ticker
 
 __all__ = ["FIRST_SECONDS", "Deliver", "MemoryMonitor", "ReportedProbe", "default_probe"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 Deliver = Callable[[str, MemoryReading, Mapping[str, bool]], None]
 """Takes a device, its reading, and for each source whether it answered."""
@@ -329,8 +328,8 @@ class MemoryMonitor:
         if reading.fraction is None and not one.is_told and not self._is_owned(device):
             one.is_told = True
             level = logging.INFO if device == "cpu" else logging.WARNING
-            text = "[crawl-watchdog] memory of %s is unknown (%s): %s"
-            logger.log(level, text, device, one.probe.why, self._hint)
+            text = "memory of %s is unknown (%s): %s"
+            watchdog.log(level, text, device, one.probe.why, self._hint)
         self._take(device, one, reading, one.probe.sources())
 
     def _take(self, device: str, one: _Device, reading: MemoryReading, sources: Mapping[str, bool]) -> None:

@@ -9,12 +9,12 @@ Source: DESIGN.md, sections 5, 6 and 7.
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import replace
 
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.messages import Hello, LastWords, Message, Welcome
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict
@@ -24,7 +24,6 @@ from helix_crawl_otel.supervise.run_state import RunContext
 
 __all__ = ["IncomingMessages"]
 
-logger = logging.getLogger("helix_crawl_otel")
 
 LONGEST_REASON = 500
 
@@ -212,7 +211,7 @@ class IncomingMessages:
             self._run.demoted.add(action.shard)
         self._pipeline.actions.acknowledge(action, outcome)
         if outcome is not Outcome.VETOED and message.detail:
-            logger.warning("%s", action_line(outcome.value.replace("_", " "), action, message.detail))
+            watchdog.warning("%s", action_line(outcome.value.replace("_", " "), action, message.detail))
 
     # -- to the worker ------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ Source: DESIGN.md, sections 3.7 and 6.
 
 from __future__ import annotations
 
-import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -33,8 +32,6 @@ from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import Ticker, awake_clock, scaled_clock
 
 __all__ = ["Metrics", "RunOptions", "Session", "open_metrics"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from helix_crawl_otel.cli import main
+from helix_crawl_otel.supervise.interrupts import TOGETHER_SECONDS
 from tests.build.processes import MARK, kill, left_running, mark_process
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "SECONDS",
     "Done",
     "Rig",
+    "another_wish",
     "kill",
     "left_running",
     "prose",
@@ -251,6 +253,11 @@ def wait_for(process: subprocess.Popen[bytes], kind: str) -> dict[str, Any]:
         if event["event"] == kind:
             return event
     raise AssertionError(f"the command ended without {kind!r}")
+
+
+def another_wish() -> None:
+    """Wait until the next signal is no part of the interrupt before."""
+    time.sleep(TOGETHER_SECONDS)
 
 
 def run_here(*arguments: str) -> tuple[int, str, str]:

@@ -9,13 +9,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from tests.build.processes import FINDS_PROCESSES
-from tests.build.rig import SECONDS, Rig, kill, left_running, wait_for
+from tests.build.rig import SECONDS, Rig, another_wish, kill, left_running, wait_for
 
 pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")
 
@@ -97,10 +98,11 @@ def test_the_second_interrupt_ends_at_once(rig: Rig) -> None:
     rig.write_shards(1, 2, 20)
     expected = whole(rig)
     with started(rig, rig.build_command("--batch-size", "4", "--fault", "hang:batch=3")) as process:
-        wait_for(process, "committed")
-        wait_for(process, "committed")
+        for _ in range(3):
+            wait_for(process, "batch_started")
         interrupt(rig, process)
         wait_for(process, "interrupted")
+        another_wish()
         interrupt(rig, process)
         done = rig.ended(process)
     assert done.code == 130
@@ -128,20 +130,37 @@ def test_an_interrupt_of_a_terminal_reaches_the_build_alone(rig: Rig) -> None:
 
 
 @linux
-def test_an_interrupt_that_reaches_the_worker_as_well(rig: Rig) -> None:
-    """Somebody signals every process: the build pauses all the same, and goes on."""
+@pytest.mark.parametrize("names", [("SIGTERM",), ("SIGINT", "SIGHUP")])
+def test_an_interrupt_that_reaches_the_worker_as_well(rig: Rig, names: tuple[str, ...]) -> None:
+    """A service manager signals every process, a closed session with two signals: the batch is finished."""
     rig.write_shards(1, 3, 20)
     expected = whole(rig)
     with started(rig, rig.build_command(*SLOW), **rig.held(2)) as process:
         wait_for(process, "committed")
+        rig.until_held(process)
         for pid in left_running(rig.mark):
-            kill(pid, signal.SIGINT)
+            for name in names:
+                kill(pid, signal.Signals[name])
         wait_for(process, "interrupted")
         rig.go()
         done = rig.ended(process)
     assert done.code == 75, done.errors
+    assert [event["code"] for event in done.of("worker_ended")] == [75]
+    assert rig.verify()["vectors"] == 8
     assert rig.build().code == 0
     assert rig.verify() == expected
+
+
+@linux
+def test_two_signals_of_one_wish_are_one(rig: Rig) -> None:
+    """Half a millisecond apart: nothing runs just then, and the first has ended the run before the second comes."""
+    rig.write_shards(1, 2, 20)
+    with started(rig, rig.build_command("--fault", "crash:batch=1", "--fault", "clock:rate=0.016")) as process:
+        wait_for(process, "crash")
+        interrupt(rig, process)
+        time.sleep(0.0005)
+        interrupt(rig, process, "SIGTERM")
+        assert rig.ended(process).code == 75
 
 
 def test_an_interrupt_while_sources_are_taken_in(rig: Rig) -> None:

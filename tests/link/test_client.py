@@ -7,15 +7,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing import Pipe
 from dataclasses import replace
+from multiprocessing import Pipe
 from typing import Any
 
 import pytest
 
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import Channel, ChannelClosed, ChannelError, open_pair
-from helix_crawl_otel.link.client import ORPHANED_EXIT_CODE, UNANSWERED, Link
+from helix_crawl_otel.link.client import ORPHANED_EXIT_CODE, UNANSWERED, Link, _connect
 from helix_crawl_otel.link.messages import FROM_WORKER, VERSION, Message, pack, unpack
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
 from tests.watch.rig import wait_until
@@ -359,3 +359,24 @@ def test_a_process_without_a_supervisor_runs_by_itself(variable: str | None, tim
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("no supervisor can be reached") == times
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"type": "welcome", "version": VERSION},
+        {**pack(WELCOME), "tick_seconds": "soon"},
+        {**pack(WELCOME), "clock_rate": None},
+        {"type": "welcome", "version": 0},
+        {"type": "hello"},
+    ],
+)
+def test_what_answers_as_no_supervisor_does(monkeypatch: pytest.MonkeyPatch, answer: dict[str, object]) -> None:
+    """The variable named a socket of somebody else: nothing is raised into the job."""
+    channel, end = open_pair()
+    channel.send(answer)
+    for name, value in end.environment().items():
+        monkeypatch.setenv(name, value)
+    assert _connect() is None
+    end.close()
+    channel.close()

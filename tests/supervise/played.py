@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +11,14 @@ from helix_crawl_otel.config import CHANNEL_VARIABLE
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import Channel
 from helix_crawl_otel.link.messages import FROM_SUPERVISOR, Message, pack, unpack
-from helix_crawl_otel.policy.model import Action, ActionKind, Outcome
+from helix_crawl_otel.policy.model import REMEDIES, Action, ActionKind, Outcome
 
-__all__ = ["REMEDIES", "SECONDS", "PlayedWorker"]
+__all__ = ["SECONDS", "PlayedWorker"]
 
 M = TypeVar("M", bound=Message)
 
 SECONDS = 60.0
 """Ends a test whose threads do not do what they should."""
-
-REMEDIES = [ActionKind.EMPTY_CACHE, ActionKind.RECYCLE, ActionKind.DEMOTE_CPU]
 
 
 class PlayedWorker:
@@ -51,7 +48,7 @@ class PlayedWorker:
         self.may_end.set()
         self.interrupts = 0
         self.exit_code: int | None = None
-        self.channel = Channel.from_inherited(_own_copy(environ[CHANNEL_VARIABLE]))
+        self.channel = _inherited(environ[CHANNEL_VARIABLE])
         self._requests = 0
         self._ends = 0
 
@@ -132,7 +129,9 @@ class PlayedWorker:
         self.say(messages.FinishBatch(self._ends, batch, seconds))
         assert self.next_told(messages.Judged).end == self._ends
 
-    def boundary(self, shard: str, genes: int | None = None, pending: int | None = None, device: str = "cuda:0") -> None:
+    def boundary(
+        self, shard: str, genes: int | None = None, pending: int | None = None, device: str = "cuda:0"
+    ) -> None:
         """It is committed."""
         self.say(messages.Boundary(shard, device, None, genes, pending))
         self.sync()
@@ -152,11 +151,15 @@ class PlayedWorker:
         return unpack(FROM_SUPERVISOR, self.channel.receive())
 
 
-def _own_copy(text: str) -> str:
-    """The channel's variable for this process, which keeps the end that a child would inherit."""
-    kind, _, number = text.partition(":")
+def _inherited(text: str) -> Channel:
+    """The end that a child would inherit; this process keeps its own copy of it, and closes it."""
     if sys.platform == "win32":
+        import _winapi
         from multiprocessing import reduction
 
-        return f"{kind}:{reduction.duplicate(int(number))}"
-    return f"{kind}:{os.dup(int(number))}"
+        copy = reduction.duplicate(int(text.partition(":")[2]))
+        try:
+            return Channel.from_inherited(f"handle:{copy}")
+        finally:
+            _winapi.CloseHandle(copy)
+    return Channel.from_inherited(text)

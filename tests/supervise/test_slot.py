@@ -22,7 +22,7 @@ def test_the_whole_ladder_and_back_to_the_card() -> None:
     """Released, recycled, sent to the CPU for the shard, and the next shard is on the card again."""
     with Stage() as stage:
         first = stage.begin()
-        assert first.hello()["demoted_shard"] is None
+        assert first.hello().demoted_shard is None
         assert not first.open("a")
         stage.healthy(first, "a")
         first.acknowledge(stage.crawl(first, "a", "EMPTY_CACHE"))
@@ -39,14 +39,14 @@ def test_the_whole_ladder_and_back_to_the_card() -> None:
         third = stage.next_worker(3)
         assert third.environ["BGEM3_DEVICE"] == "cpu"
         assert third.environ["CUDA_VISIBLE_DEVICES"] == "-1"
-        assert third.hello()["demoted_shard"] == "a"
+        assert third.hello().demoted_shard == "a"
         assert not third.open("a", "cpu")
         third.close("a")
         third.leave(79)
 
         fourth = stage.next_worker(4)
         assert "CUDA_VISIBLE_DEVICES" not in fourth.environ
-        assert fourth.hello()["demoted_shard"] is None
+        assert fourth.hello().demoted_shard is None
         assert not fourth.open("b")
         fourth.close("b")
         fourth.leave(0)
@@ -133,7 +133,9 @@ def test_a_build_goes_on_with_the_next_shard_when_the_budget_is_spent(tmp_path: 
             stage.clock.now += 4.0
             worker = stage.next_worker(number + 1)
         assert [work.state for work in job.shards] == ["failed", "running"]
-        assert worker.hello()["job"]["assignment"]["shard"] == "b"
+        task = worker.hello().task
+        assert task is not None
+        assert task.assignment.shard == "b"
         assert stage.starts()[-1] == ("cuda:0", "resume")
         worker.leave(1)
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
@@ -204,7 +206,7 @@ def test_a_forced_demotion_goes_on_on_the_cpu() -> None:
         stage.slot.force(decision)
         second = stage.next_worker(2)
         assert stage.starts()[-1] == ("cpu", "demote")
-        assert second.hello()["demoted_shard"] == "a"
+        assert second.hello().demoted_shard == "a"
         assert stage.whys() == ["it was ended for DEMOTE_CPU"]
 
 
@@ -218,7 +220,7 @@ def test_a_worker_on_a_card_that_enters_a_demoted_shard_leaves_it_to_one_on_the_
         assert worker.open("b")
         worker.leave(79)
         second = stage.next_worker(2)
-        assert second.hello()["demoted_shard"] == "b"
+        assert second.hello().demoted_shard == "b"
         assert not second.open("b", "cpu")
         assert stage.starts()[-1] == ("cpu", "demote")
         assert stage.of(events.Crash) == []
@@ -354,7 +356,7 @@ def test_a_pause_reaches_a_driver_by_message_or_as_a_terminals_interrupt() -> No
         stage.slot.pause()
         assert worker.interrupts == 1
         worker.hello()
-        assert worker.next_told(messages.Pause)
+        worker.next_told(messages.Pause)
         worker.leave(75)
         stage.turn()
         assert stage.slot.phase is Phase.OVER
@@ -414,7 +416,7 @@ def test_a_shard_that_is_left_to_another_worker_is_not_done(tmp_path: Path) -> N
         second = stage.next_worker(2)
         second.hello()
         second.say(messages.LeaveShard("a", "out of memory", lacks_memory=True, is_loading=True))
-        assert second.next_told(messages.Leave)
+        second.next_told(messages.Leave)
         second.leave(0)
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
         assert stage.series("helix_dense_shards") == {("state=running",): 1}
