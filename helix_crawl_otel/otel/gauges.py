@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from helix_crawl_otel.link.messages import BadMessage
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.instruments import Instruments, Rows
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
@@ -195,8 +196,8 @@ class ExportedMetrics:
         """Count and log an error of our own; it goes no further."""
         self._count("helix_dense_internal_errors", 1, {"where": place})
         level = logging.WARNING if self._is_first(place, type(error).__name__) else logging.DEBUG
-        # A file that cannot be written is the world's fault, not a bug: its message says all.
-        trace = None if isinstance(error, OSError) else error
+        # A file that cannot be written, or what a worker sends, is the world's fault, not a bug: its message says all.
+        trace = None if isinstance(error, (OSError, BadMessage)) else error
         watchdog.log(level, "internal error in %s, the job goes on: %r", place, error, exc_info=trace)
 
     def _is_first(self, what: str, kind: str) -> bool:

@@ -104,8 +104,8 @@ def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
 
 
 def _decode_one_of(choices: list[Any], value: Any, path: str) -> Any:
-    """As the first that it fits: an integer stays one where there may be numbers of both kinds."""
-    for choice in choices:
+    """As what it is already, or else as the first that it fits."""
+    for choice in sorted(choices, key=lambda choice: choice is not type(value)):
         try:
             return _decode(choice, value, path)
         except ValueError:
