@@ -1,10 +1,11 @@
-"""What every test gets: a hypothesis profile for shared machines, and nothing of the user's own settings."""
+"""What every test gets: a hypothesis profile for shared machines, nothing of the user's own settings, a process."""
 
 from __future__ import annotations
 
 import os
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A deadline per example, or a look at how quickly they are drawn, measures the neighbours on a shared core;
@@ -15,6 +16,11 @@ settings.register_profile(
     "gate", deadline=None, derandomize=True, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("thorough", deadline=None, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow])
+
+PROCESSES_A_CORE = 2
+"""A test that starts a job waits for it about half of its time."""
+MOST_PROCESSES = 16
+"""Each imports torch: half a gigabyte."""
 
 _USER_SETTINGS = ("BGEM3_", "CYMATIX_", "HELIX_BFM_", "HELIX_DENSE_", "OTEL_")
 
@@ -27,3 +33,14 @@ def pytest_configure() -> None:
     # A shell without job control lets what it starts in the background ignore Ctrl-C, and all that is started by that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes run the tests; 0 is this one alone: for what measures, for files by name and with `-s`."""
+    chosen = str(config.option.markexpr)
+    measures = any(kind in chosen and f"not {kind}" not in chosen for kind in ("benchmark", "gpu"))
+    names_files = bool(config.args) and all(".py" in argument for argument in config.args)
+    if measures or names_files or config.option.capture == "no":
+        return 0
+    return min(MOST_PROCESSES, PROCESSES_A_CORE * (os.cpu_count() or 1))

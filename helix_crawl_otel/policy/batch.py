@@ -5,6 +5,7 @@ Source: DESIGN.md, section 4, rules 4, 5 and 11.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from helix_crawl_otel.policy.baseline import ROUNDING, Baseline
@@ -108,10 +109,10 @@ class Batch:
             self.weighed = max(self.work, SMALL_BATCH * baseline.work)
             self.slice_seconds = max(self.weighed * factor / baseline.rate, tick_seconds)
 
-    def next_slice(self) -> float | None:
-        """When the next slice is due, in seconds; `None` when no more are observed."""
+    def next_slice(self) -> float:
+        """When the next slice is due, in seconds; infinite when no more are observed."""
         if self.slice_seconds is None or self.warmup or self.slices >= MAX_SLICES:
-            return None
+            return math.inf
         return self.started + (self.slices + 1) * self.slice_seconds
 
     def take_slice(self) -> tuple[float, float]:

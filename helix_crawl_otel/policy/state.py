@@ -48,11 +48,13 @@ class WorkerState:
         device: What it encodes on.
         floor: Of its shared memory.
         batches: Batches it began, the first of which are its warm-up.
+        shards: Names of those it began a batch of, in order: what ends with it, without a look at all others.
     """
 
     device: str
     floor: SharedFloor
     batches: int = 0
+    shards: dict[str, bool] = field(default_factory=dict)  # a set in order
 
 
 @dataclass
@@ -204,6 +206,8 @@ def forget_closed(state: PolicyState) -> None:
     closed.sort(key=lambda name: not state.shards[name].is_done)  # one that was paused comes back: it goes last
     for name in closed[: max(0, len(closed) - CLOSED_KEPT)]:
         shard = state.shards.pop(name)
+        for worker in state.workers.values():
+            worker.shards.pop(name, None)
         if shard.ladder.rung > 0:
             kept = Ladder(rung=shard.ladder.rung, is_spared=shard.ladder.is_spared)
             state.shards[name] = ShardState(is_open=False, ladder=kept)

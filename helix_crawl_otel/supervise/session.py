@@ -5,6 +5,7 @@ Source: DESIGN.md, sections 3.7 and 6.
 
 from __future__ import annotations
 
+import errno
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -47,6 +48,10 @@ class Metrics:
     endpoint: MetricsEndpoint | None
 
 
+_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""What passes, and says nothing of the address."""
+
+
 def open_metrics(host: str, port: int, *, insists: bool, note: Callable[[str], None]) -> Metrics:
     """Serve the metrics of this process.
 
@@ -54,7 +59,7 @@ def open_metrics(host: str, port: int, *, insists: bool, note: Callable[[str], N
         host: Where to listen.
         port: 0 takes a free one.
         insists: The port was asked for by name: when it is in use the run stops instead of going on with a free one.
-        note: Called with a sentence when another port than `port` is taken.
+        note: Called with a sentence when another port than `port` is taken, or none for want of descriptors or memory.
 
     Raises:
         OSError: It cannot be listened there; the message says why.
@@ -62,6 +67,9 @@ def open_metrics(host: str, port: int, *, insists: bool, note: Callable[[str], N
     try:
         endpoint = serve_metrics(host, port)
     except OSError as error:
+        if error.errno in _LACKS:
+            note(f"{error.strerror}; the run goes on and serves no metrics")
+            return Metrics(None, None)
         if insists:
             raise
         try:
