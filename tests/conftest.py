@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,6 +31,9 @@ def pytest_configure() -> None:
     settings.load_profile(os.environ.get("HELIX_TEST_HYPOTHESIS") or ("gate" if os.environ.get("CI") else "local"))
     for name in [name for name in os.environ if name.startswith(_USER_SETTINGS)]:
         del os.environ[name]
+    # Hundreds of Pythons are started: each would compile the package and its own libraries anew.
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        sys.dont_write_bytecode = False
     # A shell without job control lets what it starts in the background ignore Ctrl-C, and all that is started by that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_crawl_otel.formats import gib
+from helix_crawl_otel.exit_codes import Refusal
+from helix_crawl_otel.formats import GIB, gib
 from helix_crawl_otel.probes.cards import CardInfo, Description, describe
 from helix_crawl_otel.probes.cgroup import quota_cores
 from helix_crawl_otel.supervise.process import worker_command
@@ -31,8 +32,6 @@ __all__ = [
     "worker_cards",
 ]
 
-GIB = 1024**3
-
 COUNT_SECONDS = 120.0
 """What a process that only imports torch and counts its devices gets, of the world's."""
 
@@ -45,7 +44,7 @@ NO_CUDA = (
 TORCH_ALONE = "their memory is what torch itself holds, and what other programs hold on them is not seen"
 
 
-class NoDevice(Exception):
+class NoDevice(Refusal):
     """The device that was asked for is not there. The message says what is."""
 
 

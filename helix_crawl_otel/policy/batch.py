@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from helix_crawl_otel.policy.baseline import ROUNDING, Baseline
 
-__all__ = ["SMALL_BATCH", "Batch", "BatchInfo", "is_small"]
+__all__ = ["SMALL_BATCH", "Batch", "BatchInfo", "RunningBatch", "is_small"]
 
 SMALL_BATCH = 0.25
 """A batch of less than this part of the baseline batches' median work: its rate is all overhead (rule 4)."""
@@ -50,6 +50,10 @@ class BatchInfo:
     genes: float
     work: float | None = None
     first: str | None = None
+
+
+RunningBatch = tuple[BatchInfo, float]
+"""A batch and when it began, in seconds."""
 
 
 @dataclass

@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from opentelemetry import metrics
 from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel._version import __version__
 from helix_crawl_otel.config import CrawlConfig
-from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.policy.model import Evidence
@@ -31,6 +31,9 @@ from helix_crawl_otel.supervise.loop import Supervisor
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import Ticker, awake_clock, scaled_clock
+
+if TYPE_CHECKING:
+    from helix_crawl_otel.otel.endpoint import MetricsEndpoint
 
 __all__ = ["Metrics", "RunOptions", "Session", "open_metrics"]
 
@@ -64,6 +67,8 @@ def open_metrics(host: str, port: int, *, insists: bool, note: Callable[[str], N
     Raises:
         OSError: It cannot be listened there; the message says why.
     """
+    from helix_crawl_otel.otel.endpoint import serve_metrics  # late: with a server, and TLS beside it
+
     try:
         endpoint = serve_metrics(host, port)
     except OSError as error:
