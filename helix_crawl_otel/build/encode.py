@@ -107,13 +107,13 @@ def _ingest(
     plan = plan_named(Path(assignment.source), output, assignment.shard, may_be_gone=assignment.prune)
 
     def progress(sources: int, genes: int) -> None:
-        report(messages.Ingesting(assignment.shard, sources, genes))
+        report(messages.IngestProgress(assignment.shard, sources, genes))
 
     done = ingest(store, plan, ChunkRule(), prune=assignment.prune, progress=progress, should_stop=pausing)
     if done.stopped:
         raise PauseRequested(None)
     report(
-        messages.Ingested(
+        messages.IngestEnd(
             assignment.shard,
             sources=done.sources,
             added=done.added_genes,
@@ -377,4 +377,4 @@ class _Session:
     def _quarantine(self, gene_id: str, reason: str) -> None:
         self._store.quarantine(gene_id, reason)
         watchdog.error("gene %s of shard %s is quarantined: %s", gene_id, self._shard.name, reason)
-        self._report(messages.Quarantined(self._shard.name, gene_id, reason))
+        self._report(messages.QuarantineGene(self._shard.name, gene_id, reason))

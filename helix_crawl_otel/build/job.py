@@ -274,10 +274,10 @@ class BuildJob:
             if isinstance(message, (messages.ShardDone, messages.ShardFailed)):
                 self._finished(slot, work, message)
                 self._give_next(slot, worker)
-            elif isinstance(message, messages.LeaveShard) and work is not None:
+            elif isinstance(message, messages.PassOnShard) and work is not None:
                 device = self._left(slot, work, message)
                 worker.tell(messages.Leave())
-        if isinstance(message, messages.LeaveShard) and work is not None and device is not None:
+        if isinstance(message, messages.PassOnShard) and work is not None and device is not None:
             # Last, and without the lock: it asks who holds a card, and a driver in trouble may not answer.
             before = self._devices[slot]
             known = self._memory(before) if message.lacks_memory else ""
@@ -297,7 +297,7 @@ class BuildJob:
             case messages.Encoding():
                 # Once a run: a worker that takes over must not try again what the one before has just quarantined.
                 work.assignment = replace(work.assignment, retry_quarantined=False)
-            case messages.Ingested():
+            case messages.IngestEnd():
                 work.problems = message.problem_count
 
     def _show(self, slot: str, work: ShardWork | None, message: Message) -> None:
@@ -306,21 +306,21 @@ class BuildJob:
         match message:
             case messages.CannotStart(reason):
                 self.never = reason
-            case messages.ModelLoading(model, device):
+            case messages.LoadStart(model, device):
                 self._emit(events.ModelLoading(t, slot, model, device))
-            case messages.ModelLoaded(model, device, seconds):
+            case messages.LoadEnd(model, device, seconds):
                 if work is not None:
                     self._starved.discard(self._devices[slot])
                 self._emit(events.ModelLoaded(t, slot, model, device, seconds))
-            case messages.Ingesting(shard, sources, genes):
+            case messages.IngestProgress(shard, sources, genes):
                 self._emit(events.Ingesting(t, shard, slot, sources, genes))
-            case messages.Ingested(shard, sources, added, removed, skipped, problems):
+            case messages.IngestEnd(shard, sources, added, removed, skipped, problems):
                 for source, reason in problems:
                     self._emit(events.SourceTrouble(t, shard, source, reason))
                 self._emit(events.Ingested(t, shard, sources, added, removed, skipped))
             case messages.StartBatch(shard=shard, genes=genes):
                 self._emit(events.BatchStarted(t, shard, slot, int(genes)))
-            case messages.Quarantined(shard, gene, reason):
+            case messages.QuarantineGene(shard, gene, reason):
                 self._emit(events.Quarantined(t, shard, gene, reason))
             case messages.Encoding(shard, label, pending) if work is not None:
                 self._pipeline.set_pending(shard, pending)
@@ -350,7 +350,7 @@ class BuildJob:
         else:
             self._fail(work, reason)
 
-    def _left(self, slot: str, work: ShardWork, said: messages.LeaveShard) -> str | None:
+    def _left(self, slot: str, work: ShardWork, said: messages.PassOnShard) -> str | None:
         """A worker leaves its shard to another one: on the same device when that has memory again, or on the CPU.
 
         Returns:

@@ -92,7 +92,7 @@ class _Worker:
                     return BROKEN_EXIT_CODE
                 except LeaveShard as error:
                     lacks_memory = isinstance(error, LacksMemory)
-                    left = messages.LeaveShard(assignment.shard, str(error), lacks_memory, self._is_loading)
+                    left = messages.PassOnShard(assignment.shard, str(error), lacks_memory, self._is_loading)
                     self._link.send(left)
                 assignment = self._next()
         return 0
@@ -140,7 +140,7 @@ class _Worker:
         if self._loaded is None:
             settings, self._is_loading = self._settings, True
             started = time.monotonic()
-            self._link.send(messages.ModelLoading(settings.model, settings.device))
+            self._link.send(messages.LoadStart(settings.model, settings.device))
             encoder = load_encoder(
                 settings.model, settings.device, batch_size=settings.batch_size, threads=settings.threads
             )
@@ -149,7 +149,7 @@ class _Worker:
             is_demoted = self._link.demoted_shard is not None  # then a modelled card slows it no more
             faulty = apply_faults(encoder, self._faults, settings.number, clock, sleep, is_demoted=is_demoted)
             self._loaded, self._is_loading = CheckedEncoder(faulty), False
-            self._link.send(messages.ModelLoaded(settings.model, encoder.device, time.monotonic() - started))
+            self._link.send(messages.LoadEnd(settings.model, encoder.device, time.monotonic() - started))
         return self._loaded
 
     def _memory(self) -> Callable[[], MemoryReading] | None:

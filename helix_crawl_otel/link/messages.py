@@ -39,21 +39,21 @@ __all__ = [
     "GiveShard",
     "Hello",
     "IgnoreBatch",
-    "Ingested",
-    "Ingesting",
+    "IngestEnd",
+    "IngestProgress",
     "Judged",
     "LastWords",
     "Leave",
-    "LeaveShard",
+    "LoadEnd",
+    "LoadStart",
     "Memory",
     "Message",
-    "ModelLoaded",
-    "ModelLoading",
     "MoveShard",
     "NextBatch",
     "OpenShard",
+    "PassOnShard",
     "Pause",
-    "Quarantined",
+    "QuarantineGene",
     "RecordBatch",
     "ReportError",
     "ShardDone",
@@ -296,7 +296,7 @@ class AskStatus(Message):
 
 
 @dataclass(frozen=True)
-class ModelLoading(Message):
+class LoadStart(Message):
     """It begins to load its model."""
 
     model: str
@@ -304,7 +304,7 @@ class ModelLoading(Message):
 
 
 @dataclass(frozen=True)
-class ModelLoaded(Message):
+class LoadEnd(Message):
     """It has it."""
 
     model: str
@@ -313,7 +313,7 @@ class ModelLoaded(Message):
 
 
 @dataclass(frozen=True)
-class Ingesting(Message):
+class IngestProgress(Message):
     """Its shard's sources are read: so many, and so many genes, so far."""
 
     shard: str
@@ -322,7 +322,7 @@ class Ingesting(Message):
 
 
 @dataclass(frozen=True)
-class Ingested(Message):
+class IngestEnd(Message):
     """They have been read and cut.
 
     Args:
@@ -363,7 +363,7 @@ class NextBatch(Message):
 
 
 @dataclass(frozen=True)
-class Quarantined(Message):
+class QuarantineGene(Message):
     """A gene cannot be encoded."""
 
     shard: str
@@ -388,7 +388,7 @@ class ShardFailed(Message):
 
 
 @dataclass(frozen=True)
-class LeaveShard(Message):
+class PassOnShard(Message):
     """Another process has to go on with it.
 
     Args:
@@ -428,16 +428,16 @@ FROM_WORKER: tuple[type[Message], ...] = (
     Boundary,
     Acknowledge,
     AskStatus,
-    ModelLoading,
-    ModelLoaded,
-    Ingesting,
-    Ingested,
+    LoadStart,
+    LoadEnd,
+    IngestProgress,
+    IngestEnd,
     Encoding,
     NextBatch,
-    Quarantined,
+    QuarantineGene,
     ShardDone,
     ShardFailed,
-    LeaveShard,
+    PassOnShard,
     CannotStart,
 )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from typing import Any
 
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.messages import Hello, LastWords, Message, Welcome
@@ -189,8 +190,8 @@ class IncomingMessages:
         self._mail.send(messages.Judged(end))
 
     def _ignore_batch(self, message: messages.IgnoreBatch) -> None:
-        given: dict[str, object] = {"genes": 0.0, "work": None, "seconds": None, message.problem: message.given}
-        info = BatchInfo("", message.shard, self._worker, "", given["genes"], given["work"])  # type: ignore[arg-type]
+        given: dict[str, Any] = {"genes": 0.0, "work": None, "seconds": None, message.problem: message.given}
+        info = BatchInfo("", message.shard, self._worker, "", given["genes"], given["work"])
         self._pipeline.ignore(message.problem, info, given["seconds"])
 
     def _boundary(self, message: messages.Boundary) -> None:

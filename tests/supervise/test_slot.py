@@ -415,7 +415,7 @@ def test_a_shard_that_is_left_to_another_worker_is_not_done(tmp_path: Path) -> N
         stage.clock.now += 1.0
         second = stage.next_worker(2)
         second.hello()
-        second.say(messages.LeaveShard("a", "out of memory", lacks_memory=True, is_loading=True))
+        second.say(messages.PassOnShard("a", "out of memory", lacks_memory=True, is_loading=True))
         second.next_told(messages.Leave)
         second.leave(0)
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
