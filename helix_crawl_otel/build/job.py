@@ -129,6 +129,8 @@ class ShardWork:
         was_set_aside: Its file was corrupt and has been replaced once.
         shortages: How many workers in a row had to leave it on its device for want of memory.
         encoded: Genes that got a vector in this run.
+        left: Genes that lacked one when a worker last said so, `None` before.
+        unsaid: Genes of batches that began since: they may be in the store, and their worker died before it said so.
         problems: Sources that cannot be read.
     """
 
@@ -142,7 +144,16 @@ class ShardWork:
     was_set_aside: bool = False
     shortages: int = 0
     encoded: int = 0
+    left: int | None = None
+    unsaid: int = 0
     problems: int = 0
+
+    def found(self, left: int) -> int:
+        """The store lacks so many vectors now. Returns how many it has got of a worker that died before it said so."""
+        unsaid = 0 if self.left is None else max(0, min(self.left - left, self.unsaid))
+        self.encoded += unsaid
+        self.left, self.unsaid = left, 0
+        return unsaid
 
 
 class BuildJob:
@@ -289,16 +300,22 @@ class BuildJob:
         match message:
             case messages.StartBatch(genes=genes, first=str(first)) | messages.NextBatch(genes=genes, first=str(first)):
                 work.batch = first, int(genes)
+                work.unsaid += int(genes)
+            case messages.QuarantineGene() if work.left is not None:
+                work.left -= 1
             case messages.Boundary(genes=int(genes)):
                 if work.batch is not None:
                     work.bad_batches.committed(work.batch[0])
                 work.batch, work.shortages = None, 0
                 work.encoded += genes
+                work.left, work.unsaid = message.pending, 0
             case messages.Encoding():
                 # Once a run: a worker that takes over must not try again what the one before has just quarantined.
                 work.assignment = replace(work.assignment, retry_quarantined=False)
             case messages.IngestEnd():
                 work.problems = message.problem_count
+                if message.added or message.removed:
+                    work.left = None  # sources have changed in between: what is missing tells nothing
 
     def _show(self, slot: str, work: ShardWork | None, message: Message) -> None:
         """Tell the displays. `work` is `None` where it has been given up meanwhile."""
@@ -324,13 +341,22 @@ class BuildJob:
                 self._emit(events.Quarantined(t, shard, gene, reason))
             case messages.Encoding(shard, label, pending) if work is not None:
                 self._pipeline.set_pending(shard, pending)
+                self._find_unsaid(slot, work, pending)
                 self._emit(events.ShardStarted(t, shard, slot, label, pending))
             case messages.Boundary(shard, device, _, int(genes), pending) if work is not None:
                 status = self._pipeline.status(shard)
                 self._emit(events.Committed.of(t, shard, slot, device, genes, pending, status))
             case messages.ShardDone(shard) if work is not None:
+                self._find_unsaid(slot, work, 0)
                 self._pipeline.close_shard(shard, "done")
                 self._emit(events.ShardEnded(t, shard, "done", work.encoded, ""))
+
+    def _find_unsaid(self, slot: str, work: ShardWork, left: int) -> None:
+        """A worker tells how many genes its shard lacks: one before it may have died between a commit and saying so."""
+        found, shard = work.found(left), work.assignment.shard
+        if found:
+            status = self._pipeline.status(shard)
+            self._emit(events.Committed.of(self._clock(), shard, slot, self._devices[slot], found, left, status))
 
     def _finished(self, slot: str, work: ShardWork | None, how: messages.ShardDone | messages.ShardFailed) -> None:
         self._current.pop(slot, None)

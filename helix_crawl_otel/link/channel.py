@@ -26,7 +26,7 @@ from typing import Any
 
 from helix_crawl_otel.config import CHANNEL_VARIABLE
 
-__all__ = ["BadFrame", "Channel", "ChannelClosed", "ChannelError", "ChildEnd", "open_pair"]
+__all__ = ["BadFrame", "Channel", "ChannelClosed", "ChannelError", "ChannelLost", "ChildEnd", "open_pair"]
 
 FILE_TYPE_PIPE = 3  # as Windows has it
 
@@ -52,6 +52,10 @@ class ChannelClosed(ChannelError):
     """The other end is gone, or this one has been closed."""
 
 
+class ChannelLost(ChannelClosed):
+    """Somebody else in this process has closed this end; its number may be another file's by now."""
+
+
 class BadFrame(ChannelError):
     """What arrived is no message."""
 
@@ -67,6 +71,7 @@ class Channel:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._file = _file_of(connection)
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
         self._closed = False
@@ -94,6 +99,7 @@ class Channel:
 
         Raises:
             ChannelClosed: Nobody will read it.
+            ChannelLost: It cannot be written, for it is not ours any more.
             ValueError: It is no JSON, or too large.
         """
         frame = json.dumps(message, allow_nan=False, separators=(",", ":")).encode("ascii")
@@ -104,6 +110,7 @@ class Channel:
             try:
                 self._connection.send_bytes(frame)
             except _CLOSED_MEANWHILE as error:
+                self._check_open()
                 raise ChannelClosed(f"the channel cannot be written: {error}") from None
 
     def receive(self) -> dict[str, Any]:
@@ -111,6 +118,7 @@ class Channel:
 
         Raises:
             ChannelClosed: The other end is gone, in the middle of a frame or after one.
+            ChannelLost: See `send`.
             BadFrame: What arrived is no JSON object with a `type`, or is too large.
         """
         try:
@@ -122,8 +130,10 @@ class Channel:
         except OSError as error:
             if "bad message length" in str(error):
                 raise BadFrame(f"a frame is larger than {LARGEST_FRAME} bytes") from None
+            self._check_open()
             raise ChannelClosed(f"the channel cannot be read: {error}") from None
         except _CLOSED_MEANWHILE as error:
+            self._check_open()
             raise ChannelClosed(f"the channel was closed: {error}") from None
         return _message(frame)
 
@@ -132,6 +142,8 @@ class Channel:
         if self._closed:
             return
         self._closed = True
+        if _file_of(self._connection) != self._file:
+            return  # somebody has closed it already
         with ExitStack() as held:
             # Only after that is nobody inside a read or a write: the number of a closed descriptor or handle is
             # given to the next file, and what a thread still reads or writes by it would be another worker's.
@@ -145,6 +157,11 @@ class Channel:
     def _check_open(self) -> None:
         if self._closed:  # not left to the connection: it is open until nobody is inside it
             raise ChannelClosed("the channel has been closed")
+        if _file_of(self._connection) != self._file:
+            # A job that closes whatever is open, to become a daemon perhaps, opens files after that: our frames would
+            # stand in one of them, and the connection would close it when it is thrown away.
+            self._connection._handle = None
+            raise ChannelLost("something in this process has closed the channel")
 
     def _left(self, lock: threading.Lock) -> bool:
         """Have whoever holds the lock come out of a read or a write, and take it. Returns whether it was so."""
@@ -159,11 +176,23 @@ class Channel:
 
 if sys.platform == "win32":
 
+    def _file_of(connection: Connection) -> object:
+        """Handles cannot be told apart; few programs close all that they have."""
+        return None
+
     def _interrupt(connection: Connection) -> None:
         """End the reads and writes that wait just now; one that is about to begin needs another call."""
         ctypes.windll.kernel32.CancelIoEx(ctypes.c_void_p(connection.fileno()), None)
 
 else:
+
+    def _file_of(connection: Connection) -> object:
+        """What is open under its number, `None` for nothing."""
+        try:
+            found = os.fstat(connection.fileno())
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _interrupt(connection: Connection) -> None:
         """End every read and write, now and later, also one that waits; closing alone would not."""

@@ -19,7 +19,7 @@ from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.config import take_channel
 from helix_crawl_otel.formats import whole_seconds
 from helix_crawl_otel.link import messages
-from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, ChannelError
+from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, ChannelError, ChannelLost
 from helix_crawl_otel.link.messages import Answer, BadMessage, GiveShard, Leave, Message, Welcome
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import Action, Outcome
@@ -80,10 +80,12 @@ class Link:
 
     def send(self, message: Message) -> None:
         """Send a message that must not be lost. In a forked child nothing is sent: the channel is the parent's."""
-        if os.getpid() != self._pid:
+        if self._closed or os.getpid() != self._pid:
             return
         try:
             self._channel.send(messages.pack(message))
+        except ChannelLost as error:
+            self._lost(error)
         except ChannelClosed:
             self._orphaned()
 
@@ -103,7 +105,7 @@ class Link:
         """Wait for the answer to a question, for so many seconds; `None` when none comes in time, or none can."""
         answer = self._answers.get(request)
         try:
-            return None if answer is None or os.getpid() != self._pid else answer.get(timeout=timeout)
+            return None if answer is None or self._closed or os.getpid() != self._pid else answer.get(timeout=timeout)
         except queue.Empty:
             watchdog.warning("the supervisor has not answered within %s", whole_seconds(timeout))
             return None
@@ -119,7 +121,7 @@ class Link:
         if os.getpid() != self._pid:
             return
         with self._judging:
-            if not self._judging.wait_for(lambda: self._judged >= end, timeout):
+            if not self._judging.wait_for(lambda: self._closed or self._judged >= end, timeout):
                 watchdog.warning("the supervisor has not judged a batch within %s", whole_seconds(timeout))
 
     def receive_shard(self, timeout: float) -> GiveShard | Leave | None:
@@ -160,6 +162,9 @@ class Link:
         while True:
             try:
                 content = self._channel.receive()
+            except ChannelLost as error:
+                self._lost(error)
+                return
             except (ChannelClosed, BadFrame):
                 self._orphaned()
                 return
@@ -207,6 +212,15 @@ class Link:
     def _acknowledge(self, action: Action, outcome: Outcome) -> None:
         detail = self.details.pop(action.id, "")
         self.send(messages.Acknowledge(action.id, outcome, detail))
+
+    def _lost(self, error: ChannelLost) -> None:
+        """The job has closed the channel, and did not mean us: the supervisor is there, and waits for its end."""
+        with self._judging:
+            if self._closed:
+                return
+            self._closed = True
+            self._judging.notify_all()
+        watchdog.warning("%s; the job goes on, and nobody watches it", error)
 
     def _orphaned(self) -> None:
         if self._closed or os.getpid() != self._pid:

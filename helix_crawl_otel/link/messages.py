@@ -94,6 +94,11 @@ class Message:
         cls.NAME = _BIG_LETTER.sub("_", cls.__name__).lower()
 
 
+def _one_of(name: str, given: str, *accepted: str) -> None:
+    if given not in accepted:
+        raise ValueError(f"{name} is {given!r:.80}; accepted: {', '.join(accepted)}")
+
+
 # -- a worker to its supervisor: who it is ----------------------------------------------------------------------------
 
 
@@ -183,6 +188,9 @@ class CloseShard(Message):
     shard: str
     state: str
 
+    def __post_init__(self) -> None:
+        _one_of("state", self.state, "done", "paused", "failed", "left")
+
 
 @dataclass(frozen=True)
 class StartBatch(Message):
@@ -254,6 +262,9 @@ class IgnoreBatch(Message):
     shard: str
     problem: str
     given: str
+
+    def __post_init__(self) -> None:
+        _one_of("problem", self.problem, "genes", "seconds", "work")
 
 
 @dataclass(frozen=True)

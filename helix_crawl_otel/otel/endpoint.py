@@ -250,6 +250,7 @@ def _hang_up(connection: socket.socket) -> None:
 def _handler(registry: CollectorRegistry, host: str) -> type[BaseHTTPRequestHandler]:
     """What answers a connection of a server that was given this host."""
     from prometheus_client import MetricsHandler
+    from prometheus_client.exposition import choose_encoder
 
     told: set[type[Exception]] = set()
 
@@ -258,11 +259,7 @@ def _handler(registry: CollectorRegistry, host: str) -> type[BaseHTTPRequestHand
 
         def do_GET(self) -> None:
             """The metrics, on any path."""
-            wanted = self.headers.get("Host")
-            address = str(cast("tuple[Any, ...]", self.server.server_address)[0])
-            if not _is_meant(wanted, host, address):
-                text = f"Host is {ascii(wanted)[:80]}; accepted: localhost, a loopback address, {host}"
-                self.send_error(403, explain=text)
+            if not self._is_fair():
                 return
             try:
                 super().do_GET()
@@ -273,6 +270,28 @@ def _handler(registry: CollectorRegistry, host: str) -> type[BaseHTTPRequestHand
                 told.add(type(error))
                 watchdog.log(level, "a scrape of the metrics has failed, the job goes on: %r", error)
                 self.send_error(500, explain=type(error).__name__)
+
+        def do_HEAD(self) -> None:
+            """Is anybody there? Nothing is collected for that."""
+            if self._is_fair():
+                self.send_response(200)
+                self.end_headers()
+
+        def _is_fair(self) -> bool:
+            """Whether a request can be answered; one that cannot be is told so."""
+            wanted = self.headers.get("Host")
+            address = str(cast("tuple[Any, ...]", self.server.server_address)[0])
+            if not _is_meant(wanted, host, address):
+                text = f"Host is {ascii(wanted)[:80]}; accepted: localhost, a loopback address, {host}"
+                self.send_error(403, explain=text)
+                return False
+            try:  # what `prometheus_client` will make of it: else a client's nonsense is told as a collector's failure
+                urlsplit(self.path)
+                choose_encoder(self.headers.get("Accept") or "")
+            except Exception as error:  # noqa: BLE001 - whatever it is, the client has sent it
+                self.send_error(400, explain=f"the address or Accept cannot be read: {type(error).__name__}")
+                return False
+            return True
 
     Handler.registry = registry
     return Handler

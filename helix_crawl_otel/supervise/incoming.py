@@ -19,6 +19,7 @@ from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.outgoing import OutgoingActions, Sender
 from helix_crawl_otel.supervise.run_state import RunContext
@@ -97,7 +98,7 @@ class IncomingMessages:
                     self._pipeline.abandon_batch(running)
             case messages.RecordBatch(end, shard, device, genes, seconds, work):
                 self._pipeline.record_batch(shard, self._worker, device, genes, seconds, work)
-                self._measured(shard, device, genes, seconds)
+                self._measured(BatchInfo("", shard, self._worker, device, genes, work), seconds)
                 self._judged(end)
             case messages.IgnoreBatch():
                 self._ignore_batch(message)
@@ -168,14 +169,16 @@ class IncomingMessages:
         running = self._pipeline.running(self._batch_id(message.batch))
         if running is not None:
             self._pipeline.finish_batch(running, message.seconds)
-            info, _ = running
-            self._measured(info.shard, info.device, info.genes, message.seconds)
+            self._measured(running[0], message.seconds)
         self._judged(message.end)
 
     def _batch_id(self, batch: int) -> str:
         return f"{self.number}/{batch}"
 
-    def _measured(self, shard: str, device: str, genes: float, seconds: float) -> None:
+    def _measured(self, info: BatchInfo, seconds: float) -> None:
+        if sample_problem(info.genes, seconds, info.work) is not None:
+            return  # the pipeline has not counted it either
+        shard, device, genes = info.shard, info.device, info.genes
         status = self._pipeline.status(shard)
         self._uncommitted.add(shard)
         self._run.measured(genes, _lost_seconds(genes, seconds, status))
@@ -237,6 +240,11 @@ class IncomingMessages:
     def has_batch(self) -> bool:
         """Whether a batch is in flight: the policy watches it then."""
         return self._pipeline.has_batch(self._worker)
+
+    def understands(self) -> bool:
+        """Whether the worker takes messages: it has said hello, and in our version. Another one runs by itself."""
+        with self._lock:
+            return self.hello is not None and self.hello.version == messages.VERSION
 
     def pause(self) -> None:
         """Ask the worker to finish its batch, commit and leave; one that has not said hello is asked when it does."""

@@ -155,8 +155,8 @@ class Slot:
     def pause(self) -> None:
         """The operator has asked: the worker finishes its batch, a slot that waits is over."""
         if self.phase is Phase.RUNNING and self.worker is not None:
-            if self.worker.incoming.hello is None and not self.worker.is_ours:
-                self.worker.process.interrupt()  # it knows nothing of us: it gets what a terminal would have sent it
+            if not self.worker.is_ours and not self.worker.can_be_told():
+                self.worker.process.interrupt()  # no word of ours reaches it: it gets what a terminal would send
             self.worker.incoming.pause()
         elif self.phase is Phase.WAITING:
             self._over("paused")

@@ -58,6 +58,10 @@ class Worker:
         self._reader = threading.Thread(target=self._read, name=f"helix-crawl-worker-{process.pid}", daemon=True)
         self._reader.start()
 
+    def can_be_told(self) -> bool:
+        """Whether a message reaches it: it understands ours, and has not closed its end."""
+        return self.incoming.understands() and self._reader.is_alive()
+
     def finish_reading(self, seconds: float) -> None:
         """Wait until everything that a worker said before its end has been taken, for at most so long.
 

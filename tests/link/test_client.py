@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing import Pipe
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -380,3 +381,30 @@ def test_what_answers_as_no_supervisor_does(monkeypatch: pytest.MonkeyPatch, ans
     assert _connect() is None
     end.close()
     channel.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="few programs there close all that they have")
+def test_a_job_that_closes_all_its_files_goes_on_and_keeps_what_it_opens_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one does that becomes a daemon. The number of the channel is its next file's: no frame stands in that."""
+    played = Played()
+    number = played.link._channel._connection.fileno()
+    os.close(number)
+    kept = os.open(tmp_path / "theirs", os.O_RDWR | os.O_CREAT)
+    if kept != number:
+        os.dup2(kept, number)
+    with caplog.at_level("WARNING"):
+        played.link.send(START)
+        played.link.send(messages.FinishBatch(1, 1, 4.0))
+        played.link.await_judged(1, 600.0)
+        assert played.link.answer(played.link.expect(), 600.0) is None
+    assert caplog.messages == [
+        "[crawl-watchdog] something in this process has closed the channel; the job goes on, and nobody watches it"
+    ]
+    played.close()
+    os.write(number, b"still open")
+    assert (tmp_path / "theirs").read_bytes() == b"still open"
+    assert played.left == []
+    for descriptor in {kept, number}:
+        os.close(descriptor)

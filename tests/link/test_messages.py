@@ -92,6 +92,11 @@ def test_a_message_comes_back_as_it_was_sent(message: Message) -> None:
         ({"type": "weather", "is": "fine"}, "a message is called 'weather'; accepted: hello, start_worker, "),
         ({"type": "x" * 5000}, "a message is called 'xxx"),
         ({"type": "judged", "end": 1}, "a message is called 'judged'"),  # it is the other one's
+        (
+            {"type": "close_shard", "shard": "a", "state": "fine"},
+            "state is 'fine'; accepted: done, paused, ",
+        ),
+        ({"type": "ignore_batch", "shard": "a", "problem": "size", "given": "1"}, "accepted: genes, seconds, work"),
         ({"type": "shard_done"}, "ShardDone is {}; accepted: an object with shard"),
         ({"type": "shard_done", "shard": "a", "more": 1}, "accepted: an object with shard"),
         ({"type": "shard_done", "shard": 5}, "ShardDone.shard is 5; accepted: str"),

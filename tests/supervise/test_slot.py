@@ -12,6 +12,7 @@ from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.rules import GateState, MemoryGate
 from helix_crawl_otel.supervise.slot import GRACE_SECONDS, HELLO_SECONDS, LEAVE_SECONDS, SILENT_SECONDS, Phase, Restart
+from tests.supervise.played import SECONDS
 from tests.supervise.stage import Stage, build_job
 from tests.watch.rig import TICK
 
@@ -361,6 +362,70 @@ def test_a_pause_reaches_a_driver_by_message_or_as_a_terminals_interrupt() -> No
         stage.turn()
         assert stage.slot.phase is Phase.OVER
         assert stage.run.is_paused
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_pause_reaches_a_driver_that_takes_no_message(is_closed: bool) -> None:
+    """Of another release of this package, or one that has closed the channel: it runs by itself, and is interrupted."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.say(messages.Hello(messages.VERSION if is_closed else messages.VERSION - 1, worker.pid, "3", "0"))
+        worker.next_told(messages.Welcome)
+        if is_closed:
+            worker.channel.close()
+            assert stage.slot.worker is not None
+            stage.slot.worker._reader.join(SECONDS)
+        stage.run.pausing = True
+        stage.slot.pause()
+        assert worker.interrupts == 1
+
+
+@pytest.mark.parametrize(("genes", "seconds"), [(8, 0.0), (-8, 1.0), (10**30, 1.0), (8, -1.0)])
+def test_a_batch_that_the_metrics_do_not_count_is_in_no_total(genes: int, seconds: float) -> None:
+    """Whoever writes on the channel itself: the summary and the metrics say the same."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        worker.say(messages.RecordBatch(1, "a", "cuda:0", genes, seconds, None))
+        worker.start("a", genes, 1.0)
+        worker.say(messages.FinishBatch(2, 1, seconds))
+        worker.sync()
+        assert stage.run.totals.encoded == 0
+        assert stage.series("helix_dense_genes") == {}
+        assert stage.of(events.Committed) == []
+
+
+@pytest.mark.parametrize(
+    ("quarantined", "left", "encoded"),
+    [(0, 4, 8), (0, 8, 4), (1, 7, 4), (1, 3, 8)],
+)
+def test_genes_that_a_worker_could_not_tell_of_are_counted(
+    tmp_path: Path, quarantined: int, left: int, encoded: int
+) -> None:
+    """It dies after a commit and before it says so, or before the commit: the next one's count of the store tells.
+
+    A gene that was quarantined lacks no vector either, and has none.
+    """
+    job = build_job(tmp_path, ["a"], set())
+    with Stage(job, logs=tmp_path) as stage:
+        first = stage.begin()
+        first.hello()
+        first.open("a")
+        first.say(messages.Encoding("a", "cuda:0", 8))
+        for gene in range(quarantined):
+            first.say(messages.QuarantineGene("a", str(gene), "bad"))
+        first.start("a", 4, 1.0)
+        first.finish(1.0)
+        first.leave(-9)
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        stage.clock.now += 1.0
+        second = stage.next_worker(2)
+        second.hello()
+        second.say(messages.Encoding("a", "cuda:0", left))
+        second.start("a", 4, 1.0)
+        second.boundary("a", 4, left - 4)
+        assert job.shards[0].encoded == encoded
 
 
 def test_a_command_that_cannot_be_started_ends_the_run() -> None:
