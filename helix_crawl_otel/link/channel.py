@@ -160,7 +160,7 @@ class Channel:
         if _file_of(self._connection) != self._file:
             # A job that closes whatever is open, to become a daemon perhaps, opens files after that: our frames would
             # stand in one of them, and the connection would close it when it is thrown away.
-            self._connection._handle = None
+            self._connection._handle = None  # type: ignore[attr-defined]  # of all versions since 3.3
             raise ChannelLost("something in this process has closed the channel")
 
     def _left(self, lock: threading.Lock) -> bool:
