@@ -10,6 +10,7 @@ blocks, a killed peer seen in 2 ms.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import multiprocessing
 import os
@@ -268,6 +269,7 @@ if sys.platform == "win32":
         return PipeConnection(duplicate(number))  # type: ignore[no-any-return]  # typeshed has it on Windows only
 
 else:
+    import fcntl
 
     def _own_connection(number: int) -> Connection:
         own = os.dup(number)
@@ -277,11 +279,23 @@ else:
                 _check_pair(looked_at)
             finally:
                 looked_at.detach()
+            _take(own)
             os.set_inheritable(number, False)
         except BaseException:
             os.close(own)
             raise
         return Connection(own)
+
+    def _take(own: int) -> None:
+        """One process of a job at a time: of two that read, each would get pieces of the other's frames.
+
+        A record lock is the process's own, though it has inherited the socket, and ends with it. macOS may have none.
+        """
+        try:
+            fcntl.lockf(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ChannelError("another process of the same job has the channel") from None
 
     def _check_pair(looked_at: socket.socket) -> None:
         """A channel is one of two sockets that were made together: neither has a name."""
