@@ -100,7 +100,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 
 
 def _parser() -> "argparse.ArgumentParser":
-    import argparse
+    from argparse import RawDescriptionHelpFormatter
 
     from helix_crawl_otel.commands import (
         backfill,
@@ -115,12 +115,13 @@ def _parser() -> "argparse.ArgumentParser":
         simulate,
         verify,
     )
+    from helix_crawl_otel.commands.common import CommandParser
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="helix-crawl",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"helix-crawl {__version__}")
@@ -133,7 +134,9 @@ def _parser() -> "argparse.ArgumentParser":
 
 
 def _say(message: str, code: int) -> int:
-    print(f"helix-crawl: error: {message}", file=sys.stderr)
+    from helix_crawl_otel.commands.common import say
+
+    say(f"helix-crawl: error: {message}", to_stderr=True)
     return code
 
 

@@ -9,6 +9,8 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
+from html import escape
+from unicodedata import category
 
 __all__ = [
     "GIB",
@@ -19,10 +21,12 @@ __all__ = [
     "genes",
     "gib",
     "gib_number",
+    "html_text",
     "is_gone_reader",
     "mib",
     "number",
     "printable",
+    "printable_lines",
     "rate",
     "shard_name",
     "shown_command",
@@ -34,6 +38,9 @@ MIB, GIB = 1024**2, 1024**3
 """Bytes."""
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+MOST_LETTERS = 10_000
+"""Of a line. A command with its paths may be long, and is there to be copied."""
 
 _PLAIN = re.compile(r"[\w.:/\\+=~-]+")
 # PowerShell takes the typographic quotation marks for the plain ones.
@@ -130,8 +137,27 @@ def shard_name(shard: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that cannot move the cursor or break its line: names of files may hold anything."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    """A line that moves no cursor, hides nothing and ends where it ends, whatever is in it.
+
+    Whatever is shown of what comes from outside goes through here, at the output: names of files, of shards and of
+    programs, and what a library or a database says may hold anything. What is no letter is written as in a Python
+    text, such as `\\x1b`; a blank of any width is a blank. Of a line that nobody would read to its end only the
+    beginning is left.
+    """
+    shown = text[:MOST_LETTERS]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else " " if category(c) == "Zs" else ascii(c)[1:-1] for c in shown)
+    return shown if len(text) <= MOST_LETTERS else f"{shown}... ({len(text):,} characters)"
+
+
+def printable_lines(text: str) -> str:
+    """The same of several lines that were put together here."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def html_text(text: str) -> str:
+    """The same for a page: what stands between two tags, or in an attribute."""
+    return escape(printable_lines(text))
 
 
 def shown_command(words: Iterable[str], platform: str = sys.platform) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import textwrap
 from collections.abc import Sequence
 
-from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command, say, say_json
 from helix_crawl_otel.config import add_options, environment, option_or_knob, option_values
 from helix_crawl_otel.doctor.cards import card_checks, device_check
 from helix_crawl_otel.doctor.checks import Check, Severity, worst
@@ -65,9 +64,9 @@ def _command(args: argparse.Namespace) -> int:
     )
     verdict = worst(checks)
     if args.json:
-        print(json.dumps({"verdict": verdict.value, "checks": [check.to_json() for check in checks]}, indent=2))
+        say_json({"verdict": verdict.value, "checks": [check.to_json() for check in checks]}, indent=2)
     else:
-        print("\n".join(lines(checks)))
+        say(*lines(checks))
     return FAILED if verdict is Severity.PROBLEM else DONE
 
 
@@ -105,11 +104,8 @@ def lines(checks: Sequence[Check]) -> list[str]:
             shown += _wrap(f"-> {check.advice} ({check.source})", indent, f"{indent}   ")
     counts = {verdict: sum(check.verdict is verdict for check in checks) for verdict in Severity}
     problems, warnings = counts[Severity.PROBLEM], counts[Severity.WARN]
-    if problems or warnings:
-        shown.append(f"\n{_many(problems, 'problem')}, {_many(warnings, 'warning')}")
-    else:
-        shown.append("\nnothing is wrong")
-    return shown
+    trouble = f"{_many(problems, 'problem')}, {_many(warnings, 'warning')}"
+    return [*shown, "", trouble if problems or warnings else "nothing is wrong"]
 
 
 def _wrap(text: str, first: str, others: str) -> list[str]:
