@@ -81,7 +81,7 @@ def test_bars_and_log_lines_obey_nobody_else(text: str) -> None:
     assert_tame(OURS.sub("", drawn))
 
 
-@hostile
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_programs_get_every_text_as_it_is(text: str) -> None:
     """One object a line, in ASCII, whole."""
     stream = io.StringIO()
