@@ -8,7 +8,7 @@ import errno
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html import escape
 from unicodedata import category
 
@@ -32,6 +32,7 @@ __all__ = [
     "shown_command",
     "span",
     "whole_seconds",
+    "without_secrets",
 ]
 
 MIB, GIB = 1024**2, 1024**3
@@ -41,6 +42,14 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 MOST_LETTERS = 10_000
 """Of a line. A command with its paths may be long, and is there to be copied."""
+
+_URL = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]+://)([^\s/?#@\"']*@)?((?:\[[^\s\]]*\]|[^\s/?#@:\"'\[]*)(?::[0-9]+)?)([^\s\"']*)"
+)
+_SECRET = re.compile(
+    r".*(pass(word|wd|phrase)?|secret|token|credentials?|(api|access|private|auth)[-_]?key)", re.IGNORECASE
+)
+_HEADER = re.compile(r"\b(authorization:|bearer |basic ).*", re.IGNORECASE)
 
 _PLAIN = re.compile(r"[\w.:/\\+=~-]+")
 # PowerShell takes the typographic quotation marks for the plain ones.
@@ -172,6 +181,36 @@ def shown_command(words: Iterable[str], platform: str = sys.platform) -> str:
     if platform != "win32":
         return shlex.join(words)
     return " ".join(map(_quoted, words))
+
+
+def without_secrets(words: Iterable[str]) -> Iterator[str]:
+    """Words of a command as others may see them: `...` stands for what may be a secret.
+
+    Of a URL all that is not its host: the address of a chat's hook is one. Of `--notify` the arguments of a command.
+    The value of what is named like a secret, such as `--api-key`, `--token=` or `HF_TOKEN=`, and of an Authorization.
+    """
+    hides_next = ""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if hides_next:
+            yield _notified(word) if hides_next == "--notify" else "..."
+            hides_next = ""
+        elif name == "--notify" or _SECRET.fullmatch(name):
+            hides_next = "" if equals else name
+            yield f"{name}={_notified(value) if name == '--notify' else '...'}" if equals else word
+        else:
+            yield _HEADER.sub(r"\1 ...", _URL.sub(_host_alone, word))
+
+
+def _notified(target: str) -> str:
+    """What is told of the end: a URL, or a program with its arguments."""
+    first, _, others = target.partition(" ")
+    return _URL.sub(_host_alone, first) + (" ..." if others else "")
+
+
+def _host_alone(url: re.Match[str]) -> str:
+    scheme, user, host, rest = url.groups()
+    return url[0] if not user and rest in ("", "/") else f"{scheme}{host}/..."
 
 
 def is_gone_reader(error: OSError, platform: str = sys.platform) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import MutableMapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from helix_crawl_otel.formats import printable
+from helix_crawl_otel.formats import printable, printable_lines
 
 __all__ = ["LineFormatter", "log_error", "log_thread_error", "logger", "watchdog"]
 
@@ -40,6 +40,9 @@ class _Watchdog(Adapter):
         return f"[crawl-watchdog] {msg}", kwargs
 
 
+_PLAIN = logging.Formatter()
+
+
 def _tame(record: logging.LogRecord) -> bool:
     """In somebody's job the handlers are the job's: what we say of a name in its log can steer no terminal either."""
     try:
@@ -48,6 +51,8 @@ def _tame(record: logging.LogRecord) -> bool:
         return True
     if not text.isprintable():
         record.msg, record.args = printable(text), ()
+    if record.exc_info:  # every formatter takes what one before it has made of it
+        record.exc_text = printable_lines(_PLAIN.formatException(record.exc_info))
     return True
 
 

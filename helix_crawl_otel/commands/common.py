@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from helix_crawl_otel.formats import printable
+from helix_crawl_otel.formats import printable, shown_command, without_secrets
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.timeline import TimelineError, TimelineReader, read_timeline
 
@@ -27,6 +27,7 @@ __all__ = [
     "say_over",
     "timeline_path",
     "timeline_reader",
+    "typed_command",
 ]
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -44,6 +45,11 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """See `ArgumentParser`: what was typed is part of it."""
         super().error(printable(message))
+
+
+def typed_command() -> str:
+    """The command of this process, for who types it again or asks who is at work: without its secrets."""
+    return shown_command(["helix-crawl", *without_secrets(sys.argv[1:])])
 
 
 # -- what a command prints: nothing else in this package does -------------------------------------------------------
