@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.settings import ACTION_MODES, Settings
 
@@ -43,7 +44,7 @@ __all__ = [
 Value = float | int | str | bool
 
 
-class ConfigError(ValueError):
+class ConfigError(Refusal, ValueError):
     """A knob has a value that is not accepted. The message names the knob, the value and what is accepted."""
 
 

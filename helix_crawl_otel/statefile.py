@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.state import PolicyState, restore_durable
@@ -59,13 +58,12 @@ class StateFile:
         except (ValueError, RecursionError) as error:
             return self._start_anew(encoder, error)
 
-    def save(self, content: dict[str, Any]) -> None:
-        """Replace the file, unless it holds this already.
+    def save(self, text: str) -> None:
+        """Replace the file by this JSON, unless it holds it already.
 
         Raises:
             OSError: It cannot be written; the old content is still there.
         """
-        text = json.dumps(content, allow_nan=False, sort_keys=True, indent=1)
         if text == self._written:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import shlex
@@ -10,8 +9,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -91,10 +88,9 @@ def notify(target: str | None, summary: Mapping[str, Any]) -> None:
     try:
         if _is_url(target):
             _post(target, content)
-        else:
-            # What it prints must not mix with the events on standard output.
+        else:  # what it prints must not mix with the events on standard output
             subprocess.run(_words(target), input=content, stdout=STDERR, timeout=COMMAND_SECONDS, check=True)
-    except (OSError, ValueError, IndexError, http.client.HTTPException, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
         logger.error("--notify %s failed: %s", _shown(target), _reason(error))
 
 
@@ -104,19 +100,24 @@ def _post(url: str, content: bytes) -> None:
     Raises:
         OSError: It failed, or was not done in time.
         ValueError: The URL is none.
-        HTTPException: The answer is none.
     """
+    # Late: TLS and all of e-mail are imported with it, and few runs tell anybody.
+    from http.client import HTTPException, InvalidURL
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
     failed: list[Exception] = []
 
     def post() -> None:
         try:
-            headers = {"Content-Type": "application/json"}
-            request = urllib.request.Request(url, data=content, headers=headers, method="POST")
-            with urllib.request.urlopen(request, timeout=URL_SECONDS):
+            request = Request(url, data=content, headers={"Content-Type": "application/json"}, method="POST")
+            with urlopen(request, timeout=URL_SECONDS):
                 pass
-        except urllib.error.HTTPError as error:
+        except HTTPError as error:
             error.close()
             failed.append(error)
+        except HTTPException as error:  # one of them quotes the URL
+            failed.append(OSError("it is no such URL" if isinstance(error, InvalidURL) else str(error)))
         except Exception as error:  # noqa: BLE001 - it is raised by who waits
             failed.append(error)
 
@@ -151,6 +152,4 @@ def _reason(error: Exception) -> str:
         return f"it ended with exit code {error.returncode}"
     if isinstance(error, subprocess.TimeoutExpired):
         return f"it was not done within {COMMAND_SECONDS:g} seconds, and was ended"
-    if isinstance(error, http.client.InvalidURL):
-        return "it is no such URL"
     return " ".join(" ".join(without_secrets([str(error)])).split())

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.otel.engine import RunningBatch
 from helix_crawl_otel.otel.logline import action_line
-from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.outgoing import OutgoingActions, Sender

@@ -16,8 +16,7 @@ from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.exit_codes import DEMOTED
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.otel.engine import RunningBatch
-from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, ShardStatus, Verdict
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe

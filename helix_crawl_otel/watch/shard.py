@@ -9,7 +9,7 @@ from types import TracebackType
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.formats import mib
-from helix_crawl_otel.otel.engine import RunningBatch
+from helix_crawl_otel.policy.batch import RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.policy.samples import plain_number, sample_problem
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline
