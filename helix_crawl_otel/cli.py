@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import NoReturn
 
 __all__ = ["main"]
 
@@ -99,16 +100,22 @@ arguments and returns the exit code."""
 
 def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
     """The command line. Of the commands only the one that begins it is there, or all of them where none does."""
-    from argparse import RawDescriptionHelpFormatter
+    import argparse
     from importlib import import_module
 
-    from helix_crawl_otel.commands.common import CommandParser
+    from helix_crawl_otel.formats import printable
 
-    parser = CommandParser(
+    class Parser(argparse.ArgumentParser):
+        """Of the commands as well. What was typed is part of its errors."""
+
+        def error(self, message: str) -> "NoReturn":
+            super().error(printable(message))
+
+    parser = Parser(
         prog="helix-crawl",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"helix-crawl {__version__}")

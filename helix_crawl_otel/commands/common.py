@@ -11,14 +11,13 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 from helix_crawl_otel.formats import printable, shown_command, without_secrets
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.timeline import TimelineError, TimelineReader, read_timeline
 
 __all__ = [
-    "CommandParser",
     "Commands",
     "add_command",
     "add_timeline",
@@ -37,14 +36,6 @@ STANDARD_INPUT = "-"
 
 PLACES = (Path(".helix-crawl") / "timeline.jsonl", Path("timeline.jsonl"))
 """In a folder: of the shards that `build` made, and of the state that `run` kept."""
-
-
-class CommandParser(argparse.ArgumentParser):
-    """The parser of the command line and of each command."""
-
-    def error(self, message: str) -> NoReturn:
-        """See `ArgumentParser`: what was typed is part of it."""
-        super().error(printable(message))
 
 
 def typed_command() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import logging
@@ -16,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_crawl_otel.cli import main
-from helix_crawl_otel.commands.common import CommandParser, say
+from helix_crawl_otel.commands.common import say
 from helix_crawl_otel.commands.query import show
 from helix_crawl_otel.formats import MOST_LETTERS, html_text, printable
 from helix_crawl_otel.logs import LineFormatter, log_error, logger, watchdog
@@ -93,13 +92,6 @@ class _nothing:
 
     def __exit__(self, *raised: object) -> None:
         pass
-
-
-def test_subcommands_have_the_same_parser() -> None:
-    """Or their own errors would be raw."""
-    commands = CommandParser().add_subparsers()
-    assert isinstance(commands, argparse._SubParsersAction)
-    assert isinstance(commands.add_parser("a"), CommandParser)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
@@ -213,20 +205,20 @@ def test_our_own_handlers_write_records_that_cannot_be_forged(text: str) -> None
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(LineFormatter("2026 %(levelname)s %(message)s"))
-    root = logging.getLogger("somebody's")
-    root.propagate = False
-    for one in (root, logger):
+    somebody = logging.Logger("somebody's")
+    propagates, logger.propagate = logger.propagate, False
+    for one in (somebody, logger):
         one.addHandler(handler)
     try:
-        root.error(text)
+        somebody.error(text)
         try:
             raise ValueError(text)
         except ValueError as error:
-            root.exception(text)
+            somebody.exception(text)
             log_error(ValueError, error, error.__traceback__)
     finally:
-        for one in (root, logger):
-            one.removeHandler(handler)
+        logger.removeHandler(handler)
+        logger.propagate = propagates
     lines = stream.getvalue().rstrip("\n").split("\n")
     assert_tame("\n".join(lines))
     starts = [line for line in lines if not line.startswith("  ")]
