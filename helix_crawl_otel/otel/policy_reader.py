@@ -1,5 +1,6 @@
-"""The way from what happens to the policy: measurements on a private meter provider, a reader that collects them, and
-the policy itself behind the engine's lock.
+"""The way of what is measured to the policy: instruments on a private meter provider, a reader that collects them, and
+the policy itself behind the engine's lock. What is no measurement, a batch that begins or raises among it, is told to
+the policy itself.
 
 Private, because the policy would share views, callbacks and locks with the app: a `View("*", Drop)` of the app would
 blind it, a slow callback stall it. With `OTEL_SDK_DISABLED=true` the same facts reach the policy without instruments:
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 
 from opentelemetry.metrics import CallbackOptions, NoOpMeter, Observation
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
-from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Counter, Histogram, MeterProvider, UpDownCounter
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReader, MetricsData
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
@@ -37,7 +38,6 @@ __all__ = ["Collected", "CrawlPolicyReader", "LockedPolicy", "Measurements", "is
 T = TypeVar("T")
 
 BATCH_DURATION = "helix_dense_policy_batch_duration"
-BATCHES_INFLIGHT = "helix_dense_policy_batches_inflight"
 MEMORY_BYTES = {
     f"helix_dense_policy_memory_{name}": f"{name}_bytes" for name in ("used", "limit", "shared", "other_shared")
 }
@@ -56,14 +56,14 @@ class Measurements:
     """The instruments that the policy reads.
 
     A batch that ends is one record of one histogram, an atom: measured, across several instruments 6 of 7,882
-    collections were torn. A batch that begins or fails is one record of an up-down counter.
+    collections were torn.
 
     Args:
         receive: Called with each collection.
         clock: Seconds.
         on_error: Called with anything that goes wrong.
 
-    Threads: any; `_collecting` keeps the collections in order, so that no end overtakes its start.
+    Threads: any; `_collecting` keeps the collections in order.
     """
 
     def __init__(
@@ -73,10 +73,6 @@ class Measurements:
         self._clock = clock
         self._on_error = on_error
         self._collecting = threading.RLock()
-        # In flight, and of those the ones begun since the last collection; any thread, single operations only. Most
-        # batches end before they are seen in flight, and cost one measurement instead of three.
-        self._running: dict[str, RunningBatch] = {}
-        self._begun: dict[str, RunningBatch] = {}
         self._has_received = False  # guarded by _collecting
         self._instruments = take_instruments()
         self._instruments.user = weakref.WeakMethod(self._take)
@@ -90,61 +86,15 @@ class Measurements:
             self.disabled = True
             self._give_back()
 
-    def start(self, batch: RunningBatch) -> None:
-        """A batch begins. Seen by the policy at the next collection, should it still run then."""
-        info, started = batch
-        if self.disabled:
-            self._deliver(lambda collected: collected.started.append((started, info)))
-        else:
-            self._begun[info.id] = batch
-        self._running[info.id] = batch  # last: nobody gives up what would begin only then
-
     def finish(self, batch: RunningBatch, seconds: float) -> None:
-        """A batch has ended, begun or not; `seconds` is more than 0. The policy has judged it when this returns."""
+        """A batch has ended, in `seconds`, more than 0. The policy has judged it when this returns."""
         info, started = batch
         with self._collecting:  # the instruments are somebody else's once they were given back
-            was_running = self._running.pop(info.id, None) is not None
             if self.disabled:
                 self._deliver(lambda collected: collected.finished.append((started + seconds, info, seconds)))
                 return
-            attributes = batch_attributes(batch)
-            was_seen = self._begun.pop(info.id, None) is None and was_running
-            self._instruments.duration.record(seconds, attributes)
-            if was_seen:
-                self._instruments.inflight.add(-1, attributes)
+            self._instruments.duration.record(seconds, batch_attributes(batch))
             self.collect()
-
-    def abandon(self, batch: RunningBatch) -> bool:
-        """A batch has raised, or nobody will end it. Returns whether it ran until now.
-
-        Collected at once: thousands in a row must not pass the SDK's cardinality limit.
-        """
-        info, _ = batch
-        if self._running.pop(info.id, None) is None:
-            return False
-        with self._collecting:
-            if self.disabled:
-                self._deliver(lambda collected: collected.abandoned.append(info.id))
-            elif self._begun.pop(info.id, None) is None:
-                self._instruments.inflight.add(-1, batch_attributes(batch))
-                self.collect()
-        return True
-
-    def abandon_all(self, which: Callable[[BatchInfo], bool]) -> None:
-        """Give batches up that nobody will end. Measured as well: the policy may not have seen their start yet."""
-        for batch in list(self._running.values()):
-            if which(batch[0]):
-                self.abandon(batch)
-
-    def age(self, shard: str) -> float | None:
-        """Of a shard's oldest batch, in seconds; 0 without one, `None` when the clock, the caller's, fails."""
-        began = [started for info, started in list(self._running.values()) if info.shard == shard]
-        if not began:
-            return 0.0
-        try:
-            return max(0.0, self._clock() - min(began))
-        except Exception:  # noqa: BLE001 - unknown is an absent series
-            return None
 
     def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
         """A reading of a device's memory, known or not, at `t`."""
@@ -161,10 +111,6 @@ class Measurements:
             if self.disabled:
                 self._deliver(lambda collected: None)
                 return
-            for batch_id in list(self._begun):
-                begun = self._begun.pop(batch_id, None)
-                if begun is not None:
-                    self._instruments.inflight.add(1, batch_attributes(begun))
             self._has_received = False
             try:
                 self._instruments.reader.collect()
@@ -217,9 +163,6 @@ class PrivateInstruments:
         )
         meter = provider.get_meter("helix_crawl_otel.policy")
         self.disabled = isinstance(meter, NoOpMeter)
-        self.inflight = meter.create_up_down_counter(BATCHES_INFLIGHT, "{batch}")
-        # Measured first, collected first: a batch that ends in between is then seen to start before it is seen to end.
-        self.inflight.add(0)
         self.duration = meter.create_histogram(BATCH_DURATION, "s")
         meter.create_observable_gauge(MEMORY_READ_AT, [self._observe_read_at], "s")
         for name, each in MEMORY_BYTES.items():
@@ -303,7 +246,7 @@ class CrawlPolicyReader(MetricReader):
 
     def __init__(self, take: Callable[[MetricsData], None]) -> None:
         delta = AggregationTemporality.DELTA
-        super().__init__(preferred_temporality={Counter: delta, UpDownCounter: delta, Histogram: delta})
+        super().__init__(preferred_temporality={Histogram: delta})
         self._take = take
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
@@ -316,17 +259,10 @@ class CrawlPolicyReader(MetricReader):
 def read_collection(metrics_data: MetricsData, collected: Collected) -> None:
     """Add what a collection says, in the policy's terms.
 
-    Points without a batch are left out: the SDK's overflow series, and the 0 that creates the instrument.
+    Points without a batch are left out: the SDK's overflow series.
     """
     points = {name: list(values) for name, values in _points_by_name(metrics_data)}
     collected.memory = _readings(points)
-    for attributes, change in points.get(BATCHES_INFLIGHT, ()):
-        if "batch" not in attributes:
-            continue
-        if change > 0:
-            collected.started.append((float(attributes["started"]), _info(attributes)))
-        elif change < 0:
-            collected.abandoned.append(str(attributes["batch"]))
     for attributes, seconds in points.get(BATCH_DURATION, ()):
         if "batch" not in attributes:
             continue
@@ -377,16 +313,12 @@ class Collected:
     Args:
         now: Seconds, when the collection was made; `None` when the clock could not tell.
         memory: (t, device, reading), each a new one.
-        started: (t, batch), batches that began.
         finished: (t, batch, seconds), batches that ended.
-        abandoned: Ids of batches that raised. An id that has finished already means nothing.
     """
 
     now: float | None
     memory: list[tuple[float, str, MemoryReading]] = field(default_factory=list)
-    started: list[tuple[float, BatchInfo]] = field(default_factory=list)
     finished: list[tuple[float, BatchInfo, float]] = field(default_factory=list)
-    abandoned: list[str] = field(default_factory=list)
 
 
 class LockedPolicy:
@@ -406,19 +338,15 @@ class LockedPolicy:
         self._mark = durable_mark(policy.state)  # guarded by _lock
 
     def apply(self, collected: Collected) -> None:
-        """Take a collection: memory first, then starts, ends, failures; then what fell due meanwhile."""
+        """Take a collection: memory first, then ends; then what fell due meanwhile."""
         with self._lock:
             for t, device, reading in collected.memory:
                 self._policy.read_memory(t, device, reading)
-            for t, info in collected.started:
-                self._outbox.extend(self._policy.start_batch(t, info))
             for t, info, seconds in collected.finished:
                 decisions, problem = self._policy.finish_batch(t, info, seconds)
                 self._outbox.extend(decisions)
                 if problem is not None:
                     self._ignored.append(problem)
-            for batch_id in collected.abandoned:
-                self._policy.abandon_batch(batch_id)
             if collected.now is not None:
                 self._outbox.extend(self._policy.advance(collected.now))
 
