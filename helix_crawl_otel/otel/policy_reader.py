@@ -28,6 +28,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReade
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 
+from helix_crawl_otel.config import environment
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Decision, MemoryReading
 from helix_crawl_otel.policy.policy import Policy
@@ -200,7 +201,7 @@ _free: dict[str, list[PrivateInstruments]] = {}
 
 def take_instruments() -> PrivateInstruments:
     """Instruments that nobody uses, made if need be; nothing of an earlier user is left in them."""
-    free = _free.setdefault(os.environ.get(OTEL_SDK_DISABLED, ""), [])
+    free = _free.setdefault(environment().get(OTEL_SDK_DISABLED, ""), [])
     try:
         found = free.pop()
     except IndexError:
