@@ -1,9 +1,13 @@
-"""The exit codes of the commands and of a worker. Scripts rely on them.
+"""The exit codes of the commands and of a worker, and which errors are worth another try. Scripts rely on the codes.
 
-Source: DESIGN.md, section 3.3.
+Source: DESIGN.md, section 3.3: 78 is for what can never start, and nobody tries that again.
 """
 
-__all__ = ["DEMOTED", "DONE", "FAILED", "INTERRUPTED", "NEVER", "PAUSED", "USAGE"]
+from __future__ import annotations
+
+import errno
+
+__all__ = ["DEMOTED", "DONE", "FAILED", "INTERRUPTED", "NEVER", "PAUSED", "USAGE", "is_passing", "passing_cause"]
 
 DONE = 0
 
@@ -24,3 +28,45 @@ DEMOTED = 79
 
 INTERRUPTED = 130
 """As a shell has it after Ctrl-C."""
+
+_PERMANENT = {
+    errno.E2BIG,
+    errno.EACCES,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOEXEC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""The same program, in the same place, by the same user: it fails tomorrow as it does today."""
+
+_PASSING_ON_WINDOWS = {32, 33, 164, 1450, 1455, 1816}
+"""A file that somebody has open; no more threads, resources, commit charge or quota. Their `errno` tells nothing."""
+
+_LACKS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether what keeps something from being started may be over in a while: a lack of descriptors, processes, threads
+    or memory, a file in use, a full disk."""
+    if isinstance(error, OSError):
+        return getattr(error, "winerror", None) in _PASSING_ON_WINDOWS or error.errno not in _PERMANENT
+    # What `threading` makes of EAGAIN.
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "start new thread" in str(error))
+
+
+def passing_cause(error: BaseException | None) -> BaseException | None:
+    """The lack of descriptors, processes, threads or memory that an error has come of, `None` for none.
+
+    Args:
+        error: One that was raised, perhaps while another one was handled.
+    """
+    while error is not None:
+        if is_passing(error) and (not isinstance(error, OSError) or error.errno in _LACKS):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -30,7 +30,7 @@ from helix_crawl_otel.build.encode import work_on
 from helix_crawl_otel.corpus.tree import UnreadableSource
 from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, first_line, is_device_error, is_out_of_memory
 from helix_crawl_otel.encoders.load import load_encoder
-from helix_crawl_otel.exit_codes import NEVER, USAGE
+from helix_crawl_otel.exit_codes import NEVER, USAGE, passing_cause
 from helix_crawl_otel.faults.faults import apply_faults, parse_fault
 from helix_crawl_otel.link.client import Link, link_of_this_process
 from helix_crawl_otel.link.launch import die_with_parent, leave_interrupts_to_supervisor
@@ -91,8 +91,12 @@ class _Worker:
                 try:
                     self._work(assignment, watch)
                 except ModelError as error:
-                    self._report("never", reason=str(error))
-                    return NEVER
+                    passing = passing_cause(error)
+                    if passing is None:
+                        self._report("never", reason=str(error))
+                        return NEVER
+                    self._link.send_last_words(f"the model cannot be loaded now: {first_line(passing)}")
+                    return BROKEN_EXIT_CODE
                 except EncoderBroken as error:
                     self._link.send_last_words(str(error), is_device=error.is_device)
                     return BROKEN_EXIT_CODE

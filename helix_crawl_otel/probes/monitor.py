@@ -205,10 +205,11 @@ class MemoryMonitor:
                 self._owned.setdefault(device, "")
             if device in self._devices or device in self._owned:
                 return
-            one = self._devices[device] = _Device(self._probe_of(device))
+            one = _Device(self._probe_of(device))
             if self._between is not None:
                 read = partial(self._read, device, one)
                 one.ticker = Ticker(f"helix-crawl-memory-{device}", read, self._between, self._on_error).start()
+            self._devices[device] = one  # last: where the system has no thread to give, another call tries again
         self._shared.watch(device, self._between)
         if device != "cpu" and one.ticker is not None:
             one.is_read.wait(self._first_seconds)

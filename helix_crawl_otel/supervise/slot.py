@@ -12,10 +12,21 @@ import logging
 import threading
 from enum import Enum
 
+from helix_crawl_otel.exit_codes import is_passing
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.supervise.incoming import OpenShards
 from helix_crawl_otel.supervise.job import WorkerStart
-from helix_crawl_otel.supervise.rules import CrashBudget, End, Ending, GateState, MemoryGate, judge_end, why_ended
+from helix_crawl_otel.supervise.rules import (
+    CrashBudget,
+    End,
+    Ending,
+    GateState,
+    MemoryGate,
+    StartBudget,
+    judge_end,
+    start_reason,
+    why_ended,
+)
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.worker import Worker, launch_worker
 
@@ -107,6 +118,7 @@ class Slot:
         self._start: WorkerStart | None = None  # of the running worker, or of the last one
         self._restart: Restart | None = None  # while waiting
         self._budget = CrashBudget()
+        self._starts = StartBudget()
         self._before_bytes: int | None = None  # used on the device before its last worker was started
         self._left = OpenShards()
         self._ended_for: str | None = None
@@ -137,7 +149,11 @@ class Slot:
         age = self._drop(worker)
         if why in ActionKind.__members__:
             self._run.lost(age)
-        threading.Thread(target=self._end, args=(worker,), name=f"helix-crawl-end-{self.name}", daemon=True).start()
+        ending = threading.Thread(target=self._end, args=(worker,), name=f"helix-crawl-end-{self.name}", daemon=True)
+        try:
+            ending.start()
+        except RuntimeError:  # the system has no thread to give; the others wait
+            self._end(worker)
 
     def force(self, decision: Decision) -> None:
         """The policy wants this slot's worker ended. What concerns an earlier one, or a shard left, is void."""
@@ -358,15 +374,33 @@ class Slot:
 
     def _launch(self, start: WorkerStart) -> None:
         self._start = start
-        self._run.memory.watch(start.device, is_modelled=self._run.is_modelled and start.device != "cpu")
-        self._before_bytes = self._run.memory.used(start.device)
         try:
+            self._run.memory.watch(start.device, is_modelled=self._run.is_modelled and start.device != "cpu")
+            self._before_bytes = self._run.memory.used(start.device)
             self.worker = launch_worker(self._run, self.name, start, self._left)
-        except OSError as error:
-            self._run.stopped(Ending.NEVER, f"the worker cannot be started: {error.strerror or error}")
+        except (OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_passing(error):
+                raise
+            self._not_started(start, start_reason(error), is_passing=is_passing(error))
+            return
+        self._starts = StartBudget()
+        self.phase = Phase.RUNNING
+
+    def _not_started(self, start: WorkerStart, why: str, *, is_passing: bool) -> None:
+        """The system would not start a worker: try again where that may pass, and leave the work to another run."""
+        if not is_passing:
+            self._run.stopped(Ending.NEVER, why)
             self._over("failed")
             return
-        self.phase = Phase.RUNNING
+        left, retry = self._starts.left, self._starts.failed()
+        shard = self._run.job.next_shard(self.name) or next(iter(self._left.names()), None)
+        after = retry.after_seconds if retry else None
+        self._run.crashed(self.name, shard, why, max(0, left - 1), after)
+        if after is not None:
+            self._wait(start, after)
+        else:
+            self._run.stopped(Ending.PAUSED, why)
+            self._over("paused")
 
     def _close_left(self, state: str) -> None:
         for shard in self._left.take():

@@ -102,7 +102,7 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart, left: OpenShar
         left: Shards that the slot's earlier workers left open.
 
     Raises:
-        OSError: It cannot be started.
+        OSError, MemoryError, RuntimeError: It cannot be started; the last is the system's lack of a thread.
 
     Threads: the main thread: on Linux a child dies with the thread that made it.
     """
@@ -127,10 +127,16 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart, left: OpenShar
         raise
     started_at = run.clock()
     run.worker_started(slot, start, process.pid)
-    send_queue = SendQueue(channel, str(process.pid))
-    welcome = _welcome(run, start, launch)
-    incoming = IncomingMessages(run, slot, number, send_queue, welcome, left, trusts_boundaries=not launch.is_ours)
-    return Worker(process, channel, send_queue, incoming, run, is_ours=launch.is_ours, started_at=started_at)
+    try:
+        send_queue = SendQueue(channel, str(process.pid))
+        welcome = _welcome(run, start, launch)
+        incoming = IncomingMessages(run, slot, number, send_queue, welcome, left, trusts_boundaries=not launch.is_ours)
+        return Worker(process, channel, send_queue, incoming, run, is_ours=launch.is_ours, started_at=started_at)
+    except BaseException:
+        process.end(0.0)
+        channel.close()
+        run.worker_ended(slot, start.device, process.pid, process.exit_code or 0, "it could not be supervised")
+        raise
 
 
 def _welcome(run: RunContext, start: WorkerStart, launch: Launch) -> dict[str, object]:

@@ -70,7 +70,7 @@ class Stage:
         self.workers: list[PlayedWorker] = []
         self.events: list[events.Event] = []
         self.fraction = LOW
-        self.cannot_start: OSError | None = None
+        self.cannot_start: Exception | None = None
         self.saved: dict[str, Any] = {}
         provider, self.reader = make_provider()
         self.pipeline = Pipeline(

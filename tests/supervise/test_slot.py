@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import WorkerStart
-from helix_crawl_otel.supervise.rules import GateState, MemoryGate
+from helix_crawl_otel.supervise.rules import Ending, GateState, MemoryGate
 from helix_crawl_otel.supervise.slot import GRACE_SECONDS, HELLO_SECONDS, LEAVE_SECONDS, SILENT_SECONDS, Phase, Restart
 from tests.supervise.stage import Stage, build_job
 from tests.watch.rig import TICK
@@ -360,14 +361,90 @@ def test_a_pause_reaches_a_driver_by_message_or_as_a_terminals_interrupt() -> No
         assert stage.run.is_paused
 
 
-def test_a_command_that_cannot_be_started_ends_the_run() -> None:
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "No such file"), OSError(8, "Exec format")]
+)
+def test_a_command_that_can_never_be_started_ends_the_run(error: OSError) -> None:
     """No retry: it would fail in the same way."""
     with Stage() as stage:
-        stage.cannot_start = PermissionError(13, "Permission denied")
+        stage.cannot_start = error
         stage.slot.begin()
         assert stage.slot.phase is Phase.OVER
-        assert stage.run.endings[0][1] == "the worker cannot be started: Permission denied"
+        assert stage.run.endings == [(Ending.NEVER, f"the worker cannot be started: {error.strerror}")]
         assert stage.run.ends_early()
+
+
+LACKS = [
+    OSError(errno.EMFILE, "Too many open files"),
+    OSError(errno.ENFILE, "Too many open files in system"),
+    BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    OSError(errno.ENOSPC, "No space left on device", "worker.log"),
+    MemoryError(),
+    RuntimeError("can't start new thread"),
+]
+
+
+@pytest.mark.parametrize("error", LACKS, ids=repr)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_worker_that_cannot_be_started_just_now_is_started_later(
+    tmp_path: Path, error: Exception, is_first: bool
+) -> None:
+    """At the beginning of a run and at a restart: a crash with its reason and a backoff. What it lacked comes back."""
+    job = build_job(tmp_path, ["a"], set())
+    with Stage(job, logs=tmp_path) as stage:
+        if not is_first:
+            stage.begin().leave(-9)
+        stage.cannot_start = error
+        stage.slot.begin() if is_first else stage.turn()
+        before = 0 if is_first else 1
+        for number, seconds in enumerate((1.0, 2.0, 4.0, 8.0, 16.0), 1):
+            stage.clock.now += 0.0 if is_first or number > 1 else 1.0
+            stage.turn()
+            assert stage.slot.phase is Phase.WAITING
+            crash = stage.of(events.Crash)[-1]
+            assert (len(stage.of(events.Crash)), crash.retry_in_seconds) == (before + number, seconds)
+            assert crash.why.startswith("the worker cannot be started: ")
+            assert str(getattr(error, "strerror", error)) in crash.why
+            stage.clock.now += seconds
+        stage.cannot_start = None
+        worker = stage.next_worker(before + 1)
+        assert worker.hello()["job"]["assignment"]["shard"] == "a"
+        assert stage.run.endings == []
+
+
+def test_a_lack_that_does_not_pass_pauses_the_run_and_fails_no_shard(tmp_path: Path) -> None:
+    """After some ten minutes; what is left is for the same command, later."""
+    job = build_job(tmp_path, ["a", "b"], set())
+    with Stage(job, logs=tmp_path) as stage:
+        stage.cannot_start = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        began = stage.clock.now
+        stage.slot.begin()
+        while stage.slot.phase is Phase.WAITING:
+            stage.clock.now += 1.0
+            stage.turn()
+        assert 500 < stage.clock.now - began < 700
+        assert stage.of(events.Crash)[-1].retry_in_seconds is None
+        assert stage.run.is_paused
+        assert stage.run.endings[0][1].startswith("the worker cannot be started: Resource temporarily unavailable (")
+        assert [work.state for work in job.shards] == ["running", "pending"]
+
+
+def test_a_worker_that_cannot_be_listened_to_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs, and there is no thread to read what it says: another one is started later."""
+    with Stage() as stage:
+        monkeypatch.setattr("helix_crawl_otel.supervise.worker.SendQueue", no_thread)
+        stage.slot.begin()
+        assert (stage.slot.phase, stage.worker.exit_code) == (Phase.WAITING, -15)
+        assert stage.series("helix_dense_worker_up") == {}
+        monkeypatch.undo()
+        stage.clock.now += 1.0
+        stage.next_worker(2)
+
+
+def no_thread(*arguments: object) -> None:
+    """What `threading` does where the system has none to give."""
+    raise RuntimeError("can't start new thread")
 
 
 # -- workers of a build that leave their shard to another one ----------------------------------------------------------
