@@ -300,6 +300,11 @@ class IncomingMessages:
         with self._lock:
             return bool(self._running)
 
+    def is_in_batch(self, shard: str, t: float) -> bool:
+        """Whether a batch of the shard that was in flight at `t` still is."""
+        with self._lock:
+            return any(info.shard == shard and started <= t for info, started in self._running.values())
+
     def pause(self) -> None:
         """Ask the worker to finish its batch, commit and leave; one that has not said hello is asked when it does."""
         with self._lock:

@@ -23,6 +23,7 @@ from helix_crawl_otel.import_path import VARIABLE, folders_for_worker, variable_
 from helix_crawl_otel.link import launch
 from helix_crawl_otel.probes.processes import descendants
 from helix_crawl_otel.supervise.windows import JobObject, send_break
+from helix_crawl_otel.timing import RunningClock
 
 __all__ = ["ProcessHandle", "Spawn", "WorkerProcess", "python_command", "spawn", "worker_command"]
 
@@ -32,7 +33,7 @@ KILL_SECONDS = 30.0
 """What a killed process gets to be gone: on a machine that swaps, its memory takes a while to be given back. One that
 is stuck in the driver is not gone, however long one waits."""
 
-LOOK_SECONDS = 0.02
+LOOK_SECONDS, LATE_SECONDS = 0.02, 1.0
 
 
 class ProcessHandle(Protocol):
@@ -140,9 +141,10 @@ class WorkerProcess:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _wait(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
+        clock = RunningClock(time.monotonic, LATE_SECONDS)  # neither is gone before both have run for so long
+        deadline = clock() + seconds
         while self._popen.poll() is None:
-            if time.monotonic() >= deadline:
+            if clock() >= deadline:
                 return False
             time.sleep(LOOK_SECONDS)
         return True

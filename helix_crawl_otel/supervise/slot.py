@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass
 from enum import Enum
 
 from helix_crawl_otel.exit_codes import is_passing
@@ -60,6 +61,21 @@ class Phase(str, Enum):
     ENDING = "ending"
     WAITING = "waiting"
     OVER = "over"
+
+
+@dataclass
+class Hang:
+    """A batch that the policy takes for a hang. What its worker has said by then is read before it is ended.
+
+    Args:
+        decision: Of the policy.
+        since: When the slot was told, in seconds.
+        heard_at: When the worker had last said anything, at the turn before; `None` at the first.
+    """
+
+    decision: Decision
+    since: float
+    heard_at: float | None = None
 
 
 class Restart:
@@ -123,6 +139,7 @@ class Slot:
         self._left = OpenShards()
         self._ended_for: str | None = None
         self._demotes: str | None = None  # the shard for whose demotion it was
+        self._hang: Hang | None = None
 
     # -- the supervisor's calls ---------------------------------------------------------------------------------------
 
@@ -165,12 +182,14 @@ class Slot:
         if worker.process.poll() is not None:
             return  # it has just ended by itself
         kind = decision.kind
+        if decision.what is DecisionKind.HANG or kind is None:
+            self._hang = Hang(decision, self._run.clock())
+            return
         if kind is ActionKind.DEMOTE_CPU:
             self._demotes = decision.shard
             self._run.demoted.add(decision.shard)
-        why = "hang" if decision.what is DecisionKind.HANG or kind is None else kind.value
-        self._run.tell_forced(self.name, why, decision.reason)
-        self.end_worker(why)
+        self._run.tell_forced(self.name, kind.value, decision.reason)
+        self.end_worker(kind.value)
 
     def pause(self) -> None:
         """The operator has asked: the worker finishes its batch, a slot that waits is over."""
@@ -202,6 +221,8 @@ class Slot:
         code = worker.process.poll()
         if code is not None:
             self._ended(worker, code)
+        elif self._hang is not None:
+            self._look_at_hang(worker, self._hang)
         elif worker.broken is not None:
             logger.error("[crawl-watchdog] worker %s: %s; it is ended", self.name, worker.broken)
             self.end_worker("broken")
@@ -214,6 +235,16 @@ class Slot:
             seconds = seconds if worker.incoming.hello is not None else HELLO_SECONDS
             if self._run.clock() - worker.incoming.heard_at > self._run.scaled(seconds):
                 self.end_worker(LINGERS if has_left else "silent")
+
+    def _look_at_hang(self, worker: Worker, hang: Hang) -> None:
+        """Wait for a turn in which nothing comes: after a stop of this process the channel holds what it missed."""
+        heard_at, hang.heard_at = hang.heard_at, worker.incoming.heard_at
+        if heard_at != worker.incoming.heard_at and self._run.clock() - hang.since < self._run.scaled(DRAIN_SECONDS):
+            return
+        self._hang = None
+        if worker.incoming.is_in_batch(hang.decision.shard, hang.decision.t):
+            self._run.tell_forced(self.name, "hang", hang.decision.reason)
+            self.end_worker("hang")
 
     def _end(self, worker: Worker) -> None:
         gone = worker.process.end(GRACE_SECONDS)
@@ -253,7 +284,7 @@ class Slot:
         shard = refused or (leaving.shard if leaving else None)
         if worker.incoming.progressed():
             self._budget.progressed()
-        self.worker, self._ended_for, self._demotes = None, None, None
+        self.worker, self._ended_for, self._demotes, self._hang = None, None, None, None
         self._run.worker_ended(self.name, start.device, worker.process.pid, code, why)
         self._go_on(ending, start, shard, why, is_device=words is not None and words.is_device)
 

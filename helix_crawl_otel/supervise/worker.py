@@ -6,6 +6,7 @@ Source: DESIGN.md, section 7.
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from helix_crawl_otel.supervise.job import Launch, WorkerStart
 from helix_crawl_otel.supervise.outgoing import SendQueue
 from helix_crawl_otel.supervise.process import ProcessHandle
 from helix_crawl_otel.supervise.run_state import RunContext
+from helix_crawl_otel.timing import RunningClock
 
 __all__ = ["Worker", "launch_worker"]
 
 PROTOCOL = 1
+
+JOIN_SECONDS = 0.5
 
 
 class Worker:
@@ -65,7 +69,10 @@ class Worker:
 
         A process that it left behind may hold the channel open; what that one says is nobody's.
         """
-        self._reader.join(seconds)
+        clock = RunningClock(time.monotonic, 2 * JOIN_SECONDS)  # while this process is stopped nothing is read
+        ends = clock() + seconds
+        while self._reader.is_alive() and clock() < ends:
+            self._reader.join(JOIN_SECONDS)
         self._send_queue.close()
         self._channel.close()
         self._reader.join(1.0)

@@ -13,7 +13,7 @@ from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.rules import Ending, GateState, MemoryGate
 from helix_crawl_otel.supervise.slot import GRACE_SECONDS, HELLO_SECONDS, LEAVE_SECONDS, SILENT_SECONDS, Phase, Restart
 from tests.supervise.stage import Stage, build_job
-from tests.watch.rig import TICK
+from tests.watch.rig import GENES, TICK
 
 GIB = 1024**3
 
@@ -147,6 +147,7 @@ def test_what_was_decided_about_an_earlier_worker_or_a_shard_left_is_void() -> N
         worker = stage.begin()
         worker.hello()
         worker.open("a")
+        stage.start_batch(worker, "a")
         t = stage.clock.now
 
         def hang(t: float, shard: str, name: str) -> Decision:
@@ -155,12 +156,80 @@ def test_what_was_decided_about_an_earlier_worker_or_a_shard_left_is_void() -> N
         stage.slot.force(hang(t - 0.1, "a", "slot0"))
         stage.slot.force(hang(t, "b", "slot0"))
         stage.slot.force(hang(t, "a", "slot1"))
+        stage.turn()
+        stage.turn()
         assert stage.slot.phase is Phase.RUNNING
         stage.slot.force(hang(t, "a", "slot0"))
-        assert stage.slot.phase is Phase.ENDING
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
         assert stage.whys() == ["a batch hung and its worker was ended"]
         stage.slot.force(hang(stage.clock.now, "a", "slot0"))
+        stage.clock.now += 1.0
+        stage.next_worker(2)
+
+
+def test_what_a_worker_has_said_is_read_before_it_is_ended_for_a_hang() -> None:
+    """The policy looked at the clock before the channel was read: the batch had ended long ago, and so had others."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        stage.start_batch(worker, "a")
+        stage.slot.force(Decision(stage.clock.now, DecisionKind.HANG, "a", "cuda:0", "slot0", forced=True))
+        stage.turn()
+        worker.say("finish_batch", batch="1", seconds=4.0)
+        worker.sync()
+        stage.clock.now += 0.1
+        stage.start_batch(worker, "a", batch="2")
+        for _ in range(5):
+            stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        assert stage.run.totals.encoded == GENES
+
+
+def test_a_worker_that_talks_of_another_shard_all_the_time_does_not_save_the_batch_that_hangs() -> None:
+    """A driver with two threads: what it says is waited for only so long."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        worker.open("b")
+        stage.start_batch(worker, "a")
+        stage.slot.force(Decision(stage.clock.now, DecisionKind.HANG, "a", "cuda:0", "slot0", forced=True))
+        for number in range(2, 1000):
+            stage.start_batch(worker, "b", batch=str(number))
+            stage.clock.now += 0.1
+            stage.turn()
+            if stage.slot.phase is not Phase.RUNNING:
+                break
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        assert stage.whys() == ["a batch hung and its worker was ended"]
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cpu"])
+def test_the_time_in_which_the_supervisor_was_stopped_is_no_batchs(tmp_path: Path, device: str) -> None:
+    """Alone or with its worker (SIGSTOP, `docker pause`, Ctrl-Z): nothing hangs, no action is late, no memory stale."""
+    with Stage(build_job(tmp_path, ["a"], set()), [device], logs=tmp_path, may_stop=True) as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a", device)
+        stage.start_batch(worker, "a", device)
+        for _ in range(5):
+            stage.clock.now += 3000.0
+            stage.pipeline.tick()
+            stage.turn()
+            stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        worker.say("finish_batch", batch="1", seconds=4.0)
+        worker.sync()
+        stage.clock.now += 1e6
+        stage.turn()
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING, "silent, and no batch in flight"
+        worker.leave(-9)
+        stage.turn()
+        stage.clock.now += 3000.0
+        stage.turn()
+        assert stage.slot.phase is Phase.WAITING, "the backoff is not over either"
         stage.clock.now += 1.0
         stage.next_worker(2)
 
@@ -172,8 +241,9 @@ def test_a_driver_that_was_ended_for_a_hang_is_not_done_though_it_leaves_with_0(
         worker.ended_code = 0
         worker.hello()
         worker.open("a")
+        stage.start_batch(worker, "a")
         stage.slot.force(Decision(stage.clock.now, DecisionKind.HANG, "a", "cuda:0", "slot0", forced=True))
-        stage.until(lambda: stage.slot.phase is not Phase.ENDING)
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
         assert stage.slot.phase is Phase.WAITING
         assert stage.whys() == ["a batch hung and its worker was ended"]
 
@@ -289,6 +359,7 @@ def test_a_worker_that_cannot_be_ended_takes_its_slot_out_of_use() -> None:
         worker.survives = True
         worker.hello()
         worker.open("a")
+        stage.start_batch(worker, "a")
         stage.slot.force(Decision(stage.clock.now, DecisionKind.HANG, "a", "cuda:0", "slot0", forced=True))
         stage.until(lambda: stage.slot.phase is Phase.OVER)
         assert len(stage.workers) == 1
