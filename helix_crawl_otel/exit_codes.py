@@ -1,4 +1,5 @@
-"""The exit codes of the commands and of a worker, and which errors are worth another try. Scripts rely on the codes.
+"""The exit codes of the commands and of a worker, what ends a command with one, and which errors are worth another try.
+Scripts rely on the codes.
 
 Source: DESIGN.md, section 3.3: 78 is for what can never start, and nobody tries that again.
 """
@@ -7,7 +8,18 @@ from __future__ import annotations
 
 import errno
 
-__all__ = ["DEMOTED", "DONE", "FAILED", "INTERRUPTED", "NEVER", "PAUSED", "USAGE", "is_passing", "passing_cause"]
+__all__ = [
+    "DEMOTED",
+    "DONE",
+    "FAILED",
+    "INTERRUPTED",
+    "NEVER",
+    "PAUSED",
+    "USAGE",
+    "Refusal",
+    "is_passing",
+    "passing_cause",
+]
 
 DONE = 0
 
@@ -28,6 +40,13 @@ DEMOTED = 79
 
 INTERRUPTED = 130
 """As a shell has it after Ctrl-C."""
+
+
+class Refusal(Exception):
+    """Ends a command: the message is for the user as it stands, and the exit code is that of the class."""
+
+    exit_code = USAGE
+
 
 _PERMANENT = {
     errno.E2BIG,
@@ -59,14 +78,15 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "start new thread" in str(error))
 
 
-def passing_cause(error: BaseException | None) -> BaseException | None:
+def passing_cause(error: Exception) -> Exception | None:
     """The lack of descriptors, processes, threads or memory that an error has come of, `None` for none.
 
     Args:
         error: One that was raised, perhaps while another one was handled.
     """
-    while error is not None:
-        if is_passing(error) and (not isinstance(error, OSError) or error.errno in _LACKS):
-            return error
-        error = error.__cause__ or error.__context__
+    found: BaseException | None = error
+    while isinstance(found, Exception):
+        if is_passing(found) and (not isinstance(found, OSError) or found.errno in _LACKS):
+            return found
+        found = found.__cause__ or found.__context__
     return None

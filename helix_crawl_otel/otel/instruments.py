@@ -11,7 +11,6 @@ Source: DESIGN.md, section 3.5: asynchronous instruments never forget a label se
 from __future__ import annotations
 
 import gc
-import logging
 import operator
 import threading
 import weakref
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, MeterProvider, Observation
 
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.instruments import (
     BATCH_DURATION_BOUNDS,
     INSTRUMENTS,
@@ -31,8 +31,6 @@ from helix_crawl_otel.policy.instruments import (
 )
 
 __all__ = ["GaugeSource", "Instruments", "Rows", "ShardLabels", "instruments_of"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 MAX_LABEL_SETS = 1900
 """Label sets with a shard that one instrument gets. Two or more a shard are common (two devices, several outcomes), and
@@ -93,8 +91,8 @@ class ShardLabels:
                 return True
             told, self._told = self._told, True
         if not told:
-            logger.warning(
-                "[crawl-watchdog] more than %d shards in this run: metrics of shard %r and of later ones are exported "
+            watchdog.warning(
+                "more than %d shards in this run: metrics of shard %r and of later ones are exported "
                 "without the label 'shard'; detection is not affected",
                 self._most_shards if not known else len(self._shards) - 1,
                 shard,

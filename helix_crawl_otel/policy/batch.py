@@ -5,11 +5,12 @@ Source: DESIGN.md, section 4, rules 4, 5 and 11.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from helix_crawl_otel.policy.baseline import ROUNDING, Baseline
 
-__all__ = ["SMALL_BATCH", "Batch", "BatchInfo", "is_small"]
+__all__ = ["SMALL_BATCH", "Batch", "BatchInfo", "RunningBatch", "is_small"]
 
 SMALL_BATCH = 0.25
 """A batch of less than this part of the baseline batches' median work: its rate is all overhead (rule 4)."""
@@ -47,6 +48,10 @@ class BatchInfo:
     device: str
     genes: float
     work: float | None = None
+
+
+RunningBatch = tuple[BatchInfo, float]
+"""A batch and when it began, in seconds."""
 
 
 @dataclass
@@ -89,10 +94,10 @@ class Batch:
             self.weighed = max(self.work, SMALL_BATCH * baseline.work)
             self.slice_seconds = max(self.weighed * factor / baseline.rate, tick_seconds)
 
-    def next_slice(self) -> float | None:
-        """When the next slice is due, in seconds; `None` when no more are observed."""
+    def next_slice(self) -> float:
+        """When the next slice is due, in seconds; infinite when no more are observed."""
         if self.slice_seconds is None or self.warmup or self.slices >= MAX_SLICES:
-            return None
+            return math.inf
         return self.started + (self.slices + 1) * self.slice_seconds
 
     def take_slice(self) -> tuple[float, float]:

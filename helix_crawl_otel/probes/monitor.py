@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from helix_crawl_otel.formats import gib
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.memory import STALE_SECONDS
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.probes.cards import device_processes, listed
@@ -32,8 +33,6 @@ from helix_crawl_otel.probes.torch_cuda import TorchProbe
 from helix_crawl_otel.timing import Ticker
 
 __all__ = ["FIRST_SECONDS", "Deliver", "MemoryMonitor", "ReportedProbe", "default_probe"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 Deliver = Callable[[str, MemoryReading, Mapping[str, bool]], None]
 """Takes a device, its reading, and for each source whether it answered."""
@@ -125,14 +124,14 @@ class _Device:
         ticker: That thread; `None` without one.
         is_read: Set once a first reading is there.
         asked_at: Since when an answer is awaited; set and cleared by the sampling thread.
-        is_told: That its memory is unknown was said.
+        told: What was said of it in the log, once each.
     """
 
     probe: CombinedProbe
     ticker: Ticker | None = None
     is_read: threading.Event = field(default_factory=threading.Event)
     asked_at: float | None = None
-    is_told: bool = False
+    told: set[str] = field(default_factory=set)
 
 
 class MemoryMonitor:
@@ -269,21 +268,10 @@ class MemoryMonitor:
             known.append(f"{gib(reading.used_bytes)} of {gib(reading.limit_bytes)} in use")
         holders = self._shared.holders(device)
         if not holders and not is_owned and parse_device(device).kind == "cuda":
-            holders = self._asked_holders(device)
+            holders = listed(device_processes(device, self._environ, HOLDERS_SECONDS).processes)
         if holders:
             known.append(f"held by {holders}")
         return ", ".join(known)
-
-    def _asked_holders(self, device: str) -> str:
-        found: list[str] = []
-        asking = threading.Thread(
-            target=lambda: found.append(listed(device_processes(device, self._environ).processes)),
-            name="helix-crawl-holders",
-            daemon=True,
-        )
-        asking.start()
-        asking.join(HOLDERS_SECONDS)
-        return found[0] if found else ""
 
     def tell_holders(self, action: Action) -> None:
         """Log who else holds memory of the device of a crawl, as far as it is known. A hook, which vetoes nothing."""
@@ -303,6 +291,7 @@ class MemoryMonitor:
                 self._read(device, one)
             asked_at = one.asked_at
             if asked_at is not None and self._clock() - asked_at > STALE_SECONDS:
+                self._tell(device, one, "unknown", self._hint, f"no answer for {STALE_SECONDS:g} s")
                 self._take(device, one, UNKNOWN, dict.fromkeys(one.probe.sources(), False))
 
     def close(self) -> None:
@@ -327,12 +316,21 @@ class MemoryMonitor:
         one.asked_at = self._clock()
         reading = one.probe()
         one.asked_at = None
-        if reading.fraction is None and not one.is_told and not self._is_owned(device):
-            one.is_told = True
+        sources = one.probe.sources()
+        if reading.fraction is None:
+            self._tell(device, one, "unknown", self._hint, one.probe.why)
+        elif sources.get(NvmlProbe.source) is False:
+            self._tell(
+                device, one, "what torch itself holds", "what other programs hold there is not seen", one.probe.why
+            )
+        self._take(device, one, reading, sources)
+
+    def _tell(self, device: str, one: _Device, what: str, hint: str, why: str | None) -> None:
+        """Log that memory is not known, or not all of it."""
+        if what not in one.told and not self._is_owned(device):
+            one.told.add(what)
             level = logging.INFO if device == "cpu" else logging.WARNING
-            text = "[crawl-watchdog] memory of %s is unknown (%s): %s"
-            logger.log(level, text, device, one.probe.why, self._hint)
-        self._take(device, one, reading, one.probe.sources())
+            watchdog.log(level, "memory of %s is %s (%s): %s", device, what, why, hint)
 
     def _take(self, device: str, one: _Device, reading: MemoryReading, sources: Mapping[str, bool]) -> None:
         with self._passing_on:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.memory import STALE_SECONDS
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading
 from helix_crawl_otel.probes.gpu_counters import GpuCounters, GpuUsage
@@ -24,8 +25,6 @@ from helix_crawl_otel.probes.processes import Process, process_tree, processes
 from helix_crawl_otel.timing import Ticker
 
 __all__ = ["COUNTERS", "Holder", "SharedSampler", "SharedUse", "shared_use"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 GIB = 1024**3
 MOST_HOLDERS = 5
@@ -247,8 +246,8 @@ class SharedSampler:
         """Log who else holds memory of the device of a crawl, as far as it is known. A hook, which vetoes nothing."""
         if action.kind is ActionKind.DETECT and self._newest(action.device) is not None:
             others = self.holders(action.device) or "nobody"
-            text = "[crawl-watchdog] beside the worker, memory of %s is held by %s"
-            logger.warning(text, action.device, others)
+            text = "beside the worker, memory of %s is held by %s"
+            watchdog.warning(text, action.device, others)
 
     def holders(self, device: str) -> str:
         """Who else holds memory of a device, such as `game.exe (pid 7) 6.10 GiB`; empty where that is not known."""
@@ -263,7 +262,7 @@ class SharedSampler:
     def _tell(self, why: str) -> None:
         if not self._is_told:
             self._is_told = True
-            logger.log(self._level, "[crawl-watchdog] shared GPU memory is unknown: %s", why)
+            watchdog.log(self._level, "shared GPU memory is unknown: %s", why)
 
 
 def _is_card(device: str) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.policy.batch import Batch, BatchInfo
+from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, Outcome
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.policy.settings import Settings
@@ -142,13 +142,9 @@ class _Engine:
         """Take the policy up to just before `t`, in steps: whoever is asked to end a worker does so at that moment,
         not after what else would have become of its batch."""
         until = t - _JUST_BEFORE * self.policy.tick_seconds
-        inflight = self.policy.state.inflight
-        while inflight and self._now < until:
-            self._now = min(until, *map(self._next_stop, inflight.values()))
-            decisions = self.policy.advance(self._now)
-            if decisions:
-                self._take(decisions)
-            inflight = self.policy.state.inflight
+        while self.policy.quiet_until <= until:
+            self._now = max(self._now, self.policy.quiet_until)
+            self._take(self.policy.advance(self._now))
         self._now = max(self._now, until)
 
     def begin(self, t: float, number: int, batch: TriedBatch) -> None:
@@ -222,14 +218,6 @@ class _Engine:
         for begun, info in self._running.values():
             if info.worker == worker:
                 self._take(self.policy.start_batch(begun, info))
-
-    def _next_stop(self, batch: Batch) -> float:
-        """How far this batch may be taken in one step: to its deadline or hang, at most one slice."""
-        now = max(self._now, batch.started)
-        stop = now + max(batch.slice_seconds or self.policy.tick_seconds, 1e-3)
-        pending = self.policy.state.shards[batch.shard].ladder.pending
-        deadline = stop if pending is None else pending.deadline(batch.slice_seconds)
-        return min([stop, *(due for due in (deadline, batch.hang_at()) if due > now)])
 
     def _take(self, decisions: list[Decision]) -> None:
         """Keep decisions, and do at once what a supervisor does at once."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from helix_crawl_otel.charts import DARK, INK, LIGHT, Layout, Part, draw, figure, png_of, svg_of, write
-from helix_crawl_otel.formats import count, duration, printable
+from helix_crawl_otel.formats import clock, count, duration, printable
 from helix_crawl_otel.report.effect import (
     MEANINGS,
     Shown,
@@ -26,7 +26,6 @@ from helix_crawl_otel.report.effect import (
 from helix_crawl_otel.report.panels import panels, window
 from helix_crawl_otel.report.story import DETECT, ReportAction, ReportBatch, RunReport, ShardReport, StartMark
 from helix_crawl_otel.report.words import (
-    clock,
     evidence_text,
     headline,
     name_of,

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from helix_crawl_otel.formats import count, duration, number, printable
+from helix_crawl_otel.formats import clock, count, duration, gib, gib_number, number, printable
 from helix_crawl_otel.report.effect import Effect, Speed, effect_of, lost_seconds, saved_seconds
 from helix_crawl_otel.report.panels import LABELS
 from helix_crawl_otel.report.story import DETECT, HANG, REMEDIES, ReportAction, ReportBatch, RunReport, ShardReport
 
 __all__ = [
-    "clock",
     "evidence_text",
     "headline",
     "name_of",
@@ -24,8 +23,6 @@ __all__ = [
     "unfinished_text",
 ]
 
-GIB = 1024**3
-
 _OUTCOMES = {
     "applied": "",
     "overdue": ", by force: a stuck batch kept it from its boundary",
@@ -34,12 +31,6 @@ _OUTCOMES = {
     "superseded": ", superseded by a later one",
     "failed": ", failed",
 }
-
-
-def clock(seconds: float) -> str:
-    """A moment of a run, such as `0:04:10`."""
-    whole = round(max(0.0, seconds))
-    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
 def name_of(tale: ShardReport, story: RunReport) -> str:
@@ -179,10 +170,10 @@ def evidence_text(step: ReportAction) -> str:
         parts.append(f"memory {100 * found['memory_fraction']:.1f} % full")
     if "shared_bytes" in found:
         rise = found.get("shared_rise_bytes")
-        since = "" if rise is None else f" ({rise / GIB:+.2f} since its first batches)"
-        parts.append(f"shared memory of the worker {found['shared_bytes'] / GIB:.2f} GiB{since}")
+        since = "" if rise is None else f" ({gib_number(rise, 2, '+')} since its first batches)"
+        parts.append(f"shared memory of the worker {gib(found['shared_bytes'], 2)}{since}")
     if "other_shared_bytes" in found:
-        parts.append(f"of others {found['other_shared_bytes'] / GIB:.2f} GiB")
+        parts.append(f"of others {gib(found['other_shared_bytes'], 2)}")
     if "inflight_seconds" in found:
         parts.append(f"a batch running for {duration(found['inflight_seconds'])}")
     return "; ".join(parts) or printable(step.reason) or "none recorded"

@@ -9,7 +9,6 @@ Source: DESIGN.md, section 7.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import subprocess
@@ -21,13 +20,12 @@ from typing import Any, BinaryIO, Protocol
 
 from helix_crawl_otel.import_path import VARIABLE, folders_for_worker, variable_for_worker
 from helix_crawl_otel.link import launch
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.probes.processes import descendants
 from helix_crawl_otel.supervise.windows import JobObject, send_break
 from helix_crawl_otel.timing import RunningClock
 
 __all__ = ["ProcessHandle", "Spawn", "WorkerProcess", "python_command", "spawn", "worker_command"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 KILL_SECONDS = 30.0
 """What a killed process gets to be gone: on a machine that swaps, its memory takes a while to be given back. One that
@@ -112,7 +110,7 @@ class WorkerProcess:
             self._signal_group(signal.SIGINT)
         # Ctrl-C is off in a new group, Ctrl-Break is not.
         elif self.exit_code is None and not send_break(self.pid):
-            logger.warning("[crawl-watchdog] process %d has no console and is not interrupted", self.pid)
+            watchdog.warning("process %d has no console and is not interrupted", self.pid)
 
     def end(self, grace_seconds: float) -> bool:
         """Ask a driver of the user's own to end, then kill it with all it started; ours is killed at once.

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
+from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.timeline.events import BadLine, Event, FutureVersion, parse_event
 
 __all__ = ["SkippedLine", "TimelineError", "TimelineReader", "read_timeline"]
@@ -25,7 +26,7 @@ SKIPPED_KEPT = 100
 """Skipped lines remembered with their reason; beyond that they are only counted."""
 
 
-class TimelineError(ValueError):
+class TimelineError(Refusal, ValueError):
     """There is nothing to read: the message names the file and says why."""
 
 

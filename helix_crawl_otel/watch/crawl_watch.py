@@ -8,9 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
-
-from opentelemetry.metrics import MeterProvider
+from typing import TYPE_CHECKING, TypeVar
 
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.config import CrawlConfig
@@ -19,9 +17,10 @@ from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.timing import LONGEST_TURN_SECONDS, RunningClock, awake_clock, checked_clock, process_switches
 from helix_crawl_otel.watch.backend import Backend
-from helix_crawl_otel.watch.local import LocalBackend
-from helix_crawl_otel.watch.remote import RemoteBackend
 from helix_crawl_otel.watch.shard import ShardWatch
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
 
 __all__ = ["CrawlWatch"]
 
@@ -83,19 +82,23 @@ class CrawlWatch:
         switches = process_switches() if clock is time.monotonic else None
         if switches is not None and (link is not None or tick_seconds is not None):  # a ticker of ours reads it
             steady = RunningClock(steady, max(LONGEST_TURN_SECONDS, 2 * (tick_seconds or 0.0)), switches)
-        self._backend: Backend = (
-            RemoteBackend(link, memory, steady)
-            if link is not None
-            else LocalBackend(
-                config or CrawlConfig.from_env(),
-                meter_provider=meter_provider,
-                memory=memory,
-                clock=steady,
-                tick_seconds=tick_seconds,
-                state=_file("state", state),
-                timeline=_file("timeline", timeline),
-                encoder=encoder,
-            )
+        self._backend: Backend
+        if link is not None:
+            from helix_crawl_otel.watch.remote import RemoteBackend
+
+            self._backend = RemoteBackend(link, memory, steady)
+            return
+        from helix_crawl_otel.watch.local import LocalBackend  # with OpenTelemetry, which a worker goes without
+
+        self._backend = LocalBackend(
+            config or CrawlConfig.from_env(),
+            meter_provider=meter_provider,
+            memory=memory,
+            clock=steady,
+            tick_seconds=tick_seconds,
+            state=_file("state", state),
+            timeline=_file("timeline", timeline),
+            encoder=encoder,
         )
 
     def __enter__(self) -> CrawlWatch:

@@ -9,8 +9,9 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry
 
-from helix_crawl_otel.otel.engine import Pipeline, RunningBatch
+from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
+from helix_crawl_otel.policy.batch import RunningBatch
 from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.order import in_order

@@ -19,7 +19,7 @@ DESKTOP = CardProcess(812, "dwm.exe", None, computes=False)
 
 def holders(facts: Facts, *processes: CardProcess, why: str | None = None) -> Check:
     """The line about these processes on that machine's card."""
-    return about(replace(facts, processes={0: CardProcesses(processes, why)}), "cuda:0 processes")
+    return about(replace(facts, processes={"cuda:0": CardProcesses(processes, why)}), "cuda:0 processes")
 
 
 def test_processes_with_their_sizes() -> None:

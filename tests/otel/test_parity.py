@@ -109,7 +109,7 @@ def lines_direct(config: CrawlConfig, steps: list[Step]) -> tuple[list[str], Sha
     for number, step in enumerate(steps):
         direct.step(number, step)
     told = [decision for decision in direct.decisions if decision.what in HAPPENED]
-    return [decision_line(HAPPENED[d.what], d) for d in told], direct.policy.status("a", direct.t)
+    return [f"[crawl-watchdog] {decision_line(HAPPENED[d.what], d)}" for d in told], direct.policy.status("a", direct.t)
 
 
 class _Raised(Exception):

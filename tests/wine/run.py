@@ -57,8 +57,9 @@ TESTS = (
 """What touches processes, files, clocks and signals, and the rule; of the builds those whose end differs there."""
 
 CANNOT = 3
-OF_LINUX = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR", "TMP", "TEMP", REQUIRE)
-"""Not for a Python of another system. Programs that the gate promises are promised for Linux."""
+OF_LINUX = ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR", "TMP", "TEMP", REQUIRE)
+"""Not for a Python of another system, which has a folder of its own for what it compiles. Programs that the gate
+promises are promised for Linux."""
 
 OF_WINE = "c:\\windows\\system32\\"
 """Where the programs are that Wine starts by itself; those of the tests are elsewhere."""
