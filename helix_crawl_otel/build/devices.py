@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helix_crawl_otel.exit_codes import Refusal
-from helix_crawl_otel.formats import gib
+from helix_crawl_otel.formats import GIB, gib
 from helix_crawl_otel.probes.cards import CardInfo, Description, describe
 from helix_crawl_otel.probes.cgroup import quota_cores
 from helix_crawl_otel.supervise.process import worker_command
@@ -31,8 +31,6 @@ __all__ = [
     "torch_build",
     "worker_cards",
 ]
-
-GIB = 1024**3
 
 COUNT_SECONDS = 120.0
 """What a process that only imports torch and counts its devices gets, of the world's."""

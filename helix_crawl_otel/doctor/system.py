@@ -12,10 +12,10 @@ from helix_crawl_otel.build.devices import NO_CUDA
 from helix_crawl_otel.config import KNOBS, ConfigError, otel_disabled, read_knob
 from helix_crawl_otel.doctor.checks import Check, Severity, assign, unset
 from helix_crawl_otel.doctor.facts import Facts
+from helix_crawl_otel.formats import GIB, count, gib, gib_number
 
 __all__ = ["allocator_checks", "knob_checks", "place_checks", "system_checks", "torch_checks"]
 
-GIB = 1024**3
 SMALL_GIB, BIG_GIB = 12.5, 40.0
 """A 12 GB card shows 12.0 GiB or a little less; the next size is 16, and above 24 comes 48."""
 
@@ -51,8 +51,8 @@ def system_checks(facts: Facts) -> Iterator[Check]:
     group = facts.group
     memory = ""
     if group.used_bytes is not None and group.limit_bytes is not None:
-        memory = f"; {group.used_bytes / GIB:.1f} of {group.limit_bytes / GIB:.1f} GiB of the container's memory in use"
-    yield Check("cpu", f"{facts.cores} core{'' if facts.cores == 1 else 's'} for the encoder{memory}", Severity.OK)
+        memory = f"; {gib_number(group.used_bytes)} of {gib(group.limit_bytes)} of the container's memory in use"
+    yield Check("cpu", f"{count(facts.cores, 'core')} for the encoder{memory}", Severity.OK)
     yield _sqlite(facts.sqlite)
 
 
@@ -151,7 +151,7 @@ def place_checks(facts: Facts, host: str, port: int) -> Iterator[Check]:
     place = facts.place
     if place is None:
         return
-    free = "" if place.free_bytes is None else f", {place.free_bytes / GIB:.1f} GiB free"
+    free = "" if place.free_bytes is None else f", {gib(place.free_bytes)} free"
     if place.problem is not None:
         yield Check(
             "output",

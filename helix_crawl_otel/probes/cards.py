@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import PureWindowsPath
 from typing import Any
 
+from helix_crawl_otel.formats import mib
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.cuda_order import VISIBLE, place, shown_variable, visible
 from helix_crawl_otel.probes.device import parse_device
@@ -38,6 +39,7 @@ from helix_crawl_otel.probes.nvml import (
     within,
 )
 from helix_crawl_otel.probes.probe import UNKNOWN, ProbeFailure
+from helix_crawl_otel.probes.processes import named
 
 __all__ = [
     "CardInfo",
@@ -59,7 +61,6 @@ _MODEL_CALLS = ("nvmlDeviceGetDriverModel_v2", "nvmlDeviceGetDriverModel_v1", "n
 _COMPUTE, _GRAPHICS = "nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"
 _LONGEST_NAME = 40
 
-MIB = 1024**2
 MOST_LISTED = 5
 """Under Windows everything that draws is on the list: 30 of them tell nobody more."""
 
@@ -258,12 +259,12 @@ def device_processes(device: str, environ: Mapping[str, str], seconds: float = A
 
 def listed(processes: Sequence[CardProcess]) -> str:
     """The first few of them, with what each holds where that is known."""
-    return _few([f"{_named(process)} {_shown_size(process)}" for process in processes])
+    return _few([f"{named(one.name, one.pid)} {_size(one.used_bytes)}" for one in processes])
 
 
 def listed_names(processes: Sequence[CardProcess]) -> str:
     """The first few of them."""
-    return _few([_named(process) for process in processes])
+    return _few([named(process.name, process.pid) for process in processes])
 
 
 def _few(words: Sequence[str]) -> str:
@@ -271,12 +272,8 @@ def _few(words: Sequence[str]) -> str:
     return ", ".join(words[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _named(process: CardProcess) -> str:
-    return f"{process.name or 'a process'} (pid {process.pid})"
-
-
-def _shown_size(process: CardProcess) -> str:
-    return "unknown" if process.used_bytes is None else f"{process.used_bytes / MIB:.0f} MiB"
+def _size(used_bytes: int | None) -> str:
+    return "unknown" if used_bytes is None else mib(used_bytes)
 
 
 def _processes(handle: object) -> tuple[CardProcess, ...]:
@@ -335,4 +332,4 @@ def _rank(process: CardProcess) -> tuple[bool, int, bool, int]:
 def _name(pid: int) -> str | None:
     text = text_of("nvmlSystemGetProcessName", pid)
     file = PureWindowsPath((text or "").split(" -")[0].strip()).name  # both slashes divide there
-    return "".join(letter if letter.isprintable() else "?" for letter in file)[:_LONGEST_NAME] or None
+    return file[:_LONGEST_NAME] or None

@@ -26,7 +26,7 @@ from helix_crawl_otel.probes.cgroup import CgroupProbe
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.probes.gpu_counters import GpuCounters
 from helix_crawl_otel.probes.nvml import NvmlProbe
-from helix_crawl_otel.probes.probe import UNKNOWN, CombinedProbe, Probe, ProbeFailure, UnknownProbe
+from helix_crawl_otel.probes.probe import UNKNOWN, CombinedProbe, Probe, ProbeFailure
 from helix_crawl_otel.probes.processes import Process, processes
 from helix_crawl_otel.probes.shared import COUNTERS, SharedSampler
 from helix_crawl_otel.probes.torch_cuda import TorchProbe
@@ -77,7 +77,18 @@ def default_probe(
         return CombinedProbe([card(str(name), environ), framework(str(name))])
     if name.kind == "cpu":
         return CombinedProbe([CgroupProbe()])
-    return CombinedProbe([UnknownProbe(str(name), name.kind, f"no memory probe for {name.kind} devices")])
+    return CombinedProbe([_NoProbe(str(name))])
+
+
+class _NoProbe(Probe):
+    """Of a kind of device that nothing here can read."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(device)
+        self.source = parse_device(device).kind
+
+    def _read(self) -> MemoryReading:
+        raise ProbeFailure(f"no memory probe for {self.source} devices")
 
 
 class ReportedProbe(Probe):

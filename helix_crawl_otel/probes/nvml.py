@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from helix_crawl_otel.config import environment
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.cuda_order import CardId, place
-from helix_crawl_otel.probes.device import parse_device
+from helix_crawl_otel.probes.device import parse_cuda
 from helix_crawl_otel.probes.probe import Backoff, Probe, ProbeFailure, sentence
 
 __all__ = [
@@ -341,9 +341,7 @@ class NvmlProbe(Probe):
     blames = "NVML:"
 
     def __init__(self, device: str, environ: Mapping[str, str]) -> None:
-        name = parse_device(device)
-        if name.kind != "cuda":
-            raise ValueError(f"NvmlProbe.device is {device!r}; accepted: cuda or cuda:N")
+        name = parse_cuda(device)
         super().__init__(str(name))
         self._ordinal = name.index
         self._environ = environ
@@ -356,7 +354,7 @@ class NvmlProbe(Probe):
         if self._backoff.leaves_out():
             raise ProbeFailure(self.why or "")
         try:
-            reading = self._ask_anew() if self._handle is None else self._ask_again()
+            reading = self._ask()
         except Exception:
             self._handle = None
             self._backoff.fail()
@@ -364,18 +362,16 @@ class NvmlProbe(Probe):
         self._backoff.succeed()
         return reading
 
-    def _ask_again(self) -> MemoryReading:
-        try:
-            return self._ask()
-        except ProbeFailure as failure:
-            if failure.code != _UNINITIALIZED:
-                raise
-        return self._ask_anew()  # somebody called nvmlShutdown: start again, once
-
-    def _ask_anew(self) -> MemoryReading:
-        self._handle, self._uuid = find_card(self._ordinal, self._environ, self._uuid)
-        return self._ask()
-
     def _ask(self) -> MemoryReading:
+        if self._handle is not None:
+            try:
+                return self._memory()
+            except ProbeFailure as failure:
+                if failure.code != _UNINITIALIZED:  # somebody called nvmlShutdown: start again, once
+                    raise
+        self._handle, self._uuid = find_card(self._ordinal, self._environ, self._uuid)
+        return self._memory()
+
+    def _memory(self) -> MemoryReading:
         reading, self._version_2 = read_memory(self._handle, self._version_2)
         return reading

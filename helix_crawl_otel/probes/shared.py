@@ -16,17 +16,17 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
+from helix_crawl_otel.formats import gib
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.memory import STALE_SECONDS
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading
 from helix_crawl_otel.probes.gpu_counters import GpuCounters, GpuUsage
 from helix_crawl_otel.probes.probe import sentence
-from helix_crawl_otel.probes.processes import Process, process_tree, processes
+from helix_crawl_otel.probes.processes import Process, named, process_tree, processes
 from helix_crawl_otel.timing import Ticker
 
 __all__ = ["COUNTERS", "Holder", "SharedSampler", "SharedUse", "shared_use"]
 
-GIB = 1024**3
 MOST_HOLDERS = 5
 
 COUNTERS: Callable[[], GpuCounters] | None = GpuCounters if sys.platform == "win32" else None
@@ -252,7 +252,7 @@ class SharedSampler:
     def holders(self, device: str) -> str:
         """Who else holds memory of a device, such as `game.exe (pid 7) 6.10 GiB`; empty where that is not known."""
         found = self._newest(device)
-        return "" if found is None else ", ".join(map(_named, found.holders))
+        return "" if found is None else ", ".join(map(_shown, found.holders))
 
     def _newest(self, device: str) -> SharedUse | None:
         with self._lock:
@@ -269,7 +269,6 @@ def _is_card(device: str) -> bool:
     return device.startswith("cuda")
 
 
-def _named(holder: Holder) -> str:
-    name = "a program" if holder.name is None else "".join(c if c.isprintable() else "?" for c in holder.name)
-    shared = f" and {holder.shared_bytes / GIB:.2f} GiB shared" if holder.shared_bytes else ""
-    return f"{name} (pid {holder.pid}) {holder.dedicated_bytes / GIB:.2f} GiB{shared}"
+def _shown(holder: Holder) -> str:
+    shared = f" and {gib(holder.shared_bytes, 2)} shared" if holder.shared_bytes else ""
+    return f"{named(holder.name, holder.pid)} {gib(holder.dedicated_bytes, 2)}{shared}"

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from helix_crawl_otel.commands.doctor import lines
 from helix_crawl_otel.doctor.checks import Severity
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.probes.cards import Description
@@ -74,6 +75,13 @@ def test_a_variable_that_names_no_card() -> None:
     found = about(replace(LINUX_80, nvml=hidden), "nvml")
     assert (found.verdict, found.fact) == (Severity.PROBLEM, "driver 610.43, 1 card")
     assert found.advice.startswith("CUDA_VISIBLE_DEVICES='7' leaves no card of the 1 that NVML lists")
+
+
+def test_what_comes_from_outside_moves_no_cursor() -> None:
+    """A variable, a path or the name of a card may hold anything."""
+    environ = {"PYTORCH_CUDA_ALLOC_CONF": "a\x1b[31m\nb"}
+    shown = "\n".join(lines(checks_of(replace(LINUX_80, environ=environ))))
+    assert r"PYTORCH_CUDA_ALLOC_CONF=a\x1b[31m\nb" in shown
 
 
 def test_a_driver_without_a_card() -> None:

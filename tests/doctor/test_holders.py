@@ -31,7 +31,7 @@ def test_processes_with_their_sizes() -> None:
 def test_a_process_without_a_name() -> None:
     """Its number finds it."""
     found = holders(LINUX_80, replace(WORKER, name=None))
-    assert found.fact == "a process (pid 4711) 2900 MiB"
+    assert found.fact == "a program (pid 4711) 2900 MiB"
 
 
 def test_no_sizes_under_wddm() -> None:

@@ -36,7 +36,7 @@ def look(name):
     read, own, combined = nvml(), of_torch(), both()
     found[name] = {
         "free": free, "total": total, "nvml_used": read.used_bytes, "nvml_limit": read.limit_bytes, "why": nvml.why,
-        "torch_used": own.used_bytes, "torch_limit": own.limit_bytes, "allocated": of_torch.allocated_bytes,
+        "torch_used": own.used_bytes, "torch_limit": own.limit_bytes, "allocated": torch.cuda.memory_allocated(0),
         "reserved": torch.cuda.memory_reserved(0), "combined": [combined.used_bytes, combined.limit_bytes],
         "sources": both.sources(),
     }

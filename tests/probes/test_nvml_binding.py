@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.probes.cards import CardProcess, CardProcesses, describe, device_processes
+from helix_crawl_otel.probes.cards import CardProcess, CardProcesses, describe, device_processes, listed_names
 from helix_crawl_otel.probes.nvml import NvmlProbe
 from helix_crawl_otel.probes.probe import UNKNOWN
 from tests.probes.reader import driver_model
@@ -153,4 +153,4 @@ def test_a_name_in_bytes_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "nvmlSystemGetProcessName": lambda pid: b"/usr/lib/a\xffb\x1b[31m",
     }
     monkeypatch.setitem(sys.modules, "pynvml", binding(**functions))
-    assert [process.name for process in device_processes("cuda:0", {}).processes] == ["a\ufffdb?[31m"]
+    assert listed_names(device_processes("cuda:0", {}).processes) == "a\ufffdb\\x1b[31m (pid 7)"

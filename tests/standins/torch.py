@@ -33,9 +33,7 @@ def is_initialized():
 def get_device_properties(index):
     return _Properties()
 def memory_stats(index):
-    return dict.fromkeys(
-        ("reserved_bytes.all.current", "reserved_bytes.all.peak", "allocated_bytes.all.current"), 3 << 30
-    )
+    return dict.fromkeys(("reserved_bytes.all.current", "reserved_bytes.all.peak"), 3 << 30)
 def empty_cache():
     pass
 """,
