@@ -1,12 +1,7 @@
-"""The exit codes of the commands and of a worker, what ends a command with one, and which errors are worth another try.
-Scripts rely on the codes.
+"""The exit codes of the commands and of a worker, and what ends a command with one. Scripts rely on them.
 
-Source: DESIGN.md, section 3.3: 78 is for what can never start, and nobody tries that again.
+Source: DESIGN.md, section 3.3.
 """
-
-from __future__ import annotations
-
-import errno
 
 __all__ = [
     "DEMOTED",
@@ -17,8 +12,6 @@ __all__ = [
     "PAUSED",
     "USAGE",
     "Refusal",
-    "is_passing",
-    "passing_cause",
 ]
 
 DONE = 0
@@ -46,47 +39,3 @@ class Refusal(Exception):
     """Ends a command: the message is for the user as it stands, and the exit code is that of the class."""
 
     exit_code = USAGE
-
-
-_PERMANENT = {
-    errno.E2BIG,
-    errno.EACCES,
-    errno.EINVAL,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOEXEC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-}
-"""The same program, in the same place, by the same user: it fails tomorrow as it does today."""
-
-_PASSING_ON_WINDOWS = {32, 33, 164, 1450, 1455, 1816}
-"""A file that somebody has open; no more threads, resources, commit charge or quota. Their `errno` tells nothing."""
-
-_LACKS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether what keeps something from being started may be over in a while: a lack of descriptors, processes, threads
-    or memory, a file in use, a full disk."""
-    if isinstance(error, OSError):
-        return getattr(error, "winerror", None) in _PASSING_ON_WINDOWS or error.errno not in _PERMANENT
-    # What `threading` makes of EAGAIN.
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "start new thread" in str(error))
-
-
-def passing_cause(error: Exception) -> Exception | None:
-    """The lack of descriptors, processes, threads or memory that an error has come of, `None` for none.
-
-    Args:
-        error: One that was raised, perhaps while another one was handled.
-    """
-    found: BaseException | None = error
-    while isinstance(found, Exception):
-        if is_passing(found) and (not isinstance(found, OSError) or found.errno in _LACKS):
-            return found
-        found = found.__cause__ or found.__context__
-    return None

@@ -30,8 +30,9 @@ from helix_crawl_otel.build.encode import work_on
 from helix_crawl_otel.corpus.tree import UnreadableSource
 from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, first_line, is_device_error, is_out_of_memory
 from helix_crawl_otel.encoders.load import load_encoder
-from helix_crawl_otel.exit_codes import NEVER, USAGE, passing_cause
+from helix_crawl_otel.exit_codes import NEVER, USAGE
 from helix_crawl_otel.faults.faults import apply_faults, parse_fault
+from helix_crawl_otel.lacks import passing_cause
 from helix_crawl_otel.link.client import Link, link_of_this_process
 from helix_crawl_otel.link.launch import die_with_parent, leave_interrupts_to_supervisor
 from helix_crawl_otel.policy.model import MemoryReading

@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass
 from enum import Enum
 
-from helix_crawl_otel.exit_codes import is_passing
+from helix_crawl_otel.lacks import is_passing
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.supervise.incoming import OpenShards

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_crawl_otel.encoders.base import ModelError
-from helix_crawl_otel.exit_codes import is_passing, passing_cause
 from helix_crawl_otel.formats import MIB
+from helix_crawl_otel.lacks import is_passing, passing_cause
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise.rules import (
     BACK_WITHIN,
