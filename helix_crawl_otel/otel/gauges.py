@@ -158,7 +158,7 @@ class ExportedMetrics:
     def stage(self, device: str, stage: str, seconds: float) -> None:
         """A stage of a batch has ended: `read`, `encode` or `commit`."""
         try:
-            self._hub.histograms["helix_dense_batch_duration"].record(seconds, {"device": device, "stage": stage})
+            self._hub.record("helix_dense_batch_duration", seconds, {"device": device, "stage": stage})
         except Exception as error:  # noqa: BLE001 - the app's provider; it is told once
             self._tell(error)
 
@@ -209,7 +209,7 @@ class ExportedMetrics:
 
     def _count(self, counter: str, amount: float, attributes: Mapping[str, str]) -> None:
         try:
-            self._hub.counters[counter].add(amount, attributes)
+            self._hub.count(counter, amount, attributes)
         except Exception as error:  # noqa: BLE001 - the app's provider; it is told once, and the policy goes on
             self._tell(error)
 

@@ -143,7 +143,7 @@ class TimelineReader:
         if not text:
             return None
         try:
-            line = json.loads(text, parse_constant=_no_number)
+            line = _DECODER.decode(text)
         except json.JSONDecodeError as error:
             cut = error.pos >= len(text) or error.msg.startswith("Unterminated")
             raise _NotJson("cut short" if cut else f"not JSON ({error.msg.lower()}, column {error.colno})") from None
@@ -200,6 +200,9 @@ class _Raw(io.RawIOBase):
 
 def _no_number(name: str) -> NoReturn:
     raise BadLine(f"{name} is not a number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)  # once: json.loads would make one for every line
 
 
 def _why(error: Exception) -> str:
