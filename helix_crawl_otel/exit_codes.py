@@ -3,16 +3,7 @@
 Source: DESIGN.md, section 3.3.
 """
 
-__all__ = [
-    "DEMOTED",
-    "DONE",
-    "FAILED",
-    "INTERRUPTED",
-    "NEVER",
-    "PAUSED",
-    "USAGE",
-    "Refusal",
-]
+__all__ = ["DEMOTED", "DONE", "FAILED", "INTERRUPTED", "NEVER", "PAUSED", "USAGE", "Refusal"]
 
 DONE = 0
 
