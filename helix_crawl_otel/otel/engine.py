@@ -226,6 +226,11 @@ class Pipeline:
         self._measurements.read_memory(t, device, reading)
         self._settle()
 
+    def use_processor(self, worker: str) -> None:
+        """A worker has used the processor until now."""
+        t = self._clock()
+        self._feed.tell(lambda policy: policy.use_processor(t, worker))
+
     def tick(self) -> None:
         """Look at the clock: batches in flight are judged, deadlines pass, the gauges are made new."""
         self._measurements.collect()

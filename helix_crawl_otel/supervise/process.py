@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Protocol
 from helix_crawl_otel.import_path import VARIABLE, folders_for_worker, variable_for_worker
 from helix_crawl_otel.link import launch
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.probes.processes import descendants
+from helix_crawl_otel.probes.processes import descendants, processor_seconds
 from helix_crawl_otel.supervise.windows import JobObject, send_break
 from helix_crawl_otel.timing import RunningClock
 
@@ -50,6 +50,9 @@ class ProcessHandle(Protocol):
 
     def interrupt(self) -> None:
         """What a terminal sends it on Ctrl-C."""
+
+    def processor_seconds(self) -> float | None:
+        """What it and all that it has started have used of the processor; `None` when unknown."""
 
     def end(self, grace_seconds: float) -> bool:
         """Ask it to end, then kill it. Returns whether it is gone."""
@@ -111,6 +114,10 @@ class WorkerProcess:
         # Ctrl-C is off in a new group, Ctrl-Break is not.
         elif self.exit_code is None and not send_break(self.pid):
             watchdog.warning("process %d has no console and is not interrupted", self.pid)
+
+    def processor_seconds(self) -> float | None:
+        """What it and all that it has started have used of the processor; `None` when unknown."""
+        return processor_seconds(self.pid)
 
     def end(self, grace_seconds: float) -> bool:
         """Ask a driver of the user's own to end, then kill it with all it started; ours is killed at once.

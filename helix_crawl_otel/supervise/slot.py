@@ -45,6 +45,9 @@ SILENT_SECONDS = 1800.0
 LEAVE_SECONDS = 30.0
 """One that has been told to leave, with nothing left to do, has long written everything by then. Likewise."""
 
+BUSY_SECONDS = 86_400.0
+"""A worker on the CPU that says nothing and uses the processor loads a large model, say. Likewise."""
+
 DRAIN_SECONDS = 5.0
 
 LINGERS = "lingers"
@@ -199,10 +202,18 @@ class Slot:
             self._over("paused")
 
     def tick(self) -> None:
-        """Send what the policy has decided since."""
-        worker = self.worker
-        if worker is not None and self.phase is Phase.RUNNING:
-            worker.incoming.push()
+        """Send what the policy has decided since, and see whether a worker on the CPU uses the processor."""
+        worker, start = self.worker, self._start
+        if worker is None or start is None or self.phase is not Phase.RUNNING:
+            return
+        worker.incoming.push()
+        now = self._run.clock()
+        # Not on a card: its driver burns the processor while it waits for something that may never come.
+        if start.device == "cpu" and worker.processor_use.is_due(now):
+            used = worker.process.processor_seconds()
+            if worker.processor_use.feed(now, None if used is None else self._run.scaled(used)):
+                worker.busy_at = now
+                self._run.pipeline.use_processor(self.name)
 
     def abandon(self) -> None:
         """The supervisor itself has failed: its worker must not outlive it."""
@@ -231,7 +242,10 @@ class Slot:
             has_left = self._run.job.has_finished(self.name, None)
             seconds = LEAVE_SECONDS if has_left else SILENT_SECONDS
             seconds = seconds if worker.incoming.hello is not None else HELLO_SECONDS
-            if self._run.clock() - worker.incoming.heard_at > self._run.scaled(seconds):
+            silent = self._run.clock() - worker.incoming.heard_at
+            if seconds == SILENT_SECONDS and silent <= self._run.scaled(BUSY_SECONDS):
+                silent = min(silent, self._run.clock() - worker.busy_at)
+            if silent > self._run.scaled(seconds):
                 self.end_worker(LINGERS if has_left else "silent")
 
     def _look_at_hang(self, worker: Worker, hang: Hang) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, open_pair
+from helix_crawl_otel.probes.processes import ProcessorUse
 from helix_crawl_otel.supervise.incoming import IncomingMessages, OpenShards
 from helix_crawl_otel.supervise.job import Launch, WorkerStart
 from helix_crawl_otel.supervise.outgoing import SendQueue
@@ -56,6 +57,9 @@ class Worker:
         self.incoming = incoming
         self.is_ours = is_ours
         self.started_at = started_at
+        self.busy_at = started_at
+        """When it was last seen to use the processor, on the CPU; set by the ticker."""
+        self.processor_use = ProcessorUse()
         self.broken: str | None = None
         """Why its channel cannot be read any more although it has not ended; set by the reader, once."""
         self._channel = channel

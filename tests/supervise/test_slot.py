@@ -12,6 +12,7 @@ from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.rules import Ending, GateState, MemoryGate
 from helix_crawl_otel.supervise.slot import GRACE_SECONDS, HELLO_SECONDS, LEAVE_SECONDS, SILENT_SECONDS, Phase, Restart
+from tests.supervise.played import PlayedWorker
 from tests.supervise.stage import Stage, build_job
 from tests.watch.rig import GENES, TICK
 
@@ -403,6 +404,78 @@ def test_a_worker_of_ours_that_falls_silent_is_ended_but_not_inside_a_batch(tmp_
         stage.turn()
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
         assert stage.whys() == ["it had not been heard from and was ended"]
+
+
+MINUTE, HOUR = 60.0, 3600.0
+
+
+def spend(stage: Stage, worker: PlayedWorker, seconds: float, part: float) -> None:
+    """Let time pass in which a worker uses a part of one core, until it is ended."""
+    for _ in range(int(seconds / MINUTE)):
+        if stage.slot.phase is not Phase.RUNNING:
+            return
+        worker.processor = (worker.processor or 0.0) + part * MINUTE
+        stage.clock.now += MINUTE - TICK
+        stage.tick()
+        for _ in range(4):
+            stage.turn()
+
+
+@pytest.mark.parametrize("has_batch", [True, False])
+@pytest.mark.parametrize(
+    ("device", "part", "is_ended"), [("cpu", 1.0, False), ("cpu", 0.01, True), ("cuda:0", 1.0, True)]
+)
+def test_who_burns_the_processor_lives_on_the_cpu_and_not_on_a_card(
+    tmp_path: Path, *, has_batch: bool, device: str, part: float, is_ended: bool
+) -> None:
+    """64 genes at a minute each, without a baseline; or a model that takes as long to load. A deadlock's threads use
+    next to nothing, and a card's driver spins while it waits."""
+    with Stage(build_job(tmp_path, ["a"], set()), [device], logs=tmp_path) as stage:
+        worker = stage.begin()
+        worker.hello()
+        if has_batch:
+            worker.open("a", device)
+            stage.start_batch(worker, "a", device)
+        spend(stage, worker, 2 * HOUR, part)
+        if is_ended:
+            stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        else:
+            assert stage.slot.phase is Phase.RUNNING
+        assert len(stage.whys()) == is_ended
+
+
+@pytest.mark.parametrize("has_batch", [True, False])
+def test_on_the_cpu_half_an_hour_without_work_ends_a_worker_and_a_day_with_it(
+    tmp_path: Path, *, has_batch: bool
+) -> None:
+    """A deadlock after an hour's work; and a loop without an end."""
+    for busy, idle in ((HOUR, 0.75 * HOUR), (25 * HOUR, 0.0)):
+        with Stage(build_job(tmp_path, ["a"], set()), ["cpu"], logs=tmp_path) as stage:
+            worker = stage.begin()
+            worker.hello()
+            if has_batch:
+                worker.open("a", "cpu")
+                stage.start_batch(worker, "a", "cpu")
+            spend(stage, worker, min(busy, 23 * HOUR), 1.0)
+            assert stage.slot.phase is Phase.RUNNING
+            spend(stage, worker, busy - 23 * HOUR, 1.0)
+            spend(stage, worker, idle, 0.0)
+            stage.until(lambda: stage.slot.phase is Phase.WAITING)
+            assert len(stage.whys()) == 1
+
+
+def test_a_worker_whose_processor_time_is_unknown_hangs_after_half_an_hour(tmp_path: Path) -> None:
+    """As ever."""
+    with Stage(build_job(tmp_path, ["a"], set()), ["cpu"], logs=tmp_path) as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a", "cpu")
+        stage.start_batch(worker, "a", "cpu")
+        for _ in range(int(0.6 * HOUR / TICK)):
+            stage.tick()
+            stage.turn()
+        stage.until(stage.whys)
+        assert stage.whys()[0] == "a batch hung and its worker was ended"
 
 
 def test_a_driver_of_the_users_own_may_be_silent_for_ever() -> None:
