@@ -176,9 +176,7 @@ class IncomingMessages:
             del self.shards[shard]
         self._pipeline.close_shard(shard, state)
         self._uncommitted.discard(shard)
-        if state == "done":
-            self._run.demoted.discard(shard)
-        elif state == "paused":
+        if state == "paused":
             self.has_paused = True
         if shard in self._shown:
             _, genes = self._shown.pop(shard)

@@ -145,7 +145,7 @@ class Session:
         self._closing.callback(self.timeline.close)
         state_file = StateFile(options.folder / "ladder.json")
         state = state_file.load(options.encoder)
-        self.demoted = {name for name, shard in state.shards.items() if shard.ladder.is_demoted and not shard.is_done}
+        self.demoted = {name for name, shard in state.shards.items() if shard.ladder.is_demoted}
         self.timeline.run(
             config={**asdict(options.config), "tick_seconds": TICK_SECONDS},
             encoder=options.encoder,

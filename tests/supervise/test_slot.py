@@ -295,6 +295,21 @@ def test_a_worker_on_a_card_that_enters_a_demoted_shard_leaves_it_to_one_on_the_
         assert stage.of(events.Crash) == []
 
 
+def test_a_demoted_shard_never_starts_on_the_card_again() -> None:
+    """Its ladder is used up. A driver may come to it once more in the same run, a queue that is drained, say."""
+    with Stage(demoted={"a"}) as stage:
+        for count in (1, 3):
+            worker = stage.next_worker(count) if stage.workers else stage.begin()
+            worker.hello()
+            assert worker.open("a"), "it has to be left to one on the CPU"
+            worker.leave(79)
+            on_cpu = stage.next_worker(count + 1)
+            assert on_cpu.hello()["demoted_shard"] == "a"
+            assert not on_cpu.open("a", "cpu")
+            on_cpu.close("a")
+            on_cpu.leave(79)
+
+
 def test_a_slot_that_waits_for_a_backoff_is_over_when_the_operator_pauses() -> None:
     """Nothing is started any more, and the shard is paused, not failed."""
     with Stage() as stage:
