@@ -9,20 +9,18 @@ import threading
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
+from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, open_pair
 from helix_crawl_otel.probes.processes import ProcessorUse
-from helix_crawl_otel.supervise.incoming import IncomingMessages, OpenShards
-from helix_crawl_otel.supervise.job import Launch, WorkerStart
+from helix_crawl_otel.supervise.incoming import IncomingMessages
+from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.outgoing import SendQueue
 from helix_crawl_otel.supervise.process import ProcessHandle
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.timing import RunningClock
 
 __all__ = ["Worker", "launch_worker"]
-
-PROTOCOL = 1
 
 JOIN_SECONDS = 0.5
 
@@ -92,9 +90,9 @@ class Worker:
         finally:
             self._run.wake(_nothing)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _take(self, content: dict[str, object]) -> None:
         try:
-            self.incoming.handle(message)
+            self.incoming.handle(messages.unpack(messages.FROM_WORKER, content))
         except Exception as error:  # noqa: BLE001 - one bad message, or a fault of ours, must not end a night's run
             self._run.pipeline.error("driver", error)
 
@@ -103,14 +101,13 @@ def _nothing() -> None:
     """Only to look at the slots."""
 
 
-def launch_worker(run: RunContext, slot: str, start: WorkerStart, left: OpenShards) -> Worker:
+def launch_worker(run: RunContext, slot: str, start: WorkerStart) -> Worker:
     """Start a worker.
 
     Args:
         run: What all slots share.
         slot: Name of the worker's slot.
         start: Why and where.
-        left: Shards that the slot's earlier workers left open.
 
     Raises:
         OSError, MemoryError, RuntimeError: It cannot be started; the last is the system's lack of a thread.
@@ -140,24 +137,14 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart, left: OpenShar
     run.worker_started(slot, start, process.pid)
     try:
         send_queue = SendQueue(channel, str(process.pid))
-        welcome = _welcome(run, start, launch)
-        incoming = IncomingMessages(run, slot, number, send_queue, welcome, left, trusts_boundaries=not launch.is_ours)
+        welcome = messages.Welcome(messages.VERSION, start.demoted_shard, run.tick_seconds, run.clock_rate, launch.task)
+        incoming = IncomingMessages(run, slot, number, send_queue, welcome, trusts_boundaries=not launch.is_ours)
         return Worker(process, channel, send_queue, incoming, run, is_ours=launch.is_ours, started_at=started_at)
     except BaseException:
         process.end(0.0)
         channel.close()
         run.worker_ended(slot, start.device, process.pid, process.exit_code or 0, "it could not be supervised")
         raise
-
-
-def _welcome(run: RunContext, start: WorkerStart, launch: Launch) -> dict[str, object]:
-    return {
-        "version": PROTOCOL,
-        "demoted_shard": start.demoted_shard,
-        "tick_seconds": run.tick_seconds,
-        "clock_rate": run.clock_rate,
-        "job": launch.welcome,
-    }
 
 
 def _log_file(folder: Path | None, slot: str) -> Path | None:
