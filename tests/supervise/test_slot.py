@@ -716,3 +716,38 @@ def test_a_restart_without_a_gate_needs_no_reading() -> None:
     restart = Restart(WorkerStart("first", "cpu"), 7.0)
     assert restart.feed(7.0, None) is None
     assert restart.is_due(7.0)
+
+
+def test_after_an_end_outside_of_batches_a_worker_says_which_one_it_looks_at(tmp_path: Path) -> None:
+    """Of counting its tokens, perhaps: the batch is suspected as one that was in flight, and halved."""
+    job = build_job(tmp_path, ["a"], set())
+    with Stage(job, logs=tmp_path) as stage:
+        worker = stage.begin()
+        for is_wary, limits in ((False, {}), (True, {}), (True, {}), (True, {"g1": 4})):
+            task = worker.hello().task
+            assert task is not None
+            assert (task.assignment.is_wary, task.assignment.limits) == (is_wary, limits)
+            worker.open("a")
+            if is_wary:
+                worker.say(messages.NextBatch("a", "g1", 8))
+                worker.sync()
+            worker.leave(-6)
+            stage.until(lambda: stage.slot.phase is Phase.WAITING)
+            stage.clock.now += 4.0
+            worker = stage.next_worker(len(stage.workers) + 1)
+
+
+def test_a_batch_that_was_encoded_and_not_committed_is_suspected_still(tmp_path: Path) -> None:
+    """Only its boundary clears it; and what a build has left to encode is what its store counts."""
+    job = build_job(tmp_path, ["a"], set())
+    with Stage(job, logs=tmp_path) as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        stage.batch(worker, "a", boundary=False)
+        (work,) = job.shards
+        assert work.batch == ("a-1", GENES)
+        worker.boundary("a", genes=GENES, pending=100)
+        assert (work.batch, work.encoded) == (None, GENES)
+        assert stage.slot.worker is not None
+        assert stage.slot.worker.incoming.progressed()
