@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from helix_crawl_otel.policy.baseline import ROUNDING, Baseline
 
@@ -29,8 +30,7 @@ def is_small(work: float, baseline: Baseline | None) -> bool:
     return baseline is not None and work < SMALL_BATCH * baseline.work
 
 
-@dataclass(frozen=True)
-class BatchInfo:
+class BatchInfo(NamedTuple):
     """What a driver says of a batch, before it is known whether that can be judged.
 
     Args:
