@@ -7,10 +7,10 @@ Source: DESIGN.md, sections 3.2, 7 and 8; INCIDENTS.md: on cards of 12 GB and le
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import math
 import os
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,9 +39,12 @@ NO_CUDA = (
     "a card is there, but the installed torch is built without CUDA (as PyPI's torch for Windows is): install the "
     "build for your CUDA, see pytorch.org, to use the card"
 )
-
-
 TORCH_ALONE = "their memory is what torch itself holds, and what other programs hold on them is not seen"
+
+_VERSION = re.compile(
+    r"^(?P<name>cuda|hip)\b[^=\n]*=\s*(?:None|(?P<quote>['\"])(?P<version>.*)(?P=quote))\s*$", re.MULTILINE
+)
+"""A line of torch's `version.py`, such as `cuda: Optional[str] = '12.8'`."""
 
 
 class NoDevice(Refusal):
@@ -123,7 +126,7 @@ def _troubles(asked: str, found: Description) -> list[str]:
     if found.trouble is not None and asked == "auto":
         return [f"no card can be used: {found.trouble}; --device cuda takes a card as torch sees it"]
     return [
-        f"the memory of {card.device} cannot be read, so that nothing trips there: {card.trouble}"
+        f"of the memory of {card.device} only what torch itself holds is known: {card.trouble}"
         if card.is_usable
         else f"{card.device} is left out: {card.trouble}"
         for card in found.visible
@@ -230,20 +233,10 @@ def torch_build() -> str | None:
     if found is None or found.origin is None:
         return None
     try:
-        versions = _assigned(Path(found.origin).with_name("version.py").read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError):
+        text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
+    except (OSError, ValueError):
         return None
+    versions = {line["name"]: line["version"] for line in _VERSION.finditer(text)}
     if "cuda" not in versions:
         return None
     return next((f"{name.upper()} {versions[name]}" for name in ("cuda", "hip") if versions.get(name)), "")
-
-
-def _assigned(source: str) -> dict[str, object]:
-    """Names to which a module assigns a constant, with that."""
-    found: dict[str, object] = {}
-    for node in ast.parse(source).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        value = getattr(node, "value", None)
-        if isinstance(value, ast.Constant):
-            found.update((at.id, value.value) for at in targets if isinstance(at, ast.Name))
-    return found

@@ -120,27 +120,28 @@ def _card(facts: Facts, card: CardInfo, vram_full: float) -> Iterator[Check]:
             yield _holders(topic, card, facts.processes[topic], facts.platform)
 
 
+_MODELS = {
+    "WDDM": (
+        Severity.WARN,
+        "under WDDM a full card does not fail, it crawls: encode under `helix-crawl`, or on the CPU",
+        FALLBACK_PAGE,
+    ),
+    "MCDM": (
+        Severity.NOTE,
+        "MCDM is the part of WDDM for cards that only compute. Whether a full card spills or fails there is not "
+        "documented: encode under `helix-crawl`, which sees either",
+        MCDM_PAGE,
+    ),
+}
+"""What follows from a driver model that is none to rely on."""
+
+
 def _model(topic: str, fact: str, model: str | None, platform: str) -> Check:
-    if model == "WDDM" or (model is None and platform == "win32"):
-        return Check(
-            topic,
-            fact,
-            Severity.WARN,
-            "under WDDM a full card does not fail, it crawls: encode under `helix-crawl`, or on the CPU",
-            FALLBACK_PAGE,
-        )
-    if model == "MCDM":
-        return Check(
-            topic,
-            fact,
-            Severity.NOTE,
-            "MCDM is the part of WDDM for cards that only compute. Whether a full card spills or fails there is not "
-            "documented: encode under `helix-crawl`, which sees either",
-            MCDM_PAGE,
-        )
     if model == "TCC":
-        return Check(topic, f"{fact}: it does not spill, a full card raises out-of-memory", Severity.OK)
-    return Check(topic, fact, Severity.OK)
+        fact += ": it does not spill, a full card raises out-of-memory"
+    if model is None and platform == "win32":
+        model = "WDDM"  # that of nearly every card there
+    return Check(topic, fact, *_MODELS.get(model or "", (Severity.OK,)))
 
 
 def _memory(facts: Facts, topic: str, card: CardInfo, vram_full: float) -> Check:

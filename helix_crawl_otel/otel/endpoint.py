@@ -113,6 +113,8 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from prometheus_client import CollectorRegistry
 
+    from helix_crawl_otel.otel.instruments import label
+
     present = metrics.get_meter_provider()
     if isinstance(present, MeterProvider | NoOpMeterProvider):
         raise _not_needed(present)
@@ -123,7 +125,9 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
     except OSError as error:
         reader.shutdown()
         raise _explained(error, host, port) from error
-    resource = Resource.create({SERVICE_NAME: "helix-crawl-otel"})
+    # What the environment adds may hold bytes that are no text.
+    found = Resource.create({SERVICE_NAME: "helix-crawl-otel"}).attributes
+    resource = Resource({key: label(value) if isinstance(value, str) else value for key, value in found.items()})
     # Not shut down at the end of the process: a scrape that is being answered then would see every counter gone.
     provider = MeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False)
     endpoint = MetricsEndpoint(provider, server)

@@ -10,7 +10,7 @@ in other programs (microsoft/WSL issue 11050).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import PureWindowsPath
@@ -304,19 +304,14 @@ def _list(name: str, handle: object) -> list[Any]:
 def _sizes(listed: list[Any], most: int | None) -> dict[int, int | None]:
     """Bytes by pid. A process may be listed once for each part of a card that is cut up (MIG)."""
     sizes: dict[int, int | None] = {}
-    for pid, used in _usable(listed, most):
-        before = sizes.get(pid, 0)
-        sizes[pid] = None if before is None or used is None else before + used
-    return sizes
-
-
-def _usable(listed: list[Any], most: int | None) -> Iterator[tuple[int, int | None]]:
     for one in listed:
         pid, used = getattr(one, "pid", None), getattr(one, "usedGpuMemory", None)
-        if not isinstance(pid, int):
-            continue
-        is_size = isinstance(used, int) and used != NOT_AVAILABLE and (most is None or used <= most)
-        yield pid, used if is_size else None
+        if isinstance(pid, int):
+            if not isinstance(used, int) or used == NOT_AVAILABLE or (most is not None and used > most):
+                used = None
+            before = sizes.get(pid, 0)
+            sizes[pid] = None if before is None or used is None else before + used
+    return sizes
 
 
 def _larger(one: int | None, other: int | None) -> int | None:

@@ -28,7 +28,7 @@ class CardId:
     """A card as NVML lists it.
 
     Args:
-        index: NVML's index, 0 or more.
+        index: NVML's index, 0 or more; its place in a list is its number for CUDA.
         uuid: `GPU-...`; `None` where it cannot be read (a lost card).
         name: Marketing name; `None` where it cannot be read.
     """
@@ -42,7 +42,7 @@ def visible(cards: Sequence[CardId], environ: Mapping[str, str]) -> list[int | s
     """What a process with `environ` sees, by CUDA ordinal: NVML's index of a card, or the UUID of a MIG instance.
 
     Args:
-        cards: What NVML lists, in its order, without gaps.
+        cards: What NVML lists, in its order.
         environ: The environment of the process that encodes.
     """
     value = environ.get(VISIBLE)
@@ -55,7 +55,7 @@ def visible(cards: Sequence[CardId], environ: Mapping[str, str]) -> list[int | s
         elif value.startswith("GPU-"):
             one = _by_uuid(entry, cards)
         else:
-            one = _number(entry, len(cards))
+            one = _by_number(entry, cards)
         if one is None:
             break
         if one in found:
@@ -73,7 +73,7 @@ def place(ordinal: int, cards: Sequence[CardId], environ: Mapping[str, str]) -> 
 
     Args:
         ordinal: N of `cuda:N`, 0 or more.
-        cards: What NVML lists, in its order, without gaps.
+        cards: What NVML lists, in its order.
         environ: The environment of the process that encodes.
 
     Raises:
@@ -99,10 +99,10 @@ def shown_variable(environ: Mapping[str, str]) -> str:
     return f"{VISIBLE}={environ[VISIBLE]!r} leaves" if VISIBLE in environ else ""
 
 
-def _number(entry: str, card_count: int) -> int | None:
+def _by_number(entry: str, cards: Sequence[CardId]) -> int | None:
     match = _LEADING_NUMBER.match(entry)
     number = int(match[1] + match[2]) if match else -1
-    return number if 0 <= number < card_count else None
+    return cards[number].index if 0 <= number < len(cards) else None
 
 
 def _by_uuid(prefix: str, cards: Sequence[CardId]) -> int | None:

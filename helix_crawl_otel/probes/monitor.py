@@ -128,18 +128,24 @@ class ReportedProbe(Probe):
 
 @dataclass(slots=True)
 class _Device:
-    """A device that is read.
+    """A device in use.
 
     Args:
-        probe: Of the sampling thread.
+        probe: Of the sampling thread; `None` where workers alone tell of it.
         ticker: That thread; `None` without one.
+        reported: What the workers' frameworks hold, a part of the probe; `None` where they tell nothing.
+        owner: The worker whose own probe stands for the device, empty before its first reading; `None` without one.
+        newest: The last reading that counts; `None` when unknown.
         is_read: Set once a first reading is there.
         asked_at: Since when an answer is awaited; set and cleared by the sampling thread.
         told: What was said of it in the log, once each.
     """
 
-    probe: CombinedProbe
+    probe: CombinedProbe | None = None
     ticker: Ticker | None = None
+    reported: ReportedProbe | None = None
+    owner: str | None = None
+    newest: MemoryReading | None = None
     is_read: threading.Event = field(default_factory=threading.Event)
     asked_at: float | None = None
     told: set[str] = field(default_factory=set)
@@ -195,14 +201,11 @@ class MemoryMonitor:
         self._on_error = on_error
         self._first_seconds = first_seconds
         self._hint = hint
-        self._probe_of = probe_of or self._workers_probe
+        self._probe_of = probe_of
         self._card_probe = card_probe
         self._lock = threading.Lock()
         self._passing_on: AbstractContextManager[object] = threading.Lock() if probe_of is None else nullcontext()
         self._devices: dict[str, _Device] = {}
-        self._reported: dict[str, ReportedProbe] = {}
-        self._newest: dict[str, MemoryReading] = {}
-        self._owned: dict[str, str] = {}  # devices whose memory a worker's own probe stands for, and which worker told
         self._shared = SharedSampler(counters, clock, tick_seconds, on_error, is_judged=judges_shared, table=table)
 
     def watch(self, device: str, *, is_modelled: bool = False) -> None:
@@ -211,13 +214,15 @@ class MemoryMonitor:
         A card's first reading is waited for, for a moment.
         """
         with self._lock:
+            is_known = device in self._devices
+            one = self._devices.setdefault(device, _Device())
             if is_modelled:
-                self._owned.setdefault(device, "")
-            if device in self._devices or device in self._owned:
+                one.owner = one.owner or ""
+            if is_known or is_modelled:
                 return
-            one = self._devices[device] = _Device(self._probe_of(device))
+            probe = one.probe = self._probe_of(device) if self._probe_of else self._workers_probe(device, one)
             if self._between is not None:
-                read = partial(self._read, device, one)
+                read = partial(self._read, device, one, probe)
                 one.ticker = Ticker(f"helix-crawl-memory-{device}", read, self._between, self._on_error).start()
         self._shared.watch(device, self._between)
         if device != "cpu" and one.ticker is not None:
@@ -226,7 +231,7 @@ class MemoryMonitor:
     def devices(self) -> list[str]:
         """What is read, in the order in which that began."""
         with self._lock:
-            return list(self._devices)
+            return [device for device, one in self._devices.items() if one.probe is not None]
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
@@ -235,14 +240,14 @@ class MemoryMonitor:
         if source == OWN:
             with self._passing_on:
                 with self._lock:
-                    self._owned[device] = worker
-                    self._newest[device] = reading
+                    one = self._devices.setdefault(device, _Device())
+                    one.owner, one.newest = worker, reading
                 self._pass_on(device, reading, {source: up})
             return
         with self._lock:
-            probe = self._reported.get(device)
-        if probe is not None:
-            probe.tell(worker, reading)
+            known = self._devices.get(device)
+        if known is not None and known.reported is not None:
+            known.reported.tell(worker, reading)
 
     def start_worker(self, worker: str, device: str, pid: int) -> None:
         """A process encodes on a device from now on."""
@@ -252,18 +257,17 @@ class MemoryMonitor:
         """A worker is gone, and what it told of its memory with it."""
         self._shared.forget_worker(worker)
         with self._lock:
-            for device, told_by in self._owned.items():
-                if told_by == worker:
-                    self._newest.pop(device, None)
-            for probe in self._reported.values():
-                probe.forget(worker)
+            for one in self._devices.values():
+                if one.owner == worker:
+                    one.newest = None
+                if one.reported is not None:
+                    one.reported.forget(worker)
 
     # -- what is known ------------------------------------------------------------------------------------------------
 
     def used(self, device: str) -> int | None:
         """Bytes in use at the newest reading, `None` when unknown."""
-        with self._lock:
-            reading = self._newest.get(device)
+        reading = self._known(device).newest
         return reading.used_bytes if reading else None
 
     def describe(self, device: str) -> str:
@@ -271,13 +275,12 @@ class MemoryMonitor:
 
         Comes back within two seconds, also where a driver hangs.
         """
-        with self._lock:
-            reading, is_owned = self._newest.get(device), device in self._owned
-        known = []
+        one, known = self._known(device), []
+        reading = one.newest
         if reading is not None and reading.used_bytes is not None and reading.limit_bytes is not None:
             known.append(f"{gib(reading.used_bytes)} of {gib(reading.limit_bytes)} in use")
         holders = self._shared.holders(device)
-        if not holders and not is_owned and parse_device(device).kind == "cuda":
+        if not holders and one.owner is None and parse_device(device).kind == "cuda":
             holders = listed(device_processes(device, self._environ, HOLDERS_SECONDS).processes)
         if holders:
             known.append(f"held by {holders}")
@@ -297,8 +300,10 @@ class MemoryMonitor:
             self._shared.sample()
         self._shared.check()
         for device, one in devices.items():
+            if one.probe is None:
+                continue
             if self._between is None:
-                self._read(device, one)
+                self._read(device, one, one.probe)
             asked_at = one.asked_at
             if asked_at is not None and self._clock() - asked_at > STALE_SECONDS:
                 self._tell(device, one, "unknown", self._hint, f"no answer for {STALE_SECONDS:g} s")
@@ -315,29 +320,32 @@ class MemoryMonitor:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _workers_probe(self, device: str) -> CombinedProbe:
-        return default_probe(device, self._environ, card=self._card_probe, framework=self._reported_probe)
+    def _known(self, device: str) -> _Device:
+        with self._lock:
+            return self._devices.get(device, _Device())
 
-    def _reported_probe(self, device: str) -> Probe:
-        self._reported[device] = ReportedProbe(device, FRESH_TICKS * self._tick_seconds, self._clock)
-        return self._reported[device]
+    def _workers_probe(self, device: str, one: _Device) -> CombinedProbe:
+        def framework(name: str) -> Probe:
+            one.reported = ReportedProbe(name, FRESH_TICKS * self._tick_seconds, self._clock)
+            return one.reported
 
-    def _read(self, device: str, one: _Device) -> None:
+        return default_probe(device, self._environ, card=self._card_probe, framework=framework)
+
+    def _read(self, device: str, one: _Device, probe: CombinedProbe) -> None:
         one.asked_at = self._clock()
-        reading = one.probe()
+        reading = probe()
         one.asked_at = None
-        sources = one.probe.sources()
+        sources = probe.sources()
         if reading.fraction is None:
-            self._tell(device, one, "unknown", self._hint, one.probe.why)
+            self._tell(device, one, "unknown", self._hint, probe.why)
         elif sources.get(NvmlProbe.source) is False:
-            self._tell(
-                device, one, "what torch itself holds", "what other programs hold there is not seen", one.probe.why
-            )
+            hint = "what other programs hold there is not seen"
+            self._tell(device, one, "what torch itself holds", hint, probe.why)
         self._take(device, one, reading, sources)
 
     def _tell(self, device: str, one: _Device, what: str, hint: str, why: str | None) -> None:
         """Log that memory is not known, or not all of it."""
-        if what not in one.told and not self._is_owned(device):
+        if what not in one.told and one.owner is None:
             one.told.add(what)
             level = logging.INFO if device == "cpu" else logging.WARNING
             watchdog.log(level, "memory of %s is %s (%s): %s", device, what, why, hint)
@@ -345,12 +353,8 @@ class MemoryMonitor:
     def _take(self, device: str, one: _Device, reading: MemoryReading, sources: Mapping[str, bool]) -> None:
         with self._passing_on:
             with self._lock:
-                if device in self._owned:
+                if one.owner is not None:
                     return
-                self._newest[device] = reading
+                one.newest = reading
             one.is_read.set()
             self._pass_on(device, self._shared.lay_over(device, reading), sources)
-
-    def _is_owned(self, device: str) -> bool:
-        with self._lock:
-            return device in self._owned

@@ -50,6 +50,7 @@ __all__ = [
 
 _UNINITIALIZED = 1
 _NOT_SUPPORTED = 3
+_NO_PERMISSION = 4
 NOT_LOADED = 9
 _TIMEOUT = 10
 NO_LIBRARY = 12
@@ -70,7 +71,7 @@ whose folder may have dropped out of the loader's."""
 _INSTALL = "install what is missing; in a container, have its runtime pass the driver's libraries through"
 _WAYS_OUT = {
     None: _INSTALL,
-    4: "this account or this container may not open the driver's device files: give it the right",
+    _NO_PERMISSION: "this account or this container may not open the driver's device files: give it the right",
     6: "correct its name in CUDA_VISIBLE_DEVICES (`nvidia-smi -L` lists them)",
     NOT_LOADED: "load the driver, or install it anew for this kernel",
     NO_LIBRARY: _INSTALL,
@@ -183,13 +184,29 @@ def _words(error: Exception) -> str:
 
 
 def list_cards() -> list[CardId]:
-    """Initialise NVML and list every card, a lost one with what can still be said of it.
+    """Initialise NVML and list the cards that this process may open, a lost one with what can still be said of it.
+
+    NVML counts the others as well, CUDA does not: on a cluster a job gets some of a machine's cards.
 
     Raises:
-        ProbeFailure: NVML itself cannot be used.
+        ProbeFailure: NVML itself cannot be used, or none of its cards may be opened.
     """
     start()
-    return [_card(index) for index in range(int(call("nvmlDeviceGetCount")))]
+    cards = []
+    forbidden = None
+    for index in range(int(call("nvmlDeviceGetCount"))):
+        try:
+            handle = call("nvmlDeviceGetHandleByIndex", index)
+        except ProbeFailure as failure:
+            if failure.code == _NO_PERMISSION:
+                forbidden = failure
+            else:
+                cards.append(CardId(index, None, None))
+        else:
+            cards.append(CardId(index, text_of("nvmlDeviceGetUUID", handle), text_of("nvmlDeviceGetName", handle)))
+    if forbidden is not None and not cards:
+        raise forbidden
+    return cards
 
 
 def start() -> None:
@@ -230,13 +247,6 @@ def _libraries() -> list[str]:
     return [str(place) for place in places if place.is_file()]
 
 
-def _card(index: int) -> CardId:
-    handle = answer_of("nvmlDeviceGetHandleByIndex", index)
-    if handle is None:
-        return CardId(index, None, None)
-    return CardId(index, text_of("nvmlDeviceGetUUID", handle), text_of("nvmlDeviceGetName", handle))
-
-
 def find_card(ordinal: int, environ: Mapping[str, str], pinned: str | None = None) -> tuple[Any, str | None]:
     """Initialise NVML and find one card.
 
@@ -264,7 +274,7 @@ def find_card(ordinal: int, environ: Mapping[str, str], pinned: str | None = Non
     handle = call("nvmlDeviceGetHandleByIndex", found)
     if is_cut_up(handle):
         raise ProbeFailure(CUT_UP)
-    return handle, cards[found].uuid
+    return handle, next(card.uuid for card in cards if card.index == found)
 
 
 def is_cut_up(handle: object) -> bool:

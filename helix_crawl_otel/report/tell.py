@@ -28,6 +28,7 @@ from helix_crawl_otel.report.story import (
     Readings,
     ReportAction,
     ReportBatch,
+    ReportBatches,
     RunReport,
     ShardReport,
     StartMark,
@@ -86,6 +87,7 @@ class _ReportBuilder(PolicyInRuns):
 
     def _forget_axis(self) -> None:
         self._tales: dict[str, ShardReport] = {}
+        self._batches = Columns(ReportBatch)
         self._readings: dict[str, Columns[Reading]] = defaultdict(lambda: Columns(Reading))  # by device
         self._starts: dict[str, list[StartMark]] = defaultdict(list)  # by worker
         self._newest: dict[str, timeline.TriedBatch] = {}  # that has begun, by shard
@@ -161,7 +163,7 @@ class _ReportBuilder(PolicyInRuns):
         began = t - event.seconds
         is_slow = baseline is not None and event.genes / event.seconds < baseline / self.policy.settings.factor
         if is_slow:
-            ended = Batch(info.id, event.worker, event.shard, event.device, event.genes, units, started=began)
+            ended = Batch(info, units, started=began)
             is_slow = bool(self.policy.is_full(ended, t))
         return ReportBatch(began, t, event.genes, units, event.device, event.worker, baseline, is_slow)
 
@@ -218,7 +220,8 @@ class _ReportBuilder(PolicyInRuns):
 
     def _tale(self, shard: str) -> ShardReport:
         if shard not in self._tales:
-            self._tales[shard] = ShardReport(self.run, shard)
+            own = ReportBatches(self._batches), ReportBatches(self._batches)
+            self._tales[shard] = ShardReport(self.run, shard, *own)
             self.story.tales.append(self._tales[shard])
         return self._tales[shard]
 

@@ -86,6 +86,8 @@ class Columns(Collection[Row]):
 class _Column:
     """The values of a field, as numbers."""
 
+    __slots__ = ("_kind", "_may_be_unknown", "_numbers", "_words", "values")
+
     def __init__(self, hint: Any) -> None:
         self.values: array[Any] = array("I" if hint is str else "b" if hint is bool else "d")
         self._kind = {float | None: float, int | None: int}.get(hint, hint)

@@ -100,6 +100,18 @@ def test_one_lost_card_of_two(answers: Answers, library: Path) -> None:
     assert said["cuda:1"] == [["cuda:1"], "cuda:1 was asked for", []]
 
 
+def test_cards_of_somebody_else_are_not_counted(answers: Answers, library: Path) -> None:
+    """A cluster gives a job some of a machine's cards: NVML lists the others too, and CUDA numbers what it may open."""
+    answers.change(0, forbidden=1)
+    assert chosen(answers, library, "auto")["auto"] == [["cuda:0"], "cuda:0 has 24.0 GiB", []]
+    assert chosen(answers, library, "auto", CUDA_VISIBLE_DEVICES="0")["auto"][0] == ["cuda:0"]
+    answers.change(1, forbidden=1)
+    said = chosen(answers, library, "auto", "cuda")
+    sentence = "no card can be used: NVML: Insufficient Permissions (error 4 from nvmlDeviceGetHandleByIndex): "
+    assert said["auto"][2][0].startswith(sentence)
+    assert said["cuda"].startswith(f"--device is 'cuda', but {sentence}")
+
+
 def test_a_cut_up_card_does_not_hide_the_next(answers: Answers, library: Path) -> None:
     """MIG on card 0: card 1 is used, and a line says how to use an instance of the first."""
     answers.change(0, mig=1)
@@ -140,12 +152,12 @@ def test_cards_that_are_hidden_by_a_wrong_name(answers: Answers, library: Path, 
 
 
 def test_a_memory_that_cannot_be_read(answers: Answers, library: Path) -> None:
-    """The card is used, and it is said that nothing trips there; unified memory is no trouble."""
+    """The card is used, and it is said what is not known; unified memory is no trouble."""
     answers.fail(**{MEMORY: 4})
     auto = chosen(answers, library, "auto")["auto"]
     assert auto[0] == ["cuda:0", "cuda:1"]
     assert auto[2][0].startswith(
-        "the memory of cuda:0 cannot be read, so that nothing trips there: NVML: Insufficient Permissions (error 4 "
+        "of the memory of cuda:0 only what torch itself holds is known: NVML: Insufficient Permissions (error 4 "
     )
     answers.fail(**{MEMORY: 3, "nvmlDeviceGetMemoryInfo": 3})
     assert chosen(answers, library, "auto")["auto"][2] == []
