@@ -114,7 +114,8 @@ class _Worker:
             work_on(assignment, self._settings, self._encoder, watch, self._report, pausing=lambda: self._link.pausing)
         except ShardCorrupt as error:
             # Here and not in the supervisor: to check a large file takes minutes.
-            judged = judge(error, Path(assignment.path), is_built=assignment.source is not None)
+            is_built, wait = assignment.source is not None, self._settings.lock_seconds
+            judged = judge(error, Path(assignment.path), is_built=is_built, lock_seconds=wait)
             failed(reason=judged.reason, is_corrupt=judged.may_set_aside)
         except (StoreError, UnreadableSource, DeviceMismatch, EncodingFailed) as error:
             failed(reason=str(error), is_corrupt=False)

@@ -51,7 +51,9 @@ def verify(paths: list[Path], *, as_json: bool) -> int:
     Raises:
         NoShards: A path is not there, or holds none.
     """
-    shards = find_shards(paths)
+    shards, notes = find_shards(paths)
+    for note in notes:
+        print(f"helix-crawl: {note}", file=sys.stderr)
     counted: list[tuple[str, Accounts]] = []
     unreadable = 0
     for path in shards:
