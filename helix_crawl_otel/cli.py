@@ -11,7 +11,7 @@ import os
 import sys
 
 from helix_crawl_otel._version import __version__
-from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, USAGE
+from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, Refusal
 from helix_crawl_otel.import_path import leave_current_folder
 
 TYPE_CHECKING = False
@@ -65,31 +65,21 @@ def main(argv: "Sequence[str] | None" = None) -> int:
     """
     if argv is None:
         leave_current_folder()
-    from helix_crawl_otel.build.devices import NoDevice
-    from helix_crawl_otel.config import ConfigError
-    from helix_crawl_otel.corpus.tree import UnreadableSource
-    from helix_crawl_otel.encoders.base import ModelError
-    from helix_crawl_otel.formats import is_gone_reader
-    from helix_crawl_otel.shards.errors import NoShards, StoreError
-    from helix_crawl_otel.supervise.lock import FolderLocked
-    from helix_crawl_otel.timeline import TimelineError
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a letter shows ? instead
             stream.reconfigure(errors="replace")
     try:
-        args = _parser().parse_args(argv)
+        typed = sys.argv[1:] if argv is None else argv
+        args = _parser(typed).parse_args(typed)
         code: int = args.func(args)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
-    except (ConfigError, TimelineError, FolderLocked, NoDevice, NoShards) as error:
-        return _say(str(error), USAGE)
-    except (ModelError, UnreadableSource) as error:
-        return _say(str(error), NEVER)
-    except StoreError as error:
-        return _say(str(error), FAILED)
+    except Refusal as error:
+        return _say(str(error), error.exit_code)
     except OSError as error:
+        from helix_crawl_otel.formats import is_gone_reader
+
         _silence_stdout()
         if is_gone_reader(error):
             return DONE
@@ -99,22 +89,18 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> "argparse.ArgumentParser":
-    import argparse
+_COMMANDS = (
+    *("demo", "build", "backfill", "run", "verify", "query"),
+    *("replay", "simulate", "report", "doctor", "dashboards"),
+)
+"""Modules in `commands`, in the order of the help. Each has `register`, which sets `func`: it takes the parsed
+arguments and returns the exit code."""
 
-    from helix_crawl_otel.commands import (
-        backfill,
-        build,
-        dashboards,
-        demo,
-        doctor,
-        query,
-        replay,
-        report,
-        run,
-        simulate,
-        verify,
-    )
+
+def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
+    """The command line. Of the commands only the one that begins it is there, or all of them where none does."""
+    import argparse
+    from importlib import import_module
 
     parser = argparse.ArgumentParser(
         prog="helix-crawl",
@@ -125,10 +111,10 @@ def _parser() -> "argparse.ArgumentParser":
     )
     parser.add_argument("--version", action="version", version=f"helix-crawl {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    # Modules that have `register`, which sets `func`: it takes the parsed arguments and returns the exit code. Heavy
-    # imports belong inside `func`.
-    for command in (demo, build, backfill, run, verify, query, replay, simulate, report, doctor, dashboards):
-        command.register(subparsers)
+    first = typed[0] if typed else ""
+    names = () if first == "--version" else (first,) if first in _COMMANDS else _COMMANDS
+    for name in names:
+        import_module(f"helix_crawl_otel.commands.{name}").register(subparsers)
     return parser
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from helix_crawl_otel.exit_codes import Refusal
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.settings import ACTION_MODES, Settings
 
 __all__ = [
@@ -39,13 +40,11 @@ __all__ = [
     "take_channel",
 ]
 
-logger = logging.getLogger("helix_crawl_otel")
-
 
 Value = float | int | str | bool
 
 
-class ConfigError(ValueError):
+class ConfigError(Refusal, ValueError):
     """A knob has a value that is not accepted. The message names the knob, the value and what is accepted."""
 
 
@@ -277,7 +276,7 @@ def read_knob(variable: str, environ: Mapping[str, str] | None = None, *, strict
             raise
         if (name, text) not in _warned:
             _warned.add((name, text))
-            logger.warning("[crawl-watchdog] %s; using the default, %s", error, row.shown_default)
+            watchdog.warning("%s; using the default, %s", error, row.shown_default)
         return row.default
 
 

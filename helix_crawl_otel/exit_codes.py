@@ -1,9 +1,9 @@
-"""The exit codes of the commands and of a worker. Scripts rely on them.
+"""The exit codes of the commands and of a worker, and what ends a command with one. Scripts rely on them.
 
 Source: DESIGN.md, section 3.3.
 """
 
-__all__ = ["DEMOTED", "DONE", "FAILED", "INTERRUPTED", "NEVER", "PAUSED", "USAGE"]
+__all__ = ["DEMOTED", "DONE", "FAILED", "INTERRUPTED", "NEVER", "PAUSED", "USAGE", "Refusal"]
 
 DONE = 0
 
@@ -24,3 +24,9 @@ DEMOTED = 79
 
 INTERRUPTED = 130
 """As a shell has it after Ctrl-C."""
+
+
+class Refusal(Exception):
+    """Ends a command: the message is for the user as it stands, and the exit code is that of the class."""
+
+    exit_code = USAGE

@@ -11,19 +11,29 @@ import sys
 from collections.abc import Iterable
 
 __all__ = [
+    "GIB",
+    "MIB",
+    "clock",
     "count",
     "duration",
     "genes",
     "gib",
+    "gib_number",
     "is_gone_reader",
+    "mib",
     "number",
     "printable",
     "rate",
     "shard_name",
     "shown_command",
+    "span",
+    "whole_seconds",
 ]
 
-GIB = 1024**3
+MIB, GIB = 1024**2, 1024**3
+"""Bytes."""
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 _PLAIN = re.compile(r"[\w.:/\\+=~-]+")
 # PowerShell takes the typographic quotation marks for the plain ones.
@@ -37,13 +47,39 @@ def duration(seconds: float) -> str:
     if round(seconds, 1) < 10:
         return f"{max(0.0, seconds):.1f} s"
     whole = round(seconds)
-    if whole < 60:
+    if whole < _MINUTE:
         return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE:02d} s"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02d} min"
+    return f"{whole // _DAY} d {whole % _DAY // _HOUR:02d} h"
+
+
+def whole_seconds(seconds: float) -> str:
+    """Whole ones whatever they add up to, such as `3720 s`: evidence is compared with limits that are in seconds."""
+    return f"{seconds:.0f} s"
+
+
+def span(seconds: float | None, *, precisely: bool = False) -> str:
+    """In one unit, for a column: such as `12 s`, `35.0 min`, `8.8 h`, `2.6 d`, `30 d`.
+
+    Args:
+        seconds: How long; `-` while unknown.
+        precisely: With a digit after the point wherever there is none without.
+    """
+    if seconds is None:
+        return "-"
+    units = ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"))
+    length, unit = next(((length, unit) for length, unit in units if seconds >= 2 * length), (1, "s"))
+    is_whole = not precisely and (unit == "s" or seconds >= 10 * _DAY)
+    return f"{seconds / length:.{0 if is_whole else 1}f} {unit}"
+
+
+def clock(seconds: float) -> str:
+    """A moment of a run, such as `0:04:10`."""
+    whole = round(max(0.0, seconds))
+    return f"{whole // _HOUR}:{whole % _HOUR // _MINUTE:02d}:{whole % _MINUTE:02d}"
 
 
 def number(genes_per_second: float) -> str:
@@ -73,9 +109,19 @@ def genes(number: int) -> str:
     return count(number, "gene")
 
 
-def gib(number_of_bytes: int) -> str:
+def gib(number_of_bytes: float, digits: int = 1) -> str:
     """Such as `11.0 GiB`."""
-    return f"{number_of_bytes / GIB:.1f} GiB"
+    return f"{gib_number(number_of_bytes, digits)} GiB"
+
+
+def gib_number(number_of_bytes: float, digits: int = 1, sign: str = "") -> str:
+    """The number of it alone, such as `11.0`; with the sign `+` also before what is more than nothing."""
+    return f"{number_of_bytes / GIB:{sign}.{digits}f}"
+
+
+def mib(number_of_bytes: float) -> str:
+    """Such as `512 MiB`."""
+    return f"{number_of_bytes / MIB:.0f} MiB"
 
 
 def shard_name(shard: str) -> str:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 
+from helix_crawl_otel.formats import GIB
 from helix_crawl_otel.policy.model import MemoryReading
 
-__all__ = ["GIB", "BatchLoad", "CardModel", "Context", "check_number", "slowdown"]
+__all__ = ["BatchLoad", "CardModel", "Context", "check_number", "slowdown"]
 
-GIB = 1024**3
 _FITS_GIB = 1e-9
 
 

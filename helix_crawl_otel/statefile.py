@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.state import PolicyState, restore_durable
 
 __all__ = ["StateFile"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 HELD_SECONDS = (0.02, 0.05, 0.1) if sys.platform == "win32" else ()
 """Waited for whoever has the file open just now, a virus scanner or a reader: on Windows it cannot be replaced."""
@@ -54,13 +51,12 @@ class StateFile:
         except (ValueError, RecursionError) as error:
             return self._start_anew(encoder, error)
 
-    def save(self, content: dict[str, Any]) -> None:
-        """Replace the file, unless it holds this already.
+    def save(self, text: str) -> None:
+        """Replace the file by this JSON, unless it holds it already.
 
         Raises:
             OSError: It cannot be written; the old content is still there.
         """
-        text = json.dumps(content, allow_nan=False, sort_keys=True, indent=1)
         if text == self._written:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,8 +89,8 @@ class StateFile:
             kept = f"set aside as {aside.name}"
         except OSError as failure:
             kept = f"left where it is ({failure.strerror})"
-        logger.warning(
-            "[crawl-watchdog] state file %s cannot be used (%s); %s; every shard starts on rung 0",
+        watchdog.warning(
+            "state file %s cannot be used (%s); %s; every shard starts on rung 0",
             self.path,
             error,
             kept,

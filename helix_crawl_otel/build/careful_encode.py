@@ -21,6 +21,7 @@ from helix_crawl_otel.encoders.base import (
     is_device_error,
     is_out_of_memory,
 )
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.shards.genes import PendingGene
 
 __all__ = [
@@ -32,8 +33,6 @@ __all__ = [
     "NeedsCpu",
     "encode_carefully",
 ]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 CONTROL = "The quick brown fox jumps over the lazy dog."
 """What a sound encoder encodes."""
@@ -177,9 +176,7 @@ def encode_carefully(
         except BadVector as error:
             if len(piece) > 1:
                 bad = [piece[index] for index in error.indices]
-                logger.info(
-                    "[crawl-watchdog] %d of %d genes have bad vectors: each is tried alone", len(bad), len(piece)
-                )
+                watchdog.info("%d of %d genes have bad vectors: each is tried alone", len(bad), len(piece))
                 good = [gene for index, gene in enumerate(piece) if index not in error.indices]
                 waiting[:0] = [part for part in (good, *([gene] for gene in bad)) if part]
             else:
@@ -193,8 +190,8 @@ def encode_carefully(
             if len(piece) > 1:
                 half = (len(piece) + 1) // 2
                 level = logging.WARNING if lacks_memory else logging.INFO
-                text = "[crawl-watchdog] a batch of %d genes is halved: %s: %s"
-                logger.log(level, text, len(piece), type(error).__name__, first_line(error))
+                text = "a batch of %d genes is halved: %s: %s"
+                watchdog.log(level, text, len(piece), type(error).__name__, first_line(error))
                 waiting[:0] = [piece[:half], piece[half:]]
             elif lacks_memory and not is_second_try:
                 has_released = True

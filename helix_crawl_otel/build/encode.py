@@ -8,7 +8,6 @@ Source: DESIGN.md, sections 7 and 8.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.encoders.base import first_line, is_device_error
 from helix_crawl_otel.formats import count
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.shards.store import ShardStore
@@ -39,8 +39,6 @@ from helix_crawl_otel.watch.release import release_cache
 from helix_crawl_otel.watch.shard import ShardWatch
 
 __all__ = ["pieces", "work_on"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 MOST_UNPROVEN = 64
 """Genes that may fail one after the other in a process that has encoded nothing: then it is the encoder, not they."""
@@ -324,7 +322,7 @@ class _Session:
                 return False
             self._encoder.encode([self._longest])
         except Exception as error:  # noqa: BLE001 - whatever it is, it proves nothing
-            logger.info("[crawl-watchdog] a gene that has a vector cannot be encoded now: %s", first_line(error))
+            watchdog.info("a gene that has a vector cannot be encoded now: %s", first_line(error))
             return False
         return True
 
@@ -385,5 +383,5 @@ class _Session:
 
     def _quarantine(self, gene_id: str, reason: str) -> None:
         self._store.quarantine(gene_id, reason)
-        logger.error("[crawl-watchdog] gene %s of shard %s is quarantined: %s", gene_id, self._shard.name, reason)
+        watchdog.error("gene %s of shard %s is quarantined: %s", gene_id, self._shard.name, reason)
         self._report("quarantined", shard=self._shard.name, gene=gene_id, reason=reason)

@@ -9,7 +9,6 @@ Source: DESIGN.md, sections 5, 7 and 8.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 
 from helix_crawl_otel.build.assignment import Assignment, WorkerSettings
 from helix_crawl_otel.formats import shard_name
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.shards.damage import set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside
@@ -28,8 +28,6 @@ from helix_crawl_otel.supervise.process import worker_command
 from helix_crawl_otel.supervise.rules import backoff_seconds
 
 __all__ = ["BadBatches", "BuildJob", "CrashOutcome", "ShardWork"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 MOST_SHORTAGES = 1
 """Workers of a shard that may follow each other on a device because there was no memory for one gene alone."""
@@ -422,7 +420,7 @@ class BuildJob:
             return False
         kept = set_aside(Path(work.assignment.path))
         work.was_set_aside = True
-        logger.error("[crawl-watchdog] %s is corrupt; it was set aside as %s", work.assignment.path, kept.name)
+        watchdog.error("%s is corrupt; it was set aside as %s", work.assignment.path, kept.name)
         return True
 
     # -- crashes ------------------------------------------------------------------------------------------------------

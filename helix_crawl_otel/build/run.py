@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from helix_crawl_otel.build.assignment import WorkerSettings
-from helix_crawl_otel.build.devices import DevicePlan, choose_devices, cores, torch_cuda_build, visible_cards
+from helix_crawl_otel.build.devices import (
+    DevicePlan,
+    choose_devices,
+    cores,
+    count_torch_devices,
+    torch_build,
+    worker_cards,
+)
 from helix_crawl_otel.build.job import BuildJob
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.plan import BuildPlan
@@ -106,10 +114,11 @@ def _devices(options: EncodeOptions) -> DevicePlan:
         options.device,
         options.workers,
         options.cpu_below_gib,
-        visible_cards(options.common.environ),
+        worker_cards(options.common.environ),
         cores(),
-        torch_cuda_build(),
+        torch_build(),
         needs_no_card=options.model == HASHING,
+        count_torch=partial(count_torch_devices, options.common.environ),
     )
 
 

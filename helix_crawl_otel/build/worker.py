@@ -33,7 +33,7 @@ from helix_crawl_otel.encoders.load import load_encoder
 from helix_crawl_otel.exit_codes import NEVER, USAGE
 from helix_crawl_otel.faults.faults import apply_faults, parse_fault
 from helix_crawl_otel.link.client import Link, link_of_this_process
-from helix_crawl_otel.link.launch import die_with_parent, leave_break_to_supervisor
+from helix_crawl_otel.link.launch import die_with_parent, leave_interrupts_to_supervisor
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.shards.damage import judge
 from helix_crawl_otel.shards.errors import ShardCorrupt, StoreError
@@ -42,8 +42,6 @@ from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 
 __all__ = ["main"]
 
-logger = logging.getLogger("helix_crawl_otel")
-
 
 def main() -> int:
     """Work until told to leave. Returns the exit code; a pause ends it with 75, a demotion with 79."""
@@ -51,7 +49,7 @@ def main() -> int:
         print("this is the worker of `helix-crawl build`, which starts it itself", file=sys.stderr)
         return USAGE
     die_with_parent(int(sys.argv[1]))
-    leave_break_to_supervisor()
+    leave_interrupts_to_supervisor()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
     link = link_of_this_process()
     if link is None or link.job is None:

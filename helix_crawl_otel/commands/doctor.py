@@ -16,6 +16,7 @@ from helix_crawl_otel.doctor.facts import Facts, gather
 from helix_crawl_otel.doctor.spill import shared_check
 from helix_crawl_otel.doctor.system import allocator_checks, knob_checks, place_checks, system_checks, torch_checks
 from helix_crawl_otel.exit_codes import DONE, FAILED
+from helix_crawl_otel.formats import count, printable
 from helix_crawl_otel.paths import typed_path
 
 __all__ = ["examine", "register"]
@@ -103,10 +104,10 @@ def lines(checks: Sequence[Check]) -> list[str]:
         shown += _wrap(check.fact, first, indent)
         if check.advice:
             shown += _wrap(f"-> {check.advice} ({check.source})", indent, f"{indent}   ")
-    counts = {verdict: sum(check.verdict is verdict for check in checks) for verdict in Severity}
-    problems, warnings = counts[Severity.PROBLEM], counts[Severity.WARN]
-    if problems or warnings:
-        shown.append(f"\n{_many(problems, 'problem')}, {_many(warnings, 'warning')}")
+    verdicts = [check.verdict for check in checks]
+    found = (verdicts.count(Severity.PROBLEM), "problem"), (verdicts.count(Severity.WARN), "warning")
+    if any(number for number, _ in found):
+        shown.append("\n" + ", ".join(count(number, what) if number else f"no {what}s" for number, what in found))
     else:
         shown.append("\nnothing is wrong")
     return shown
@@ -115,9 +116,10 @@ def lines(checks: Sequence[Check]) -> list[str]:
 def _wrap(text: str, first: str, others: str) -> list[str]:
     """Lines of a sentence. Addresses, options and paths stay whole, so that they can be copied."""
     return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
+        printable(text),
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count or 'no'} {what}{'' if count == 1 else 's'}"

@@ -17,13 +17,14 @@ from helix_crawl_otel.config import KNOBS, ConfigError, add_options, config_from
 from helix_crawl_otel.exit_codes import DONE
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.replay.order import in_runs
 from helix_crawl_otel.replay.text import skipped_text
 from helix_crawl_otel.report.effect import choose
 from helix_crawl_otel.report.page import page, picture
 from helix_crawl_otel.report.story import RunReport
 from helix_crawl_otel.report.tell import tell
 from helix_crawl_otel.report.words import headline
-from helix_crawl_otel.timeline import Event, RunEvent, TimelineError
+from helix_crawl_otel.timeline import RunEvent, TimelineError, TimelineReader
 
 __all__ = ["recorded_settings", "register", "run"]
 
@@ -74,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
     options = option_values(args)
     reader = timeline_reader(timeline)
     config = config_from_options(options)
-    events = list(reader)
-    story = tell(events, recorded_settings(events, config, options))
+    story = _story(reader, config, options)
     if all(tale.is_empty for tale in story.tales):
         raise TimelineError(f"{reader.name} has no batch, so there is nothing to report")
     notes = skipped_text(reader).splitlines()
@@ -86,6 +86,11 @@ def run(args: argparse.Namespace) -> int:
         png.write_bytes(picture(story))
     _say(story, [path for path in (out, png) if path is not None], notes)
     return DONE
+
+
+def _story(reader: TimelineReader, config: Settings, options: Mapping[str, str]) -> RunReport:
+    runs = list(in_runs(reader))
+    return tell(runs, recorded_settings((run for run, _ in runs), config, options))
 
 
 def _say(story: RunReport, paths: Iterable[Path], notes: Iterable[str]) -> None:
@@ -117,15 +122,15 @@ def _check(timeline: Path | None, out: Path | None, png: Path | None) -> None:
         raise ConfigError(str(error)) from error
 
 
-def recorded_settings(events: Iterable[Event], config: Settings, options: Mapping[str, str]) -> Settings:
+def recorded_settings(runs: Iterable[RunEvent | None], config: Settings, options: Mapping[str, str]) -> Settings:
     """The knobs of the first run that recorded any; an option wins, and a value that is not accepted does not count.
 
     Args:
-        events: Of the timeline.
+        runs: Of the timeline; `None` is one without a `run` line.
         config: Options, environment and defaults.
         options: Text by variable, as given on the command line.
     """
-    run = next((event for event in events if type(event) is RunEvent and event.config), None)
+    run = next((run for run in runs if run is not None and run.config), None)
     if run is None:
         return config
     given = {row.field for row in KNOBS if row.variable in options}

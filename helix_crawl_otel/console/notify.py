@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import logging
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.logs import logger
 
 __all__ = ["check_target", "notify"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 URL_SECONDS = 10.0
 COMMAND_SECONDS = 60.0
@@ -59,14 +55,24 @@ def notify(target: str | None, summary: Mapping[str, Any]) -> None:
     is_url = _is_url(target)
     try:
         if is_url:
-            headers = {"Content-Type": "application/json"}
-            request = urllib.request.Request(target, data=content, headers=headers, method="POST")
-            with urllib.request.urlopen(request, timeout=URL_SECONDS):
-                return
-        # What it prints must not mix with the events on standard output.
-        subprocess.run(_words(target), input=content, stdout=STDERR, timeout=COMMAND_SECONDS, check=True)
-    except (OSError, ValueError, IndexError, http.client.HTTPException, subprocess.SubprocessError) as error:
+            _post(target, content)
+        else:  # what it prints must not mix with the events on standard output
+            subprocess.run(_words(target), input=content, stdout=STDERR, timeout=COMMAND_SECONDS, check=True)
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
         logger.error("--notify %s failed: %s", _shown(target) if is_url else target, " ".join(str(error).split()))
+
+
+def _post(url: str, content: bytes) -> None:
+    # Late: TLS and all of e-mail are imported with it, and few runs tell anybody.
+    from http.client import HTTPException
+    from urllib.request import Request, urlopen
+
+    request = Request(url, data=content, headers={"Content-Type": "application/json"}, method="POST")
+    try:
+        with urlopen(request, timeout=URL_SECONDS):
+            pass
+    except HTTPException as error:
+        raise OSError(str(error)) from error
 
 
 def _is_url(target: str) -> bool:

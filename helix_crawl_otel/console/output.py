@@ -24,11 +24,10 @@ from types import TracebackType
 from typing import Any, NamedTuple, TextIO, cast
 
 from helix_crawl_otel.formats import is_gone_reader
+from helix_crawl_otel.logs import logger
 from helix_crawl_otel.supervise.interrupts import Interrupts
 
 __all__ = ["LogHandler", "OutputThread", "Piece", "StandardOutput"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 PIECE_BYTES = 64
 """What a queued piece takes beside its letters."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helix_crawl_otel.console.progress import Activity, Progress, ShardProgress
-from helix_crawl_otel.formats import count, duration, genes, gib, printable, rate, shard_name
+from helix_crawl_otel.formats import count, duration, genes, gib, printable, rate, shard_name, whole_seconds
 from helix_crawl_otel.supervise import events
 
 __all__ = ["Summary", "activity_text", "progress_lines", "progress_text", "sentence_of", "shard_text"]
@@ -61,7 +61,8 @@ def _crash(event: events.Crash) -> str:
     if event.retry_in_seconds is None:
         return f"worker {event.slot} crashed again ({event.why}); given up"
     left = f"{count(event.restarts_left, 'restart')} left" if event.restarts_left else "the last restart"
-    return f"worker {event.slot} crashed: {event.why}; started again in {event.retry_in_seconds:.0f} s ({left})"
+    wait = whole_seconds(event.retry_in_seconds)
+    return f"worker {event.slot} crashed: {event.why}; started again in {wait} ({left})"
 
 
 def _ingested(event: events.Ingested) -> str | None:

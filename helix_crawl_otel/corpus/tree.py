@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from helix_crawl_otel.exit_codes import NEVER, Refusal
 from helix_crawl_otel.paths import on_disk
 
 __all__ = [
@@ -44,8 +45,10 @@ OF_A_DRIVE = frozenset({"$recycle.bin", "system volume information"})
 """What Windows keeps at the root of each drive, in small letters."""
 
 
-class UnreadableSource(Exception):
+class UnreadableSource(Refusal):
     """The tree cannot be read at all. The message says why."""
+
+    exit_code = NEVER
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from helix_crawl_otel.build.devices import choose_devices
+from helix_crawl_otel.build.devices import NO_CUDA, choose_devices
 from helix_crawl_otel.doctor.checks import Check, Severity, assign
 from helix_crawl_otel.doctor.facts import Facts
-from helix_crawl_otel.probes.cards import CardInfo, CardProcesses, listed, listed_names
-from helix_crawl_otel.probes.nvml import UNIFIED
+from helix_crawl_otel.formats import count, gib, gib_number
+from helix_crawl_otel.probes.cards import CardInfo, CardProcesses, Description, listed, listed_names
+from helix_crawl_otel.probes.nvml import CUT_UP, NO_LIBRARY, NOT_LOADED, UNIFIED, way_out
 
 __all__ = ["card_checks", "device_check"]
 
-GIB = 1024**3
-
+CUDA_PAGE = "https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars"
+MIG_PAGE = "https://docs.nvidia.com/datacenter/tesla/mig-user-guide/mig-device-names.html"
 NVML_PAGE = "https://docs.nvidia.com/deploy/nvml-api/"
 FALLBACK_PAGE = "https://nvidia.custhelp.com/app/answers/detail/a_id/5490"
 MCDM_PAGE = "https://learn.microsoft.com/en-us/windows-hardware/drivers/display/mcdm"
@@ -39,25 +40,23 @@ def card_checks(facts: Facts, vram_full: float) -> Iterator[Check]:
         facts: Gathered.
         vram_full: The knob.
     """
-    if facts.nvml.why is not None:
-        yield Check(
-            "nvml",
-            f"no card can be asked: {facts.nvml.why}",
-            Severity.NOTE,
-            f"on a machine with an NVIDIA card, install or repair its driver{_library(facts.platform)}; without a card "
-            "there is nothing to do: jobs run on the CPU, where nothing spills",
-            NVML_PAGE,
-        )
+    nvml = facts.nvml
+    if nvml.why is not None:
+        yield _no_nvml(nvml, facts.platform)
         return
-    version = facts.nvml.driver or "unknown"
-    if not facts.nvml.cards:
+    version = nvml.driver or "unknown"
+    if not nvml.cards:
         yield Check("nvml", f"driver {version}, which sees no card", Severity.NOTE)
         return
-    yield Check("nvml", f"driver {version}, {_count(len(facts.nvml.cards))}", Severity.OK)
-    for card in facts.nvml.cards:
+    fact = f"driver {version}, {count(len(nvml.cards), 'card')}"
+    if nvml.trouble is not None:
+        yield Check("nvml", fact, Severity.PROBLEM, nvml.trouble, CUDA_PAGE)
+    else:
+        yield Check("nvml", fact, Severity.OK)
+    for card in nvml.cards:
         yield from _card(facts, card, vram_full)
-    if facts.platform == "win32" and any(card.model in ("WDDM", None) for card in facts.nvml.cards):
-        yield _fallback(facts.nvml.driver)
+    if facts.platform == "win32" and any(card.model in ("WDDM", None) for card in nvml.cards):
+        yield _fallback(nvml.driver)
     elif facts.is_wsl:
         yield Check(
             "sysmem fallback",
@@ -71,88 +70,95 @@ def card_checks(facts: Facts, vram_full: float) -> Iterator[Check]:
 
 def device_check(facts: Facts, cpu_below_gib: float) -> Check:
     """The device that `--device auto` takes, and why."""
-    plan = choose_devices("auto", None, cpu_below_gib, facts.cards, facts.cores, facts.cuda_build)
-    devices = " and ".join(device for _, device in plan.slots)
-    if plan.warnings:
-        return Check(
-            "device",
-            f"--device auto takes {devices}: {plan.why}",
-            Severity.PROBLEM,
-            "; ".join(plan.warnings),
-            "https://pytorch.org/get-started/locally/",
-        )
-    return Check("device", f"--device auto takes {devices}: {plan.why}", Severity.OK)
+    plan = choose_devices("auto", None, cpu_below_gib, facts.workers, facts.cores, facts.torch_build)
+    fact = f"--device auto takes {' and '.join(device for _, device in plan.slots)}: {plan.why}"
+    if NO_CUDA in plan.warnings:
+        return Check("device", fact, Severity.PROBLEM, NO_CUDA, "https://pytorch.org/get-started/locally/")
+    return Check("device", fact, Severity.OK)  # what ails the cards stands in their own lines
 
 
-def _library(platform: str) -> str:
-    return r", which brings %WINDIR%\System32\nvml.dll" if platform == "win32" else ""
-
-
-def _count(cards: int) -> str:
-    return f"{cards} card{'' if cards == 1 else 's'}"
+def _no_nvml(nvml: Description, platform: str) -> Check:
+    fact = f"no card can be asked: {nvml.why}"
+    if nvml.code != NO_LIBRARY:
+        # A driver that is not loaded may have been installed with the system, on a machine without a card.
+        verdict = Severity.WARN if nvml.code == NOT_LOADED else Severity.PROBLEM
+        return Check("nvml", fact, verdict, way_out(nvml.code), NVML_PAGE)
+    library = r", which brings %WINDIR%\System32\nvml.dll" if platform == "win32" else ""
+    return Check(
+        "nvml",
+        fact,
+        Severity.NOTE,
+        f"on a machine with an NVIDIA card, install or repair its driver{library}; without a card there is nothing to "
+        "do: jobs run on the CPU, where nothing spills",
+        NVML_PAGE,
+    )
 
 
 def _card(facts: Facts, card: CardInfo, vram_full: float) -> Iterator[Check]:
-    name = card.name or "a card without a name"
-    size = "" if card.total_bytes is None else f", {card.total_bytes / GIB:.1f} GiB"
+    name = card.name or ("an instance" if card.index is None else "a card without a name")
+    size = "" if card.memory.limit_bytes is None else f", {gib(card.memory.limit_bytes)}"
     unknown = ", driver model unknown" if facts.platform == "win32" else ""
-    model = unknown if card.model is None else f", {card.model}"
+    fact = f"{name}{size}{unknown if card.model is None else f', {card.model}'}"
     topic = card.device or f"card {card.index}"
-    if card.device is None:
+    if card.why == CUT_UP:
+        yield Check(topic, f"{fact}, MIG", Severity.WARN, CUT_UP, MIG_PAGE)
+    elif not card.is_usable:
+        yield Check(topic, f"{fact}: {card.why}", Severity.PROBLEM, way_out(card.code), NVML_PAGE)
+    elif card.device is None:
         yield Check(
             topic,
-            f"{name}{size}{model}: what CUDA calls it is not known, or it is hidden by CUDA_VISIBLE_DEVICES",
+            f"{fact}: what CUDA calls it is not known, or it is hidden by CUDA_VISIBLE_DEVICES",
             Severity.NOTE,
             f"{assign(facts.platform, 'CUDA_DEVICE_ORDER', 'PCI_BUS_ID')}, or name the card by its UUID in "
             "CUDA_VISIBLE_DEVICES, to use it",
-            "https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars",
+            CUDA_PAGE,
         )
-        return
-    yield _model(topic, f"{name}{size}{model}", card.model, facts.platform)
-    yield _memory(facts, topic, card, vram_full)
-    if card.index in facts.processes:
-        yield _holders(topic, card, facts.processes[card.index], facts.platform)
+    else:
+        yield _model(topic, fact, card.model, facts.platform)
+        yield _memory(facts, topic, card, vram_full)
+        if topic in facts.processes:
+            yield _holders(topic, card, facts.processes[topic], facts.platform)
+
+
+_MODELS = {
+    "WDDM": (
+        Severity.WARN,
+        "under WDDM a full card does not fail, it crawls: encode under `helix-crawl`, or on the CPU",
+        FALLBACK_PAGE,
+    ),
+    "MCDM": (
+        Severity.NOTE,
+        "MCDM is the part of WDDM for cards that only compute. Whether a full card spills or fails there is not "
+        "documented: encode under `helix-crawl`, which sees either",
+        MCDM_PAGE,
+    ),
+}
+"""What follows from a driver model that is none to rely on."""
 
 
 def _model(topic: str, fact: str, model: str | None, platform: str) -> Check:
-    if model == "WDDM" or (model is None and platform == "win32"):
-        return Check(
-            topic,
-            fact,
-            Severity.WARN,
-            "under WDDM a full card does not fail, it crawls: encode under `helix-crawl`, or on the CPU",
-            FALLBACK_PAGE,
-        )
-    if model == "MCDM":
-        return Check(
-            topic,
-            fact,
-            Severity.NOTE,
-            "MCDM is the part of WDDM for cards that only compute. Whether a full card spills or fails there is not "
-            "documented: encode under `helix-crawl`, which sees either",
-            MCDM_PAGE,
-        )
     if model == "TCC":
-        return Check(topic, f"{fact}: it does not spill, a full card raises out-of-memory", Severity.OK)
-    return Check(topic, fact, Severity.OK)
+        fact += ": it does not spill, a full card raises out-of-memory"
+    if model is None and platform == "win32":
+        model = "WDDM"  # that of nearly every card there
+    return Check(topic, fact, *_MODELS.get(model or "", (Severity.OK,)))
 
 
 def _memory(facts: Facts, topic: str, card: CardInfo, vram_full: float) -> Check:
-    reading, why = facts.readings.get(topic, (None, None))
+    used, limit = card.memory.used_bytes, card.memory.limit_bytes
     topic = f"{topic} memory"
-    if reading is None or reading.used_bytes is None or not reading.limit_bytes:
-        if why is not None and UNIFIED in why:
+    if used is None or not limit:
+        if card.why is not None and UNIFIED in card.why:
             return Check(topic, "unified with the system's: there is nothing to spill to", Severity.OK)
         return Check(
             topic,
-            f"unknown ({why or 'not read'}): a crawl cannot be told from a slow job, so nothing trips",
+            f"unknown ({card.why or 'not read'}): a crawl cannot be told from a slow job, so nothing trips",
             Severity.PROBLEM,
-            "repair the driver, or pass a probe of your own as CrawlWatch(memory=...)",
+            f"{way_out(card.code)}; or pass a probe of your own as CrawlWatch(memory=...)",
             NVML_PAGE,
         )
-    used, limit = reading.used_bytes / GIB, reading.limit_bytes / GIB
     threshold = vram_full * limit
-    fact = f"{used:.1f} of {limit:.1f} GiB in use; {threshold:.1f} GiB count as full (--vram {vram_full:g})"
+    fact = f"{gib_number(used)} of {gib(limit)} in use; {gib(threshold)} count as full (--vram {vram_full:g})"
     if used >= threshold:
         return Check(
             topic, fact, Severity.WARN, "it is full before the job begins: close what holds it, or use the CPU", RUNBOOK

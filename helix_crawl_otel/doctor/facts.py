@@ -18,13 +18,12 @@ from importlib import metadata
 from pathlib import Path
 
 from helix_crawl_otel._version import __version__
-from helix_crawl_otel.build.devices import Card, cores, torch_cuda_build, visible_cards
+from helix_crawl_otel.build.devices import cores, torch_build, worker_cards
 from helix_crawl_otel.doctor.spill import SharedMemory, shared_memory
 from helix_crawl_otel.otel.endpoint import check_port
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.probes.cards import CardProcesses, Description, card_processes, describe
+from helix_crawl_otel.probes.cards import CardProcesses, Description, describe, device_processes
 from helix_crawl_otel.probes.cgroup import CgroupProbe
-from helix_crawl_otel.probes.nvml import NvmlProbe
 
 __all__ = ["LIBRARIES", "Facts", "ShardFolder", "gather"]
 
@@ -58,18 +57,17 @@ class Facts:
         python: Version.
         is_64_bit: Of this Python.
         package: Version of this package.
-        nvml: Cards and driver.
-        readings: Memory by device name, with why it is unknown where it is.
-        cards: What a worker could use.
+        nvml: Cards and driver, as a process with this environment sees them.
+        workers: The same as a worker of a build sees them.
         libraries: Version by distribution, for those that are installed.
-        cuda_build: See `torch_cuda_build`.
+        torch_build: See there.
         cores: That this process may use.
         group: Memory of the container against its limit.
         sqlite: Version.
         port_problem: Why the metrics cannot be served, `None` when they can.
         place: The folder for shards, `None` when none was named.
         environ: Of this process.
-        processes: On each card that a process could use, by NVML's index.
+        processes: On each card that a process could use, by its device.
         shared: What the performance counters say, `None` where there are none.
     """
 
@@ -80,17 +78,16 @@ class Facts:
     is_64_bit: bool
     package: str
     nvml: Description
-    readings: Mapping[str, tuple[MemoryReading, str | None]]
-    cards: tuple[Card, ...]
+    workers: Description
     libraries: Mapping[str, str]
-    cuda_build: str | None
+    torch_build: str | None
     cores: int
     group: MemoryReading
     sqlite: tuple[int, int, int]
     port_problem: str | None
     place: ShardFolder | None
     environ: Mapping[str, str] = field(default_factory=dict)
-    processes: Mapping[int, CardProcesses] = field(default_factory=dict)
+    processes: Mapping[str, CardProcesses] = field(default_factory=dict)
     shared: SharedMemory | None = None
 
 
@@ -103,10 +100,9 @@ def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -
         port: Likewise, 0 for any.
         out: Folder for shards, `None` to leave it out.
 
-    Threads: any. May block as NVML does.
+    Threads: any.
     """
     nvml = describe(environ)
-    devices = [card.device for card in nvml.cards if card.device is not None]
     return Facts(
         platform=sys.platform,
         system=platform.platform(),
@@ -115,17 +111,16 @@ def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -
         is_64_bit=sys.maxsize > 2**32,
         package=__version__,
         nvml=nvml,
-        readings={device: _reading(device, environ) for device in devices},
-        cards=tuple(visible_cards(environ)),
+        workers=nvml if nvml.why is not None else worker_cards(environ),
         libraries={name: version for name in LIBRARIES if (version := _version(name)) is not None},
-        cuda_build=torch_cuda_build(),
+        torch_build=torch_build(),
         cores=cores(),
         group=CgroupProbe()(),
         sqlite=sqlite3.sqlite_version_info,
         port_problem=_port_problem(host, port),
         place=None if out is None else look_at(out),
         environ=environ,
-        processes={card.index: card_processes(card.index) for card in nvml.cards if card.device is not None},
+        processes={device: device_processes(device, environ) for card in nvml.usable if (device := card.device)},
         shared=shared_memory(),
     )
 
@@ -149,11 +144,6 @@ def look_at(out: Path) -> ShardFolder:
     except OSError:
         free = None
     return ShardFolder(str(out), problem, free)
-
-
-def _reading(device: str, environ: Mapping[str, str]) -> tuple[MemoryReading, str | None]:
-    probe = NvmlProbe(device, environ)
-    return probe(), probe.why
 
 
 def _version(distribution: str) -> str | None:

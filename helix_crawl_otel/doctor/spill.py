@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 from helix_crawl_otel.config import read_knob
 from helix_crawl_otel.doctor.checks import Check, Severity, assign
+from helix_crawl_otel.formats import GIB, gib, gib_number
 from helix_crawl_otel.policy.memory import RISE_BYTES
 from helix_crawl_otel.probes.gpu_counters import AdapterUsage, GpuUsage, ProcessUsage
-from helix_crawl_otel.probes.processes import process_names
+from helix_crawl_otel.probes.processes import named, process_names
 from helix_crawl_otel.probes.shared import COUNTERS, shared_use
 
 __all__ = ["SharedMemory", "shared_check", "shared_memory"]
 
-GIB = 1024**3
 SHARED = "HELIX_BFM_CRAWL_SHARED"
 RUNBOOK = "docs/runbook.md"
 REBUILD_PAGE = (
@@ -74,12 +74,15 @@ def shared_check(found: SharedMemory, environ: Mapping[str, str], platform: str)
             REBUILD_PAGE,
         )
     holders = shared_use(found.usage, (), found.names.get).holders
-    most = ", ".join(_held(one.name, one.pid, one.dedicated_bytes, one.shared_bytes) for one in holders)
+    most = ", ".join(
+        f"{named(one.name, one.pid)} {gib_number(one.dedicated_bytes, 2)} and {gib(one.shared_bytes, 2)}"
+        for one in holders
+    )
     adapters = "; ".join(_adapter(one) for one in found.usage.adapters if one.dedicated_bytes + one.shared_bytes)
     fact = f"{adapters or 'no adapter has any in use'}{f'; most by {most}' if most else ''}"
     spilled = [one for one in found.usage.processes if _has_spilled(one)]
     if spilled:
-        names = ", ".join(f"{found.names.get(one.pid, 'a program')} (pid {one.pid})" for one in spilled)
+        names = ", ".join(named(found.names.get(one.pid), one.pid) for one in spilled)
         return Check(
             topic,
             fact,
@@ -100,10 +103,5 @@ def _has_spilled(process: ProcessUsage) -> bool:
 
 
 def _adapter(usage: AdapterUsage) -> str:
-    dedicated, shared = usage.dedicated_bytes / GIB, usage.shared_bytes / GIB
-    return f"adapter {usage.adapter}: {dedicated:.2f} GiB of its own and {shared:.2f} GiB of the system's in use"
-
-
-def _held(name: str | None, pid: int, dedicated_bytes: int, shared_bytes: int) -> str:
-    shown = "".join(letter if letter.isprintable() else "?" for letter in name or "a program")
-    return f"{shown} (pid {pid}) {dedicated_bytes / GIB:.2f} and {shared_bytes / GIB:.2f} GiB"
+    dedicated, shared = gib(usage.dedicated_bytes, 2), gib(usage.shared_bytes, 2)
+    return f"adapter {usage.adapter}: {dedicated} of its own and {shared} of the system's in use"

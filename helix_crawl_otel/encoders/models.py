@@ -20,7 +20,6 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -283,6 +282,8 @@ def minilm_folder() -> Path:
     Raises:
         ModelError: The package is not installed, is another version, or its weights are not those it should have.
     """
+    from importlib import metadata  # late: e-mail, which reads its files, is slower to import than all else here
+
     try:
         found = metadata.distribution(DISTRIBUTION)
     except metadata.PackageNotFoundError:

@@ -13,6 +13,7 @@ import ctypes
 import json
 import multiprocessing
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -27,12 +28,17 @@ from helix_crawl_otel.config import CHANNEL_VARIABLE
 
 __all__ = ["BadFrame", "Channel", "ChannelClosed", "ChannelError", "ChildEnd", "open_pair"]
 
+FILE_TYPE_PIPE = 3  # as Windows has it
+
 LARGEST_FRAME = 1024**2
 """Bytes. The largest message is a shard's assignment with its suspects, a few kilobytes."""
 
 
 LEAVE_SECONDS, AGAIN_SECONDS = 30.0, 0.05
 """What another thread gets to come out of a read or a write on a channel that is being closed: it takes no time."""
+
+_NUMBER = re.compile("[0-9]{1,18}")
+"""Of a descriptor or a handle. More digits are no number that a system gives, and Python reads only so many."""
 
 _CLOSED_MEANWHILE = (OSError, TypeError, ValueError, AssertionError, RuntimeError)
 """What `multiprocessing` makes of a read or a write that another thread has ended; on Windows also the last two."""
@@ -74,10 +80,12 @@ class Channel:
 
         Raises:
             ChannelError: It names nothing that is open, or nothing that can be a channel.
+
+        The channel is a copy; what was named stays open, and is the caller's.
         """
         kind, _, number = text.partition(":")
         wanted = "handle" if sys.platform == "win32" else "fd"
-        if kind != wanted or not number.isascii() or not number.isdigit():
+        if kind != wanted or not _NUMBER.fullmatch(number):
             raise ChannelError(f"{CHANNEL_VARIABLE} is {text[:80]!r}; accepted: {wanted}: and a number")
         return cls(_open_inherited(int(number)))
 
@@ -209,22 +217,46 @@ def open_pair() -> tuple[Channel, ChildEnd]:
 
 
 def _open_inherited(number: int) -> Connection:
-    if sys.platform == "win32":
-        from multiprocessing.connection import PipeConnection
-
-        try:
-            os.set_handle_inheritable(number, False)
-            return PipeConnection(number)  # type: ignore[no-any-return]  # typeshed has it on Windows only
-        except OSError as error:
-            raise ChannelError(f"{CHANNEL_VARIABLE} names handle {number}, which is not open: {error}") from None
+    """A connection of our own to it: should the number be somebody else's file, it is not we who close it."""
+    what = "handle" if sys.platform == "win32" else "descriptor"
     try:
-        # Duplicated: should the number be somebody else's file, it is not we who close it.
-        with socket.socket(fileno=os.dup(number)) as twin:
-            if twin.family != socket.AF_UNIX or twin.type != socket.SOCK_STREAM:
-                raise ChannelError(f"{CHANNEL_VARIABLE} names descriptor {number}, which is no channel")
-        os.set_inheritable(number, False)
-        return Connection(number)
-    except OSError as error:
-        raise ChannelError(
-            f"{CHANNEL_VARIABLE} names descriptor {number}, which is no channel: {error.strerror}"
-        ) from None
+        return _own_connection(number)
+    except (OSError, OverflowError, ValueError) as error:
+        why = "too large a number" if isinstance(error, OverflowError) else getattr(error, "strerror", "") or error
+        raise ChannelError(f"{CHANNEL_VARIABLE} names {what} {number}, which is no channel: {why}") from None
+
+
+if sys.platform == "win32":
+
+    def _own_connection(number: int) -> Connection:
+        import _winapi
+        from multiprocessing.connection import PipeConnection
+        from multiprocessing.reduction import duplicate
+
+        os.set_handle_inheritable(number, False)
+        if _winapi.GetFileType(number) != FILE_TYPE_PIPE:
+            raise ValueError("it is no pipe")
+        return PipeConnection(duplicate(number))  # type: ignore[no-any-return]  # typeshed has it on Windows only
+
+else:
+
+    def _own_connection(number: int) -> Connection:
+        own = os.dup(number)
+        try:
+            looked_at = socket.socket(fileno=own)
+            try:
+                _check_pair(looked_at)
+            finally:
+                looked_at.detach()
+            os.set_inheritable(number, False)
+        except BaseException:
+            os.close(own)
+            raise
+        return Connection(own)
+
+    def _check_pair(looked_at: socket.socket) -> None:
+        """A channel is one of two sockets that were made together: neither has a name."""
+        if looked_at.family != socket.AF_UNIX or looked_at.type != socket.SOCK_STREAM:
+            raise ValueError("it is another kind of socket")
+        if looked_at.getsockname() or looked_at.getpeername():
+            raise ValueError("it is a socket with a name")

@@ -8,7 +8,6 @@ Source: DESIGN.md, section 7.
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import platform
 import queue
@@ -20,12 +19,12 @@ from typing import Any
 from helix_crawl_otel._version import __version__
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.config import take_channel
+from helix_crawl_otel.formats import whole_seconds
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, ChannelError
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome
 
 __all__ = ["Link", "link_of_this_process"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 VERSION = 1
 
@@ -113,7 +112,7 @@ class Link:
             self.send({"type": kind, "request": number, **content})
             return answer.get(timeout=timeout)
         except queue.Empty:
-            logger.warning("[crawl-watchdog] the supervisor has not answered %s within %.0f s", kind, timeout)
+            watchdog.warning("the supervisor has not answered %s within %s", kind, whole_seconds(timeout))
             return None
         finally:
             del self._answers[number]
@@ -165,7 +164,7 @@ class Link:
             try:
                 self._take(message)
             except Exception:
-                logger.exception("[crawl-watchdog] a message of the supervisor cannot be used; the job goes on")
+                watchdog.exception("a message of the supervisor cannot be used; the job goes on")
 
     def _take(self, message: Mapping[str, Any]) -> None:
         kind = message["type"]
@@ -213,7 +212,7 @@ class Link:
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
-        logger.error("[crawl-watchdog] the supervisor is gone; this worker ends, what it has committed is kept")
+        watchdog.error("the supervisor is gone; this worker ends, what it has committed is kept")
         self._leave(ORPHANED_EXIT_CODE)
 
 
@@ -239,5 +238,8 @@ def _connect() -> Link | None:
     try:
         return Link(Channel.from_inherited(text))
     except ChannelError as error:
-        logger.warning("[crawl-watchdog] no supervisor can be reached (%s); the watch runs in this process", error)
-        return None
+        why = str(error)
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"what answers is no supervisor of this package: {error}"
+    watchdog.warning("no supervisor can be reached (%s); the watch runs in this process", why)
+    return None

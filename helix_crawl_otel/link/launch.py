@@ -22,7 +22,7 @@ import os
 import signal
 import sys
 
-__all__ = ["die_with_parent", "leave_break_to_supervisor", "set_parent_death_signal"]
+__all__ = ["die_with_parent", "leave_interrupts_to_supervisor", "set_parent_death_signal"]
 
 PR_SET_PDEATHSIG = 1
 MOST_DESCRIPTORS = 65_536
@@ -48,14 +48,17 @@ def die_with_parent(supervisor_pid: int) -> None:
         sys.exit(1)
 
 
-def leave_break_to_supervisor() -> None:
-    """Called first in our own workers: Ctrl-Break at the keyboard reaches every process of the console, new groups too.
+def leave_interrupts_to_supervisor() -> None:
+    """Called first in our own workers: what asks a run to stop may reach every process of it, and would end this one in
+    the middle of a batch. A service manager signals all it has started, a script a whole group; Ctrl-Break reaches
+    every process of the console, new groups too.
 
-    The supervisor hears it as well, and tells the worker by a message to finish its batch.
+    The supervisor hears it as well, and tells the worker by a message to finish its batch. Ignored and not handled: no
+    call of a driver is woken by it.
     """
-    if sys.platform == "win32":
-        for number in (signal.SIGINT, signal.SIGBREAK):
-            signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def leave_guard(pipe: int) -> None:

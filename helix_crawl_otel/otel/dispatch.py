@@ -9,14 +9,13 @@ from types import MappingProxyType
 from typing import Protocol
 
 from helix_crawl_otel.actions import ActionQueue
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.gauges import ExportedMetrics
 from helix_crawl_otel.otel.logline import decision_line
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.model import Action, ActionKind, Decision, DecisionKind, Evidence, Outcome
 
 __all__ = ["ActionHook", "ActionSink", "Dispatcher"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 ActionHook = Callable[[Action], object]
 
@@ -101,7 +100,7 @@ class Dispatcher:
     def _carry_out(self, decision: Decision) -> None:
         what, kind = decision.what, decision.kind
         if what in _TOLD:
-            logger.log(_TOLD[what], "%s", decision_line(what.value.replace("_", " "), decision))
+            watchdog.log(_TOLD[what], "%s", decision_line(what.value.replace("_", " "), decision))
         if what is DecisionKind.ISSUE:
             self._issue(decision)
         elif what is DecisionKind.PASSED_OVER and kind is not None:
@@ -128,10 +127,10 @@ class Dispatcher:
         with self._opening:
             self._open[action.id] = action
         if self._is_vetoed(action):
-            logger.warning("%s", decision_line("vetoed by the hook", decision))
+            watchdog.warning("%s", decision_line("vetoed by the hook", decision))
             self.acknowledge(action, Outcome.VETOED)
             return
-        logger.warning("%s", decision_line("issued", decision))
+        watchdog.warning("%s", decision_line("issued", decision))
         if kind is ActionKind.DETECT:
             # It is done by being said: nobody has to apply it, and it may wait in the queue for whoever polls.
             self._settle(action.id, Outcome.APPLIED)

@@ -1,5 +1,10 @@
 """A Prometheus endpoint for a job that has no meter provider of its own: on loopback, with a registry of its own.
 
+The server is the standard library's with the handler of `prometheus_client`, and a bound on what a client can take from
+the job: connections, and the time to send a request or to read an answer. `start_http_server` has none of them: 1,024
+idle connections were the end of a run's descriptors, and of the run. waitress and cheroot time clients out, but leave
+newcomers waiting meanwhile, and spin where no descriptor is left to accept with.
+
 OpenTelemetry and Prometheus are imported late: `doctor` only asks whether the port is to be had.
 """
 
@@ -7,18 +12,34 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
+import logging
 import os
 import socket
 import sys
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
+from socketserver import BaseRequestHandler, TCPServer, ThreadingMixIn
+from threading import Event, Lock, Thread
 from types import TracebackType
-from typing import TYPE_CHECKING
-from wsgiref.simple_server import WSGIServer
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from helix_crawl_otel.logs import watchdog
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
+    from prometheus_client import CollectorRegistry
 
 __all__ = ["MetricsEndpoint", "check_port", "serve_metrics"]
+
+MOST_CONNECTIONS = 32
+"""Open at a time. A further one ends the oldest: whoever holds connections idle keeps no scrape out."""
+
+PATIENCE_SECONDS = 10.0
+"""For each part of a request to come, and for an answer to be read; as long as Prometheus waits by default."""
+
+LACK_SECONDS = 1.0
+"""Until a connection is taken up again that no descriptor was left for: it goes on waiting, and the loop would spin."""
 
 
 class MetricsEndpoint:
@@ -26,19 +47,19 @@ class MetricsEndpoint:
 
     Args:
         provider: Whose metrics it shows.
-        server: The HTTP server, listening.
-        thread: The server's.
+        server: Listening; its thread is started here.
 
     Threads: any.
     """
 
-    def __init__(self, provider: MeterProvider, server: WSGIServer, thread: Thread) -> None:
+    def __init__(self, provider: MeterProvider, server: _Server) -> None:
         self.provider = provider
         self.host = str(server.server_address[0])
-        self.port = int(server.server_port)
+        self.port = int(server.server_address[1])
         self._pid = os.getpid()
         self._server = server
-        self._thread = thread
+        self._thread = Thread(target=server.serve_forever, name="helix-crawl-metrics", daemon=True)
+        self._thread.start()
 
     @property
     def url(self) -> str:
@@ -48,18 +69,11 @@ class MetricsEndpoint:
 
     def close(self) -> None:
         """Stop listening. The provider stays: instruments recorded on are still counted. A second call does nothing."""
-        if os.getpid() == self._pid:  # a forked child has the socket, but no thread that could answer a shutdown
-            self._shut_down()
-        self._server.server_close()
+        if os.getpid() != self._pid:  # a forked child has the sockets, but no thread that could answer a shutdown
+            self._server.socket.close()
+            return
+        self._server.stop()
         self._thread.join(timeout=5)
-
-    def _shut_down(self) -> None:
-        """As `shutdown` does, without its half second: the server looks for it at each connection, so it gets one."""
-        stopping = Thread(target=self._server.shutdown, daemon=True)
-        stopping.start()
-        with contextlib.suppress(OSError):  # it then waits for its next look, as it does by itself
-            socket.create_connection((self.host, self.port), timeout=1).close()
-        stopping.join()
 
     def __enter__(self) -> MetricsEndpoint:
         return self
@@ -97,7 +111,9 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
     from opentelemetry.metrics import NoOpMeterProvider
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client import CollectorRegistry
+
+    from helix_crawl_otel.otel.instruments import label
 
     present = metrics.get_meter_provider()
     if isinstance(present, MeterProvider | NoOpMeterProvider):
@@ -105,16 +121,16 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
     registry = CollectorRegistry()
     reader = PrometheusMetricReader(registry=registry, scope_info_enabled=False)
     try:
-        if sys.platform == "win32" and port:
-            check_port(host, port)  # the server's own socket would be let in beside another's there
-        server, thread = start_http_server(port, addr=host, registry=registry)
+        server = _Server(host, port, _handler(registry, host))
     except OSError as error:
         reader.shutdown()
         raise _explained(error, host, port) from error
-    resource = Resource.create({SERVICE_NAME: "helix-crawl-otel"})
+    # What the environment adds may hold bytes that are no text.
+    found = Resource.create({SERVICE_NAME: "helix-crawl-otel"}).attributes
+    resource = Resource({key: label(value) if isinstance(value, str) else value for key, value in found.items()})
     # Not shut down at the end of the process: a scrape that is being answered then would see every counter gone.
     provider = MeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False)
-    endpoint = MetricsEndpoint(provider, server, thread)
+    endpoint = MetricsEndpoint(provider, server)
     metrics.set_meter_provider(provider)
     present = metrics.get_meter_provider()
     if present is not provider:  # somebody else's class of provider: the API keeps the first
@@ -147,11 +163,138 @@ def check_port(host: str, port: int) -> None:
     Raises:
         OSError: It cannot be done: in use, reserved, no such host.
     """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as trial:
+    _Server(host, port, BaseRequestHandler).server_close()
+
+
+class _Server(ThreadingMixIn, TCPServer):
+    """Listens, and answers each connection in a thread of its own.
+
+    Args:
+        host: Name or address.
+        port: 0 takes a free one.
+        handler: Of the connections.
+
+    Raises:
+        OSError: It cannot be listened there.
+
+    Threads: `serve_forever` in one, `stop` in another.
+    """
+
+    daemon_threads = True  # nobody is waited for at the end of the process
+    request_queue_size = 128
+    allow_reuse_address = sys.platform != "win32"  # an address that was left a moment ago is free
+
+    def __init__(self, host: str, port: int, handler: type[BaseRequestHandler]) -> None:
+        self.address_family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        self._lock = Lock()
+        self._open: dict[socket.socket, bool] = {}  # guarded by _lock; oldest first; whether it has been hung up
+        self._stopping = Event()
+        super().__init__(address, handler)  # type: ignore[arg-type]  # an IPv6 address has four parts
+
+    def server_bind(self) -> None:
+        """As any server does. Windows would let it in beside another one, and hand it some of the connections."""
         if sys.platform == "win32":
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        else:  # as a server does: an address that was left a moment ago is free
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        trial.bind(address)
-        trial.listen()
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        super().server_bind()
+
+    def stop(self) -> None:
+        """Stop listening and hang up. A second call does nothing."""
+        self._stopping.set()
+        stopping = Thread(target=self.shutdown, daemon=True)
+        stopping.start()
+        with contextlib.suppress(OSError):  # a connection wakes the loop; else it wakes by itself, twice a second
+            socket.create_connection(self.server_address[:2], timeout=1).close()  # type: ignore[arg-type]  # as above
+        stopping.join()
+        self.server_close()
+        with self._lock:
+            for connection in self._open:
+                _hang_up(connection)
+
+    # -- what `serve_forever` calls -----------------------------------------------------------------------------------
+
+    def get_request(self) -> Any:
+        """The next connection."""
+        try:
+            return super().get_request()
+        except OSError:
+            self._stopping.wait(LACK_SECONDS)
+            raise  # the loop goes on
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Make room for a connection. The thread of one that was hung up ends at once, unless a scrape hangs in it."""
+        with self._lock:
+            self._open[request] = False
+            idle = [connection for connection, is_ended in self._open.items() if not is_ended]
+            if len(idle) > MOST_CONNECTIONS:
+                self._open[idle[0]] = True
+                _hang_up(idle[0])
+            return len(self._open) <= 2 * MOST_CONNECTIONS
+
+    def shutdown_request(self, request: Any) -> None:
+        """A connection is over."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client went away, or no thread could be started: nothing that anybody has to see."""
+        watchdog.debug("a connection to the metrics endpoint has failed", exc_info=True)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Its thread sees the end of it, and closes it."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _handler(registry: CollectorRegistry, host: str) -> type[BaseHTTPRequestHandler]:
+    """What answers a connection of a server that was given this host."""
+    from prometheus_client import MetricsHandler
+
+    told: set[type[Exception]] = set()
+
+    class Handler(MetricsHandler):
+        timeout = PATIENCE_SECONDS
+
+        def do_GET(self) -> None:
+            """The metrics, on any path."""
+            wanted = self.headers.get("Host")
+            address = str(cast("tuple[Any, ...]", self.server.server_address)[0])
+            if not _is_meant(wanted, host, address):
+                text = f"Host is {ascii(wanted)[:80]}; accepted: localhost, a loopback address, {host}"
+                self.send_error(403, explain=text)
+                return
+            try:
+                super().do_GET()
+            except (ConnectionError, TimeoutError):
+                raise  # the client's
+            except Exception as error:  # noqa: BLE001 - of a collector: told once of each kind, and the job goes on
+                level = logging.DEBUG if type(error) in told else logging.WARNING
+                told.add(type(error))
+                watchdog.log(level, "a scrape of the metrics has failed, the job goes on: %r", error)
+                self.send_error(500, explain=type(error).__name__)
+
+    Handler.registry = registry
+    return Handler
+
+
+def _is_meant(wanted: str | None, host: str, address: str) -> bool:
+    """Whether a request's `Host` names this server: a web page must not read it by a name of its own for 127.0.0.1.
+
+    Args:
+        wanted: The header, `None` in a request of HTTP/1.0; a browser sends it always.
+        host: What the server was told to listen on.
+        address: What it listens on. Of one that listens everywhere nobody knows the names.
+    """
+    if wanted is None or ipaddress.ip_address(address).is_unspecified:
+        return True
+    try:
+        name = (urlsplit(f"//{wanted}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    if name in ("localhost", host.strip("[]").rstrip(".").lower(), address):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

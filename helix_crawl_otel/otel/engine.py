@@ -15,16 +15,16 @@ from typing import Any
 from helix_crawl_otel.otel.dispatch import Dispatcher
 from helix_crawl_otel.otel.gauges import ExportedMetrics, GaugeState
 from helix_crawl_otel.otel.instruments import Instruments
-from helix_crawl_otel.otel.policy_reader import LockedPolicy, Measurements, RunningBatch, is_known
-from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.otel.policy_reader import LockedPolicy, Measurements, is_known
+from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import ActionKind, Decision, MemoryReading, ShardStatus
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.state import PolicyState, dump_durable
+from helix_crawl_otel.policy.state import DurableText, PolicyState
 from helix_crawl_otel.timeline import TimelineWriter
 
-__all__ = ["Pipeline", "RunningBatch"]
+__all__ = ["Pipeline"]
 
 
 class Pipeline:
@@ -36,7 +36,7 @@ class Pipeline:
         clock: Seconds, not counting sleep.
         tick_seconds: Length of a tick; the owner calls `tick` about so often.
         state: Of an earlier process, `None` to begin.
-        save_state: Called with the durable state when it has changed; may raise `OSError`.
+        save_state: Called with the durable state as JSON when it has changed; may raise `OSError`.
         timeline: Where everything is recorded, `None` for nowhere.
         can_end_worker: Whether the owner ends workers when `on_forced` says so.
         on_forced: Called with each decision that needs the worker ended.
@@ -52,7 +52,7 @@ class Pipeline:
         *,
         tick_seconds: float = TICK_SECONDS,
         state: PolicyState | None = None,
-        save_state: Callable[[dict[str, Any]], None] | None = None,
+        save_state: Callable[[str], None] | None = None,
         timeline: TimelineWriter | None = None,
         can_end_worker: bool = False,
         on_forced: Callable[[Decision], None] | None = None,
@@ -61,6 +61,7 @@ class Pipeline:
         self._can_end_worker = can_end_worker
         self._timeline = timeline
         self._save_state = save_state
+        self._durable = DurableText()
         self._saving = threading.Lock()
         self._showing = threading.Lock()  # an older snapshot must not replace a newer one, and stay
         self._unsaved = False  # the last save failed; the next tick tries again
@@ -251,7 +252,7 @@ class Pipeline:
             return
         with self._saving:
             try:
-                self._save_state(self._feed.ask(lambda policy: dump_durable(policy.state)))
+                self._save_state(self._feed.ask(lambda policy: self._durable.of(policy.state)))
                 self._unsaved = False
             except (OSError, ValueError) as error:
                 self._unsaved = True

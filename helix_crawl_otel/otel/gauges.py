@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.instruments import Instruments, Rows
-from helix_crawl_otel.otel.logline import PREFIX
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import REMEDIES, ActionKind, MemoryReading, Outcome, ShardStatus
@@ -27,8 +27,6 @@ __all__ = [
     "ShardView",
     "Snapshot",
 ]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 START_REASONS = ("first", "recycle", "demote", "crash", "resume")
 IGNORED_REASONS = ("genes", "seconds", "work")
@@ -160,7 +158,7 @@ class ExportedMetrics:
     def stage(self, device: str, stage: str, seconds: float) -> None:
         """A stage of a batch has ended: `read`, `encode` or `commit`."""
         try:
-            self._hub.histograms["helix_dense_batch_duration"].record(seconds, {"device": device, "stage": stage})
+            self._hub.record("helix_dense_batch_duration", seconds, {"device": device, "stage": stage})
         except Exception as error:  # noqa: BLE001 - the app's provider; it is told once
             self._tell(error)
 
@@ -186,9 +184,8 @@ class ExportedMetrics:
         self.ignored(problem)
         if self._is_first("ignored", problem):
             given = repr({"genes": info.genes, "work": info.work, "seconds": seconds}[problem])[:80]
-            logger.warning(
-                "%s a batch of shard %r is not judged: %s is %s; accepted: a number > 0. Further ones are only counted",
-                PREFIX,
+            watchdog.warning(
+                "a batch of shard %r is not judged: %s is %s; accepted: a number > 0. Further ones are only counted",
                 info.shard,
                 problem,
                 given,
@@ -200,7 +197,7 @@ class ExportedMetrics:
         level = logging.WARNING if self._is_first(place, type(error).__name__) else logging.DEBUG
         # A file that cannot be written is the world's fault, not a bug: its message says all.
         trace = None if isinstance(error, OSError) else error
-        logger.log(level, "%s internal error in %s, the job goes on: %r", PREFIX, place, error, exc_info=trace)
+        watchdog.log(level, "internal error in %s, the job goes on: %r", place, error, exc_info=trace)
 
     def _is_first(self, what: str, kind: str) -> bool:
         is_first = (what, kind) not in self._told
@@ -212,13 +209,13 @@ class ExportedMetrics:
 
     def _count(self, counter: str, amount: float, attributes: Mapping[str, str]) -> None:
         try:
-            self._hub.counters[counter].add(amount, attributes)
+            self._hub.count(counter, amount, attributes)
         except Exception as error:  # noqa: BLE001 - the app's provider; it is told once, and the policy goes on
             self._tell(error)
 
     def _tell(self, error: Exception) -> None:
         if self._is_first("provider", type(error).__name__):
-            logger.warning("[crawl-watchdog] the meter provider failed to count, detection goes on: %r", error)
+            watchdog.warning("the meter provider failed to count, detection goes on: %r", error)
 
     def _zero_remedies(self, shard: str) -> None:
         for kind in REMEDIES:

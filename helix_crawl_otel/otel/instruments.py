@@ -11,17 +11,19 @@ Source: DESIGN.md, section 3.5: asynchronous instruments never forget a label se
 from __future__ import annotations
 
 import gc
-import logging
+import hashlib
 import operator
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import MethodType
 from typing import Any, Protocol
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Meter, MeterProvider, Observation
 
+from helix_crawl_otel.formats import printable
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.instruments import (
     BATCH_DURATION_BOUNDS,
     INSTRUMENTS,
@@ -30,13 +32,14 @@ from helix_crawl_otel.policy.instruments import (
     Kind,
 )
 
-__all__ = ["GaugeSource", "Instruments", "Rows", "ShardLabels", "instruments_of"]
-
-logger = logging.getLogger("helix_crawl_otel")
+__all__ = ["GaugeSource", "Instruments", "Rows", "ShardLabels", "instruments_of", "label"]
 
 MAX_LABEL_SETS = 1900
 """Label sets with a shard that one instrument gets. Two or more a shard are common (two devices, several outcomes), and
 what is left of the SDK's 2,000 is for those without a shard."""
+
+MAX_LABEL = 512
+"""Characters of a label. Of a longer one the beginning is left, and a digest, so that two of them stay two."""
 
 Rows = Iterable[tuple[float | None, dict[str, str]]]
 """Values and attributes of a gauge; `None` is unknown."""
@@ -47,6 +50,21 @@ class GaugeSource(Protocol):
 
     def rows(self, gauge: str) -> Rows:
         """Values of one gauge, by its OpenTelemetry name. Reads only, waits for nothing."""
+
+
+def label(text: str) -> str:
+    """A text as a label. Names of files, and what a driver says, may hold anything: bytes that are no text would break
+    every scrape, control characters the terminal of whoever looks at one.
+    """
+    shown = printable(text)
+    if len(shown) <= MAX_LABEL:
+        return shown
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{shown[: MAX_LABEL - 20]}...{digest[:16]}"
+
+
+def _labelled(attributes: Mapping[str, str]) -> dict[str, str]:
+    return {key: label(value) for key, value in attributes.items()}
 
 
 class ShardLabels:
@@ -73,8 +91,7 @@ class ShardLabels:
         """The attributes of a measurement of this shard on an instrument."""
         if not self._has_label(instrument, (shard, *others.values())):
             return others
-        # A file name may hold bytes that are no text; one such label would break every scrape.
-        return {"shard": shard.encode("utf-8", "backslashreplace").decode("utf-8"), **others}
+        return {"shard": shard, **others}
 
     def after_fork(self) -> None:
         """In a forked child: a lock that another thread held is held by nobody now."""
@@ -93,8 +110,8 @@ class ShardLabels:
                 return True
             told, self._told = self._told, True
         if not told:
-            logger.warning(
-                "[crawl-watchdog] more than %d shards in this run: metrics of shard %r and of later ones are exported "
+            watchdog.warning(
+                "more than %d shards in this run: metrics of shard %r and of later ones are exported "
                 "without the label 'shard'; detection is not affected",
                 self._most_shards if not known else len(self._shards) - 1,
                 shard,
@@ -129,6 +146,14 @@ class Instruments:
             else:
                 self._create_gauge(meter, row)
 
+    def count(self, counter: str, amount: float, attributes: Mapping[str, str]) -> None:
+        """Add to a counter. What the app's provider raises passes through."""
+        self.counters[counter].add(amount, _labelled(attributes))
+
+    def record(self, histogram: str, value: float, attributes: Mapping[str, str]) -> None:
+        """Record on a histogram. What the app's provider raises passes through."""
+        self.histograms[histogram].record(value, _labelled(attributes))
+
     def add(self, source: GaugeSource) -> None:
         """Ask this source from now on, until it is removed or garbage."""
         with self._lock:
@@ -159,7 +184,7 @@ class Instruments:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             # An unknown value is an absent series: the exporter would drop a NaN, and a 0 would be a lie.
             known = [
-                (value, attributes)
+                (value, _labelled(attributes))
                 for source in self.sources()
                 for value, attributes in source.rows(row.name)
                 if value is not None

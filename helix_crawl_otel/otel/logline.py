@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from helix_crawl_otel.formats import gib_number
 from helix_crawl_otel.policy.model import Action, Decision, EvidenceValue
 
-__all__ = ["PREFIX", "action_line", "decision_line"]
-
-PREFIX = "[crawl-watchdog]"
-GIB = 1024**3
+__all__ = ["action_line", "decision_line"]
 
 _SHARED = {"shared": "shared_bytes", "shared_rise": "shared_rise_bytes", "others_shared": "other_shared_bytes"}
 
@@ -41,10 +39,7 @@ def _line(
     happened: str, action: str, shard: str, device: str, rung: int, evidence: Mapping[str, EvidenceValue], reason: str
 ) -> str:
     why = f": {reason}" if reason else ""
-    return (
-        f"{PREFIX} {happened} action={action} shard={_name(shard)} device={device} rung={rung} "
-        f"{_numbers(evidence)}{why}"
-    )
+    return f"{happened} action={action} shard={_name(shard)} device={device} rung={rung} {_numbers(evidence)}{why}"
 
 
 def _name(shard: str) -> str:
@@ -60,7 +55,7 @@ def _numbers(evidence: Mapping[str, EvidenceValue]) -> str:
 def _shared(evidence: Mapping[str, EvidenceValue]) -> str:
     """Shared memory in GiB, as far as it is known: it is on few machines."""
     return "".join(
-        f" {name}={value / GIB:.2f}GiB"
+        f" {name}={gib_number(value, 2)}GiB"
         for name, key in _SHARED.items()
         if isinstance(value := evidence.get(key), (int, float))
     )

@@ -24,17 +24,14 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReade
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 
-from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Decision, MemoryReading
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.state import durable_mark
 
-__all__ = ["Collected", "CrawlPolicyReader", "LockedPolicy", "Measurements", "RunningBatch", "is_known"]
+__all__ = ["Collected", "CrawlPolicyReader", "LockedPolicy", "Measurements", "is_known"]
 
 T = TypeVar("T")
-
-RunningBatch = tuple[BatchInfo, float]
-"""A batch and when it began, in seconds."""
 
 BATCH_DURATION = "helix_dense_policy_batch_duration"
 BATCHES_INFLIGHT = "helix_dense_policy_batches_inflight"

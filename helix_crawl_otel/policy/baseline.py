@@ -85,6 +85,9 @@ class CardBaselines:
 
     cards: dict[str, list[Baseline]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._stand_ins: dict[str, Baseline] = {}  # asked for with every batch of a shard without a baseline
+
     @staticmethod
     def key(device: str, encoder: str, unit: str) -> str:
         """Two rates compare only on the same card, with the same encoder, in the same unit."""
@@ -95,8 +98,13 @@ class CardBaselines:
         history = self.cards.setdefault(key, [])
         history.append(baseline)
         del history[:-CARD_HISTORY]
+        self._stand_ins.pop(key, None)
 
     def stand_in(self, key: str) -> Baseline | None:
         """The median of the shards so far, `None` while there is none."""
         history = self.cards.get(key)
-        return _median(history) if history else None
+        if not history:
+            return None
+        if key not in self._stand_ins:
+            self._stand_ins[key] = _median(history)
+        return self._stand_ins[key]

@@ -5,11 +5,12 @@ Source: DESIGN.md, section 4, rules 4, 5 and 11.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from helix_crawl_otel.policy.baseline import ROUNDING, Baseline
 
-__all__ = ["SMALL_BATCH", "Batch", "BatchInfo", "is_small"]
+__all__ = ["SMALL_BATCH", "Batch", "BatchInfo", "RunningBatch", "is_small"]
 
 SMALL_BATCH = 0.25
 """A batch of less than this part of the baseline batches' median work: its rate is all overhead (rule 4)."""
@@ -49,6 +50,10 @@ class BatchInfo:
     work: float | None = None
 
 
+RunningBatch = tuple[BatchInfo, float]
+"""A batch and when it began, in seconds."""
+
+
 @dataclass
 class Batch:
     """One batch of the encode stage.
@@ -66,6 +71,7 @@ class Batch:
         weighed: Work it is judged by in flight: its own, at least a quarter of the usual.
         slices: Slices observed so far.
         hung: Reported as a hang.
+        is_answered: A rung was asked for while it ran, and nobody can end it (rule 8): it brings no second one.
     """
 
     id: str
@@ -80,6 +86,7 @@ class Batch:
     weighed: float = 0.0
     slices: int = 0
     hung: bool = False
+    is_answered: bool = False
 
     def measure(self, baseline: Baseline, factor: float, tick_seconds: float) -> None:
         """Fix the length of the slices by the baseline in force, once."""
@@ -87,10 +94,10 @@ class Batch:
             self.weighed = max(self.work, SMALL_BATCH * baseline.work)
             self.slice_seconds = max(self.weighed * factor / baseline.rate, tick_seconds)
 
-    def next_slice(self) -> float | None:
-        """When the next slice is due, in seconds; `None` when no more are observed."""
+    def next_slice(self) -> float:
+        """When the next slice is due, in seconds; infinite when no more are observed."""
         if self.slice_seconds is None or self.warmup or self.slices >= MAX_SLICES:
-            return None
+            return math.inf
         return self.started + (self.slices + 1) * self.slice_seconds
 
     def take_slice(self) -> tuple[float, float]:

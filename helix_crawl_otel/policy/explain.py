@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from helix_crawl_otel.formats import gib, whole_seconds
 from helix_crawl_otel.policy.baseline import Baseline
 from helix_crawl_otel.policy.detector import Detector
 from helix_crawl_otel.policy.memory import Shared
@@ -11,9 +12,6 @@ from helix_crawl_otel.policy.model import ActionKind, Evidence
 from helix_crawl_otel.policy.settings import Settings
 
 __all__ = ["TripContext", "evidence", "passed_over_reason", "sentence"]
-
-
-GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,10 @@ def sentence(kind: ActionKind, context: TripContext, settings: Settings) -> str:
     ratio = context.detector.ratio(context.baseline) or 0.0
     memory = "unknown" if context.memory_fraction is None else f"{100 * context.memory_fraction:.1f} % full"
     if settings.shared and context.shared.is_spill:
-        memory += f", shared memory up by {(context.shared.rise or 0) / GIB:.2f} GiB since the worker's first batches"
-    running = "" if context.inflight_seconds is None else f", a batch running for {context.inflight_seconds:.0f} s"
+        memory += f", shared memory up by {gib(context.shared.rise or 0, 2)} since the worker's first batches"
+    running = (
+        "" if context.inflight_seconds is None else f", a batch running for {whole_seconds(context.inflight_seconds)}"
+    )
     return (
         f"{_ASKED[kind]}: throughput is {100 * ratio:.3g} % of the {context.source}'s baseline, "
         f"below {100 / settings.factor:.3g} %, for {context.detector.streak} observations, memory {memory}{running}"

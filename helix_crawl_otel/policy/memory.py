@@ -15,6 +15,7 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+from helix_crawl_otel.formats import MIB
 from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = ["RISE_BYTES", "STALE_SECONDS", "MemoryTrack", "Peaks", "Shared", "SharedFloor"]
@@ -25,7 +26,7 @@ STALE_SECONDS = 60.0
 SAME_MOMENT_SECONDS = 0.001
 """A reading made when a batch began counts for it, although its start may be a time less a duration, and rounded."""
 
-RISE_BYTES = 512 * 1024**2
+RISE_BYTES = 512 * MIB
 """A rise by more than that counts as full. What a driver shifts about on its own is less, what an encoder spills more:
 a batch of BGE-M3 alone takes gigabytes."""
 

@@ -109,10 +109,12 @@ class Policy:
         Rule 9: the rung, the baseline and the batches measured for one survive; EMA, streak and episode do not, nor
         what the earlier one held in shared memory.
         """
+        before = self.state.workers.get(worker)
         self.state.workers[worker] = WorkerState(device, SharedFloor(t))
         self._drop_batches(lambda batch: batch.worker == worker)
         decisions: list[Decision] = []
-        for name, shard in self.state.shards.items():
+        for name in before.shards if before else ():
+            shard = self.state.shards[name]
             if shard.worker == worker:
                 shard.detectors = {}
                 decisions += self._rule.settle(t, name, shard, DecisionKind.APPLIED)
@@ -137,7 +139,7 @@ class Policy:
     def start_batch(self, t: float, info: BatchInfo) -> list[Decision]:
         """Say that a batch begins. One whose numbers cannot be judged is not tracked."""
         state = self._shard(info.shard)
-        if self._weigh(state, info) is None:
+        if sample_problem(info.genes, work=info.work) is not None or self._weigh(state, info) is None:
             return []
         decisions = self._hand_over(t, info.shard, state, info.worker)
         self._track(t, info, state)
@@ -173,10 +175,12 @@ class Policy:
 
     def advance(self, now: float) -> list[Decision]:
         """Observe every slice, deadline and hang that fell due up to `now`, one by one, in order within a batch."""
-        decisions: list[Decision] = []
-        for batch in list(self.state.inflight.values()):
-            decisions += self._rule.advance_batch(batch, now, deadlines=True)
-        return decisions
+        return self._rule.advance(now)
+
+    @property
+    def quiet_until(self) -> float:
+        """In seconds: `advance` has nothing to do before, unless something else happens."""
+        return self._rule.quiet_until
 
     def resolve(self, shard: str, action_id: int, outcome: Outcome) -> None:
         """Say how an action ended. A rung that was vetoed, passed over or failed is used up all the same."""
@@ -226,7 +230,10 @@ class Policy:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _shard(self, name: str) -> ShardState:
-        return self.state.shards.setdefault(name, ShardState())
+        state = self.state.shards.get(name)
+        if state is None:
+            state = self.state.shards[name] = ShardState()
+        return state
 
     def _hand_over(self, t: float, name: str, state: ShardState, worker: str) -> list[Decision]:
         """Rule 9, when a shard goes on in another worker than before."""
@@ -240,24 +247,25 @@ class Policy:
     @staticmethod
     def _weigh(state: ShardState, info: BatchInfo) -> float | None:
         """The work of a batch in the shard's unit; `None` when it cannot be told. The first batch settles the unit."""
-        if sample_problem(info.genes, work=info.work) is not None:
-            return None
         if not state.unit:
             state.unit = "genes" if info.work is None else "work"
         return info.genes if state.unit == "genes" else info.work
 
     def _track(self, t: float, info: BatchInfo, state: ShardState) -> Batch:
         """Put a batch in flight that began at `t`."""
-        worker = self.state.workers.setdefault(info.worker, WorkerState(info.device, SharedFloor(t)))
+        worker = self.state.workers.get(info.worker)
+        if worker is None:
+            worker = self.state.workers[info.worker] = WorkerState(info.device, SharedFloor(t))
         if worker.device != info.device:  # it has the last word on that, and is measured anew there
             worker.device, worker.floor = info.device, SharedFloor(t)
         worker.batches += 1
+        worker.shards[info.shard] = True
         state.device = info.device
         work = self._weigh(state, info)
         assert work is not None
         warmup = worker.batches <= self.settings.warmup
         batch = Batch(info.id, info.worker, info.shard, info.device, info.genes, work, started=t, warmup=warmup)
-        self.state.inflight[info.id] = batch
+        self._rule.begin(batch)
         return batch
 
     def _drop_batches(self, which: Callable[[Batch], bool]) -> None:

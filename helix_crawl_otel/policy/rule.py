@@ -5,6 +5,9 @@ Source: DESIGN.md, section 4 (rules 2 to 8, 11) and section 5.
 
 from __future__ import annotations
 
+import math
+
+from helix_crawl_otel.formats import whole_seconds
 from helix_crawl_otel.policy import explain
 from helix_crawl_otel.policy.baseline import ROUNDING, Baseline, CardBaselines
 from helix_crawl_otel.policy.batch import Batch, is_small
@@ -33,6 +36,26 @@ class Rule:
         self.settings = settings
         self.tick_seconds = tick_seconds
         self.state = state
+        self.quiet_until = -math.inf
+        """Nothing of the batches in flight falls due before, in seconds. What a batch waits for comes sooner only by a
+        new action or a new baseline, and each of them ends the quiet."""
+
+    def begin(self, batch: Batch) -> None:
+        """Take a batch that begins, or is told of at its end."""
+        self.state.inflight[batch.id] = batch
+        self._measure_slices(batch)
+        self.quiet_until = min(self.quiet_until, self._next_due(batch, deadlines=True)[0])
+
+    def advance(self, now: float) -> list[Decision]:
+        """Take all batches in flight up to `now`."""
+        if now + ROUNDING * self.tick_seconds < self.quiet_until:
+            return []
+        batches = list(self.state.inflight.values())
+        self.quiet_until = math.inf
+        decisions = [decision for batch in batches for decision in self.advance_batch(batch, now, deadlines=True)]
+        due = min((self._next_due(batch, deadlines=True)[0] for batch in batches), default=math.inf)
+        self.quiet_until = min(self.quiet_until, due)
+        return decisions
 
     def baseline(self, shard: str, device: str) -> tuple[Baseline | None, str]:
         """The baseline in force and whose it is: `shard`, `card` (a stand-in, rule 3), or `none`."""
@@ -54,15 +77,13 @@ class Rule:
             deadlines: False for a batch that has ended: what was overdue or hung inside it no longer is.
         """
         state = self.state.shards[batch.shard]
-        baseline, source = self.baseline(batch.shard, batch.device)
-        if baseline is not None:
-            batch.measure(baseline, self.settings.factor, self.tick_seconds)
+        baseline, source = self._measure_slices(batch)
         decisions: list[Decision] = []
         while True:
-            due = self._next_due(batch, state, deadlines)
-            if due is None or due[0] > now + ROUNDING * self.tick_seconds:
+            due, what = self._next_due(batch, deadlines)
+            if due > now + ROUNDING * self.tick_seconds:
                 return decisions
-            t, what = min(due[0], now), due[1]
+            t = min(due, now)
             if what == "slice":
                 assert baseline is not None
                 rate, genes_rate = batch.take_slice()
@@ -96,20 +117,36 @@ class Rule:
             return
         completed = meter.add(sample, self.settings.window)
         if completed is not None:
+            self.quiet_until = -math.inf
             self.state.cards.add(self._card(batch.device, state), completed)
 
-    def _next_due(self, batch: Batch, state: ShardState, deadlines: bool) -> tuple[float, str] | None:
-        """What comes next inside a batch; a slice before a deadline of the same moment."""
-        due: list[tuple[float, str]] = []
-        slice_at = batch.next_slice() if self.settings.inflight else None
-        if slice_at is not None:
-            due.append((slice_at, "slice"))
-        pending = state.ladder.pending
-        if deadlines and pending is not None and not pending.overdue and batch.started <= pending.since:
-            due.append((pending.deadline(batch.slice_seconds), "deadline"))
-        if deadlines and not batch.hung:
-            due.append((batch.hang_at(), "hang"))
-        return min(due, key=lambda item: item[0]) if due else None
+    def _measure_slices(self, batch: Batch) -> tuple[Baseline | None, str]:
+        """Fix the slices of a batch by the baseline in force, which is returned as by `baseline`."""
+        baseline, source = self.baseline(batch.shard, batch.device)
+        if baseline is not None:
+            batch.measure(baseline, self.settings.factor, self.tick_seconds)
+        return baseline, source
+
+    def _next_due(self, batch: Batch, deadlines: bool) -> tuple[float, str]:
+        """What comes next inside a batch, and when; a slice before a deadline of the same moment. Never is infinite."""
+        due, what = math.inf, ""
+        if self.settings.inflight:
+            due, what = batch.next_slice(), "slice"
+        if not deadlines:
+            return due, what
+        pending = self.state.shards[batch.shard].ladder.pending
+        if pending is not None and not pending.overdue and batch.started <= pending.since:
+            deadline = pending.deadline(batch.slice_seconds)
+            if deadline < due:
+                due, what = deadline, "deadline"
+        if not batch.hung and batch.hang_at() < due:
+            due, what = batch.hang_at(), "hang"
+        return due, what
+
+    def _pend(self, state: ShardState, pending: Pending) -> None:
+        """An action waits from now on, and has a deadline."""
+        state.ladder.pending = pending
+        self.quiet_until = -math.inf
 
     def _observe(
         self,
@@ -123,13 +160,16 @@ class Rule:
     ) -> list[Decision]:
         state = self.state.shards[batch.shard]
         detector = state.detector(batch.device)
+        waits = self._waits_for_boundary(batch, state)
         finding = detector.observe(
             Observation(t, rate, genes_rate, self.is_full(batch, t), in_flight=inflight_seconds is not None),
             baseline,
             self.settings,
             hold_seconds=self.settings.window * self.tick_seconds,
-            may_trip=not state.ladder.blocks_trips(),
+            may_trip=not (waits or state.ladder.blocks_trips()),
         )
+        if waits:  # what is seen before the remedy is no evidence against it: the next window begins behind it
+            detector.streak = 0
         if finding is None or baseline is None:
             return []
         context = self._context(t, batch, baseline, source, genes_rate, inflight_seconds)
@@ -138,6 +178,22 @@ class Rule:
             evidence = explain.evidence(context, self.settings)
             return [self._decide(t, DecisionKind.RECOVERED, batch, None, reason, evidence)]
         return self._trip(t, batch, state, context)
+
+    def _waits_for_boundary(self, batch: Batch, state: ShardState) -> bool:
+        """Rule 8, where nobody can end a batch: one rung a boundary, so that each is carried out and judged.
+
+        True for a batch in which a rung has been asked for, and for those beside it while that rung waits.
+        """
+        if batch.is_answered:
+            return True
+        beside = (other for other in self.state.inflight.values() if other.shard == batch.shard)
+        return state.ladder.pending is not None and any(other.is_answered for other in beside)
+
+    def _answer(self, batch: Batch, state: ShardState) -> None:
+        """A rung has been asked for. Where nobody can end the shard's batches, all of them have their answer."""
+        if not state.can_end_worker:
+            for each in (batch, *self.state.inflight.values()):
+                each.is_answered = each.is_answered or each.shard == batch.shard
 
     def _trip(self, t: float, batch: Batch, state: ShardState, context: explain.TripContext) -> list[Decision]:
         """A full window: DETECT when it opens an episode, and the next rung that the driver can take."""
@@ -163,7 +219,8 @@ class Rule:
             decisions.append(self._decide(t, DecisionKind.PASSED_OVER, batch, kind, reason, evidence))
         if climb.kind is not None:
             decisions += self.settle(t, batch.shard, state, DecisionKind.SUPERSEDED)
-            state.ladder.pending = Pending(issue(climb.kind), climb.kind, t)
+            self._pend(state, Pending(issue(climb.kind), climb.kind, t))
+            self._answer(batch, state)
         context.detector.tripped()
         return decisions
 
@@ -189,7 +246,8 @@ class Rule:
         pending = state.ladder.pending
         assert pending is not None
         pending.overdue = True
-        waited = f"no batch boundary for {t - pending.since:.0f} s, a batch running for {t - batch.started:.0f} s"
+        age = whole_seconds(t - batch.started)
+        waited = f"no batch boundary for {whole_seconds(t - pending.since)}, a batch running for {age}"
         evidence = self._evidence_now(t, batch)
         ends_now = state.can_end_worker and pending.ends_worker
         overdue = self._decide(
@@ -200,7 +258,7 @@ class Rule:
             state.ladder.rung = ActionKind.RECYCLE.rung
             reason = f"recycle the worker: {waited}"
             forced = self._decide(t, DecisionKind.ISSUE, batch, ActionKind.RECYCLE, reason, evidence, forced=True)
-            state.ladder.pending = Pending(forced.action_id, ActionKind.RECYCLE, t)
+            self._pend(state, Pending(forced.action_id, ActionKind.RECYCLE, t))
             decisions.append(forced)
         return decisions
 
@@ -214,7 +272,7 @@ class Rule:
         return explain.evidence(context, self.settings)
 
     def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:
-        reason = f"a batch has been running for {t - batch.started:.0f} s: a hang, not a crawl"
+        reason = f"a batch has been running for {whole_seconds(t - batch.started)}: a hang, not a crawl"
         evidence = self._evidence_now(t, batch)
         return self._decide(t, DecisionKind.HANG, batch, None, reason, evidence, forced=state.can_end_worker)
 

@@ -13,9 +13,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["CardId", "CardLocation", "place"]
+from helix_crawl_otel.formats import count
+from helix_crawl_otel.probes.probe import ProbeFailure
 
-_LEADING_NUMBER = re.compile(r"\s*([+-]?\d+)", re.ASCII)
+__all__ = ["VISIBLE", "CardId", "place", "shown_variable", "visible"]
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+_LEADING_NUMBER = re.compile(r"\s*([+-]?)0*(\d{1,9})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,7 @@ class CardId:
     """A card as NVML lists it.
 
     Args:
-        index: NVML's index, 0 or more.
+        index: NVML's index, 0 or more; its place in a list is its number for CUDA.
         uuid: `GPU-...`; `None` where it cannot be read (a lost card).
         name: Marketing name; `None` where it cannot be read.
     """
@@ -33,23 +38,34 @@ class CardId:
     name: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class CardLocation:
-    """Where a CUDA ordinal lies. Exactly one field is set.
+def visible(cards: Sequence[CardId], environ: Mapping[str, str]) -> list[int | str]:
+    """What a process with `environ` sees, by CUDA ordinal: NVML's index of a card, or the UUID of a MIG instance.
 
     Args:
-        index: NVML's index of the card.
-        mig: UUID of a MIG instance.
-        why: One sentence: why it is not known.
+        cards: What NVML lists, in its order.
+        environ: The environment of the process that encodes.
     """
+    value = environ.get(VISIBLE)
+    if value is None:
+        return [card.index for card in cards]
+    found: list[int | str] = []
+    for entry in value.split(","):
+        if value.startswith("MIG-"):
+            one: int | str | None = entry if entry.startswith("MIG-") else None
+        elif value.startswith("GPU-"):
+            one = _by_uuid(entry, cards)
+        else:
+            one = _by_number(entry, cards)
+        if one is None:
+            break
+        if one in found:
+            return []
+        found.append(one)
+    return found
 
-    index: int | None = None
-    mig: str | None = None
-    why: str | None = None
 
-
-def place(ordinal: int, cards: Sequence[CardId], environ: Mapping[str, str]) -> CardLocation:
-    """Find the card that a process with `environ` calls `cuda:<ordinal>`.
+def place(ordinal: int, cards: Sequence[CardId], environ: Mapping[str, str]) -> int | str:
+    """Find what a process with `environ` calls `cuda:<ordinal>`; see `visible`.
 
     With several different cards and no `CUDA_DEVICE_ORDER=PCI_BUS_ID`, CUDA puts the fastest first by a rule of its
     own that NVML does not know: unknown, and the reason says what to set. Cards of one name count as equally fast, and
@@ -57,77 +73,40 @@ def place(ordinal: int, cards: Sequence[CardId], environ: Mapping[str, str]) -> 
 
     Args:
         ordinal: N of `cuda:N`, 0 or more.
-        cards: What NVML lists, in its order, without gaps.
+        cards: What NVML lists, in its order.
         environ: The environment of the process that encodes.
 
-    Returns:
-        The place, or the reason why it is unknown.
+    Raises:
+        ProbeFailure: There is none of this number, or it is not known which one it is.
     """
-    value = environ.get("CUDA_VISIBLE_DEVICES")
-    if value is None:
-        return _by_number(ordinal, list(range(len(cards))), cards, environ, "NVML lists")
-    seen = f"CUDA_VISIBLE_DEVICES={value!r} leaves"
-    if value.startswith("MIG-"):
-        instances = _entries(value, "MIG-")
-        return (
-            CardLocation(mig=instances[ordinal]) if ordinal < len(instances) else _absent(ordinal, len(instances), seen)
-        )
-    if value.startswith("GPU-"):
-        found = _unique([_by_uuid(entry, cards) for entry in _entries(value, "GPU-")])
-        return CardLocation(index=found[ordinal]) if ordinal < len(found) else _absent(ordinal, len(found), seen)
-    numbers = _unique([_number(entry, len(cards)) for entry in value.split(",")])
-    return _by_number(ordinal, numbers, cards, environ, seen)
-
-
-def _by_number(
-    ordinal: int, numbers: Sequence[int], cards: Sequence[CardId], environ: Mapping[str, str], seen: str
-) -> CardLocation:
-    if ordinal >= len(numbers):
-        return _absent(ordinal, len(numbers), seen)
+    found = visible(cards, environ)
+    if ordinal >= len(found):
+        left = count(len(found), "card") if found else "no card"
+        raise ProbeFailure(f"there is no cuda:{ordinal}: {shown_variable(environ) or 'NVML lists'} {left}")
     names = {card.name for card in cards}
-    if len(cards) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and (len(names) > 1 or None in names):
-        return CardLocation(
-            why=f"which of {len(cards)} different cards is cuda:{ordinal} is not known: "
+    is_sorted_by_speed = environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and (len(names) > 1 or None in names)
+    if len(cards) > 1 and is_sorted_by_speed and not environ.get(VISIBLE, "").startswith(("GPU-", "MIG-")):
+        kind = "cards, of which not all answer," if None in names else "different cards"
+        raise ProbeFailure(
+            f"which of {len(cards)} {kind} is cuda:{ordinal} is not known: "
             "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name the card by its UUID in CUDA_VISIBLE_DEVICES"
         )
-    return CardLocation(index=cards[numbers[ordinal]].index)
+    return found[ordinal]
 
 
-def _absent(ordinal: int, count: int, seen: str) -> CardLocation:
-    left = {0: "no card", 1: "1 card"}.get(count, f"{count} cards")
-    return CardLocation(why=f"there is no cuda:{ordinal}: {seen} {left}")
+def shown_variable(environ: Mapping[str, str]) -> str:
+    """Such as `CUDA_VISIBLE_DEVICES='-1' leaves`, for what it leaves to be put behind; empty when it is not set."""
+    return f"{VISIBLE}={environ[VISIBLE]!r} leaves" if VISIBLE in environ else ""
 
 
-def _entries(value: str, prefix: str) -> list[str]:
-    """Entries up to the first of another kind; none at all when one is repeated."""
-    entries: list[str] = []
-    for entry in value.split(","):
-        if entry in entries:
-            return []
-        if not entry.startswith(prefix):
-            break
-        entries.append(entry)
-    return entries
-
-
-def _number(entry: str, count: int) -> int | None:
+def _by_number(entry: str, cards: Sequence[CardId]) -> int | None:
     match = _LEADING_NUMBER.match(entry)
-    number = int(match[1]) if match else -1
-    return number if 0 <= number < count else None
+    number = int(match[1] + match[2]) if match else -1
+    return cards[number].index if 0 <= number < len(cards) else None
 
 
 def _by_uuid(prefix: str, cards: Sequence[CardId]) -> int | None:
+    if not prefix.startswith("GPU-"):
+        return None
     found = [card.index for card in cards if card.uuid is not None and card.uuid.startswith(prefix)]
     return found[0] if len(found) == 1 else None
-
-
-def _unique(found: Sequence[int | None]) -> list[int]:
-    """Numbers up to the first that is no card; none at all when one is repeated."""
-    kept: list[int] = []
-    for number in found:
-        if number is None:
-            break
-        if number in kept:
-            return []
-        kept.append(number)
-    return kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["DeviceName", "parse_device"]
+__all__ = ["DeviceName", "parse_cuda", "parse_device"]
 
 _KINDS = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "xla")
 _NAME = re.compile(r"(?P<kind>[a-z]+)(?::(?P<index>0|[1-9][0-9]{0,5}))?")
@@ -39,3 +39,15 @@ def parse_device(name: str) -> DeviceName:
         others = ", ".join(_KINDS[2:])
         raise ValueError(f"device is {name!r}; accepted: cpu, cuda, cuda:N (N is 0, 1, ...), or one of {others}")
     return DeviceName(match["kind"], int(match["index"] or 0))
+
+
+def parse_cuda(name: str) -> DeviceName:
+    """As `parse_device`, of a CUDA device only.
+
+    Raises:
+        ValueError: `name` is none.
+    """
+    found = parse_device(name)
+    if found.kind != "cuda":
+        raise ValueError(f"device is {name!r}; accepted: cuda or cuda:N")
+    return found

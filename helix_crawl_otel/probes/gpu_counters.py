@@ -33,7 +33,7 @@ import ctypes
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -344,45 +344,31 @@ def usage_of(
     Raises:
         ProbeFailure: There is no adapter and no process in it, or nothing that can be used.
     """
-    processes: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0])
-    adapters: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for found, dedicated, shared in _pairs(_INSTANCE_OF_PROCESS, process_dedicated, process_shared):
-        _add(processes[int(found["pid"]), _luid(found)], dedicated, shared)
-    for found, dedicated, shared in _pairs(_INSTANCE_OF_ADAPTER, adapter_dedicated, adapter_shared):
-        _add(adapters[_luid(found)], dedicated, shared)
+    processes = _sums(_INSTANCE_OF_PROCESS, process_dedicated, process_shared)
+    adapters = _sums(_INSTANCE_OF_ADAPTER, adapter_dedicated, adapter_shared)
     if not processes and not adapters:
         raise ProbeFailure(_why_nothing([*process_dedicated, *process_shared, *adapter_dedicated, *adapter_shared]))
     return GpuUsage(
-        tuple(ProcessUsage(pid, adapter, *sums) for (pid, adapter), sums in sorted(processes.items())),
-        tuple(AdapterUsage(adapter, *sums) for adapter, sums in sorted(adapters.items())),
+        tuple(ProcessUsage(pid, adapter, *held) for (pid, adapter), held in sorted(processes.items())),
+        tuple(AdapterUsage(adapter, *held) for (_, adapter), held in sorted(adapters.items())),
     )
 
 
-def _pairs(shape: re.Pattern[str], dedicated: Values, shared: Values) -> Iterable[tuple[re.Match[str], int, int]]:
-    sums = [_by_name(dedicated), _by_name(shared)]
-    for name, first in sums[0].items():
-        second = sums[1].get(name)
+def _sums(shape: re.Pattern[str], *lists: Values) -> dict[tuple[int, str], list[int]]:
+    """Dedicated and shared bytes by process (0 where the shape names none) and adapter."""
+    by_name: defaultdict[str, list[list[int | None]]] = defaultdict(lambda: [[] for _ in lists])
+    for index, values in enumerate(lists):
+        for name, value in values:
+            by_name[name][index].append(value)
+    sums: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0] * len(lists))
+    for name, held in by_name.items():
         found = shape.fullmatch(name)
-        if found is not None and first is not None and second is not None:
-            yield found, first, second
-
-
-def _by_name(values: Values) -> dict[str, int | None]:
-    """The sum for each name; `None` when a part of it is not valid."""
-    sums: dict[str, int | None] = {}
-    for name, value in values:
-        before = sums.get(name, 0)
-        sums[name] = None if before is None or value is None else before + value
+        if found is None or not all(held) or any(None in parts for parts in held):
+            continue
+        both = sums[int(found.groupdict().get("pid", 0)), f"0x{found['high'].upper()}_0x{found['low'].upper()}"]
+        for index, parts in enumerate(held):
+            both[index] += sum(part or 0 for part in parts)
     return sums
-
-
-def _luid(found: re.Match[str]) -> str:
-    return f"0x{found['high'].upper()}_0x{found['low'].upper()}"
-
-
-def _add(sums: list[int], dedicated: int, shared: int) -> None:
-    sums[0] += dedicated
-    sums[1] += shared
 
 
 def _why_nothing(values: Values) -> str:

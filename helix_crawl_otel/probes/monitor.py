@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from helix_crawl_otel.formats import gib
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.memory import STALE_SECONDS
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.probes.cards import device_processes, listed
@@ -25,15 +26,13 @@ from helix_crawl_otel.probes.cgroup import CgroupProbe
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.probes.gpu_counters import GpuCounters
 from helix_crawl_otel.probes.nvml import NvmlProbe
-from helix_crawl_otel.probes.probe import UNKNOWN, CombinedProbe, Probe, ProbeFailure, UnknownProbe
+from helix_crawl_otel.probes.probe import UNKNOWN, CombinedProbe, Probe, ProbeFailure
 from helix_crawl_otel.probes.processes import Process, processes
 from helix_crawl_otel.probes.shared import COUNTERS, SharedSampler
 from helix_crawl_otel.probes.torch_cuda import TorchProbe
 from helix_crawl_otel.timing import Ticker
 
 __all__ = ["FIRST_SECONDS", "Deliver", "MemoryMonitor", "ReportedProbe", "default_probe"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 Deliver = Callable[[str, MemoryReading, Mapping[str, bool]], None]
 """Takes a device, its reading, and for each source whether it answered."""
@@ -78,7 +77,18 @@ def default_probe(
         return CombinedProbe([card(str(name), environ), framework(str(name))])
     if name.kind == "cpu":
         return CombinedProbe([CgroupProbe()])
-    return CombinedProbe([UnknownProbe(str(name), name.kind, f"no memory probe for {name.kind} devices")])
+    return CombinedProbe([_NoProbe(str(name))])
+
+
+class _NoProbe(Probe):
+    """Of a kind of device that nothing here can read."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(device)
+        self.source = parse_device(device).kind
+
+    def _read(self) -> MemoryReading:
+        raise ProbeFailure(f"no memory probe for {self.source} devices")
 
 
 class ReportedProbe(Probe):
@@ -118,21 +128,27 @@ class ReportedProbe(Probe):
 
 @dataclass(slots=True)
 class _Device:
-    """A device that is read.
+    """A device in use.
 
     Args:
-        probe: Of the sampling thread.
+        probe: Of the sampling thread; `None` where workers alone tell of it.
         ticker: That thread; `None` without one.
+        reported: What the workers' frameworks hold, a part of the probe; `None` where they tell nothing.
+        owner: The worker whose own probe stands for the device, empty before its first reading; `None` without one.
+        newest: The last reading that counts; `None` when unknown.
         is_read: Set once a first reading is there.
         asked_at: Since when an answer is awaited; set and cleared by the sampling thread.
-        is_told: That its memory is unknown was said.
+        told: What was said of it in the log, once each.
     """
 
-    probe: CombinedProbe
+    probe: CombinedProbe | None = None
     ticker: Ticker | None = None
+    reported: ReportedProbe | None = None
+    owner: str | None = None
+    newest: MemoryReading | None = None
     is_read: threading.Event = field(default_factory=threading.Event)
     asked_at: float | None = None
-    is_told: bool = False
+    told: set[str] = field(default_factory=set)
 
 
 class MemoryMonitor:
@@ -185,14 +201,11 @@ class MemoryMonitor:
         self._on_error = on_error
         self._first_seconds = first_seconds
         self._hint = hint
-        self._probe_of = probe_of or self._workers_probe
+        self._probe_of = probe_of
         self._card_probe = card_probe
         self._lock = threading.Lock()
         self._passing_on: AbstractContextManager[object] = threading.Lock() if probe_of is None else nullcontext()
         self._devices: dict[str, _Device] = {}
-        self._reported: dict[str, ReportedProbe] = {}
-        self._newest: dict[str, MemoryReading] = {}
-        self._owned: dict[str, str] = {}  # devices whose memory a worker's own probe stands for, and which worker told
         self._shared = SharedSampler(counters, clock, tick_seconds, on_error, is_judged=judges_shared, table=table)
 
     def watch(self, device: str, *, is_modelled: bool = False) -> None:
@@ -201,13 +214,15 @@ class MemoryMonitor:
         A card's first reading is waited for, for a moment.
         """
         with self._lock:
+            is_known = device in self._devices
+            one = self._devices.setdefault(device, _Device())
             if is_modelled:
-                self._owned.setdefault(device, "")
-            if device in self._devices or device in self._owned:
+                one.owner = one.owner or ""
+            if is_known or is_modelled:
                 return
-            one = self._devices[device] = _Device(self._probe_of(device))
+            probe = one.probe = self._probe_of(device) if self._probe_of else self._workers_probe(device, one)
             if self._between is not None:
-                read = partial(self._read, device, one)
+                read = partial(self._read, device, one, probe)
                 one.ticker = Ticker(f"helix-crawl-memory-{device}", read, self._between, self._on_error).start()
         self._shared.watch(device, self._between)
         if device != "cpu" and one.ticker is not None:
@@ -216,7 +231,7 @@ class MemoryMonitor:
     def devices(self) -> list[str]:
         """What is read, in the order in which that began."""
         with self._lock:
-            return list(self._devices)
+            return [device for device, one in self._devices.items() if one.probe is not None]
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
@@ -225,14 +240,14 @@ class MemoryMonitor:
         if source == OWN:
             with self._passing_on:
                 with self._lock:
-                    self._owned[device] = worker
-                    self._newest[device] = reading
+                    one = self._devices.setdefault(device, _Device())
+                    one.owner, one.newest = worker, reading
                 self._pass_on(device, reading, {source: up})
             return
         with self._lock:
-            probe = self._reported.get(device)
-        if probe is not None:
-            probe.tell(worker, reading)
+            known = self._devices.get(device)
+        if known is not None and known.reported is not None:
+            known.reported.tell(worker, reading)
 
     def start_worker(self, worker: str, device: str, pid: int) -> None:
         """A process encodes on a device from now on."""
@@ -242,18 +257,17 @@ class MemoryMonitor:
         """A worker is gone, and what it told of its memory with it."""
         self._shared.forget_worker(worker)
         with self._lock:
-            for device, told_by in self._owned.items():
-                if told_by == worker:
-                    self._newest.pop(device, None)
-            for probe in self._reported.values():
-                probe.forget(worker)
+            for one in self._devices.values():
+                if one.owner == worker:
+                    one.newest = None
+                if one.reported is not None:
+                    one.reported.forget(worker)
 
     # -- what is known ------------------------------------------------------------------------------------------------
 
     def used(self, device: str) -> int | None:
         """Bytes in use at the newest reading, `None` when unknown."""
-        with self._lock:
-            reading = self._newest.get(device)
+        reading = self._known(device).newest
         return reading.used_bytes if reading else None
 
     def describe(self, device: str) -> str:
@@ -261,28 +275,16 @@ class MemoryMonitor:
 
         Comes back within two seconds, also where a driver hangs.
         """
-        with self._lock:
-            reading, is_owned = self._newest.get(device), device in self._owned
-        known = []
+        one, known = self._known(device), []
+        reading = one.newest
         if reading is not None and reading.used_bytes is not None and reading.limit_bytes is not None:
             known.append(f"{gib(reading.used_bytes)} of {gib(reading.limit_bytes)} in use")
         holders = self._shared.holders(device)
-        if not holders and not is_owned and parse_device(device).kind == "cuda":
-            holders = self._asked_holders(device)
+        if not holders and one.owner is None and parse_device(device).kind == "cuda":
+            holders = listed(device_processes(device, self._environ, HOLDERS_SECONDS).processes)
         if holders:
             known.append(f"held by {holders}")
         return ", ".join(known)
-
-    def _asked_holders(self, device: str) -> str:
-        found: list[str] = []
-        asking = threading.Thread(
-            target=lambda: found.append(listed(device_processes(device, self._environ).processes)),
-            name="helix-crawl-holders",
-            daemon=True,
-        )
-        asking.start()
-        asking.join(HOLDERS_SECONDS)
-        return found[0] if found else ""
 
     def tell_holders(self, action: Action) -> None:
         """Log who else holds memory of the device of a crawl, as far as it is known. A hook, which vetoes nothing."""
@@ -298,10 +300,13 @@ class MemoryMonitor:
             self._shared.sample()
         self._shared.check()
         for device, one in devices.items():
+            if one.probe is None:
+                continue
             if self._between is None:
-                self._read(device, one)
+                self._read(device, one, one.probe)
             asked_at = one.asked_at
             if asked_at is not None and self._clock() - asked_at > STALE_SECONDS:
+                self._tell(device, one, "unknown", self._hint, f"no answer for {STALE_SECONDS:g} s")
                 self._take(device, one, UNKNOWN, dict.fromkeys(one.probe.sources(), False))
 
     def close(self) -> None:
@@ -315,33 +320,41 @@ class MemoryMonitor:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _workers_probe(self, device: str) -> CombinedProbe:
-        return default_probe(device, self._environ, card=self._card_probe, framework=self._reported_probe)
+    def _known(self, device: str) -> _Device:
+        with self._lock:
+            return self._devices.get(device, _Device())
 
-    def _reported_probe(self, device: str) -> Probe:
-        self._reported[device] = ReportedProbe(device, FRESH_TICKS * self._tick_seconds, self._clock)
-        return self._reported[device]
+    def _workers_probe(self, device: str, one: _Device) -> CombinedProbe:
+        def framework(name: str) -> Probe:
+            one.reported = ReportedProbe(name, FRESH_TICKS * self._tick_seconds, self._clock)
+            return one.reported
 
-    def _read(self, device: str, one: _Device) -> None:
+        return default_probe(device, self._environ, card=self._card_probe, framework=framework)
+
+    def _read(self, device: str, one: _Device, probe: CombinedProbe) -> None:
         one.asked_at = self._clock()
-        reading = one.probe()
+        reading = probe()
         one.asked_at = None
-        if reading.fraction is None and not one.is_told and not self._is_owned(device):
-            one.is_told = True
+        sources = probe.sources()
+        if reading.fraction is None:
+            self._tell(device, one, "unknown", self._hint, probe.why)
+        elif sources.get(NvmlProbe.source) is False:
+            hint = "what other programs hold there is not seen"
+            self._tell(device, one, "what torch itself holds", hint, probe.why)
+        self._take(device, one, reading, sources)
+
+    def _tell(self, device: str, one: _Device, what: str, hint: str, why: str | None) -> None:
+        """Log that memory is not known, or not all of it."""
+        if what not in one.told and one.owner is None:
+            one.told.add(what)
             level = logging.INFO if device == "cpu" else logging.WARNING
-            text = "[crawl-watchdog] memory of %s is unknown (%s): %s"
-            logger.log(level, text, device, one.probe.why, self._hint)
-        self._take(device, one, reading, one.probe.sources())
+            watchdog.log(level, "memory of %s is %s (%s): %s", device, what, why, hint)
 
     def _take(self, device: str, one: _Device, reading: MemoryReading, sources: Mapping[str, bool]) -> None:
         with self._passing_on:
             with self._lock:
-                if device in self._owned:
+                if one.owner is not None:
                     return
-                self._newest[device] = reading
+                one.newest = reading
             one.is_read.set()
             self._pass_on(device, self._shared.lay_over(device, reading), sources)
-
-    def _is_owned(self, device: str) -> bool:
-        with self._lock:
-            return device in self._owned

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process", "creation_time", "descendants", "process_names", "process_tree", "processes"]
+from helix_crawl_otel.formats import printable
+
+__all__ = ["Process", "creation_time", "descendants", "named", "process_names", "process_tree", "processes"]
 
 _SNAP_PROCESS = 0x2
 _QUERY_LIMITED_INFORMATION = 0x1000
@@ -107,10 +109,13 @@ def process_names() -> dict[int, str]:
     return {process.pid: process.name for process in processes()}
 
 
+def named(name: str | None, pid: int) -> str:
+    """A process for people, such as `game.exe (pid 7)`; its name is somebody else's and may hold anything."""
+    return f"{printable(name) if name else 'a program'} (pid {pid})"
+
+
 def process_tree(
-    pid: int,
-    table: Iterable[Process] | None = None,
-    created: Callable[[int], int | None] = creation_time,
+    pid: int, table: Iterable[Process] | None = None, created: Callable[[int], int | None] = creation_time
 ) -> set[int]:
     """A process and all that it has started, and they in turn, as far as their parents still live.
 

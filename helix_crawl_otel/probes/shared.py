@@ -16,18 +16,17 @@ import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
+from helix_crawl_otel.formats import gib
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.memory import STALE_SECONDS
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading
 from helix_crawl_otel.probes.gpu_counters import GpuCounters, GpuUsage
 from helix_crawl_otel.probes.probe import sentence
-from helix_crawl_otel.probes.processes import Process, process_tree, processes
+from helix_crawl_otel.probes.processes import Process, named, process_tree, processes
 from helix_crawl_otel.timing import Ticker
 
 __all__ = ["COUNTERS", "Holder", "SharedSampler", "SharedUse", "shared_use"]
 
-logger = logging.getLogger("helix_crawl_otel")
-
-GIB = 1024**3
 MOST_HOLDERS = 5
 
 COUNTERS: Callable[[], GpuCounters] | None = GpuCounters if sys.platform == "win32" else None
@@ -247,13 +246,13 @@ class SharedSampler:
         """Log who else holds memory of the device of a crawl, as far as it is known. A hook, which vetoes nothing."""
         if action.kind is ActionKind.DETECT and self._newest(action.device) is not None:
             others = self.holders(action.device) or "nobody"
-            text = "[crawl-watchdog] beside the worker, memory of %s is held by %s"
-            logger.warning(text, action.device, others)
+            text = "beside the worker, memory of %s is held by %s"
+            watchdog.warning(text, action.device, others)
 
     def holders(self, device: str) -> str:
         """Who else holds memory of a device, such as `game.exe (pid 7) 6.10 GiB`; empty where that is not known."""
         found = self._newest(device)
-        return "" if found is None else ", ".join(map(_named, found.holders))
+        return "" if found is None else ", ".join(map(_shown, found.holders))
 
     def _newest(self, device: str) -> SharedUse | None:
         with self._lock:
@@ -263,14 +262,13 @@ class SharedSampler:
     def _tell(self, why: str) -> None:
         if not self._is_told:
             self._is_told = True
-            logger.log(self._level, "[crawl-watchdog] shared GPU memory is unknown: %s", why)
+            watchdog.log(self._level, "shared GPU memory is unknown: %s", why)
 
 
 def _is_card(device: str) -> bool:
     return device.startswith("cuda")
 
 
-def _named(holder: Holder) -> str:
-    name = "a program" if holder.name is None else "".join(c if c.isprintable() else "?" for c in holder.name)
-    shared = f" and {holder.shared_bytes / GIB:.2f} GiB shared" if holder.shared_bytes else ""
-    return f"{name} (pid {holder.pid}) {holder.dedicated_bytes / GIB:.2f} GiB{shared}"
+def _shown(holder: Holder) -> str:
+    shared = f" and {gib(holder.shared_bytes, 2)} shared" if holder.shared_bytes else ""
+    return f"{named(holder.name, holder.pid)} {gib(holder.dedicated_bytes, 2)}{shared}"

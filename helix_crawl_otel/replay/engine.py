@@ -13,24 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.policy.batch import Batch, BatchInfo
+from helix_crawl_otel import timeline
+from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, Outcome
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.policy.state import dump_durable, restore_durable
-from helix_crawl_otel.replay.order import in_runs, travel
-from helix_crawl_otel.timeline import (
-    ActionEvent,
-    BatchEvent,
-    Event,
-    MemoryEvent,
-    RunEvent,
-    TriedBatch,
-    UnfinishedEvent,
-    WorkerEvent,
-)
+from helix_crawl_otel.replay.order import Span, in_runs, travel
+from helix_crawl_otel.timeline import Event
 
-__all__ = ["ReplayResult", "replay"]
+__all__ = ["PolicyInRuns", "ReplayEngine", "ReplayResult", "replay"]
 
 _JUST_BEFORE = 4e-9
 """Part of a tick. The policy takes what is due within a billionth of a tick; a reading at the moment a slice is due
@@ -61,7 +53,7 @@ class ReplayResult:
 
     settings: Settings
     decisions: list[tuple[int, Decision]] = field(default_factory=list)
-    runs: list[RunEvent] = field(default_factory=list)
+    runs: list[timeline.RunEvent] = field(default_factory=list)
     shards: dict[str, None] = field(default_factory=dict)
     batches: int = 0
     trips: int = 0
@@ -90,45 +82,60 @@ def replay(events: Iterable[Event], settings: Settings, *, tick_seconds: float |
         tick_seconds: Length of a tick; `None` takes what each run recorded, else 5 s. It is no knob: it says how often
             the run was looked at.
     """
-    engine = _Engine(settings, tick_seconds)
-    for run, axis in in_runs(events):
-        if run is not None:
-            engine.begin_run(run)
-        engine.play(axis)
-        del axis  # before the next run is read
-    engine.result.trips = engine.policy.state.trips + engine.earlier_trips
+    engine = ReplayEngine(settings, tick_seconds)
+    travel(in_runs(events), engine)
     return engine.result
 
 
-class _Engine:
-    """Threads: one."""
+class PolicyInRuns:
+    """A policy that follows the runs of a timeline: each has its own time axis; rungs and baselines carry on.
 
-    def __init__(self, settings: Settings, tick_seconds: float | None) -> None:
+    Args:
+        settings: The knobs.
+        tick_seconds: Length of a tick; `None` takes what each run recorded, else 5 s.
+    """
+
+    def __init__(self, settings: Settings, tick_seconds: float | None = None) -> None:
         self._tick_seconds = tick_seconds
         self.policy = Policy(settings, tick_seconds=tick_seconds or TICK_SECONDS)
-        self.result = ReplayResult(settings)
-        self.earlier_trips = 0
-        self._forget_axis()
+        self.runs: list[timeline.RunEvent] = []
 
-    def begin_run(self, run: RunEvent) -> None:
-        """A new time axis; rungs and baselines carry on. A baseline belongs to one encoder."""
-        self.result.runs.append(run)
-        ticks = self._tick_seconds or run.tick_seconds or TICK_SECONDS
-        self.policy = Policy(self.policy.settings, tick_seconds=ticks, state=self.policy.state)
+    @property
+    def run(self) -> int:
+        """Number of the run, from 0. What comes before the first `run` line belongs to it."""
+        return max(len(self.runs) - 1, 0)
+
+    def begin_run(self, run: timeline.RunEvent) -> None:
+        """A new time axis. A baseline belongs to one encoder."""
+        self.runs.append(run)
         state = self.policy.state
         if run.encoder and run.encoder != state.encoder and state.shards:
-            self.earlier_trips += state.trips
             restored = restore_durable(dump_durable(state), run.encoder)
-            restored.next_action = state.next_action
-            self.policy = Policy(self.policy.settings, tick_seconds=self.policy.tick_seconds, state=restored)
+            restored.next_action, restored.trips = state.next_action, state.trips
+            state = restored
         elif run.encoder:
             state.encoder = run.encoder
+        ticks = self._tick_seconds or run.tick_seconds or TICK_SECONDS
+        self.policy = Policy(self.policy.settings, tick_seconds=ticks, state=state)
         self.policy.restart()
 
-    def play(self, axis: list[Event]) -> None:
-        """Take all events of one time axis."""
+
+class ReplayEngine(PolicyInRuns):
+    """A `TimelineVisitor` that does at once what the policy asks for. Its `result` is complete after the last run.
+
+    Threads: one.
+    """
+
+    def __init__(self, settings: Settings, tick_seconds: float | None = None) -> None:
+        super().__init__(settings, tick_seconds)
+        self.result = ReplayResult(settings, runs=self.runs)
         self._forget_axis()
-        self.result.seconds += travel(axis, self).length
+
+    def finish(self, span: Span) -> None:
+        """What was in flight goes on in no other run."""
+        self.result.seconds += span.length
+        self.result.trips = self.policy.state.trips
+        self._forget_axis()
 
     def _forget_axis(self) -> None:
         self._now = float("-inf")
@@ -136,28 +143,24 @@ class _Engine:
         self._cut: set[int] = set()
         self._opened: set[str] = set()
 
-    # -- a traveller's ------------------------------------------------------------------------------------------------
+    # -- the moments of a run -----------------------------------------------------------------------------------------
 
     def reach(self, t: float) -> None:
         """Take the policy up to just before `t`, in steps: whoever is asked to end a worker does so at that moment,
         not after what else would have become of its batch."""
         until = t - _JUST_BEFORE * self.policy.tick_seconds
-        inflight = self.policy.state.inflight
-        while inflight and self._now < until:
-            self._now = min(until, *map(self._next_stop, inflight.values()))
-            decisions = self.policy.advance(self._now)
-            if decisions:
-                self._take(decisions)
-            inflight = self.policy.state.inflight
+        while self.policy.quiet_until <= until:
+            self._now = max(self._now, self.policy.quiet_until)
+            self._take(self.policy.advance(self._now))
         self._now = max(self._now, until)
 
-    def begin(self, t: float, number: int, batch: TriedBatch) -> None:
+    def begin(self, t: float, number: int, batch: timeline.TriedBatch) -> None:
         """It is in flight, for the policy too."""
         info = self._info(t, number, batch)
         self._running[number] = (t, info)
         self._take(self.policy.start_batch(t, info))
 
-    def end(self, t: float, number: int, batch: BatchEvent) -> None:
+    def end(self, t: float, number: int, batch: timeline.BatchEvent) -> None:
         """It is a sample, and a boundary; unless its worker would have been ended inside."""
         self.result.batches += 1
         if number in self._cut:
@@ -173,7 +176,7 @@ class _Engine:
             self._take(decisions)
         self._reach_boundary(t, info)
 
-    def lose(self, t: float, number: int, batch: UnfinishedEvent) -> None:
+    def lose(self, t: float, number: int, batch: timeline.UnfinishedEvent) -> None:
         """What was due by then has been seen: it may be why the worker ended."""
         self._take(self.policy.advance(t + _ROUNDED))
         self.result.unfinished_batches += 1
@@ -181,15 +184,15 @@ class _Engine:
         self._running.pop(number, None)
         self.policy.abandon_batch(self._info(t, number, batch).id)
 
-    def read(self, t: float, event: MemoryEvent) -> None:
+    def read(self, t: float, number: int, event: timeline.MemoryEvent) -> None:
         """The policy takes the reading."""
         self.policy.read_memory(t, event.device, event.reading)
 
-    def start(self, t: float, event: WorkerEvent) -> None:
+    def start(self, t: float, number: int, event: timeline.WorkerEvent) -> None:
         """It takes the place of the one before."""
         self._start_worker(t, event.worker, event.device)
 
-    def act(self, t: float, event: ActionEvent) -> None:
+    def act(self, t: float, number: int, event: timeline.ActionEvent) -> None:
         """It is counted: what was done then is not what would be done now."""
         is_done = event.outcome in ("", Outcome.APPLIED.value)
         what = event.kind if is_done else f"{event.kind} ({event.outcome.replace('_', ' ')})"
@@ -197,7 +200,7 @@ class _Engine:
 
     # -- batches and workers ------------------------------------------------------------------------------------------
 
-    def _info(self, t: float, number: int, batch: TriedBatch) -> BatchInfo:
+    def _info(self, t: float, number: int, batch: timeline.TriedBatch) -> BatchInfo:
         info = BatchInfo(str(number), batch.shard, batch.worker, batch.device, batch.genes, batch.work)
         if batch.shard not in self._opened:
             self._opened.add(batch.shard)
@@ -223,18 +226,10 @@ class _Engine:
             if info.worker == worker:
                 self._take(self.policy.start_batch(begun, info))
 
-    def _next_stop(self, batch: Batch) -> float:
-        """How far this batch may be taken in one step: to its deadline or hang, at most one slice."""
-        now = max(self._now, batch.started)
-        stop = now + max(batch.slice_seconds or self.policy.tick_seconds, 1e-3)
-        pending = self.policy.state.shards[batch.shard].ladder.pending
-        deadline = stop if pending is None else pending.deadline(batch.slice_seconds)
-        return min([stop, *(due for due in (deadline, batch.hang_at()) if due > now)])
-
     def _take(self, decisions: list[Decision]) -> None:
         """Keep decisions, and do at once what a supervisor does at once."""
         for decision in sorted(decisions, key=lambda decision: decision.t):
-            self.result.decisions.append((max(len(self.result.runs) - 1, 0), decision))
+            self.result.decisions.append((self.run, decision))
             if decision.what is DecisionKind.ISSUE and decision.kind is not None:
                 self.result.actions[decision.kind.value] += 1
             if decision.forced:

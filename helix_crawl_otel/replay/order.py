@@ -1,4 +1,4 @@
-"""Cuts a timeline into runs, and takes somebody through the events of one in the order in which a policy has to see
+"""Cuts a timeline into runs, and takes visitors through the events of one in the order in which a policy has to see
 them: by time, memory first.
 
 A timeline says of a batch when it ended, or its worker did, and how long it took. A policy that lives with the job sees
@@ -11,22 +11,16 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from operator import itemgetter
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import lt
+from typing import Any, NamedTuple, Protocol
 
-from helix_crawl_otel.timeline import (
-    ActionEvent,
-    BatchEvent,
-    Event,
-    MemoryEvent,
-    RunEvent,
-    TriedBatch,
-    UnfinishedEvent,
-    WorkerEvent,
-)
+from helix_crawl_otel import timeline
+from helix_crawl_otel.timeline import Event
+from helix_crawl_otel.timeline.columns import Columns
 
-__all__ = ["Moment", "Span", "TimelineVisitor", "in_order", "in_runs", "travel"]
+__all__ = ["Axis", "Moment", "Span", "TimelineVisitor", "in_order", "in_runs", "travel"]
 
 OVERLAP_SECONDS = 0.01
 """A timeline is rounded: a batch that seems to begin so little before the end of its worker's previous batch began
@@ -40,51 +34,91 @@ Moment = tuple[float, int, Event, bool]
 """When, the event's number, the event, and whether this is the beginning of a batch rather than the event itself."""
 
 
-def in_runs(events: Iterable[Event]) -> Iterator[tuple[RunEvent | None, list[Event]]]:
+class Axis:
+    """The events of one time axis, in the order of the lines.
+
+    There may be millions, nearly all of them batches and readings: those lie in columns, some 60 bytes each.
+
+    Args:
+        events: To begin with, without `run` lines.
+
+    Threads: one.
+    """
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.times = array("d")
+        self._kinds = array("B")
+        self._places = array("I")  # among those of its kind
+        self._rows: tuple[Any, ...] = (
+            Columns(timeline.MemoryEvent),
+            Columns(timeline.BatchEvent),
+            Columns(timeline.UnfinishedEvent),
+            [],
+            [],
+        )
+        for event in events:
+            self.append(event)
+
+    def append(self, event: Event) -> None:
+        """Put an event at the end."""
+        kind = _KINDS.index(type(event))
+        rows = self._rows[kind]
+        self.times.append(event.t)
+        self._kinds.append(kind)
+        self._places.append(len(rows))
+        rows.append(event)
+
+    @property
+    def has_actions(self) -> bool:
+        """Whether the job's own policy asked for anything."""
+        return bool(self._rows[_KINDS.index(timeline.ActionEvent)])
+
+    def is_memory(self, number: int) -> bool:
+        """Whether an event is a reading."""
+        return self._kinds[number] == 0
+
+    def is_try(self, number: int) -> bool:
+        """Whether an event is a batch, which ended or did not."""
+        return 0 < self._kinds[number] < 3
+
+    def __getitem__(self, number: int) -> Event:
+        event: Event = self._rows[self._kinds[number]][self._places[number]]
+        return event
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+_KINDS = (
+    timeline.MemoryEvent,
+    timeline.BatchEvent,
+    timeline.UnfinishedEvent,
+    timeline.WorkerEvent,
+    timeline.ActionEvent,
+)
+"""The kinds of events on a time axis: readings, tries, the rest."""
+
+
+def in_runs(events: Iterable[Event]) -> Iterator[tuple[timeline.RunEvent | None, Axis]]:
     """The runs of a timeline, in the order of its lines: what each recorded of itself, and the events of its time axis.
 
     Args:
-        events: In the order of the lines. All events of one run are held in memory.
+        events: In the order of the lines.
 
     Yields:
         `None` in place of the `run` line for what comes before the first one.
     """
-    run: RunEvent | None = None
-    axis: list[Event] = []
+    run: timeline.RunEvent | None = None
+    axis = Axis()
     for event in events:
-        if type(event) is not RunEvent:
+        if type(event) is not timeline.RunEvent:
             axis.append(event)
             continue
-        if run is not None or axis:
+        if run is not None or len(axis):
             yield run, axis
-        run, axis = event, []
-    if run is not None or axis:
+        run, axis = event, Axis()
+    if run is not None or len(axis):
         yield run, axis
-
-
-class TimelineVisitor(Protocol):
-    """Goes through one time axis. A batch has the number that `begin`, `end` and `lose` agree on."""
-
-    def reach(self, t: float) -> None:
-        """Something comes at this time."""
-
-    def begin(self, t: float, number: int, batch: TriedBatch) -> None:
-        """A batch begins."""
-
-    def end(self, t: float, number: int, batch: BatchEvent) -> None:
-        """A batch has ended; one that took no time has not begun."""
-
-    def lose(self, t: float, number: int, batch: UnfinishedEvent) -> None:
-        """A batch's worker has ended in it."""
-
-    def read(self, t: float, event: MemoryEvent) -> None:
-        """A device's memory was read."""
-
-    def start(self, t: float, event: WorkerEvent) -> None:
-        """A worker was started."""
-
-    def act(self, t: float, event: ActionEvent) -> None:
-        """The job's own policy asked for something."""
 
 
 class Span(NamedTuple):
@@ -94,60 +128,104 @@ class Span(NamedTuple):
     last: float = 0.0
 
 
-def travel(axis: list[Event], visitor: TimelineVisitor) -> Span:
-    """Take a traveller through all events of one time axis; see `in_order`."""
-    first: float | None = None
-    last = 0.0
-    for t, number, event, begins in in_order(axis):
-        visitor.reach(t)
-        first, last = (t if first is None else first), t
-        if begins and isinstance(event, TriedBatch):
-            visitor.begin(t, number, event)
-        elif type(event) is BatchEvent:
-            visitor.end(t, number, event)
-        elif type(event) is UnfinishedEvent:
-            visitor.lose(t, number, event)
-        elif type(event) is MemoryEvent:
-            visitor.read(t, event)
-        elif type(event) is WorkerEvent:
-            visitor.start(t, event)
-        elif type(event) is ActionEvent:
-            visitor.act(t, event)
-    return Span() if first is None else Span(last - min(first, 0.0), last)
+class TimelineVisitor(Protocol):
+    """Goes through time axes. A batch has the number that `begin`, `end` and `lose` agree on."""
+
+    def begin_run(self, run: timeline.RunEvent) -> None:
+        """A run begins, and a time axis of its own with it."""
+
+    def reach(self, t: float) -> None:
+        """Something comes at this time."""
+
+    def begin(self, t: float, number: int, batch: timeline.TriedBatch) -> None:
+        """A batch begins."""
+
+    def end(self, t: float, number: int, batch: timeline.BatchEvent) -> None:
+        """A batch has ended; one that took no time has not begun."""
+
+    def lose(self, t: float, number: int, batch: timeline.UnfinishedEvent) -> None:
+        """A batch's worker has ended in it."""
+
+    def read(self, t: float, number: int, event: timeline.MemoryEvent) -> None:
+        """A device's memory was read."""
+
+    def start(self, t: float, number: int, event: timeline.WorkerEvent) -> None:
+        """A worker was started."""
+
+    def act(self, t: float, number: int, event: timeline.ActionEvent) -> None:
+        """The job's own policy asked for something."""
+
+    def finish(self, span: Span) -> None:
+        """The time axis has ended."""
 
 
-def in_order(events: list[Event]) -> Iterator[Moment]:
+def travel(runs: Iterable[tuple[timeline.RunEvent | None, Axis]], *visitors: TimelineVisitor) -> None:
+    """Take visitors, side by side, through all events of a timeline; see `in_runs` and `in_order`."""
+    ways: list[dict[type, Callable[[float, int, Any], None]]] = [
+        dict(zip(_KINDS, (visitor.read, visitor.end, visitor.lose, visitor.start, visitor.act), strict=True))
+        for visitor in visitors
+    ]
+    for run, axis in runs:
+        if run is not None:
+            for visitor in visitors:
+                visitor.begin_run(run)
+        first, last = None, 0.0
+        for t, number, event, begins in in_order(axis):
+            first, last = (t if first is None else first), t
+            for visitor, way in zip(visitors, ways, strict=True):
+                visitor.reach(t)
+                if begins:
+                    visitor.begin(t, number, event)  # type: ignore[arg-type]  # only batches do
+                else:
+                    way[type(event)](t, number, event)
+        del axis  # before the next run is read
+        for visitor in visitors:
+            visitor.finish(Span() if first is None else Span(last - min(first, 0.0), last))
+
+
+def in_order(axis: Axis) -> Iterator[Moment]:
     """The moments of a run. At one time: memory, then the lines in their own order, then the batches that begin.
 
     Args:
-        events: All of one time axis; the list is sorted in place. Its places are the events' numbers.
+        axis: All of it. A place in that order is the event's number.
 
     Yields:
         The beginning of every batch before its end, unless both are one moment: then there is no beginning.
     """
-    events.sort(key=lambda event: type(event) is not MemoryEvent)
-    events.sort(key=itemgetter(0))  # stable
-    numbers, begins = _beginnings(events)
-    order = sorted(range(len(begins)), key=begins.__getitem__)
+    order = _by_time(axis)
+    times = array("d", map(axis.times.__getitem__, order))
+    numbers, begins = _beginnings(axis, order, times)
+    next_begins = _ascending(begins)
+    running: dict[int, Event | None] = {}
     waiting = 0
-    for number, event in enumerate(events):
-        t = event.t
-        while waiting < len(order) and begins[order[waiting]] < t:
-            at = order[waiting]
+    for number, place in enumerate(order):
+        t = times[number]
+        while waiting < len(begins) and begins[next_begins[waiting]] < t:
+            at = next_begins[waiting]
             waiting += 1
-            if numbers[at] >= number:
-                yield begins[at], numbers[at], events[numbers[at]], True
-        yield t, number, event, False
+            begun = numbers[at]
+            if begun >= number:
+                running[begun] = event = axis[order[begun]]
+                yield begins[at], begun, event, True
+        yield t, number, running.pop(number, None) or axis[place], False
 
 
-def _beginnings(events: list[Event]) -> tuple[array[int], array[float]]:
+def _by_time(axis: Axis) -> array[int]:
+    order = array("I")
+    for _, together in groupby(_ascending(axis.times), key=axis.times.__getitem__):
+        order.extend(sorted(together, key=axis.is_memory, reverse=True))  # stable, also in reverse
+    return order
+
+
+def _beginnings(axis: Axis, order: Sequence[int], times: array[float]) -> tuple[array[int], array[float]]:
     """Number and beginning of every batch."""
-    numbers, begins = array("q"), array("d")
-    times = array("d", map(itemgetter(0), events))
+    numbers, begins = array("I"), array("d")
     ends: dict[str, float] = {}
-    for number, event in enumerate(events):
-        if not isinstance(event, TriedBatch):
+    for number, place in enumerate(order):
+        if not axis.is_try(place):
             continue
+        event = axis[place]
+        assert isinstance(event, timeline.TriedBatch)
         begin, previous = event.t - event.seconds, ends.get(event.worker)
         if previous is not None and 0 < previous - begin <= OVERLAP_SECONDS and previous < event.t:
             begin = previous
@@ -158,3 +236,10 @@ def _beginnings(events: list[Event]) -> tuple[array[int], array[float]]:
         numbers.append(number)
         begins.append(begin)
     return numbers, begins
+
+
+def _ascending(values: array[float]) -> Sequence[int]:
+    """The places of values from the least to the greatest, equal ones in their own order."""
+    if not any(map(lt, values[1:], values)):
+        return range(len(values))
+    return array("I", sorted(range(len(values)), key=values.__getitem__))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
+from helix_crawl_otel.formats import span
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import ReplayResult
@@ -63,7 +64,7 @@ def _header(result: ReplayResult, reader: TimelineReader) -> Iterator[str]:
     unfinished = f" and {result.unfinished_batches} that did not end" if result.unfinished_batches else ""
     yield (
         f"          {_many(result.batches, 'batch', 'batches')}{unfinished}, {_many(len(result.shards), 'shard')}, "
-        f"{_many(max(len(result.runs), 1), 'run')}, {_duration(result.seconds)}"
+        f"{_many(max(len(result.runs), 1), 'run')}, {span(result.seconds, precisely=True)}"
     )
     for source in dict.fromkeys(run.source for run in result.runs if run.source):
         yield f"          reconstructed, not recorded: {printable(source)}"
@@ -154,11 +155,3 @@ def _all(shards: int) -> str:
 
 def _many(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
-
-
-def _duration(seconds: float) -> str:
-    return _first(((86400.0, "d"), (3600.0, "h"), (60.0, "min")), seconds) or f"{seconds:.1f} s"
-
-
-def _first(units: Iterable[tuple[float, str]], seconds: float) -> str | None:
-    return next((f"{seconds / length:.1f} {unit}" for length, unit in units if seconds >= 2 * length), None)

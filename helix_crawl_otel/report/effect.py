@@ -3,12 +3,16 @@ the shards that are shown, the most interesting first."""
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
 from statistics import median
 
 from helix_crawl_otel.formats import count
-from helix_crawl_otel.report.story import DETECT, REMEDIES, ReportAction, ReportBatch, RunReport, ShardReport
+from helix_crawl_otel.report.story import REMEDIES, ReportAction, ReportBatch, RunReport, ShardReport
 
 __all__ = [
     "MEANINGS",
@@ -68,14 +72,17 @@ def effect_of(step: ReportAction, tale: ShardReport, window: int) -> Effect:
 
     The first batch of a new worker is left out, also where it is the only one: it loads and warms up.
     """
-    later = [s.t for s in tale.steps if s.t > step.t and s.kind != DETECT]
-    until = min(later, default=float("inf"))
-    before = [batch for batch in tale.batches if batch.ended <= step.t + _ROUNDING][-window:]
-    after = [b for b in tale.batches if b.began >= step.t - _ROUNDING and b.ended <= until + _ROUNDING][: window + 1]
+    next_remedy = bisect_right(tale.remedy_times, step.t)
+    until = tale.remedy_times[next_remedy] if next_remedy < len(tale.remedy_times) else math.inf
+    ended = tale.batches.ended
+    past = bisect_right(ended, step.t + _ROUNDING)
+    before = list(tale.batches.rows(max(0, past - window), past))
+    later = tale.batches.rows(bisect_left(ended, step.t - _ROUNDING), bisect_right(ended, until + _ROUNDING))
     warm: list[ReportBatch] = []
     previous = step.t - _ROUNDING
-    for batch in after:
-        if not any(previous <= start.t <= batch.began + _ROUNDING for start in tale.starts):
+    for batch in islice((batch for batch in later if batch.began >= step.t - _ROUNDING), window + 1):
+        start = bisect_left(tale.starts, previous, key=attrgetter("t"))
+        if start == len(tale.starts) or tale.starts[start].t > batch.began + _ROUNDING:
             warm.append(batch)
         previous = batch.ended
     return Effect(_seen(step) or _median(before), _median(warm[:window]))
@@ -99,30 +106,26 @@ def _median(batches: list[ReportBatch]) -> Speed | None:
 def lost_seconds(tale: ShardReport) -> float:
     """See `MEANINGS`."""
     lost = 0.0
+    overdue = [step for step in tale.steps if step.outcome == "overdue"]
     for episode in tale.episodes:
-        ended = episode.detected if episode.ended is None else episode.ended
-        for batch in tale.batches:
-            overlap = min(batch.ended, ended) - max(batch.began, episode.began)
-            if overlap > 0 and batch.ratio is not None:
-                lost += overlap * max(0.0, 1 - batch.ratio)
-        for batch in tale.unfinished:
-            lost += max(0.0, min(batch.ended, ended) - max(batch.began, episode.began))
-        lost += sum(_thrown_away(step, tale) for step in tale.steps if _within(step, episode.began, ended))
+        began, ended = episode.began, episode.end
+        for batch in tale.batches.during(began, ended):
+            if batch.ratio is not None:
+                lost += (min(batch.ended, ended) - max(batch.began, began)) * max(0.0, 1 - batch.ratio)
+        lost += sum(min(batch.ended, ended) - max(batch.began, began) for batch in tale.unfinished.during(began, ended))
+        first = bisect_left(overdue, began, key=attrgetter("t"))
+        past = bisect_right(overdue, ended, key=attrgetter("t"))
+        lost += sum(_thrown_away(step, tale) for step in overdue[first:past])
     return lost
-
-
-def _within(step: ReportAction, began: float, ended: float) -> bool:
-    return began <= step.t <= ended and step.outcome == "overdue"
 
 
 def _thrown_away(step: ReportAction, tale: ShardReport) -> float:
     """Seconds of the batch that was ended with its worker, where the timeline has no line of it. One that has a line is
     counted by it, or was not thrown away."""
     age = step.evidence.get("inflight_seconds")
-    has_line = any(batch.began < step.t < batch.ended for batch in tale.batches) or any(
-        batch.began < step.t <= batch.ended + _ROUNDING for batch in tale.unfinished
-    )
-    if not isinstance(age, (int, float)) or has_line:
+    unfinished = tale.unfinished
+    just_lost = bisect_left(unfinished.began, step.t) - bisect_left(unfinished.ended, step.t - _ROUNDING)
+    if not isinstance(age, (int, float)) or tale.batches.running(step.t) or just_lost > 0:
         return 0.0
     return max(0.0, age)
 
@@ -130,37 +133,39 @@ def _thrown_away(step: ReportAction, tale: ShardReport) -> float:
 def remedy_seconds(tale: ShardReport) -> float:
     """See `MEANINGS`."""
     total = 0.0
+    ends = (tale.batches.ended, tale.unfinished.ended, [step.t for step in tale.steps if step.outcome == "overdue"])
     for start in tale.starts:
-        if start.reason not in ("recycle", "demote"):
+        after = bisect_left(tale.batches.began, start.t)
+        if start.reason not in ("recycle", "demote") or after == len(tale.batches):
             continue
-        before = [batch.ended for batch in tale.batches if batch.ended <= start.t]
-        before += [batch.ended for batch in tale.unfinished if batch.ended <= start.t]
-        before += [step.t for step in tale.steps if step.t <= start.t and step.outcome == "overdue"]
-        after = [batch.began for batch in tale.batches if batch.began >= start.t]
-        if before and after:
-            total += min(after) - max(before)
+        before = [times[past - 1] for times in ends if (past := bisect_right(times, start.t))]
+        if before:
+            total += tale.batches.began[after] - max(before)
     return total
 
 
 def saved_seconds(tale: ShardReport) -> float | None:
     """See `MEANINGS`. `None` where no remedy was taken, or nothing says how fast the crawl was."""
     first = next((step for step in tale.steps if step.is_taken and step.kind in REMEDIES), None)
-    if first is None or not tale.batches:
+    if first is None or not len(tale.batches):
         return None
     speed = first.crawl_speed or _crawl_speed(tale, first.t)
     if speed is None:
         return None
-    units = sum(
-        batch.units * min(1.0, (batch.ended - first.t) / batch.seconds)
-        for batch in tale.batches
-        if batch.ended > first.t
-    )
-    return units / speed - max(0.0, tale.batches[-1].ended - first.t)
+    units = float(sum(tale.batches.column("units")[bisect_right(tale.batches.ended, first.t) :]))
+    units -= sum(b.units * (first.t - b.began) / b.seconds for b in tale.batches.during(first.t, first.t))
+    return units / speed - max(0.0, tale.batches.ended[-1] - first.t)
 
 
 def _crawl_speed(tale: ShardReport, t: float) -> float | None:
     """Units a second of the finished batches that crawled before then."""
-    speeds = [batch.units / batch.seconds for batch in tale.batches if batch.ended <= t and tale.is_crawling(batch)]
+    speeds = [
+        batch.units / batch.seconds
+        for episode in tale.episodes
+        if episode.began < t
+        for batch in tale.batches.during(episode.began, episode.end)
+        if batch.ended <= t
+    ]
     return median(speeds) if speeds else None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from helix_crawl_otel.charts import DARK, INK, LIGHT, Layout, Part, draw, figure, png_of, svg_of, write
-from helix_crawl_otel.formats import count, duration, printable
+from helix_crawl_otel.formats import clock, count, duration, printable
 from helix_crawl_otel.report.effect import (
     MEANINGS,
     Shown,
@@ -26,7 +26,6 @@ from helix_crawl_otel.report.effect import (
 from helix_crawl_otel.report.panels import panels, window
 from helix_crawl_otel.report.story import DETECT, ReportAction, ReportBatch, RunReport, ShardReport, StartMark
 from helix_crawl_otel.report.words import (
-    clock,
     evidence_text,
     headline,
     name_of,
@@ -106,6 +105,12 @@ def _shard(tale: ShardReport, story: RunReport, key: str) -> Iterator[str]:
     yield f"<figcaption>{_legend(tale, story)}</figcaption>\n</figure>"
     if rows := _rows(tale, steps, story):
         yield _table(rows)
+        happened = len(tale.steps) + len(tale.unfinished) + len(tale.starts)
+        if len(rows) < happened:
+            yield (
+                f"<p>The table has the first {len(rows)} of {happened:,} actions, new workers and batches that did not "
+                "end, and the figure marks no others; the timeline has a line of each.</p>"
+            )
         if not story.is_recorded and len(steps):
             yield (
                 "<p>A timeline does not get better by what is asked for: after a remedy the policy sees what happened "
@@ -146,7 +151,7 @@ def _legend(tale: ShardReport, story: RunReport) -> str:
 
 
 def _devices(tale: ShardReport) -> str:
-    return escape(printable(", then ".join(dict.fromkeys(batch.device for batch in tale.tries))))
+    return escape(printable(", then ".join(tale.left)))
 
 
 _Row = tuple[str, str, str, str, str, str]

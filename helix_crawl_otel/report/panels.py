@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import TypeVar
 
 from helix_crawl_otel.charts import ChartNote, ChartRule, Curve, Layout, Level, Panel
@@ -24,6 +25,9 @@ _Item = TypeVar("_Item")
 
 MOST_POINTS = 400
 """Batches, and readings, drawn of a figure: of more, the slowest and the fastest (the fullest) of each stretch."""
+
+MOST_STARTS = 200
+"""New workers marked in a figure; of more, the first."""
 
 _LIMIT = (1.5, 2.0)
 """Dashes of a limit: of the speed, and of the memory."""
@@ -50,7 +54,7 @@ def panels(
         full: Fraction of the memory that counts as full.
         layout: The size it will be drawn for.
     """
-    rules = [ChartRule(start.t, "soft", dashes=(1, 3)) for start in tale.starts]
+    rules = [ChartRule(start.t, "soft", dashes=(1, 3)) for start in tale.starts[:MOST_STARTS]]
     rules += [ChartRule(step.t, "ink", alpha=0.75) for step in steps.values()]
     speed, memory = _speed(tale, factor), _memory(tale, full)
     notes = list(_numbers(steps, window(tale, steps), layout))
@@ -93,8 +97,7 @@ def _speed(tale: ShardReport, factor: float) -> Panel:
 def _memory(tale: ShardReport, full: float) -> Panel:
     highest = 1.0
     curves = []
-    for device in dict.fromkeys(reading.device for reading in tale.readings):
-        shown = [reading for reading in tale.readings if reading.device == device]
+    for device, shown in tale.readings.items():
         for readings, color, dashes in ((shown, "memory", ()), (tale.lent(device), "crawl", (5, 1.5))):
             kept = thinned_readings(readings)
             used = [math.nan if reading.fraction is None else 100 * reading.fraction for reading in kept]
@@ -145,10 +148,10 @@ def _together(steps: Mapping[int, ReportAction], distance: float) -> Iterator[tu
 # -- fewer points -----------------------------------------------------------------------------------------------------
 
 
-def thinned(batches: list[ReportBatch]) -> list[ReportBatch]:
+def thinned(batches: Collection[ReportBatch]) -> list[ReportBatch]:
     """At most about `MOST_POINTS` batches, in their order; of each stretch the slowest and the fastest stay."""
     if len(batches) <= MOST_POINTS:
-        return batches
+        return list(batches)
     kept: list[ReportBatch] = []
     for stretch in _stretches(batches, MOST_POINTS // 2):
         ends = {id(one): one for one in (min(stretch, key=lambda b: b.rate), max(stretch, key=lambda b: b.rate))}
@@ -156,10 +159,10 @@ def thinned(batches: list[ReportBatch]) -> list[ReportBatch]:
     return kept
 
 
-def thinned_readings(readings: list[Reading]) -> list[Reading]:
+def thinned_readings(readings: Collection[Reading]) -> list[Reading]:
     """At most about `MOST_POINTS` readings; of each stretch the fullest and the emptiest stay."""
     if len(readings) <= MOST_POINTS:
-        return readings
+        return list(readings)
     kept: list[Reading] = []
     for stretch in _stretches(readings, MOST_POINTS // 2):
         known = [reading for reading in stretch if reading.fraction is not None] or stretch[:1]
@@ -168,6 +171,7 @@ def thinned_readings(readings: list[Reading]) -> list[Reading]:
     return kept
 
 
-def _stretches(items: list[_Item], count: int) -> Iterable[list[_Item]]:
-    size = math.ceil(len(items) / count)
-    return (items[at : at + size] for at in range(0, len(items), size))
+def _stretches(items: Collection[_Item], count: int) -> Iterator[list[_Item]]:
+    size, left = math.ceil(len(items) / count), iter(items)
+    while stretch := list(islice(left, size)):
+        yield stretch

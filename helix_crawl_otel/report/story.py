@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.timeline.columns import Columns
 
 __all__ = [
     "DETECT",
@@ -14,8 +20,10 @@ __all__ = [
     "REMEDIES",
     "Episode",
     "Reading",
+    "Readings",
     "ReportAction",
     "ReportBatch",
+    "ReportBatches",
     "RunReport",
     "ShardReport",
     "StartMark",
@@ -64,6 +72,36 @@ class ReportBatch(NamedTuple):
         return self.rate / self.baseline if self.baseline else None
 
 
+class ReportBatches(Columns[ReportBatch]):
+    """Batches of a shard, in the order in which they, or their workers, ended. A job may have millions."""
+
+    def __init__(self) -> None:
+        super().__init__(ReportBatch)
+
+    @property
+    def ended(self) -> array[float]:
+        """When each did."""
+        return self.column("ended")
+
+    @cached_property
+    def began(self) -> array[float]:
+        """When they began, the first first. To be asked for once all are there."""
+        return array("d", sorted(self.column("began")))
+
+    def running(self, t: float) -> int:
+        """How many had begun by then, and not ended."""
+        return bisect_left(self.began, t) - bisect_right(self.ended, t)
+
+    def during(self, began: float, ended: float) -> Iterator[ReportBatch]:
+        """Those that overlap with a stretch of time."""
+        first = bisect_right(self.ended, began)
+        past = max(first, bisect_left(self.ended, ended))
+        yield from self.rows(first, past)
+        at_its_end = bisect_left(self.began, ended) - past  # begun before, and ended then or later
+        rest = (batch for batch in self.rows(past, len(self)) if batch.began < ended)
+        yield from islice(rest, at_its_end)
+
+
 class Reading(NamedTuple):
     """Memory of a device as a fraction of its limit; `None` where it was unknown.
 
@@ -78,6 +116,56 @@ class Reading(NamedTuple):
     device: str
     fraction: float | None
     shared: float | None = None
+
+
+class Readings(Collection[Reading]):
+    """A device's readings during a shard. The one before holds at its beginning, the last one to its end there.
+
+    Args:
+        rows: All of the device, in the order of time.
+        began: Of the shard.
+        ended: Of the shard.
+        left: When its last batch on the device ended.
+        is_lent: Tell of shared memory in place of the dedicated one.
+    """
+
+    def __init__(
+        self, rows: Columns[Reading], began: float, ended: float, left: float, *, is_lent: bool = False
+    ) -> None:
+        self._rows, self._is_lent = rows, is_lent
+        self._span = began, ended, left
+        times = rows.column("t")
+        self._first, self._past = bisect_left(times, began), bisect_right(times, ended)
+        self._begins_before = self._first > 0
+        last = times[self._past - 1] if self._past > self._first else began
+        self._goes_on = self._past > 0 and left > last
+
+    @property
+    def tells_shared(self) -> bool:
+        """Whether any of them knows shared memory."""
+        known = self._rows.column("shared")[max(0, self._first - 1) : self._past]
+        return any(value == value for value in known)
+
+    def lent(self) -> Readings:
+        """Shared memory as readings of its own."""
+        return Readings(self._rows, *self._span, is_lent=True)
+
+    def __iter__(self) -> Iterator[Reading]:
+        began, _, left = self._span
+        if self._begins_before:
+            yield self._shown(self._rows[self._first - 1]._replace(t=began))
+        yield from map(self._shown, self._rows.rows(self._first, self._past))
+        if self._goes_on:
+            yield self._shown(self._rows[self._past - 1]._replace(t=left))
+
+    def _shown(self, reading: Reading) -> Reading:
+        return Reading(reading.t, reading.device, reading.shared) if self._is_lent else reading
+
+    def __len__(self) -> int:
+        return self._begins_before + self._past - self._first + self._goes_on
+
+    def __contains__(self, reading: object) -> bool:
+        return any(own == reading for own in self)
 
 
 class StartMark(NamedTuple):
@@ -104,6 +192,11 @@ class Episode:
     worker: str
     began: float
     ended: float | None = None
+
+    @property
+    def end(self) -> float:
+        """When it ended; of an open one, when it was detected."""
+        return self.detected if self.ended is None else self.ended
 
 
 @dataclass
@@ -139,39 +232,35 @@ class ShardReport:
     Args:
         run: Number of the run, from 0.
         shard: Name.
-        batches: In the order in which they ended.
-        unfinished: Batches that did not end, in the order in which their workers did.
-        episodes: Crawls.
+        batches: That ended.
+        unfinished: That did not.
+        left: When the last batch on a device ended, by device, in the order of their first ones.
+        workers: Who encoded it.
+        episodes: Crawls, one after the other.
         steps: Actions, in order.
-        starts: Workers started while it was encoded, or to go on with it.
+        starts: Workers started while it was encoded, or to go on with it, in order.
         readings: Memory of its devices while it was encoded.
     """
 
     run: int
     shard: str
-    batches: list[ReportBatch] = field(default_factory=list)
-    unfinished: list[ReportBatch] = field(default_factory=list)
+    batches: ReportBatches = field(default_factory=ReportBatches)
+    unfinished: ReportBatches = field(default_factory=ReportBatches)
+    left: dict[str, float] = field(default_factory=dict)
+    workers: dict[str, None] = field(default_factory=dict)
     episodes: list[Episode] = field(default_factory=list)
     steps: list[ReportAction] = field(default_factory=list)
     starts: list[StartMark] = field(default_factory=list)
-    readings: list[Reading] = field(default_factory=list)
+    readings: dict[str, Readings] = field(default_factory=dict)
 
     @property
     def span(self) -> tuple[float, float]:
         """First and last second."""
-        times = [batch.began for batch in self.batches[:1]] + [batch.ended for batch in self.batches[-1:]]
-        times += [t for batch in self.unfinished for t in (batch.began, batch.ended)]
+        times = [self.batches[0].began, self.batches.ended[-1]] if self.batches else []
+        if self.unfinished:
+            times += [min(self.unfinished.column("began")), self.unfinished.ended[-1]]
         times += [step.t for step in self.steps if step.is_taken]
         return min(times, default=0.0), max(times, default=0.0)
-
-    @property
-    def tries(self) -> list[ReportBatch]:
-        """Batches whether they ended or not, in the order in which they began."""
-        return (
-            sorted([*self.batches, *self.unfinished], key=lambda batch: batch.began)
-            if self.unfinished
-            else self.batches
-        )
 
     @property
     def is_empty(self) -> bool:
@@ -181,26 +270,27 @@ class ShardReport:
     @property
     def tells_shared(self) -> bool:
         """Whether the timeline knows shared memory, as it does where counters were read."""
-        return any(reading.shared is not None for reading in self.readings)
+        return any(readings.tells_shared for readings in self.readings.values())
 
-    def lent(self, device: str) -> list[Reading]:
+    def lent(self, device: str) -> Collection[Reading]:
         """Shared memory of a device's workers, as readings of their own; empty where the timeline has none."""
-        own = [reading for reading in self.readings if reading.device == device]
-        if all(reading.shared is None for reading in own):
-            return []
-        return [Reading(reading.t, device, reading.shared) for reading in own]
+        own = self.readings.get(device)
+        return own.lent() if own is not None and own.tells_shared else []
 
     @property
     def genes(self) -> float:
         """Passages encoded."""
-        return sum(batch.genes for batch in self.batches)
+        return float(sum(self.batches.column("genes")))
+
+    @cached_property
+    def remedy_times(self) -> list[float]:
+        """When the actions were asked for that were more than a detection, in order."""
+        return sorted(step.t for step in self.steps if step.kind != DETECT)
 
     def is_crawling(self, batch: ReportBatch) -> bool:
         """Whether it ran during a crawl."""
-        return any(
-            batch.ended > episode.began and batch.began < (batch.ended if episode.ended is None else episode.ended)
-            for episode in self.episodes
-        )
+        at = bisect_right(self.episodes, batch.began, key=attrgetter("end"))
+        return at < len(self.episodes) and batch.ended > self.episodes[at].began
 
 
 @dataclass

@@ -5,15 +5,17 @@ Plain text: who shows it escapes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
 
-from helix_crawl_otel.formats import count, duration, number, printable
+from helix_crawl_otel.formats import clock, count, duration, gib, gib_number, number, printable
 from helix_crawl_otel.report.effect import Effect, Speed, effect_of, lost_seconds, saved_seconds
 from helix_crawl_otel.report.panels import LABELS
 from helix_crawl_otel.report.story import DETECT, HANG, REMEDIES, ReportAction, ReportBatch, RunReport, ShardReport
 
 __all__ = [
-    "clock",
     "evidence_text",
     "headline",
     "name_of",
@@ -24,7 +26,8 @@ __all__ = [
     "unfinished_text",
 ]
 
-GIB = 1024**3
+MOST_TOLD = 60
+"""Crawls and remedies of a shard that are told in words; of more, the first."""
 
 _OUTCOMES = {
     "applied": "",
@@ -34,12 +37,6 @@ _OUTCOMES = {
     "superseded": ", superseded by a later one",
     "failed": ", failed",
 }
-
-
-def clock(seconds: float) -> str:
-    """A moment of a run, such as `0:04:10`."""
-    whole = round(max(0.0, seconds))
-    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
 def name_of(tale: ShardReport, story: RunReport) -> str:
@@ -96,16 +93,19 @@ def tale_text(tale: ShardReport, story: RunReport) -> str:
         if any(step.kind == HANG for step in tale.steps):
             what = "A batch hung; no crawl."
         return " ".join([what, *(text for _, text in _unfinished(tale))])
+    detections = [step for step in tale.steps if step.kind == DETECT]
     told: list[tuple[float, str]] = []
-    for episode in tale.episodes:
-        said = next((step for step in tale.steps if step.kind == DETECT and step.t >= episode.detected - 1e-3), None)
-        text = f"It crawled from {clock(episode.began)} to {clock(episode.ended or episode.detected)}, detected at "
-        told.append((episode.detected, f"{text}{clock(episode.detected)}{_fall(said)}."))
-    if story.is_recorded:
-        window = story.settings.window
-        told += [(step.t, _done(step, effect_of(step, tale, window))) for step in tale.steps if _is_remedy(step)]
-        if len(told) == len(tale.episodes):
-            told.append((float("inf"), "Nothing was done about it."))
+    for episode in tale.episodes[:MOST_TOLD]:
+        at = bisect_left(detections, episode.detected - 1e-3, key=attrgetter("t"))
+        text = f"It crawled from {clock(episode.began)} to {clock(episode.end)}, detected at "
+        told.append((episode.detected, f"{text}{clock(episode.detected)}{_fall(detections[at : at + 1])}."))
+    remedies = [step for step in tale.steps if _is_remedy(step)] if story.is_recorded else []
+    told += [(step.t, _done(step, effect_of(step, tale, story.settings.window))) for step in remedies[:MOST_TOLD]]
+    told = sorted(told, key=lambda item: item[0])[:MOST_TOLD]
+    if left_out := len(tale.episodes) + len(remedies) - len(told):
+        told.append((math.inf, f"So it went on: {left_out:,} more crawls and remedies are left out here."))
+    if story.is_recorded and not remedies:
+        told.append((math.inf, "Nothing was done about it."))
     told += _unfinished(tale)
     return " ".join(text for _, text in sorted(told, key=lambda item: item[0]))
 
@@ -115,7 +115,7 @@ def _unfinished(tale: ShardReport) -> list[tuple[float, str]]:
     if len(tale.unfinished) > 1:
         longest = duration(max(batch.seconds for batch in tale.unfinished))
         text = f"{len(tale.unfinished)} batches did not end, one of them in {longest}: their workers ended first."
-        return [(float("inf"), text)]
+        return [(math.inf, text)]
     return [(batch.ended, f"{unfinished_text(batch)} at {clock(batch.ended)}.") for batch in tale.unfinished]
 
 
@@ -128,9 +128,10 @@ def _is_remedy(step: ReportAction) -> bool:
     return step.kind in REMEDIES and step.is_taken
 
 
-def _fall(step: ReportAction | None) -> str:
-    if step is None:
+def _fall(detections: Sequence[ReportAction]) -> str:
+    if not detections:
         return ""
+    (step,) = detections
     baseline, ema, memory = (step.evidence.get(key) for key in ("baseline", "ema", "memory_fraction"))
     text = ""
     if isinstance(baseline, (int, float)) and isinstance(ema, (int, float)):
@@ -179,10 +180,10 @@ def evidence_text(step: ReportAction) -> str:
         parts.append(f"memory {100 * found['memory_fraction']:.1f} % full")
     if "shared_bytes" in found:
         rise = found.get("shared_rise_bytes")
-        since = "" if rise is None else f" ({rise / GIB:+.2f} since its first batches)"
-        parts.append(f"shared memory of the worker {found['shared_bytes'] / GIB:.2f} GiB{since}")
+        since = "" if rise is None else f" ({gib_number(rise, 2, '+')} since its first batches)"
+        parts.append(f"shared memory of the worker {gib(found['shared_bytes'], 2)}{since}")
     if "other_shared_bytes" in found:
-        parts.append(f"of others {found['other_shared_bytes'] / GIB:.2f} GiB")
+        parts.append(f"of others {gib(found['other_shared_bytes'], 2)}")
     if "inflight_seconds" in found:
         parts.append(f"a batch running for {duration(found['inflight_seconds'])}")
     return "; ".join(parts) or printable(step.reason) or "none recorded"

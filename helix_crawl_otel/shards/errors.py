@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from helix_crawl_otel.exit_codes import FAILED, USAGE, Refusal
 from helix_crawl_otel.formats import printable
 
 __all__ = [
@@ -40,8 +41,10 @@ more. Source: sqlite.org/rescode.html."""
 _MAY_BE_FULL = frozenset(IOERR | more << 8 for more in (0, 3, 4, 6, 19, 21))
 
 
-class StoreError(Exception):
+class StoreError(Refusal):
     """A shard's file cannot be worked on. The message is one sentence."""
+
+    exit_code = FAILED
 
 
 class LeaseLost(StoreError):
@@ -82,6 +85,8 @@ class EmptyFile(NotAShard):
 
 class NoShards(StoreError):
     """What a command was given is not there, or holds no shard: wrong usage."""
+
+    exit_code = USAGE
 
 
 class EncoderRefused(StoreError):

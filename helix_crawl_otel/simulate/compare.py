@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from helix_crawl_otel.formats import span
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.best import best_plan
 from helix_crawl_otel.simulate.loop import GIVE_UP_SECONDS, SimulatedRun, play
 from helix_crawl_otel.simulate.policies import DEFINITIONS, SimulatedPolicy, finished_batches, ladder
 from helix_crawl_otel.simulate.scenario import Scenario
 
-__all__ = ["Comparison", "Row", "compare", "legend", "span", "table"]
+__all__ = ["Comparison", "Row", "compare", "legend", "table"]
 
 _HEADINGS = ("scenario", "policy", "finished after", "over best", "noticed after", "interventions", "false")
 
@@ -115,19 +116,6 @@ def compare(scenario: Scenario, settings: Settings) -> Comparison:
 
 
 # -- for people -------------------------------------------------------------------------------------------------------
-
-
-def span(seconds: float | None) -> str:
-    """A time for people: `12 s`, `35 min`, `8.8 h`, `2.6 d`."""
-    if seconds is None:
-        return "-"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.1f} min"
-    if seconds < 2 * 86400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.1f} d" if seconds < 10 * 86400 else f"{seconds / 86400:.0f} d"
 
 
 def table(comparisons: Sequence[Comparison]) -> str:

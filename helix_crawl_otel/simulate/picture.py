@@ -30,7 +30,8 @@ from helix_crawl_otel.charts import (
     svg_of,
     write,
 )
-from helix_crawl_otel.simulate.compare import Comparison, legend, span, table
+from helix_crawl_otel.formats import span
+from helix_crawl_otel.simulate.compare import Comparison, legend, table
 from helix_crawl_otel.simulate.loop import GIVE_UP_SECONDS, Mark, SimulatedRun
 from helix_crawl_otel.simulate.policies import CARD
 

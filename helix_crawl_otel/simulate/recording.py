@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.modelled_card import GIB
+from helix_crawl_otel.formats import GIB
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.loop import GIVE_UP_SECONDS, Attempt, SimulatedRun

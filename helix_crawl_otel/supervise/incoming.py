@@ -9,23 +9,20 @@ Source: DESIGN.md, sections 5, 6 and 7.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from helix_crawl_otel.otel.engine import RunningBatch
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.logline import action_line
-from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.outgoing import OutgoingActions, Sender
 from helix_crawl_otel.supervise.run_state import RunContext
 
 __all__ = ["IncomingMessages", "LastWords", "OpenShards"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ class IncomingMessages:
             self.heard_at = self._run.clock()
         handler = getattr(self, f"_on_{kind}", None)
         if handler is None:
-            logger.debug("[crawl-watchdog] worker %s sent an unknown message %r; ignored", self._worker, kind)
+            watchdog.debug("worker %s sent an unknown message %r; ignored", self._worker, kind)
             return
         handler(message)
 
@@ -256,7 +253,7 @@ class IncomingMessages:
             self._run.demoted.add(action.shard)
         self._pipeline.actions.acknowledge(action, outcome)
         if outcome is not Outcome.VETOED and message.get("detail"):
-            logger.warning("%s", action_line(outcome.value.replace("_", " "), action, str(message["detail"])))
+            watchdog.warning("%s", action_line(outcome.value.replace("_", " "), action, str(message["detail"])))
 
     def _on_status(self, message: Mapping[str, Any]) -> None:
         status = dataclasses.asdict(self._pipeline.status(str(message["shard"])))

@@ -17,10 +17,12 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
+from helix_crawl_otel.exit_codes import Refusal
+
 __all__ = ["FolderLock", "FolderLocked"]
 
 
-class FolderLocked(Exception):
+class FolderLocked(Refusal):
     """Another run holds the folder. The message says which, and since when."""
 
 

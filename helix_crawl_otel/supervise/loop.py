@@ -58,7 +58,7 @@ class Supervisor:
         Returns:
             The exit code, as far as the workers decide it; failed shards and genes are the job's to add.
         """
-        with Interrupts(lambda times: self._run.wake(lambda: self._interrupted(times))):
+        with Interrupts(lambda times: self._run.wake(lambda: self._interrupted(times)), self._run.world_clock):
             try:
                 for slot in self.slots:
                     slot.begin()

@@ -9,7 +9,6 @@ Source: DESIGN.md, section 7.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import subprocess
@@ -21,12 +20,11 @@ from typing import Any, BinaryIO, Protocol
 
 from helix_crawl_otel.import_path import VARIABLE, folders_for_worker, variable_for_worker
 from helix_crawl_otel.link import launch
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.probes.processes import descendants
 from helix_crawl_otel.supervise.windows import JobObject, send_break
 
 __all__ = ["ProcessHandle", "Spawn", "WorkerProcess", "python_command", "spawn", "worker_command"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 KILL_SECONDS = 30.0
 """What a killed process gets to be gone: on a machine that swaps, its memory takes a while to be given back. One that
@@ -78,14 +76,18 @@ class WorkerProcess:
     Args:
         popen: Started, in a group of its own where there are groups.
         job: On Windows, the job it is in.
+        is_ours: It is this package's own worker, which leaves every request to end to us: it can only be killed.
         guard: Descriptor of the pipe that its guard waits on, `None` when it has none.
 
     Threads: the supervisor's; `end` from one thread of its own. `exit_code` from any.
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes], job: JobObject | None, guard: int | None = None) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[bytes], job: JobObject | None, *, is_ours: bool, guard: int | None = None
+    ) -> None:
         self.pid = popen.pid
         self._popen = popen
+        self._is_ours = is_ours
         self._job = job
         self._guard = guard
 
@@ -107,10 +109,10 @@ class WorkerProcess:
             self._signal_group(signal.SIGINT)
         # Ctrl-C is off in a new group, Ctrl-Break is not.
         elif self.exit_code is None and not send_break(self.pid):
-            logger.warning("[crawl-watchdog] process %d has no console and is not interrupted", self.pid)
+            watchdog.warning("process %d has no console and is not interrupted", self.pid)
 
     def end(self, grace_seconds: float) -> bool:
-        """Ask it to end, then kill it with all it started.
+        """Ask a driver of the user's own to end, then kill it with all it started; ours is killed at once.
 
         Args:
             grace_seconds: Between the two. The world's seconds, as all here.
@@ -119,7 +121,7 @@ class WorkerProcess:
             Whether it is gone. A process that the kernel cannot end is not.
         """
         family = descendants(self.pid)
-        if sys.platform != "win32":
+        if sys.platform != "win32" and not self._is_ours:
             self._signal_group(signal.SIGTERM)
             self._signal_group(signal.SIGCONT)  # a stopped process would not hear the first
             if not self._wait(grace_seconds):
@@ -213,7 +215,7 @@ def spawn(
             creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
             **popen_arguments,
         )
-        return WorkerProcess(popen, _job_of(popen))
+        return WorkerProcess(popen, _job_of(popen), is_ours=is_ours)
     command, inherited, guard = list(argv), tuple(popen_arguments["pass_fds"]), None
     waits: int | None = None
     if not is_ours or sys.platform != "linux":
@@ -238,7 +240,7 @@ def spawn(
     finally:
         if waits is not None:
             os.close(waits)
-    return WorkerProcess(popen, None, guard)
+    return WorkerProcess(popen, None, is_ours=is_ours, guard=guard)
 
 
 def _job_of(popen: subprocess.Popen[bytes]) -> JobObject | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from helix_crawl_otel.exit_codes import DEMOTED, NEVER, PAUSED
+from helix_crawl_otel.formats import MIB
 from helix_crawl_otel.policy.model import ActionKind
 
 __all__ = [
@@ -38,7 +39,6 @@ MOST_NARROWED = 40
 this a poisonous gene in a shard's first batch would spend the budget before it is found; without a bound, a worker that
 cannot encode anything would quarantine the whole shard."""
 
-MIB = 1024**2
 BACK_WITHIN = 512 * MIB
 STABLE_SECONDS = 5.0
 STABLE_WITHIN = 64 * MIB

@@ -99,6 +99,10 @@ class RunContext:
         """So many seconds of the world, on the run's clock: what an import takes is no faster for a fault injection."""
         return seconds * self.clock_rate
 
+    def world_clock(self) -> float:
+        """The run's clock, in seconds of the world."""
+        return self.clock() / self.clock_rate
+
     # -- workers ------------------------------------------------------------------------------------------------------
 
     def next_number(self) -> int:

@@ -5,20 +5,20 @@ Source: DESIGN.md, sections 3.7 and 6.
 
 from __future__ import annotations
 
-import logging
+import errno
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from opentelemetry import metrics
 from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel._version import __version__
 from helix_crawl_otel.config import CrawlConfig
-from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.policy.model import Evidence
@@ -32,9 +32,10 @@ from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import Ticker, awake_clock, scaled_clock
 
-__all__ = ["Metrics", "RunOptions", "Session", "open_metrics"]
+if TYPE_CHECKING:
+    from helix_crawl_otel.otel.endpoint import MetricsEndpoint
 
-logger = logging.getLogger("helix_crawl_otel")
+__all__ = ["Metrics", "RunOptions", "Session", "open_metrics"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Metrics:
     endpoint: MetricsEndpoint | None
 
 
+_LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""What passes, and says nothing of the address."""
+
+
 def open_metrics(host: str, port: int, *, insists: bool, note: Callable[[str], None]) -> Metrics:
     """Serve the metrics of this process.
 
@@ -57,14 +62,19 @@ def open_metrics(host: str, port: int, *, insists: bool, note: Callable[[str], N
         host: Where to listen.
         port: 0 takes a free one.
         insists: The port was asked for by name: when it is in use the run stops instead of going on with a free one.
-        note: Called with a sentence when another port than `port` is taken.
+        note: Called with a sentence when another port than `port` is taken, or none for want of descriptors or memory.
 
     Raises:
         OSError: It cannot be listened there; the message says why.
     """
+    from helix_crawl_otel.otel.endpoint import serve_metrics  # late: with a server, and TLS beside it
+
     try:
         endpoint = serve_metrics(host, port)
     except OSError as error:
+        if error.errno in _LACKS:
+            note(f"{error.strerror}; the run goes on and serves no metrics")
+            return Metrics(None, None)
         if insists:
             raise
         try:

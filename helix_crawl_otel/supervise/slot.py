@@ -8,10 +8,10 @@ Source: DESIGN.md, sections 5 and 7.
 
 from __future__ import annotations
 
-import logging
 import threading
 from enum import Enum
 
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.supervise.incoming import OpenShards
 from helix_crawl_otel.supervise.job import WorkerStart
@@ -20,8 +20,6 @@ from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.worker import Worker, launch_worker
 
 __all__ = ["Phase", "Restart", "Slot"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 GRACE_SECONDS = 5.0
 """Between asking a worker's process to end and killing it with all it started; the world's seconds."""
@@ -187,7 +185,7 @@ class Slot:
         if code is not None:
             self._ended(worker, code)
         elif worker.broken is not None:
-            logger.error("[crawl-watchdog] worker %s: %s; it is ended", self.name, worker.broken)
+            watchdog.error("worker %s: %s; it is ended", self.name, worker.broken)
             self.end_worker("broken")
         elif worker.incoming.last_words is not None:
             if self._run.clock() - worker.incoming.heard_at > self._run.scaled(GRACE_SECONDS):
@@ -205,7 +203,7 @@ class Slot:
 
     def _survived(self, worker: Worker) -> None:
         text = f"process {worker.process.pid} cannot be ended (stuck in the driver?); {self.name} is out of use"
-        logger.error("[crawl-watchdog] %s for the rest of this run", text)
+        watchdog.error("%s for the rest of this run", text)
         self._run.worker_lost(self.name)
         self._run.gave_up(self.name, text)
         self._run.job.gave_up(self.name, text)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
+from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.timeline.events import BadLine, Event, FutureVersion, parse_event
 
 __all__ = ["SkippedLine", "TimelineError", "TimelineReader", "read_timeline"]
@@ -25,7 +26,7 @@ SKIPPED_KEPT = 100
 """Skipped lines remembered with their reason; beyond that they are only counted."""
 
 
-class TimelineError(ValueError):
+class TimelineError(Refusal, ValueError):
     """There is nothing to read: the message names the file and says why."""
 
 
@@ -142,7 +143,7 @@ class TimelineReader:
         if not text:
             return None
         try:
-            line = json.loads(text, parse_constant=_no_number)
+            line = _DECODER.decode(text)
         except json.JSONDecodeError as error:
             cut = error.pos >= len(text) or error.msg.startswith("Unterminated")
             raise _NotJson("cut short" if cut else f"not JSON ({error.msg.lower()}, column {error.colno})") from None
@@ -199,6 +200,9 @@ class _Raw(io.RawIOBase):
 
 def _no_number(name: str) -> NoReturn:
     raise BadLine(f"{name} is not a number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)  # once: json.loads would make one for every line
 
 
 def _why(error: Exception) -> str:

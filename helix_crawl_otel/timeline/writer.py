@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import math
 import os
 import threading
@@ -15,13 +14,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.samples import plain_number, sample_problem
 from helix_crawl_otel.timeline.events import VERSION
 
 __all__ = ["TimelineWriter"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 LOCK_SECONDS = 1.0
 """A write that hangs (a network share) holds the lock; the other threads give their line up after this."""
@@ -229,12 +227,12 @@ class TimelineWriter:
         if self.failure is not None:
             return
         self.failure = error
-        logger.warning("[crawl-watchdog] the timeline %s cannot be written: %s; the job goes on", self.path, error)
+        watchdog.warning("the timeline %s cannot be written: %s; the job goes on", self.path, error)
         if self._on_failure is not None:
             try:
                 self._on_failure(error)
             except Exception:
-                logger.exception("[crawl-watchdog] on_failure of the timeline raised")
+                watchdog.exception("on_failure of the timeline raised")
 
 
 def _named(worker: str | None, device: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from helix_crawl_otel.actions import ActionQueue
-from helix_crawl_otel.otel.engine import RunningBatch
+from helix_crawl_otel.policy.batch import RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, ShardStatus
 from helix_crawl_otel.timing import SleepMeter
 

@@ -8,9 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
-
-from opentelemetry.metrics import MeterProvider
+from typing import TYPE_CHECKING, TypeVar
 
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.config import CrawlConfig
@@ -19,9 +17,10 @@ from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.timing import awake_clock, checked_clock
 from helix_crawl_otel.watch.backend import Backend
-from helix_crawl_otel.watch.local import LocalBackend
-from helix_crawl_otel.watch.remote import RemoteBackend
 from helix_crawl_otel.watch.shard import ShardWatch
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
 
 __all__ = ["CrawlWatch"]
 
@@ -80,19 +79,23 @@ class CrawlWatch:
         _accept(isinstance(encoder, str), "encoder", encoder, "a string")
         steady = checked_clock(awake_clock(clock))
         link = link_of_this_process()
-        self._backend: Backend = (
-            RemoteBackend(link, memory, steady)
-            if link is not None
-            else LocalBackend(
-                config or CrawlConfig.from_env(),
-                meter_provider=meter_provider,
-                memory=memory,
-                clock=steady,
-                tick_seconds=tick_seconds,
-                state=_file("state", state),
-                timeline=_file("timeline", timeline),
-                encoder=encoder,
-            )
+        self._backend: Backend
+        if link is not None:
+            from helix_crawl_otel.watch.remote import RemoteBackend
+
+            self._backend = RemoteBackend(link, memory, steady)
+            return
+        from helix_crawl_otel.watch.local import LocalBackend  # with OpenTelemetry, which a worker goes without
+
+        self._backend = LocalBackend(
+            config or CrawlConfig.from_env(),
+            meter_provider=meter_provider,
+            memory=memory,
+            clock=steady,
+            tick_seconds=tick_seconds,
+            state=_file("state", state),
+            timeline=_file("timeline", timeline),
+            encoder=encoder,
         )
 
     def __enter__(self) -> CrawlWatch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import threading
@@ -16,6 +15,7 @@ from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel._version import __version__
 from helix_crawl_otel.config import CrawlConfig, environment
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel import instruments
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.logline import action_line
@@ -32,8 +32,6 @@ from helix_crawl_otel.timing import SleepMeter, Ticker
 from helix_crawl_otel.watch.backend import Backend, WatchedShard
 
 __all__ = ["LocalBackend"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 
 class LocalBackend(Backend):
@@ -143,7 +141,7 @@ class LocalBackend(Backend):
 
     def tell(self, happened: str, action: Action, what: str) -> None:
         """Log what came of an action."""
-        logger.warning("%s", action_line(happened, action, what))
+        watchdog.warning("%s", action_line(happened, action, what))
 
     # -- workers and devices ------------------------------------------------------------------------------------------
 
@@ -232,7 +230,7 @@ def _after_fork_in_child() -> None:
         try:
             backend.after_fork()
         except Exception as error:  # noqa: BLE001 - one watch that cannot start anew must not take the others down
-            logger.warning("[crawl-watchdog] a watch cannot go on in the forked child: %r", error)
+            watchdog.warning("a watch cannot go on in the forked child: %r", error)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

@@ -6,7 +6,6 @@ Source: DESIGN.md, sections 3.4, 6 and 7.
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -16,8 +15,8 @@ from typing import Any
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.exit_codes import DEMOTED
 from helix_crawl_otel.link.client import Link
-from helix_crawl_otel.otel.engine import RunningBatch
-from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.logs import watchdog
+from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, ShardStatus, Verdict
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
@@ -26,8 +25,6 @@ from helix_crawl_otel.timing import SleepMeter, Ticker, scaled_clock
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline, WatchedShard
 
 __all__ = ["RemoteBackend", "RemotePipeline"]
-
-logger = logging.getLogger("helix_crawl_otel")
 
 ANSWER_SECONDS = 10.0
 """The supervisor answers within a millisecond. When it does not, the job goes on without it."""
@@ -131,7 +128,7 @@ class RemotePipeline(ShardPipeline):
 
     def error(self, place: str, error: Exception) -> None:
         """An error of the watch in this process; it goes no further."""
-        logger.warning("[crawl-watchdog] internal error in %s, the job goes on: %r", place, error)
+        watchdog.warning("internal error in %s, the job goes on: %r", place, error)
         self._link.send({"type": "error", "where": place, "text": f"{type(error).__name__}: {error}"})
 
 

@@ -8,7 +8,8 @@ from functools import partial
 from types import TracebackType
 
 from helix_crawl_otel.actions import PauseRequested
-from helix_crawl_otel.otel.engine import RunningBatch
+from helix_crawl_otel.formats import mib
+from helix_crawl_otel.policy.batch import RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.policy.samples import plain_number, sample_problem
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline
@@ -268,7 +269,7 @@ class ShardWatch:
     @staticmethod
     def _release() -> str:
         freed = release_cache()
-        return "no CUDA context here, garbage collected" if freed is None else f"{freed / 2**20:.0f} MiB freed"
+        return "no CUDA context here, garbage collected" if freed is None else f"{mib(freed)} freed"
 
     def _demote(self) -> str:
         assert self._on_demote is not None

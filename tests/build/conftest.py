@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from tests.build.rig import Rig
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def rig(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A folder with a source to be and an output to be. Afterwards no process of it may run."""
-    rig = Rig(tmp_path)
+    mine = tmp_path_factory.getbasetemp()
+    # Each process of pytest-xdist has a folder of its own, in the one of the run.
+    rig = Rig(tmp_path, shared=mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine)
     yield rig
     if not FINDS_PROCESSES:
         return

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from filelock import FileLock
+
 from helix_crawl_otel.cli import main
+from helix_crawl_otel.supervise.interrupts import TOGETHER_SECONDS
 from tests.build.processes import MARK, kill, left_running, mark_process
 
 __all__ = [
@@ -25,6 +30,7 @@ __all__ = [
     "SECONDS",
     "Done",
     "Rig",
+    "another_wish",
     "kill",
     "left_running",
     "prose",
@@ -111,10 +117,12 @@ class Rig:
     Args:
         folder: Of the test.
         options: Given to every build.
+        shared: A folder of all tests of the run, in whichever process; `None` for the test's own.
     """
 
     folder: Path
     options: tuple[str, ...] = ("--model", "hashing", "--no-metrics")
+    shared: Path | None = None
     mark: str = field(default_factory=lambda: uuid4().hex)
 
     @property
@@ -173,6 +181,22 @@ class Rig:
     def build(self, *more: str, seconds: float = SECONDS) -> Done:
         """Build, and wait for the end."""
         return self.run(self.build_command(*more), seconds)
+
+    def undisturbed(self) -> dict[str, Any]:
+        """What `verify` says of a build of this tree that nothing disturbs. It is built once, whoever asks for it."""
+        digest = hashlib.sha256(repr(self.options).encode())
+        for path in sorted(path for path in self.source.rglob("*") if path.is_file()):
+            digest.update(repr((path.relative_to(self.source).as_posix(), path.read_bytes())).encode())
+        told = (self.shared or self.folder) / f"undisturbed-{digest.hexdigest()}.json"
+        with FileLock(told.with_suffix(".lock")):
+            if not told.exists():
+                plain = replace(self, folder=self.folder / "undisturbed")
+                shutil.copytree(self.source, plain.source)
+                done = plain.build()
+                assert done.code == 0, done.errors
+                told.write_text(json.dumps(plain.verify()), encoding="utf-8")
+        found: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
+        return found
 
     def run(self, command: list[str], seconds: float = SECONDS, **environ: str) -> Done:
         """Run a command to its end."""
@@ -251,6 +275,11 @@ def wait_for(process: subprocess.Popen[bytes], kind: str) -> dict[str, Any]:
         if event["event"] == kind:
             return event
     raise AssertionError(f"the command ended without {kind!r}")
+
+
+def another_wish() -> None:
+    """Wait until the next signal is no part of the interrupt before."""
+    time.sleep(TOGETHER_SECONDS)
 
 
 def run_here(*arguments: str) -> tuple[int, str, str]:

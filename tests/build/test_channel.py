@@ -69,9 +69,7 @@ if "helix_crawl_otel.build.worker" in sys.orig_argv:
 def test_garbage_on_the_channel(rig: Rig, strike: str, why: str | None) -> None:
     """The worker that sent it is ended as one that crashed, another one goes on, and nothing is lost."""
     rig.write_shards(1, 3, 20)
-    assert rig.build().code == 0
-    whole = rig.verify()
-    rig.out.rename(rig.folder / "undisturbed")
+    whole = rig.undisturbed()
     site = rig.with_site(SITE.replace("{strike}", strike))
     done = rig.run(rig.build_command("--batch-size", "2", "--fault", "slow:seconds=0.1"), SECONDS, **site)
     assert done.code == 0, (done.errors, done.events[-3:])
@@ -86,9 +84,7 @@ def test_garbage_on_the_channel(rig: Rig, strike: str, why: str | None) -> None:
 def test_a_stopped_worker_that_is_continued_beside_its_replacement_writes_nothing(rig: Rig) -> None:
     """Its supervisor is gone and another build has taken the lease: what it wakes up with is refused."""
     rig.write_shards(1, 3, 20)
-    assert rig.build().code == 0
-    whole = rig.verify()
-    rig.out.rename(rig.folder / "undisturbed")
+    whole = rig.undisturbed()
     # A worker stopped in the middle of a batch, as by a debugger, whose lease is then taken by somebody else.
     command = rig.build_command("--batch-size", "4", "--fault", "slow:seconds=0")
     with rig.started(command, **rig.held(2)) as process:
@@ -112,9 +108,7 @@ def test_a_stopped_worker_that_is_continued_beside_its_replacement_writes_nothin
 def test_a_stopped_worker_is_ended_and_replaced(rig: Rig) -> None:
     """A batch that does not end is a hang (rule 11): stopped or not, the process is ended and another one goes on."""
     rig.write_shards(1, 3, 20)
-    assert rig.build().code == 0
-    whole = rig.verify()
-    rig.out.rename(rig.folder / "undisturbed")
+    whole = rig.undisturbed()
     command = rig.build_command("--batch-size", "8", "--fault", "slow:seconds=0", "--fault", "clock:rate=400")
     with rig.started(command, **rig.held(2)) as process:
         pid = wait_for(process, "worker_started")["pid"]

@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helix_crawl_otel.build import devices as device_choice
-from helix_crawl_otel.build.devices import Card, DevicePlan, NoDevice, choose_devices, torch_cuda_build
+from helix_crawl_otel.build.devices import DevicePlan, NoDevice, choose_devices, torch_build
+from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.probes.cards import CardInfo, Description
+from helix_crawl_otel.probes.nvml import CUT_UP
 from tests.programs import require_module
 from tests.rules.fresh import loaded_by, roots
 from tests.rules.tree import ROOT
@@ -23,22 +26,36 @@ from tests.standins.nvml import Card as NvmlCard
 GIB = 1024**3
 
 
-def cards(*gib: float | None) -> list[Card]:
-    """Cards of these sizes."""
-    return [Card(f"cuda:{n}", None if size is None else int(size * GIB)) for n, size in enumerate(gib)]
+def card(number: int, size: float | None, why: str | None = None, code: int | None = None, **values: Any) -> CardInfo:
+    """One of so many GiB, `None` where that is not known."""
+    memory = MemoryReading(None, None) if size is None else MemoryReading(0, int(size * GIB))
+    return CardInfo(number, f"cuda:{number}", f"card {number}", f"GPU-{number}", memory, None, why, code, **values)
+
+
+def cards(*gib: float | None) -> Description:
+    """A machine with cards of these sizes."""
+    return Description(tuple(card(n, size) for n, size in enumerate(gib)), "610.43")
+
+
+def without_nvml(code: int | None, words: str = "Some Error") -> Description:
+    """A machine whose NVML cannot be used."""
+    return Description(why=f"NVML: {words} (error {code} from nvmlInit)", code=code)
 
 
 def choose(
     asked: str = "auto",
-    found: Sequence[Card] = (),
+    found: Description = Description(),  # noqa: B008 - it is frozen
     workers: int | None = None,
     below: float = 12.0,
     core_count: int = 8,
-    build: str | None = "12.8",
+    build: str | None = "CUDA 12.8",
     hashing: bool = False,
+    torch_sees: int = 0,
 ) -> DevicePlan:
     """On a machine of 8 cores with a torch for CUDA."""
-    return choose_devices(asked, workers, below, found, core_count, build, needs_no_card=hashing)
+    return choose_devices(
+        asked, workers, below, found, core_count, build, needs_no_card=hashing, count_torch=lambda: torch_sees
+    )
 
 
 def devices(plan: DevicePlan) -> list[str]:
@@ -58,7 +75,7 @@ def devices(plan: DevicePlan) -> list[str]:
         (cards(None), ["cuda:0"], "cuda:0 is there, its memory is not known"),
     ],
 )
-def test_auto(found: list[Card], expected: list[str], why: str) -> None:
+def test_auto(found: Description, expected: list[str], why: str) -> None:
     """The CPU on cards of 12 GiB or less, one worker a card above, and a line that says why."""
     plan = choose(found=found)
     assert devices(plan) == expected
@@ -109,14 +126,54 @@ def test_threads_are_shared_out(workers: int | None, threads: int) -> None:
 @pytest.mark.parametrize(
     ("asked", "found", "says"),
     [
-        ("cuda", cards(), "--device is 'cuda', but NVML sees no card; accepted: auto, cpu, or a card that is there"),
+        (
+            "cuda",
+            cards(),
+            "--device is 'cuda', but NVML sees no card, torch sees none; accepted: auto, cpu, or a card that is there",
+        ),
         ("cuda:2", cards(24, 24), "--device is 'cuda:2', but NVML sees cuda:0, cuda:1; accepted"),
     ],
 )
-def test_a_card_that_is_not_there(asked: str, found: list[Card], says: str) -> None:
+def test_a_card_that_is_not_there(asked: str, found: Description, says: str) -> None:
     """Is an error, never quietly the CPU."""
     with pytest.raises(NoDevice, match=says):
         choose(asked, found)
+
+
+@pytest.mark.parametrize("found", [without_nvml(12), without_nvml(13), without_nvml(None), cards()])
+@pytest.mark.parametrize(("asked", "expected"), [("cuda", ["cuda:0", "cuda:1"]), ("cuda:1", ["cuda:1"])])
+def test_without_nvml_torch_is_asked(asked: str, expected: list[str], found: Description) -> None:
+    """Where a card was asked for by name: it works, with a warning."""
+    plan = choose(asked, found, torch_sees=2)
+    assert devices(plan) == expected
+    assert "torch sees cuda:0, cuda:1: their memory is what torch itself holds" in plan.warnings[0]
+
+
+def test_torch_is_not_asked_where_nvml_knows_or_torch_cannot() -> None:
+    """To ask it takes seconds. A driver that fails is no reason to believe in its cards."""
+    for code in (4, 18, 999):
+        with pytest.raises(NoDevice, match=f"no card can be used: NVML: Some Error .error {code} from nvmlInit"):
+            choose("cuda:0", without_nvml(code), torch_sees=1)
+    with pytest.raises(NoDevice, match=r"NVML sees no card .* accepted"):
+        choose("cuda:0", without_nvml(12), torch_sees=1, build="")
+    with pytest.raises(NoDevice, match="NVML sees cuda:0; accepted"):
+        choose("cuda:1", cards(24), torch_sees=2)
+    assert devices(choose("auto", without_nvml(12), torch_sees=1)) == ["cpu"]
+
+
+def test_auto_says_how_to_use_a_card_of_another_maker() -> None:
+    """A torch that is built for HIP was installed for one."""
+    assert choose(build="HIP 6.4").why == "no NVIDIA card is seen; --device cuda takes what torch sees (HIP 6.4)"
+
+
+def test_a_card_that_is_not_usable_is_not_counted() -> None:
+    """Nor does its size decide anything."""
+    lost = card(2, None, "NVML: GPU is lost", 15, is_usable=False)
+    broken = Description((card(0, None, CUT_UP, is_usable=False), card(1, 8.0), lost))
+    plan = choose(found=broken)
+    assert devices(plan) == ["cpu"]
+    assert plan.why.startswith("cuda:1 has 8.0 GiB, and up to 12 GiB")
+    assert [warning.split(":")[1][:12] for warning in plan.warnings] == ["0 is left ou", "2 is left ou"]
 
 
 @pytest.mark.parametrize("asked", ["auto", "cpu"])
@@ -148,8 +205,12 @@ def test_the_hashing_encoder_takes_the_cpu() -> None:
     ("source", "expected"),
     [
         ("__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n", ""),
-        ("__version__ = '2.13.0'\ncuda: Optional[str] = '12.8'\n", "12.8"),
-        ("cuda = '12.1'\n", "12.1"),
+        ("__version__ = '2.13.0'\ncuda: Optional[str] = '12.8'\n", "CUDA 12.8"),
+        (
+            "__version__ = '2.9.0+rocm6.4'\ncuda: Optional[str] = None\nhip: Optional[str] = '6.4.43482'\n",
+            "HIP 6.4.43482",
+        ),
+        ("cuda = '12.1'\n", "CUDA 12.1"),
         ("from x import cuda\n", None),
         ("this is no Python\n", None),
     ],
@@ -163,26 +224,26 @@ def test_the_build_of_torch_is_read_as_text(
     (tmp_path / "torch/version.py").write_text(source)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    assert torch_cuda_build() == expected
+    assert torch_build() == expected
 
 
 def test_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known of it."""
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert torch_cuda_build() is None
+    assert torch_build() is None
 
 
 def test_the_real_torch() -> None:
     """The file says what the module says."""
     torch = require_module("torch", "helix-crawl-otel[torch]")
-    assert torch_cuda_build() == (torch.version.cuda or "")
+    assert torch_build() == (f"CUDA {torch.version.cuda}" if torch.version.cuda else "")
 
 
 def test_choosing_loads_no_torch(tmp_path: Path) -> None:
     """The supervisor holds no CUDA context."""
     module = device_choice.__name__
-    loaded = loaded_by(f"from {module} import *; visible_cards({{}}); torch_cuda_build(); cores()", tmp_path)
+    loaded = loaded_by(f"from {module} import *; worker_cards({{}}); torch_build(); cores()", tmp_path)
     assert module in loaded
     assert roots(loaded) & {"torch", "numpy", "opentelemetry"} == set()
 
@@ -190,9 +251,9 @@ def test_choosing_loads_no_torch(tmp_path: Path) -> None:
 # -- through the real pynvml ------------------------------------------------------------------------------------------
 
 _PROGRAM = """
-import dataclasses, json, os
-from helix_crawl_otel.build.devices import visible_cards
-print(json.dumps([dataclasses.astuple(card) for card in visible_cards(os.environ)]))
+import json, os
+from helix_crawl_otel.build.devices import worker_cards
+print(json.dumps([(card.device, card.memory.limit_bytes) for card in worker_cards(os.environ).usable]))
 """
 
 

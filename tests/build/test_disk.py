@@ -43,9 +43,7 @@ def remount(folder: Path, options: str) -> None:
 def test_a_full_disk(rig: Rig) -> None:
     """The shard that does not fit fails with a sentence; with more room the same command finishes."""
     rig.write({f"a/{n}.txt": prose(n, 120) for n in range(12)} | {"b/small.txt": prose(1, 2)})
-    assert rig.build().code == 0
-    whole = rig.verify()
-    rig.out.rename(rig.folder / "undisturbed")
+    whole = rig.undisturbed()
     with mounted(rig.out, "size=600k"):
         done = rig.build()
         assert done.code == 1, (done.errors, done.events[-2:])
@@ -59,9 +57,7 @@ def test_a_full_disk(rig: Rig) -> None:
 def test_a_full_disk_of_the_state_alone(rig: Rig) -> None:
     """Timeline, ladder and logs cannot be written any more: the vectors can, and the build goes on."""
     rig.write_shards(2, 3, 20)
-    assert rig.build().code == 0
-    whole = rig.verify()
-    rig.out.rename(rig.folder / "undisturbed")
+    whole = rig.undisturbed()
     state = rig.out / ".helix-crawl"
     with mounted(state, "size=16k"):
         (state / "lock").touch()
@@ -125,9 +121,7 @@ def without_rights(command: list[str]) -> list[str]:
 def test_a_folder_without_permission(rig: Rig) -> None:
     """It is named and counted, the others are done; once it can be read the same command finishes."""
     rig.write({"a/open.txt": prose(1, 5), "a/closed/secret.txt": prose(2, 5), "b/one.txt": prose(3, 5)})
-    assert rig.build().code == 0
-    whole = rig.verify()
-    rig.out.rename(rig.folder / "undisturbed")
+    whole = rig.undisturbed()
     closed = rig.source / "a/closed"
     closed.chmod(0)
     try:

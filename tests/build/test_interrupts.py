@@ -9,13 +9,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from tests.build.processes import FINDS_PROCESSES
-from tests.build.rig import SECONDS, Rig, kill, left_running, wait_for
+from tests.build.rig import SECONDS, Rig, another_wish, kill, left_running, wait_for
 
 pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")
 
@@ -44,14 +45,6 @@ sys.exit(process.returncode)
 SLOW = ("--batch-size", "4", "--fault", "slow:seconds=0.15")
 
 
-def whole(rig: Rig) -> dict[str, object]:
-    """What `verify` says of an undisturbed build, whose output is put aside."""
-    assert rig.build().code == 0
-    found = rig.verify()
-    rig.out.rename(rig.folder / "undisturbed")
-    return found
-
-
 @contextmanager
 def started(rig: Rig, command: list[str], **environ: str) -> Iterator[subprocess.Popen[bytes]]:
     """A running command that `interrupt` can reach."""
@@ -73,7 +66,7 @@ def interrupt(rig: Rig, process: subprocess.Popen[bytes], name: str = "SIGINT") 
 def test_the_first_interrupt_finishes_the_batch_and_pauses(rig: Rig, name: str) -> None:
     """Exit code 75, what was encoded is committed, the summary names the command that goes on, and it does."""
     rig.write_shards(2, 3, 20)
-    expected = whole(rig)
+    expected = rig.undisturbed()
     with started(rig, rig.build_command(*SLOW), **rig.held(2)) as process:
         wait_for(process, "committed")
         interrupt(rig, process, name)
@@ -95,12 +88,13 @@ def test_the_first_interrupt_finishes_the_batch_and_pauses(rig: Rig, name: str) 
 def test_the_second_interrupt_ends_at_once(rig: Rig) -> None:
     """Exit code 130 although a batch would have taken a week, and nothing but that batch is lost."""
     rig.write_shards(1, 2, 20)
-    expected = whole(rig)
+    expected = rig.undisturbed()
     with started(rig, rig.build_command("--batch-size", "4", "--fault", "hang:batch=3")) as process:
-        wait_for(process, "committed")
-        wait_for(process, "committed")
+        for _ in range(3):
+            wait_for(process, "batch_started")
         interrupt(rig, process)
         wait_for(process, "interrupted")
+        another_wish()
         interrupt(rig, process)
         done = rig.ended(process)
     assert done.code == 130
@@ -113,7 +107,7 @@ def test_the_second_interrupt_ends_at_once(rig: Rig) -> None:
 def test_an_interrupt_of_a_terminal_reaches_the_build_alone(rig: Rig) -> None:
     """Ctrl-C on a terminal goes to the whole foreground group: the worker is in one of its own and ends its batch."""
     rig.write_shards(1, 3, 20)
-    expected = whole(rig)
+    expected = rig.undisturbed()
     # Which makes it the leader of a session and a group.
     with started(rig, rig.build_command(*SLOW), **rig.held(2)) as process:
         wait_for(process, "committed")
@@ -128,26 +122,43 @@ def test_an_interrupt_of_a_terminal_reaches_the_build_alone(rig: Rig) -> None:
 
 
 @linux
-def test_an_interrupt_that_reaches_the_worker_as_well(rig: Rig) -> None:
-    """Somebody signals every process: the build pauses all the same, and goes on."""
+@pytest.mark.parametrize("names", [("SIGTERM",), ("SIGINT", "SIGHUP")])
+def test_an_interrupt_that_reaches_the_worker_as_well(rig: Rig, names: tuple[str, ...]) -> None:
+    """A service manager signals every process, a closed session with two signals: the batch is finished."""
     rig.write_shards(1, 3, 20)
-    expected = whole(rig)
+    expected = rig.undisturbed()
     with started(rig, rig.build_command(*SLOW), **rig.held(2)) as process:
         wait_for(process, "committed")
+        rig.until_held(process)
         for pid in left_running(rig.mark):
-            kill(pid, signal.SIGINT)
+            for name in names:
+                kill(pid, signal.Signals[name])
         wait_for(process, "interrupted")
         rig.go()
         done = rig.ended(process)
     assert done.code == 75, done.errors
+    assert [event["code"] for event in done.of("worker_ended")] == [75]
+    assert rig.verify()["vectors"] == 8
     assert rig.build().code == 0
     assert rig.verify() == expected
+
+
+@linux
+def test_two_signals_of_one_wish_are_one(rig: Rig) -> None:
+    """Half a millisecond apart: nothing runs just then, and the first has ended the run before the second comes."""
+    rig.write_shards(1, 2, 20)
+    with started(rig, rig.build_command("--fault", "crash:batch=1", "--fault", "clock:rate=0.016")) as process:
+        wait_for(process, "crash")
+        interrupt(rig, process)
+        time.sleep(0.0005)
+        interrupt(rig, process, "SIGTERM")
+        assert rig.ended(process).code == 75
 
 
 def test_an_interrupt_while_sources_are_taken_in(rig: Rig) -> None:
     """It stops between two transactions; what was ingested is not read again."""
     rig.write({f"a/{n:05}.txt": f"Passage {n}. " + "word " * 40 for n in range(FILES)})
-    expected = whole(rig)
+    expected = rig.undisturbed()
     with started(rig, rig.build_command("--fault", "slow:seconds=0"), **rig.held()) as process:
         rig.until((rig.out / "a.db").exists, process)
         interrupt(rig, process)
@@ -162,7 +173,7 @@ def test_an_interrupt_while_sources_are_taken_in(rig: Rig) -> None:
 def test_an_interrupt_before_the_worker_has_said_a_word(rig: Rig) -> None:
     """The worker is just starting: the run pauses, without waiting for a shard."""
     rig.write_shards(2, 3, 20)
-    expected = whole(rig)
+    expected = rig.undisturbed()
     with started(rig, rig.build_command(*SLOW), **rig.held()) as process:
         wait_for(process, "worker_started")
         interrupt(rig, process)
@@ -177,7 +188,7 @@ def test_an_interrupt_before_the_worker_has_said_a_word(rig: Rig) -> None:
 def test_an_interrupt_during_the_backoff_after_a_crash(rig: Rig) -> None:
     """No worker runs just then: the run pauses at once instead of starting another one."""
     rig.write_shards(1, 2, 20)
-    expected = whole(rig)
+    expected = rig.undisturbed()
     # By a clock on which the second of the backoff is a minute of the world's.
     with started(rig, rig.build_command("--fault", "crash:batch=1", "--fault", "clock:rate=0.016")) as process:
         wait_for(process, "crash")
@@ -220,7 +231,7 @@ def test_a_supervisor_under_nohup_is_not_ended_by_a_closed_terminal(rig: Rig) ->
 def test_the_reader_of_the_output_goes_away(rig: Rig) -> None:
     """`| head -1`: the show is over, the build is not."""
     rig.write_shards(1, 3, 20)
-    expected = whole(rig)
+    expected = rig.undisturbed()
     with started(rig, rig.build_command(*SLOW)) as process:
         wait_for(process, "run_started")
         assert process.stdout is not None
@@ -235,7 +246,7 @@ def test_the_reader_of_the_output_goes_away(rig: Rig) -> None:
 def test_a_build_without_standard_input_or_output(rig: Rig) -> None:
     """All three closed, as some schedulers start a job."""
     rig.write_shards(1, 2, 12)
-    expected = whole(rig)
+    expected = rig.undisturbed()
     command = rig.build_command(*SLOW)
     closed = ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *command]
     assert subprocess.run(closed, env=rig.environ, cwd=rig.folder, timeout=SECONDS, check=False).returncode == 0

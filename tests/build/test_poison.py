@@ -21,11 +21,8 @@ def write(rig: Rig, poisonous: int = 17) -> Rig:
 
 @pytest.mark.parametrize("fault", ["poison:text=gremlin", "oom:text=gremlin", "nan:text=gremlin"])
 def test_one_poisonous_gene_is_quarantined_alone(rig: Rig, fault: str) -> None:
-    """Exit code 1, all the others have their vectors; without the fault --retry-quarantined brings it in."""
-    write(rig)
-    assert rig.build().code == 0
-    whole = rig.verify()
-    rig.out.rename(rig.folder / "undisturbed")
+    """Exit code 1, all the others have their vectors."""
+    whole = write(rig).undisturbed()
     done = rig.build("--batch-size", "8", "--fault", fault, *FAST)
     assert done.code == 1, (done.errors, done.events[-3:])
     assert done.summary["quarantined"] == 1
@@ -39,6 +36,17 @@ def test_one_poisonous_gene_is_quarantined_alone(rig: Rig, fault: str) -> None:
         found = connection.execute("SELECT content FROM genes WHERE embedding_dense_v2 IS NULL").fetchall()
     assert len(found) == 1
     assert "gremlin" in found[0][0]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["nan:text=gremlin", *(pytest.param(f"{kind}:text=gremlin", marks=pytest.mark.slow) for kind in ("poison", "oom"))],
+)
+def test_a_quarantined_gene_is_tried_again_when_asked(rig: Rig, fault: str) -> None:
+    """It stays left out, and that is said each time; tried again it fails as before, once, or has its vector."""
+    whole = write(rig).undisturbed()
+    assert rig.build("--batch-size", "8", "--fault", fault, *FAST).code == 1
+    verified = rig.verify()
     assert rig.build().code == 1  # it is still left out, and that is still said
     again = rig.build("--retry-quarantined", "--fault", fault, *FAST)  # and fails as before, once
     assert (again.code, again.summary["failed"], len(again.of("quarantined"))) == (1, {}, 1)
@@ -49,10 +57,7 @@ def test_one_poisonous_gene_is_quarantined_alone(rig: Rig, fault: str) -> None:
 
 def test_out_of_memory_halves_the_batch(rig: Rig) -> None:
     """Batches that are too big are halved until they fit; no gene is to blame, no worker is replaced."""
-    write(rig)
-    assert rig.build().code == 0
-    whole = rig.verify()
-    rig.out.rename(rig.folder / "undisturbed")
+    whole = write(rig).undisturbed()
     done = rig.build("--batch-size", "16", "--fault", "oom:genes=3")
     assert done.code == 0, done.errors
     assert len(done.of("worker_started")) == 1
@@ -61,10 +66,7 @@ def test_out_of_memory_halves_the_batch(rig: Rig) -> None:
 
 def test_memory_that_is_not_there_for_any_gene_fails_the_shard(rig: Rig) -> None:
     """It is not the genes: none is quarantined, a fresh process has tried, and the run goes on with the next shard."""
-    write(rig)
-    assert rig.build().code == 0
-    whole = rig.verify()
-    rig.out.rename(rig.folder / "undisturbed")
+    whole = write(rig).undisturbed()
     done = rig.build("--fault", "oom:text=Passage", *FAST)
     assert done.code == 1
     assert "there is no memory for 30 genes, each alone: out of memory" in done.summary["failed"]["a"]
@@ -77,10 +79,7 @@ def test_memory_that_is_not_there_for_any_gene_fails_the_shard(rig: Rig) -> None
 @pytest.mark.parametrize(("code", "why"), [(41, "exit code 41"), (0, "as if it were done, with work left")])
 def test_a_worker_that_ends_whenever_it_starts(rig: Rig, code: int, why: str) -> None:
     """Three restarts without a gene, then the shard has failed; the next has a budget of its own. Exit code 1."""
-    write(rig)
-    assert rig.build().code == 0
-    whole = rig.verify()
-    rig.out.rename(rig.folder / "undisturbed")
+    whole = write(rig).undisturbed()
     site = rig.with_site(
         f"import os, sys\nif 'helix_crawl_otel.build.worker' in sys.orig_argv:\n    os._exit({code})\n"
     )
@@ -96,10 +95,7 @@ def test_a_worker_that_ends_whenever_it_starts(rig: Rig, code: int, why: str) ->
 @pytest.mark.parametrize("fault", ["hang:batch=1,worker=1", "wedge:batch=1,worker=1"])
 def test_a_worker_that_hangs_in_its_first_batch_is_ended(rig: Rig, fault: str) -> None:
     """No baseline and no memory probe: after half an hour of the run's clock rule 11 ends it, another goes on."""
-    write(rig)
-    assert rig.build().code == 0
-    whole = rig.verify()
-    rig.out.rename(rig.folder / "undisturbed")
+    whole = write(rig).undisturbed()
     done = rig.build("--fault", fault, "--fault", "clock:rate=600")
     assert done.code == 0, (done.errors, done.events[-3:])
     assert done.of("worker_ended")[0]["why"] == "a batch hung and its worker was ended"

@@ -9,7 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.formats import count, duration, genes, gib, number, printable, rate, shard_name, shown_command
+from helix_crawl_otel.formats import (
+    GIB,
+    clock,
+    count,
+    duration,
+    genes,
+    gib,
+    gib_number,
+    mib,
+    number,
+    printable,
+    rate,
+    shard_name,
+    shown_command,
+    span,
+    whole_seconds,
+)
 
 words = st.lists(st.text(st.characters(exclude_characters="\0\n\r"), max_size=12), min_size=1, max_size=4)
 
@@ -80,6 +96,36 @@ def test_durations(seconds: float, text: str) -> None:
 def test_a_slow_rate_keeps_its_digits(genes_per_second: float, text: str) -> None:
     """0.02 genes/s is a crawl, and must not be shown as none."""
     assert number(genes_per_second) == text
+
+
+def test_sizes_and_their_numbers_alone() -> None:
+    """As many digits as are asked for; a rise has its sign."""
+    assert (gib(11.5 * GIB), gib(1932735283, 2), mib(536870912)) == ("11.5 GiB", "1.80 GiB", "512 MiB")
+    assert (gib_number(GIB, 2, "+"), gib_number(-GIB, 2, "+"), gib_number(0, 2)) == ("+1.00", "-1.00", "0.00")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text", "precise"),
+    [
+        (None, "-", "-"),
+        (0, "0 s", "0.0 s"),
+        (119.6, "120 s", "119.6 s"),
+        (120, "2.0 min", "2.0 min"),
+        (7199, "120.0 min", "120.0 min"),
+        (7200, "2.0 h", "2.0 h"),
+        (2 * 86400, "2.0 d", "2.0 d"),
+        (30.25 * 86400, "30 d", "30.2 d"),
+    ],
+)
+def test_a_span_has_one_unit(seconds: float | None, text: str, precise: str) -> None:
+    """The largest of which there are two, so that a column can be read down."""
+    assert (span(seconds), span(seconds, precisely=True)) == (text, precise)
+
+
+def test_seconds_that_stand_beside_a_limit_stay_seconds() -> None:
+    """And a moment of a run is hours, minutes, seconds."""
+    assert whole_seconds(3720.4) == "3720 s"
+    assert (clock(-1), clock(250), clock(36061)) == ("0:00:00", "0:04:10", "10:01:01")
 
 
 def test_an_unknown_rate_is_no_zero() -> None:

@@ -9,11 +9,12 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry
 
-from helix_crawl_otel.otel.engine import Pipeline, RunningBatch
+from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
+from helix_crawl_otel.policy.batch import RunningBatch
 from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.order import in_order
+from helix_crawl_otel.replay.order import Axis, in_order
 from helix_crawl_otel.timeline import BatchEvent, Event, MemoryEvent, WorkerEvent, read_timeline
 
 __all__ = ["SCRAPE_SECONDS", "WHO", "scraped"]
@@ -81,7 +82,7 @@ def scraped(path: Path, *, action: str, device: str | None = None, tail_seconds:
     events: list[Event] = [event for event in read_timeline(path) if isinstance(event, wanted)]
     running: dict[int, RunningBatch] = {}
     opened: dict[str, str] = {}
-    for t, number, event, begins in in_order(events):
+    for t, number, event, begins in in_order(Axis(events)):
         advance(t)
         if isinstance(event, MemoryEvent):
             if device is None:

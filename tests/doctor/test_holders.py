@@ -19,7 +19,7 @@ DESKTOP = CardProcess(812, "dwm.exe", None, computes=False)
 
 def holders(facts: Facts, *processes: CardProcess, why: str | None = None) -> Check:
     """The line about these processes on that machine's card."""
-    return about(replace(facts, processes={0: CardProcesses(processes, why)}), "cuda:0 processes")
+    return about(replace(facts, processes={"cuda:0": CardProcesses(processes, why)}), "cuda:0 processes")
 
 
 def test_processes_with_their_sizes() -> None:
@@ -31,7 +31,7 @@ def test_processes_with_their_sizes() -> None:
 def test_a_process_without_a_name() -> None:
     """Its number finds it."""
     found = holders(LINUX_80, replace(WORKER, name=None))
-    assert found.fact == "a process (pid 4711) 2900 MiB"
+    assert found.fact == "a program (pid 4711) 2900 MiB"
 
 
 def test_no_sizes_under_wddm() -> None:

@@ -14,7 +14,12 @@ from tests.doctor.machines import CPU_ONLY, GIB, LINUX_80, WINDOWS_12, about, ch
 
 def test_every_advice_names_its_source() -> None:
     """A reader can check it; a line without advice needs none."""
-    machines = [CPU_ONLY, LINUX_80, WINDOWS_12, replace(CPU_ONLY, libraries={}, cuda_build=None, port_problem="in use")]
+    machines = [
+        CPU_ONLY,
+        LINUX_80,
+        WINDOWS_12,
+        replace(CPU_ONLY, libraries={}, torch_build=None, port_problem="in use"),
+    ]
     for check in [check for facts in machines for check in checks_of(facts)]:
         assert bool(check.advice) == bool(check.source), check
         assert not check.fact.endswith("."), check
@@ -22,16 +27,16 @@ def test_every_advice_names_its_source() -> None:
 
 def test_without_torch_only_the_test_encoder_is_left() -> None:
     """And what to install is said."""
-    found = about(replace(CPU_ONLY, libraries={}, cuda_build=None), "torch")
+    found = about(replace(CPU_ONLY, libraries={}, torch_build=None), "torch")
     assert found.verdict is Severity.WARN
     assert "helix-crawl-otel[minilm]" in found.advice
 
 
 def test_torch_for_a_card_under_windows_is_not_that_of_pypi() -> None:
     """Whoever follows the advice shall not end with a torch that cannot use the card."""
-    found = about(replace(WINDOWS_12, libraries={}, cuda_build=None), "torch")
+    found = about(replace(WINDOWS_12, libraries={}, torch_build=None), "torch")
     assert found.advice.startswith("first torch for your CUDA, from pytorch.org")
-    assert "pytorch.org" not in about(replace(LINUX_80, libraries={}, cuda_build=None), "torch").advice
+    assert "pytorch.org" not in about(replace(LINUX_80, libraries={}, torch_build=None), "torch").advice
 
 
 def test_torch_without_a_models_library() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.build.devices import torch_cuda_build, visible_cards
+from helix_crawl_otel.build.devices import torch_build, worker_cards
 from tests.build.conftest import rig
 from tests.build.rig import Rig, kill, left_running
 from tests.gpu.card import python
@@ -23,9 +23,9 @@ def card() -> None:
     """Leave everything out where there is no card, or no torch that can use it."""
     if sys.platform != "linux":
         pytest.skip("processes are looked at through /proc, which is Linux's")
-    if not visible_cards(os.environ):
+    if not worker_cards(os.environ).usable:
         pytest.skip("NVML sees no card")
-    if not torch_cuda_build():
+    if not torch_build():
         pytest.skip("no torch with CUDA is installed")
     if importlib.util.find_spec("sentence_transformers") is None:
         pytest.skip("sentence-transformers is not installed (extra models)")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.build.devices import choose_devices, torch_cuda_build, visible_cards
+from helix_crawl_otel.build.devices import choose_devices, torch_build, worker_cards
 from helix_crawl_otel.probes.nvml import NvmlProbe, list_cards
 from tests.gpu.card import MIB, python
 
@@ -36,7 +36,7 @@ def look(name):
     read, own, combined = nvml(), of_torch(), both()
     found[name] = {
         "free": free, "total": total, "nvml_used": read.used_bytes, "nvml_limit": read.limit_bytes, "why": nvml.why,
-        "torch_used": own.used_bytes, "torch_limit": own.limit_bytes, "allocated": of_torch.allocated_bytes,
+        "torch_used": own.used_bytes, "torch_limit": own.limit_bytes, "allocated": torch.cuda.memory_allocated(0),
         "reserved": torch.cuda.memory_reserved(0), "combined": [combined.used_bytes, combined.limit_bytes],
         "sources": both.sources(),
     }
@@ -122,13 +122,13 @@ def test_the_release_gives_the_cache_back_to_the_card(seen: dict[str, Any]) -> N
 
 def test_auto_takes_the_card(seen: dict[str, Any]) -> None:
     """A card of more than 12 GiB, with its size in the sentence."""
-    cards = visible_cards(os.environ)
-    plan = choose_devices("auto", None, 12.0, cards, 8, torch_cuda_build())
+    cards = worker_cards(os.environ)
+    plan = choose_devices("auto", None, 12.0, cards, 8, torch_build())
     print(f"\n  {plan.why}")
-    assert cards[0].limit_bytes == pytest.approx(seen["small"]["total"], rel=0.05)
+    assert cards.usable[0].memory.limit_bytes == pytest.approx(seen["small"]["total"], rel=0.05)
     assert [device for _, device in plan.slots][:1] == ["cuda:0"]
     assert plan.warnings == ()
-    small = choose_devices("auto", None, 100_000.0, cards, 8, torch_cuda_build())
+    small = choose_devices("auto", None, 100_000.0, cards, 8, torch_build())
     assert {device for _, device in small.slots} == {"cpu"}
 
 
@@ -148,7 +148,7 @@ def test_cards_are_numbered_as_cuda_numbers_them(seen: dict[str, Any], order: st
         environ["CUDA_DEVICE_ORDER"] = order
     probe = NvmlProbe("cuda:0", environ)
     assert probe().fraction is not None, probe.why
-    assert [card.device for card in visible_cards(environ)] == ["cuda:0"]
+    assert [card.device for card in worker_cards(environ).usable] == ["cuda:0"]
     assert NvmlProbe("cuda:1", environ)().used_bytes is None
 
 
@@ -163,4 +163,4 @@ def test_torch_sees_the_card_under_the_same_names(seen: dict[str, Any]) -> None:
     assert (count, found) == ("1", seen["uuid"])
     hidden = python("-c", "import torch; print(torch.cuda.device_count())", CUDA_VISIBLE_DEVICES="-1")
     assert hidden.strip() == "0"
-    assert visible_cards({**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}) == []
+    assert worker_cards({**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}).usable == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from typing import Any
 
@@ -103,14 +102,6 @@ def replays_as_recorded(rig: Rig, unfinished: int) -> None:
             assert ours["evidence"][number] == pytest.approx(its["evidence"][number], rel=1e-3), number
 
 
-def undisturbed_digest(rig: Rig) -> str:
-    """Of the same tree, built without any fault."""
-    plain = Rig(rig.folder / "plain")
-    shutil.copytree(rig.source, plain.source)
-    assert plain.build().code == 0
-    return str(plain.verify()["digest"])
-
-
 @pytest.mark.timeout(180)
 def test_all_four_rungs(rig: Rig) -> None:
     """DETECT, EMPTY_CACHE, RECYCLE, DEMOTE_CPU, and the next shard on the card; the digest of an undisturbed build.
@@ -157,7 +148,7 @@ def test_a_fresh_process_is_enough(rig: Rig) -> None:
     assert done.code == 0, done.errors
     assert "RECYCLE" in applied(done)
     assert "DEMOTE_CPU" not in applied(done)
-    assert rig.verify()["digest"] == undisturbed_digest(rig)
+    assert rig.verify()["digest"] == rig.undisturbed()["digest"]
 
 
 def test_action_cpu(rig: Rig) -> None:
@@ -195,7 +186,7 @@ def test_a_wedge_under_a_full_card(rig: Rig) -> None:
     replays_as_recorded(rig, unfinished=2)
     overdue = [e["action"] for e in done.of("action") if e["outcome"] == "overdue"]
     assert overdue
-    assert rig.verify()["digest"] == undisturbed_digest(rig)
+    assert rig.verify()["digest"] == rig.undisturbed()["digest"]
     ages = [v for scrape in scraper.scrapes for (name, _), v in scrape.items() if name.endswith("inflight_seconds")]
     assert max(ages) > 20
 
@@ -210,7 +201,7 @@ def test_two_cards_have_a_ladder_each(rig: Rig) -> None:
         rungs = [e["action"] for e in done.of("action") if e["shard"] == shard and e["outcome"] == "applied"]
         assert [kind for kind in rungs if kind != "DETECT"] == ["EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"]
     assert {device for device, _ in starts(done)} == {"cuda:0", "cuda:1", "cpu"}
-    assert rig.verify()["digest"] == undisturbed_digest(rig)
+    assert rig.verify()["digest"] == rig.undisturbed()["digest"]
 
 
 @pytest.mark.timeout(180)
@@ -230,7 +221,7 @@ def test_a_demoted_shard_outlives_the_supervisor(rig: Rig) -> None:
     assert done.code == 0, done.errors
     assert starts(done)[0][0] == "cpu"
     assert starts(done)[-1][0] == "cuda:0"
-    assert rig.verify()["digest"] == undisturbed_digest(rig)
+    assert rig.verify()["digest"] == rig.undisturbed()["digest"]
 
 
 @pytest.mark.timeout(180)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +24,8 @@ from helix_crawl_otel.link.channel import (
     ChannelError,
     open_pair,
 )
+
+KIND = "handle" if sys.platform == "win32" else "fd"
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="writes to the descriptor beside the framing")
 
@@ -164,11 +169,57 @@ def test_a_child_inherits_its_end_and_no_other() -> None:
     channel.close()
 
 
-@pytest.mark.parametrize("text", ["", "fd:", "fd:x", "fd:-1", "pipe:3", "fd:³", "fd:999999"])
+NUMBERS = ["", "x", "-1", "³", "999999", "2147483648", "9" * 18, "9" * 20, "9" * 5000]
+
+
+@pytest.mark.parametrize("text", ["", "pipe:3", *(f"{KIND}:{number}" for number in NUMBERS)])
 def test_a_variable_that_names_no_channel(text: str) -> None:
-    """One sentence, no traceback."""
-    with pytest.raises(ChannelError):
+    """One sentence, no traceback, however the number is wrong."""
+    with pytest.raises(ChannelError, match="HELIX_CRAWL_CHANNEL"):
         Channel.from_inherited(text)
+
+
+@posix
+@pytest.mark.parametrize("what", ["file", "closed", "listening", "internet", "datagrams"])
+def test_a_descriptor_of_something_else(tmp_path: Path, what: str) -> None:
+    """It is refused, left open if it was, and no copy of it stays behind."""
+    with ExitStack() as stack:
+        number = _stray(stack, what, tmp_path)
+        open_before = _open_descriptors()
+        with pytest.raises(ChannelError, match=f"names descriptor {number}, which is no channel"):
+            Channel.from_inherited(f"fd:{number}")
+        assert _open_descriptors() == open_before
+
+
+def _stray(stack: ExitStack, what: str, folder: Path) -> int:
+    if what in ("file", "closed"):
+        file = stack.enter_context((folder / "file").open("wb"))
+        number = file.fileno()
+        if what == "closed":
+            file.close()
+        return number
+    stray = socket.socket(socket.AF_INET) if what == "internet" else socket.socket(socket.AF_UNIX, _kind(what))
+    stack.enter_context(stray)
+    if what == "listening":
+        stray.bind(os.path.relpath(folder / "s"))
+        stray.listen()
+    return stray.fileno()
+
+
+def _kind(what: str) -> socket.SocketKind:
+    return socket.SOCK_DGRAM if what == "datagrams" else socket.SOCK_STREAM
+
+
+def _open_descriptors() -> list[int]:
+    return [number for number in range(256) if _is_open(number)]
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 def test_a_reader_of_a_closed_channel_takes_nothing_from_the_next_one() -> None:

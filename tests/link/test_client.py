@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.link.channel import Channel, ChannelClosed, ChannelError, open_pair
-from helix_crawl_otel.link.client import ORPHANED_EXIT_CODE, UNANSWERED, VERSION, Link
+from helix_crawl_otel.link.client import ORPHANED_EXIT_CODE, UNANSWERED, VERSION, Link, _connect
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome
 from tests.watch.rig import wait_until
 
@@ -314,3 +314,24 @@ def test_a_process_without_a_supervisor_runs_by_itself(variable: str | None, tim
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("no supervisor can be reached") == times
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"type": "welcome", "version": VERSION},
+        {**WELCOME, "tick_seconds": "soon"},
+        {**WELCOME, "clock_rate": None},
+        {"type": "welcome", "version": 0},
+        {"type": "hello"},
+    ],
+)
+def test_what_answers_as_no_supervisor_does(monkeypatch: pytest.MonkeyPatch, answer: dict[str, object]) -> None:
+    """The variable named a socket of somebody else: nothing is raised into the job."""
+    channel, end = open_pair()
+    channel.send(answer)
+    for name, value in end.environment().items():
+        monkeypatch.setenv(name, value)
+    assert _connect() is None
+    end.close()
+    channel.close()

@@ -104,9 +104,9 @@ def test_a_vetoed_recycle_ends_no_worker() -> None:
 def test_a_state_that_cannot_be_saved_is_tried_again_at_the_next_tick() -> None:
     """A rung that is not on disk would be taken twice."""
     failing = [True]
-    saved: list[dict[str, Any]] = []
+    saved: list[str] = []
 
-    def save(content: dict[str, Any]) -> None:
+    def save(content: str) -> None:
         if failing[0]:
             raise OSError("disk full")
         saved.append(content)

@@ -10,12 +10,15 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, generate_latest
 
+from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.gauges import ExportedMetrics, ShardView, Snapshot
-from helix_crawl_otel.otel.instruments import Instruments, ShardLabels
-from helix_crawl_otel.policy.model import ActionKind, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.otel.instruments import MAX_LABEL, Instruments, ShardLabels, label
+from helix_crawl_otel.policy.model import REMEDIES, ActionKind, Outcome, ShardStatus, Verdict
+from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
+from tests.otel.fresh import run_fresh
 from tests.programs import require_program
-from tests.watch.rig import Rig, collected, make_provider
+from tests.watch.rig import Clock, Rig, collected, make_provider, reading
 
 
 def test_a_thousand_shards_have_a_label_and_the_next_has_none(caplog: pytest.LogCaptureFixture) -> None:
@@ -139,6 +142,65 @@ def test_a_shard_without_a_label_is_detected_all_the_same() -> None:
             assert shard.status().episode_open
             assert rig.series("helix_dense_crawl_active") == {("device=cuda:0",): 1}
         assert rig.series("helix_dense_crawl_detected")["device=cuda:0",] == 1
+
+
+NO_TEXT = [
+    "cuda\udc80",
+    "a\0b",
+    "a\x1b[2Jb",
+    "line\nline\r",
+    "\u2028",
+    "\u202e",
+    "\x85",
+    "x" * 100_000,
+    "\udc80" * 9999,
+    "",
+]
+
+
+@pytest.mark.parametrize("text", NO_TEXT)
+@pytest.mark.parametrize("what", ["shard", "worker", "device", "reason", "stage", "source", "state"])
+def test_whatever_a_driver_says_a_scrape_works(what: str, text: str) -> None:
+    """Every text that can become a label, through the whole pipeline: a scrape is UTF-8 that steers no terminal."""
+    registry = CollectorRegistry()
+    provider = MeterProvider([PrometheusMetricReader(registry=registry)], shutdown_on_exit=False)
+    said = {"shard": "a", "worker": "w", "device": "cpu", "reason": "first", "stage": "read", "source": "nvml"}
+    said = {**said, "state": "done", what: text}
+    pipeline = Pipeline(Settings(), Instruments(provider.get_meter("x")), Clock())
+    pipeline.start_worker(said["worker"], said["device"], said["reason"], 1)
+    pipeline.open_shard(said["shard"], said["worker"], said["device"], REMEDIES)
+    pipeline.record_batch(said["shard"], said["worker"], said["device"], 64, 4.0, None)
+    pipeline.stage(said["device"], said["stage"], 1.0)
+    pipeline.read_memory(said["device"], reading(0.5), {said["source"]: True})
+    pipeline.set_shards(**{said["state"]: 2})
+    shown = generate_latest(registry).decode("utf-8")
+    assert all(line.isprintable() for line in shown.split("\n"))
+    assert max(map(len, shown.split("\n"))) < 3 * MAX_LABEL
+    assert "helix_dense_genes_total{" in shown
+
+
+def test_two_long_names_stay_two() -> None:
+    """Cut, with a digest of the rest; a name that is short enough is left as it is."""
+    first, second = label("x" * 5000 + "1"), label("x" * 5000 + "2")
+    assert first != second
+    assert len(first) == len(second) < MAX_LABEL
+    assert label("x" * MAX_LABEL) == "x" * MAX_LABEL
+    assert label("x" * 5000 + "1") == first
+
+
+def test_what_the_environment_says_of_the_job_breaks_no_scrape() -> None:
+    """`target_info` has the attributes of the resource; a variable may hold bytes that are no text."""
+    out = run_fresh(
+        """
+        import urllib.request
+        from helix_crawl_otel import CrawlWatch, MemoryReading, serve_metrics
+        with serve_metrics(port=0) as endpoint, CrawlWatch(memory=lambda: MemoryReading(1, 2), tick_seconds=None):
+            print(urllib.request.urlopen(endpoint.url, timeout=30).read().decode())
+        """,
+        environ={"OTEL_RESOURCE_ATTRIBUTES": "team=caf\udce9,b=2", "OTEL_SERVICE_NAME": "\udc80 mine"},
+    )
+    assert 'team="caf\\\\udce9"' in out
+    assert 'b="2"' in out
 
 
 @pytest.mark.parametrize("name", ["caf\udce9", 'quo"te', "new\nline", "b\\ackslash", "Ünïcødé ☃", " "])

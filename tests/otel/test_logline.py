@@ -36,7 +36,7 @@ def test_a_decision_as_a_line() -> None:
         evidence={"rate": 0.75, "ema": 2.345678, "baseline": 15.3, "limit": 3.06, "memory_fraction": 0.98765},
     )
     assert decision_line("issued", decision) == (
-        "[crawl-watchdog] issued action=EMPTY_CACHE shard=slack__eng device=cuda:0 rung=1 "
+        "issued action=EMPTY_CACHE shard=slack__eng device=cuda:0 rung=1 "
         "rate=0.75 ema=2.35 baseline=15.3 limit=3.06 genes/s memory=98.8%: release the cache"
     )
 
@@ -64,7 +64,7 @@ def test_what_is_unknown_says_so() -> None:
     """A field is never left out: a script that splits the line finds it."""
     decision = Decision(1.0, DecisionKind.HANG, "a", "cuda:0", "w")
     assert decision_line("hang", decision) == (
-        "[crawl-watchdog] hang action=- shard=a device=cuda:0 rung=0 "
+        "hang action=- shard=a device=cuda:0 rung=0 "
         "rate=unknown ema=unknown baseline=unknown limit=unknown genes/s memory=unknown"
     )
 
@@ -76,7 +76,7 @@ def test_a_name_never_breaks_the_line(name: str, shown: str) -> None:
     """A shard is named after a folder, and a folder may be named anything."""
     line = action_line("applied", Action(1, ActionKind.RECYCLE, name, "cpu", "why"), "done")
     assert line == (
-        f"[crawl-watchdog] applied action=RECYCLE shard={shown} device=cpu rung=2 "
+        f"applied action=RECYCLE shard={shown} device=cpu rung=2 "
         "rate=unknown ema=unknown baseline=unknown limit=unknown genes/s memory=unknown: done"
     )
 

@@ -109,7 +109,7 @@ def lines_direct(config: CrawlConfig, steps: list[Step]) -> tuple[list[str], Sha
     for number, step in enumerate(steps):
         direct.step(number, step)
     told = [decision for decision in direct.decisions if decision.what in HAPPENED]
-    return [decision_line(HAPPENED[d.what], d) for d in told], direct.policy.status("a", direct.t)
+    return [f"[crawl-watchdog] {decision_line(HAPPENED[d.what], d)}" for d in told], direct.policy.status("a", direct.t)
 
 
 class _Raised(Exception):
@@ -177,7 +177,7 @@ LADDER = ["DETECT", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"]
         (
             "endless batch",
             [*HEALTHY, Step(47 * 60.0, fraction=FULL)],
-            ["DETECT", "EMPTY_CACHE", "EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU", "DEMOTE_CPU", "-"],
+            ["DETECT", "EMPTY_CACHE", "EMPTY_CACHE", "-"],  # issued, overdue, a hang: one rung a boundary
         ),
         ("finished batches only", HEALTHY + [Step(80.0, fraction=FULL, recorded=True)] * 20, LADDER),
         ("recovers", HEALTHY + [Step(80.0, fraction=FULL)] * 5 + [Step(4.0)] * 40, ["DETECT", "EMPTY_CACHE", "-"]),

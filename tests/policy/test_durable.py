@@ -7,11 +7,15 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
+from helix_crawl_otel.policy import state as state_module
+from helix_crawl_otel.policy.baseline import Baseline, CardBaselines
 from helix_crawl_otel.policy.ladder import Pending
 from helix_crawl_otel.policy.model import ActionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.state import PolicyState, dump_durable, durable_mark, restore_durable
+from helix_crawl_otel.policy.state import DurableText, PolicyState, dump_durable, durable_mark, restore_durable
+from tests.policy.strategies import SETTINGS, Step, play, steps
 from tests.policy.timeline import FULL, RATE, Job
 
 
@@ -134,6 +138,61 @@ def test_the_mark_differs_when_the_content_does() -> None:
             assert durable_mark(job.policy.state) != mark
         content, mark = dump_durable(job.policy.state), durable_mark(job.policy.state)
     assert changes > 10
+
+
+@given(SETTINGS, steps())
+@settings(max_examples=30)
+def test_the_text_says_the_same_at_every_moment(knobs: Settings, script: list[Step]) -> None:
+    """What it takes over from the time before is still so."""
+    text = DurableText()
+
+    def look(job: Job) -> None:
+        assert json.loads(text.of(job.policy.state)) == dump_durable(job.policy.state)
+
+    play(Job(knobs), script, look)
+
+
+@pytest.mark.parametrize("are_open", [True, False])
+def test_a_batch_costs_the_same_beside_many_shards(are_open: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the shard that has changed, and once a window the card's history, is written anew."""
+    lines: list[str] = []
+    line = state_module._line
+
+    def counted(key: str, content: object) -> str:
+        lines.append(key)
+        return line(key, content)
+
+    monkeypatch.setattr(state_module, "_line", counted)
+    job, text = Job(), DurableText()
+    for n in range(40):
+        job.enter(f"shard {n}", leave=not are_open).warmed()
+    job.enter("last", leave=not are_open).batches(2)
+    before = text.of(job.policy.state)
+    lines.clear()
+    for _ in range(7):
+        job.batches(1)
+        text.of(job.policy.state)
+    assert set(lines) <= {"last", CardBaselines.key(job.device, "", "work"), *(["shard 39"] if are_open else [])}
+    assert len(lines) <= 9
+    assert len(before.splitlines()) == 41 + 3  # a shard a line, the head, the cards and their history
+
+
+def test_a_name_of_any_text_comes_back() -> None:
+    """A folder's name may hold bytes that are no text, and characters that JSON escapes."""
+    job = Job()
+    for name in ("caf\udce9", 'quote " and \\', "\x00\x1b[2J", "\u2028", "x" * 5000):
+        job.enter(name).warmed()
+    text = DurableText().of(job.policy.state)
+    assert text.isascii()
+    assert restore_durable(json.loads(text), "").shards.keys() == job.policy.state.shards.keys()
+
+
+def test_what_json_cannot_hold_is_refused() -> None:
+    """An infinity in the file would be no JSON for the next reader."""
+    job = Job().warmed()
+    job.policy.state.shards["a"].meters["cuda:0"].baseline = Baseline(float("inf"), 1.0, 1.0)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        DurableText().of(job.policy.state)
 
 
 def damaged(path: list[str | int], value: object) -> Any:

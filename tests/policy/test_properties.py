@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helix_crawl_otel.policy.batch import BatchInfo
@@ -91,6 +91,27 @@ def test_the_ladder_never_falls_and_never_takes_more_than_three(
         assert issued == []
     if knobs.action == "cpu":
         assert {d.kind for d in issued} <= {DEMOTE_CPU}
+
+
+@FEW
+@example(Settings(), [("batches", (10, 1.0, WORK)), ("memory", FULL), ("stall", 4000.0)], True)
+@given(SETTINGS, steps(), st.booleans())
+def test_where_nobody_can_end_a_batch_no_batch_brings_two_rungs(
+    knobs: Settings, script: list[Step], obeys: bool
+) -> None:
+    """One a boundary, whether the driver comes to it or not."""
+    asked: dict[object, int] = {}
+
+    class Counted(Job):
+        def _note(self, decisions: list[Decision]) -> None:
+            super()._note(decisions)
+            for decision in decisions:
+                if decision.what is DecisionKind.ISSUE and decision.kind is not DETECT:
+                    batch = self._batches, decision.shard
+                    asked[batch] = asked.get(batch, 0) + 1
+
+    play(Counted(knobs, obeys=obeys), script)
+    assert set(asked.values()) <= {1}
 
 
 @FEW

@@ -1,12 +1,25 @@
-"""Rule 8: what counts while an episode is open, and how it ends."""
+"""Rule 8: what counts while an episode is open, how many rungs it brings, and how it ends."""
 
 from __future__ import annotations
 
 import pytest
 
-from helix_crawl_otel.policy.model import DecisionKind, Outcome, Verdict
+from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.model import REMEDIES, ActionKind, DecisionKind, Outcome, Verdict
 from helix_crawl_otel.policy.settings import Settings
-from tests.policy.timeline import DEMOTE_CPU, DETECT, EMPTY_CACHE, FULL, GENES_RATE, LOW, RECYCLE, Job
+from tests.policy.timeline import (
+    DEMOTE_CPU,
+    DETECT,
+    EMPTY_CACHE,
+    FULL,
+    GENES,
+    GENES_RATE,
+    LOW,
+    RECYCLE,
+    SLICE,
+    WORK,
+    Job,
+)
 
 FINISHED = Settings(ema_alpha=1.0, inflight=False)
 
@@ -167,3 +180,80 @@ def test_an_empty_cache_is_resolved_by_its_own_id_only() -> None:
     assert job.pending is action
     job.policy.resolve("a", action.action_id, Outcome.APPLIED)
     assert job.pending is None
+
+
+# -- where nobody can end the batch: one rung a boundary ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("can_take", [REMEDIES, [EMPTY_CACHE, DEMOTE_CPU], [RECYCLE, DEMOTE_CPU], [DEMOTE_CPU]])
+@pytest.mark.parametrize("ticks", [True, False])
+def test_one_stall_brings_one_rung(can_take: list[ActionKind], ticks: bool) -> None:
+    """However long it is, and whether it is looked at while it lasts or told of at its end."""
+    job = Job(can_take=can_take).warmed()
+    job.memory = FULL
+    job.begin().wait(60 * SLICE, ticks=ticks).end()
+    job.memory = LOW
+    job.batches(60)
+    assert job.issued == [DETECT, can_take[0]]
+
+
+def test_the_rung_is_carried_out_and_judged_before_the_next() -> None:
+    """What the stall showed behind the decision is no evidence against the remedy: a whole window comes first."""
+    job = Job(Settings(ema_alpha=1.0)).warmed()
+    job.memory = FULL
+    job.begin().wait(60 * SLICE).end()
+    assert (job.issued, job.pending, job.status.streak) == ([DETECT, EMPTY_CACHE], None, 0)
+    job.batches(7, speed=0.19)
+    assert job.issued == [DETECT, EMPTY_CACHE]
+    assert job.batches(1, speed=0.19).issued == [DETECT, EMPTY_CACHE, RECYCLE]
+
+
+def test_each_stall_brings_one_rung() -> None:
+    """A card that stalls in every batch goes to the CPU all the same, a boundary at a time."""
+    job = Job(can_take=[EMPTY_CACHE, DEMOTE_CPU]).warmed()
+    job.memory = FULL
+    job.begin().wait(30 * SLICE).end()
+    assert job.issued == [DETECT, EMPTY_CACHE]
+    job.begin().wait(30 * SLICE)
+    assert job.issued == [DETECT, EMPTY_CACHE, DEMOTE_CPU]
+    job.end()
+    assert job.device == "cpu"
+
+
+def test_a_driver_that_does_not_come_is_asked_for_more_in_its_next_batch() -> None:
+    """It polls, or has no `boundary`: a batch that began after the decision has passed one."""
+    job = Job(obeys=False).warmed()
+    job.memory = FULL
+    job.begin().wait(60 * SLICE).end()
+    assert job.issued == [DETECT, EMPTY_CACHE]
+    job.begin().wait(10 * SLICE)
+    assert job.issued == [DETECT, EMPTY_CACHE, RECYCLE]
+    assert [d.kind for d in job.of(DecisionKind.SUPERSEDED)] == [EMPTY_CACHE]
+
+
+def test_batches_beside_the_stuck_one_bring_no_second_rung() -> None:
+    """Threads: the boundary comes when none is running; the others' batches cannot replace what waits for it."""
+    job = Job(FINISHED, obeys=False).warmed()
+    job.memory = FULL
+    job.policy.start_batch(job.t, BatchInfo("stuck", "a", "w", "cuda:0", GENES, WORK))
+    job.batches(40, speed=0.1)
+    assert job.issued == [DETECT, EMPTY_CACHE]
+    job.policy.abandon_batch("stuck")
+    assert job.batches(8, speed=0.1).issued == [DETECT, EMPTY_CACHE, RECYCLE]
+
+
+def test_another_shard_beside_the_stuck_one_has_its_own_ladder() -> None:
+    """What waits for one shard's boundary holds nobody else up."""
+    job = Job(FINISHED, obeys=False).warmed()
+    job.memory = FULL
+    job.policy.start_batch(job.t, BatchInfo("stuck", "other", "w", "cuda:0", GENES, WORK))
+    job.policy.advance(job.t + 60 * SLICE)
+    assert job.batches(16, speed=0.1).issued == [DETECT, EMPTY_CACHE, RECYCLE]
+
+
+def test_a_supervisor_does_not_wait_for_the_boundary() -> None:
+    """It ends the worker, and that is the next rung; see the deadlines."""
+    job = Job(obeys=False, can_end_worker=True).warmed()
+    job.memory = FULL
+    job.begin().wait(60 * SLICE)
+    assert job.issued == [DETECT, EMPTY_CACHE, RECYCLE]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.probes.cards import card_processes, describe
+from helix_crawl_otel.probes.cards import describe, device_processes
 from helix_crawl_otel.probes.nvml import NvmlProbe
 from tests.standins.answers import AnswerFile
 
@@ -72,7 +72,7 @@ _COMMANDS: dict[str, Callable[[NvmlProbe], Any]] = {
     "shut down": _shutdown,
     "describe": lambda probe: dataclasses.asdict(describe(os.environ)),
     "driver model": lambda probe: driver_model(os.environ),
-    "processes": lambda probe: dataclasses.asdict(card_processes(0)),
+    "processes": lambda probe: dataclasses.asdict(device_processes("cuda:0", os.environ)),
     "modules": lambda probe: [name for name in ("pynvml", "torch", "opentelemetry") if name in sys.modules],
 }
 

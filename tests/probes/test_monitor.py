@@ -17,7 +17,7 @@ from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.probes import monitor
 from helix_crawl_otel.probes.monitor import MemoryMonitor, ReportedProbe
-from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
+from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe, ProbeFailure
 from tests.standins.nvml import GIB, Answers
 from tests.watch.rig import TICK, Clock, Series, collected, make_provider, wait_until
 
@@ -111,7 +111,7 @@ def test_a_driver_that_hangs_keeps_no_worker_from_starting() -> None:
     watched.close()
 
 
-def test_a_card_that_hangs_for_a_minute_is_lost_until_it_answers() -> None:
+def test_a_card_that_hangs_for_a_minute_is_lost_until_it_answers(caplog: pytest.LogCaptureFixture) -> None:
     """The gauges must not show the last good value for ever, nor the gate believe it."""
     answers_now, hangs = threading.Event(), threading.Event()
     answers_now.set()
@@ -129,8 +129,10 @@ def test_a_card_that_hangs_for_a_minute_is_lost_until_it_answers() -> None:
     watched.clock.now += 60.0
     watched.memory.tick()
     assert watched.memory.used("cuda:0") == 3 * GIB
+    assert caplog.messages == []
     watched.clock.now += 1.0
     watched.memory.tick()
+    assert caplog.messages == ["[crawl-watchdog] memory of cuda:0 is unknown (no answer for 60 s): nothing trips there"]
     assert watched.memory.used("cuda:0") is None
     assert watched.series("used") == {}
     assert set(watched.series("probe_up").values()) == {0}
@@ -149,6 +151,38 @@ def test_what_a_framework_holds_beyond_the_card_counts(watched: Watched, card: l
     watched.memory.forget_worker("w1")
     wait_until(lambda: watched.memory.used("cuda:0") == 3 * GIB)
     assert watched.errors == []
+
+
+def test_a_card_that_is_lost_in_the_middle_of_a_run_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """What torch holds counts on, and it is said that this is not all; without it nothing trips, and that is said."""
+    lost, answered = threading.Event(), threading.Event()
+
+    def read() -> MemoryReading:
+        answered.set()
+        if lost.is_set():
+            raise ProbeFailure("NVML: GPU is lost (error 15 from nvmlDeviceGetMemoryInfo)")
+        return MemoryReading(3 * GIB, CARD)
+
+    watched = Watched(read)
+    watched.memory.watch("cuda:0")
+    watched.memory.report("w1", "cuda:0", MemoryReading(2 * GIB, CARD), "torch", True)
+    wait_until(lambda: watched.series("probe_up")["device=cuda:0", "source=torch"] == 1)
+    assert caplog.messages == []
+    lost.set()
+    wait_until(lambda: watched.memory.used("cuda:0") == 2 * GIB)
+    watched.memory.forget_worker("w1")
+    wait_until(lambda: watched.memory.used("cuda:0") is None)
+    for _ in range(3):
+        answered.clear()
+        assert answered.wait(50)
+    watched.close()
+    why = "NVML: GPU is lost (error 15 from nvmlDeviceGetMemoryInfo)"
+    told = "no worker has told what its framework holds"
+    hint = "what other programs hold there is not seen"
+    assert caplog.messages == [
+        f"[crawl-watchdog] memory of cuda:0 is what torch itself holds ({why}): {hint}",
+        f"[crawl-watchdog] memory of cuda:0 is unknown ({why}; torch: {told}): nothing trips there",
+    ]
 
 
 def test_what_a_worker_told_two_ticks_ago_is_unknown(watched: Watched) -> None:

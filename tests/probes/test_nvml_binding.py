@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.probes.cards import CardProcess, CardProcesses, card_processes, describe
+from helix_crawl_otel.probes.cards import CardProcess, CardProcesses, describe, device_processes, listed_names
 from helix_crawl_otel.probes.nvml import NvmlProbe
 from helix_crawl_otel.probes.probe import UNKNOWN
 from tests.probes.reader import driver_model
@@ -137,13 +137,13 @@ def test_a_size_that_cannot_be_is_unknown(monkeypatch: pytest.MonkeyPatch, used:
     """A binding may pass 2^64-1 on, and a process cannot hold more than the card has."""
     listed = [SimpleNamespace(pid=7, usedGpuMemory=used)]
     monkeypatch.setitem(sys.modules, "pynvml", binding(nvmlDeviceGetComputeRunningProcesses_v2=lambda handle: listed))
-    assert card_processes(0) == CardProcesses((CardProcess(7, None, None, computes=True),))
+    assert device_processes("cuda:0", {}) == CardProcesses((CardProcess(7, None, None, computes=True),))
 
 
 def test_processes_without_a_binding(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason is that of every other call."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert card_processes(0) == CardProcesses((), "the package nvidia-ml-py is not installed")
+    assert device_processes("cuda:0", {}) == CardProcesses((), "the package nvidia-ml-py is not installed")
 
 
 def test_a_name_in_bytes_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,4 +153,4 @@ def test_a_name_in_bytes_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "nvmlSystemGetProcessName": lambda pid: b"/usr/lib/a\xffb\x1b[31m",
     }
     monkeypatch.setitem(sys.modules, "pynvml", binding(**functions))
-    assert [process.name for process in card_processes(0).processes] == ["a\ufffdb?[31m"]
+    assert listed_names(device_processes("cuda:0", {}).processes) == "a\ufffdb\\x1b[31m (pid 7)"

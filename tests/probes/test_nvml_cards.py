@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helix_crawl_otel.probes.nvml import within
+from helix_crawl_otel.probes.probe import ProbeFailure
 from tests.probes.process import Reader
 from tests.standins.nvml import GIB, Answers, Card
 
@@ -134,29 +137,15 @@ def test_describe_lists_every_card_and_what_cuda_calls_it(
     answers.cards = [card(1, model=0), card(2, model=1), card(3, lost=1)]
     answers.write()
     said = start_reader(nvml_library, CUDA_VISIBLE_DEVICES="GPU-2").ask("describe")
-    assert said == {
-        "driver": "610.43",
-        "why": None,
-        "cards": [
-            {
-                "index": 0,
-                "device": None,
-                "name": "RTX 3090",
-                "uuid": "GPU-1aaa",
-                "total_bytes": 10 * GIB,
-                "model": "WDDM",
-            },
-            {
-                "index": 1,
-                "device": "cuda:0",
-                "name": "RTX 3090",
-                "uuid": "GPU-2aaa",
-                "total_bytes": 20 * GIB,
-                "model": "TCC",
-            },
-            {"index": 2, "device": None, "name": None, "uuid": None, "total_bytes": None, "model": None},
-        ],
-    }
+    assert (said["driver"], said["why"]) == ("610.43", None)
+    keys = ("index", "device", "name", "uuid", "model", "is_usable")
+    assert [tuple(one[key] for key in keys) for one in said["cards"]] == [
+        (0, None, "RTX 3090", "GPU-1aaa", "WDDM", True),
+        (1, "cuda:0", "RTX 3090", "GPU-2aaa", "TCC", True),
+        (2, None, None, None, None, False),
+    ]
+    assert [one["memory"]["limit_bytes"] for one in said["cards"]] == [10 * GIB, 20 * GIB, None]
+    assert said["cards"][2]["why"] == "NVML: GPU is lost (error 15 from nvmlDeviceGetHandleByIndex)"
 
 
 def test_describe_numbers_cards_in_cudas_order(start_reader: Start, nvml_library: Path, three: Answers) -> None:
@@ -171,7 +160,26 @@ def test_describe_goes_on_where_a_value_is_missing(reader: Reader, answers: Answ
     said = reader.ask("describe")
     assert said["driver"] is None
     assert said["cards"][0]["name"] == "NVIDIA GeForce RTX 3080 Ti"
-    assert said["cards"][0]["total_bytes"] is None
+    assert said["cards"][0]["memory"]["limit_bytes"] is None
+
+
+def test_a_driver_that_hangs_is_waited_for_no_longer_than_told() -> None:
+    """Whoever asks goes on; what hangs keeps a thread of its own."""
+    answer, asked = threading.Event(), threading.Event()
+
+    def hang() -> str:
+        asked.set()
+        answer.wait(60)
+        return "late"
+
+    with pytest.raises(ProbeFailure, match=r"^NVML: no answer within 0\.01 s$") as late:
+        within(0.01, hang)
+    assert late.value.code == 10
+    answer.set()
+    assert asked.is_set()
+    assert within(50, hang) == "late"
+    with pytest.raises(ProbeFailure, match=r"^NVML: ZeroDivisionError: division by zero$"):
+        within(50, lambda: 1 / 0)
 
 
 def test_describe_says_why_there_is_nothing(reader: Reader, answers: Answers) -> None:

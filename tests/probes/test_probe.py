@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, CombinedProbe, Probe, ProbeFailure, UnknownProbe
+from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, CombinedProbe, Probe, ProbeFailure
 
 
 class Fixed(Probe):
@@ -181,21 +181,7 @@ def test_the_device_is_that_of_the_probes() -> None:
     assert CombinedProbe([nvml(1, 2)]).device == "cuda:0"
 
 
-@pytest.mark.parametrize(
-    ("probes", "said"),
-    [
-        ([], r"\[\]; accepted: probes of one device"),
-        ([Fixed("a"), Fixed("b", device="cuda:1")], r"\['cuda:0', 'cuda:1'\]; accepted: probes of one device"),
-        ([Fixed("a"), Fixed("a")], r"\['a', 'a'\]; accepted: each source once"),
-    ],
-)
-def test_probes_that_cannot_be_combined_are_refused(probes: list[Fixed], said: str) -> None:
-    """None at all, two devices, or a source whose label would mean two things."""
-    with pytest.raises(ValueError, match=said):
-        CombinedProbe(probes)
-
-
-# -- of a plain callable, and of nothing ------------------------------------------------------------------------------
+# -- of a plain callable -----------------------------------------------------------------------------------------------
 
 
 def test_a_plain_callable_becomes_a_probe() -> None:
@@ -224,15 +210,3 @@ def test_a_callable_that_fails_is_unknown(read: Callable[[], MemoryReading], why
     assert probe() == UNKNOWN
     assert probe.why is not None
     assert probe.why.startswith(why)
-
-
-def test_what_cannot_be_called_is_refused() -> None:
-    """At construction, not at the first tick."""
-    with pytest.raises(ValueError, match=r"CallableProbe\.read is 7; accepted: a callable"):
-        CallableProbe(7, "cuda:0")  # type: ignore[arg-type]  # a caller without a type checker
-
-
-def test_an_unknown_probe_keeps_its_reason() -> None:
-    """It never knows, and always says so."""
-    probe: Probe = UnknownProbe("xpu:0", "xpu", "no probe")
-    assert (probe(), probe.why) == (UNKNOWN, "no probe")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.replay.order import in_runs
 from helix_crawl_otel.report.effect import choose
 from helix_crawl_otel.report.page import page
 from helix_crawl_otel.report.story import RunReport
@@ -32,7 +33,7 @@ GB = 1_000_000_000
 
 def recorded(name: str) -> RunReport:
     """One of the recorded timelines."""
-    return tell(read_timeline(FOLDER / f"{name}.jsonl"), Settings())
+    return tell(list(in_runs(read_timeline(FOLDER / f"{name}.jsonl"))), Settings())
 
 
 def lines(events: list[dict[str, Any]]) -> bytes:
@@ -42,7 +43,7 @@ def lines(events: list[dict[str, Any]]) -> bytes:
 
 def story_of(events: list[dict[str, Any]], settings: Settings | None = None) -> RunReport:
     """The story of a few lines."""
-    return tell(read_timeline(io.BytesIO(lines(events))), settings or Settings())
+    return tell(list(in_runs(read_timeline(io.BytesIO(lines(events))))), settings or Settings())
 
 
 def page_of(story: RunReport) -> str:

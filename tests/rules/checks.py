@@ -76,6 +76,38 @@ def dangerous_calls(source: str) -> list[str]:
     return findings
 
 
+def log_prefixes(source: str) -> list[str]:
+    """Find texts with the prefix of the log lines, docstrings apart: `logs.watchdog` puts it there."""
+    tree = ast.parse(source)
+    apart = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [
+        f"line {node.lineno}: writes the prefix itself"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node not in apart
+        for text in _texts(node)
+        if "crawl-watchdog" in text
+    ]
+
+
+_UNIT = re.compile(r"(s|ms|min|h|d|B|[KMGT]i?B)(?![\w/])")
+
+
+def hand_made_units(source: str) -> list[str]:
+    """Find numbers that a format cuts to some digits, with a unit of time or size behind: `formats` does that."""
+    findings = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.JoinedStr):
+            continue
+        for value, after in zip(node.values, node.values[1:], strict=False):
+            text = after.value if isinstance(after, ast.Constant) else None
+            if not (isinstance(value, ast.FormattedValue) and isinstance(text, str)):
+                continue
+            form = ast.unparse(value.format_spec) if value.format_spec else ""
+            if re.search(r"\.\d[fg]", form) and _UNIT.match(text.lstrip(" ")):
+                findings.append(f"line {node.lineno}: formats {text.split()[0]} by hand")
+    return findings
+
+
 def print_calls(source: str) -> list[str]:
     """Find calls of the built-in `print`: a library logs, only commands write to stdout."""
     return [

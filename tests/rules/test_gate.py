@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from tests.conftest import pytest_xdist_auto_num_workers
 from tests.programs import require_program
 from tests.rules.tree import ROOT
 
@@ -67,3 +70,26 @@ def test_another_readme_is_refused(tmp_path: Path, text: str, complaint: str) ->
     done = gate_line_of(readme)
     assert done.returncode != 0
     assert complaint in done.stderr
+
+
+PLAIN = "not slow and not gpu and not benchmark"
+
+
+@pytest.mark.parametrize(
+    ("marks", "arguments", "capture", "is_one"),
+    [
+        (PLAIN, ["tests", "docs"], "fd", False),
+        (PLAIN, ["tests/build", "tests/cli/test_cli.py"], "fd", False),
+        ("slow", ["tests"], "fd", False),
+        ("slow and not gpu", ["tests"], "fd", False),
+        ("benchmark", ["tests"], "fd", True),
+        ("slow and gpu", ["tests"], "fd", True),
+        (PLAIN, ["tests/cli/test_cli.py"], "fd", True),
+        (PLAIN, ["tests/cli/test_cli.py::test_it[x]"], "fd", True),
+        (PLAIN, ["tests"], "no", True),
+    ],
+)
+def test_what_measures_has_the_machine_alone(marks: str, arguments: list[str], capture: str, is_one: bool) -> None:
+    """The whole suite runs in several processes; a benchmark, a file by name and what prints as it goes in one."""
+    config = SimpleNamespace(option=SimpleNamespace(markexpr=marks, capture=capture), args=arguments)
+    assert (pytest_xdist_auto_num_workers(cast("pytest.Config", config)) == 0) is is_one

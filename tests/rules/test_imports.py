@@ -38,10 +38,10 @@ def test_policy_loads_nothing_heavy(decoys: Path) -> None:
 
 
 def test_policy_loads_nothing_else_of_the_package(decoys: Path) -> None:
-    """The policy knows nobody: the package's own `__init__` does not bring the rest in."""
+    """It knows how numbers are written and nothing else; the package's own `__init__` does not bring the rest in."""
     loaded = loaded_by("; ".join(f"import {name}" for name in POLICY), decoys)
     ours = {name for name in loaded if name.startswith("helix_crawl_otel")}
-    assert ours == {"helix_crawl_otel", *POLICY}
+    assert ours == {"helix_crawl_otel", "helix_crawl_otel.formats", *POLICY}
 
 
 def test_package_gives_its_public_names_lazily(decoys: Path) -> None:
@@ -64,6 +64,59 @@ def test_command_line_loads_no_torch(decoys: Path) -> None:
     """`helix-crawl --help` is quick, and the parent of a worker never holds a CUDA context."""
     statement = "from helix_crawl_otel import cli; cli._parser()"
     assert roots(loaded_by(statement, decoys)) & (GPU | {"matplotlib", "numpy"}) == set()
+
+
+SLOW = {"asyncio", "concurrent", "email", "filelock", "http", "rich", "ssl"}
+"""Of what is not needed to begin, what is slow to import."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "of_ours"),
+    [
+        (
+            ["--version"],
+            {"logging", "pathlib", "sqlite3", "subprocess"},
+            {"_version", "cli", "exit_codes", "import_path"},
+        ),
+        (["verify", "nowhere"], {"subprocess"}, {"commands", "shards"}),
+        (["verify", "--help"], {"subprocess"}, {"commands", "shards"}),
+        (["query", "nowhere", "x"], {"subprocess"}, {"commands", "shards", "encoders"}),
+        (["simulate", "--list"], {"sqlite3"}, {"commands", "simulate"}),
+    ],
+    ids=["version", "verify", "help", "query", "simulate"],
+)
+def test_a_command_loads_what_it_needs_itself(
+    decoys: Path, arguments: list[str], more: set[str], of_ours: set[str]
+) -> None:
+    """The other commands, and what they need, are not imported: a script calls these in a loop."""
+    statement = (
+        "from contextlib import redirect_stderr, redirect_stdout, suppress; from io import StringIO\n"
+        "from helix_crawl_otel import cli\n"
+        "with suppress(SystemExit), redirect_stdout(StringIO()), redirect_stderr(StringIO()):\n"
+        f"    cli.main({arguments})"
+    )
+    loaded = loaded_by(statement, decoys)
+    assert roots(loaded) & (HEAVY - {"sqlite3", "subprocess"} | SLOW | more) == set()
+    parts = {name.split(".")[1] for name in loaded if name.count(".") and name.startswith("helix_crawl_otel.")}
+    assert parts >= of_ours
+    assert parts & {"build", "console", "doctor", "otel", "replay", "report", "supervise", "watch"} == set()
+    assert len([name for name in loaded if name.startswith("helix_crawl_otel.commands.")]) <= 2
+
+
+def test_a_worker_loads_no_meter(decoys: Path) -> None:
+    """Each of them starts as quickly as it can: what is measured is measured by the supervisor."""
+    loaded = loaded_by("import helix_crawl_otel.build.worker", decoys)
+    assert roots(loaded) & (GPU | METERS | SLOW | {"matplotlib", "numpy", "psutil"}) == set()
+    parts = {name.split(".")[1] for name in loaded if name.startswith("helix_crawl_otel.")}
+    assert parts & {"commands", "console", "otel", "replay", "report", "simulate", "supervise", "timeline"} == set()
+
+
+def test_a_supervisor_loads_no_terminal_no_server_and_no_tls(decoys: Path) -> None:
+    """They are imported by the run that shows bars, serves metrics or tells somebody of its end."""
+    loaded = loaded_by("import helix_crawl_otel.build.run", decoys)
+    assert (
+        roots(loaded) & (GPU | {"http", "matplotlib", "numpy", "prometheus_client", "rich", "ssl", "wsgiref"}) == set()
+    )
 
 
 def test_nothing_is_imported_before_the_current_folder_has_left_the_path(decoys: Path) -> None:

@@ -11,6 +11,8 @@ from tests.rules.checks import (
     dangerous_calls,
     environment_readers,
     forbidden_imports,
+    hand_made_units,
+    log_prefixes,
     machine_traces,
     print_calls,
     unreasoned_skips,
@@ -78,6 +80,18 @@ def test_only_commands_print() -> None:
     assert findings(print_calls, [path for path in python_files(PACKAGE) if path not in commands]) == []
 
 
+def test_only_logs_knows_the_prefix() -> None:
+    """People grep for it: one place says what it is, and which lines have it."""
+    assert findings(log_prefixes, [path for path in python_files(PACKAGE) if path != PACKAGE / "logs.py"]) == []
+
+
+def test_only_formats_writes_units() -> None:
+    """A time or a size looks the same wherever it is shown."""
+    theirs = {PACKAGE / "formats.py", PACKAGE / "build" / "devices.py"}
+    theirs |= {path for folder in ("doctor", "probes") for path in python_files(PACKAGE / folder)}
+    assert findings(hand_made_units, [path for path in python_files(PACKAGE) if path not in theirs]) == []
+
+
 def test_every_suppression_names_its_rule_and_its_reason() -> None:
     """A silenced check is a decision that the next reader can judge."""
     paths = [*python_files(PACKAGE), *python_files(ROOT / "dashboards"), *python_files(ROOT / "tests")]
@@ -120,6 +134,11 @@ BAD = [
     (dangerous_calls, "from os import fork"),
     (unsafe_starts, "argv = [python, '-m', 'helix_crawl_otel.build.worker']"),
     (unsafe_starts, "subprocess.run([sys.executable, '-c', 'pass'])"),
+    (log_prefixes, "logger.info('[crawl-watchdog] x')"),
+    (log_prefixes, "x = f'[crawl-watchdog] {y}'"),
+    (hand_made_units, "x = f'{a / GIB:.1f} GiB free'"),
+    (hand_made_units, "x = f'{a:.2f}GiB'"),
+    (hand_made_units, "x = f'for {t - since:.0f} s, and'"),
     (print_calls, "def f():\n    print('x')"),
     (unreasoned_skips, "import pytest\npytest.skip()"),
     (unreasoned_skips, "import pytest\npytest.skip('  ')"),
@@ -145,6 +164,8 @@ GOOD = [
     (environment_readers, "def f(environ):\n    return environ['A'], self.environ"),
     (dangerous_calls, "import os, subprocess\nsubprocess.run(['ls'], shell=False)\nos.register_at_fork(before=f)"),
     (unsafe_starts, "argv = [python, '-I', '-S', str(path)]\nhelp = 'start it with -m'"),
+    (log_prefixes, 'def f():\n    """Says `[crawl-watchdog]`."""\n    watchdog.info(\'x\')'),
+    (hand_made_units, "x = f'{a:.1f} genes/s, {gib(b)} free, {count:,} shards, {x:.0f} B/s, {y:.1f}'"),
     (print_calls, "log.info('print(x)')\nself.print(x)"),
     (unreasoned_skips, "import pytest\npytest.skip('no card')\npytest.skip(reason=f'{x}')\nselector.skip()"),
     (unreasoned_skips, "import pytest\n@pytest.mark.skipif(a, reason='no cgroup v2 here')\ndef test_a(): ..."),

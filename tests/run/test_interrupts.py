@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.build.rig import COMMAND, SECONDS, Rig, wait_for
+from tests.build.rig import COMMAND, SECONDS, Rig, another_wish, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals to processes found through /proc")
 
@@ -64,6 +64,7 @@ def test_the_second_interrupt_ends_it(rig: Rig, way: str) -> None:
         process.send_signal(signal.SIGINT)
         wait_for(process, "interrupted")
         until_lines(rig, process, len(lines(rig)) + 5)
+        another_wish()
         process.send_signal(signal.SIGINT)
         done = rig.ended(process)
     assert done.code == 130, done.errors

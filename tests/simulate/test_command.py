@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.cli import main
-from helix_crawl_otel.simulate.compare import span
+from helix_crawl_otel.formats import span
 from helix_crawl_otel.simulate.scenario import SCENARIOS
 from helix_crawl_otel.timeline import (
     ActionEvent,

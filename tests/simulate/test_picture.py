@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from helix_crawl_otel.charts import ChartError
-from helix_crawl_otel.simulate.compare import span
+from helix_crawl_otel.formats import span
 from helix_crawl_otel.simulate.picture import check_picture, draw_into, figure_of
 from tests.simulate.results import result
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -46,7 +45,7 @@ class PlayedWorker:
         self.may_end.set()
         self.interrupts = 0
         self.exit_code: int | None = None
-        self.channel = Channel.from_inherited(_own_copy(environ[CHANNEL_VARIABLE]))
+        self.channel = _inherited(environ[CHANNEL_VARIABLE])
         self._requests = 0
 
     # -- as the supervisor sees it ------------------------------------------------------------------------------------
@@ -132,11 +131,15 @@ class PlayedWorker:
         return [action for action in found if action["kind"] != "DETECT"]
 
 
-def _own_copy(text: str) -> str:
-    """The channel's variable for this process, which keeps the end that a child would inherit."""
-    kind, _, number = text.partition(":")
+def _inherited(text: str) -> Channel:
+    """The end that a child would inherit; this process keeps its own copy of it, and closes it."""
     if sys.platform == "win32":
+        import _winapi
         from multiprocessing import reduction
 
-        return f"{kind}:{reduction.duplicate(int(number))}"
-    return f"{kind}:{os.dup(int(number))}"
+        copy = reduction.duplicate(int(text.partition(":")[2]))
+        try:
+            return Channel.from_inherited(f"handle:{copy}")
+        finally:
+            _winapi.CloseHandle(copy)
+    return Channel.from_inherited(text)

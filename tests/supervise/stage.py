@@ -71,7 +71,7 @@ class Stage:
         self.events: list[events.Event] = []
         self.fraction = LOW
         self.cannot_start: OSError | None = None
-        self.saved: dict[str, Any] = {}
+        self.saved = ""
         provider, self.reader = make_provider()
         self.pipeline = Pipeline(
             Knobs(),
@@ -130,7 +130,7 @@ class Stage:
     def _force(self, decision: Decision) -> None:
         self.supervisor.force(decision)
 
-    def _keep(self, content: dict[str, Any]) -> None:
+    def _keep(self, content: str) -> None:
         self.saved = content
 
     def _refresh(self) -> None:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.interrupts import INTERRUPTS, TOGETHER_SECONDS
 from helix_crawl_otel.supervise.slot import Phase
 from tests.supervise.stage import Stage
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Those of this process come back also where the stage's clock stands still after an interrupt."""
+    numbers = [getattr(signal, name) for name in INTERRUPTS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def supervise(stage: Stage, *steps: Callable[[], object]) -> int:
@@ -26,8 +37,9 @@ def supervise(stage: Stage, *steps: Callable[[], object]) -> int:
     return code
 
 
-def interrupt() -> bool:
-    """What Ctrl-C does."""
+def interrupt(stage: Stage) -> bool:
+    """What Ctrl-C does, a second after the last one."""
+    stage.clock.now += TOGETHER_SECONDS
     signal.raise_signal(signal.SIGINT)
     return True
 
@@ -63,7 +75,7 @@ def test_the_first_interrupt_pauses_whatever_the_driver_makes_of_it(code: int) -
             stage.worker.close("a", "paused")
             return left(stage, code)
 
-        assert supervise(stage, lambda: greeted(stage), interrupt, obeys) == 75
+        assert supervise(stage, lambda: greeted(stage), lambda: interrupt(stage), obeys) == 75
         assert [event.times for event in stage.of(events.Interrupted)] == [1]
         assert stage.of(events.Crash) == []
         assert len(stage.workers) == 1
@@ -77,7 +89,7 @@ def test_the_second_interrupt_ends_the_worker_at_once() -> None:
             stage.start_batch(stage.worker, "a")
             return True
 
-        assert supervise(stage, lambda: greeted(stage), in_a_batch, interrupt, interrupt) == 130
+        assert supervise(stage, lambda: greeted(stage), in_a_batch, *[lambda: interrupt(stage)] * 2) == 130
         assert stage.whys() == ["it was ended by the operator"]
         assert stage.run.is_paused
 
@@ -96,7 +108,7 @@ def test_the_second_interrupt_while_a_worker_is_being_ended() -> None:
             stage.worker.may_end.set()
             return True
 
-        assert supervise(stage, lambda: greeted(stage), ended, interrupt, interrupt, lets_go) == 130
+        assert supervise(stage, lambda: greeted(stage), ended, *[lambda: interrupt(stage)] * 2, lets_go) == 130
         assert len(stage.workers) == 1
         assert stage.run.is_paused
 
@@ -104,8 +116,8 @@ def test_the_second_interrupt_while_a_worker_is_being_ended() -> None:
 def test_an_interrupt_while_nothing_runs() -> None:
     """A slot that waits for its backoff is over at once."""
     with Stage() as stage:
-        steps = (lambda: greeted(stage), lambda: left(stage, 1), lambda: stage.slot.phase is Phase.WAITING, interrupt)
-        assert supervise(stage, *steps) == 75
+        steps = (lambda: greeted(stage), lambda: left(stage, 1), lambda: stage.slot.phase is Phase.WAITING)
+        assert supervise(stage, *steps, lambda: interrupt(stage)) == 75
         assert len(stage.workers) == 1
 
 

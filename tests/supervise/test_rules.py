@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helix_crawl_otel.formats import MIB
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise.rules import (
     BACK_WITHIN,
     MAX_SECONDS,
-    MIB,
     MOST_NARROWED,
     RESTARTS,
     CrashBudget,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ def test_the_next_run_knows_which_shards_belong_on_the_cpu(tmp_path: Path, outco
         worker.acknowledge(stage.crawl(worker, "a", "DEMOTE_CPU"), outcome)
         assert stage.run.demoted == demoted
         worker.close("a", "paused")
-        (tmp_path / "ladder.json").write_text(json.dumps(stage.saved), encoding="utf-8")
+        (tmp_path / "ladder.json").write_text(stage.saved, encoding="utf-8")
     options = RunOptions(
         config=CrawlConfig(), folder=tmp_path, encoder="", slots=[], environ={}, keeps_logs=False, is_modelled=True
     )

@@ -10,7 +10,7 @@ import pytest
 
 from helix_crawl_otel.actions import ActionQueue, PauseRequested
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome
-from tests.watch.rig import Rig
+from tests.watch.rig import FULL, GENES, LOW, WORK, Rig
 
 
 def action(number: int, kind: ActionKind = ActionKind.EMPTY_CACHE, shard: str = "a") -> Action:
@@ -186,6 +186,25 @@ def test_a_later_action_supersedes_a_release_that_nobody_fetched() -> None:
             rig.batch(shard, 80.0)
         assert [each.kind.value for each in rig.watch.actions.drain()] == ["DETECT", "RECYCLE"]
         assert rig.outcomes() == {"DETECT/applied": 1, "EMPTY_CACHE/superseded": 1}
+
+
+@pytest.mark.parametrize("timed_by_the_driver", [False, True])
+def test_one_stall_of_an_embedded_job_does_not_move_it_to_the_cpu(timed_by_the_driver: bool) -> None:
+    """Batches of half a second and one of two minutes and more: it brings the release of the cache, and that helps."""
+    demoted: list[float] = []
+    with Rig() as rig, rig.watch.shard("a", on_demote=lambda: demoted.append(rig.clock.now)) as shard:
+        rig.batches(shard, 20, 0.5)
+        rig.fraction = FULL
+        if timed_by_the_driver:
+            rig.wait(200.0)
+            shard.record(GENES, 200.0, WORK)
+            rig.applied += shard.boundary()
+        else:
+            rig.batches(shard, 1, 200.0)
+        rig.fraction = LOW
+        rig.batches(shard, 100, 0.5)
+        assert [action.kind.value for action in rig.applied] == ["DETECT", "EMPTY_CACHE"]
+        assert (demoted, shard.device, shard.status().rung) == ([], "cuda:0", 1)
 
 
 def test_what_waits_when_a_shard_is_closed_is_gone() -> None:

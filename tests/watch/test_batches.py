@@ -63,7 +63,7 @@ def test_a_batch_that_raised_is_in_flight_no_longer() -> None:
         (64, -5.0, "work"),
         (64, float("nan"), "work"),
         (64, "4000", "work"),
-        (64, object(), "work"),
+        pytest.param(64, object(), "work", id="64-an object-work"),
     ],
     ids=str,
 )
@@ -200,7 +200,7 @@ def test_the_status_of_a_crawl() -> None:
     assert status.verdict is Verdict.CRAWLING
     assert status.episode_open
     assert status.rung == 1
-    assert status.streak == 6
+    assert status.streak == 4  # the slices of the batch that tripped no longer count once the rung was asked for
     assert status.ratio is not None
     assert status.ratio < 0.2
     assert status.ema == pytest.approx(16 * status.ratio)

@@ -146,13 +146,13 @@ def test_a_read_only_folder_is_told_and_counted(tmp_path: Path) -> None:
 def test_the_file_is_replaced_whole_and_only_when_it_changed(tmp_path: Path) -> None:
     """No temporary file stays, and a healthy hour writes nothing."""
     file = StateFile(tmp_path / "state.json")
-    file.save({"b": 1, "a": [1.5]})
+    file.save('{"a": [1.5]}')
     first = file.path.stat()
-    assert json.loads(file.path.read_text()) == {"a": [1.5], "b": 1}
-    file.save({"a": [1.5], "b": 1})
+    assert file.path.read_text() == '{"a": [1.5]}'
+    file.save('{"a": [1.5]}')
     assert file.path.stat().st_mtime_ns == first.st_mtime_ns
     assert file.path.stat().st_ino == first.st_ino
-    file.save({"b": 2})
+    file.save('{"b": 2}')
     assert file.path.stat().st_ino != first.st_ino
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 
@@ -160,23 +160,15 @@ def test_the_file_is_replaced_whole_and_only_when_it_changed(tmp_path: Path) -> 
 def test_a_save_that_fails_keeps_the_old_content(tmp_path: Path) -> None:
     """And leaves no temporary file behind."""
     file = StateFile(tmp_path / "state.json")
-    file.save({"a": 1})
+    file.save('{"a": 1}')
     file.path.unlink()
     file.path.mkdir()
     with pytest.raises(OSError, match=r"state\.json"):
-        file.save({"a": 2})
+        file.save('{"a": 2}')
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
     file.path.rmdir()
-    file.save({"a": 2})
+    file.save('{"a": 2}')
     assert json.loads(file.path.read_text()) == {"a": 2}
-
-
-def test_what_json_cannot_hold_is_refused(tmp_path: Path) -> None:
-    """A NaN in the file would be no JSON for the next reader."""
-    file = StateFile(tmp_path / "state.json")
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        file.save({"a": float("nan")})
-    assert not file.path.exists()
 
 
 def test_a_healthy_hour_writes_the_file_while_it_measures_and_then_no_more(tmp_path: Path) -> None:
@@ -237,16 +229,16 @@ def test_a_file_that_is_held_open_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     path.write_text("old")
     reader = path.open()
-    StateFile(path, wait=lambda seconds: reader.close()).save({"n": 1})
+    StateFile(path, wait=lambda seconds: reader.close()).save('{"n": 1}')
     assert json.loads(path.read_text()) == {"n": 1}
     waits: list[float] = []
     state_file = StateFile(path, wait=waits.append)
     with path.open():
         for _ in range(2):  # whoever holds it for long is waited for once
             with pytest.raises(PermissionError):
-                state_file.save({"n": 2})
+                state_file.save('{"n": 2}')
     assert 0 < sum(waits) < 0.5
     assert json.loads(path.read_text()) == {"n": 1}
     assert list(tmp_path.iterdir()) == [path]
-    state_file.save({"n": 2})
+    state_file.save('{"n": 2}')
     assert json.loads(path.read_text()) == {"n": 2}

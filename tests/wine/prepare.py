@@ -32,7 +32,7 @@ LIBRARIES = ("libffi-8.dll", "libcrypto-3.dll", "libssl-3.dll", "sqlite3.dll")
 LEFT_OUT = ("_tkinter.pyd",)
 STANDARD_LIBRARY_WITHOUT = ("__pycache__", "idlelib", "lib-dynload", "site-packages", "test", "tests", "tkinter")
 
-TEST_TOOLS = ("hypothesis", "pytest", "pytest-timeout", "colorama==0.4.6")
+TEST_TOOLS = ("hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "colorama==0.4.6")
 """On top of the package's base dependencies. pip reads markers for the system it runs on, so colorama is named."""
 
 TARGET = ("--only-binary=:all:", "--platform=win_amd64", "--python-version=3.11", "--implementation=cp")

@@ -90,6 +90,7 @@ class Card:
     model: int | None = None
     mig: int | None = None
     lost: int | None = None
+    forbidden: int | None = None
     cgroup: Path | None = None
     processes: tuple[Process, ...] = ()
 

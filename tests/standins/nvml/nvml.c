@@ -11,6 +11,7 @@
  *                            ("" : it may not be asked for)
  *   0.mig=1                  MIG mode on; not given: "not supported"
  *   0.lost=1                 its handle cannot be had: "GPU is lost"
+ *   0.forbidden=1            likewise: "no permission"
  *   0.cgroup=/sys/fs/cgroup/memory/x       total and used are that group's limit and usage (version 1 or 2)
  *   error.nvmlDeviceGetMemoryInfo_v2=15    this function answers this error
  *   hang.nvmlDeviceGetMemoryInfo_v2=1      this function waits until the file says so no longer; after 40 s it fails
@@ -181,6 +182,7 @@ API int nvmlDeviceGetHandleByIndex_v2(unsigned index, const void **into) {
     if (error) return error;
     if (index >= (unsigned)count_of(&from)) return INVALID;
     if (get(from.text, value, sizeof value, "%u.lost", index)) return LOST;
+    if (get(from.text, value, sizeof value, "%u.forbidden", index)) return NO_PERMISSION;
     *into = cards + index;
     return OK;
 }

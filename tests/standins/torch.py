@@ -1,0 +1,78 @@
+"""A `torch` and a `sentence_transformers` that see cards which are not there, and encode on none.
+
+For what happens to a worker of a build whose framework sees a card: `write` them to a folder, and name it first in
+`PYTHONPATH`. What the cards hold is as small as what the tests ask for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["write"]
+
+_FILES = {
+    "torch/__init__.py": """
+from torch import cuda, version
+class OutOfMemoryError(RuntimeError):
+    pass
+def get_num_threads():
+    return 1
+def set_num_threads(number):
+    pass
+""",
+    "torch/version.py": "cuda = {cuda!r}\nhip = {hip!r}\n",
+    "torch/cuda.py": """
+class _Properties:
+    total_memory = 24 << 30
+def device_count():
+    return {count}
+def is_available():
+    return {count} > 0
+def is_initialized():
+    return True
+def get_device_properties(index):
+    return _Properties()
+def memory_stats(index):
+    return dict.fromkeys(("reserved_bytes.all.current", "reserved_bytes.all.peak"), 3 << 30)
+def empty_cache():
+    pass
+""",
+    "sentence_transformers/__init__.py": """
+import types
+import numpy
+class SentenceTransformer:
+    max_seq_length = 128
+    def __init__(self, source, device, **options):
+        self._parameters = [types.SimpleNamespace(device=device)]
+    def parameters(self):
+        return self._parameters
+    def tokenizer(self, texts, truncation, max_length):
+        return {{"input_ids": [[1] * len(text) for text in texts]}}
+    def get_embedding_dimension(self):
+        return 384
+    def encode(self, texts, **options):
+        return numpy.asarray([[1.0] + [0.0] * 383] * len(texts), dtype="<f4")
+""",
+    "transformers/__init__.py": "",
+    "transformers/utils/__init__.py": "",
+    "transformers/utils/logging.py": "def set_verbosity_error():\n    pass\ndef disable_progress_bar():\n    pass\n",
+}
+
+
+def write(folder: Path, count: int, *, cuda: str | None = None, hip: str | None = None) -> Path:
+    """Write both.
+
+    Args:
+        folder: Made if need be.
+        count: Devices that torch sees.
+        cuda: Version of CUDA that it is built for.
+        hip: Likewise of HIP.
+
+    Returns:
+        The folder.
+    """
+    for name, text in _FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.format(count=count, cuda=cuda, hip=hip), encoding="utf-8")
+    return folder
