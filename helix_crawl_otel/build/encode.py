@@ -15,7 +15,6 @@ from pathlib import Path
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.build.agreement import adopt_or_refuse, check_other_device, refuse_another
-from helix_crawl_otel.build.assignment import Assignment, WorkerSettings
 from helix_crawl_otel.build.careful_encode import (
     CheckedEncoder,
     EncoderBroken,
@@ -30,6 +29,8 @@ from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.encoders.base import first_line, is_device_error
 from helix_crawl_otel.formats import count
+from helix_crawl_otel.link import messages
+from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.shards.genes import PendingGene
@@ -46,6 +47,9 @@ MOST_UNPROVEN = 64
 ROUNDS = 3
 """How often a gene has to lack memory between two texts that cost as much and do not: others come and go."""
 
+MOST_PROBLEMS = 100
+"""Sources that cannot be read which are named one by one."""
+
 PAGE = 16
 """Batches of pending genes read at once."""
 
@@ -55,7 +59,7 @@ def work_on(
     settings: WorkerSettings,
     encoder: Callable[[], CheckedEncoder],
     watch: CrawlWatch,
-    report: Callable[..., None],
+    report: Callable[[Message], None],
     pausing: Callable[[], bool],
 ) -> None:
     """Bring one shard to its end.
@@ -65,7 +69,7 @@ def work_on(
         settings: Of the worker.
         encoder: Loads the encoder when it is first called. Not called when every gene has its vector.
         watch: Linked to the supervisor.
-        report: Tells the supervisor what happened: the word for it, and its content by keyword.
+        report: Tells the supervisor what happened.
         pausing: Whether the operator has asked for a pause.
 
     Raises:
@@ -93,29 +97,28 @@ def work_on(
 
 
 def _ingest(
-    store: ShardStore, assignment: Assignment, report: Callable[..., None], pausing: Callable[[], bool]
+    store: ShardStore, assignment: Assignment, report: Callable[[Message], None], pausing: Callable[[], bool]
 ) -> None:
     assert assignment.source is not None
     output = Path(assignment.output) if assignment.output else None
     plan = plan_named(Path(assignment.source), output, assignment.shard, may_be_gone=assignment.prune)
 
     def progress(sources: int, genes: int) -> None:
-        report("ingesting", shard=assignment.shard, sources=sources, genes=genes)
+        report(messages.IngestProgress(assignment.shard, sources, genes))
 
     done = ingest(store, plan, ChunkRule(), prune=assignment.prune, progress=progress, should_stop=pausing)
     if done.stopped:
         raise PauseRequested(None)
     report(
-        "ingested",
-        shard=assignment.shard,
-        sources=done.sources,
-        added=done.added_genes,
-        removed=done.removed_genes,
-        skipped=done.skipped[:100],
-        skipped_count=len(done.skipped),
-        problems=done.problems[:100],
-        problem_count=len(done.problems),
-        gone=len(done.gone),
+        messages.IngestEnd(
+            assignment.shard,
+            sources=done.sources,
+            added=done.added_genes,
+            removed=done.removed_genes,
+            skipped=len(done.skipped),
+            problems=done.problems[:MOST_PROBLEMS],
+            problem_count=len(done.problems),
+        )
     )
 
 
@@ -125,7 +128,7 @@ def _encode(
     settings: WorkerSettings,
     encoder: CheckedEncoder,
     watch: CrawlWatch,
-    report: Callable[..., None],
+    report: Callable[[Message], None],
     pending: int,
 ) -> None:
     if store.has_foreign_vectors() and not assignment.reencode:
@@ -133,7 +136,7 @@ def _encode(
     store.claim(encoder.identity, reencode=assignment.reencode)
     check_other_device(store, encoder)
     store.note_session(encoder.device, encoder.versions, encoder.threads, settings.batch_size)
-    report("encoding", shard=assignment.shard, label=settings.label, pending=pending)
+    report(messages.Encoding(assignment.shard, settings.label, pending))
     with watch.shard(assignment.shard, device=settings.label) as shard:
         session = _Session(store, assignment, encoder, shard, report, pending)
         try:
@@ -220,7 +223,7 @@ class _Session:
         assignment: Assignment,
         encoder: CheckedEncoder,
         shard: ShardWatch,
-        report: Callable[..., None],
+        report: Callable[[Message], None],
         pending: int,
     ) -> None:
         self._store = store
@@ -229,6 +232,7 @@ class _Session:
         self._report = report
         self._pending = pending
         self._suspects = assignment.quarantine
+        self._is_wary = assignment.is_wary
         self._has_lacked_memory = assignment.shortages > 0
         self._unproven: dict[str, str] = {}  # to be quarantined when another gene is encoded, with the reason
         self._short: list[_Short] = []
@@ -327,26 +331,18 @@ class _Session:
         return True
 
     def _watched(self, genes: Sequence[PendingGene]) -> list[bytes]:
-        texts = [gene.content for gene in genes]
-        # Told before anything is done with it, so that the supervisor knows which batch it was that killed its worker.
-        self._report("batch", shard=self._shard.name, first=str(genes[0].gene_id), genes=len(genes))
+        texts, first = [gene.content for gene in genes], str(genes[0].gene_id)
+        if self._is_wary:  # a worker has died of a text before its batch had begun: of counting its tokens, perhaps
+            self._report(messages.NextBatch(self._shard.name, first, len(genes)))
         work = self._encoder.work(texts)
-        with self._shard.batch(genes=len(genes), work=work):
+        with self._shard.batch(genes=len(genes), work=work, first=first):
             return self._encoder.encode(texts)
 
     def _commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> None:
         written = self._store.commit(vectors)
         self._pending = max(0, self._pending - written)
-        self._report(
-            "committed",
-            shard=self._shard.name,
-            label=self._shard.device,
-            genes=written,
-            first=str(vectors[0][0].gene_id),
-            pending=self._pending,
-        )
         self._quarantine_unproven()
-        for action in self._shard.boundary():
+        for action in self._shard.boundary(genes=written, pending=self._pending):
             if action.kind is ActionKind.EMPTY_CACHE:
                 self._encoder.release()
 
@@ -384,4 +380,4 @@ class _Session:
     def _quarantine(self, gene_id: str, reason: str) -> None:
         self._store.quarantine(gene_id, reason)
         watchdog.error("gene %s of shard %s is quarantined: %s", gene_id, self._shard.name, reason)
-        self._report("quarantined", shard=self._shard.name, gene=gene_id, reason=reason)
+        self._report(messages.QuarantineGene(self._shard.name, gene_id, reason))

@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from helix_crawl_otel.build.assignment import Assignment, WorkerSettings
 from helix_crawl_otel.formats import shard_name
+from helix_crawl_otel.link import messages
+from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.shards.damage import set_aside
@@ -139,6 +139,7 @@ class ShardWork:
             worker counts.
         bad_batches: Batches that killed a worker.
         batch: The batch that its worker is on: first gene and size.
+        is_wary: A worker has died while it was on none.
         state: `pending`, `running`, `done`, `failed` or `paused`.
         reason: Why it failed.
         was_set_aside: Its file was corrupt and has been replaced once.
@@ -151,6 +152,7 @@ class ShardWork:
     pending: int | None = None
     bad_batches: BadBatches = field(default_factory=BadBatches)
     batch: tuple[str, int] | None = None
+    is_wary: bool = False
     state: str = "pending"
     reason: str = ""
     was_set_aside: bool = False
@@ -246,12 +248,9 @@ class BuildJob:
         with self._lock:
             work = self._current[slot]
             self._devices[slot] = start.device
-            welcome = {
-                "settings": self._settings(start.device, number).to_json(),
-                "assignment": self._assignment(work).to_json(),
-            }
+            task = messages.BuildTask(self._settings(start.device, number), self._assignment(work))
         argv, environ = worker_command("helix_crawl_otel.build.worker", self._environ)
-        return Launch(argv, {**environ, **_device_variables(start)}, welcome, is_ours=True)
+        return Launch(argv, {**environ, **_device_variables(start)}, task, is_ours=True)
 
     def _assignment(self, work: ShardWork) -> Assignment:
         """What a worker is told now: with a lease above every earlier one, and what is known of bad batches."""
@@ -261,6 +260,7 @@ class BuildJob:
             limits=work.bad_batches.limits(),
             quarantine=work.bad_batches.quarantined(),
             shortages=work.shortages,
+            is_wary=work.is_wary,
         )
         work.state, work.batch = "running", None
         return work.assignment
@@ -273,97 +273,85 @@ class BuildJob:
 
     # -- what workers say ---------------------------------------------------------------------------------------------
 
-    def said(self, slot: str, worker: JobWorker, payload: Mapping[str, Any]) -> bool:
+    def said(self, slot: str, worker: JobWorker, message: Message) -> bool:
         """See `Job`."""
-        what, device = str(payload.get("what")), None
+        device, with_genes = None, isinstance(message, messages.Boundary) and bool(message.genes)
         with self._lock:
             work = self._current.get(slot)
-            self._hear(slot, work, what, payload)
-            if what in ("done", "failed"):
-                self._finished(slot, work, what, payload)
+            if work is not None:
+                self._note(work, message)
+            self._show(slot, work, message)
+            if isinstance(message, (messages.ShardDone, messages.ShardFailed)):
+                self._finished(slot, work, message)
                 self._give_next(slot, worker)
-            elif what in ("lacks_memory", "needs_cpu") and work is not None:
-                device = self._left(slot, work, payload)
-                worker.tell({"what": "leave"})
-        if device is not None and work is not None:
+            elif isinstance(message, messages.PassOnShard) and work is not None:
+                device = self._left(slot, work, message)
+                worker.tell(messages.Leave())
+        if isinstance(message, messages.PassOnShard) and work is not None and device is not None:
             # Last, and without the lock: it asks who holds a card, and a driver in trouble may not answer.
-            before, is_short = self._devices[slot], what == "lacks_memory"
-            known = self._memory(before) if is_short else ""
-            self._tell_moved(work, before, device, str(payload["reason"]) + (f" ({before}: {known})" if known else ""))
-        return what == "committed" and int(payload["genes"]) > 0
+            before = self._devices[slot]
+            known = self._memory(before) if message.lacks_memory else ""
+            self._tell_moved(work, before, device, message.reason + (f" ({before}: {known})" if known else ""))
+        return with_genes
 
-    def _hear(self, slot: str, work: ShardWork | None, what: str, said: Mapping[str, Any]) -> None:
-        """Note and show what a worker says. `work` is `None` where it has been given up meanwhile."""
-        t, shard = self._clock(), str(said.get("shard"))
-        if what == "never":
-            self.never = str(said["reason"])
-        elif what == "loading":
-            self._emit(events.ModelLoading(t, slot, said["model"], said["device"]))
-        elif what == "loaded":
-            if work is not None:
-                self._starved.discard(self._devices[slot])
-            self._emit(events.ModelLoaded(t, slot, said["model"], said["device"], said["seconds"]))
-        elif what == "ingesting":
-            self._emit(events.Ingesting(t, shard, slot, said["sources"], said["genes"]))
-        elif what == "ingested":
-            if work is not None:
-                work.problems = int(said["problem_count"])
-            for source, reason in said["problems"]:
-                self._emit(events.SourceTrouble(t, shard, source, reason))
-            counts = said["sources"], said["added"], said["removed"], said["skipped_count"]
-            self._emit(events.Ingested(t, shard, *counts))
-        elif what == "batch":
-            if work is not None:
-                work.batch = (str(said["first"]), int(said["genes"]))
-            self._emit(events.BatchStarted(t, shard, slot, said["genes"]))
-        elif what == "quarantined":
-            self._emit(events.Quarantined(t, shard, said["gene"], said["reason"]))
-        elif work is None:
-            return
-        elif what == "encoding":
-            # Once a run: a worker that takes over must not try again what the one before has just quarantined.
-            work.assignment = replace(work.assignment, retry_quarantined=False)
-            self._pipeline.set_pending(shard, int(said["pending"]))
-            self._emit(events.ShardStarted(t, shard, slot, str(said["label"]), said["pending"]))
-        elif what == "committed":
-            self._committed(t, slot, work, said)
-        elif what == "done":
-            self._pipeline.close_shard(shard, "done")
-            self._emit(events.ShardEnded(t, shard, "done", work.encoded, ""))
+    def _note(self, work: ShardWork, message: Message) -> None:
+        """Remember what a worker says of the shard that it is on."""
+        match message:
+            case messages.StartBatch(genes=genes, first=str(first)) | messages.NextBatch(genes=genes, first=str(first)):
+                work.batch = first, int(genes)
+            case messages.Boundary(genes=int(genes)):
+                if work.batch is not None:
+                    work.bad_batches.committed(*work.batch)
+                work.batch, work.shortages = None, 0
+                work.encoded += genes
+            case messages.Encoding():
+                # Once a run: a worker that takes over must not try again what the one before has just quarantined.
+                work.assignment = replace(work.assignment, retry_quarantined=False)
+            case messages.IngestEnd():
+                work.problems = message.problem_count
 
-    def _committed(self, t: float, slot: str, work: ShardWork, said: Mapping[str, Any]) -> None:
-        shard, genes, pending = str(said["shard"]), int(said["genes"]), int(said["pending"])
-        work.bad_batches.committed(str(said["first"]), work.batch[1] if work.batch else genes)
-        work.batch, work.shortages = None, 0
-        work.encoded += genes
-        self._pipeline.set_pending(shard, pending)
-        status = self._pipeline.status(shard)
-        self._emit(
-            events.Committed(
-                t,
-                shard,
-                slot,
-                str(said["label"]),
-                genes,
-                pending,
-                status.ema,
-                status.baseline,
-                status.memory_fraction,
-                status.rung,
-                status.episode_open,
-            )
-        )
+    def _show(self, slot: str, work: ShardWork | None, message: Message) -> None:
+        """Tell the displays. `work` is `None` where it has been given up meanwhile."""
+        t = self._clock()
+        match message:
+            case messages.CannotStart(reason):
+                self.never = reason
+            case messages.LoadStart(model, device):
+                self._emit(events.ModelLoading(t, slot, model, device))
+            case messages.LoadEnd(model, device, seconds):
+                if work is not None:
+                    self._starved.discard(self._devices[slot])
+                self._emit(events.ModelLoaded(t, slot, model, device, seconds))
+            case messages.IngestProgress(shard, sources, genes):
+                self._emit(events.Ingesting(t, shard, slot, sources, genes))
+            case messages.IngestEnd(shard, sources, added, removed, skipped, problems):
+                for source, reason in problems:
+                    self._emit(events.SourceTrouble(t, shard, source, reason))
+                self._emit(events.Ingested(t, shard, sources, added, removed, skipped))
+            case messages.StartBatch(shard=shard, genes=genes):
+                self._emit(events.BatchStarted(t, shard, slot, int(genes)))
+            case messages.QuarantineGene(shard, gene, reason):
+                self._emit(events.Quarantined(t, shard, gene, reason))
+            case messages.Encoding(shard, label, pending) if work is not None:
+                self._pipeline.set_pending(shard, pending)
+                self._emit(events.ShardStarted(t, shard, slot, label, pending))
+            case messages.Boundary(shard, device, _, int(genes), pending) if work is not None:
+                status = self._pipeline.status(shard)
+                self._emit(events.Committed.of(t, shard, slot, device, genes, pending, status))
+            case messages.ShardDone(shard) if work is not None:
+                self._pipeline.close_shard(shard, "done")
+                self._emit(events.ShardEnded(t, shard, "done", work.encoded, ""))
 
-    def _finished(self, slot: str, work: ShardWork | None, what: str, payload: Mapping[str, Any]) -> None:
+    def _finished(self, slot: str, work: ShardWork | None, how: messages.ShardDone | messages.ShardFailed) -> None:
         self._current.pop(slot, None)
         if work is None:
             return
-        if what == "done":
+        if isinstance(how, messages.ShardDone):
             work.state = "done"
             return
-        reason = str(payload["reason"])
+        reason = how.reason
         try:
-            is_made_anew = bool(payload.get("is_corrupt")) and self._set_aside(work)
+            is_made_anew = how.is_corrupt and self._set_aside(work)
         except CannotSetAside as error:
             is_made_anew, reason = False, f"{reason}; {error}"
         if is_made_anew:
@@ -372,15 +360,15 @@ class BuildJob:
         else:
             self._fail(work, reason)
 
-    def _left(self, slot: str, work: ShardWork, payload: Mapping[str, Any]) -> str | None:
+    def _left(self, slot: str, work: ShardWork, said: messages.PassOnShard) -> str | None:
         """A worker leaves its shard to another one: on the same device when that has memory again, or on the CPU.
 
         Returns:
             The device, `None` where the shard has failed.
         """
-        device, is_loading = self._devices[slot], bool(payload["is_loading"])
+        device, is_loading = self._devices[slot], said.is_loading
         work.state, work.batch = "pending", None
-        if payload["what"] == "lacks_memory":
+        if said.lacks_memory:
             work.shortages += 1
             most = MOST_SHORTAGES
             if is_loading:
@@ -393,7 +381,7 @@ class BuildJob:
             self._to_cpu(work)
             return "cpu"
         del self._current[slot]
-        self._fail(work, str(payload["reason"]))
+        self._fail(work, said.reason)
         return None
 
     def _to_cpu(self, work: ShardWork) -> None:
@@ -406,9 +394,9 @@ class BuildJob:
         shard = work.assignment.shard if work else None
         wanted = "cpu" if shard in self._demoted else self._homes[slot]
         if work is None or wanted != self._devices[slot]:
-            worker.tell({"what": "leave"})
+            worker.tell(messages.Leave())
         else:
-            worker.tell({"what": "shard", "assignment": self._assignment(work).to_json()})
+            worker.tell(messages.GiveShard(self._assignment(work)))
 
     def _set_aside(self, work: ShardWork) -> bool:
         """Put a corrupt file out of the way, once, if its genes can be made again. Returns whether it did.
@@ -429,7 +417,10 @@ class BuildJob:
         """See `Job`: the batch in flight is suspected."""
         with self._lock:
             work = self._current.get(slot)
-            if work is None or work.batch is None:
+            if work is None:
+                return False
+            if work.batch is None:
+                work.is_wary = True
                 return False
             (first, genes), work.batch = work.batch, None
             verdict = work.bad_batches.crashed(first, genes, why, is_on_card=self._devices[slot] != "cpu")

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helix_crawl_otel.build.assignment import Assignment
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import fingerprint, plan_shards
 from helix_crawl_otel.encoders.load import is_of
+from helix_crawl_otel.link.messages import Assignment
 from helix_crawl_otel.shards.damage import judge, set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, EmptyFile, ShardCorrupt, StoreError
 from helix_crawl_otel.shards.inspect import Salvage, gone_shards, names_by_file, notes_of_links, salvage

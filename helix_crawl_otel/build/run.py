@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from helix_crawl_otel.build.assignment import WorkerSettings
 from helix_crawl_otel.build.devices import (
     DevicePlan,
     choose_devices,
@@ -28,6 +27,7 @@ from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_model
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
+from helix_crawl_otel.link.messages import WorkerSettings
 from helix_crawl_otel.shards.inspect import STATE_FOLDER, count_quarantined
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
@@ -131,7 +131,7 @@ def _settings(options: EncodeOptions, devices: DevicePlan, device: str, number: 
         batch_size=options.batch_size,
         threads=devices.threads if on_cpu else None,
         release_every=0 if on_cpu and not is_modelled else options.release_every,
-        faults=options.faults,
+        faults=list(options.faults),
         number=number,
         label=device,
         lock_seconds=options.lock_seconds,

@@ -12,19 +12,16 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from helix_crawl_otel.actions import PauseRequested
-from helix_crawl_otel.build.assignment import Assignment, WorkerSettings
 from helix_crawl_otel.build.careful_encode import (
     CheckedEncoder,
     EncoderBroken,
     EncodingFailed,
     LacksMemory,
     LeaveShard,
-    NeedsCpu,
 )
 from helix_crawl_otel.build.encode import work_on
 from helix_crawl_otel.corpus.tree import UnreadableSource
@@ -32,8 +29,10 @@ from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, first_lin
 from helix_crawl_otel.encoders.load import load_encoder
 from helix_crawl_otel.exit_codes import NEVER, USAGE
 from helix_crawl_otel.faults.faults import apply_faults, parse_fault
+from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.client import Link, link_of_this_process
 from helix_crawl_otel.link.launch import die_with_parent, leave_interrupts_to_supervisor
+from helix_crawl_otel.link.messages import Assignment, WorkerSettings
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.shards.damage import judge
 from helix_crawl_otel.shards.errors import ShardCorrupt, StoreError
@@ -52,18 +51,15 @@ def main() -> int:
     leave_interrupts_to_supervisor()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
     link = link_of_this_process()
-    if link is None or link.job is None:
+    if link is None or link.task is None:
         print("no supervisor has opened a channel to this worker; use `helix-crawl build`", file=sys.stderr)
         return USAGE
-    return _Worker(link, WorkerSettings.from_json(link.job["settings"])).run(link.job["assignment"])
+    return _Worker(link, link.task.settings).run(link.task.assignment)
 
 
 UNKNOWN = MemoryReading(None, None)
 
 BROKEN_EXIT_CODE = 1
-
-_LEAVING: Mapping[type[LeaveShard], str] = {LacksMemory: "lacks_memory", NeedsCpu: "needs_cpu"}
-"""Messages of a worker that leaves its shard to another one."""
 
 
 class _Worker:
@@ -81,22 +77,23 @@ class _Worker:
         self._loaded: CheckedEncoder | None = None
         self._is_loading = False  # it has begun to, and not come to the end
 
-    def run(self, first: Mapping[str, Any]) -> int:
+    def run(self, first: Assignment) -> int:
         """Work on the first shard, then on what the supervisor sends."""
         with CrawlWatch(memory=self._memory(), encoder=self._settings.model) as watch:
-            assignment: Assignment | None = Assignment.from_json(first)
+            assignment: Assignment | None = first
             while assignment is not None:
                 try:
                     self._work(assignment, watch)
                 except ModelError as error:
-                    self._report("never", reason=str(error))
+                    self._link.send(messages.CannotStart(str(error)))
                     return NEVER
                 except EncoderBroken as error:
-                    self._link.send_last_words(str(error), is_device=error.is_device)
+                    self._link.send(messages.LastWords(str(error), error.is_device))
                     return BROKEN_EXIT_CODE
                 except LeaveShard as error:
-                    what, is_loading = _LEAVING[type(error)], self._is_loading
-                    self._report(what, shard=assignment.shard, reason=str(error), is_loading=is_loading)
+                    lacks_memory = isinstance(error, LacksMemory)
+                    left = messages.PassOnShard(assignment.shard, str(error), lacks_memory, self._is_loading)
+                    self._link.send(left)
                 assignment = self._next()
         return 0
 
@@ -107,16 +104,18 @@ class _Worker:
             ModelError: No worker can ever start.
             LeaveShard: Another process has to go on with it.
         """
-        failed = functools.partial(self._report, "failed", shard=assignment.shard)
+        shard = assignment.shard
         try:
-            work_on(assignment, self._settings, self._encoder, watch, self._report, pausing=lambda: self._link.pausing)
+            work_on(
+                assignment, self._settings, self._encoder, watch, self._link.send, pausing=lambda: self._link.pausing
+            )
         except ShardCorrupt as error:
             # Here and not in the supervisor: to check a large file takes minutes.
             is_built, wait = assignment.source is not None, self._settings.lock_seconds
             judged = judge(error, Path(assignment.path), is_built=is_built, lock_seconds=wait)
-            failed(reason=judged.reason, is_corrupt=judged.may_set_aside)
+            self._link.send(messages.ShardFailed(shard, judged.reason, judged.may_set_aside))
         except (StoreError, UnreadableSource, DeviceMismatch, EncodingFailed) as error:
-            failed(reason=str(error), is_corrupt=False)
+            self._link.send(messages.ShardFailed(shard, str(error), is_corrupt=False))
         except Exception as error:
             # Outside a batch: while the model is loaded, stored vectors are compared, or a file is cut into genes.
             place = "while the model was loaded" if self._is_loading else "beside the batches"
@@ -124,28 +123,25 @@ class _Worker:
                 raise LacksMemory(f"out of memory {place}: {first_line(error)}") from error
             if is_device_error(error):
                 raise EncoderBroken(f"the device fails {place}: {first_line(error)}", is_device=True) from error
-            self._link.send_last_words(f"its worker failed: {type(error).__name__}: {first_line(error)}")
+            reason = f"its worker failed: {type(error).__name__}: {first_line(error)}"
+            self._link.send(messages.LastWords(reason, is_device=False))
             raise
         else:
-            self._report("done", shard=assignment.shard)
+            self._link.send(messages.ShardDone(shard))
 
     def _next(self) -> Assignment | None:
         while True:
             if self._link.pausing:
                 raise PauseRequested(None)
-            message = self._link.receive_job(timeout=1.0)
-            if message is None:
-                continue
-            if message.get("what") == "leave":
-                return None
-            if message.get("what") == "shard":
-                return Assignment.from_json(message["assignment"])
+            message = self._link.receive_shard(timeout=1.0)
+            if message is not None:
+                return message.assignment if isinstance(message, messages.GiveShard) else None
 
     def _encoder(self) -> CheckedEncoder:
         if self._loaded is None:
             settings, self._is_loading = self._settings, True
             started = time.monotonic()
-            self._report("loading", model=settings.model, device=settings.device)
+            self._link.send(messages.LoadStart(settings.model, settings.device))
             encoder = load_encoder(
                 settings.model, settings.device, batch_size=settings.batch_size, threads=settings.threads
             )
@@ -154,7 +150,7 @@ class _Worker:
             is_demoted = self._link.demoted_shard is not None  # then a modelled card slows it no more
             faulty = apply_faults(encoder, self._faults, settings.number, clock, sleep, is_demoted=is_demoted)
             self._loaded, self._is_loading = CheckedEncoder(faulty), False
-            self._report("loaded", model=settings.model, device=encoder.device, seconds=time.monotonic() - started)
+            self._link.send(messages.LoadEnd(settings.model, encoder.device, time.monotonic() - started))
         return self._loaded
 
     def _memory(self) -> Callable[[], MemoryReading] | None:
@@ -162,9 +158,6 @@ class _Worker:
         if self._settings.label == self._settings.device:
             return None
         return lambda: UNKNOWN if self._loaded is None else self._loaded.memory()
-
-    def _report(self, what: str, **content: object) -> None:
-        self._link.send({"type": "job", "what": what, **content})
 
 
 def _scaled_sleep(rate: float, seconds: float) -> None:

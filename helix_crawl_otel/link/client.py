@@ -12,26 +12,25 @@ import os
 import platform
 import queue
 import threading
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable
 
 from helix_crawl_otel._version import __version__
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.config import take_channel
 from helix_crawl_otel.formats import whole_seconds
+from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, ChannelError
+from helix_crawl_otel.link.messages import Answer, BadMessage, GiveShard, Leave, Message, Welcome
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.policy.model import Action, ActionKind, Outcome
+from helix_crawl_otel.policy.model import Action, Outcome
 
 __all__ = ["Link", "link_of_this_process"]
 
-VERSION = 1
 
 HELLO_SECONDS = 30.0
 
 UNANSWERED = 20
-"""Messages that may be given up (memory, stages) are, once so many were sent and nothing has been heard: the pipe holds
+"""Readings of memory, which may be given up, are, once so many were sent and nothing has been heard: the pipe holds
 some 167 frames of 250 bytes, on Windows and macOS 32, and a batch's start must always find room."""
 
 ORPHANED_EXIT_CODE = 1
@@ -64,63 +63,69 @@ class Link:
         self._leave = leave
         self._pid = os.getpid()
         self._requests = itertools.count(1)
-        self._answers: dict[int, queue.SimpleQueue[Mapping[str, Any]]] = {}
-        self._jobs: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        self._answers: dict[int, queue.SimpleQueue[Answer]] = {}
+        self._judged = 0  # the newest end of a batch that is judged; guarded by _judging
+        self._judging = threading.Condition()
+        self._shards: queue.SimpleQueue[GiveShard | Leave] = queue.SimpleQueue()
         self._unanswered = 0  # set to 0 by the reader, counted up by senders: a bound, not a count
         self._closed = False
         welcome = self._say_hello()
-        self.demoted_shard: str | None = welcome["demoted_shard"]
-        self.tick_seconds = float(welcome["tick_seconds"])
-        self.clock_rate = float(welcome["clock_rate"])
-        self.job: Mapping[str, Any] | None = welcome["job"]
+        self.demoted_shard = welcome.demoted_shard
+        self.tick_seconds = welcome.tick_seconds
+        self.clock_rate = welcome.clock_rate
+        self.task = welcome.task
         threading.Thread(target=self._read, name="helix-crawl-link", daemon=True).start()
 
     # -- to the supervisor --------------------------------------------------------------------------------------------
 
-    def send(self, message: Mapping[str, object]) -> None:
+    def send(self, message: Message) -> None:
         """Send a message that must not be lost. In a forked child nothing is sent: the channel is the parent's."""
         if os.getpid() != self._pid:
             return
         try:
-            self._channel.send(message)
+            self._channel.send(messages.pack(message))
         except ChannelClosed:
             self._orphaned()
 
-    def send_last_words(self, reason: str, *, is_device: bool = False) -> None:
-        """Say why this process is about to end by itself. It is shown in place of an exit code.
-
-        Args:
-            reason: One sentence.
-            is_device: Another process on the same device may fail as well.
-        """
-        self.send({"type": "last_words", "reason": reason, "is_device": is_device})
-
-    def send_if_room(self, message: Mapping[str, object]) -> None:
+    def send_if_room(self, message: Message) -> None:
         """Send a message that may be lost, unless the supervisor has been silent for too many of them."""
         if self._unanswered < UNANSWERED:
             self._unanswered += 1
             self.send(message)
 
-    def request(self, kind: str, timeout: float, **content: object) -> Mapping[str, Any] | None:
-        """Ask and wait for the answer; `None` when none comes in time."""
-        if os.getpid() != self._pid:
-            return None
-        number = next(self._requests)
-        answer: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
-        self._answers[number] = answer
+    def expect(self) -> int:
+        """The number of a question that is about to be sent. Its answer is kept until `answer` or `forget`."""
+        request = next(self._requests)
+        self._answers[request] = queue.SimpleQueue()
+        return request
+
+    def answer(self, request: int, timeout: float) -> Answer | None:
+        """Wait for the answer to a question, for so many seconds; `None` when none comes in time, or none can."""
+        answer = self._answers.get(request)
         try:
-            self.send({"type": kind, "request": number, **content})
-            return answer.get(timeout=timeout)
+            return None if answer is None or os.getpid() != self._pid else answer.get(timeout=timeout)
         except queue.Empty:
-            watchdog.warning("the supervisor has not answered %s within %s", kind, whole_seconds(timeout))
+            watchdog.warning("the supervisor has not answered within %s", whole_seconds(timeout))
             return None
         finally:
-            del self._answers[number]
+            self.forget(request)
 
-    def receive_job(self, timeout: float) -> Mapping[str, Any] | None:
-        """The next message of the job's own, `None` when none comes in time."""
+    def forget(self, request: int) -> None:
+        """Nobody will ask for this answer."""
+        self._answers.pop(request, None)
+
+    def await_judged(self, end: int, timeout: float) -> None:
+        """Come back when this end of a batch is judged, or after so many seconds."""
+        if os.getpid() != self._pid:
+            return
+        with self._judging:
+            if not self._judging.wait_for(lambda: self._judged >= end, timeout):
+                watchdog.warning("the supervisor has not judged a batch within %s", whole_seconds(timeout))
+
+    def receive_shard(self, timeout: float) -> GiveShard | Leave | None:
+        """What a build's worker is to do next, `None` when nothing comes in time."""
         try:
-            return self._jobs.get(timeout=timeout)
+            return self._shards.get(timeout=timeout)
         except queue.Empty:
             return None
 
@@ -131,65 +136,60 @@ class Link:
 
     # -- from the supervisor ------------------------------------------------------------------------------------------
 
-    def _say_hello(self) -> Mapping[str, Any]:
-        self._channel.send(
-            {
-                "type": "hello",
-                "version": VERSION,
-                "pid": os.getpid(),
-                "python": platform.python_version(),
-                "package": __version__,
-            }
-        )
+    def _say_hello(self) -> Welcome:
+        hello = messages.Hello(messages.VERSION, os.getpid(), platform.python_version(), __version__)
+        self._channel.send(messages.pack(hello))
         # A supervisor that hangs must not keep the job from running: closing the channel ends the wait.
         watchdog = threading.Timer(HELLO_SECONDS, self._channel.close)
         watchdog.daemon = True
         watchdog.start()
         try:
-            welcome = self._channel.receive()
+            content = self._channel.receive()
         finally:
             watchdog.cancel()
-        if welcome.get("type") != "welcome" or welcome.get("version") != VERSION:
-            raise ChannelError(f"the supervisor speaks another version of this package: {welcome!r:.120}")
+        if content["type"] != Welcome.NAME or content.get("version") != messages.VERSION:
+            raise ChannelError(f"the supervisor speaks another version of this package: {content!r:.120}")
+        try:
+            welcome = messages.unpack(messages.FROM_SUPERVISOR, content)
+        except BadMessage as error:
+            raise ChannelError(f"the supervisor's first word cannot be used: {error}") from None
+        assert isinstance(welcome, Welcome)
         return welcome
 
     def _read(self) -> None:
         while True:
             try:
-                message = self._channel.receive()
+                content = self._channel.receive()
             except (ChannelClosed, BadFrame):
                 self._orphaned()
                 return
             self._unanswered = 0
             try:
-                self._take(message)
+                self._take(messages.unpack(messages.FROM_SUPERVISOR, content))
+            except BadMessage as error:
+                watchdog.warning("a message of the supervisor is passed over: %s", error)
             except Exception:
                 watchdog.exception("a message of the supervisor cannot be used; the job goes on")
 
-    def _take(self, message: Mapping[str, Any]) -> None:
-        kind = message["type"]
-        if kind == "reply":
-            answer = self._answers.get(int(message["request"]))
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Answer):
+            answer = self._answers.get(message.request)
             if answer is not None:
                 answer.put(message)
-        elif kind == "action":
-            self._take_action(message)
-        elif kind == "void":
-            self.actions.discard(int(message["action"]))
-        elif kind == "pause":
+        elif isinstance(message, messages.Judged):
+            with self._judging:
+                self._judged = max(self._judged, message.end)
+                self._judging.notify_all()
+        elif isinstance(message, messages.GiveAction):
+            self._take_action(message.action)
+        elif isinstance(message, messages.VoidAction):
+            self.actions.discard(message.action)
+        elif isinstance(message, messages.Pause):
             self.pausing = True
-        elif kind == "job":
-            self._jobs.put(message)
+        elif isinstance(message, (GiveShard, Leave)):
+            self._shards.put(message)
 
-    def _take_action(self, message: Mapping[str, Any]) -> None:
-        action = Action(
-            id=int(message["id"]),
-            kind=ActionKind(message["kind"]),
-            shard=message["shard"],
-            device=message["device"],
-            reason=message["reason"],
-            evidence=MappingProxyType(dict(message["evidence"])),
-        )
+    def _take_action(self, action: Action) -> None:
         if self._is_vetoed(action):
             self._acknowledge(action, Outcome.VETOED)
         else:
@@ -201,12 +201,12 @@ class Link:
             try:
                 vetoed = hook(action) is False or vetoed
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the hook is the user's; it must not stop the ladder
-                self.send({"type": "error", "where": "hook", "text": f"{type(error).__name__}: {error}"})
+                self.send(messages.ReportError("hook", f"{type(error).__name__}: {error}"))
         return vetoed
 
     def _acknowledge(self, action: Action, outcome: Outcome) -> None:
         detail = self.details.pop(action.id, "")
-        self.send({"type": "acknowledge", "action": action.id, "outcome": outcome.value, "detail": detail})
+        self.send(messages.Acknowledge(action.id, outcome, detail))
 
     def _orphaned(self) -> None:
         if self._closed or os.getpid() != self._pid:

@@ -72,7 +72,7 @@ class Pipeline:
         self._exported = ExportedMetrics(
             hub,
             limit_ratio=1 / settings.factor,
-            batch_age=self._measurements.age,
+            batch_age=self._batch_age,
             queue_length=lambda: len(self.actions),
         )
         self._dispatcher = Dispatcher(
@@ -95,7 +95,6 @@ class Pipeline:
     def start_worker(self, worker: str, device: str, reason: str, pid: int) -> None:
         """A worker runs, for one of `gauges.START_REASONS`."""
         t = self._clock()
-        self._measurements.abandon_all(lambda info: info.worker == worker)
         self._feed.tell(lambda policy: policy.start_worker(t, worker, device))
         self._gauge_state.start_worker(worker, device)
         self._exported.begin_worker(device, reason)
@@ -108,16 +107,14 @@ class Pipeline:
         self._gauge_state.stop_worker(worker)
         self._settle()
 
-    def open_shard(
-        self, shard: str, worker: str, device: str, can_take: Iterable[ActionKind], pending_genes: int | None = None
-    ) -> None:
+    def open_shard(self, shard: str, worker: str, device: str, can_take: Iterable[ActionKind]) -> None:
         """A worker begins a shard; `can_take` is what its driver can do."""
         t = self._clock()
         kinds = tuple(can_take)
         self._feed.tell(
             lambda policy: policy.open_shard(t, shard, worker, device, kinds, can_end_worker=self._can_end_worker)
         )
-        self._gauge_state.open_shard(shard, pending_genes)
+        self._gauge_state.open_shard(shard)
         self._exported.begin_shard(shard, device)
         self._settle()
 
@@ -126,6 +123,10 @@ class Pipeline:
         self._feed.tell(lambda policy: policy.move_shard(shard, device))
         self._exported.begin_shard(shard, device)
         self._settle()
+
+    def open_shards(self, worker: str) -> dict[str, str]:
+        """Shards that a worker, or an earlier one of that name, has opened and not closed; and where each is."""
+        return self._feed.ask(lambda policy: policy.open_shards(worker))
 
     def expect_shards(self, shards: Iterable[str]) -> None:
         """These shards are pending: each is counted so until it is opened, or closed without having been."""
@@ -144,7 +145,6 @@ class Pipeline:
     def close_shard(self, shard: str, state: str) -> None:
         """A worker leaves a shard that is now `done`, `paused`, `failed` or `pending`."""
         t = self._clock()
-        self._measurements.abandon_all(lambda info: info.shard == shard)
         was_open = self._feed.ask(lambda policy: shard in policy.open_shards())
         self._feed.tell(lambda policy: policy.close_shard(t, shard, is_done=state == "done"))
         self._gauge_state.close_shard(shard, state, was_open=was_open)
@@ -159,25 +159,34 @@ class Pipeline:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def start_batch(self, shard: str, worker: str, device: str, genes: float, work: float | None) -> RunningBatch:
-        """A batch begins now. Its numbers are looked at when it ends."""
+    def start_batch(
+        self,
+        shard: str,
+        worker: str,
+        device: str,
+        genes: float,
+        work: float | None,
+        read_seconds: float | None = None,
+        first: str | None = None,
+        batch_id: str | None = None,
+    ) -> RunningBatch:
+        """A batch begins now, after a read of so many seconds. Its numbers are looked at when it ends."""
         started = self._clock()
-        running = (BatchInfo(str(next(self._ids)), shard, worker, device, genes, work), started)
-        if sample_problem(genes, work=work) is None:
-            self._measurements.start(running)
-        return running
+        self._stage(device, "read", read_seconds)
+        info = BatchInfo(batch_id or str(next(self._ids)), shard, worker, device, genes, work, first)
+        self._feed.tell(lambda policy: policy.start_batch(started, info))
+        return info, started
 
     def finish_batch(self, running: RunningBatch, seconds: float) -> None:
         """A batch has been encoded in `seconds`: measure, judge, and carry out what is decided."""
         info, started = running
         problem = sample_problem(info.genes, seconds, info.work)
         if problem is not None:
-            self._measurements.abandon(running)
+            self.abandon_batch(running)
             self._exported.not_judged(problem, info, seconds)
             return
         self._exported.genes(info.shard, info.device, info.genes)
         self._exported.stage(info.device, "encode", seconds)
-        self._gauge_state.encoded(info.shard, int(info.genes))
         if self._timeline is not None:
             self._timeline.batch(started + seconds, seconds=seconds, **_recorded(info))
         self._measurements.finish(running, seconds)
@@ -185,19 +194,39 @@ class Pipeline:
 
     def abandon_batch(self, running: RunningBatch) -> None:
         """A batch has raised: it is the driver's affair, and not counted."""
-        if self._measurements.abandon(running):
-            self._settle()
-
-    def lose_batch(self, running: RunningBatch) -> None:
-        """The worker of a batch is gone, or about to be ended: judged up to now, it is no sample, but recorded."""
-        self._measurements.collect()
-        if not self._measurements.abandon(running):
-            return
-        info, started = running
-        now = self._clock()
-        if self._timeline is not None and now > started:
-            self._timeline.unfinished(now, seconds=now - started, **_recorded(info))
+        self._feed.tell(lambda policy: policy.abandon_batch(running[0].id))
         self._settle()
+
+    def lose_batches(self, worker: str) -> float:
+        """A worker is gone, or about to be ended: its batches are judged up to now; they are no samples, but recorded.
+
+        Returns:
+            For how many seconds the oldest of them had been running, 0 when there was none.
+        """
+        if not self.has_batch(worker):
+            return 0.0
+        self._measurements.collect()
+        lost = self._feed.ask(lambda policy: [(batch.info, batch.started) for batch in policy.inflight(worker=worker)])
+        now, longest = self._clock(), 0.0
+        for info, started in lost:
+            longest = max(longest, now - started)
+            if self._timeline is not None and now > started:
+                self._timeline.unfinished(now, seconds=now - started, **_recorded(info))
+            self.abandon_batch((info, started))
+        return longest
+
+    def running(self, batch_id: str) -> RunningBatch | None:
+        """The batch in flight of this id."""
+
+        def found(policy: Policy) -> RunningBatch | None:
+            batch = policy.state.inflight.get(batch_id)
+            return None if batch is None else (batch.info, batch.started)
+
+        return self._feed.ask(found)
+
+    def has_batch(self, worker: str) -> bool:
+        """Whether a batch of a worker is in flight."""
+        return self._feed.ask(lambda policy: bool(policy.inflight(worker=worker)))
 
     def record_batch(
         self, shard: str, worker: str, device: str, genes: float, seconds: float, work: float | None
@@ -210,10 +239,18 @@ class Pipeline:
             return
         self.finish_batch((info, self._clock() - seconds), seconds)
 
-    def stage(self, device: str, stage: str, seconds: float) -> None:
-        """A read or a commit took so long."""
-        if seconds > 0:
-            self._exported.stage(device, stage, seconds)
+    def boundary(
+        self,
+        shard: str,
+        device: str,
+        commit_seconds: float | None,
+        genes: int | None = None,
+        pending: int | None = None,
+    ) -> None:
+        """All earlier batches of a shard are committed, which took so long; so many of its genes are pending."""
+        self._stage(device, "commit", commit_seconds)
+        if pending is not None:
+            self._gauge_state.set_pending(shard, pending)
 
     # -- the world ----------------------------------------------------------------------------------------------------
 
@@ -263,6 +300,18 @@ class Pipeline:
         self._exported.error(place, error)
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _batch_age(self, shard: str) -> float | None:
+        """Of a shard's oldest batch, in seconds; 0 without one, `None` when the clock, the caller's, fails."""
+        began = self._feed.ask(lambda policy: [batch.started for batch in policy.inflight(shard=shard)])
+        try:
+            return max(0.0, self._clock() - min(began)) if began else 0.0
+        except Exception:  # noqa: BLE001 - unknown is an absent series
+            return None
+
+    def _stage(self, device: str, stage: str, seconds: float | None) -> None:
+        if seconds is not None and seconds > 0:
+            self._exported.stage(device, stage, seconds)
 
     def _settle(self) -> None:
         """After every change: carry out what was decided, save what must survive, show what is."""

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from helix_crawl_otel.link.messages import BadMessage
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.instruments import Instruments, Rows
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
@@ -195,8 +196,8 @@ class ExportedMetrics:
         """Count and log an error of our own; it goes no further."""
         self._count("helix_dense_internal_errors", 1, {"where": place})
         level = logging.WARNING if self._is_first(place, type(error).__name__) else logging.DEBUG
-        # A file that cannot be written is the world's fault, not a bug: its message says all.
-        trace = None if isinstance(error, OSError) else error
+        # A file that cannot be written, or what a worker sends, is the world's fault, not a bug: its message says all.
+        trace = None if isinstance(error, (OSError, BadMessage)) else error
         watchdog.log(level, "internal error in %s, the job goes on: %r", place, error, exc_info=trace)
 
     def _is_first(self, what: str, kind: str) -> bool:
@@ -261,16 +262,14 @@ class GaugeState:
         self._workers: dict[str, str] = {}  # those that run, with their devices
         self._devices: dict[str, None] = {}  # where a worker has ever run, in order
         self._states = dict.fromkeys(SHARD_STATES, 0)  # but for `running`: the policy knows what is open
-        self._pending: dict[str, int] = {}  # genes, where they are counted
+        self._pending: dict[str, int] = {}  # genes, as the worker that has the store counted them last
         self._expected: set[str] = set()  # pending ones that are known by name
         self._closed: dict[str, str] = {}  # state of the shards closed last: one that comes back is counted once
 
-    def open_shard(self, shard: str, pending_genes: int | None) -> None:
+    def open_shard(self, shard: str) -> None:
         """A shard is running."""
         with self._lock:
             self._leave_state(shard)
-            if pending_genes is not None:
-                self._pending[shard] = pending_genes
 
     def close_shard(self, shard: str, state: str, *, was_open: bool) -> None:
         """A shard is `done`, `paused`, `failed` or `pending` again; one that was never open nor expected is nothing."""
@@ -295,12 +294,6 @@ class GaugeState:
         """So many genes of a shard still lack a vector; shown while it is open, and may be told before."""
         with self._lock:
             self._pending[shard] = genes
-
-    def encoded(self, shard: str, genes: int) -> None:
-        """Genes that were pending no longer are."""
-        with self._lock:
-            if shard in self._pending:
-                self._pending[shard] = max(0, self._pending[shard] - genes)
 
     def set_shard_state(self, state: str, count: int) -> None:
         """How many shards are in a state that no open shard tells: `pending`, or `done` by earlier runs."""

@@ -1,5 +1,6 @@
-"""The way from what happens to the policy: measurements on a private meter provider, a reader that collects them, and
-the policy itself behind the engine's lock.
+"""The way of what is measured to the policy: instruments on a private meter provider, a reader that collects them, and
+the policy itself behind the engine's lock. What is no measurement, a batch that begins or raises among it, is told to
+the policy itself.
 
 Private, because the policy would share views, callbacks and locks with the app: a `View("*", Drop)` of the app would
 blind it, a slow callback stall it. With `OTEL_SDK_DISABLED=true` the same facts reach the policy without instruments:
@@ -19,7 +20,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from opentelemetry.metrics import CallbackOptions, NoOpMeter, Observation
-from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Counter, Histogram, MeterProvider, UpDownCounter
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReader, MetricsData
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
@@ -34,7 +35,6 @@ __all__ = ["Collected", "CrawlPolicyReader", "LockedPolicy", "Measurements", "is
 T = TypeVar("T")
 
 BATCH_DURATION = "helix_dense_policy_batch_duration"
-BATCHES_INFLIGHT = "helix_dense_policy_batches_inflight"
 MEMORY_BYTES = {
     f"helix_dense_policy_memory_{name}": f"{name}_bytes" for name in ("used", "limit", "shared", "other_shared")
 }
@@ -53,14 +53,14 @@ class Measurements:
     """The instruments that the policy reads.
 
     A batch that ends is one record of one histogram, an atom: measured, across several instruments 6 of 7,882
-    collections were torn. A batch that begins or fails is one record of an up-down counter.
+    collections were torn.
 
     Args:
         receive: Called with each collection.
         clock: Seconds.
         on_error: Called with anything that goes wrong.
 
-    Threads: any; `_collecting` keeps the collections in order, so that no end overtakes its start.
+    Threads: any; `_collecting` keeps the collections in order.
     """
 
     def __init__(
@@ -71,10 +71,6 @@ class Measurements:
         self._on_error = on_error
         self._collecting = threading.RLock()
         self._readings: dict[str, tuple[float, MemoryReading]] = {}  # guarded by _collecting; seen by the callbacks
-        # In flight, and of those the ones begun since the last collection; any thread, single operations only. Most
-        # batches end before they are seen in flight, and cost one measurement instead of three.
-        self._running: dict[str, RunningBatch] = {}
-        self._begun: dict[str, RunningBatch] = {}
         self._has_received = False  # guarded by _collecting
         self._reader = CrawlPolicyReader(self._take)
         self._provider = MeterProvider(
@@ -86,67 +82,19 @@ class Measurements:
         )
         meter = self._provider.get_meter("helix_crawl_otel.policy")
         self.disabled = isinstance(meter, NoOpMeter)
-        self._inflight = meter.create_up_down_counter(BATCHES_INFLIGHT, "{batch}")
-        # Measured first, collected first: a batch that ends in between is then seen to start before it is seen to end.
-        self._inflight.add(0)
         self._duration = meter.create_histogram(BATCH_DURATION, "s")
         meter.create_observable_gauge(MEMORY_READ_AT, [self._observe_read_at], "s")
         for name, each in MEMORY_BYTES.items():
             meter.create_observable_gauge(name, [partial(self._observe_bytes, each)], "By")
 
-    def start(self, batch: RunningBatch) -> None:
-        """A batch begins. Seen by the policy at the next collection, should it still run then."""
-        info, started = batch
-        if self.disabled:
-            self._deliver(lambda collected: collected.started.append((started, info)))
-        else:
-            self._begun[info.id] = batch
-        self._running[info.id] = batch  # last: nobody gives up what would begin only then
-
     def finish(self, batch: RunningBatch, seconds: float) -> None:
-        """A batch has ended, begun or not; `seconds` is more than 0. The policy has judged it when this returns."""
+        """A batch has ended, in `seconds`, more than 0. The policy has judged it when this returns."""
         info, started = batch
-        was_running = self._running.pop(info.id, None) is not None
         if self.disabled:
             self._deliver(lambda collected: collected.finished.append((started + seconds, info, seconds)))
             return
-        attributes = batch_attributes(batch)
-        was_seen = self._begun.pop(info.id, None) is None and was_running
-        self._duration.record(seconds, attributes)
-        if was_seen:
-            self._inflight.add(-1, attributes)
+        self._duration.record(seconds, batch_attributes(batch))
         self.collect()
-
-    def abandon(self, batch: RunningBatch) -> bool:
-        """A batch has raised, or nobody will end it. Returns whether it ran until now.
-
-        Collected at once: thousands in a row must not pass the SDK's cardinality limit.
-        """
-        info, _ = batch
-        if self._running.pop(info.id, None) is None:
-            return False
-        if self.disabled:
-            self._deliver(lambda collected: collected.abandoned.append(info.id))
-        elif self._begun.pop(info.id, None) is None:
-            self._inflight.add(-1, batch_attributes(batch))
-            self.collect()
-        return True
-
-    def abandon_all(self, which: Callable[[BatchInfo], bool]) -> None:
-        """Give batches up that nobody will end. Measured as well: the policy may not have seen their start yet."""
-        for batch in list(self._running.values()):
-            if which(batch[0]):
-                self.abandon(batch)
-
-    def age(self, shard: str) -> float | None:
-        """Of a shard's oldest batch, in seconds; 0 without one, `None` when the clock, the caller's, fails."""
-        began = [started for info, started in list(self._running.values()) if info.shard == shard]
-        if not began:
-            return 0.0
-        try:
-            return max(0.0, self._clock() - min(began))
-        except Exception:  # noqa: BLE001 - unknown is an absent series
-            return None
 
     def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
         """A reading of a device's memory, known or not, at `t`."""
@@ -163,10 +111,6 @@ class Measurements:
             self._deliver(lambda collected: None)
             return
         with self._collecting:
-            for batch_id in list(self._begun):
-                begun = self._begun.pop(batch_id, None)
-                if begun is not None:
-                    self._inflight.add(1, batch_attributes(begun))
             self._has_received = False
             try:
                 self._reader.collect()
@@ -244,7 +188,7 @@ class CrawlPolicyReader(MetricReader):
 
     def __init__(self, take: Callable[[MetricsData], None]) -> None:
         delta = AggregationTemporality.DELTA
-        super().__init__(preferred_temporality={Counter: delta, UpDownCounter: delta, Histogram: delta})
+        super().__init__(preferred_temporality={Histogram: delta})
         self._take = take
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
@@ -257,17 +201,10 @@ class CrawlPolicyReader(MetricReader):
 def read_collection(metrics_data: MetricsData, collected: Collected) -> None:
     """Add what a collection says, in the policy's terms.
 
-    Points without a batch are left out: the SDK's overflow series, and the 0 that creates the instrument.
+    Points without a batch are left out: the SDK's overflow series.
     """
     points = {name: list(values) for name, values in _points_by_name(metrics_data)}
     collected.memory = _readings(points)
-    for attributes, change in points.get(BATCHES_INFLIGHT, ()):
-        if "batch" not in attributes:
-            continue
-        if change > 0:
-            collected.started.append((float(attributes["started"]), _info(attributes)))
-        elif change < 0:
-            collected.abandoned.append(str(attributes["batch"]))
     for attributes, seconds in points.get(BATCH_DURATION, ()):
         if "batch" not in attributes:
             continue
@@ -318,16 +255,12 @@ class Collected:
     Args:
         now: Seconds, when the collection was made; `None` when the clock could not tell.
         memory: (t, device, reading), each a new one.
-        started: (t, batch), batches that began.
         finished: (t, batch, seconds), batches that ended.
-        abandoned: Ids of batches that raised. An id that has finished already means nothing.
     """
 
     now: float | None
     memory: list[tuple[float, str, MemoryReading]] = field(default_factory=list)
-    started: list[tuple[float, BatchInfo]] = field(default_factory=list)
     finished: list[tuple[float, BatchInfo, float]] = field(default_factory=list)
-    abandoned: list[str] = field(default_factory=list)
 
 
 class LockedPolicy:
@@ -347,19 +280,15 @@ class LockedPolicy:
         self._mark = durable_mark(policy.state)  # guarded by _lock
 
     def apply(self, collected: Collected) -> None:
-        """Take a collection: memory first, then starts, ends, failures; then what fell due meanwhile."""
+        """Take a collection: memory first, then ends; then what fell due meanwhile."""
         with self._lock:
             for t, device, reading in collected.memory:
                 self._policy.read_memory(t, device, reading)
-            for t, info in collected.started:
-                self._outbox.extend(self._policy.start_batch(t, info))
             for t, info, seconds in collected.finished:
                 decisions, problem = self._policy.finish_batch(t, info, seconds)
                 self._outbox.extend(decisions)
                 if problem is not None:
                     self._ignored.append(problem)
-            for batch_id in collected.abandoned:
-                self._policy.abandon_batch(batch_id)
             if collected.now is not None:
                 self._outbox.extend(self._policy.advance(collected.now))
 

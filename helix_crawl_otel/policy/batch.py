@@ -40,6 +40,7 @@ class BatchInfo:
         device: Device of the worker.
         genes: Passages.
         work: Cost in the driver's unit, `None` to be judged by genes.
+        first: In a build, the id of its first gene; `None` where nobody needs to know.
     """
 
     id: str
@@ -48,6 +49,7 @@ class BatchInfo:
     device: str
     genes: float
     work: float | None = None
+    first: str | None = None
 
 
 RunningBatch = tuple[BatchInfo, float]
@@ -59,11 +61,7 @@ class Batch:
     """One batch of the encode stage.
 
     Args:
-        id: Unique among the batches in flight.
-        worker: Name of the worker that encodes it.
-        shard: Its shard.
-        device: Device of the worker.
-        genes: Passages, more than 0.
+        info: What its driver has said of it.
         work: Cost in the shard's unit, more than 0.
         started: Seconds.
         warmup: One of the first batches of its worker: never judged, except as a hang.
@@ -74,11 +72,7 @@ class Batch:
         is_answered: A rung was asked for while it ran, and nobody can end it (rule 8): it brings no second one.
     """
 
-    id: str
-    worker: str
-    shard: str
-    device: str
-    genes: float
+    info: BatchInfo
     work: float
     started: float
     warmup: bool = False
@@ -87,6 +81,31 @@ class Batch:
     slices: int = 0
     hung: bool = False
     is_answered: bool = False
+
+    @property
+    def id(self) -> str:
+        """Unique among the batches in flight."""
+        return self.info.id
+
+    @property
+    def worker(self) -> str:
+        """Name of the worker that encodes it."""
+        return self.info.worker
+
+    @property
+    def shard(self) -> str:
+        """Name of its shard."""
+        return self.info.shard
+
+    @property
+    def device(self) -> str:
+        """Device of the worker."""
+        return self.info.device
+
+    @property
+    def genes(self) -> float:
+        """Passages, more than 0."""
+        return self.info.genes
 
     def measure(self, baseline: Baseline, factor: float, tick_seconds: float) -> None:
         """Fix the length of the slices by the baseline in force, once."""

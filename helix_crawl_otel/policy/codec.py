@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from enum import Enum
 from functools import cache
 from typing import Any, TypeVar
@@ -20,16 +21,18 @@ __all__ = ["OPTIONAL", "decode", "encode"]
 OPTIONAL = "optional"
 """Metadata of a field that a file of an earlier version does not have: its default stands in."""
 
+_AS_THEY_ARE = (str, int, bool)
+
 T = TypeVar("T")
 
 
 def encode(value: Any) -> Any:
-    """Dataclasses become dicts, enums their values, tuples lists; keys of dicts are strings already."""
+    """Dataclasses and mappings become dicts, enums their values, tuples lists; keys of dicts are strings already."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [encode(item) for item in value]
@@ -46,29 +49,43 @@ def decode(kind: type[T], value: Any) -> T:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _shape(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Of a generic type or a union: what it is, and of what."""
+    origin = typing.get_origin(kind)
+    return typing.Union if origin is types.UnionType else origin, typing.get_args(kind)
+
+
+@cache
+def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
+    """Of a dataclass: its fields with their types, and those that have to be there."""
+    hints = typing.get_type_hints(kind)
+    fields = dataclasses.fields(kind)
+    return {f.name: hints[f.name] for f in fields}, {f.name for f in fields if not f.metadata.get(OPTIONAL)}
 
 
 def _decode(kind: Any, value: Any, path: str) -> Any:
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        choices = [choice for choice in typing.get_args(kind) if choice is not type(None)]
-        if value is None:
+    if type(value) is kind and kind in _AS_THEY_ARE:
+        return value
+    origin, of = _shape(kind)
+    if origin is typing.Union:
+        choices = [choice for choice in of if choice is not type(None)]
+        if value is None and len(choices) < len(of):
             return None
+        if len(choices) > 1:
+            return _decode_one_of(choices, value, path)
         return _decode(choices[0], value, path)
-    if origin is dict:
+    if origin in (dict, Mapping):
         _expect(isinstance(value, dict), path, "an object", value)
-        item_kind = typing.get_args(kind)[1]
-        return {str(key): _decode(item_kind, item, f"{path}[{key!r}]") for key, item in value.items()}
+        item_kind = of[1]
+        items = {str(key): _decode(item_kind, item, f"{path}[{key!r}]") for key, item in value.items()}
+        return items if origin is dict else types.MappingProxyType(items)
     if origin is list:
         _expect(isinstance(value, list), path, "a list", value)
-        (item_kind,) = typing.get_args(kind)
+        (item_kind,) = of
         return [_decode(item_kind, item, f"{path}[{n}]") for n, item in enumerate(value)]
     if origin is tuple:
-        kinds = typing.get_args(kind)
-        _expect(isinstance(value, list) and len(value) == len(kinds), path, f"a list of {len(kinds)}", value)
-        return tuple(_decode(kinds[n], item, f"{path}[{n}]") for n, item in enumerate(value))
+        _expect(isinstance(value, list) and len(value) == len(of), path, f"a list of {len(of)}", value)
+        return tuple(_decode(of[n], item, f"{path}[{n}]") for n, item in enumerate(value))
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, path)
     return _decode_scalar(kind, value, path)
@@ -76,15 +93,25 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
 
 def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
     _expect(isinstance(value, dict), path, "an object", value)
-    names = {f.name for f in dataclasses.fields(kind)}
-    needed = {f.name for f in dataclasses.fields(kind) if not f.metadata.get(OPTIONAL)}
-    _expect(needed <= set(value) <= names, path, f"an object with {', '.join(sorted(names))}", value)
-    hints = _hints(kind)
-    fields = {name: _decode(hints[name], value[name], f"{path}.{name}") for name in value}
+    kinds, needed = _fields(kind)
+    if not needed <= value.keys() <= kinds.keys():
+        _expect(False, path, f"an object with {', '.join(sorted(kinds))}" if kinds else "an object with nothing", value)
+    fields = {name: _decode(kinds[name], item, f"{path}.{name}") for name, item in value.items()}
     try:
         return kind(**fields)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _decode_one_of(choices: list[Any], value: Any, path: str) -> Any:
+    """As what it is already, or else as the first that it fits."""
+    for choice in sorted(choices, key=lambda choice: choice is not type(value)):
+        try:
+            return _decode(choice, value, path)
+        except ValueError:
+            continue
+    names = " or ".join(choice.__name__ for choice in choices)
+    raise ValueError(f"{path} is {value!r:.80}; accepted: {names}")
 
 
 def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
@@ -98,7 +125,7 @@ def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
     return value
 
 
-def _expect(ok: bool, path: str, accepted: str, value: Any) -> None:
+def _expect(ok: object, path: str, accepted: str, value: Any) -> None:
     if not ok:
         given = repr(value)
         raise ValueError(f"{path} is {given[:80]}; accepted: {accepted}")

@@ -137,9 +137,9 @@ class Policy:
                     worker.floor.add(t, int(reading.shared_bytes))
 
     def start_batch(self, t: float, info: BatchInfo) -> list[Decision]:
-        """Say that a batch begins. One whose numbers cannot be judged is not tracked."""
+        """Say that a batch begins. One whose numbers cannot be judged is watched for a hang alone, or not at all."""
         state = self._shard(info.shard)
-        if sample_problem(info.genes, work=info.work) is not None or self._weigh(state, info) is None:
+        if sample_problem(info.genes, work=info.work) is not None:
             return []
         decisions = self._hand_over(t, info.shard, state, info.worker)
         self._track(t, info, state)
@@ -201,9 +201,21 @@ class Policy:
         """Rule 6 for a batch at `now`, whether it still runs or has ended; `None` when unknown."""
         return self._rule.is_full(batch, now)
 
-    def open_shards(self) -> dict[str, str]:
-        """Shards between `open_shard` and `close_shard`, and where each is."""
-        return {name: shard.runs_on or shard.device for name, shard in self.state.shards.items() if shard.is_open}
+    def open_shards(self, worker: str | None = None) -> dict[str, str]:
+        """Shards between `open_shard` and `close_shard`, those of a worker if one is named, and where each is."""
+        return {
+            name: shard.runs_on or shard.device
+            for name, shard in self.state.shards.items()
+            if shard.is_open and worker in (None, shard.worker)
+        }
+
+    def inflight(self, *, shard: str | None = None, worker: str | None = None) -> list[Batch]:
+        """Batches in flight, of a shard or a worker if one is named. They are the policy's own: to be read only."""
+        return [
+            batch
+            for batch in self.state.inflight.values()
+            if shard in (None, batch.shard) and worker in (None, batch.worker)
+        ]
 
     def pending(self, shard: str) -> ActionKind | None:
         """The remedy that waits for the shard's boundary, `None` for none."""
@@ -262,9 +274,8 @@ class Policy:
         worker.shards[info.shard] = True
         state.device = info.device
         work = self._weigh(state, info)
-        assert work is not None
-        warmup = worker.batches <= self.settings.warmup
-        batch = Batch(info.id, info.worker, info.shard, info.device, info.genes, work, started=t, warmup=warmup)
+        warmup = worker.batches <= self.settings.warmup or work is None
+        batch = Batch(info, info.genes if work is None else work, started=t, warmup=warmup)
         self._rule.begin(batch)
         return batch
 

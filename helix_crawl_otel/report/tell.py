@@ -159,7 +159,7 @@ class _ReportBuilder(PolicyInRuns):
         began = t - event.seconds
         is_slow = baseline is not None and event.genes / event.seconds < baseline / self.policy.settings.factor
         if is_slow:
-            ended = Batch(info.id, event.worker, event.shard, event.device, event.genes, units, started=began)
+            ended = Batch(info, units, started=began)
             is_slow = bool(self.policy.is_full(ended, t))
         return ReportBatch(began, t, event.genes, units, event.device, event.worker, baseline, is_slow)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from helix_crawl_otel.policy.model import EvidenceValue
+from helix_crawl_otel.policy.model import EvidenceValue, ShardStatus
 
 __all__ = [
     "ActionEnded",
@@ -193,6 +193,14 @@ class Committed(Event):
     memory_fraction: float | None
     rung: int
     is_crawling: bool
+
+    @classmethod
+    def of(
+        cls, t: float, shard: str, slot: str, device: str, genes: int, pending: int | None, status: ShardStatus
+    ) -> Committed:
+        """With what is known of its shard now."""
+        numbers = status.ema, status.baseline, status.memory_fraction, status.rung, status.episode_open
+        return cls(t, shard, slot, device, genes, pending, *numbers)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.link.messages import Message
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.supervise.job import JobWorker, Launch, WorkerStart
 from helix_crawl_otel.supervise.process import python_command
@@ -69,7 +69,7 @@ class RunJob:
             environ.update(BGEM3_DEVICE="cpu", CUDA_VISIBLE_DEVICES="-1")
         return Launch(self._argv, environ)
 
-    def said(self, slot: str, worker: JobWorker, payload: Mapping[str, Any]) -> bool:
+    def said(self, slot: str, worker: JobWorker, message: Message) -> bool:
         """See `Job`: a driver of the user's own has nothing to say to us beside what its watch says."""
         return False
 

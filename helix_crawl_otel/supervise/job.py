@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
+
+from helix_crawl_otel.link.messages import BuildTask, GiveShard, Leave, Message
 
 __all__ = ["Job", "JobWorker", "Launch", "WorkerStart"]
 
@@ -33,13 +35,13 @@ class Launch:
     Args:
         argv: Program and arguments, no shell.
         environ: The whole environment, without the channel.
-        welcome: What the job tells its worker at once; `None` for a driver of the user's own.
+        task: What the job tells its worker at once; `None` for a driver of the user's own.
         is_ours: It is this package's own worker: it says hello within a minute, and its output goes to a log file.
     """
 
     argv: Sequence[str]
     environ: Mapping[str, str]
-    welcome: Mapping[str, object] | None = None
+    task: BuildTask | None = None
     is_ours: bool = False
 
 
@@ -50,8 +52,8 @@ class JobWorker(Protocol):
     def number(self) -> int:
         """1 for the first worker of the run, and so on."""
 
-    def tell(self, payload: Mapping[str, object]) -> None:
-        """Send it a message of the job's own."""
+    def tell(self, message: GiveShard | Leave) -> None:
+        """Say what it is to do next."""
 
 
 class Job(Protocol):
@@ -81,8 +83,8 @@ class Job(Protocol):
     def launch(self, slot: str, start: WorkerStart, number: int) -> Launch:
         """The command of a worker; `number` counts the workers of the run from 1."""
 
-    def said(self, slot: str, worker: JobWorker, payload: Mapping[str, Any]) -> bool:
-        """A worker has said something of the job's own. Returns whether a gene has been committed by it."""
+    def said(self, slot: str, worker: JobWorker, message: Message) -> bool:
+        """A worker has said something, which the pipeline knows already. Returns whether genes were committed by it."""
 
     def crashed(self, slot: str, why: str) -> bool:
         """A worker has crashed. Returns whether the job has learnt something that makes the next try another one."""

@@ -11,12 +11,13 @@ Source: DESIGN.md, sections 5 and 7.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from queue import SimpleQueue
 from typing import Protocol
 
 from helix_crawl_otel.actions import ActionQueue
-from helix_crawl_otel.link.channel import ChannelClosed
+from helix_crawl_otel.link.channel import Channel, ChannelClosed
+from helix_crawl_otel.link.messages import GiveAction, Message, VoidAction, pack
 from helix_crawl_otel.policy.model import Action, ActionKind
 
 __all__ = ["OutgoingActions", "SendQueue", "Sender"]
@@ -25,7 +26,7 @@ __all__ = ["OutgoingActions", "SendQueue", "Sender"]
 class Sender(Protocol):
     """Where messages for a worker go."""
 
-    def send(self, message: Mapping[str, object]) -> None:
+    def send(self, message: Message) -> None:
         """Send one message."""
 
 
@@ -39,12 +40,12 @@ class SendQueue:
     Threads: any.
     """
 
-    def __init__(self, channel: Sender, name: str) -> None:
+    def __init__(self, channel: Channel, name: str) -> None:
         self._channel = channel
-        self._waiting: SimpleQueue[Mapping[str, object] | None] = SimpleQueue()
+        self._waiting: SimpleQueue[Message | None] = SimpleQueue()
         threading.Thread(target=self._deliver, name=f"helix-crawl-mail-{name}", daemon=True).start()
 
-    def send(self, message: Mapping[str, object]) -> None:
+    def send(self, message: Message) -> None:
         """Have one message sent; comes back at once."""
         self._waiting.put(message)
 
@@ -56,7 +57,7 @@ class SendQueue:
         message = self._waiting.get()
         while message is not None:
             try:
-                self._channel.send(message)
+                self._channel.send(pack(message))
             except ChannelClosed:  # it is gone; its exit is about to be seen
                 return
             message = self._waiting.get()
@@ -103,15 +104,7 @@ class OutgoingActions:
         for earlier in list(self._sent.values()):
             if earlier.shard == action.shard and earlier.kind.rung < action.kind.rung:
                 del self._sent[earlier.id]
-                self._mail.send({"type": "void", "action": earlier.id})
+                self._mail.send(VoidAction(earlier.id))
         if action.kind is not ActionKind.DETECT:  # that one is done by being said
             self._sent[action.id] = action
-        content = {
-            "id": action.id,
-            "kind": action.kind.value,
-            "shard": action.shard,
-            "device": action.device,
-            "reason": action.reason,
-            "evidence": dict(action.evidence),
-        }
-        self._mail.send({"type": "action", **content})
+        self._mail.send(GiveAction(action))

@@ -13,7 +13,6 @@ from enum import Enum
 
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
-from helix_crawl_otel.supervise.incoming import OpenShards
 from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.rules import CrashBudget, End, Ending, GateState, MemoryGate, judge_end, why_ended
 from helix_crawl_otel.supervise.run_state import RunContext
@@ -106,7 +105,6 @@ class Slot:
         self._restart: Restart | None = None  # while waiting
         self._budget = CrashBudget()
         self._before_bytes: int | None = None  # used on the device before its last worker was started
-        self._left = OpenShards()
         self._ended_for: str | None = None
         self._demotes: str | None = None  # the shard for whose demotion it was
 
@@ -132,7 +130,7 @@ class Slot:
         if worker is None or self.phase is not Phase.RUNNING:
             return
         self.phase, self._ended_for = Phase.ENDING, why
-        age = self._drop(worker)
+        age = worker.incoming.drop()
         if why in ActionKind.__members__:
             self._run.lost(age)
         threading.Thread(target=self._end, args=(worker,), name=f"helix-crawl-end-{self.name}", daemon=True).start()
@@ -214,7 +212,7 @@ class Slot:
         start = self._start
         assert start is not None
         worker.finish_reading(DRAIN_SECONDS)
-        self._drop(worker)
+        worker.incoming.drop()
         leaving = worker.incoming.leaving
         refused = worker.incoming.refused or self._demotes
         ending = judge_end(
@@ -228,7 +226,7 @@ class Slot:
                 finished=self._run.job.has_finished(self.name, code if self._ended_for is None else None),
             )
         )
-        if ending is Ending.DONE and self._run.pausing and (worker.incoming.has_paused or self._left.names()):
+        if ending is Ending.DONE and self._run.pausing and (worker.incoming.has_paused or self._left()):
             ending = Ending.PAUSED  # its driver has made a success of the pause
         words = worker.incoming.last_words if ending is Ending.CRASH and self._ended_for in (None, LINGERS) else None
         why = words.reason if words else why_ended(self._ended_for, ending, code)
@@ -263,7 +261,7 @@ class Slot:
         retry = self._budget.crashed()
         demoted_now = self._run.job.gave_up_card(self.name, why) if retry is None and is_device else None
         after = retry.after_seconds if retry else None if demoted_now is None else 0.0
-        shard = self._run.job.next_shard(self.name) or next(iter(self._left.names()), None)
+        shard = self._run.job.next_shard(self.name) or next(iter(self._left()), None)
         if demoted_now is not None:
             self._budget = CrashBudget()
         self._run.crashed(self.name, shard, why, self._budget.left, after)
@@ -283,17 +281,12 @@ class Slot:
 
     def _close_done(self) -> None:
         """A worker has done all it was given. What a build's worker has left open it has left to the next one."""
-        next_shard = self._run.job.next_shard(self.name)
-        for shard in self._left.take():
-            if shard == next_shard:
-                self._left.add([shard])
-            elif not self._run.job.keeps_account:
-                self._run.pipeline.close_shard(shard, "done")
+        if not self._run.job.keeps_account:
+            self._close_left("done")
 
-    def _drop(self, worker: Worker) -> float:
-        shards, age = worker.incoming.drop()
-        self._left.add(shards)
-        return age
+    def _left(self) -> list[str]:
+        """Shards that the workers of this slot have opened and not closed: the next one goes on with them."""
+        return sorted(self._run.pipeline.open_shards(self.name))
 
     # -- how the next one starts --------------------------------------------------------------------------------------
 
@@ -312,7 +305,7 @@ class Slot:
 
         The policy takes the change of worker for the demotion, and no rung is left: so it has to be one.
         """
-        for shard in self._left.names():
+        for shard in self._left():
             if self._run.pipeline.pending_action(shard) is ActionKind.DEMOTE_CPU:
                 self._run.demoted.add(shard)
                 return shard
@@ -359,7 +352,7 @@ class Slot:
         self._run.memory.watch(start.device, is_modelled=self._run.is_modelled and start.device != "cpu")
         self._before_bytes = self._run.memory.used(start.device)
         try:
-            self.worker = launch_worker(self._run, self.name, start, self._left)
+            self.worker = launch_worker(self._run, self.name, start)
         except OSError as error:
             self._run.stopped(Ending.NEVER, f"the worker cannot be started: {error.strerror or error}")
             self._over("failed")
@@ -367,7 +360,7 @@ class Slot:
         self.phase = Phase.RUNNING
 
     def _close_left(self, state: str) -> None:
-        for shard in self._left.take():
+        for shard in self._left():
             self._run.pipeline.close_shard(shard, state)
 
     def _over(self, state: str) -> None:

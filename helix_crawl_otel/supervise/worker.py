@@ -8,18 +8,16 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
+from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, open_pair
-from helix_crawl_otel.supervise.incoming import IncomingMessages, OpenShards
-from helix_crawl_otel.supervise.job import Launch, WorkerStart
+from helix_crawl_otel.supervise.incoming import IncomingMessages
+from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.outgoing import SendQueue
 from helix_crawl_otel.supervise.process import ProcessHandle
 from helix_crawl_otel.supervise.run_state import RunContext
 
 __all__ = ["Worker", "launch_worker"]
-
-PROTOCOL = 1
 
 
 class Worker:
@@ -81,9 +79,9 @@ class Worker:
         finally:
             self._run.wake(_nothing)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _take(self, content: dict[str, object]) -> None:
         try:
-            self.incoming.handle(message)
+            self.incoming.handle(messages.unpack(messages.FROM_WORKER, content))
         except Exception as error:  # noqa: BLE001 - one bad message, or a fault of ours, must not end a night's run
             self._run.pipeline.error("driver", error)
 
@@ -92,14 +90,13 @@ def _nothing() -> None:
     """Only to look at the slots."""
 
 
-def launch_worker(run: RunContext, slot: str, start: WorkerStart, left: OpenShards) -> Worker:
+def launch_worker(run: RunContext, slot: str, start: WorkerStart) -> Worker:
     """Start a worker.
 
     Args:
         run: What all slots share.
         slot: Name of the worker's slot.
         start: Why and where.
-        left: Shards that the slot's earlier workers left open.
 
     Raises:
         OSError: It cannot be started.
@@ -128,19 +125,9 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart, left: OpenShar
     started_at = run.clock()
     run.worker_started(slot, start, process.pid)
     send_queue = SendQueue(channel, str(process.pid))
-    welcome = _welcome(run, start, launch)
-    incoming = IncomingMessages(run, slot, number, send_queue, welcome, left, trusts_boundaries=not launch.is_ours)
+    welcome = messages.Welcome(messages.VERSION, start.demoted_shard, run.tick_seconds, run.clock_rate, launch.task)
+    incoming = IncomingMessages(run, slot, number, send_queue, welcome, trusts_boundaries=not launch.is_ours)
     return Worker(process, channel, send_queue, incoming, run, is_ours=launch.is_ours, started_at=started_at)
-
-
-def _welcome(run: RunContext, start: WorkerStart, launch: Launch) -> dict[str, object]:
-    return {
-        "version": PROTOCOL,
-        "demoted_shard": start.demoted_shard,
-        "tick_seconds": run.tick_seconds,
-        "clock_rate": run.clock_rate,
-        "job": launch.welcome,
-    }
 
 
 def _log_file(folder: Path | None, slot: str) -> Path | None:

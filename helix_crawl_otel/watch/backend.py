@@ -52,8 +52,17 @@ class ShardPipeline(Protocol):
     def close_shard(self, shard: str, state: str) -> None:
         """The shard is left `done`, `paused`, `failed` or, for the next process, `left`."""
 
-    def start_batch(self, shard: str, worker: str, device: str, genes: float, work: float | None) -> RunningBatch:
-        """A batch begins."""
+    def start_batch(
+        self,
+        shard: str,
+        worker: str,
+        device: str,
+        genes: float,
+        work: float | None,
+        read_seconds: float | None,
+        first: str | None,
+    ) -> RunningBatch:
+        """A batch begins, after a read that took so long, where that is known."""
 
     def finish_batch(self, running: RunningBatch, seconds: float) -> None:
         """It has been encoded."""
@@ -66,8 +75,10 @@ class ShardPipeline(Protocol):
     ) -> None:
         """A batch that the driver has timed itself."""
 
-    def stage(self, device: str, stage: str, seconds: float) -> None:
-        """A read or a commit took so long."""
+    def boundary(
+        self, shard: str, device: str, commit_seconds: float | None, genes: int | None, pending: int | None
+    ) -> None:
+        """All earlier batches are committed; see `link.messages.Boundary`."""
 
     def status(self, shard: str) -> ShardStatus:
         """What is known of the shard now."""

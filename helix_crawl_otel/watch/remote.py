@@ -8,16 +8,15 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from functools import partial
-from typing import Any
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.exit_codes import DEMOTED
+from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
-from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, ShardStatus, Verdict
+from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, ShardStatus
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.probes.torch_cuda import TorchProbe
@@ -46,6 +45,8 @@ class RemotePipeline(ShardPipeline):
         self._link = link
         self._clock = clock
         self._ids = itertools.count(1)
+        self._ends = itertools.count(1)
+        self._unjudged: dict[str, int] = {}  # newest end of a batch of each shard; single operations only
 
     def open_shard(self, shard: str, worker: str, device: str, can_take: Iterable[ActionKind]) -> None:
         """Begin a shard.
@@ -53,34 +54,44 @@ class RemotePipeline(ShardPipeline):
         Raises:
             PauseRequested: It belongs on the CPU, and this process is on a card.
         """
-        kinds = [kind.value for kind in can_take]
-        content = {"shard": shard, "device": device, "can_take": kinds, "can_leave": _in_main_thread()}
-        answer = self._link.request("open_shard", ANSWER_SECONDS, **content)
-        if answer is not None and answer.get("demote") and _in_main_thread():
+        request = self._link.expect()
+        opened = messages.OpenShard(request, shard, device, list(can_take), _in_main_thread())
+        self._link.send(opened)
+        answer = self._link.answer(request, ANSWER_SECONDS)
+        if isinstance(answer, messages.ShardOpened) and answer.demote and _in_main_thread():
             raise PauseRequested(None, DEMOTED)
 
     def move_shard(self, shard: str, device: str) -> None:
         """An open shard goes on on another device."""
-        self._link.send({"type": "move_shard", "shard": shard, "device": device})
+        self._link.send(messages.MoveShard(shard, device))
 
     def close_shard(self, shard: str, state: str) -> None:
         """The shard is left."""
-        self._link.send({"type": "close_shard", "shard": shard, "state": state})
+        self._unjudged.pop(shard, None)
+        self._link.send(messages.CloseShard(shard, state))
 
-    def start_batch(self, shard: str, worker: str, device: str, genes: float, work: float | None) -> RunningBatch:
+    def start_batch(
+        self,
+        shard: str,
+        worker: str,
+        device: str,
+        genes: float,
+        work: float | None,
+        read_seconds: float | None,
+        first: str | None,
+    ) -> RunningBatch:
         """A batch begins. Sent before the work, so that a worker that is wedged by it is seen."""
-        info = BatchInfo(str(next(self._ids)), shard, worker, device, genes, work)
+        number = next(self._ids)
         if sample_problem(genes, work=work) is None:
-            content = {"batch": info.id, "shard": shard, "device": device, "genes": genes, "work": work}
-            self._link.send({"type": "start_batch", **content})
-        return info, self._clock()
+            self._link.send(messages.StartBatch(number, shard, device, genes, work, read_seconds, first))
+        return BatchInfo(str(number), shard, worker, device, genes, work), self._clock()
 
     def finish_batch(self, running: RunningBatch, seconds: float) -> None:
         """It has been encoded. One that cannot be judged is told as such; the supervisor counts it."""
         info = running[0]
         problem = sample_problem(info.genes, seconds, info.work)
         if problem is None:
-            self._link.send({"type": "finish_batch", "batch": info.id, "seconds": seconds})
+            self._link.send(messages.FinishBatch(self._next_end(info.shard), int(info.id), seconds))
             return
         if sample_problem(info.genes, work=info.work) is None:
             self.abandon_batch(running)
@@ -88,7 +99,7 @@ class RemotePipeline(ShardPipeline):
 
     def abandon_batch(self, running: RunningBatch) -> None:
         """It has raised."""
-        self._link.send({"type": "abandon_batch", "batch": running[0].id})
+        self._link.send(messages.AbandonBatch(int(running[0].id)))
 
     def record_batch(
         self, shard: str, worker: str, device: str, genes: float, seconds: float, work: float | None
@@ -98,38 +109,45 @@ class RemotePipeline(ShardPipeline):
         if problem is not None:
             self._ignore(problem, BatchInfo("", shard, worker, device, genes, work), seconds)
             return
-        content = {"shard": shard, "device": device, "genes": genes, "seconds": seconds, "work": work}
-        self._link.send({"type": "record_batch", **content})
+        self._link.send(messages.RecordBatch(self._next_end(shard), shard, device, genes, seconds, work))
 
     def _ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
         given = repr({"genes": info.genes, "work": info.work, "seconds": seconds}[problem])[:80]
-        self._link.send({"type": "ignored", "problem": problem, "shard": info.shard, "given": given})
+        self._link.send(messages.IgnoreBatch(info.shard, problem, given))
 
-    def stage(self, device: str, stage: str, seconds: float) -> None:
-        """A read or a commit took so long."""
-        if seconds > 0:
-            self._link.send_if_room({"type": "stage", "device": device, "stage": stage, "seconds": seconds})
+    def boundary(
+        self, shard: str, device: str, commit_seconds: float | None, genes: int | None, pending: int | None
+    ) -> None:
+        """All earlier batches are committed."""
+        self._link.send(messages.Boundary(shard, device, commit_seconds, genes, pending))
+
+    def await_judgement(self, shard: str) -> None:
+        """Come back when all that was decided on the batches so far is in the queue."""
+        end = self._unjudged.pop(shard, None)
+        if end is not None:
+            self._link.await_judged(end, ANSWER_SECONDS)
+
+    def _next_end(self, shard: str) -> int:
+        end = self._unjudged[shard] = next(self._ends)
+        return end
 
     def read_memory(self, device: str, reading: MemoryReading, source: str) -> None:
         """What this process sees of its device's memory."""
-        shared = {"shared_bytes": reading.shared_bytes, "other_shared_bytes": reading.other_shared_bytes}
-        content = {"used_bytes": reading.used_bytes, "limit_bytes": reading.limit_bytes}
-        content |= {key: value for key, value in shared.items() if value is not None}
-        up = reading.used_bytes is not None
-        self._link.send_if_room({"type": "memory", "device": device, **content, "source": source, "up": up})
+        self._link.send_if_room(messages.Memory(device, reading, source, up=reading.used_bytes is not None))
 
     def status(self, shard: str) -> ShardStatus:
         """Ask the supervisor."""
-        answer = self._link.request("status", ANSWER_SECONDS, shard=shard)
-        if answer is None:
+        request = self._link.expect()
+        self._link.send(messages.AskStatus(request, shard))
+        answer = self._link.answer(request, ANSWER_SECONDS)
+        if not isinstance(answer, messages.StatusTold):
             raise TimeoutError("the supervisor has not answered")
-        found: dict[str, Any] = {row.name: answer["status"][row.name] for row in fields(ShardStatus)}
-        return ShardStatus(**{**found, "verdict": Verdict(found["verdict"])})
+        return answer.status
 
     def error(self, place: str, error: Exception) -> None:
         """An error of the watch in this process; it goes no further."""
         watchdog.warning("internal error in %s, the job goes on: %r", place, error)
-        self._link.send({"type": "error", "where": place, "text": f"{type(error).__name__}: {error}"})
+        self._link.send(messages.ReportError(place, f"{type(error).__name__}: {error}"))
 
 
 class RemoteBackend(Backend):
@@ -180,7 +198,7 @@ class RemoteBackend(Backend):
         Raises:
             PauseRequested: Of the main thread: the operator has asked for a pause.
         """
-        self._link.request("boundary", ANSWER_SECONDS, shard=shard)
+        self.pipeline.await_judgement(shard)
         if self._link.pausing and _in_main_thread():
             raise PauseRequested(None)
 
@@ -196,7 +214,7 @@ class RemoteBackend(Backend):
                 seconds = self._link.tick_seconds / self._link.clock_rate
                 self._ticker = Ticker("helix-crawl-memory", self.tick, seconds, partial(self.report, "probe")).start()
         if reason is not None:  # the driver has rebuilt its encoder on another device, in this process
-            self._link.send({"type": "start_worker", "device": device, "reason": reason})
+            self._link.send(messages.StartWorker(device, reason))
 
     def add_shard(self, shard: WatchedShard) -> None:
         """Nothing to keep: a forked child tells nothing."""

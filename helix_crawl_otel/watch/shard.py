@@ -23,16 +23,17 @@ _NOTHING_KNOWN = ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, 
 class BatchScope:
     """The `with` block around one encode. Made by `ShardWatch.batch`; used once."""
 
-    __slots__ = ("_genes", "_running", "_shard", "_work")
+    __slots__ = ("_first", "_genes", "_running", "_shard", "_work")
 
-    def __init__(self, shard: ShardWatch, genes: float, work: float | None) -> None:
+    def __init__(self, shard: ShardWatch, genes: float, work: float | None, first: str | None) -> None:
         self._shard = shard
         self._genes = genes
         self._work = work
+        self._first = first
         self._running: tuple[ShardPipeline, RunningBatch] | None = None
 
     def __enter__(self) -> None:
-        self._running = self._shard._begin(self._genes, self._work)
+        self._running = self._shard._begin(self._genes, self._work, self._first)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -86,17 +87,18 @@ class ShardWatch:
             state = "left"
         self._backend.guarded("driver", lambda: self._close(state))
 
-    def batch(self, genes: float, work: float | None = None) -> BatchScope:
+    def batch(self, genes: float, work: float | None = None, *, first: str | None = None) -> BatchScope:
         """A context manager around the encode of one batch.
 
         Args:
             genes: Passages in the batch, more than 0.
             work: What the batch costs, more than 0, in any unit that is the same for all batches: passages times the
                 longest token count for a padded transformer; characters are a fair stand-in. `None` judges by genes.
+            first: Id of its first gene. `helix-crawl build` suspects what begins with it when the worker dies in it.
 
         An exception inside is the driver's: it passes through, and the batch is not counted.
         """
-        return BatchScope(self, genes, work)
+        return BatchScope(self, genes, work, first)
 
     def record(self, genes: float, seconds: float, work: float | None = None) -> None:
         """Tell of a batch that has ended, timed by the driver.
@@ -110,8 +112,12 @@ class ShardWatch:
         """
         self._backend.guarded("driver", lambda: self._record(genes, seconds, work))
 
-    def boundary(self) -> list[Action]:
+    def boundary(self, *, genes: int | None = None, pending: int | None = None) -> list[Action]:
         """Apply what the ladder asks: call it between batches, when all earlier ones are committed.
+
+        Args:
+            genes: Of `helix-crawl build`: how many have been committed since the last boundary.
+            pending: Likewise: how many of the shard's genes lack a vector still.
 
         Returns:
             The actions applied, oldest first; mostly none.
@@ -120,7 +126,7 @@ class ShardWatch:
             PauseRequested: The process has to end so that another goes on (RECYCLE, DEMOTE_CPU), or for the operator's
                 pause under a supervisor. It is no `Exception`; let it pass.
         """
-        self._backend.guarded("driver", lambda: self._end_gap("commit"))
+        self._backend.guarded("driver", lambda: self._tell_boundary(genes, pending))
         self._backend.guarded("driver", lambda: self._backend.arrive(self.name))
         applied: list[Action] = []
         for action in self._backend.pipeline.actions.drain(self.name):
@@ -144,13 +150,13 @@ class ShardWatch:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, genes: float, work: float | None) -> tuple[ShardPipeline, RunningBatch] | None:
+    def _begin(self, genes: float, work: float | None, first: str | None) -> tuple[ShardPipeline, RunningBatch] | None:
         def begin() -> tuple[ShardPipeline, RunningBatch]:
             self._open()
-            self._end_gap("read")
             costs = plain_number(genes), plain_number(work)
             pipeline = self._backend.pipeline
-            return pipeline, pipeline.start_batch(self.name, self.device, self.device, *costs)
+            read_seconds = self._backend.guarded("driver", self._end_gap)
+            return pipeline, pipeline.start_batch(self.name, self.device, self.device, *costs, read_seconds, first)
 
         return self._backend.guarded("driver", begin)
 
@@ -181,11 +187,17 @@ class ShardWatch:
     def _begin_gap(self) -> None:
         self._gap.since = self._backend.clock()
 
-    def _end_gap(self, stage: str) -> None:
-        since = getattr(self._gap, "since", None)
-        if since is not None:
-            self._gap.since = None
-            self._backend.pipeline.stage(self.device, stage, self._backend.clock() - since)
+    def _end_gap(self) -> float | None:
+        """How long the stage since the last batch took, `None` where nobody knows."""
+        since: float | None = getattr(self._gap, "since", None)
+        if since is None:
+            return None
+        self._gap.since = None
+        return max(0.0, self._backend.clock() - since)
+
+    def _tell_boundary(self, genes: int | None, pending: int | None) -> None:
+        seconds = self._backend.guarded("driver", self._end_gap)
+        self._backend.pipeline.boundary(self.name, self.device, seconds, genes, pending)
 
     @property
     def is_open(self) -> bool:

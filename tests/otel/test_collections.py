@@ -37,25 +37,14 @@ def info(number: int, work: float | None = 4000.0) -> BatchInfo:
 
 @pytest.mark.parametrize("work", [None, 4000.0, 7])
 def test_a_batch_goes_through_the_instruments_whole(work: float | None) -> None:
-    """Start, end and everything said of the batch come out as they went in."""
+    """Everything said of the batch comes out as it went in."""
     sink = Sink()
     batch = info(1, work)
-    sink.measurements.start((batch, 96.0))
-    sink.measurements.collect()
-    assert sink.last() == Collected(100.0, started=[(96.0, batch)])
     sink.measurements.finish((batch, 96.0), 4.0)
-    assert sink.last() == Collected(100.0, finished=[(100.0, batch, 4.0)], abandoned=["b1"])
+    assert sink.last() == Collected(100.0, finished=[(100.0, batch, 4.0)])
     sink.measurements.collect()
     assert sink.last() == Collected(100.0)  # delta: nothing is brought twice
     assert sink.errors == []
-
-
-def test_a_batch_that_begins_and_ends_between_two_collections_is_finished_only() -> None:
-    """Plus one and minus one cancel out; the end tells all."""
-    sink = Sink()
-    sink.measurements.start((info(1), 96.0))
-    sink.measurements.finish((info(1), 96.0), 4.0)
-    assert sink.collected == [Collected(100.0, finished=[(100.0, info(1), 4.0)])]
 
 
 def test_a_collection_that_brings_nothing_still_looks_at_the_clock() -> None:
@@ -64,38 +53,6 @@ def test_a_collection_that_brings_nothing_still_looks_at_the_clock() -> None:
     sink.clock.now = 123.0
     sink.measurements.collect()
     assert sink.collected == [Collected(123.0)]
-
-
-def test_a_batch_that_raised_is_abandoned_at_once() -> None:
-    """It must not stay in flight until something else is collected."""
-    sink = Sink()
-    sink.measurements.start((info(1), 96.0))
-    sink.measurements.collect()
-    sink.measurements.abandon((info(1), 96.0))
-    assert sink.last() == Collected(100.0, abandoned=["b1"])
-
-
-def test_thousands_of_batches_that_raise_hide_no_other() -> None:
-    """Past 2,000 label sets between two collections the SDK folds all others into one point without a batch."""
-    sink = Sink()
-    for number in range(2500):
-        sink.measurements.start((info(number), 96.0))
-        sink.measurements.abandon((info(number), 96.0))
-    sink.measurements.start((info(9999), 97.0))
-    sink.measurements.collect()
-    assert sink.last().started == [(97.0, info(9999))]
-    assert sink.errors == []
-
-
-def test_an_overflow_point_is_left_out_and_the_rest_is_taken() -> None:
-    """Should it come to that, with thousands of batches at once, the batches that are told are still judged."""
-    sink = Sink()
-    for number in range(2100):
-        sink.measurements.start((info(number), 96.0))
-    sink.measurements.finish((info(0), 96.0), 4.0)
-    assert sink.errors == []
-    assert len(sink.last().started) >= 1990
-    assert sink.last().finished == [(100.0, info(0), 4.0)]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +77,6 @@ def test_a_clock_that_fails_loses_nothing_that_was_collected() -> None:
         raise OSError("no clock")
 
     measurements = Measurements(sink.collected.append, broken, sink.errors.append)
-    measurements.start((info(1), 96.0))
     measurements.finish((info(1), 96.0), 4.0)
     assert sink.last() == Collected(None, finished=[(100.0, info(1), 4.0)])
     assert [type(error) for error in sink.errors] == [OSError]
@@ -147,13 +103,8 @@ def test_without_the_sdk_the_same_facts_arrive() -> None:
         from tests.otel.test_collections import Sink, info
         sink = Sink()
         assert sink.measurements.disabled
-        sink.measurements.start((info(1), 96.0))
-        assert sink.last() == Collected(100.0, started=[(96.0, info(1))])
         sink.measurements.finish((info(1), 96.0), 4.0)
         assert sink.last() == Collected(100.0, finished=[(100.0, info(1), 4.0)])
-        sink.measurements.start((info(2), 96.0))
-        sink.measurements.abandon((info(2), 96.0))
-        assert sink.last() == Collected(100.0, abandoned=["b2"])
         sink.measurements.read_memory(93.0, "cuda:0", MemoryReading(1, 2))
         assert sink.last() == Collected(100.0, memory=[(93.0, "cuda:0", MemoryReading(1, 2))])
         sink.measurements.collect()
@@ -174,28 +125,14 @@ def test_without_the_sdk_the_same_facts_arrive() -> None:
 # -- the feed ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_feed_takes_memory_first_then_starts_then_ends() -> None:
+def test_the_feed_takes_memory_first_then_ends() -> None:
     """A reading of the same collection counts for the batch that ends in it."""
     feed = LockedPolicy(Policy(Settings()))
-    feed.apply(
-        Collected(
-            10.0,
-            memory=[(9.0, "cuda:0", MemoryReading(9, 10))],
-            started=[(6.0, info(1))],
-            finished=[(10.0, info(1), 4.0)],
-        )
-    )
+    feed.tell(lambda policy: policy.start_batch(6.0, info(1)))
+    feed.apply(Collected(10.0, memory=[(9.0, "cuda:0", MemoryReading(9, 10))], finished=[(10.0, info(1), 4.0)]))
     status = feed.ask(lambda policy: policy.status("a", 10.0))
     assert status.memory_fraction == 0.9
     assert feed.ask(lambda policy: len(policy.state.inflight)) == 0
-    assert feed.ask(lambda policy: policy.state.workers["w"].batches) == 1
-
-
-def test_a_late_minus_one_of_a_finished_batch_means_nothing() -> None:
-    """It comes with the collection after the end."""
-    feed = LockedPolicy(Policy(Settings()))
-    feed.apply(Collected(10.0, finished=[(10.0, info(1), 4.0)]))
-    feed.apply(Collected(11.0, abandoned=["b1"]))
     assert feed.ask(lambda policy: policy.state.workers["w"].batches) == 1
 
 

@@ -308,7 +308,7 @@ def test_a_run_goes_on_without_an_endpoint_that_it_cannot_have(number: int, monk
     def lacking(*_: object) -> None:
         raise OSError(number, "a lack")
 
-    monkeypatch.setattr("helix_crawl_otel.supervise.session.serve_metrics", lacking)
+    monkeypatch.setattr("helix_crawl_otel.otel.endpoint.serve_metrics", lacking)
     found = open_metrics("127.0.0.1", 9464, insists=True, note=told.append)
     assert (found.provider, found.endpoint) == (None, None)
     assert told == ["a lack; the run goes on and serves no metrics"]

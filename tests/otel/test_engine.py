@@ -34,7 +34,7 @@ class Supervisor:
             on_forced=self.forced.append,
         )
         self.pipeline.start_worker("w1", "cuda:0", "first", 4711)
-        self.pipeline.open_shard("a", "w1", "cuda:0", REMEDIES, pending_genes=1000)
+        self.pipeline.open_shard("a", "w1", "cuda:0", REMEDIES)
 
     def tick(self) -> None:
         """Memory, then the clock."""
@@ -59,13 +59,32 @@ class Supervisor:
             self.tick()
 
 
-def test_pending_genes_go_down_as_they_are_encoded() -> None:
-    """Never below 0: a batch may be encoded again after a crash."""
+def test_pending_genes_are_those_that_the_store_counts() -> None:
+    """What is encoded and not committed is pending still; where nobody counts there is no series."""
     supervisor = Supervisor()
     supervisor.batches(3)
-    assert collected(supervisor.reader)["helix_dense_genes_pending"] == {("shard=a",): 1000 - 3 * GENES}
-    supervisor.batches(20)
-    assert collected(supervisor.reader)["helix_dense_genes_pending"] == {("shard=a",): 0}
+    assert "helix_dense_genes_pending" not in collected(supervisor.reader)
+    supervisor.pipeline.boundary("a", "cuda:0", 0.1, genes=GENES, pending=1000)
+    supervisor.batches(1)
+    assert collected(supervisor.reader)["helix_dense_genes_pending"] == {("shard=a",): 1000}
+
+
+def test_the_batches_of_a_worker_are_found_and_lost_together() -> None:
+    """The policy alone knows them: by their id, by their worker, by the age of a shard's oldest."""
+    supervisor = Supervisor()
+    pipeline = supervisor.pipeline
+    running = pipeline.start_batch("a", "w1", "cuda:0", GENES, WORK, batch_id="1/7")
+    pipeline.start_batch("b", "w2", "cuda:0", GENES, WORK)
+    supervisor.clock.now += 3.0
+    pipeline.start_batch("a", "w1", "cuda:0", GENES, WORK)
+    assert pipeline.running("1/7") == running
+    supervisor.tick()
+    ages = collected(supervisor.reader)["helix_dense_batch_inflight"]
+    assert ages == {("device=cuda:0", "shard=a"): 3.0, ("device=cuda:0", "shard=b"): 3.0}
+    assert pipeline.lose_batches("w1") == 3.0
+    assert (pipeline.has_batch("w1"), pipeline.has_batch("w2")) == (False, True)
+    assert pipeline.running("1/7") is None
+    assert pipeline.lose_batches("w1") == 0.0
 
 
 def test_a_stuck_worker_is_ended_by_force_and_counted_once() -> None:

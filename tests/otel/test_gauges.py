@@ -17,7 +17,7 @@ class Board(GaugeState):
     def open(self, shard: str, device: str) -> None:
         """A worker begins a shard."""
         self._feed.tell(lambda policy: policy.open_shard(0.0, shard, "w", device))
-        self.open_shard(shard, None)
+        self.open_shard(shard)
 
     def close(self, shard: str, state: str) -> None:
         """A worker leaves it."""
@@ -64,13 +64,13 @@ def test_every_shard_is_counted_in_one_state() -> None:
     assert _seen(board).shard_states == {"pending": 0, "running": 0, "done": 7, "paused": 1, "failed": 0}
 
 
-def test_pending_genes_are_those_told_before_and_fall_with_each_batch() -> None:
-    """The count may come before the shard is opened, and anew by the next worker."""
+def test_pending_genes_are_those_told_last() -> None:
+    """The worker that has the store counts them, which may be before the shard is opened, and anew by the next one."""
     board = Board()
     board.set_pending("a", 100)
     assert _seen(board).shards == {}
     board.open("a", "cuda:0")
-    board.encoded("a", 64)
+    board.set_pending("a", 36)
     assert _seen(board).shards["a"].pending_genes == 36
     board.open("a", "cpu")
     board.set_pending("a", 100)

@@ -159,18 +159,17 @@ NO_TEXT = [
 
 
 @pytest.mark.parametrize("text", NO_TEXT)
-@pytest.mark.parametrize("what", ["shard", "worker", "device", "reason", "stage", "source", "state"])
+@pytest.mark.parametrize("what", ["shard", "worker", "device", "reason", "source", "state"])
 def test_whatever_a_driver_says_a_scrape_works(what: str, text: str) -> None:
     """Every text that can become a label, through the whole pipeline: a scrape is UTF-8 that steers no terminal."""
     registry = CollectorRegistry()
     provider = MeterProvider([PrometheusMetricReader(registry=registry)], shutdown_on_exit=False)
-    said = {"shard": "a", "worker": "w", "device": "cpu", "reason": "first", "stage": "read", "source": "nvml"}
+    said = {"shard": "a", "worker": "w", "device": "cpu", "reason": "first", "source": "nvml"}
     said = {**said, "state": "done", what: text}
     pipeline = Pipeline(Settings(), Instruments(provider.get_meter("x")), Clock())
     pipeline.start_worker(said["worker"], said["device"], said["reason"], 1)
     pipeline.open_shard(said["shard"], said["worker"], said["device"], REMEDIES)
     pipeline.record_batch(said["shard"], said["worker"], said["device"], 64, 4.0, None)
-    pipeline.stage(said["device"], said["stage"], 1.0)
     pipeline.read_memory(said["device"], reading(0.5), {said["source"]: True})
     pipeline.set_shards(**{said["state"]: 2})
     shown = generate_latest(registry).decode("utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -42,12 +43,16 @@ class Outer:
     many: list[Inner] = field(default_factory=lambda: [Inner(), Inner(2.0)])
     named: dict[str, Inner] = field(default_factory=lambda: {"a": Inner(3.0)})
     perhaps: Inner | None = None
+    either: float | int | str | None = 4
+    mapped: Mapping[str, float | int] = field(default_factory=lambda: {"a": 1, "b": 1.0})
 
 
 def test_every_kind_of_field_comes_back() -> None:
     """Equal, and of the same types."""
     for value in (Outer(), Outer(maybe=1.5, perhaps=Inner(9.0), flag=False, many=[], named={})):
-        assert decode(Outer, json.loads(json.dumps(encode(value)))) == value
+        decoded = decode(Outer, json.loads(json.dumps(encode(value))))
+        assert decoded == value
+        assert [type(number) for number in (decoded.either, *decoded.mapped.values())] == [int, int, float]
 
 
 def test_an_integer_is_a_number() -> None:
@@ -73,6 +78,9 @@ def test_an_integer_is_a_number() -> None:
         ("many", [{"x": 1.0}, {"y": 1.0}], r"Outer.many\[1\] is .*; accepted: an object with x"),
         ("named", {"a": {"x": None}}, r"Outer.named\['a'\].x is None; accepted: a finite number"),
         ("perhaps", [], r"Outer.perhaps is \[\]; accepted: an object"),
+        ("either", [], r"Outer.either is \[\]; accepted: float or int or str"),
+        ("either", True, r"Outer.either is True; accepted: float or int or str"),
+        ("mapped", {"a": None}, r"Outer.mapped\['a'\] is None; accepted: float or int"),
     ],
 )
 def test_what_does_not_fit_its_annotation_is_refused(name: str, value: object, message: str) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from helix_crawl_otel.config import CHANNEL_VARIABLE
+from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import Channel
+from helix_crawl_otel.link.messages import FROM_SUPERVISOR, Message, pack, unpack
+from helix_crawl_otel.policy.model import REMEDIES, Action, ActionKind, Outcome
 
-__all__ = ["REMEDIES", "SECONDS", "PlayedWorker"]
+__all__ = ["SECONDS", "PlayedWorker"]
+
+M = TypeVar("M", bound=Message)
 
 SECONDS = 60.0
 """Ends a test whose threads do not do what they should."""
-
-REMEDIES = ["EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU"]
 
 
 class PlayedWorker:
@@ -38,7 +41,7 @@ class PlayedWorker:
         self.pid = pid
         self.argv = list(argv)
         self.environ = dict(environ)
-        self.told: list[dict[str, Any]] = []
+        self.told: list[Message] = []
         self.survives = False
         self.ended_code = -15
         self.may_end = threading.Event()
@@ -47,6 +50,7 @@ class PlayedWorker:
         self.exit_code: int | None = None
         self.channel = _inherited(environ[CHANNEL_VARIABLE])
         self._requests = 0
+        self._ends = 0
 
     # -- as the supervisor sees it ------------------------------------------------------------------------------------
 
@@ -73,62 +77,78 @@ class PlayedWorker:
         self.exit_code = code
         self.channel.close()
 
-    def say(self, kind: str, **content: object) -> None:
+    def say(self, message: Message) -> None:
         """Tell the supervisor something."""
-        self.channel.send({"type": kind, **content})
+        self.channel.send(pack(message))
 
-    def ask(self, kind: str, **content: object) -> dict[str, Any]:
+    def ask(self, kind: Callable[..., Message], *content: object) -> Any:
         """Ask the supervisor, and wait for the answer."""
         self._requests += 1
-        self.say(kind, request=self._requests, **content)
+        self.say(kind(self._requests, *content))
         while True:
-            message = self.channel.receive()
-            if message.get("request") == self._requests:
+            message = self._receive()
+            if getattr(message, "request", None) == self._requests:
                 return message
             self.told.append(message)
 
     def sync(self) -> None:
         """Come back when all that it has said is taken in, and all that was sent to it before is in `told`."""
-        self.ask("status", shard="none")
+        self.ask(messages.AskStatus, "none")
 
-    def hello(self) -> dict[str, Any]:
+    def hello(self) -> messages.Welcome:
         """Say hello; the answer."""
-        self.say("hello", pid=self.pid, version=1)
-        return self.next_told("welcome")
+        self.say(messages.Hello(messages.VERSION, self.pid, "3", "0"))
+        return self.next_told(messages.Welcome)
 
-    def next_told(self, kind: str) -> dict[str, Any]:
+    def next_told(self, kind: type[M]) -> M:
         """Take the next message of a kind."""
         while True:
             for message in self.told:
-                if message["type"] == kind:
+                if isinstance(message, kind):
                     self.told.remove(message)
                     return message
-            self.told.append(self.channel.receive())
+            self.told.append(self._receive())
 
-    def open(self, shard: str, device: str = "cuda:0", can_take: Sequence[str] = REMEDIES) -> bool:
+    def open(self, shard: str, device: str = "cuda:0", can_take: Sequence[ActionKind] = REMEDIES) -> bool:
         """Begin a shard; whether it has to be left to a worker on the CPU."""
-        return bool(self.ask("open_shard", shard=shard, device=device, can_take=list(can_take))["demote"])
+        return bool(self.ask(messages.OpenShard, shard, device, list(can_take), True).demote)
 
     def close(self, shard: str, state: str = "done") -> None:
         """Leave a shard."""
-        self.say("close_shard", shard=shard, state=state)
+        self.say(messages.CloseShard(shard, state))
         self.sync()
 
-    def job(self, what: str, **content: object) -> None:
-        """Tell its job something."""
-        self.say("job", what=what, **content)
+    def start(self, shard: str, genes: int, work: float, device: str = "cuda:0", batch: int = 1) -> None:
+        """A batch is in flight."""
+        self.say(messages.StartBatch(batch, shard, device, genes, work, None, f"{shard}-1"))
         self.sync()
 
-    def acknowledge(self, action: Mapping[str, Any], outcome: str = "applied") -> None:
+    def finish(self, seconds: float, batch: int = 1) -> None:
+        """It has ended, and is judged."""
+        self._ends += 1
+        self.say(messages.FinishBatch(self._ends, batch, seconds))
+        assert self.next_told(messages.Judged).end == self._ends
+
+    def boundary(
+        self, shard: str, genes: int | None = None, pending: int | None = None, device: str = "cuda:0"
+    ) -> None:
+        """It is committed."""
+        self.say(messages.Boundary(shard, device, None, genes, pending))
+        self.sync()
+
+    def acknowledge(self, action: Action, outcome: str = "applied") -> None:
         """Say how an action ended."""
-        self.say("acknowledge", action=action["id"], outcome=outcome, detail="")
+        self.say(messages.Acknowledge(action.id, Outcome(outcome), ""))
         self.sync()
 
-    def actions(self) -> list[dict[str, Any]]:
+    def actions(self) -> list[Action]:
         """Take the remedies it was asked for since, oldest first."""
-        found = [message for message in self.told if message["type"] == "action"]
-        self.told = [message for message in self.told if message["type"] != "action"]
-        return [action for action in found if action["kind"] != "DETECT"]
+        found = [message.action for message in self.told if isinstance(message, messages.GiveAction)]
+        self.told = [message for message in self.told if not isinstance(message, messages.GiveAction)]
+        return [action for action in found if action.kind is not ActionKind.DETECT]
+
+    def _receive(self) -> Message:
+        return unpack(FROM_SUPERVISOR, self.channel.receive())
 
 
 def _inherited(text: str) -> Channel:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from helix_crawl_otel.build.assignment import Assignment, WorkerSettings
 from helix_crawl_otel.build.job import BuildJob, ShardWork
+from helix_crawl_otel.link import messages
+from helix_crawl_otel.link.messages import Assignment, WorkerSettings
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
-from helix_crawl_otel.policy.model import Decision, MemoryReading
+from helix_crawl_otel.policy.model import Action, Decision, MemoryReading
 from helix_crawl_otel.policy.settings import Settings as Knobs
 from helix_crawl_otel.probes.monitor import MemoryMonitor
 from helix_crawl_otel.probes.probe import CallableProbe, Probe
@@ -206,16 +207,14 @@ class Stage:
     def tell_memory(self, worker: PlayedWorker) -> None:
         """The worker tells how full the modelled card is."""
         used = round(self.fraction * CARD_BYTES)
-        content = {"used_bytes": used, "limit_bytes": CARD_BYTES, "source": "custom", "up": True}
-        worker.say("memory", device="cuda:0", **content)
+        worker.say(messages.Memory("cuda:0", MemoryReading(used, CARD_BYTES), "custom", up=True))
         worker.sync()
 
     # -- a worker's work ----------------------------------------------------------------------------------------------
 
-    def start_batch(self, worker: PlayedWorker, shard: str, device: str = "cuda:0", batch: str = "1") -> None:
+    def start_batch(self, worker: PlayedWorker, shard: str, device: str = "cuda:0", batch: int = 1) -> None:
         """A batch is in flight."""
-        worker.say("start_batch", batch=batch, shard=shard, device=device, genes=GENES, work=WORK)
-        worker.sync()
+        worker.start(shard, GENES, WORK, device, batch)
 
     def batch(self, worker: PlayedWorker, shard: str, seconds: float = HEALTHY, *, boundary: bool = True) -> None:
         """One batch, with the ticks that fall into it and its boundary."""
@@ -225,10 +224,9 @@ class Stage:
         while self.clock.now + TICK <= until:
             self.tick(worker)
         self.clock.now = until
-        worker.say("finish_batch", batch="1", seconds=seconds)
+        worker.finish(seconds)
         if boundary:
-            worker.ask("boundary", shard=shard)
-        worker.sync()
+            worker.boundary(shard)
 
     def healthy(self, worker: PlayedWorker, shard: str, count: int = 9) -> None:
         """The warm-up and a whole baseline, on a card with room."""
@@ -236,13 +234,13 @@ class Stage:
         for _ in range(count):
             self.batch(worker, shard)
 
-    def crawl(self, worker: PlayedWorker, shard: str, kind: str, *, boundary: bool = True) -> dict[str, Any]:
+    def crawl(self, worker: PlayedWorker, shard: str, kind: str, *, boundary: bool = True) -> Action:
         """Crawl on a full card until a remedy is asked for, which is of this kind."""
         self.fraction = FULL
         for _ in range(40):
             self.batch(worker, shard, CRAWL, boundary=boundary)
             for action in worker.actions():
-                assert action["kind"] == kind
+                assert action.kind.value == kind
                 return action
         raise AssertionError(f"no {kind}: {self.pipeline.status(shard)}")
 
@@ -291,7 +289,7 @@ def build_job(folder: Path, shards: Sequence[str], demoted: set[str]) -> BuildJo
     works = [ShardWork(Assignment(name, str(folder / f"{name}.db"), 0)) for name in shards]
 
     def settings(device: str, number: int) -> WorkerSettings:
-        return WorkerSettings("hashing", device, GENES, None, 0, (), number, device)
+        return WorkerSettings("hashing", device, GENES, None, 0, [], number, device)
 
     # What it shows is looked at elsewhere: it has gauges of its own.
     pipeline = Pipeline(Knobs(), Instruments(make_provider()[0].get_meter("build")), lambda: 0.0)

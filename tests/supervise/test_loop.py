@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from helix_crawl_otel.link.messages import Pause
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.interrupts import INTERRUPTS, TOGETHER_SECONDS
 from helix_crawl_otel.supervise.slot import Phase
@@ -71,7 +72,7 @@ def test_the_first_interrupt_pauses_whatever_the_driver_makes_of_it(code: int) -
     with Stage() as stage:
 
         def obeys() -> bool:
-            assert stage.worker.next_told("pause")
+            stage.worker.next_told(Pause)
             stage.worker.close("a", "paused")
             return left(stage, code)
 
@@ -132,7 +133,7 @@ def test_a_worker_that_can_never_start_ends_the_others() -> None:
             return True
 
         def paused() -> bool:
-            stage.workers[1].next_told("pause")
+            stage.workers[1].next_told(Pause)
             stage.workers[1].leave(75)
             return True
 

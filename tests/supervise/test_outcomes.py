@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
+from helix_crawl_otel.link import messages
+from helix_crawl_otel.policy.model import REMEDIES, ActionKind
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.slot import Phase
 from tests.supervise.played import PlayedWorker
@@ -11,7 +15,7 @@ from tests.supervise.stage import Stage
 from tests.watch.rig import CRAWL
 
 
-def begun(stage: Stage, can_take: tuple[str, ...] = ("EMPTY_CACHE", "RECYCLE", "DEMOTE_CPU")) -> PlayedWorker:
+def begun(stage: Stage, can_take: Sequence[ActionKind] = REMEDIES) -> PlayedWorker:
     """A worker with a whole baseline."""
     worker = stage.begin()
     worker.hello()
@@ -29,7 +33,7 @@ def test_what_the_worker_says_of_a_release(outcome: str) -> None:
         worker.acknowledge(action, outcome)
         worker.acknowledge(action, "applied")
         assert stage.outcomes() == {f"EMPTY_CACHE/{outcome}": 1}
-        assert stage.crawl(worker, "a", "RECYCLE")["kind"] == "RECYCLE"
+        assert stage.crawl(worker, "a", "RECYCLE").kind is ActionKind.RECYCLE
 
 
 def test_a_vetoed_recycle_ends_no_worker() -> None:
@@ -52,13 +56,13 @@ def test_a_vetoed_recycle_ends_no_worker() -> None:
 def test_rungs_that_the_driver_cannot_take_are_passed_over() -> None:
     """It is asked for the next one that it can."""
     with Stage() as stage:
-        worker = begun(stage, can_take=("RECYCLE",))
+        worker = begun(stage, can_take=[ActionKind.RECYCLE])
         worker.acknowledge(stage.crawl(worker, "a", "RECYCLE"))
         assert stage.outcomes() == {"EMPTY_CACHE/passed_over": 1, "RECYCLE/applied": 1}
         worker.leave(75)
         second = stage.next_worker(2)
         second.hello()
-        second.open("a", can_take=("RECYCLE",))
+        second.open("a", can_take=[ActionKind.RECYCLE])
         for _ in range(20):
             stage.batch(second, "a", CRAWL)
         assert stage.outcomes() == {"EMPTY_CACHE/passed_over": 1, "RECYCLE/applied": 1, "DEMOTE_CPU/passed_over": 1}
@@ -71,7 +75,7 @@ def test_a_release_that_nobody_fetched_is_superseded_by_the_recycle() -> None:
         worker = begun(stage)
         release = stage.crawl(worker, "a", "EMPTY_CACHE", boundary=False)
         recycle = stage.crawl(worker, "a", "RECYCLE", boundary=False)
-        assert [m["action"] for m in worker.told if m["type"] == "void"] == [release["id"]]
+        assert [m.action for m in worker.told if isinstance(m, messages.VoidAction)] == [release.id]
         worker.acknowledge(release)
         assert stage.outcomes() == {"EMPTY_CACHE/superseded": 1}
         worker.acknowledge(recycle)
@@ -95,7 +99,7 @@ def test_a_batch_that_does_not_end_makes_the_release_overdue_and_a_recycle_of_it
         third = stage.next_worker(3)
         assert stage.outcomes() == {"EMPTY_CACHE/overdue": 1, "RECYCLE/applied": 1, "DEMOTE_CPU/overdue": 1}
         assert stage.starts()[-1] == ("cpu", "demote")
-        assert third.hello()["demoted_shard"] == "a"
+        assert third.hello().demoted_shard == "a"
         assert stage.of(events.Crash) == []
 
 
@@ -116,14 +120,14 @@ def test_a_crash_before_the_boundary_is_what_the_recycle_asked_for() -> None:
 def test_a_crash_before_the_boundary_with_the_cpu_asked_for_goes_on_there() -> None:
     """No rung is left, so the change of worker has to be the demotion."""
     with Stage() as stage:
-        worker = begun(stage, can_take=("DEMOTE_CPU",))
+        worker = begun(stage, can_take=[ActionKind.DEMOTE_CPU])
         stage.crawl(worker, "a", "DEMOTE_CPU")
         worker.leave(-11)
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
         stage.clock.now += 1.0
         second = stage.next_worker(2)
         assert stage.starts()[-1] == ("cpu", "crash")
-        assert second.hello()["demoted_shard"] == "a"
+        assert second.hello().demoted_shard == "a"
         assert stage.outcomes()["DEMOTE_CPU/applied"] == 1
 
 
@@ -144,8 +148,8 @@ def test_a_driver_that_moves_to_the_cpu_in_place_does_not_leave() -> None:
         worker.acknowledge(stage.crawl(worker, "a", "EMPTY_CACHE"))
         worker.acknowledge(stage.crawl(worker, "a", "RECYCLE"), "passed_over")
         demote = stage.crawl(worker, "a", "DEMOTE_CPU")
-        worker.say("start_worker", device="cpu", reason="demote")
-        worker.say("move_shard", shard="a", device="cpu")
+        worker.say(messages.StartWorker("cpu", "demote"))
+        worker.say(messages.MoveShard("a", "cpu"))
         worker.acknowledge(demote)
         assert stage.series("helix_dense_worker_up") == {("device=cpu",): 1}
         assert stage.outcomes()["DEMOTE_CPU/applied"] == 1

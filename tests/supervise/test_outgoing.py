@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from multiprocessing import Pipe
 
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.link.channel import Channel
+from helix_crawl_otel.link.messages import GiveAction, Message, ReportError, VoidAction
 from helix_crawl_otel.policy.model import Action, ActionKind
 from helix_crawl_otel.supervise.outgoing import OutgoingActions, SendQueue
 
@@ -16,9 +16,9 @@ class _Sent:
     """Keeps what is sent."""
 
     def __init__(self) -> None:
-        self.messages: list[Mapping[str, object]] = []
+        self.messages: list[Message] = []
 
-    def send(self, message: Mapping[str, object]) -> None:
+    def send(self, message: Message) -> None:
         """Keep it."""
         self.messages.append(message)
 
@@ -31,14 +31,14 @@ def test_a_worker_that_does_not_read_holds_nobody_up() -> None:
 
     def send() -> None:
         for n in range(3000):
-            mailbox.send({"type": "n", "n": n, "x": "y" * 1000})
+            mailbox.send(ReportError("y" * 1000, str(n)))
 
     sender = threading.Thread(target=send)
     sender.start()
     sender.join(60)
     assert not sender.is_alive()
     other = Channel(theirs)
-    assert [other.receive()["n"] for _ in range(3000)] == list(range(3000))
+    assert [int(other.receive()["text"]) for _ in range(3000)] == list(range(3000))
     mailbox.close()
     channel.close()
     other.close()
@@ -48,14 +48,16 @@ def test_each_action_is_told_once_and_acknowledged_once() -> None:
     """A later one makes an earlier one of its shard void; one that is void cannot be acknowledged any more."""
     actions, sent = ActionQueue(), _Sent()
     outbound = OutgoingActions(actions, sent)
-    actions.put(Action(1, ActionKind.EMPTY_CACHE, "a", "cuda:0", ""))
-    actions.put(Action(2, ActionKind.EMPTY_CACHE, "b", "cuda:0", ""))
+    first = Action(1, ActionKind.EMPTY_CACHE, "a", "cuda:0", "")
+    second = Action(2, ActionKind.EMPTY_CACHE, "b", "cuda:0", "")
+    third = Action(3, ActionKind.RECYCLE, "a", "cuda:0", "")
+    actions.put(first)
+    actions.put(second)
     outbound.push(["a", "b"])
-    actions.put(Action(3, ActionKind.RECYCLE, "a", "cuda:0", ""))
+    actions.put(third)
     outbound.push(["a"])
     outbound.push(["a", "b"])
-    told = [(message["type"], message.get("id") or message.get("action")) for message in sent.messages]
-    assert told == [("action", 1), ("action", 2), ("void", 1), ("action", 3)]
+    assert sent.messages == [GiveAction(first), GiveAction(second), VoidAction(1), GiveAction(third)]
     assert outbound.take(1) is None
     assert outbound.take(3) is not None
     assert outbound.take(3) is None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.config import CrawlConfig
+from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise.session import RunOptions, Session
 from tests.supervise.stage import Stage
 from tests.watch.rig import make_provider
@@ -23,7 +24,7 @@ def test_the_next_run_knows_which_shards_belong_on_the_cpu(tmp_path: Path, outco
         worker.open("healthy")
         stage.healthy(worker, "healthy")
         worker.close("healthy", "paused")
-        worker.open("a", can_take=("DEMOTE_CPU",))
+        worker.open("a", can_take=[ActionKind.DEMOTE_CPU])
         stage.healthy(worker, "a")
         worker.acknowledge(stage.crawl(worker, "a", "DEMOTE_CPU"), outcome)
         assert stage.run.demoted == demoted

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
+from helix_crawl_otel.link import messages
+from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, MemoryReading
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.rules import GateState, MemoryGate
@@ -21,7 +22,7 @@ def test_the_whole_ladder_and_back_to_the_card() -> None:
     """Released, recycled, sent to the CPU for the shard, and the next shard is on the card again."""
     with Stage() as stage:
         first = stage.begin()
-        assert first.hello()["demoted_shard"] is None
+        assert first.hello().demoted_shard is None
         assert not first.open("a")
         stage.healthy(first, "a")
         first.acknowledge(stage.crawl(first, "a", "EMPTY_CACHE"))
@@ -38,14 +39,14 @@ def test_the_whole_ladder_and_back_to_the_card() -> None:
         third = stage.next_worker(3)
         assert third.environ["BGEM3_DEVICE"] == "cpu"
         assert third.environ["CUDA_VISIBLE_DEVICES"] == "-1"
-        assert third.hello()["demoted_shard"] == "a"
+        assert third.hello().demoted_shard == "a"
         assert not third.open("a", "cpu")
         third.close("a")
         third.leave(79)
 
         fourth = stage.next_worker(4)
         assert "CUDA_VISIBLE_DEVICES" not in fourth.environ
-        assert fourth.hello()["demoted_shard"] is None
+        assert fourth.hello().demoted_shard is None
         assert not fourth.open("b")
         fourth.close("b")
         fourth.leave(0)
@@ -111,7 +112,7 @@ def test_a_boundary_after_a_batch_gives_the_budget_back_and_one_without_does_not
             worker.open("a")
             if has_batch:
                 stage.batch(worker, "a")
-            worker.ask("boundary", shard="a")
+            worker.boundary("a")
             worker.leave(1)
             stage.until(lambda: stage.slot.phase is Phase.WAITING)
             stage.clock.now += 4.0
@@ -132,7 +133,9 @@ def test_a_build_goes_on_with_the_next_shard_when_the_budget_is_spent(tmp_path: 
             stage.clock.now += 4.0
             worker = stage.next_worker(number + 1)
         assert [work.state for work in job.shards] == ["failed", "running"]
-        assert worker.hello()["job"]["assignment"]["shard"] == "b"
+        task = worker.hello().task
+        assert task is not None
+        assert task.assignment.shard == "b"
         assert stage.starts()[-1] == ("cuda:0", "resume")
         worker.leave(1)
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
@@ -203,7 +206,7 @@ def test_a_forced_demotion_goes_on_on_the_cpu() -> None:
         stage.slot.force(decision)
         second = stage.next_worker(2)
         assert stage.starts()[-1] == ("cpu", "demote")
-        assert second.hello()["demoted_shard"] == "a"
+        assert second.hello().demoted_shard == "a"
         assert stage.whys() == ["it was ended for DEMOTE_CPU"]
 
 
@@ -217,7 +220,7 @@ def test_a_worker_on_a_card_that_enters_a_demoted_shard_leaves_it_to_one_on_the_
         assert worker.open("b")
         worker.leave(79)
         second = stage.next_worker(2)
-        assert second.hello()["demoted_shard"] == "b"
+        assert second.hello().demoted_shard == "b"
         assert not second.open("b", "cpu")
         assert stage.starts()[-1] == ("cpu", "demote")
         assert stage.of(events.Crash) == []
@@ -321,10 +324,10 @@ def test_a_worker_of_ours_that_falls_silent_is_ended_but_not_inside_a_batch(tmp_
         stage.clock.now += SILENT_SECONDS + TICK
         stage.turn()
         assert stage.slot.phase is Phase.RUNNING
-        worker.say("abandon_batch", batch="1")
+        worker.say(messages.AbandonBatch(1))
         worker.sync()
         stage.clock.now += SILENT_SECONDS
-        worker.say("memory", device="cuda:0", used_bytes=1, limit_bytes=2, source="custom", up=True)
+        worker.say(messages.Memory("cuda:0", MemoryReading(1, 2), "custom", up=True))
         stage.until(lambda: stage.memory.used("cuda:0") == 1)
         assert stage.slot.phase is Phase.RUNNING
         stage.clock.now += 0.1
@@ -353,7 +356,7 @@ def test_a_pause_reaches_a_driver_by_message_or_as_a_terminals_interrupt() -> No
         stage.slot.pause()
         assert worker.interrupts == 1
         worker.hello()
-        assert worker.next_told("pause") == {"type": "pause"}
+        worker.next_told(messages.Pause)
         worker.leave(75)
         stage.turn()
         assert stage.slot.phase is Phase.OVER
@@ -389,7 +392,7 @@ def test_a_demotion_that_is_pending_is_owed_after_a_broken_card(tmp_path: Path) 
         second.open("a")
         stage.crawl(second, "a", "DEMOTE_CPU", boundary=False)
         second.close("a", "left")
-        second.say("last_words", reason="the device fails: CUDA error: unknown error", is_device=True)
+        second.say(messages.LastWords("the device fails: CUDA error: unknown error", is_device=True))
         second.sync()
         second.leave(1)
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
@@ -412,8 +415,8 @@ def test_a_shard_that_is_left_to_another_worker_is_not_done(tmp_path: Path) -> N
         stage.clock.now += 1.0
         second = stage.next_worker(2)
         second.hello()
-        second.job("lacks_memory", shard="a", reason="out of memory", is_loading=True)
-        assert second.next_told("job")["what"] == "leave"
+        second.say(messages.PassOnShard("a", "out of memory", lacks_memory=True, is_loading=True))
+        second.next_told(messages.Leave)
         second.leave(0)
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
         assert stage.series("helix_dense_shards") == {("state=running",): 1}
@@ -421,7 +424,9 @@ def test_a_shard_that_is_left_to_another_worker_is_not_done(tmp_path: Path) -> N
         stage.clock.now += 1.0
         third = stage.next_worker(3)
         assert stage.starts()[-1] == ("cuda:0", "recycle")
-        assert third.hello()["job"]["assignment"]["shortages"] == 1
+        task = third.hello().task
+        assert task is not None
+        assert task.assignment.shortages == 1
 
 
 def test_a_worker_that_lingers_after_its_last_words_is_ended_for_them(tmp_path: Path) -> None:
@@ -429,7 +434,7 @@ def test_a_worker_that_lingers_after_its_last_words_is_ended_for_them(tmp_path: 
     with Stage(build_job(tmp_path, ["a"], set()), logs=tmp_path) as stage:
         worker = stage.begin()
         worker.hello()
-        worker.say("last_words", reason="the device fails", is_device=True)
+        worker.say(messages.LastWords("the device fails", is_device=True))
         worker.sync()
         stage.clock.now += GRACE_SECONDS - 0.1
         stage.turn()
@@ -445,7 +450,7 @@ def test_a_worker_that_lingers_after_it_was_told_to_leave_is_ended_soon(tmp_path
     with Stage(job, logs=tmp_path) as stage:
         worker = stage.begin()
         worker.hello()
-        worker.say("job", what="done", shard="a")
+        worker.say(messages.ShardDone("a"))
         worker.sync()
         stage.clock.now += LEAVE_SECONDS - 0.1
         stage.turn()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helix_crawl_otel.link.messages import AbandonBatch, FinishBatch, Message
 from helix_crawl_otel.policy.model import DecisionKind
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import replay
@@ -129,15 +130,15 @@ def test_a_batch_of_a_second_interrupt(path: Path) -> None:
     assert lines(path, "unfinished")[0]["seconds"] == 3 * TICK
 
 
-@pytest.mark.parametrize("how", ["finish_batch", "abandon_batch"])
-def test_a_batch_that_has_ended_before_its_worker_is_no_such_batch(path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", [FinishBatch(1, 1, TICK), AbandonBatch(1)])
+def test_a_batch_that_has_ended_before_its_worker_is_no_such_batch(path: Path, how: Message) -> None:
     """Its end was told, or it raised, which is the driver's affair: that its worker ends right after is nothing new."""
     with Stage(timeline=path) as stage:
         stage.begin()
         worker = begun(stage)
         in_flight(stage, worker, 1)
-        worker.say(how, batch="1", seconds=TICK)
+        worker.say(how)
         worker.leave(1)
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
     assert lines(path, "unfinished") == []
-    assert len(lines(path, "batch")) == (how == "finish_batch")
+    assert len(lines(path, "batch")) == isinstance(how, FinishBatch)

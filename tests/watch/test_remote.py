@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.actions import PauseRequested
+from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import Channel, ChannelClosed
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.otel.engine import Pipeline
@@ -19,7 +20,7 @@ from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.probes.monitor import MemoryMonitor
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.external import RunJob
-from helix_crawl_otel.supervise.incoming import IncomingMessages, OpenShards
+from helix_crawl_otel.supervise.incoming import IncomingMessages
 from helix_crawl_otel.supervise.outgoing import SendQueue
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.watch import remote
@@ -49,13 +50,7 @@ class Supervisor:
         self.channel = Channel(ours)
         mailbox = SendQueue(self.channel, "test")
         # The worker's sampler reads once when its shard is opened, and then not again while the test lasts.
-        welcome = {
-            "version": 1,
-            "demoted_shard": demoted_shard,
-            "tick_seconds": 3600.0,
-            "clock_rate": 1.0,
-            "job": None,
-        }
+        welcome = messages.Welcome(messages.VERSION, demoted_shard, 3600.0, 1.0, None)
         self.memory = MemoryMonitor(
             self.pipeline.read_memory,
             self.clock,
@@ -75,7 +70,7 @@ class Supervisor:
             is_modelled=True,
             demoted=set(),
         )
-        self.relay = IncomingMessages(self.run, "job", 1, mailbox, welcome, OpenShards(), trusts_boundaries=True)
+        self.relay = IncomingMessages(self.run, "job", 1, mailbox, welcome, trusts_boundaries=True)
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         self.link = Link(Channel(theirs), self.left.append)
@@ -84,7 +79,7 @@ class Supervisor:
     def _serve(self) -> None:
         try:
             while True:
-                self.relay.handle(self.channel.receive())
+                self.relay.handle(messages.unpack(messages.FROM_WORKER, self.channel.receive()))
         except ChannelClosed:
             pass
 
@@ -106,7 +101,7 @@ class Supervisor:
 
     def sync(self) -> None:
         """Come back when all that the driver has said is taken in."""
-        assert self.link.request("status", 60.0, shard="none") is not None
+        self.backend.pipeline.status("none")
 
     def batch(self, shard: ShardWatch, seconds: float = HEALTHY) -> None:
         """One batch, with the ticks that fall into it; no boundary. What was decided on it is there afterwards."""
