@@ -22,6 +22,7 @@ from helix_crawl_otel.build.job import BuildJob
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.plan import BuildPlan
 from helix_crawl_otel.console.console import Console
+from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.output import StandardOutput
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_model
@@ -68,10 +69,11 @@ def run_build(
     faults = options.parsed_faults()
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.common.as_json))
+        notice = stack.enter_context(Notice(options.common.notify))
         for folder in sorted(set(folders)):
             stack.enter_context(FolderLock(folder / STATE_FOLDER, command))
         planned = make_plan()
-        console = stack.enter_context(Console(options.common, standard_output.shown))
+        console = stack.enter_context(Console(options.common, standard_output.shown, notice))
         run_options = RunOptions(
             config=options.common.config,
             folder=folders[0] / STATE_FOLDER,

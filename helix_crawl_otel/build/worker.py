@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.client import Link, link_of_this_process
 from helix_crawl_otel.link.launch import die_with_parent, leave_interrupts_to_supervisor
 from helix_crawl_otel.link.messages import Assignment, WorkerSettings
+from helix_crawl_otel.logs import LineFormatter, log_error, log_thread_error
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.shards.damage import judge
 from helix_crawl_otel.shards.errors import ShardCorrupt, StoreError
@@ -49,7 +51,11 @@ def main() -> int:
         return USAGE
     die_with_parent(int(sys.argv[1]))
     leave_interrupts_to_supervisor()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.captureWarnings(True)
+    sys.excepthook, threading.excepthook = log_error, log_thread_error
     link = link_of_this_process()
     if link is None or link.task is None:
         print("no supervisor has opened a channel to this worker; use `helix-crawl build`", file=sys.stderr)

@@ -186,7 +186,7 @@ class MemoryMonitor:
         environ: Mapping[str, str] | None = None,
         has_threads: bool = True,
         first_seconds: float = 0.0,
-        hint: str = "nothing trips there",
+        hint: str = "nothing trips there until it is known",
         judges_shared: bool = False,
         probe_of: Callable[[str], CombinedProbe] | None = None,
         card_probe: Callable[[str, Mapping[str, str]], Probe] = NvmlProbe,

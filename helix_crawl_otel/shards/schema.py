@@ -98,7 +98,14 @@ class Table:
 
 
 def connect(path: Path, lock_seconds: float) -> sqlite3.Connection:
-    """Open a file that is there, and let SQLite recover what a killed writer has left in its log."""
+    """Open a file that is there, and let SQLite recover what a killed writer has left in its log.
+
+    Raises:
+        NotAShard: It, or what SQLite would open beside it, is no file: a pipe would be waited for.
+    """
+    for part in (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")):
+        if part.exists() and not part.is_file():
+            raise NotAShard(f"{path} cannot be used: {part.name} is no file, but a folder, a pipe or a device")
     return _lenient(sqlite3.connect(path, timeout=lock_seconds, isolation_level=None))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from helix_crawl_otel.commands.replay import json_lines, replay
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.text import replay_text
+from helix_crawl_otel.replay.text import replay_lines
 from helix_crawl_otel.timeline import read_timeline
 from tests.data.timelines import make
 
@@ -43,7 +43,7 @@ def lines_of(data: str) -> list[dict[str, Any]]:
 def text_of(data: str, settings: Settings | None = None) -> str:
     """What is printed of some content for people."""
     reader = read_timeline(io.BytesIO(data.encode()))
-    return replay_text(replay(reader, settings or Settings()), reader)
+    return "\n".join(replay_lines(replay(reader, settings or Settings()), reader))
 
 
 def batch(t: float, shard: str = "a", seconds: float = 4.0) -> str:
