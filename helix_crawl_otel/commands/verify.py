@@ -51,7 +51,7 @@ def verify(paths: list[Path], *, as_json: bool) -> int:
     """
     shards, notes = find_shards(paths)
     for note in notes:
-        print(f"helix-crawl: {note}", file=sys.stderr)
+        say(f"helix-crawl: {note}", to_stderr=True)
     counted: list[tuple[str, Accounts]] = []
     unreadable = 0
     for path in shards:
