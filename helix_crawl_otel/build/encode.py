@@ -47,6 +47,10 @@ MOST_UNPROVEN = 64
 ROUNDS = 3
 """How often a gene has to lack memory between two texts that cost as much and do not: others come and go."""
 
+FIRST_ON_CPU = 4
+"""Genes of a shard's first batch there: a large model may need minutes for one, and the first commit shows that it
+goes."""
+
 MOST_PROBLEMS = 100
 """Sources that cannot be read which are named one by one."""
 
@@ -140,7 +144,9 @@ def _encode(
     with watch.shard(assignment.shard, device=settings.label) as shard:
         session = _Session(store, assignment, encoder, shard, report, pending)
         try:
-            for number, batch in enumerate(_batches(store, settings.batch_size, session.leaves_out), start=1):
+            first = min(settings.batch_size, FIRST_ON_CPU) if settings.label == "cpu" else settings.batch_size
+            batches = _batches(store, settings.batch_size, session.leaves_out, first)
+            for number, batch in enumerate(batches, start=1):
                 for piece in pieces(batch, assignment.limits):
                     session.encode(piece)
                 if settings.release_every and number % settings.release_every == 0:
@@ -151,17 +157,22 @@ def _encode(
             raise
 
 
-def _batches(store: ShardStore, size: int, leaves_out: Callable[[PendingGene], bool]) -> Iterator[list[PendingGene]]:
+def _batches(
+    store: ShardStore, size: int, leaves_out: Callable[[PendingGene], bool], first: int
+) -> Iterator[list[PendingGene]]:
     """Pending genes in the shard's order, in batches on the same grid however often the worker is replaced.
 
     Args:
         store: Of the shard.
         size: Of a batch.
         leaves_out: Whether a gene is not to be encoded.
+        first: Of the first batch of a shard without a vector: whoever takes it up later is on the same grid.
     """
     after: int | str | None = None
-    while page := store.pending(after, PAGE * size):
-        after = page[-1].key
+    has_vectors = next(iter(store.sample(1)), None) is not None
+    most = PAGE * size if has_vectors else first
+    while page := store.pending(after, most):
+        after, most = page[-1].key, PAGE * size
         genes = [gene for gene in page if not leaves_out(gene)]
         for start in range(0, len(genes), size):
             yield genes[start : start + size]

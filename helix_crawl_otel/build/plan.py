@@ -6,8 +6,7 @@ Source: DESIGN.md, section 8, "Salvage".
 from __future__ import annotations
 
 import functools
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +20,9 @@ from helix_crawl_otel.shards.damage import judge, set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, EmptyFile, ShardCorrupt, StoreError
 from helix_crawl_otel.shards.inspect import Salvage, gone_shards, names_by_file, notes_of_links, salvage
 
-__all__ = ["BuildPlan", "plan_backfill", "plan_build"]
+__all__ = ["BuildPlan", "plan_backfill", "plan_build", "shard_of"]
+
+SUFFIX = ".db"
 
 
 @dataclass
@@ -135,14 +136,13 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     """Existing shards.
 
     Args:
-        paths: Their files, each once.
+        paths: Their files, each once and absolute; the folder of the first keeps the state.
         options: Of the command.
         notes: What should be said of them.
     """
     planned = BuildPlan(notes=list(notes))
-    name_of = _names(paths)
     for path in paths:
-        name = name_of(path)
+        name = shard_of(path, paths[0].parent)
         try:
             found = salvage(path, options.lock_seconds)
         except ShardCorrupt as error:
@@ -170,7 +170,15 @@ def _is_done(found: Salvage, options: EncodeOptions) -> bool:
     return is_of(found.identity, options.model)
 
 
-def _names(paths: Sequence[Path]) -> Callable[[Path], str]:
-    """Shards by the names of their files, with the folder's before it where two are the same."""
-    stems = Counter(path.stem for path in paths)
-    return lambda path: path.stem if stems[path.stem] == 1 else f"{path.parent.name}/{path.stem}"
+def shard_of(path: Path, home: Path) -> str:
+    """The name of an existing shard, in messages, metrics and the ladder's state: one file, one name.
+
+    It depends on nothing but the two: whatever else a command names, a shard finds its own rung and baseline again.
+
+    Args:
+        path: Its file, absolute.
+        home: The folder that keeps the state. There a name is the file's, as it is in what `build` has made there.
+    """
+    name = path.stem if path.suffix == SUFFIX else path.name
+    is_plain = path.suffix == SUFFIX or not path.with_name(path.name + SUFFIX).exists()
+    return name if path.parent == home and is_plain else path.with_name(name if is_plain else path.name).as_posix()

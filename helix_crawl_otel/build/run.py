@@ -26,7 +26,7 @@ from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.output import StandardOutput
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_model
-from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, PAUSED
+from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.link.messages import WorkerSettings
 from helix_crawl_otel.shards.inspect import STATE_FOLDER, count_quarantined
@@ -193,11 +193,11 @@ def _summary(
     progress = console.progress
     verify, resume, retry, mended = next_steps
     next_step = verify if code in (DONE, FAILED) else resume
-    if job.never is not None or (code == FAILED and (failed or problems)):
+    if job.never is not None or code == NEVER or (code == FAILED and (failed or problems)):
         next_step = mended
     elif code == FAILED and quarantined and retry:
         next_step = retry
-    logs = sorted(map(str, session.folder.glob("worker-*.log"))) if progress.crashes or failed or job.never else []
+    logs = _logs(session.folder) if progress.crashes or failed or job.never else []
     return Summary(
         exit_code=code,
         seconds=console.seconds(),
@@ -215,6 +215,14 @@ def _summary(
         lost_seconds=run.totals.lost_seconds,
         next_step=next_step,
         gate_seconds=run.totals.gate_seconds,
-        reason=job.never or "",
+        reason=job.never or "; ".join(why for ending, why in run.endings if why != ending.value),
         logs=logs,
     )
+
+
+def _logs(folder: Path) -> list[str]:
+    """The workers' log files; none where the folder cannot be read just now, for the summary is more than they."""
+    try:
+        return sorted(map(str, folder.glob("worker-*.log")))
+    except OSError:
+        return []

@@ -30,6 +30,7 @@ from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, first_lin
 from helix_crawl_otel.encoders.load import load_encoder
 from helix_crawl_otel.exit_codes import NEVER, USAGE
 from helix_crawl_otel.faults.faults import apply_faults, parse_fault
+from helix_crawl_otel.lacks import passing_cause
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.client import Link, link_of_this_process
 from helix_crawl_otel.link.launch import die_with_parent, leave_interrupts_to_supervisor
@@ -91,8 +92,13 @@ class _Worker:
                 try:
                     self._work(assignment, watch)
                 except ModelError as error:
-                    self._link.send(messages.CannotStart(str(error)))
-                    return NEVER
+                    passing = passing_cause(error)
+                    if passing is None:
+                        self._link.send(messages.CannotStart(str(error)))
+                        return NEVER
+                    reason = f"the model cannot be loaded now: {first_line(passing)}"
+                    self._link.send(messages.LastWords(reason, False))
+                    return BROKEN_EXIT_CODE
                 except EncoderBroken as error:
                     self._link.send(messages.LastWords(str(error), error.is_device))
                     return BROKEN_EXIT_CODE

@@ -136,6 +136,11 @@ class Policy:
                 if worker.device == device:
                     worker.floor.add(t, int(reading.shared_bytes))
 
+    def use_processor(self, t: float, worker: str) -> None:
+        """Say that a worker has used the processor up to `t`: on the CPU, that is life (rule 11)."""
+        if worker in self.state.workers:
+            self.state.workers[worker].busy_at = t
+
     def start_batch(self, t: float, info: BatchInfo) -> list[Decision]:
         """Say that a batch begins. One whose numbers cannot be judged is watched for a hang alone, or not at all."""
         state = self._shard(info.shard)

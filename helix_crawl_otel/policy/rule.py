@@ -139,8 +139,9 @@ class Rule:
             deadline = pending.deadline(batch.slice_seconds)
             if deadline < due:
                 due, what = deadline, "deadline"
-        if not batch.hung and batch.hang_at() < due:
-            due, what = batch.hang_at(), "hang"
+        hang_at = math.inf if batch.hung else batch.hang_at(self._busy_at(batch))
+        if hang_at < due:
+            due, what = hang_at, "hang"
         return due, what
 
     def _pend(self, state: ShardState, pending: Pending) -> None:
@@ -271,8 +272,15 @@ class Rule:
         context = self._context(t, batch, baseline, source, rate, age)
         return explain.evidence(context, self.settings)
 
+    def _busy_at(self, batch: Batch) -> float | None:
+        worker = self.state.workers.get(batch.worker)
+        return worker.busy_at if worker is not None else None
+
     def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:
         reason = f"a batch has been running for {whole_seconds(t - batch.started)}: a hang, not a crawl"
+        busy_at = self._busy_at(batch)
+        if batch.device == "cpu" and busy_at is not None and busy_at > batch.started:
+            reason += f"; its worker last used the processor {whole_seconds(t - busy_at)} ago"
         evidence = self._evidence_now(t, batch)
         return self._decide(t, DecisionKind.HANG, batch, None, reason, evidence, forced=state.can_end_worker)
 

@@ -159,6 +159,8 @@ class ReplayEngine(PolicyInRuns):
         info = self._info(t, number, batch)
         self._running[number] = (t, info)
         self._take(self.policy.start_batch(t, info))
+        if isinstance(batch, timeline.BatchEvent):  # it came to its end: on the CPU it was no hang
+            self.policy.use_processor(t + batch.seconds, info.worker)
 
     def end(self, t: float, number: int, batch: timeline.BatchEvent) -> None:
         """It is a sample, and a boundary; unless its worker would have been ended inside."""

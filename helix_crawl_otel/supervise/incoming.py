@@ -145,9 +145,7 @@ class IncomingMessages:
             return  # it goes on in the next worker: its series must not end in between
         self._pipeline.close_shard(shard, state)
         self._uncommitted.discard(shard)
-        if state == "done":
-            self._run.demoted.discard(shard)
-        elif state == "paused":
+        if state == "paused":
             self.has_paused = True
         if shard in self._encoded:
             self._run.emit(events.ShardEnded(self._run.clock(), shard, state, self._encoded.pop(shard), ""))
@@ -237,6 +235,10 @@ class IncomingMessages:
     def has_batch(self) -> bool:
         """Whether a batch is in flight: the policy watches it then."""
         return self._pipeline.has_batch(self._worker)
+
+    def is_in_batch(self, shard: str, t: float) -> bool:
+        """Whether a batch of the shard that was in flight at `t` still is."""
+        return self._pipeline.has_batch(self._worker, shard, t)
 
     def pause(self) -> None:
         """Ask the worker to finish its batch, commit and leave; one that has not said hello is asked when it does."""
