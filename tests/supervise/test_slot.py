@@ -424,6 +424,29 @@ def test_a_worker_of_ours_that_falls_silent_is_ended_but_not_inside_a_batch(tmp_
         assert stage.whys() == ["it had not been heard from and was ended"]
 
 
+def test_a_pause_does_not_wait_for_a_worker_that_a_file_keeps(tmp_path: Path) -> None:
+    """A source on a dead network folder holds it in the system; a batch is still waited for."""
+    with Stage(build_job(tmp_path, ["a"], set()), logs=tmp_path) as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        stage.start_batch(worker, "a")
+        stage.run.pausing = True
+        stage.slot.pause()
+        stage.clock.now += LEAVE_SECONDS + TICK
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        worker.say(messages.AbandonBatch(1))
+        worker.sync()
+        stage.clock.now += LEAVE_SECONDS
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        stage.clock.now += 0.1
+        stage.turn()
+        stage.until(lambda: stage.slot.phase is Phase.OVER)
+        assert stage.run.is_paused
+
+
 MINUTE, HOUR = 60.0, 3600.0
 
 
