@@ -29,7 +29,7 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
-        first, *others = super().format(record).split("\n")
+        first, *others = super().format(record).rstrip("\n").split("\n")
         return "\n".join([printable(first), *(f"  {printable(line)}" for line in others)])
 
 

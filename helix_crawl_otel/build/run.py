@@ -100,7 +100,8 @@ def run_build(
         run, code = session.supervise(job)
         retry = "" if options.retry_quarantined else f"{command} --retry-quarantined"
         mended = f"{command}   # when that is mended; what is done is kept"
-        summary = _summary(code, run, job, planned, session, console, (*next_steps, retry, mended))
+        steps = (*next_steps, retry, mended)
+        summary = _summary(code, run, job, planned, session, console, options.lock_seconds, steps)
         console.end(summary)
         standard_output.hurries = summary.exit_code == INTERRUPTED
     return summary.exit_code
@@ -171,6 +172,7 @@ def _summary(
     planned: BuildPlan,
     session: Session,
     console: Console,
+    lock_seconds: float,
     next_steps: tuple[str, str, str, str],
 ) -> Summary:
     states = [work.state for work in job.shards]
@@ -180,7 +182,9 @@ def _summary(
         job.paused()
         states = [work.state for work in job.shards]
     failed = {work.assignment.shard: work.reason for work in job.shards if work.state == "failed"} | planned.failures
-    quarantined = planned.quarantined + sum(count_quarantined(Path(work.assignment.path)) for work in job.shards)
+    quarantined = planned.quarantined + sum(
+        count_quarantined(Path(work.assignment.path), lock_seconds) for work in job.shards
+    )
     problems = sum(work.problems for work in job.shards)
     if code == DONE and (failed or quarantined or problems):
         code = FAILED

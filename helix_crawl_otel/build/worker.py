@@ -123,7 +123,8 @@ class _Worker:
             )
         except ShardCorrupt as error:
             # Here and not in the supervisor: to check a large file takes minutes.
-            judged = judge(error, Path(assignment.path), is_built=assignment.source is not None)
+            is_built, wait = assignment.source is not None, self._settings.lock_seconds
+            judged = judge(error, Path(assignment.path), is_built=is_built, lock_seconds=wait)
             self._link.send(messages.ShardFailed(shard, judged.reason, judged.may_set_aside))
         except (StoreError, UnreadableSource, DeviceMismatch, EncodingFailed) as error:
             self._link.send(messages.ShardFailed(shard, str(error), is_corrupt=False))

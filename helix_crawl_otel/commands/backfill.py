@@ -40,12 +40,12 @@ def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.build.run import run_build
 
     options = read_encode_options(args)
-    paths = [path.absolute() for path in find_shards([typed_folder(text, "PATH") for text in args.paths])]
+    paths, notes = find_shards([typed_folder(text, "PATH").absolute() for text in args.paths])
     command = typed_command()
     return run_build(
         command,
         [path.parent for path in paths],
         options,
-        lambda: plan_backfill(paths, options),
+        lambda: plan_backfill(paths, options, notes),
         next_steps=(shown_command(["helix-crawl", "verify", *args.paths]), f"{command}   # goes on where it was"),
     )

@@ -65,7 +65,7 @@ def build(args: argparse.Namespace, source: Path, out: Path) -> int:
 
     options = read_encode_options(args)
     source, out = source.absolute(), out.absolute()
-    if out.is_file() or out == source:
+    if out.is_file() or out == source or (out.exists() and source.exists() and out.samefile(source)):
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
     command = typed_command()
     done = shown_command(["helix-crawl", "verify", str(out)])

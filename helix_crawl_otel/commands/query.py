@@ -101,7 +101,7 @@ def query(path: Path, text: str, count: int, model: str | None = None, device: s
         StoreError: There are no shards, no vectors, or they are of another encoder.
         ModelError: The model cannot be loaded.
     """
-    identities = {shard: stored_identity(shard) for shard in find_shards([path])}
+    identities = {shard: stored_identity(shard) for shard in find_shards([path])[0]}
     identity = _wanted(path, [found for found in identities.values() if found is not None], model)
     shards = [shard for shard, found in identities.items() if found == identity]
     if not any(map(has_vectors, shards)):

@@ -49,7 +49,9 @@ def verify(paths: list[Path], *, as_json: bool) -> int:
     Raises:
         NoShards: A path is not there, or holds none.
     """
-    shards = find_shards(paths)
+    shards, notes = find_shards(paths)
+    for note in notes:
+        say(f"helix-crawl: {note}", to_stderr=True)
     counted: list[tuple[str, Accounts]] = []
     unreadable = 0
     for path in shards:

@@ -157,6 +157,7 @@ class Pipeline:
         """Show the gauges no longer and keep the state. Counters stay with the provider."""
         self.save_state()
         self._exported.close()
+        self._measurements.close()
 
     # -- batches ------------------------------------------------------------------------------------------------------
 

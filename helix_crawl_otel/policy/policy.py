@@ -130,7 +130,9 @@ class Policy:
 
     def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
         """Take a memory reading of a device. What is unknown in it changes nothing."""
-        self.state.memory.setdefault(device, MemoryTrack()).add(t, reading)
+        if device not in self.state.memory:
+            self.state.memory[device] = MemoryTrack()
+        self.state.memory[device].add(t, reading)
         if reading.shared_bytes is not None:
             for worker in self.state.workers.values():
                 if worker.device == device:

@@ -94,11 +94,15 @@ class ShardState:
 
     def meter(self, device: str) -> BaselineMeter:
         """The baseline meter of a device."""
-        return self.meters.setdefault(device, BaselineMeter())
+        if device not in self.meters:
+            self.meters[device] = BaselineMeter()
+        return self.meters[device]
 
     def detector(self, device: str) -> Detector:
         """The detector of a device."""
-        return self.detectors.setdefault(device, Detector())
+        if device not in self.detectors:
+            self.detectors[device] = Detector()
+        return self.detectors[device]
 
 
 @dataclass

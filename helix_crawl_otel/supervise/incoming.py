@@ -95,10 +95,8 @@ class IncomingMessages:
                 running = self._pipeline.running(self._batch_id(batch))
                 if running is not None:
                     self._pipeline.abandon_batch(running)
-            case messages.RecordBatch(end, shard, device, genes, seconds, work):
-                self._pipeline.record_batch(shard, self._worker, device, genes, seconds, work)
-                self._measured(shard, device, genes, seconds)
-                self._judged(end)
+            case messages.RecordBatch():
+                self._record_batch(message)
             case messages.IgnoreBatch():
                 self._ignore_batch(message)
             case messages.Memory(device, reading, source, up):
@@ -163,12 +161,22 @@ class IncomingMessages:
         )
 
     def _finish_batch(self, message: messages.FinishBatch) -> None:
-        running = self._pipeline.running(self._batch_id(message.batch))
-        if running is not None:
-            self._pipeline.finish_batch(running, message.seconds)
-            info, _ = running
-            self._measured(info.shard, info.device, info.genes, message.seconds)
-        self._judged(message.end)
+        try:
+            running = self._pipeline.running(self._batch_id(message.batch))
+            if running is not None:
+                self._pipeline.finish_batch(running, message.seconds)
+                info, _ = running
+                self._measured(info.shard, info.device, info.genes, message.seconds)
+        finally:
+            self._judged(message.end)
+
+    def _record_batch(self, message: messages.RecordBatch) -> None:
+        shard, device, genes, seconds = message.shard, message.device, message.genes, message.seconds
+        try:
+            self._pipeline.record_batch(shard, self._worker, device, genes, seconds, message.work)
+            self._measured(shard, device, genes, seconds)
+        finally:
+            self._judged(message.end)
 
     def _batch_id(self, batch: int) -> str:
         return f"{self.number}/{batch}"
@@ -184,6 +192,7 @@ class IncomingMessages:
             )
 
     def _judged(self, end: int) -> None:
+        """Answer, whatever went wrong: its driver waits for that at the boundary."""
         self.push()
         self._mail.send(messages.Judged(end))
 

@@ -42,7 +42,8 @@ SILENT_SECONDS = 1800.0
 """One whose loop has said nothing for so long while no batch is in flight hangs in a file or in a model. Likewise."""
 
 LEAVE_SECONDS = 30.0
-"""One that has been told to leave, with nothing left to do, has long written everything by then. Likewise."""
+"""One that has been told to leave, or to pause outside of a batch, has long written all by then, unless a file of a
+dead network folder keeps it. Likewise."""
 
 BUSY_SECONDS = 86_400.0
 """A worker on the CPU that says nothing and uses the processor loads a large model, say. Likewise."""
@@ -238,7 +239,7 @@ class Slot:
                 self.end_worker(LINGERS)
         elif worker.is_ours and not worker.incoming.has_batch():
             has_left = self._run.job.has_finished(self.name, None)
-            seconds = LEAVE_SECONDS if has_left else SILENT_SECONDS
+            seconds = LEAVE_SECONDS if has_left or self._run.pausing else SILENT_SECONDS
             seconds = seconds if worker.incoming.hello is not None else HELLO_SECONDS
             silent = self._run.clock() - worker.incoming.heard_at
             if seconds == SILENT_SECONDS and silent <= self._run.scaled(BUSY_SECONDS):

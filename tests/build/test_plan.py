@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from helix_crawl_otel.build.options import EncodeOptions, add_encode_options, read_encode_options
 from helix_crawl_otel.build.plan import plan_backfill
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY
+from helix_crawl_otel.shards import schema
 from tests.rules.fresh import loaded_by, roots
 from tests.shards.shards import encode_all, made, opened
 
@@ -42,6 +45,31 @@ def test_a_complete_shard_needs_no_worker(shard: Path) -> None:
     assert [work.assignment.shard for work in planned.works] == ["b"]
     assert list(planned.failures) == ["c"]
     assert planned.shards == 3
+
+
+def test_a_shard_that_another_program_holds_is_waited_for_as_told(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it has failed: which lease was taken on it cannot be read, and is not guessed."""
+    waits, connect = [], schema.connect
+
+    def noted(path: Path, lock_seconds: float) -> sqlite3.Connection:
+        waits.append(lock_seconds)
+        return connect(path, 0.01)
+
+    monkeypatch.setattr(schema, "connect", noted)
+    with closing(sqlite3.connect(shard, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        planned = plan_backfill([shard], options("--lock-seconds", "77"))
+    assert (planned.works, set(waits)) == ([], {77.0})
+    assert "is locked by another program" in planned.failures["a"]
+
+
+def test_a_lease_is_given_out_above_the_one_that_was_read(shard: Path) -> None:
+    """Also where the shard has come from somebody who had more workers."""
+    with opened(shard, 1234) as store:
+        store.quarantine("a", "too long")
+    planned = plan_backfill([shard], options("--retry-quarantined"))
+    assert [work.assignment.epoch for work in planned.works] == [1234]
 
 
 def test_what_is_asked_for_again_is_not_complete(shard: Path) -> None:

@@ -424,6 +424,29 @@ def test_a_worker_of_ours_that_falls_silent_is_ended_but_not_inside_a_batch(tmp_
         assert stage.whys() == ["it had not been heard from and was ended"]
 
 
+def test_a_pause_does_not_wait_for_a_worker_that_a_file_keeps(tmp_path: Path) -> None:
+    """A source on a dead network folder holds it in the system; a batch is still waited for."""
+    with Stage(build_job(tmp_path, ["a"], set()), logs=tmp_path) as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        stage.start_batch(worker, "a")
+        stage.run.pausing = True
+        stage.slot.pause()
+        stage.clock.now += LEAVE_SECONDS + TICK
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        worker.say(messages.AbandonBatch(1))
+        worker.sync()
+        stage.clock.now += LEAVE_SECONDS
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        stage.clock.now += 0.1
+        stage.turn()
+        stage.until(lambda: stage.slot.phase is Phase.OVER)
+        assert stage.run.is_paused
+
+
 MINUTE, HOUR = 60.0, 3600.0
 
 
@@ -751,3 +774,48 @@ def test_a_batch_that_was_encoded_and_not_committed_is_suspected_still(tmp_path:
         assert (work.batch, work.encoded) == (None, GENES)
         assert stage.slot.worker is not None
         assert stage.slot.worker.incoming.progressed()
+
+
+def test_a_batch_that_cannot_be_taken_is_answered_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its driver would wait at each boundary; the error is counted."""
+
+    def full(*batch: object) -> None:
+        raise OSError("no space left on device")
+
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        for name in ("finish_batch", "record_batch"):
+            monkeypatch.setattr(stage.pipeline, name, full)
+        stage.start_batch(worker, "a")
+        worker.finish(1.0)
+        worker.say(messages.RecordBatch(2, "a", "cuda:0", GENES, 1.0, None))
+        assert worker.next_told(messages.Judged).end == 2
+        assert stage.series("helix_dense_internal_errors") == {("where=driver",): 2}
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        {"type": "weather", "is": "fine"},
+        {"type": "finish_batch"},
+        {"type": "start_batch", "batch": "1"},
+        {"type": "memory", "device": "cuda:0", "reading": {"used_bytes": -1}, "source": "x", "up": True},
+    ],
+    ids=["unknown", "lacks", "wrong", "out-of-range"],
+)
+def test_a_message_that_is_none_is_counted_and_said_in_one_sentence(
+    garbage: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker goes on, and the next message is taken."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.channel.send(garbage)
+        assert not worker.open("a")
+        assert stage.series("helix_dense_internal_errors") == {("where=driver",): 1}
+        assert stage.slot.phase is Phase.RUNNING
+    (said,) = [record for record in caplog.records if "internal error" in record.message]
+    assert "accepted: " in said.message
+    assert said.exc_info is None
