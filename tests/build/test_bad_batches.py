@@ -96,6 +96,7 @@ def _deaths(at: int, genes: int, size: int) -> int:
             crashes = 0
         left = [gene for gene in left if gene.gene_id not in bad_batches.quarantined()]
     assert list(bad_batches.quarantined()) == ["poison"]
+    return deaths
 
 
 # -- the grid of batches -----------------------------------------------------------------------------------------------
@@ -126,4 +127,3 @@ def test_whoever_takes_a_shard_up_is_on_the_same_grid(tmp_path: Path, first: int
     assert list(itertools.chain(*whole)) == genes
     for ends_after in (1, 2, 5, 16, 17):
         assert grid(made(tmp_path / f"{ends_after}.db", genes), first, ends_after) == whole
-    return deaths
