@@ -95,10 +95,8 @@ class IncomingMessages:
                 running = self._pipeline.running(self._batch_id(batch))
                 if running is not None:
                     self._pipeline.abandon_batch(running)
-            case messages.RecordBatch(end, shard, device, genes, seconds, work):
-                self._pipeline.record_batch(shard, self._worker, device, genes, seconds, work)
-                self._measured(shard, device, genes, seconds)
-                self._judged(end)
+            case messages.RecordBatch():
+                self._record_batch(message)
             case messages.IgnoreBatch():
                 self._ignore_batch(message)
             case messages.Memory(device, reading, source, up):
@@ -145,9 +143,7 @@ class IncomingMessages:
             return  # it goes on in the next worker: its series must not end in between
         self._pipeline.close_shard(shard, state)
         self._uncommitted.discard(shard)
-        if state == "done":
-            self._run.demoted.discard(shard)
-        elif state == "paused":
+        if state == "paused":
             self.has_paused = True
         if shard in self._encoded:
             self._run.emit(events.ShardEnded(self._run.clock(), shard, state, self._encoded.pop(shard), ""))
@@ -165,12 +161,22 @@ class IncomingMessages:
         )
 
     def _finish_batch(self, message: messages.FinishBatch) -> None:
-        running = self._pipeline.running(self._batch_id(message.batch))
-        if running is not None:
-            self._pipeline.finish_batch(running, message.seconds)
-            info, _ = running
-            self._measured(info.shard, info.device, info.genes, message.seconds)
-        self._judged(message.end)
+        try:
+            running = self._pipeline.running(self._batch_id(message.batch))
+            if running is not None:
+                self._pipeline.finish_batch(running, message.seconds)
+                info, _ = running
+                self._measured(info.shard, info.device, info.genes, message.seconds)
+        finally:
+            self._judged(message.end)
+
+    def _record_batch(self, message: messages.RecordBatch) -> None:
+        shard, device, genes, seconds = message.shard, message.device, message.genes, message.seconds
+        try:
+            self._pipeline.record_batch(shard, self._worker, device, genes, seconds, message.work)
+            self._measured(shard, device, genes, seconds)
+        finally:
+            self._judged(message.end)
 
     def _batch_id(self, batch: int) -> str:
         return f"{self.number}/{batch}"
@@ -186,6 +192,7 @@ class IncomingMessages:
             )
 
     def _judged(self, end: int) -> None:
+        """Answer, whatever went wrong: its driver waits for that at the boundary."""
         self.push()
         self._mail.send(messages.Judged(end))
 
@@ -237,6 +244,10 @@ class IncomingMessages:
     def has_batch(self) -> bool:
         """Whether a batch is in flight: the policy watches it then."""
         return self._pipeline.has_batch(self._worker)
+
+    def is_in_batch(self, shard: str, t: float) -> bool:
+        """Whether a batch of the shard that was in flight at `t` still is."""
+        return self._pipeline.has_batch(self._worker, shard, t)
 
     def pause(self) -> None:
         """Ask the worker to finish its batch, commit and leave; one that has not said hello is asked when it does."""

@@ -132,7 +132,8 @@ def test_a_card_that_hangs_for_a_minute_is_lost_until_it_answers(caplog: pytest.
     assert caplog.messages == []
     watched.clock.now += 1.0
     watched.memory.tick()
-    assert caplog.messages == ["[crawl-watchdog] memory of cuda:0 is unknown (no answer for 60 s): nothing trips there"]
+    text = "[crawl-watchdog] memory of cuda:0 is unknown (no answer for 60 s): nothing trips there until it is known"
+    assert caplog.messages == [text]
     assert watched.memory.used("cuda:0") is None
     assert watched.series("used") == {}
     assert set(watched.series("probe_up").values()) == {0}
@@ -181,7 +182,7 @@ def test_a_card_that_is_lost_in_the_middle_of_a_run_is_told_of_once(caplog: pyte
     hint = "what other programs hold there is not seen"
     assert caplog.messages == [
         f"[crawl-watchdog] memory of cuda:0 is what torch itself holds ({why}): {hint}",
-        f"[crawl-watchdog] memory of cuda:0 is unknown ({why}; torch: {told}): nothing trips there",
+        f"[crawl-watchdog] memory of cuda:0 is unknown ({why}; torch: {told}): nothing trips there until it is known",
     ]
 
 
