@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from helix_crawl_otel.formats import printable, printable_lines
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
@@ -245,7 +247,7 @@ def figure(inches: tuple[float, float], paper: str = "") -> Page:
 
 def write(page: Part, at: tuple[float, float], text: str, size: float, color: str, **how: Any) -> None:
     """Put words on a page; of the place the upper left end counts. A `$` is no formula."""
-    page.text(*at, text, fontsize=size, color=color, parse_math=False, **{"va": "top", **how})
+    page.text(*at, printable_lines(text), fontsize=size, color=color, parse_math=False, **{"va": "top", **how})
 
 
 def draw(
@@ -317,7 +319,7 @@ def _draw_panel(axes: Axes, panel: Panel, scale: float, ink: Mapping[str, str], 
     _draw_frame(axes, panel, ink, layout)
     for note in panel.notes:
         axes.annotate(
-            note.text,
+            printable(note.text),
             (note.t / scale, note.y),
             xycoords=("data", "axes fraction"),
             xytext=note.offset,

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from typing import NoReturn
 
 __all__ = ["main"]
 
@@ -102,7 +103,15 @@ def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
     import argparse
     from importlib import import_module
 
-    parser = argparse.ArgumentParser(
+    from helix_crawl_otel.formats import printable
+
+    class Parser(argparse.ArgumentParser):
+        """Of the commands as well. What was typed is part of its errors."""
+
+        def error(self, message: str) -> "NoReturn":
+            super().error(printable(message))
+
+    parser = Parser(
         prog="helix-crawl",
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -119,7 +128,9 @@ def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
 
 
 def _say(message: str, code: int) -> int:
-    print(f"helix-crawl: error: {message}", file=sys.stderr)
+    from helix_crawl_otel.commands.common import say
+
+    say(f"helix-crawl: error: {message}", to_stderr=True)
     return code
 
 

@@ -8,7 +8,9 @@ import errno
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from html import escape
+from unicodedata import category
 
 __all__ = [
     "GIB",
@@ -19,21 +21,35 @@ __all__ = [
     "genes",
     "gib",
     "gib_number",
+    "html_text",
     "is_gone_reader",
     "mib",
     "number",
     "printable",
+    "printable_lines",
     "rate",
     "shard_name",
     "shown_command",
     "span",
     "whole_seconds",
+    "without_secrets",
 ]
 
 MIB, GIB = 1024**2, 1024**3
 """Bytes."""
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+MOST_LETTERS = 10_000
+"""Of a line. A command with its paths may be long, and is there to be copied."""
+
+_URL = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]+://)([^\s/?#@\"']*@)?((?:\[[^\s\]]*\]|[^\s/?#@:\"'\[]*)(?::[0-9]+)?)([^\s\"']*)"
+)
+_SECRET = re.compile(
+    r".*(pass(word|wd|phrase)?|secret|token|credentials?|(api|access|private|auth)[-_]?key)", re.IGNORECASE
+)
+_HEADER = re.compile(r"\b(authorization:|bearer |basic ).*", re.IGNORECASE)
 
 _PLAIN = re.compile(r"[\w.:/\\+=~-]+")
 # PowerShell takes the typographic quotation marks for the plain ones.
@@ -130,8 +146,27 @@ def shard_name(shard: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that cannot move the cursor or break its line: names of files may hold anything."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    """A line that moves no cursor, hides nothing and ends where it ends, whatever is in it.
+
+    Whatever is shown of what comes from outside goes through here, at the output: names of files, of shards and of
+    programs, and what a library or a database says may hold anything. What is no letter is written as in a Python
+    text, such as `\\x1b`; a blank of any width is a blank. Of a line that nobody would read to its end only the
+    beginning is left.
+    """
+    shown = text[:MOST_LETTERS]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else " " if category(c) == "Zs" else ascii(c)[1:-1] for c in shown)
+    return shown if len(text) <= MOST_LETTERS else f"{shown}... ({len(text):,} characters)"
+
+
+def printable_lines(text: str) -> str:
+    """The same of several lines that were put together here."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def html_text(text: str) -> str:
+    """The same for a page: what stands between two tags, or in an attribute."""
+    return escape(printable_lines(text))
 
 
 def shown_command(words: Iterable[str], platform: str = sys.platform) -> str:
@@ -146,6 +181,36 @@ def shown_command(words: Iterable[str], platform: str = sys.platform) -> str:
     if platform != "win32":
         return shlex.join(words)
     return " ".join(map(_quoted, words))
+
+
+def without_secrets(words: Iterable[str]) -> Iterator[str]:
+    """Words of a command as others may see them: `...` stands for what may be a secret.
+
+    Of a URL all that is not its host: the address of a chat's hook is one. Of `--notify` the arguments of a command.
+    The value of what is named like a secret, such as `--api-key`, `--token=` or `HF_TOKEN=`, and of an Authorization.
+    """
+    hides_next = ""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if hides_next:
+            yield _notified(word) if hides_next == "--notify" else "..."
+            hides_next = ""
+        elif name == "--notify" or _SECRET.fullmatch(name):
+            hides_next = "" if equals else name
+            yield f"{name}={_notified(value) if name == '--notify' else '...'}" if equals else word
+        else:
+            yield _HEADER.sub(r"\1 ...", _URL.sub(_host_alone, word))
+
+
+def _notified(target: str) -> str:
+    """What is told of the end: a URL, or a program with its arguments."""
+    first, _, others = target.partition(" ")
+    return _URL.sub(_host_alone, first) + (" ..." if others else "")
+
+
+def _host_alone(url: re.Match[str]) -> str:
+    scheme, user, host, rest = url.groups()
+    return url[0] if not user and rest in ("", "/") else f"{scheme}{host}/..."
 
 
 def is_gone_reader(error: OSError, platform: str = sys.platform) -> bool:

@@ -1,4 +1,4 @@
-"""The package's logger, and the mark on what it says about a verdict or an action.
+"""The package's logger, the mark on what it says about a verdict or an action, and the form of a log line.
 
 Source: DESIGN.md, section 3.1.
 """
@@ -6,15 +6,31 @@ Source: DESIGN.md, section 3.1.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import MutableMapping
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["logger", "watchdog"]
+from helix_crawl_otel.formats import printable, printable_lines
+
+__all__ = ["LineFormatter", "log_error", "log_thread_error", "logger", "watchdog"]
 
 if TYPE_CHECKING:
     Adapter = logging.LoggerAdapter[logging.Logger]
 else:
     Adapter = logging.LoggerAdapter  # in Python 3.10 it takes no parameter
+
+
+class LineFormatter(logging.Formatter):
+    """Of our own handlers: nothing in a record can steer a terminal, or begin a line as if it were a record.
+
+    Further lines, those of a traceback say, are set in.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        first, *others = super().format(record).rstrip("\n").split("\n")
+        return "\n".join([printable(first), *(f"  {printable(line)}" for line in others)])
 
 
 class _Watchdog(Adapter):
@@ -24,8 +40,41 @@ class _Watchdog(Adapter):
         return f"[crawl-watchdog] {msg}", kwargs
 
 
+_PLAIN = logging.Formatter()
+
+
+def _tame(record: logging.LogRecord) -> bool:
+    """In somebody's job the handlers are the job's: what we say of a name in its log can steer no terminal either."""
+    try:
+        text = record.getMessage()
+    except Exception:  # noqa: BLE001 - a text that cannot be made is told of by the handlers, which raise nothing
+        return True
+    if not text.isprintable():
+        record.msg, record.args = printable(text), ()
+    if record.exc_info:  # every formatter takes what one before it has made of it
+        record.exc_text = printable_lines(_PLAIN.formatException(record.exc_info))
+    return True
+
+
 logger = logging.getLogger("helix_crawl_otel")
 """What is said beside the watching."""
+logger.addFilter(_tame)
 
 watchdog = _Watchdog(logger, {})
 """What is said by whoever watches, decides or acts."""
+
+
+# Python's own hooks write to standard error by themselves, whatever is in the message.
+
+
+def log_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Log what nobody has caught; in place of `sys.excepthook`."""
+    logger.critical("it ends with an error:", exc_info=(kind, error, trace))
+
+
+def log_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Log what nobody has caught in a thread; in place of `threading.excepthook`, in its words."""
+    if args.exc_type is not SystemExit:
+        name = args.thread.name if args.thread is not None else threading.get_ident()
+        error = args.exc_value if args.exc_value is not None else args.exc_type()
+        logger.error("Exception in thread %s:", name, exc_info=(args.exc_type, error, args.exc_traceback))

@@ -39,7 +39,14 @@ class StateFile:
 
         A damaged file is set aside under another name, never deleted, and a warning says so: the job starts with
         rung 0 rather than not at all.
+
+        Raises:
+            ValueError: There is something that is no file: a pipe would be waited for, and none of it is ours to move.
         """
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(
+                f"state is {str(self.path)!r}, a folder, a pipe or a device; accepted: a file, there or not"
+            )
         try:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:

@@ -1,11 +1,12 @@
-"""A clock that does not count the time the machine slept: a laptop's lid must not look like a crawl. What takes that
-sleep off a driver's own times, and the thread that looks at the clock every few seconds.
+"""Clocks that do not count the time in which nothing can be done: a machine that sleeps, a process that is stopped. A
+laptop's lid or Ctrl-Z must not look like a crawl. What takes such time off a driver's own times, and the thread that
+looks at the clock every few seconds.
 
 Linux and macOS: `time.monotonic` does not count it (CLOCK_MONOTONIC, mach_absolute_time). Windows: `time.monotonic`
 does (GetTickCount64, and the performance counter from Python 3.13 on), the unbiased interrupt time does not.
 
-Sleep is the difference between a clock that counts it and one that does not, never a gap between ticks: a driver call
-that holds the GIL makes such gaps.
+Sleep is the difference between a clock that counts it and one that does not, never a gap between ticks alone: a driver
+call that holds the GIL makes such gaps. A process that is stopped makes them too, and then no thread of it runs.
 
 Source: DESIGN.md, section 4, rule 5. The Windows part has run under Wine only.
 """
@@ -20,7 +21,18 @@ from collections.abc import Callable
 
 from helix_crawl_otel.policy.samples import is_number
 
-__all__ = ["SleepMeter", "Ticker", "awake_clock", "checked_clock", "finer_clock", "scaled_clock", "slept_seconds"]
+__all__ = [
+    "LONGEST_TURN_SECONDS",
+    "RunningClock",
+    "SleepMeter",
+    "Ticker",
+    "awake_clock",
+    "checked_clock",
+    "finer_clock",
+    "process_switches",
+    "scaled_clock",
+    "slept_seconds",
+]
 
 _INTERRUPT_UNITS_A_SECOND = 10_000_000  # 100 ns
 _WINDOWS_TICK_SECONDS = 0.25
@@ -30,6 +42,8 @@ _LEAST_STEP_SECONDS = 1e-6  # less than it takes to look
 
 LEAST_SLEEP_SECONDS = 1.0
 """Less is no sleep: two clocks are read one after the other, and their difference wavers by what lies between."""
+
+Switches = Callable[[], int]
 
 STOP_SECONDS = 1.0
 """What a call that is running when its ticker is stopped gets to end. One that hangs in a driver never does."""
@@ -110,21 +124,102 @@ def finer_clock(coarse: Callable[[], float], fine: Callable[[], float], tick_sec
     return finer
 
 
+LONGEST_TURN_SECONDS = 10.0
+"""Between two looks at a clock that a ticker of 5 s reads, as long as its process runs at all."""
+
+WAITING_PART = 0.05
+"""Of a gap. A thread that waits for the GIL wakes up once a switch interval; on a busy machine less often."""
+
+
+COUNT_EVERY_SECONDS = 1.0
+
+LOCKED_SECONDS = 1.0
+"""A look takes a millionth of that."""
+
+
+class RunningClock:
+    """A clock that leaves out the time in which its process did not run: stopped by a signal (Ctrl-Z), frozen with its
+    container (`docker pause`).
+
+    Somebody has to read it again and again while the process runs, a ticker say. A longer time between two reads is
+    one in which nobody could; it is noticed by whoever reads first afterwards, so that nothing is judged by it.
+
+    Args:
+        clock: Seconds.
+        longest: Between two reads in a process that runs, in seconds.
+        switches: How often the threads of this process have waited for something, so far. For one whose driver may hold
+            the GIL: the threads that wait for it try again and again, those of a stopped process do not. `None` where
+            nothing but a stop keeps the reader from reading.
+
+    Threads: any, also a signal's handler.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], longest: float = LONGEST_TURN_SECONDS, switches: Switches | None = None
+    ) -> None:
+        self.stopped_seconds = 0.0
+        """Left out so far."""
+        self._clock = clock
+        self._longest = longest
+        self._switches = switches
+        self._looking = threading.RLock()  # a signal's handler may look while its own thread does
+        self._read_at = clock()
+        self._before = 0 if switches is None else switches()
+        self._counted_at = self._read_at
+
+    def __call__(self) -> float:
+        """Seconds."""
+        if not self._looking.acquire(timeout=LOCKED_SECONDS):
+            # This is a forked child, whose parent was looking just then in a thread that is none here.
+            self._looking = threading.RLock()
+            self._looking.acquire()
+        looking = self._looking
+        try:
+            return self._look()
+        finally:
+            looking.release()
+
+    def _look(self) -> float:
+        now = self._clock()
+        gap = now - self._read_at
+        if gap > self._longest and not self._has_waited(now - self._counted_at):
+            self.stopped_seconds += gap
+        self._read_at = max(now, self._read_at)
+        if self._switches is not None and now - self._counted_at >= COUNT_EVERY_SECONDS:
+            self._before, self._counted_at = self._switches(), now
+        return now - self.stopped_seconds
+
+    def _has_waited(self, seconds: float) -> bool:
+        if self._switches is None:
+            return False
+        return (self._switches() - self._before) * sys.getswitchinterval() >= WAITING_PART * seconds
+
+
+def process_switches() -> Switches | None:
+    """Counts how often threads of this process have waited for something; `None` where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+
+
 class SleepMeter:
-    """Takes the machine's sleep since the batch before off what a driver has timed with a clock of its own.
+    """Takes off what a driver has timed with a clock of its own what the machine has slept since the batch before, and
+    for how long the process was stopped.
 
     Args:
         clock: Seconds, not counting sleep.
-        slept: Seconds slept since the machine was started; a seam for tests.
+        slept: Seconds slept since the machine was started, and stopped since the process was; a seam for tests.
 
     Threads: any; two drivers' threads that end a batch across one sleep may share it unevenly.
     """
 
-    def __init__(self, clock: Callable[[], float], slept: Callable[[], float] = slept_seconds) -> None:
+    def __init__(self, clock: Callable[[], float], slept: Callable[[], float] | None = None) -> None:
         self._clock = clock
-        self._slept = slept
+        self._slept = slept or (lambda: slept_seconds() + getattr(clock, "stopped_seconds", 0.0))
         self._marked_at = clock()
-        self._slept_before = slept()
+        self._slept_before = self._slept()
 
     def taken_off(self, seconds: float) -> float:
         """The awake part of a time that ends now.

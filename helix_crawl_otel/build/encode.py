@@ -44,11 +44,12 @@ __all__ = ["pieces", "work_on"]
 MOST_UNPROVEN = 64
 """Genes that may fail one after the other in a process that has encoded nothing: then it is the encoder, not they."""
 
-KNOWN = 64
-"""Genes of a shard of which the longest is tried, where it has to be known how much memory there is."""
-
 ROUNDS = 3
 """How often a gene has to lack memory between two texts that cost as much and do not: others come and go."""
+
+FIRST_ON_CPU = 4
+"""Genes of a shard's first batch there: a large model may need minutes for one, and the first commit shows that it
+goes."""
 
 MOST_PROBLEMS = 100
 """Sources that cannot be read which are named one by one."""
@@ -143,7 +144,9 @@ def _encode(
     with watch.shard(assignment.shard, device=settings.label) as shard:
         session = _Session(store, assignment, encoder, shard, report, pending)
         try:
-            for number, batch in enumerate(_batches(store, settings.batch_size, session.leaves_out), start=1):
+            first = min(settings.batch_size, FIRST_ON_CPU) if settings.label == "cpu" else settings.batch_size
+            batches = _batches(store, settings.batch_size, session.leaves_out, first)
+            for number, batch in enumerate(batches, start=1):
                 for piece in pieces(batch, assignment.limits):
                     session.encode(piece)
                 if settings.release_every and number % settings.release_every == 0:
@@ -154,17 +157,22 @@ def _encode(
             raise
 
 
-def _batches(store: ShardStore, size: int, leaves_out: Callable[[PendingGene], bool]) -> Iterator[list[PendingGene]]:
+def _batches(
+    store: ShardStore, size: int, leaves_out: Callable[[PendingGene], bool], first: int
+) -> Iterator[list[PendingGene]]:
     """Pending genes in the shard's order, in batches on the same grid however often the worker is replaced.
 
     Args:
         store: Of the shard.
         size: Of a batch.
         leaves_out: Whether a gene is not to be encoded.
+        first: Of the first batch of a shard without a vector: whoever takes it up later is on the same grid.
     """
     after: int | str | None = None
-    while page := store.pending(after, PAGE * size):
-        after = page[-1].key
+    has_vectors = next(iter(store.sample(1)), None) is not None
+    most = PAGE * size if has_vectors else first
+    while page := store.pending(after, most):
+        after, most = page[-1].key, PAGE * size
         genes = [gene for gene in page if not leaves_out(gene)]
         for start in range(0, len(genes), size):
             yield genes[start : start + size]
@@ -239,7 +247,7 @@ class _Session:
         self._has_lacked_memory = assignment.shortages > 0
         self._unproven: dict[str, str] = {}  # to be quarantined when another gene is encoded, with the reason
         self._short: list[_Short] = []
-        self._longest = ""  # of the texts that have a vector, as far as they were looked at
+        self._longest = ""  # of the texts that have a vector; looked up where memory is short
         self._for_cpu: list[str] = []  # why a gene cannot be encoded on this card
 
     @property
@@ -277,6 +285,7 @@ class _Session:
         Raises:
             NeedsCpu: A card could not encode them.
             EncodingFailed: Nobody knows whether it is their fault: no other gene was encoded, or there was no memory.
+                Or the file does not keep their vectors.
         """
         left = self._try_short_again()
         if self._unproven:
@@ -285,6 +294,13 @@ class _Session:
         if left:
             genes = count(len(left), "gene")
             raise EncodingFailed(f"there is no memory for {genes}, each alone: {left[0].reason}")
+        if self._store.kept_out:
+            genes, first = count(len(self._store.kept_out), "gene"), str(self._store.kept_out[0])
+            raise EncodingFailed(
+                f"{self._store.path} keeps no vector of {genes}, the first of them {first!r}, and SQLite says nothing: "
+                "a trigger that the application has put on its table `genes` undoes it, by RAISE(IGNORE) or by an "
+                "update of its own"
+            )
         if self._for_cpu:
             genes = count(len(self._for_cpu), "gene")
             raise NeedsCpu(f"{genes} cannot be encoded on {self._shard.device}: {self._for_cpu[0]}")
@@ -296,10 +312,9 @@ class _Session:
             Those of which nobody knows whether it is their fault.
         """
         left, before = self._short, 0
-        if left:
-            self._longest = max((self._longest, *(text for _, text, _ in self._store.sample(KNOWN))), key=len)
         while left and len(left) != before:
             before = len(left)
+            self._longest = self._store.longest_encoded()
             left = [one for one in left if self._lacks_memory_still(one)]
         return left
 
@@ -338,7 +353,6 @@ class _Session:
         written = self._store.commit(vectors)
         self._pending = max(0, self._pending - written)
         self._quarantine_unproven()
-        self._longest = max((self._longest, *(gene.content for gene, _ in vectors)), key=len)
         for action in self._shard.boundary(genes=written, pending=self._pending):
             if action.kind is ActionKind.EMPTY_CACHE:
                 self._encoder.release()

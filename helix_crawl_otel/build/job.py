@@ -1,8 +1,8 @@
 """The work of a build as its supervisor sees it: a queue of shards, and what is known of each.
 
 Which worker gets which shard, which batch killed a worker, what failed; and what the workers say, for the displays and
-the gauges. The shards' files are the workers' to write; the supervisor reads the lease epoch and sets a corrupt file
-aside, and only while no worker is on it.
+the gauges. The shards' files are the workers' to write; the supervisor sets a corrupt file aside, and only while no
+worker is on it.
 
 Source: DESIGN.md, sections 5, 7 and 8.
 """
@@ -21,8 +21,7 @@ from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.shards.damage import set_aside
-from helix_crawl_otel.shards.errors import CannotSetAside, StoreError
-from helix_crawl_otel.shards.inspect import lease_epoch
+from helix_crawl_otel.shards.errors import CannotSetAside
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import JobWorker, Launch, WorkerStart
 from helix_crawl_otel.supervise.process import worker_command
@@ -41,6 +40,9 @@ STARVED_SECONDS = 60.0
 """What the next shard waits before, on a CPU without memory."""
 
 TWICE = 2
+
+PARTS = 8
+"""A batch that kills its worker is cut into so many, so that one gene of 64 is found by three batches that kill."""
 
 MOST_UNPROVEN = 8
 """Genes of a shard that may be found to blame one after the other, none encoded in between: then it is not they."""
@@ -62,7 +64,8 @@ class CrashOutcome:
 class BadBatches:
     """The suspected batches of one shard: which killed a worker. Pure; the owner serialises the calls.
 
-    One that does it twice is halved; a single gene that does it twice on the CPU is to blame.
+    One that does it twice is cut small, and small again as soon as a part of it does it once: each try is the start of
+    a worker. A single gene that does it twice on the CPU is to blame.
 
     Source: DESIGN.md, section 7.
     """
@@ -72,6 +75,7 @@ class BadBatches:
         self._limits: dict[str, int] = {}
         self._quarantined: dict[str, str] = {}
         self._unproven = 0
+        self._suspects = 0  # genes of a batch that has killed twice, not encoded since
 
     def crashed(self, first: str, genes: int, why: str, *, is_on_card: bool = False) -> CrashOutcome:
         """A worker has died with this batch in flight.
@@ -84,23 +88,35 @@ class BadBatches:
         """
         key = first, genes
         self._crashes[key] = self._crashes.get(key, 0) + 1
-        if self._crashes[key] < TWICE:
-            return CrashOutcome(narrows=False)
+        is_part = genes <= self._suspects
         if genes > 1:
-            self._limits[first] = (genes + 1) // 2
+            if self._crashes[key] < TWICE and not is_part:
+                return CrashOutcome(narrows=False)
+            self._limits[first], self._suspects = max(1, genes // PARTS), genes
             return CrashOutcome(narrows=True)
+        if self._crashes[key] < TWICE:
+            if is_part:
+                self._limits[first] = 1  # alone again, and not in a whole batch that begins with it
+            return CrashOutcome(narrows=False)
         if is_on_card:
             del self._crashes[key]
             return CrashOutcome(narrows=True, needs_cpu=True)
         if first in self._quarantined or self._unproven >= MOST_UNPROVEN:
             return CrashOutcome(narrows=False)
         self._unproven += 1
+        self._suspects = 0
         self._quarantined[first] = f"its worker died twice while it was encoded alone: {why}"
         return CrashOutcome(narrows=True)
 
-    def committed(self, first: str) -> None:
-        """A batch that begins with this gene was encoded."""
+    def committed(self, first: str, genes: int) -> None:
+        """A batch that begins with this gene was encoded.
+
+        Args:
+            first: Id of the gene.
+            genes: Size of the batch.
+        """
         self._unproven = 0
+        self._suspects = max(0, self._suspects - genes)
         self._limits.pop(first, None)
         self._crashes = {key: count for key, count in self._crashes.items() if key[0] != first}
 
@@ -118,7 +134,7 @@ class ShardWork:
     """One shard of the run.
 
     Args:
-        assignment: What its worker is told; the epoch is set when it is given out.
+        assignment: What its worker is told; the epoch grows each time that it is given out.
         pending: Genes that lacked a vector before the run, `None` where nobody has counted them. From then on their
             worker counts.
         bad_batches: Batches that killed a worker.
@@ -249,15 +265,9 @@ class BuildJob:
 
     def _assignment(self, work: ShardWork) -> Assignment:
         """What a worker is told now: with a lease above every earlier one, and what is known of bad batches."""
-        given = work.assignment
-        path = Path(given.path)
-        try:
-            stored = lease_epoch(path)
-        except StoreError:
-            stored = given.epoch  # the worker meets the same trouble and says what it is
         work.assignment = replace(
-            given,
-            epoch=max(stored, given.epoch) + 1,
+            work.assignment,
+            epoch=work.assignment.epoch + 1,
             limits=work.bad_batches.limits(),
             quarantine=work.bad_batches.quarantined(),
             shortages=work.shortages,
@@ -305,7 +315,7 @@ class BuildJob:
                 work.left -= 1
             case messages.Boundary(genes=int(genes)):
                 if work.batch is not None:
-                    work.bad_batches.committed(work.batch[0])
+                    work.bad_batches.committed(*work.batch)
                 work.batch, work.shortages = None, 0
                 work.encoded += genes
                 work.left, work.unsaid = message.pending, 0

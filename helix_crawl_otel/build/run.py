@@ -22,10 +22,11 @@ from helix_crawl_otel.build.job import BuildJob
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.plan import BuildPlan
 from helix_crawl_otel.console.console import Console
+from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.output import StandardOutput
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_model
-from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, PAUSED
+from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.link.messages import WorkerSettings
 from helix_crawl_otel.shards.inspect import STATE_FOLDER, count_quarantined
@@ -68,10 +69,11 @@ def run_build(
     faults = options.parsed_faults()
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.common.as_json))
+        notice = stack.enter_context(Notice(options.common.notify))
         for folder in sorted(set(folders)):
             stack.enter_context(FolderLock(folder / STATE_FOLDER, command))
         planned = make_plan()
-        console = stack.enter_context(Console(options.common, standard_output.shown))
+        console = stack.enter_context(Console(options.common, standard_output.shown, notice))
         run_options = RunOptions(
             config=options.common.config,
             folder=folders[0] / STATE_FOLDER,
@@ -98,7 +100,8 @@ def run_build(
         run, code = session.supervise(job)
         retry = "" if options.retry_quarantined else f"{command} --retry-quarantined"
         mended = f"{command}   # when that is mended; what is done is kept"
-        summary = _summary(code, run, job, planned, session, console, (*next_steps, retry, mended))
+        steps = (*next_steps, retry, mended)
+        summary = _summary(code, run, job, planned, session, console, options.lock_seconds, steps)
         console.end(summary)
         standard_output.hurries = summary.exit_code == INTERRUPTED
     return summary.exit_code
@@ -169,6 +172,7 @@ def _summary(
     planned: BuildPlan,
     session: Session,
     console: Console,
+    lock_seconds: float,
     next_steps: tuple[str, str, str, str],
 ) -> Summary:
     states = [work.state for work in job.shards]
@@ -178,7 +182,9 @@ def _summary(
         job.paused()
         states = [work.state for work in job.shards]
     failed = {work.assignment.shard: work.reason for work in job.shards if work.state == "failed"} | planned.failures
-    quarantined = planned.quarantined + sum(count_quarantined(Path(work.assignment.path)) for work in job.shards)
+    quarantined = planned.quarantined + sum(
+        count_quarantined(Path(work.assignment.path), lock_seconds) for work in job.shards
+    )
     problems = sum(work.problems for work in job.shards)
     if code == DONE and (failed or quarantined or problems):
         code = FAILED
@@ -187,11 +193,11 @@ def _summary(
     progress = console.progress
     verify, resume, retry, mended = next_steps
     next_step = verify if code in (DONE, FAILED) else resume
-    if job.never is not None or (code == FAILED and (failed or problems)):
+    if job.never is not None or code == NEVER or (code == FAILED and (failed or problems)):
         next_step = mended
     elif code == FAILED and quarantined and retry:
         next_step = retry
-    logs = sorted(map(str, session.folder.glob("worker-*.log"))) if progress.crashes or failed or job.never else []
+    logs = _logs(session.folder) if progress.crashes or failed or job.never else []
     return Summary(
         exit_code=code,
         seconds=console.seconds(),
@@ -209,6 +215,14 @@ def _summary(
         lost_seconds=run.totals.lost_seconds,
         next_step=next_step,
         gate_seconds=run.totals.gate_seconds,
-        reason=job.never or "",
+        reason=job.never or "; ".join(why for ending, why in run.endings if why != ending.value),
         logs=logs,
     )
+
+
+def _logs(folder: Path) -> list[str]:
+    """The workers' log files; none where the folder cannot be read just now, for the summary is more than they."""
+    try:
+        return sorted(map(str, folder.glob("worker-*.log")))
+    except OSError:
+        return []

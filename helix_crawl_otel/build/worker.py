@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,10 +30,12 @@ from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, first_lin
 from helix_crawl_otel.encoders.load import load_encoder
 from helix_crawl_otel.exit_codes import NEVER, USAGE
 from helix_crawl_otel.faults.faults import apply_faults, parse_fault
+from helix_crawl_otel.lacks import passing_cause
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.client import Link, link_of_this_process
 from helix_crawl_otel.link.launch import die_with_parent, leave_interrupts_to_supervisor
 from helix_crawl_otel.link.messages import Assignment, WorkerSettings
+from helix_crawl_otel.logs import LineFormatter, log_error, log_thread_error
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.shards.damage import judge
 from helix_crawl_otel.shards.errors import ShardCorrupt, StoreError
@@ -49,7 +52,11 @@ def main() -> int:
         return USAGE
     die_with_parent(int(sys.argv[1]))
     leave_interrupts_to_supervisor()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.captureWarnings(True)
+    sys.excepthook, threading.excepthook = log_error, log_thread_error
     link = link_of_this_process()
     if link is None or link.task is None:
         print("no supervisor has opened a channel to this worker; use `helix-crawl build`", file=sys.stderr)
@@ -85,8 +92,13 @@ class _Worker:
                 try:
                     self._work(assignment, watch)
                 except ModelError as error:
-                    self._link.send(messages.CannotStart(str(error)))
-                    return NEVER
+                    passing = passing_cause(error)
+                    if passing is None:
+                        self._link.send(messages.CannotStart(str(error)))
+                        return NEVER
+                    reason = f"the model cannot be loaded now: {first_line(passing)}"
+                    self._link.send(messages.LastWords(reason, False))
+                    return BROKEN_EXIT_CODE
                 except EncoderBroken as error:
                     self._link.send(messages.LastWords(str(error), error.is_device))
                     return BROKEN_EXIT_CODE
@@ -111,7 +123,8 @@ class _Worker:
             )
         except ShardCorrupt as error:
             # Here and not in the supervisor: to check a large file takes minutes.
-            judged = judge(error, Path(assignment.path), is_built=assignment.source is not None)
+            is_built, wait = assignment.source is not None, self._settings.lock_seconds
+            judged = judge(error, Path(assignment.path), is_built=is_built, lock_seconds=wait)
             self._link.send(messages.ShardFailed(shard, judged.reason, judged.may_set_aside))
         except (StoreError, UnreadableSource, DeviceMismatch, EncodingFailed) as error:
             self._link.send(messages.ShardFailed(shard, str(error), is_corrupt=False))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from helix_crawl_otel.build.options import add_encode_options, read_encode_options
-from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command, typed_command
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shards.inspect import find_shards
@@ -41,12 +40,12 @@ def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.build.run import run_build
 
     options = read_encode_options(args)
-    paths = [path.absolute() for path in find_shards([typed_folder(text, "PATH") for text in args.paths])]
-    command = shown_command(["helix-crawl", *sys.argv[1:]])
+    paths, notes = find_shards([typed_folder(text, "PATH").absolute() for text in args.paths])
+    command = typed_command()
     return run_build(
         command,
         [path.parent for path in paths],
         options,
-        lambda: plan_backfill(paths, options),
+        lambda: plan_backfill(paths, options, notes),
         next_steps=(shown_command(["helix-crawl", "verify", *args.paths]), f"{command}   # goes on where it was"),
     )

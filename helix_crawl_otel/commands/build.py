@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from helix_crawl_otel.build.options import add_encode_options, read_encode_options
-from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command, typed_command
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder, typed_path
@@ -66,9 +65,9 @@ def build(args: argparse.Namespace, source: Path, out: Path) -> int:
 
     options = read_encode_options(args)
     source, out = source.absolute(), out.absolute()
-    if out.is_file() or out == source:
+    if out.is_file() or out == source or (out.exists() and source.exists() and out.samefile(source)):
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
-    command = shown_command(["helix-crawl", *sys.argv[1:]])
+    command = typed_command()
     done = shown_command(["helix-crawl", "verify", str(out)])
     return run_build(
         command,

@@ -1,5 +1,5 @@
-"""How a command adds itself to the command line: the same for all of them; and the timeline that some are given: a
-file, a job's folder, or standard input.
+"""What the commands share: how one adds itself to the command line, how it prints, and the timeline that some are
+given, a file, a job's folder, or standard input.
 
 Source: DESIGN.md, sections 3.3 and 3.6.
 """
@@ -7,15 +7,27 @@ Source: DESIGN.md, sections 3.3 and 3.6.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from helix_crawl_otel.formats import printable, shown_command, without_secrets
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.timeline import TimelineError, TimelineReader, read_timeline
 
-__all__ = ["Commands", "add_command", "add_timeline", "timeline_path", "timeline_reader"]
+__all__ = [
+    "Commands",
+    "add_command",
+    "add_timeline",
+    "say",
+    "say_json",
+    "say_over",
+    "timeline_path",
+    "timeline_reader",
+    "typed_command",
+]
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `ArgumentParser.add_subparsers` returns."""
@@ -24,6 +36,35 @@ STANDARD_INPUT = "-"
 
 PLACES = (Path(".helix-crawl") / "timeline.jsonl", Path("timeline.jsonl"))
 """In a folder: of the shards that `build` made, and of the state that `run` kept."""
+
+
+def typed_command() -> str:
+    """The command of this process, for who types it again or asks who is at work: without its secrets."""
+    return shown_command(["helix-crawl", *without_secrets(sys.argv[1:])])
+
+
+# -- what a command prints: nothing else in this package does -------------------------------------------------------
+
+
+def say(*lines: str, to_stderr: bool = False) -> None:
+    """Print lines for people, each by way of `formats.printable`."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    if stream is not None:  # it was closed, and `print` would take another one
+        print("".join(f"{printable(line)}\n" for line in lines), end="", file=stream)
+
+
+def say_json(content: object, indent: int | None = None, default: Callable[[Any], object] | None = None) -> None:
+    """Print one JSON text for programs: plain ASCII, with all that is in it."""
+    print(json.dumps(content, indent=indent, default=default))
+
+
+def say_over(text: str) -> None:
+    """Show what goes on, in one line that is written over, where somebody watches standard error; empty at its end."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(f"\r{printable(text):<70}{'' if text else chr(13)}", end="", file=sys.stderr, flush=True)
+
+
+# -- the command line, and the timeline -----------------------------------------------------------------------------
 
 
 def add_command(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command, say
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.paths import typed_path
 
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")
-    sys.stdout.write(_next_steps(folder, texts))
+    say(*_next_steps(folder, texts).splitlines())
     return 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from helix_crawl_otel.build.options import read_encode_options
 from helix_crawl_otel.commands import build, query, verify
-from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command, say
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder
 
@@ -45,14 +45,14 @@ def _command(args: argparse.Namespace) -> int:
     code = build.build(args, source, out / "shards")
     if code != 0 or args.json:
         return code
-    print("\nIs every gene there? " + shown_command(["helix-crawl", "verify", str(out / "shards")]))
+    say("", "Is every gene there? " + shown_command(["helix-crawl", "verify", str(out / "shards")]))
     code = verify.verify([out / "shards"], as_json=False)
-    print("\nIs the build any good? The genes nearest to a question, best first:")
-    print(shown_command(["helix-crawl", "query", str(out / "shards"), QUESTION]))
+    say("", "Is the build any good? The genes nearest to a question, best first:")
+    say(shown_command(["helix-crawl", "query", str(out / "shards"), QUESTION]))
     model = None if args.model in ("minilm", "hashing") else args.model
     query.show(query.query(out / "shards", QUESTION, 3, model))
-    print("\nNow your own files: helix-crawl build FOLDER --out DIR")
-    print(f"The demo lies in {out}; delete it when you are done with it.")
+    say("", "Now your own files: helix-crawl build FOLDER --out DIR")
+    say(f"The demo lies in {out}; delete it when you are done with it.")
     return code
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import textwrap
 from collections.abc import Sequence
 
-from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command, say, say_json
 from helix_crawl_otel.config import add_options, environment, option_or_knob, option_values
 from helix_crawl_otel.doctor.cards import card_checks, device_check
 from helix_crawl_otel.doctor.checks import Check, Severity, worst
@@ -66,9 +65,9 @@ def _command(args: argparse.Namespace) -> int:
     )
     verdict = worst(checks)
     if args.json:
-        print(json.dumps({"verdict": verdict.value, "checks": [check.to_json() for check in checks]}, indent=2))
+        say_json({"verdict": verdict.value, "checks": [check.to_json() for check in checks]}, indent=2)
     else:
-        print("\n".join(lines(checks)))
+        say(*lines(checks))
     return FAILED if verdict is Severity.PROBLEM else DONE
 
 
@@ -106,11 +105,8 @@ def lines(checks: Sequence[Check]) -> list[str]:
             shown += _wrap(f"-> {check.advice} ({check.source})", indent, f"{indent}   ")
     verdicts = [check.verdict for check in checks]
     found = (verdicts.count(Severity.PROBLEM), "problem"), (verdicts.count(Severity.WARN), "warning")
-    if any(number for number, _ in found):
-        shown.append("\n" + ", ".join(count(number, what) if number else f"no {what}s" for number, what in found))
-    else:
-        shown.append("\nnothing is wrong")
-    return shown
+    trouble = ", ".join(count(number, what) if number else f"no {what}s" for number, what in found)
+    return [*shown, "", trouble if any(number for number, _ in found) else "nothing is wrong"]
 
 
 def _wrap(text: str, first: str, others: str) -> list[str]:

@@ -6,14 +6,13 @@ Source: DESIGN.md, section 3.3.
 from __future__ import annotations
 
 import argparse
-import json
 import os.path
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command, say, say_json
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.encoders.base import BadVector, DeviceMismatch, ModelError
 from helix_crawl_otel.encoders.load import check_model, is_of, load_encoder, model_of
@@ -73,7 +72,7 @@ def _command(args: argparse.Namespace) -> int:
         raise ConfigError(f"--device is {args.device!r}; accepted: cpu, cuda or cuda:N") from None
     found = query(typed_folder(args.path, "DIR"), text, int(args.count), args.model, device)
     if args.json:
-        print(json.dumps(found, default=str))
+        say_json(found, default=str)
         return 0
     show(found)
     return 0
@@ -83,14 +82,9 @@ def show(found: Sequence[Mapping[str, Any]]) -> None:
     """Print genes for people: score, source, and the first lines of each."""
     for rank, gene in enumerate(found, 1):
         source = gene["source_id"] or f"gene {gene['gene_id']}"  # the app's own genes name no source
-        print(f"{rank}. {gene['score']:.3f}  {_harmless(str(source))}")
+        say(f"{rank}. {gene['score']:.3f}  {source}")
         for line in [line for line in str(gene["content"]).splitlines() if line.strip()][:LINES_SHOWN]:
-            print(f"      {_harmless(line)[:LINE_LETTERS]}")
-
-
-def _harmless(line: str) -> str:
-    """A line without what would move the cursor of a terminal, or colour it."""
-    return "".join(letter if letter.isprintable() else " " for letter in line.expandtabs(4))
+            say(f"      {line.expandtabs(4)[:LINE_LETTERS]}")
 
 
 def query(path: Path, text: str, count: int, model: str | None = None, device: str = "cpu") -> list[dict[str, Any]]:
@@ -107,7 +101,7 @@ def query(path: Path, text: str, count: int, model: str | None = None, device: s
         StoreError: There are no shards, no vectors, or they are of another encoder.
         ModelError: The model cannot be loaded.
     """
-    identities = {shard: stored_identity(shard) for shard in find_shards([path])}
+    identities = {shard: stored_identity(shard) for shard in find_shards([path])[0]}
     identity = _wanted(path, [found for found in identities.values() if found is not None], model)
     shards = [shard for shard, found in identities.items() if found == identity]
     if not any(map(has_vectors, shards)):

@@ -6,15 +6,21 @@ Source: DESIGN.md, sections 3.3 and 3.6.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
-from helix_crawl_otel.commands.common import Commands, add_command, add_timeline, timeline_path, timeline_reader
+from helix_crawl_otel.commands.common import (
+    Commands,
+    add_command,
+    add_timeline,
+    say,
+    say_json,
+    timeline_path,
+    timeline_reader,
+)
 from helix_crawl_otel.config import add_options, config_from_options, option_values
 from helix_crawl_otel.replay.engine import ReplayResult, replay
-from helix_crawl_otel.replay.text import replay_text, skipped_text
+from helix_crawl_otel.replay.text import replay_lines, skipped_lines
 from helix_crawl_otel.timeline import TimelineReader
 
 __all__ = ["ReplayResult", "json_lines", "register", "replay", "run"]
@@ -65,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
     result = replay(reader, config)
     if args.json:
         for line in json_lines(result, reader):
-            print(json.dumps(line, allow_nan=False))
-        print(skipped_text(reader), end="", file=sys.stderr)
+            say_json(line)
+        say(*skipped_lines(reader), to_stderr=True)
     else:
-        print(replay_text(result, reader))
+        say(*replay_lines(result, reader))
     return 0
 
 

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from helix_crawl_otel.charts import ChartError, check_matplotlib
-from helix_crawl_otel.commands.common import Commands, add_command, add_timeline, timeline_path, timeline_reader
+from helix_crawl_otel.commands.common import Commands, add_command, add_timeline, say, timeline_path, timeline_reader
 from helix_crawl_otel.config import KNOBS, ConfigError, add_options, config_from_options, option_values
 from helix_crawl_otel.exit_codes import DONE
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.order import in_runs
-from helix_crawl_otel.replay.text import skipped_text
+from helix_crawl_otel.replay.text import skipped_lines
 from helix_crawl_otel.report.effect import choose
 from helix_crawl_otel.report.page import page, picture
 from helix_crawl_otel.report.story import RunReport
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     story = _story(reader, config, options)
     if all(tale.is_empty for tale in story.tales):
         raise TimelineError(f"{reader.name} has no batch, so there is nothing to report")
-    notes = skipped_text(reader).splitlines()
+    notes = skipped_lines(reader)
     if out is not None:
         name = "standard input" if timeline is None else timeline.name
         out.write_text(page(story, choose(story), name, notes), encoding="utf-8", newline="\n")
@@ -94,11 +93,8 @@ def _story(reader: TimelineReader, config: Settings, options: Mapping[str, str])
 
 
 def _say(story: RunReport, paths: Iterable[Path], notes: Iterable[str]) -> None:
-    print(headline(story))
-    for path in paths:
-        print(f"report: {path}")
-    for note in notes:
-        print(note, file=sys.stderr)
+    say(headline(story), *(f"report: {path}" for path in paths))
+    say(*notes, to_stderr=True)
 
 
 def _check(timeline: Path | None, out: Path | None, png: Path | None) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import ExitStack
 
-from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command, typed_command
 from helix_crawl_otel.config import ConfigError, option_or_knob
 from helix_crawl_otel.console.options import add_common_options, read_common_options
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED
-from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.supervise import events
@@ -67,6 +65,7 @@ def register(commands: Commands) -> None:
 
 def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.console.console import Console
+    from helix_crawl_otel.console.notify import Notice
     from helix_crawl_otel.console.output import StandardOutput
     from helix_crawl_otel.supervise.session import RunOptions, Session
 
@@ -78,11 +77,12 @@ def _command(args: argparse.Namespace) -> int:
     device = "cuda:0" if asked == "auto" else str(parse_device(asked))
     environ = {**options.environ, **command.added, **({DEVICE: asked} if DEVICE in options.knobs else {})}
     folder = typed_path(args.state, "--state").absolute()
-    typed = shown_command(["helix-crawl", *sys.argv[1:]])
+    typed = typed_command()
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.as_json))
+        notice = stack.enter_context(Notice(options.notify))
         stack.enter_context(FolderLock(folder, typed))
-        console = stack.enter_context(Console(options, standard_output.shown))
+        console = stack.enter_context(Console(options, standard_output.shown, notice))
         run_options = RunOptions(
             config=options.config,
             folder=folder,

@@ -6,15 +6,13 @@ Source: DESIGN.md, section 3.3.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from helix_crawl_otel.charts import ChartError
-from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command, say, say_json
 from helix_crawl_otel.config import ConfigError, add_options, config_from_options, option_values
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.simulate.compare import compare, legend, table
@@ -67,11 +65,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     if args.example:
-        print(EXAMPLE, end="")
+        say(*EXAMPLE.splitlines())
         return 0
     if args.list:
         for scenario in SCENARIOS:
-            print(f"{scenario.name:16} {scenario.text}")
+            say(f"{scenario.name:16} {scenario.text}")
         return 0
     settings = config_from_options(option_values(args))
     scenarios = _scenarios(args.scenario, args.seed)
@@ -88,18 +86,18 @@ def _run(args: argparse.Namespace) -> int:
         check_picture(plot)
     comparisons = [compare(scenario, settings) for scenario in scenarios]
     if args.json:
-        print(json.dumps([row.as_json() for item in comparisons for row in item.rows], indent=1))
+        say_json([row.as_json() for item in comparisons for row in item.rows], indent=1)
     else:
-        print(table(comparisons))
-        print("\nA model in virtual time, not a measurement. `helix-crawl simulate --help` says what the policies are.")
+        say(*table(comparisons).split("\n"), "")
+        say("A model in virtual time, not a measurement. `helix-crawl simulate --help` says what the policies are.")
     if plot is not None:
         with _writing("--plot", plot):
             draw_into(plot, comparisons[0])
-        print(f"picture: {plot}", file=sys.stderr)
+        say(f"picture: {plot}", to_stderr=True)
     if record is not None:
         with _writing("--record", record):
             write_timeline(record, scenarios[0], comparisons[0].runs[args.policy], settings)
-        print(f"timeline of {args.policy}: {record}", file=sys.stderr)
+        say(f"timeline of {args.policy}: {record}", to_stderr=True)
     return 0
 
 

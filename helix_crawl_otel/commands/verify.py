@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
-from helix_crawl_otel.commands.common import Commands, add_command
+from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over
 from helix_crawl_otel.exit_codes import DONE, FAILED
-from helix_crawl_otel.formats import count
+from helix_crawl_otel.formats import count, printable
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shards.accounts import Accounts, account, combine
 from helix_crawl_otel.shards.errors import StoreError
@@ -51,45 +49,41 @@ def verify(paths: list[Path], *, as_json: bool) -> int:
     Raises:
         NoShards: A path is not there, or holds none.
     """
-    shards = find_shards(paths)
+    shards, notes = find_shards(paths)
+    for note in notes:
+        say(f"helix-crawl: {note}", to_stderr=True)
     counted: list[tuple[str, Accounts]] = []
     unreadable = 0
     for path in shards:
+        name = path.name
         try:
-            counted.append((path.name, account(path, lambda genes, name=path.name: _progress(name, genes))))  # type: ignore[misc]  # bound early
+            counted.append((name, account(path, lambda genes, name=name: say_over(f"{name}: {genes:,} genes"))))  # type: ignore[misc]  # bound early
         except StoreError as error:
             unreadable += 1
-            _progress("", 0)
-            print(f"helix-crawl: error: {error}", file=sys.stderr)
-    _progress("", 0)
+            say_over("")
+            say(f"helix-crawl: error: {error}", to_stderr=True)
+    say_over("")
     total = combine(counted)
     if as_json:
-        print(json.dumps(total.to_json()))  # what cannot be read is on standard error, and in the exit code
+        say_json(total.to_json())  # what cannot be read is on standard error, and in the exit code
     else:
         _print_table(counted, total, unreadable)
     return DONE if total.is_whole and not unreadable else FAILED
 
 
-def _progress(name: str, genes: int) -> None:
-    """One line that is written over, where somebody watches."""
-    if sys.stderr is not None and sys.stderr.isatty():
-        text = f"{name}: {genes:,} genes" if name else ""
-        print(f"\r{text:<70}\r" if not name else f"\r{text:<70}", end="", file=sys.stderr, flush=True)
-
-
 def _print_table(counted: list[tuple[str, Accounts]], total: Accounts, unreadable: int) -> None:
     rows = [("shard", *(column.replace("_", " ") for column in _COLUMNS))]
-    rows += [(name, *(f"{getattr(one, column):,}" for column in _COLUMNS)) for name, one in counted]
+    rows += [(printable(name), *(f"{getattr(one, column):,}" for column in _COLUMNS)) for name, one in counted]
     rows.append((count(total.shards, "shard"), *(f"{getattr(total, column):,}" for column in _COLUMNS)))
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        print("  ".join(cells))
-    print(f"digest {total.digest}")
+        say("  ".join(cells))
+    say(f"digest {total.digest}")
     if unreadable:
         verb = "is" if unreadable == 1 else "are"
-        print(f"not whole: {count(unreadable, 'shard')} that cannot be read {verb} not counted")
+        say(f"not whole: {count(unreadable, 'shard')} that cannot be read {verb} not counted")
     elif total.is_whole:
-        print("every gene that can have a vector has one")
+        say("every gene that can have a vector has one")
     else:
-        print("not whole: see missing, wrong length, quarantined")
+        say("not whole: see missing, wrong length, quarantined")

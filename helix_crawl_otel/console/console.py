@@ -11,7 +11,7 @@ from types import TracebackType
 
 from opentelemetry.metrics import MeterProvider
 
-from helix_crawl_otel.console.notify import notify
+from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.options import CommonOptions
 from helix_crawl_otel.console.output import OutputThread
 from helix_crawl_otel.console.screen import Display, JsonDisplay, PlainDisplay
@@ -29,6 +29,7 @@ class Console:
     Args:
         options: What was asked for.
         output: Draws on standard output; `None` where that has been closed.
+        notice: Is given the summary.
 
     Raises:
         OSError: At `__enter__`: the metrics port that was asked for is in use.
@@ -36,10 +37,11 @@ class Console:
     Threads: `emit` from any; the rest is the main thread's.
     """
 
-    def __init__(self, options: CommonOptions, output: OutputThread | None) -> None:
+    def __init__(self, options: CommonOptions, output: OutputThread | None, notice: Notice) -> None:
         self.provider: MeterProvider | None = None
         self._options = options
         self._output = output
+        self._notice = notice
         self._stack = ExitStack()
         self._early: list[Callable[[float], events.Event]] = []
         self._clock: Callable[[], float] = time.monotonic
@@ -71,7 +73,7 @@ class Console:
             code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
             summary = Summary(code, self.seconds(), self.progress.encoded, reason=str(error or ""))
         self._stack.close()
-        notify(self._options.notify, summary.to_json())
+        self._notice.summary = summary.to_json()
 
     def start(self, clock: Callable[[], float]) -> None:
         """The run's clock is known: show what had to wait for it."""
@@ -114,14 +116,14 @@ def _choose_display(output: OutputThread | None, as_json: bool, is_plain: bool, 
     if as_json:
         return JsonDisplay(output.write)
     if is_plain or not output.is_terminal or environ.get("TERM") == "dumb":
-        return PlainDisplay(output.write)
+        return PlainDisplay(output.say)
     from rich.console import Console as Terminal
 
     from helix_crawl_otel.console.live import LiveDisplay
 
     terminal = Terminal(highlight=False)
     if terminal.legacy_windows:  # it would move the cursor by calls of the system
-        return PlainDisplay(output.write)
+        return PlainDisplay(output.say)
     return LiveDisplay(terminal, output)
 
 

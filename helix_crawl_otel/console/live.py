@@ -5,7 +5,7 @@ rung; and what a worker does that encodes nothing.
 from __future__ import annotations
 
 import logging
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -48,14 +48,14 @@ class LiveDisplay(Display):
 
     def end(self, summary: Summary) -> None:
         """See `Display`."""
-        self._leave(f"\n{summary.text()}\n")
+        self._leave("", *summary.lines())
 
     def close(self) -> None:
         """See `Display`."""
-        self._leave("")
+        self._leave()
 
-    def _leave(self, text: str) -> None:
-        self._output.put_nowait(Piece(text, is_last=True))
+    def _leave(self, *lines: str) -> None:
+        self._output.say(*lines, is_last=True)
         self._logger.removeHandler(self._handler)
         self._logger.propagate = self._propagated
 
@@ -65,7 +65,7 @@ class LiveDisplay(Display):
             self._refresh(event.t)
             return
         is_behind = self._output.is_behind
-        self._output.put_nowait(Piece(f"[{duration(event.t - since):>11}] {text}\n"))
+        self._output.say(f"[{duration(event.t - since):>11}] {text}")
         if not is_behind:
             self._draw(event.t)
 
@@ -76,7 +76,7 @@ class LiveDisplay(Display):
 
     def _draw(self, now: float) -> None:
         self._drawn_at = now
-        self._output.put_nowait(Piece("", bars=_rows(now, self.progress)))
+        self._output.say(bars=_rows(now, self.progress))
 
 
 class _Bars:
@@ -99,9 +99,8 @@ class _Bars:
             self._live.start()
         if piece.text:
             style = "" if not piece.level else CRAWL_STYLE if piece.level >= logging.ERROR else "yellow"
-            text = piece.text.removesuffix("\n")
-            shown = Text(printable(text) if piece.level else text, style=style)
-            self._console.print(shown, soft_wrap=bool(piece.level) or piece.is_last)
+            text = Text(piece.text.removesuffix("\n"), style=style)
+            self._console.print(text, soft_wrap=bool(piece.level) or piece.is_last)
         if piece.bars is not None:
             self._live.update(piece.bars, refresh=True)
 
@@ -110,18 +109,18 @@ def _rows(now: float, progress: Progress) -> RenderableType:
     rows: list[RenderableType] = []
     for name, shard in list(progress.running.items())[:MOST_SHARDS]:
         style = CRAWL_STYLE if shard.is_crawling else ""
-        state = Text(printable(shard_text(now, shard, progress)), style=style)
-        rows += [_bar(name, shard), Padding(state, (0, 0, 0, 2))]
+        rows += [_bar(name, shard), Padding(_text(shard_text(now, shard, progress), style=style), (0, 0, 0, 2))]
     busy = {shard.slot for shard in progress.running.values()}
     for slot, activity in list(progress.activities.items())[:MOST_SHARDS]:
         if slot not in busy:
-            rows.append(_line(printable(f"{slot}: {activity_text(now, activity)}")))
-    rows.append(_line(progress_text(now, progress)))
+            rows.append(_text(f"{slot}: {activity_text(now, activity)}", no_wrap=True, overflow="ellipsis"))
+    rows.append(_text(progress_text(now, progress), no_wrap=True, overflow="ellipsis"))
     return Group(*rows)
 
 
-def _line(text: str) -> Text:
-    return Text(text, no_wrap=True, overflow="ellipsis")
+def _text(text: str, **how: Any) -> Text:
+    """What is drawn beside the bars: like `OutputThread.say`, which does not see into them."""
+    return Text(printable(text), **how)
 
 
 def _bar(name: str, shard: ShardProgress) -> Table:
@@ -131,9 +130,9 @@ def _bar(name: str, shard: ShardProgress) -> Table:
     table.add_column(ratio=2)
     table.add_column(justify="right", no_wrap=True, min_width=5)
     if shard.total is None:
-        table.add_row(Text(printable(shard_name(name))), Text(genes(shard.done)), Text(""))
+        table.add_row(_text(shard_name(name)), Text(genes(shard.done)), Text(""))
     else:
         percent = 100 * shard.done // shard.total if shard.total else 100
         bar = ProgressBar(total=max(1, shard.total), completed=shard.done)
-        table.add_row(Text(printable(shard_name(name))), bar, Text(f"{percent} %"))
+        table.add_row(_text(shard_name(name)), bar, Text(f"{percent} %"))
     return table

@@ -23,8 +23,8 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple, TextIO, cast
 
-from helix_crawl_otel.formats import is_gone_reader
-from helix_crawl_otel.logs import logger
+from helix_crawl_otel.formats import is_gone_reader, printable
+from helix_crawl_otel.logs import LineFormatter, log_thread_error
 from helix_crawl_otel.supervise.interrupts import Interrupts
 
 __all__ = ["LogHandler", "OutputThread", "Piece", "StandardOutput"]
@@ -97,7 +97,7 @@ class StandardOutput:
             logging.captureWarnings(True)
             self._stack.callback(logging.captureWarnings, False)
             self._stack.callback(setattr, threading, "excepthook", threading.excepthook)
-            threading.excepthook = _log_thread_error
+            threading.excepthook = log_thread_error
         return self
 
     def __exit__(
@@ -140,16 +140,16 @@ class StandardOutput:
                     return
                 elif now - since > TELL_SECONDS and not is_told and self._told is not None:
                     is_told = True
-                    self._told.write(
+                    self._told.say(
                         "helix-crawl: the run is over and its folder free, but nobody reads what it has to show on "
-                        "standard output; Ctrl-C gives that up\n"
+                        "standard output; Ctrl-C gives that up"
                     )
 
     def _tell_of(self, error: OSError) -> None:
         if self._told is not None:
-            self._told.write(
+            self._told.say(
                 f"helix-crawl: standard output cannot be written ({error.strerror or error}): it ends here, "
-                "perhaps within a line; the run goes on\n"
+                "perhaps within a line; the run goes on"
             )
 
 
@@ -217,8 +217,12 @@ class OutputThread(QueueListener):
         with self._changed:
             return bool(self._waiting) or self._is_writing
 
+    def say(self, *lines: str, bars: Any = None, is_last: bool = False) -> None:
+        """Queue lines for people, each by way of `formats.printable`. Bars and end: see `Piece`."""
+        self.put_nowait(Piece("".join(f"{printable(line)}\n" for line in lines), bars=bars, is_last=is_last))
+
     def write(self, text: str) -> None:
-        """Queue whole lines."""
+        """Queue whole lines for programs, as they are."""
         self.put_nowait(Piece(text))
 
     def put_nowait(self, piece: Piece) -> None:
@@ -295,6 +299,10 @@ class OutputThread(QueueListener):
 class LogHandler(QueueHandler):
     """Queues log lines among what an `OutputThread`, its queue, writes."""
 
+    def __init__(self, output: OutputThread) -> None:
+        super().__init__(output)
+        self.setFormatter(LineFormatter())
+
     def prepare(self, record: logging.LogRecord) -> Any:
         """See `QueueHandler`: as a piece."""
         return Piece(self.format(record) + "\n", record.levelno)
@@ -353,14 +361,6 @@ def _text_gap(missing: int) -> str:
 
 def _json_gap(missing: int) -> str:
     return json.dumps({"event": "dropped", "lines": missing}) + "\n"
-
-
-def _log_thread_error(args: threading.ExceptHookArgs) -> None:
-    """In the words of Python's own hook, which writes to standard error by itself."""
-    if args.exc_type is not SystemExit:
-        name = args.thread.name if args.thread is not None else threading.get_ident()
-        error = args.exc_value if args.exc_value is not None else args.exc_type()
-        logger.error("Exception in thread %s:", name, exc_info=(args.exc_type, error, args.exc_traceback))
 
 
 def _write_lines(piece: Piece, stream: TextIO) -> None:

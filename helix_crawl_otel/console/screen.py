@@ -79,17 +79,17 @@ class PlainDisplay(Display):
     """A line for each event that matters, and one of progress every half minute.
 
     Args:
-        write: Takes whole lines.
+        say: Takes lines for people, see `OutputThread.say`.
     """
 
-    def __init__(self, write: Callable[[str], object]) -> None:
+    def __init__(self, say: Callable[..., object]) -> None:
         super().__init__()
-        self._write = write
+        self._say = say
         self._told_at: float | None = None
 
     def end(self, summary: Summary) -> None:
         """See `Display`."""
-        self._write(f"\n{summary.text()}\n")
+        self._say("", *summary.lines())
 
     def _show(self, event: events.Event, since: float) -> None:
         text = sentence_of(event)
@@ -105,4 +105,4 @@ class PlainDisplay(Display):
                 self._put(now - (self._since if self._since is not None else now), line)
 
     def _put(self, seconds: float, text: str) -> None:
-        self._write(f"[{duration(seconds):>11}] {text}\n")
+        self._say(f"[{duration(seconds):>11}] {text}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from helix_crawl_otel.console.progress import Activity, Progress, ShardProgress
-from helix_crawl_otel.formats import count, duration, genes, gib, printable, rate, shard_name, whole_seconds
+from helix_crawl_otel.formats import count, duration, genes, gib, rate, shard_name, whole_seconds
 from helix_crawl_otel.supervise import events
 
 __all__ = ["Summary", "activity_text", "progress_lines", "progress_text", "sentence_of", "shard_text"]
@@ -29,8 +29,7 @@ _INTERRUPTS = ("finishing the batches in flight; interrupt again to end at once"
 def sentence_of(event: events.Event) -> str | None:
     """An event for people; `None` when it is not worth a line. Actions have theirs in the log, `[crawl-watchdog]`."""
     say = _SENTENCES.get(type(event))
-    text = None if say is None else say(event)
-    return None if text is None else printable(text)
+    return None if say is None else say(event)
 
 
 def _started(event: events.RunStarted) -> str:
@@ -86,7 +85,7 @@ def _ended(event: events.ShardEnded) -> str:
     return f"shard {shard_name(event.shard)} {event.state}, {genes(event.encoded)} encoded{reason}"
 
 
-_SENTENCES: dict[type, Any] = {
+_SENTENCES: dict[type, Callable[[Any], str | None]] = {
     events.RunStarted: _started,
     events.MetricsAt: lambda event: f"metrics: {event.url}",
     events.Note: lambda event: event.text,
@@ -127,11 +126,11 @@ def progress_lines(now: float, progress: Progress) -> list[str]:
     lines = [progress_text(now, progress)]
     for name, shard in list(progress.running.items())[:MOST_SHARDS]:
         percent = "" if not shard.total else f"{100 * shard.done // shard.total} %, "
-        lines.append(printable(f"  {shard_name(name)}: {percent}{shard_text(now, shard, progress)}"))
+        lines.append(f"  {shard_name(name)}: {percent}{shard_text(now, shard, progress)}")
     busy = {shard.slot for shard in progress.running.values()}
     for slot, activity in progress.activities.items():
         if slot not in busy:
-            lines.append(printable(f"  {slot}: {activity_text(now, activity)}"))
+            lines.append(f"  {slot}: {activity_text(now, activity)}")
     return lines
 
 
@@ -213,14 +212,13 @@ class Summary:
             "gate_seconds": round(self.gate_seconds, 3),
         }
 
-    def text(self) -> str:
-        """A few lines for people."""
+    def lines(self) -> list[str]:
+        """For people."""
         state = "failed" if self._is_failed_job else _STATES.get(self.exit_code, "ended")
         head = f"{state} after {duration(self.seconds)}: {genes(self.encoded)} encoded"
         if self.skipped:
             head += f", {genes(self.skipped)} skipped (their shards were complete before)"
-        lines = [head, *(f"  {title:<13} {printable(text)}" for title, text in self._rows())]
-        return "\n".join(lines)
+        return [head, *(f"  {title:<13} {text}" for title, text in self._rows())]
 
     @property
     def _is_failed_job(self) -> bool:

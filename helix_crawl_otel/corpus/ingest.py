@@ -1,5 +1,7 @@
 """Brings the sources of a shard into its file: reads what is new or changed, cuts it, and writes it, a source at once.
 
+A source that cannot be read is named and left out; the others are taken in.
+
 In the order of the sources' ids, so that rows lie the same however often the worker was ended in between.
 
 Source: DESIGN.md, section 8.
@@ -7,13 +9,21 @@ Source: DESIGN.md, section 8.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.corpus.text import ChunkRule, NotText, SourceText, chunks, read_text
-from helix_crawl_otel.corpus.tree import ShardPlan, Source, SourceProblem, fingerprint, sources_of
-from helix_crawl_otel.shards.genes import Gene, SourceMark, content_hash, gene_id
+from helix_crawl_otel.corpus.text import CannotRead, ChunkRule, NotText, SourceText, chunks, read_text
+from helix_crawl_otel.corpus.tree import (
+    ROOT_SHARD,
+    ShardPlan,
+    Source,
+    SourceProblem,
+    UnreadableSource,
+    fingerprint,
+    sources_of,
+)
+from helix_crawl_otel.paths import on_disk
+from helix_crawl_otel.shards.genes import SourceMark
 from helix_crawl_otel.shards.schema import TREE_NOTE
 from helix_crawl_otel.shards.sources import SourceTable
 from helix_crawl_otel.shards.store import ShardStore
@@ -69,35 +79,41 @@ def ingest(
         rule: How text is cut.
         prune: Remove the genes of sources that are gone.
         progress: Called after each transaction: sources looked at so far, genes added so far.
-        should_stop: Asked after each transaction.
+        should_stop: Asked after each transaction, and in the middle of a large source; that is begun anew next time.
 
     Raises:
         StoreError: The file cannot be written; what was committed stays.
+        UnreadableSource: All of its genes are to be removed, and its folder is there.
     """
-    return _Ingest(store, rule, progress).run(plan, prune, should_stop)
+    try:
+        return _Ingest(store, rule, progress, should_stop).run(plan, prune)
+    except _Stopped:
+        return IngestReport(stopped=True)
 
 
-@dataclass
-class _Read:
-    """A source that waits to be written."""
-
-    source_id: str
-    mark: SourceMark
-    text: str
+class _Stopped(Exception):
+    """In the middle of a source."""
 
 
 class _Ingest:
-    def __init__(self, store: ShardStore, rule: ChunkRule, progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        store: ShardStore,
+        rule: ChunkRule,
+        progress: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
         self._store = store
         self._table = SourceTable(store)
         self._rule = rule
         self._progress = progress
+        self._should_stop = should_stop
         self._report = IngestReport()
-        self._waiting: list[_Read] = []
+        self._waiting: list[tuple[str, SourceMark, Iterator[str]]] = []
         self._touched: list[tuple[str, SourceMark]] = []
         self._chars = 0
 
-    def run(self, plan: ShardPlan, prune: bool, should_stop: Callable[[], bool]) -> IngestReport:
+    def run(self, plan: ShardPlan, prune: bool) -> IngestReport:
         report = self._report
         wanted = fingerprint(plan, self._rule.fingerprint)
         tree = [str(plan.root), plan.name]
@@ -115,13 +131,17 @@ class _Ingest:
             together = len(self._waiting) + len(self._touched)
             if together >= TOGETHER_SOURCES or self._chars >= TOGETHER_CHARS:
                 self._write()
-                if should_stop():
-                    report.stopped = True
-                    return report
+                self._stop_if_asked()
         self._write()
         unread = {source_id for source_id, _ in report.problems}
         report.gone = sorted(source_id for source_id in left if not _lies_in(source_id, unread))
         if prune and report.gone:
+            folder = plan.root / plan.name
+            if report.sources == 0 and plan.name != ROOT_SHARD and on_disk(folder).exists():
+                raise UnreadableSource(
+                    f"{folder} holds no file any more, so that nothing was pruned: is a disk not mounted? where all of "
+                    "it is meant to go, remove the folder as well"
+                )
             report.removed_genes += self._table.drop(report.gone)
         # Only now: a shard whose fingerprint is right is not looked into by the next run.
         if not report.problems:
@@ -135,42 +155,50 @@ class _Ingest:
             self._report.unchanged += 1
             return
         try:
-            read = read_text(source.path)
+            read = read_text(source.path, self._stop_if_asked)
         except FileNotFoundError:
             return  # it has gone since the folder was listed
         except NotText as error:
             self._report.skipped.append((source.source_id, str(error)))
-            read = SourceText("", "not text", source.size, source.mtime_ns)
-        except (OSError, MemoryError) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            self._report.problems.append((source.source_id, f"it cannot be read: {reason}"))
+            read = SourceText((), 0, True, "not text", source.size, source.mtime_ns)
+        except (CannotRead, MemoryError) as error:
+            self._leave_out(source.source_id, error)
             return
         digest = rule + read.digest
         if mark is not None and mark.digest == digest:
             self._touched.append((source.source_id, SourceMark(read.size, read.mtime_ns, digest, mark.genes)))
             return
-        self._waiting.append(_Read(source.source_id, SourceMark(read.size, read.mtime_ns, digest, -1), read.text))
-        self._chars += len(read.text)
+        new = SourceMark(read.size, read.mtime_ns, digest, genes=0)  # they are counted when they are written
+        if read.is_kept:
+            self._waiting.append((source.source_id, new, chunks(read.pieces, self._rule)))
+            self._chars += read.chars
+            return
+        # By itself, for it is read again meanwhile, and that may fail.
+        self._write()
+        self._waiting = [(source.source_id, new, chunks(read.pieces, self._rule))]
+        try:
+            self._write()
+        except CannotRead as error:
+            self._waiting = []
+            self._leave_out(source.source_id, error)
+
+    def _leave_out(self, source_id: str, error: Exception) -> None:
+        self._report.problems.append((source_id, f"it cannot be read: {str(error) or type(error).__name__}"))
+
+    def _stop_if_asked(self) -> None:
+        if self._should_stop():
+            raise _Stopped
 
     def _write(self) -> None:
         if self._touched:
             self._table.touch(self._touched)
         if self._waiting:
-            many = ((item.source_id, item.mark, _genes(item, self._rule)) for item in self._waiting)
-            added, removed, kept = self._table.put(many)
+            added, removed, kept = self._table.put(self._waiting)
             self._report.added_genes += added
             self._report.removed_genes += removed
             self._report.kept_genes += kept
         self._waiting, self._touched, self._chars = [], [], 0
         self._progress(self._report.sources, self._report.added_genes)
-
-
-def _genes(item: _Read, rule: ChunkRule) -> Iterator[Gene]:
-    seen: Counter[str] = Counter()
-    for passage in chunks(item.text, rule):
-        digest = content_hash(passage)
-        yield Gene(gene_id(item.source_id, digest, seen[digest]), passage, item.source_id, digest)
-        seen[digest] += 1
 
 
 def _lies_in(source_id: str, folders: set[str]) -> bool:

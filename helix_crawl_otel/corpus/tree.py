@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -27,8 +28,10 @@ __all__ = [
     "UnreadableSource",
     "file_names",
     "fingerprint",
+    "has_source",
     "plan_named",
     "plan_shards",
+    "size_and_time",
     "sources_of",
 ]
 
@@ -73,13 +76,18 @@ class Source:
         source_id: Its path from the root, with `/`, in composed form (NFC).
         path: Where it is.
         size: Bytes.
-        mtime_ns: Nanoseconds.
+        mtime_ns: Nanoseconds, see `size_and_time`.
     """
 
     source_id: str
     path: Path
     size: int
     mtime_ns: int
+
+
+def size_and_time(about: os.stat_result) -> tuple[int, int]:
+    """Bytes, and nanoseconds since 1970, as far as SQLite can hold these: a file may be dated to any year."""
+    return about.st_size, max(-(2**63), min(2**63 - 1, about.st_mtime_ns))
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,8 @@ def plan_shards(root: Path, output: Path | None) -> list[ShardPlan]:
         output: Where shards are written; left out when it lies in the tree.
 
     Raises:
-        UnreadableSource: It is not there, or cannot be read.
+        UnreadableSource: It is not there, cannot be read, or is without a file that can: as a folder is in which a disk
+            is not mounted.
     """
     names: set[str] = set()
     try:
@@ -118,7 +127,12 @@ def plan_shards(root: Path, output: Path | None) -> list[ShardPlan]:
             f"{root} cannot be read: {error.strerror or error}; accepted: a folder of files"
         ) from None
     files = file_names(names)
-    return [ShardPlan(name, files[name], root, output) for name in sorted(names)]
+    plans = [ShardPlan(name, files[name], root, output) for name in sorted(names)]
+    if not any(map(has_source, plans)):
+        raise UnreadableSource(
+            f"{root} holds no file that can be read: is a disk not mounted? accepted: a folder of files"
+        )
+    return plans
 
 
 def plan_named(root: Path, output: Path | None, name: str, *, may_be_gone: bool = False) -> ShardPlan:
@@ -141,18 +155,16 @@ def plan_named(root: Path, output: Path | None, name: str, *, may_be_gone: bool 
     raise UnreadableSource(f"{root} has no folder {name!r} any more")
 
 
+def has_source(plan: ShardPlan) -> bool:
+    """Whether there is any file in a shard. Looks no further than to the first one."""
+    return any(isinstance(item, Source) for item in _found(plan))
+
+
 def sources_of(plan: ShardPlan) -> Iterator[Source | SourceProblem]:
     """The files of a shard, in the order of their ids; what cannot be read comes with its reason."""
-    found: list[Source | SourceProblem] = []
     root = on_disk(plan.root)
-    if root.is_file():
-        _add_file(found, root, root.name)
-    elif plan.name == ROOT_SHARD:
-        _add_folder(found, root, "", plan.output, deep=False)
-    else:
-        _add_folder(found, root / plan.name, plan.name, plan.output, deep=True)
     before = None
-    for item in sorted(found, key=lambda item: (item.source_id, _raw(item, root))):
+    for item in sorted(_found(plan), key=lambda item: (item.source_id, _raw(item, root))):
         if item.source_id != before:
             before = item.source_id
             yield item
@@ -175,9 +187,18 @@ def fingerprint(plan: ShardPlan, rule: str) -> str:
     return digest.hexdigest()
 
 
-def _add_folder(
-    found: list[Source | SourceProblem], folder: Path, prefix: str, output: Path | None, deep: bool
-) -> None:
+def _found(plan: ShardPlan) -> Iterator[Source | SourceProblem]:
+    """The same in no order."""
+    root = on_disk(plan.root)
+    if root.is_file():
+        yield from _file(root, root.name)
+    elif plan.name == ROOT_SHARD:
+        yield from _folder(root, "", plan.output, deep=False)
+    else:
+        yield from _folder(root / plan.name, plan.name, plan.output, deep=True)
+
+
+def _folder(folder: Path, prefix: str, output: Path | None, deep: bool) -> Iterator[Source | SourceProblem]:
     waiting = [(folder, prefix)]
     while waiting:
         at, name = waiting.pop()
@@ -191,23 +212,23 @@ def _add_folder(
                         if deep:
                             waiting.append((at / entry.name, inside))
                     else:
-                        _add_file(found, at / entry.name, inside)
+                        yield from _file(at / entry.name, inside)
         except FileNotFoundError:
             continue  # it has just gone
         except OSError as error:
-            found.append(SourceProblem(_source_id(name), f"the folder cannot be read: {error.strerror or error}"))
+            yield SourceProblem(_source_id(name), f"the folder cannot be read: {error.strerror or error}")
 
 
-def _add_file(found: list[Source | SourceProblem], path: Path, name: str) -> None:
+def _file(path: Path, name: str) -> Iterator[Source | SourceProblem]:
     try:
         about = path.stat()
     except FileNotFoundError:
         return  # it has just gone, or is a link to nowhere
     except OSError as error:
-        found.append(SourceProblem(_source_id(name), f"it cannot be read: {error.strerror or error}"))
+        yield SourceProblem(_source_id(name), f"it cannot be read: {error.strerror or error}")
         return
-    if path.is_file():
-        found.append(Source(_source_id(name), path, about.st_size, about.st_mtime_ns))
+    if stat.S_ISREG(about.st_mode):
+        yield Source(_source_id(name), path, *size_and_time(about))
 
 
 def _is_left_out(entry: os.DirEntry[str], output: Path | None) -> bool:

@@ -231,7 +231,7 @@ def _release(facts: Facts, size_gib: float) -> Check:
         "release",
         f"{fact} ({RELEASE})",
         Severity.NOTE,
-        f"{RELEASE}={wanted} kept cards of {size_gib:.0f} GiB from filling up "
+        f"{RELEASE}={wanted} kept cards of {gib(size_gib * GIB, 0)} from filling up "
         f"({assign(facts.platform, RELEASE, str(wanted))}); it prevents, it does not cure: a context that has spilled "
         "stays slow",
         RUNBOOK,

@@ -127,11 +127,12 @@ class Channel:
                 self._check_open()
                 frame = self._connection.recv_bytes(LARGEST_FRAME)
         except EOFError:
+            self._check_open()
             raise ChannelClosed("the other end has closed the channel") from None
         except OSError as error:
+            self._check_open()
             if "bad message length" in str(error):
                 raise BadFrame(f"a frame is larger than {LARGEST_FRAME} bytes") from None
-            self._check_open()
             raise ChannelClosed(f"the channel cannot be read: {error}") from None
         except _CLOSED_MEANWHILE as error:
             self._check_open()

@@ -21,6 +21,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 
 __all__ = ["die_with_parent", "leave_interrupts_to_supervisor", "set_parent_death_signal"]
 
@@ -28,6 +29,10 @@ PR_SET_PDEATHSIG = 1
 MOST_DESCRIPTORS = 65_536
 _IGNORED_BY_PYTHON = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name)]
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
+TRY_LATER = 75
+"""Of `exit_codes`, which cannot be imported here: the run pauses, and the same command goes on."""
+AGAIN_AFTER = (1, 2, 4, 8, 16, 32, *[60] * 9)
+"""Seconds after which a process is tried to be started again."""
 
 
 def set_parent_death_signal(supervisor_pid: int) -> bool:
@@ -61,16 +66,34 @@ def leave_interrupts_to_supervisor() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def leave_guard(pipe: int) -> None:
-    """Start the guard of this process. It is nobody's child for long, so that the command does not wait for it."""
+def leave_guard(pipe: int) -> bool:
+    """Start the guard of this process, later where the system lets no process start just now.
+
+    Returns:
+        Whether it runs. Without it the command would be left behind by a supervisor that dies.
+    """
+    for seconds in AGAIN_AFTER:
+        if _started_guard(pipe):
+            return True
+        time.sleep(seconds)
+    return _started_guard(pipe)
+
+
+def _started_guard(pipe: int) -> bool:
+    """The guard is nobody's child for long, so that the command does not wait for it."""
     command = os.getpid()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:
+        return False
     if child:
-        os.waitpid(child, 0)
-        return
-    os.setsid()  # a signal to the command's group is not for the guard
-    if os.fork():
-        os._exit(0)
+        return os.waitpid(child, 0)[1] == 0
+    try:
+        os.setsid()  # a signal to the command's group is not for the guard
+        if os.fork():
+            os._exit(0)
+    except OSError:
+        os._exit(1)
     try:
         guard(command, pipe)
     finally:
@@ -95,7 +118,9 @@ def guard(command: int, pipe: int) -> None:
 def main(arguments: list[str]) -> int:
     """Become the command; comes back only when it cannot be started."""
     supervisor_pid, pipe, command = int(arguments[0]), int(arguments[1]), arguments[2:]
-    leave_guard(pipe)
+    if not leave_guard(pipe):
+        print("helix-crawl: error: the system has let no more processes start for ten minutes", file=sys.stderr)
+        return TRY_LATER
     os.close(pipe)
     if not set_parent_death_signal(supervisor_pid):
         return 1

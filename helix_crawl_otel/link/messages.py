@@ -490,7 +490,8 @@ class Assignment:
     Args:
         shard: Its name.
         path: Its file.
-        epoch: The lease under which the worker writes; higher than any before it, 0 until it is given out.
+        epoch: The lease under which the worker writes; higher than any before it. Until it is given out, the highest
+            that was taken.
         source: The tree that it is cut from, `None` for a shard that is only encoded.
         output: The folder of the shards, left out of the tree.
         reencode: Take the encoder in place of another one, and encode everything again.

@@ -8,6 +8,7 @@ Source: DESIGN.md, section 6.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -156,6 +157,7 @@ class Pipeline:
         """Show the gauges no longer and keep the state. Counters stay with the provider."""
         self.save_state()
         self._exported.close()
+        self._measurements.close()
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
@@ -224,9 +226,13 @@ class Pipeline:
 
         return self._feed.ask(found)
 
-    def has_batch(self, worker: str) -> bool:
-        """Whether a batch of a worker is in flight."""
-        return self._feed.ask(lambda policy: bool(policy.inflight(worker=worker)))
+    def has_batch(self, worker: str, shard: str | None = None, t: float = math.inf) -> bool:
+        """Whether a worker has a batch in flight: of a shard, or of any; and begun by `t`."""
+        return self._feed.ask(
+            lambda policy: any(
+                batch.started <= t and shard in (None, batch.shard) for batch in policy.inflight(worker=worker)
+            )
+        )
 
     def record_batch(
         self, shard: str, worker: str, device: str, genes: float, seconds: float, work: float | None
@@ -262,6 +268,11 @@ class Pipeline:
             self._timeline.reading(t, device, reading)
         self._measurements.read_memory(t, device, reading)
         self._settle()
+
+    def use_processor(self, worker: str) -> None:
+        """A worker has used the processor until now."""
+        t = self._clock()
+        self._feed.tell(lambda policy: policy.use_processor(t, worker))
 
     def tick(self) -> None:
         """Look at the clock: batches in flight are judged, deadlines pass, the gauges are made new."""

@@ -12,7 +12,9 @@ aggregated measurements in process.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,11 +22,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from opentelemetry.metrics import CallbackOptions, NoOpMeter, Observation
+from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReader, MetricsData
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 
+from helix_crawl_otel.config import environment
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Decision, MemoryReading
 from helix_crawl_otel.policy.policy import Policy
@@ -70,52 +74,49 @@ class Measurements:
         self._clock = clock
         self._on_error = on_error
         self._collecting = threading.RLock()
-        self._readings: dict[str, tuple[float, MemoryReading]] = {}  # guarded by _collecting; seen by the callbacks
         self._has_received = False  # guarded by _collecting
-        self._reader = CrawlPolicyReader(self._take)
-        self._provider = MeterProvider(
-            metric_readers=[self._reader],
-            resource=Resource.get_empty(),
-            exemplar_filter=AlwaysOffExemplarFilter(),
-            shutdown_on_exit=False,
-            views=[_SUM_ONLY],
-        )
-        meter = self._provider.get_meter("helix_crawl_otel.policy")
-        self.disabled = isinstance(meter, NoOpMeter)
-        self._duration = meter.create_histogram(BATCH_DURATION, "s")
-        meter.create_observable_gauge(MEMORY_READ_AT, [self._observe_read_at], "s")
-        for name, each in MEMORY_BYTES.items():
-            meter.create_observable_gauge(name, [partial(self._observe_bytes, each)], "By")
+        self._instruments = take_instruments()
+        self._instruments.user = weakref.WeakMethod(self._take)
+        self._give_back = weakref.finalize(self, self._instruments.give_back)
+        self._give_back.atexit = False
+        self.disabled = self._instruments.disabled
+
+    def close(self) -> None:
+        """Give the instruments back, for the next watch. What is told from now on goes to the policy without them."""
+        with self._collecting:
+            self.disabled = True
+            self._give_back()
 
     def finish(self, batch: RunningBatch, seconds: float) -> None:
         """A batch has ended, in `seconds`, more than 0. The policy has judged it when this returns."""
         info, started = batch
-        if self.disabled:
-            self._deliver(lambda collected: collected.finished.append((started + seconds, info, seconds)))
-            return
-        self._duration.record(seconds, batch_attributes(batch))
-        self.collect()
+        with self._collecting:  # the instruments are somebody else's once they were given back
+            if self.disabled:
+                self._deliver(lambda collected: collected.finished.append((started + seconds, info, seconds)))
+                return
+            self._instruments.duration.record(seconds, batch_attributes(batch))
+            self.collect()
 
     def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
         """A reading of a device's memory, known or not, at `t`."""
-        if self.disabled:
-            self._deliver(lambda collected: collected.memory.append((t, device, reading)))
-            return
         with self._collecting:
-            self._readings = {device: (t, reading)}
+            if self.disabled:
+                self._deliver(lambda collected: collected.memory.append((t, device, reading)))
+                return
+            self._instruments.readings = {device: (t, reading)}
             self.collect()
 
     def collect(self) -> None:
         """Bring everything new to the policy, and let it look at the clock."""
-        if self.disabled:
-            self._deliver(lambda collected: None)
-            return
         with self._collecting:
+            if self.disabled:
+                self._deliver(lambda collected: None)
+                return
             self._has_received = False
             try:
-                self._reader.collect()
+                self._instruments.reader.collect()
             finally:
-                self._readings = {}
+                self._instruments.readings = {}
             if not self._has_received:
                 # Nothing new was measured, so the SDK hands nothing over. Time has passed for the batches in flight.
                 self._deliver(lambda collected: None)
@@ -138,19 +139,77 @@ class Measurements:
             except Exception as error:  # noqa: BLE001 - nothing may reach the job from here; it is counted and logged
                 self._on_error(error)
 
-    # The callbacks run inside a collection, which `_collecting` guards: all see the same readings, each once.
+
+class PrivateInstruments:
+    """A meter provider that nobody else has, its reader, and what is measured on it.
+
+    Used by one `Measurements` after the other: the SDK keeps a closure of each meter provider for ever, for the case of
+    a fork, and so a watch that was opened and closed left 1 KB behind.
+
+    Threads: its user's, which guards it; while it is free it is nobody's.
+    """
+
+    def __init__(self, free: list[PrivateInstruments]) -> None:
+        self.user: Callable[[], Callable[[MetricsData], None] | None] = lambda: None
+        self.readings: dict[str, tuple[float, MemoryReading]] = {}
+        self._free = free
+        self._pid = os.getpid()
+        self.reader = CrawlPolicyReader(self._collected)
+        provider = MeterProvider(
+            metric_readers=[self.reader],
+            resource=Resource.get_empty(),
+            exemplar_filter=AlwaysOffExemplarFilter(),
+            shutdown_on_exit=False,
+            views=[_SUM_ONLY],
+        )
+        meter = provider.get_meter("helix_crawl_otel.policy")
+        self.disabled = isinstance(meter, NoOpMeter)
+        self.duration = meter.create_histogram(BATCH_DURATION, "s")
+        meter.create_observable_gauge(MEMORY_READ_AT, [self._observe_read_at], "s")
+        for name, each in MEMORY_BYTES.items():
+            meter.create_observable_gauge(name, [partial(self._observe_bytes, each)], "By")
+
+    def give_back(self) -> None:
+        """It is free again; not in a forked child, where a thread of the parent may have held its locks."""
+        self.user = lambda: None
+        if os.getpid() == self._pid:
+            self._free.append(self)
+
+    def _collected(self, metrics_data: MetricsData) -> None:
+        receive = self.user()
+        if receive is not None:
+            receive(metrics_data)
+
+    # The callbacks run inside a collection: all see the same readings, each once.
 
     def _observe_read_at(self, _: CallbackOptions) -> Iterable[Observation]:
         return [
-            Observation(t, {"device": device}) for device, (t, reading) in self._readings.items() if is_known(reading)
+            Observation(t, {"device": device}) for device, (t, reading) in self.readings.items() if is_known(reading)
         ]
 
     def _observe_bytes(self, of_reading: str, _: CallbackOptions) -> Iterable[Observation]:
         return [
             Observation(value, {"device": device})
-            for device, (_t, reading) in self._readings.items()
+            for device, (_t, reading) in self.readings.items()
             if (value := getattr(reading, of_reading)) is not None
         ]
+
+
+_free: dict[str, list[PrivateInstruments]] = {}
+"""By what the environment says of the SDK, which every meter provider asks for itself."""
+
+
+def take_instruments() -> PrivateInstruments:
+    """Instruments that nobody uses, made if need be; nothing of an earlier user is left in them."""
+    free = _free.setdefault(environment().get(OTEL_SDK_DISABLED, ""), [])
+    try:
+        found = free.pop()
+    except IndexError:
+        return PrivateInstruments(free)
+    if found._pid != os.getpid():  # made before a fork
+        return PrivateInstruments(free)
+    found.reader.collect()
+    return found
 
 
 def is_known(reading: MemoryReading) -> bool:

@@ -23,6 +23,10 @@ HANG_SLICES = 100
 HANG_SECONDS = 1800.0
 """A batch older than both is a hang, not a crawl (rule 11)."""
 
+BUSY_SECONDS = 86_400.0
+"""On the CPU, one whose worker goes on using the processor may take a day: a large model on a small machine does a gene
+a minute. A card's driver spins while it waits, so that there a busy process is no sign of life."""
+
 
 def is_small(work: float, baseline: Baseline | None) -> bool:
     """Whether a batch is too small to be an observation when it ends."""
@@ -135,6 +139,13 @@ class Batch:
             return False
         return age <= self.slices * self.slice_seconds * (1 + ROUNDING) or self.slices >= MAX_SLICES
 
-    def hang_at(self) -> float:
-        """When it is a hang, in seconds."""
-        return self.started + max(HANG_SLICES * (self.slice_seconds or 0.0), HANG_SECONDS)
+    def hang_at(self, busy_at: float | None) -> float:
+        """When it is a hang, in seconds.
+
+        Args:
+            busy_at: When its worker was last known to use the processor, in seconds; `None` when that is not known.
+        """
+        at = self.started + max(HANG_SLICES * (self.slice_seconds or 0.0), HANG_SECONDS)
+        if self.device != "cpu" or busy_at is None:
+            return at
+        return max(at, min(busy_at + HANG_SECONDS, self.started + BUSY_SECONDS))

@@ -75,16 +75,19 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
             return _decode_one_of(choices, value, path)
         return _decode(choices[0], value, path)
     if origin in (dict, Mapping):
-        _expect(isinstance(value, dict), path, "an object", value)
+        if not isinstance(value, dict):
+            raise _refused(path, value, "an object")
         item_kind = of[1]
         items = {str(key): _decode(item_kind, item, f"{path}[{key!r}]") for key, item in value.items()}
         return items if origin is dict else types.MappingProxyType(items)
     if origin is list:
-        _expect(isinstance(value, list), path, "a list", value)
+        if not isinstance(value, list):
+            raise _refused(path, value, "a list")
         (item_kind,) = of
         return [_decode(item_kind, item, f"{path}[{n}]") for n, item in enumerate(value)]
     if origin is tuple:
-        _expect(isinstance(value, list) and len(value) == len(of), path, f"a list of {len(of)}", value)
+        if not isinstance(value, list) or len(value) != len(of):
+            raise _refused(path, value, f"a list of {len(of)}")
         return tuple(_decode(of[n], item, f"{path}[{n}]") for n, item in enumerate(value))
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, path)
@@ -92,10 +95,11 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
 
 
 def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
-    _expect(isinstance(value, dict), path, "an object", value)
+    if not isinstance(value, dict):
+        raise _refused(path, value, "an object")
     kinds, needed = _fields(kind)
     if not needed <= value.keys() <= kinds.keys():
-        _expect(False, path, f"an object with {', '.join(sorted(kinds))}" if kinds else "an object with nothing", value)
+        raise _refused(path, value, f"an object with {', '.join(sorted(kinds)) or 'nothing'}")
     fields = {name: _decode(kinds[name], item, f"{path}.{name}") for name, item in value.items()}
     try:
         return kind(**fields)
@@ -110,22 +114,24 @@ def _decode_one_of(choices: list[Any], value: Any, path: str) -> Any:
             return _decode(choice, value, path)
         except ValueError:
             continue
-    names = " or ".join(choice.__name__ for choice in choices)
-    raise ValueError(f"{path} is {value!r:.80}; accepted: {names}")
+    raise _refused(path, value, " or ".join(choice.__name__ for choice in choices))
 
 
 def _decode_scalar(kind: Any, value: Any, path: str) -> Any:
     if isinstance(kind, type) and issubclass(kind, Enum):
-        _expect(value in [member.value for member in kind], path, f"one of {[m.value for m in kind]}", value)
-        return kind(value)
+        try:
+            return kind(value)
+        except ValueError:
+            raise _refused(path, value, f"one of {[member.value for member in kind]}") from None
     if kind is float:
-        _expect(is_number(value), path, "a finite number", value)
+        if not is_number(value):
+            raise _refused(path, value, "a finite number")
         return float(value)
-    _expect(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), path, kind.__name__, value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise _refused(path, value, kind.__name__)
     return value
 
 
-def _expect(ok: object, path: str, accepted: str, value: Any) -> None:
-    if not ok:
-        given = repr(value)
-        raise ValueError(f"{path} is {given[:80]}; accepted: {accepted}")
+def _refused(path: str, value: Any, accepted: str) -> ValueError:
+    given = repr(value)
+    return ValueError(f"{path} is {given[:80]}; accepted: {accepted}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from helix_crawl_otel.policy.baseline import ROUNDING, Baseline
 from helix_crawl_otel.policy.model import Verdict
@@ -25,8 +26,7 @@ class Finding(str, Enum):
     RECOVERED = "recovered"
 
 
-@dataclass(frozen=True)
-class Observation:
+class Observation(NamedTuple):
     """A finished batch, or a slice of one in flight.
 
     Args:

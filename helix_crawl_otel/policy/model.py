@@ -100,7 +100,7 @@ class MemoryReading:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is None:
+            if value is None or (type(value) is int and least <= value < 1 << 63):
                 continue
             if not is_number(value):
                 raise ValueError(f"MemoryReading.{name} is {value!r}; accepted: a whole number of bytes, or None")

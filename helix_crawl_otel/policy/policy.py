@@ -130,11 +130,18 @@ class Policy:
 
     def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
         """Take a memory reading of a device. What is unknown in it changes nothing."""
-        self.state.memory.setdefault(device, MemoryTrack()).add(t, reading)
+        if device not in self.state.memory:
+            self.state.memory[device] = MemoryTrack()
+        self.state.memory[device].add(t, reading)
         if reading.shared_bytes is not None:
             for worker in self.state.workers.values():
                 if worker.device == device:
                     worker.floor.add(t, int(reading.shared_bytes))
+
+    def use_processor(self, t: float, worker: str) -> None:
+        """Say that a worker has used the processor up to `t`: on the CPU, that is life (rule 11)."""
+        if worker in self.state.workers:
+            self.state.workers[worker].busy_at = t
 
     def start_batch(self, t: float, info: BatchInfo) -> list[Decision]:
         """Say that a batch begins. One whose numbers cannot be judged is watched for a hang alone, or not at all."""

@@ -9,7 +9,7 @@ import math
 
 from helix_crawl_otel.formats import whole_seconds
 from helix_crawl_otel.policy import explain
-from helix_crawl_otel.policy.baseline import ROUNDING, Baseline, CardBaselines
+from helix_crawl_otel.policy.baseline import ROUNDING, Baseline, BaselineMeter, CardBaselines
 from helix_crawl_otel.policy.batch import Batch, is_small
 from helix_crawl_otel.policy.detector import Finding, Observation
 from helix_crawl_otel.policy.ladder import Pending
@@ -98,7 +98,9 @@ class Rule:
         """Take a batch that ended at `t` after `seconds`: into the baseline being measured, and as an observation."""
         rate, genes_rate = batch.work / seconds, batch.genes / seconds
         before, _ = self.baseline(batch.shard, batch.device)
-        self._measure(batch, Baseline(rate, genes_rate, batch.work), before)
+        meter = self.state.shards[batch.shard].meter(batch.device)
+        if meter.baseline is None:
+            self._measure(batch, meter, Baseline(rate, genes_rate, batch.work), before)
         if is_small(batch.work, before) or batch.is_covered(seconds):
             return []
         baseline, source = self.baseline(batch.shard, batch.device)
@@ -107,18 +109,14 @@ class Rule:
     def _card(self, device: str, state: ShardState) -> str:
         return CardBaselines.key(device, self.state.encoder, state.unit)
 
-    def _measure(self, batch: Batch, sample: Baseline, in_force: Baseline | None) -> None:
+    def _measure(self, batch: Batch, meter: BaselineMeter, sample: Baseline, in_force: Baseline | None) -> None:
         """Rules 2 and 3: a batch that is slow against the stand-in enters no baseline."""
-        state = self.state.shards[batch.shard]
-        meter = state.meter(batch.device)
-        if meter.baseline is not None:
-            return
         if in_force is not None and in_force.is_slow(sample.rate, self.settings.factor):
             return
         completed = meter.add(sample, self.settings.window)
         if completed is not None:
             self.quiet_until = -math.inf
-            self.state.cards.add(self._card(batch.device, state), completed)
+            self.state.cards.add(self._card(batch.device, self.state.shards[batch.shard]), completed)
 
     def _measure_slices(self, batch: Batch) -> tuple[Baseline | None, str]:
         """Fix the slices of a batch by the baseline in force, which is returned as by `baseline`."""
@@ -139,8 +137,9 @@ class Rule:
             deadline = pending.deadline(batch.slice_seconds)
             if deadline < due:
                 due, what = deadline, "deadline"
-        if not batch.hung and batch.hang_at() < due:
-            due, what = batch.hang_at(), "hang"
+        hang_at = math.inf if batch.hung else batch.hang_at(self._busy_at(batch))
+        if hang_at < due:
+            due, what = hang_at, "hang"
         return due, what
 
     def _pend(self, state: ShardState, pending: Pending) -> None:
@@ -271,8 +270,15 @@ class Rule:
         context = self._context(t, batch, baseline, source, rate, age)
         return explain.evidence(context, self.settings)
 
+    def _busy_at(self, batch: Batch) -> float | None:
+        worker = self.state.workers.get(batch.worker)
+        return worker.busy_at if worker is not None else None
+
     def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:
         reason = f"a batch has been running for {whole_seconds(t - batch.started)}: a hang, not a crawl"
+        busy_at = self._busy_at(batch)
+        if batch.device == "cpu" and busy_at is not None and busy_at > batch.started:
+            reason += f"; its worker last used the processor {whole_seconds(t - busy_at)} ago"
         evidence = self._evidence_now(t, batch)
         return self._decide(t, DecisionKind.HANG, batch, None, reason, evidence, forced=state.can_end_worker)
 

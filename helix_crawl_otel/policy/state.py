@@ -52,11 +52,13 @@ class WorkerState:
         floor: Of its shared memory.
         batches: Batches it began, the first of which are its warm-up.
         shards: Names of those it began a batch of, in order: what ends with it, without a look at all others.
+        busy_at: When it was last known to use the processor, in seconds; `None` when that is not known.
     """
 
     device: str
     floor: SharedFloor
     batches: int = 0
+    busy_at: float | None = field(default=None, metadata={OPTIONAL: True})
     shards: dict[str, bool] = field(default_factory=dict)  # a set in order
 
 
@@ -92,11 +94,15 @@ class ShardState:
 
     def meter(self, device: str) -> BaselineMeter:
         """The baseline meter of a device."""
-        return self.meters.setdefault(device, BaselineMeter())
+        if device not in self.meters:
+            self.meters[device] = BaselineMeter()
+        return self.meters[device]
 
     def detector(self, device: str) -> Detector:
         """The detector of a device."""
-        return self.detectors.setdefault(device, Detector())
+        if device not in self.detectors:
+            self.detectors[device] = Detector()
+        return self.detectors[device]
 
 
 @dataclass

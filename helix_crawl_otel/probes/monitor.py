@@ -223,7 +223,11 @@ class MemoryMonitor:
             probe = one.probe = self._probe_of(device) if self._probe_of else self._workers_probe(device, one)
             if self._between is not None:
                 read = partial(self._read, device, one, probe)
-                one.ticker = Ticker(f"helix-crawl-memory-{device}", read, self._between, self._on_error).start()
+                try:
+                    one.ticker = Ticker(f"helix-crawl-memory-{device}", read, self._between, self._on_error).start()
+                except RuntimeError:  # the system has no thread to give just now; another call tries again
+                    del self._devices[device]
+                    raise
         self._shared.watch(device, self._between)
         if device != "cpu" and one.ticker is not None:
             one.is_read.wait(self._first_seconds)

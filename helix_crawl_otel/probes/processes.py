@@ -1,4 +1,5 @@
-"""Finds what a process has started: on Linux by `/proc`, under Windows by its table of processes, which names them too.
+"""Finds what a process has started, and what all of it has used of the processor: on Linux by `/proc`, under Windows by
+its table of processes, which names them too; on macOS by `ps`.
 
 What stands here of Windows is by the documentation; it has run under Wine only.
 
@@ -8,6 +9,8 @@ Source: Microsoft, "CreateToolhelp32Snapshot function": it names every process w
 from __future__ import annotations
 
 import ctypes
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,12 +18,31 @@ from pathlib import Path
 
 from helix_crawl_otel.formats import printable
 
-__all__ = ["Process", "creation_time", "descendants", "named", "process_names", "process_tree", "processes"]
+__all__ = [
+    "Process",
+    "ProcessorUse",
+    "creation_time",
+    "descendants",
+    "named",
+    "process_names",
+    "process_tree",
+    "processes",
+    "processor_seconds",
+    "read_ps",
+]
 
 _SNAP_PROCESS = 0x2
 _QUERY_LIMITED_INFORMATION = 0x1000
 _INVALID_HANDLE = ctypes.c_void_p(-1).value
 _LONGEST_NAME = 260
+_UNITS_A_SECOND = 10_000_000  # 100 ns
+
+_PS = ("/bin/ps", "-axo", "pid=,ppid=,time=")
+_PS_SECONDS = 10.0
+
+LOOK_EVERY_SECONDS = 60.0
+BUSY_PART = 0.05
+"""Of one core. Threads that wait, for the GIL too, use a fifth of that; an encoder uses all it can get."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +105,39 @@ if sys.platform == "win32":
 
     def creation_time(pid: int) -> int | None:
         """When a process was started, in 100 ns of the system's clock; `None` when it may not be asked or has ended."""
+        times = _times(pid)
+        return None if times is None else times[0]
+
+    def _times(pid: int) -> tuple[int, int, int, int] | None:
+        """When it was started and has ended, and its time in the kernel and out of it, in 100 ns."""
         handle = _kernel32.OpenProcess(_QUERY_LIMITED_INFORMATION, 0, pid)
         if not handle:
             return None
         try:
             times = (ctypes.c_uint64 * 4)()
             at = [ctypes.byref(times, 8 * index) for index in range(4)]
-            return int(times[0]) if _kernel32.GetProcessTimes(handle, *at) else None
+            if not _kernel32.GetProcessTimes(handle, *at):
+                return None
+            return int(times[0]), int(times[1]), int(times[2]), int(times[3])
         finally:
             _kernel32.CloseHandle(handle)
 
+    def processor_seconds(pid: int) -> float | None:
+        """See below."""
+        known = [times for times in map(_times, process_tree(pid)) if times is not None]
+        return sum(kernel + user for _, _, kernel, user in known) / _UNITS_A_SECOND if known else None
+
 else:
+
+    def processor_seconds(pid: int) -> float | None:
+        """What a process and all that it has started have used of the processor, in seconds; `None` when unknown.
+
+        It may fall: what those used that have ended is left out, unless the system adds it to whoever started them.
+        """
+        table = _linux_table() if sys.platform == "linux" else _ps_table()
+        used = {process.pid: seconds for process, seconds in table}
+        tree = process_tree(pid, [process for process, _ in table])
+        return sum(used[one] for one in tree if one in used) if pid in used else None
 
     def processes() -> tuple[Process, ...]:
         """Nothing is known here: only Windows is asked."""
@@ -154,12 +198,71 @@ def descendants(pid: int, proc: Path = Path("/proc")) -> set[int]:
     """
     if sys.platform != "linux":
         return set()
+    return process_tree(pid, [process for process, _ in _linux_table(proc)]) - {pid}
+
+
+def _linux_table(proc: Path = Path("/proc")) -> list[tuple[Process, float]]:
+    """Every process, and what it has used of the processor, with its children that have ended, in seconds."""
     table = []
     for stat in proc.glob("[0-9]*/stat"):
         try:
             # "4711 (name, with anything in it) S 42 ...": the parent is the second word after the last parenthesis.
             front, _, rest = stat.read_text(encoding="ascii", errors="replace").rpartition(")")
-            table.append(Process(int(stat.parent.name), int(rest.split()[1]), front.partition("(")[2]))
+            words = rest.split()
+            process = Process(int(stat.parent.name), int(words[1]), front.partition("(")[2])
+            ticks = sum(map(int, words[11:15]))  # user and system, its own and those of its ended children
+            table.append((process, ticks / _ticks_a_second()))
         except (OSError, ValueError, IndexError):
             continue  # it has just ended
-    return process_tree(pid, table) - {pid}
+    return table
+
+
+def _ticks_a_second() -> int:
+    return os.sysconf("SC_CLK_TCK") if sys.platform != "win32" else 1
+
+
+def _ps_table() -> list[tuple[Process, float]]:
+    """The same of a system with `ps` and without `/proc`; empty where it does not answer."""
+    try:
+        done = subprocess.run(_PS, capture_output=True, timeout=_PS_SECONDS, check=True, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return read_ps(done.stdout.decode("ascii", errors="replace"))
+
+
+def read_ps(text: str) -> list[tuple[Process, float]]:
+    """What `ps` tells: a process, its parent, its time, such as `812 1 123:45.67` or `812 1 2-03:04:05`."""
+    table = []
+    for line in text.splitlines():
+        try:
+            pid, parent, time = line.split()
+            days, _, rest = time.rpartition("-")
+            seconds = 0.0
+            for part in rest.split(":"):
+                seconds = 60 * seconds + float(part)
+            table.append((Process(int(pid), int(parent), ""), 86_400 * int(days or 0) + seconds))
+        except ValueError:
+            continue
+    return table
+
+
+class ProcessorUse:
+    """Tells whether a process uses the processor. Pure; one thread's."""
+
+    def __init__(self) -> None:
+        self._before: tuple[float, float] | None = None
+
+    def is_due(self, now: float) -> bool:
+        """Whether to look again at `now`, in seconds: it may cost a look at every process."""
+        return self._before is None or now - self._before[0] >= LOOK_EVERY_SECONDS
+
+    def feed(self, now: float, used: float | None) -> bool:
+        """Take what it has used so far, in seconds, `None` for unknown.
+
+        Returns:
+            Whether it has been busy since it was last fed.
+        """
+        if used is None:
+            return False
+        before, self._before = self._before, (now, used)
+        return before is not None and used - before[1] >= BUSY_PART * (now - before[0])

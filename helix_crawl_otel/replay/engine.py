@@ -22,13 +22,13 @@ from helix_crawl_otel.policy.state import dump_durable, restore_durable
 from helix_crawl_otel.replay.order import Span, in_runs, travel
 from helix_crawl_otel.timeline import Event
 
-__all__ = ["PolicyInRuns", "ReplayEngine", "ReplayResult", "replay"]
+__all__ = ["ROUNDED_SECONDS", "PolicyInRuns", "ReplayEngine", "ReplayResult", "replay"]
 
 _JUST_BEFORE = 4e-9
 """Part of a tick. The policy takes what is due within a billionth of a tick; a reading at the moment a slice is due
 has to come first, so the policy is taken up to a little before every event."""
 
-_ROUNDED = 2e-6
+ROUNDED_SECONDS = 2e-6
 """Seconds. A timeline is rounded: what was due at the end of a worker must not seem to be due just after it."""
 
 
@@ -159,6 +159,8 @@ class ReplayEngine(PolicyInRuns):
         info = self._info(t, number, batch)
         self._running[number] = (t, info)
         self._take(self.policy.start_batch(t, info))
+        if isinstance(batch, timeline.BatchEvent):  # it came to its end: on the CPU it was no hang
+            self.policy.use_processor(t + batch.seconds, info.worker)
 
     def end(self, t: float, number: int, batch: timeline.BatchEvent) -> None:
         """It is a sample, and a boundary; unless its worker would have been ended inside."""
@@ -178,7 +180,7 @@ class ReplayEngine(PolicyInRuns):
 
     def lose(self, t: float, number: int, batch: timeline.UnfinishedEvent) -> None:
         """What was due by then has been seen: it may be why the worker ended."""
-        self._take(self.policy.advance(t + _ROUNDED))
+        self._take(self.policy.advance(t + ROUNDED_SECONDS))
         self.result.unfinished_batches += 1
         self._cut.discard(number)
         self._running.pop(number, None)

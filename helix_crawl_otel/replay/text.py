@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from helix_crawl_otel.formats import span
+from helix_crawl_otel.formats import printable, span
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import ReplayResult
 from helix_crawl_otel.timeline import TimelineReader
 
-__all__ = ["replay_text", "skipped_text"]
+__all__ = ["replay_lines", "skipped_lines"]
 
 SKIPPED_SHOWN = 10
 
@@ -31,48 +31,43 @@ _NOT_SEEN = (
 _NOTHING_CHANGES = "What follows an action is what the job did: nothing that is asked for here changes the timeline."
 
 
-def replay_text(result: ReplayResult, reader: TimelineReader) -> str:
-    """The whole output, without a last line end."""
+def replay_lines(result: ReplayResult, reader: TimelineReader) -> list[str]:
+    """The whole output."""
     parts = [*_header(result, reader), "", *_table(result), _sentence(result)]
-    notes = skipped_text(reader).splitlines()
+    notes = skipped_lines(reader)
     if len(result.issued()) > result.actions[ActionKind.DETECT.value]:
         notes.insert(0, _NOTHING_CHANGES)
     if result.recorded.get(ActionKind.DETECT.value) and not result.actions[ActionKind.DETECT.value]:
         notes.insert(0, _NOT_SEEN)
     if result.ignored_samples:
         notes.append(f"{_many(result.ignored_samples, 'batch', 'batches')} could not be judged and did not count")
-    return "\n".join(parts + notes)
+    return parts + notes
 
 
-def skipped_text(reader: TimelineReader) -> str:
-    """Which lines could not be used and why; empty when all could."""
-    lines = [f"line {number} skipped: {printable(reason)}" for number, reason in reader.skipped[:SKIPPED_SHOWN]]
+def skipped_lines(reader: TimelineReader) -> list[str]:
+    """Which lines could not be used and why; none when all could."""
+    lines = [f"line {number} skipped: {reason}" for number, reason in reader.skipped[:SKIPPED_SHOWN]]
     if reader.skipped_lines > SKIPPED_SHOWN:
         lines.append(f"and {reader.skipped_lines - SKIPPED_SHOWN} more; {reader.skipped_lines} lines skipped in all")
     if reader.torn_line is not None:
         lines.append(f"line {reader.torn_line}, the last, is cut short, as a killed job leaves it; not used")
-    return "".join(f"{line}\n" for line in lines)
-
-
-def printable(text: str) -> str:
-    """Text of somebody else's file, without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return lines
 
 
 def _header(result: ReplayResult, reader: TimelineReader) -> Iterator[str]:
-    yield f"timeline  {printable(reader.name)}"
+    yield f"timeline  {reader.name}"
     unfinished = f" and {result.unfinished_batches} that did not end" if result.unfinished_batches else ""
     yield (
         f"          {_many(result.batches, 'batch', 'batches')}{unfinished}, {_many(len(result.shards), 'shard')}, "
         f"{_many(max(len(result.runs), 1), 'run')}, {span(result.seconds, precisely=True)}"
     )
     for source in dict.fromkeys(run.source for run in result.runs if run.source):
-        yield f"          reconstructed, not recorded: {printable(source)}"
+        yield f"          reconstructed, not recorded: {source}"
     yield f"knobs     {_knobs(result.settings)}"
     for difference in dict.fromkeys(_differences(result)):
         yield f"          {difference}"
     if result.recorded:
-        counts = ", ".join(f"{count} {printable(kind)}" for kind, count in sorted(result.recorded.items()))
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(result.recorded.items()))
         yield f"recorded  actions of the job itself: {counts}"
 
 
@@ -85,7 +80,7 @@ def _differences(result: ReplayResult) -> Iterator[str]:
         for field in dataclasses.fields(result.settings):
             recorded = run.config.get(field.name)
             if recorded is not None and recorded != getattr(result.settings, field.name):
-                yield f"the job ran with {field.name} {printable(_value(recorded))}"
+                yield f"the job ran with {field.name} {_value(recorded)}"
 
 
 def _value(value: object) -> str:
@@ -127,7 +122,7 @@ def _row(decision: Decision, what: str) -> tuple[str, ...]:
         printable(decision.device),
         what + kind,
         str(decision.rung),
-        printable(decision.reason),
+        decision.reason,
     )
 
 

@@ -154,7 +154,7 @@ def saved_seconds(tale: ShardReport) -> float | None:
         return None
     units = float(sum(tale.batches.column("units")[bisect_right(tale.batches.ended, first.t) :]))
     units -= sum(b.units * (first.t - b.began) / b.seconds for b in tale.batches.during(first.t, first.t))
-    return units / speed - max(0.0, tale.batches.ended[-1] - first.t)
+    return units / speed - max(0.0, tale.batches[-1].ended - first.t)
 
 
 def _crawl_speed(tale: ShardReport, t: float) -> float | None:

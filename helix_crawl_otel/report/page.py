@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 
 from helix_crawl_otel.charts import DARK, INK, LIGHT, Layout, Part, draw, figure, png_of, svg_of, write
-from helix_crawl_otel.formats import clock, count, duration, printable
+from helix_crawl_otel.formats import clock, count, duration, html_text
 from helix_crawl_otel.report.effect import (
     MEANINGS,
     Shown,
@@ -55,17 +54,17 @@ def page(story: RunReport, shown: Shown, name: str, notes: Sequence[str] = ()) -
         name: Of the timeline.
         notes: What could not be read of it.
     """
-    title = f"Report of {escape(printable(name))}"
-    parts = [f"<h1>{escape(headline(story))}</h1>"]
-    parts += [f'<p class="lead">{escape(" ".join(sentences(story)))}</p>', _tiles(story)]
-    parts += [f"<p>{escape(line)}</p>" for line in shown.sentences(story)]
+    title = f"Report of {html_text(name)}"
+    parts = [f"<h1>{html_text(headline(story))}</h1>"]
+    parts += [f'<p class="lead">{html_text(" ".join(sentences(story)))}</p>', _tiles(story)]
+    parts += [f"<p>{html_text(line)}</p>" for line in shown.sentences(story)]
     for at, tale in enumerate(shown.tales, start=1):
         parts += _shard(tale, story, f"f{at}")
-    parts += ["<h2>How the numbers are made</h2>", *(f"<p>{escape(text)}</p>" for text in _definitions(story))]
+    parts += ["<h2>How the numbers are made</h2>", *(f"<p>{html_text(text)}</p>" for text in _definitions(story))]
     parts += ["<h2>What was read</h2>", f"<p>{title}.</p>"]
-    parts += [f"<p>Reconstructed, not recorded: {escape(printable(source))}</p>" for source in story.sources]
-    parts += [f"<p>{escape(printable(line))}</p>" for line in notes]
-    parts += [f"<p>Knobs: {escape(_knobs(story))}.</p>"]
+    parts += [f"<p>Reconstructed, not recorded: {html_text(source)}</p>" for source in story.sources]
+    parts += [f"<p>{html_text(line)}</p>" for line in notes]
+    parts += [f"<p>Knobs: {html_text(_knobs(story))}.</p>"]
     body = "\n".join(parts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -84,7 +83,7 @@ def _tiles(story: RunReport) -> str:
         ("spent on new workers", duration(remedies)),
         ("saved by the ladder", _signed(sum(saved)) if saved else "-"),
     ]
-    cells = "".join(f"<div><dt>{label}</dt><dd>{escape(value)}</dd></div>" for label, value in tiles)
+    cells = "".join(f"<div><dt>{label}</dt><dd>{html_text(value)}</dd></div>" for label, value in tiles)
     return f'<dl class="tiles">{cells}</dl>'
 
 
@@ -94,8 +93,8 @@ def _signed(seconds: float) -> str:
 
 def _shard(tale: ShardReport, story: RunReport, key: str) -> Iterator[str]:
     steps = numbered(tale)
-    name = escape(name_of(tale, story))
-    yield f'<section>\n<h2 class="shard">{name}</h2>\n<p>{escape(tale_text(tale, story))}</p>'
+    name = html_text(name_of(tale, story))
+    yield f'<section>\n<h2 class="shard">{name}</h2>\n<p>{html_text(tale_text(tale, story))}</p>'
     yield "<figure>"
     for layout, kind in ((WIDE, "wide"), (NARROW, "narrow")):
         drawn = figure(layout.inches)
@@ -145,13 +144,13 @@ def _legend(tale: ShardReport, story: RunReport) -> str:
         ("action", "action, with its number in the table"),
         ("worker", "new worker"),
     ]
-    items = "".join(f'<li><i class="{key}"></i>{escape(text)}</li>' for key, text in keys)
+    items = "".join(f'<li><i class="{key}"></i>{html_text(text)}</li>' for key, text in keys)
     lost = f" Lost to the crawl: {duration(lost_seconds(tale))}." if tale.episodes else ""
-    return f"<ul>{items}</ul><p>{count(round(tale.genes), 'gene')}, {_devices(tale)}.{escape(lost)}</p>"
+    return f"<ul>{items}</ul><p>{count(round(tale.genes), 'gene')}, {_devices(tale)}.{html_text(lost)}</p>"
 
 
 def _devices(tale: ShardReport) -> str:
-    return escape(printable(", then ".join(tale.left)))
+    return html_text(", then ".join(tale.left))
 
 
 _Row = tuple[str, str, str, str, str, str]
@@ -168,8 +167,8 @@ def _rows(tale: ShardReport, steps: Mapping[int, ReportAction], story: RunReport
     rows: list[_Row] = []
     for t, number, event in sorted(events, key=lambda item: item[0])[:MOST_ROWS]:
         if isinstance(event, StartMark):
-            reason = f" ({printable(event.reason)})" if event.reason else ""
-            rows.append(("", clock(t), f"new worker on {printable(event.device)}{reason}", "", "", ""))
+            reason = f" ({event.reason})" if event.reason else ""
+            rows.append(("", clock(t), f"new worker on {event.device}{reason}", "", "", ""))
             continue
         if isinstance(event, ReportBatch):
             rows.append(("", clock(t), unfinished_text(event), "", "", ""))
@@ -193,7 +192,7 @@ def _table(rows: Sequence[_Row]) -> str:
 def _line(row: _Row) -> str:
     """A row; of a worker, who has no number, only what it is."""
     cells = [
-        f'<td data-is="{heading}">{escape(cell).replace(" %", "&nbsp;%")}</td>'
+        f'<td data-is="{heading}">{html_text(cell).replace(" %", "&nbsp;%")}</td>'
         for heading, cell in zip(_HEADINGS, row, strict=True)
     ]
     if row[0]:

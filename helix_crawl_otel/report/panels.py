@@ -21,6 +21,9 @@ LABELS = {
     HANG: "hang",
 }
 
+MOST_LETTERS = 30
+"""Of the name of an action that is none of ours."""
+
 _Item = TypeVar("_Item")
 
 MOST_POINTS = 400
@@ -122,7 +125,7 @@ def _numbers(steps: Mapping[int, ReportAction], span: tuple[float, float], layou
     for at, (t, numbers) in enumerate(groups):
         words = ", ".join(map(str, numbers))
         if layout.has_words and len(groups) <= 12:
-            kinds = dict.fromkeys(LABELS.get(steps[number].kind, steps[number].kind) for number in numbers)
+            kinds = dict.fromkeys(LABELS.get(kind := steps[number].kind, kind[:MOST_LETTERS]) for number in numbers)
             words += " " + ", ".join(kinds)
         place = (t - span[0]) / length
         width = (len(words) * 0.0088 if layout.has_words else len(words) * 0.022) + 0.008

@@ -72,21 +72,51 @@ class ReportBatch(NamedTuple):
         return self.rate / self.baseline if self.baseline else None
 
 
-class ReportBatches(Columns[ReportBatch]):
-    """Batches of a shard, in the order in which they, or their workers, ended. A job may have millions."""
+class ReportBatches(Collection[ReportBatch]):
+    """Batches of a shard, in the order in which they, or their workers, ended. Asked for once all are there.
 
-    def __init__(self) -> None:
-        super().__init__(ReportBatch)
+    Args:
+        rows: Of all shards of a run, which go in together: a shard has no columns of its own.
+    """
 
-    @property
+    def __init__(self, rows: Columns[ReportBatch]) -> None:
+        self._rows = rows
+        self._places = array("I")
+
+    def append(self, batch: ReportBatch) -> None:
+        """Put one at the end."""
+        self._places.append(len(self._rows))
+        self._rows.append(batch)
+
+    def column(self, name: str) -> array[float]:
+        """A number of each, NaN where it is unknown."""
+        return array("d", map(self._rows.column(name).__getitem__, self._places))
+
+    @cached_property
     def ended(self) -> array[float]:
         """When each did."""
         return self.column("ended")
 
     @cached_property
     def began(self) -> array[float]:
-        """When they began, the first first. To be asked for once all are there."""
+        """When they began, the first first."""
         return array("d", sorted(self.column("began")))
+
+    def rows(self, first: int, past: int) -> Iterator[ReportBatch]:
+        """Some of them, one by one; `past` may lie beyond the end."""
+        return map(self.__getitem__, range(first, min(past, len(self))))
+
+    def __getitem__(self, at: int) -> ReportBatch:
+        return self._rows[self._places[at]]
+
+    def __iter__(self) -> Iterator[ReportBatch]:
+        return self.rows(0, len(self))
+
+    def __contains__(self, batch: object) -> bool:
+        return any(own == batch for own in self)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
     def running(self, t: float) -> int:
         """How many had begun by then, and not ended."""
@@ -244,8 +274,8 @@ class ShardReport:
 
     run: int
     shard: str
-    batches: ReportBatches = field(default_factory=ReportBatches)
-    unfinished: ReportBatches = field(default_factory=ReportBatches)
+    batches: ReportBatches
+    unfinished: ReportBatches
     left: dict[str, float] = field(default_factory=dict)
     workers: dict[str, None] = field(default_factory=dict)
     episodes: list[Episode] = field(default_factory=list)
@@ -256,9 +286,9 @@ class ShardReport:
     @property
     def span(self) -> tuple[float, float]:
         """First and last second."""
-        times = [self.batches[0].began, self.batches.ended[-1]] if self.batches else []
+        times = [self.batches[0].began, self.batches[-1].ended] if self.batches else []
         if self.unfinished:
-            times += [min(self.unfinished.column("began")), self.unfinished.ended[-1]]
+            times += [min(self.unfinished.column("began")), self.unfinished[-1].ended]
         times += [step.t for step in self.steps if step.is_taken]
         return min(times, default=0.0), max(times, default=0.0)
 

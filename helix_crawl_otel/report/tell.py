@@ -18,7 +18,7 @@ from helix_crawl_otel import timeline
 from helix_crawl_otel.policy.batch import Batch, BatchInfo
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.engine import PolicyInRuns, ReplayEngine
+from helix_crawl_otel.replay.engine import ROUNDED_SECONDS, PolicyInRuns, ReplayEngine
 from helix_crawl_otel.replay.order import Axis, Span, travel
 from helix_crawl_otel.report.story import (
     DETECT,
@@ -28,6 +28,7 @@ from helix_crawl_otel.report.story import (
     Readings,
     ReportAction,
     ReportBatch,
+    ReportBatches,
     RunReport,
     ShardReport,
     StartMark,
@@ -50,11 +51,10 @@ def tell(runs: Sequence[tuple[timeline.RunEvent | None, Axis]], settings: Settin
         settings: The knobs to judge by.
     """
     builder = _ReportBuilder(settings, is_recorded=any(axis.has_actions for _, axis in runs))
-    if builder.story.is_recorded:
-        travel(runs, builder)
-    else:
+    travel(runs, builder)
+    if builder.has_decided and not builder.story.is_recorded:  # as long as nothing happens, both see the same
         engine = ReplayEngine(settings)
-        travel(runs, builder, engine)
+        travel(runs, engine)
         _add_what_would_have_been(builder.story, engine.result.decisions)
     return builder.story
 
@@ -75,6 +75,7 @@ class _ReportBuilder(PolicyInRuns):
         # With `off` the policy detects and never asks: a crawl is open for as long as it lasted.
         super().__init__(replace(settings, action="off"))
         self.story = RunReport(settings, is_recorded)
+        self.has_decided = False
         self._forget_axis()
 
     def begin_run(self, run: timeline.RunEvent) -> None:
@@ -86,6 +87,7 @@ class _ReportBuilder(PolicyInRuns):
 
     def _forget_axis(self) -> None:
         self._tales: dict[str, ShardReport] = {}
+        self._batches = Columns(ReportBatch)
         self._readings: dict[str, Columns[Reading]] = defaultdict(lambda: Columns(Reading))  # by device
         self._starts: dict[str, list[StartMark]] = defaultdict(list)  # by worker
         self._newest: dict[str, timeline.TriedBatch] = {}  # that has begun, by shard
@@ -97,7 +99,8 @@ class _ReportBuilder(PolicyInRuns):
 
     def reach(self, t: float) -> None:
         """The policy sees what a batch in flight has come to."""
-        self._take(self.policy.advance(t - _JUST_BEFORE))
+        if self.policy.quiet_until <= t:
+            self._take(self.policy.advance(t - _JUST_BEFORE))
 
     def begin(self, t: float, number: int, batch: timeline.TriedBatch) -> None:
         """It is in flight."""
@@ -114,7 +117,8 @@ class _ReportBuilder(PolicyInRuns):
         self._take([decision for decision in decisions if decision.t >= t])
 
     def lose(self, t: float, number: int, batch: timeline.UnfinishedEvent) -> None:
-        """It is told as one that came to nothing; its worker's crawls end here."""
+        """It is told as one that came to nothing; its worker's crawls end here. What was due by then has been seen."""
+        self._take(self.policy.advance(t + ROUNDED_SECONDS))
         info = self._info(t, number, batch)
         told = self._batch(t, info, batch, is_judged=True)
         self._tell(number, told, self._tale(batch.shard), is_end=False)
@@ -182,6 +186,7 @@ class _ReportBuilder(PolicyInRuns):
 
     def _take(self, decisions: list[Decision]) -> None:
         for decision in decisions:
+            self.has_decided = True
             tale = self._tale(decision.shard)
             if decision.kind is ActionKind.DETECT and not self.story.is_recorded:
                 self._open(tale, decision.t, decision.worker)
@@ -215,7 +220,8 @@ class _ReportBuilder(PolicyInRuns):
 
     def _tale(self, shard: str) -> ShardReport:
         if shard not in self._tales:
-            self._tales[shard] = ShardReport(self.run, shard)
+            own = ReportBatches(self._batches), ReportBatches(self._batches)
+            self._tales[shard] = ShardReport(self.run, shard, *own)
             self.story.tales.append(self._tales[shard])
         return self._tales[shard]
 

@@ -1,6 +1,6 @@
 """Says what happened, in sentences: of the whole run, and of each shard that crawled.
 
-Plain text: who shows it escapes it.
+Plain text: who shows it sees to it that it does no harm there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from helix_crawl_otel.formats import clock, count, duration, gib, gib_number, number, printable
+from helix_crawl_otel.formats import clock, count, duration, gib, gib_number, number, shard_name
 from helix_crawl_otel.report.effect import Effect, Speed, effect_of, lost_seconds, saved_seconds
 from helix_crawl_otel.report.panels import LABELS
 from helix_crawl_otel.report.story import DETECT, HANG, REMEDIES, ReportAction, ReportBatch, RunReport, ShardReport
@@ -41,7 +41,7 @@ _OUTCOMES = {
 
 def name_of(tale: ShardReport, story: RunReport) -> str:
     """The shard, and the run where there are several."""
-    name = ". (loose files)" if tale.shard == "." else printable(tale.shard)
+    name = shard_name(tale.shard)
     return name if story.runs < 2 else f"{name}, run {tale.run + 1}"
 
 
@@ -151,10 +151,10 @@ def _done(step: ReportAction, effect: Effect) -> str:
 
 def step_text(step: ReportAction, is_recorded: bool) -> str:
     """An action and what became of it."""
-    what = LABELS.get(step.kind, printable(step.kind))
+    what = LABELS.get(step.kind, step.kind)
     if not is_recorded:
         return f"would be asked for: {what}" if step.kind in REMEDIES else what
-    return what + _OUTCOMES.get(step.outcome, f", {printable(step.outcome)}")
+    return what + _OUTCOMES.get(step.outcome, f", {step.outcome}")
 
 
 def speed_text(speed: Speed | None) -> str:
@@ -186,4 +186,4 @@ def evidence_text(step: ReportAction) -> str:
         parts.append(f"of others {gib(found['other_shared_bytes'], 2)}")
     if "inflight_seconds" in found:
         parts.append(f"a batch running for {duration(found['inflight_seconds'])}")
-    return "; ".join(parts) or printable(step.reason) or "none recorded"
+    return "; ".join(parts) or step.reason or "none recorded"

@@ -67,16 +67,17 @@ class Judgement:
     may_set_aside: bool
 
 
-def judge(error: ShardCorrupt, path: Path, *, is_built: bool) -> Judgement:
+def judge(error: ShardCorrupt, path: Path, *, is_built: bool, lock_seconds: float = LOCK_SECONDS) -> Judgement:
     """Find out what is behind it. Nobody in this process may have the file open.
 
     Args:
         error: What SQLite said.
         path: The file.
         is_built: By `build`, from sources that are there. A file of its own is checked for as long as it takes.
+        lock_seconds: How long to wait for another program that holds it.
     """
-    is_own = is_built and is_ours(path)
-    found = condition(path, None if is_own else LOOK_SECONDS)
+    is_own = is_built and is_ours(path, lock_seconds)
+    found = condition(path, None if is_own else LOOK_SECONDS, lock_seconds)
     if found is Condition.WHOLE:
         said = printable(str(error.__cause__ or error))
         return Judgement(
@@ -88,22 +89,24 @@ def judge(error: ShardCorrupt, path: Path, *, is_built: bool) -> Judgement:
     if found is Condition.DAMAGED and is_own:
         return Judgement(str(error), may_set_aside=True)
     unsure = " (PRAGMA integrity_check could not be finished)" if found is Condition.UNKNOWN else ""
+    foreign = "" if is_own or not is_built else ", for nothing in it says that `build` has made it"
     return Judgement(
-        f"{error}{unsure}; it has been left where it is. See what PRAGMA integrity_check says, then put a copy from "
-        f"before in its place, or save what can be read: sqlite3 {shlex.quote(path.name)} .recover",
+        f"{error}{unsure}; it has been left where it is{foreign}. See what PRAGMA integrity_check says, then put a "
+        f"copy from before in its place, or save what can be read: sqlite3 {shlex.quote(path.name)} .recover",
         may_set_aside=False,
     )
 
 
-def condition(path: Path, seconds: float | None) -> Condition:
+def condition(path: Path, seconds: float | None, lock_seconds: float = LOCK_SECONDS) -> Condition:
     """Have SQLite check the file, its pages, tables and indexes.
 
     Args:
         path: The file.
         seconds: How long that may take, `None` for as long as it takes.
+        lock_seconds: How long to wait for another program that holds it.
     """
     try:
-        with closing(schema.connect(path, LOCK_SECONDS)) as connection, _at_most(connection, seconds):
+        with closing(schema.connect(path, lock_seconds)) as connection, _at_most(connection, seconds):
             # A CHECK that a row does not meet is the application's affair.
             connection.execute("PRAGMA ignore_check_constraints = ON")
             found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(100)")]
@@ -154,38 +157,36 @@ def _are_tables_whole(connection: sqlite3.Connection, found: list[str]) -> bool:
     return all(connection.execute(f"PRAGMA integrity_check('{name}')").fetchone() == ("ok",) for name in quoted)
 
 
-def is_ours(path: Path) -> bool:
-    """Whether there is nothing in a file but what `build` has made, as far as it can be read.
+def is_ours(path: Path, lock_seconds: float = LOCK_SECONDS) -> bool:
+    """Whether there is nothing in a damaged file but what `build` has made, as far as it can be read.
 
-    A file of which nothing at all can be read counts as ours: it stands under the name of a shard.
+    A file of which nothing can be read that says so is not known to be ours.
+
+    Args:
+        path: The file.
+        lock_seconds: How long to wait for another program that holds it.
     """
     try:
-        with closing(schema.connect(path, LOCK_SECONDS)) as connection:
+        with closing(schema.connect(path, lock_seconds)) as connection:
             # Takes a schema that cannot be understood as the rows that it is, and a file that is cut short. Nothing is
             # written.
             connection.execute("PRAGMA writable_schema = ON")
-            names = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")}
-            columns = {str(row[1]).lower() for row in connection.execute("PRAGMA table_info(genes)")}
-            is_own = _are_own(names) and columns <= schema.OWN_COLUMNS
-            return is_own and (not names or _says_that_it_was_built(connection))
+            return schema.is_all_own(connection) and _says_that_it_was_built(connection)
     except sqlite3.Error as error:
-        return _is_damage(error) and _are_own(_names_in_first_page(path))
-
-
-def _are_own(names: set[str]) -> bool:
-    """Whether all of these tables, indexes, triggers and views are ours."""
-    names = {name.lower() for name in names}
-    own = {name for name in names if name == "genes" or name.startswith(("helix_crawl_", "sqlite_"))}
-    return names == own and (not names or "helix_crawl_meta" in names)
+        names = _names_in_first_page(path) if _is_damage(error) else set()
+        return "helix_crawl_meta" in names and schema.is_own_name(names)
 
 
 def _says_that_it_was_built(connection: sqlite3.Connection) -> bool:
+    sql = "SELECT rootpage FROM sqlite_master WHERE name = 'helix_crawl_meta'"
+    root = connection.execute(sql).fetchone()
+    if root is None:
+        return False
     try:
         keys = {str(row[0]) for row in connection.execute("SELECT key FROM helix_crawl_meta")}
     except sqlite3.Error as error:
         # `build` makes that table before the first gene is there; in somebody else's file it lies behind the genes.
-        sql = "SELECT rootpage FROM sqlite_master WHERE name = 'helix_crawl_meta'"
-        return _is_damage(error) and int(connection.execute(sql).fetchone()[0]) <= FIRST_PAGES
+        return _is_damage(error) and int(root[0]) <= FIRST_PAGES
     was_only_encoded = "encoder" in keys and TREE_NOTE not in keys  # by a version that left no note of it
     return schema.APP_NOTE not in keys and not was_only_encoded
 
@@ -193,7 +194,7 @@ def _says_that_it_was_built(connection: sqlite3.Connection) -> bool:
 def _names_in_first_page(path: Path) -> set[str]:
     """Names in what is left of a schema that SQLite cannot read: behind a header that was written over, say."""
     with path.open("rb") as file:
-        return {name.decode() for name in _CREATED.findall(file.read(PAGE_BYTES))}
+        return {name.decode().lower() for name in _CREATED.findall(file.read(PAGE_BYTES))}
 
 
 # -- setting aside -----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from helix_crawl_otel.formats import printable
 __all__ = [
     "CannotSetAside",
     "DiskTrouble",
+    "EmptyFile",
     "EncoderRefused",
     "LeaseLost",
     "NoShards",
@@ -75,7 +76,11 @@ class StoreReadOnly(StoreError):
 
 
 class NotAShard(StoreError):
-    """The file is no shard: it has no table of genes."""
+    """The file is no shard: it has no table of genes, or `build` is to write into it and has not made it."""
+
+
+class EmptyFile(NotAShard):
+    """The file is a database without anything in it, as a process leaves that is killed while it makes a shard."""
 
 
 class NoShards(StoreError):

@@ -1,28 +1,11 @@
-"""What the store keeps and hands out: genes, sources, and what the words for them mean."""
+"""What the store keeps and hands out: genes that lack a vector, marks of sources, and how genes are named."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 
-__all__ = ["Gene", "PendingGene", "SourceMark", "content_hash", "gene_id"]
-
-
-@dataclass(frozen=True)
-class Gene:
-    """A passage to ingest.
-
-    Args:
-        gene_id: See `gene_id`.
-        content: Its text, not blank.
-        source_id: The source it was cut from.
-        content_hash: See `content_hash`.
-    """
-
-    gene_id: str
-    content: str
-    source_id: str
-    content_hash: str
+__all__ = ["PendingGene", "SourceMark", "content_hash", "gene_id"]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""Looks at shards without a worker and without a model: is one complete, what lease has been taken, which files are
-there, what is in them.
+"""Looks at shards without a worker and without a model: is one complete, which files are there, what is in them.
 
 Read by the supervisor, while no worker is on the file, and by the commands. Nothing is written, but SQLite may recover
 what a killed writer has left in its log.
@@ -27,7 +26,8 @@ __all__ = [
     "find_shards",
     "gone_shards",
     "has_vectors",
-    "lease_epoch",
+    "names_by_file",
+    "notes_of_links",
     "reading",
     "salvage",
     "source_and_content",
@@ -46,8 +46,12 @@ STATE_FOLDER = ".helix-crawl"
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, Table]]:
+def reading(path: Path, lock_seconds: float = LOCK_SECONDS) -> Iterator[tuple[sqlite3.Connection, Table]]:
     """Open a shard to read it, also a copy where nothing may be written.
+
+    Args:
+        path: The file.
+        lock_seconds: How long to wait for another program that holds it.
 
     Raises:
         StoreError: It cannot be read; the message says why.
@@ -55,14 +59,14 @@ def reading(path: Path) -> Iterator[tuple[sqlite3.Connection, Table]]:
     if not path.is_file():
         raise StoreError(f"{path} is not there")
     with store_errors(path):
-        connection, table = _opened(path)
+        connection, table = _opened(path, lock_seconds)
         with closing(connection):
             yield connection, table
 
 
-def _opened(path: Path) -> tuple[sqlite3.Connection, Table]:
+def _opened(path: Path, lock_seconds: float) -> tuple[sqlite3.Connection, Table]:
     try:
-        return _looked_at(schema.connect(path, LOCK_SECONDS), path)
+        return _looked_at(schema.connect(path, lock_seconds), path)
     except sqlite3.Error as error:
         if not cannot_write(error):
             raise
@@ -95,19 +99,6 @@ def _looked_at(connection: sqlite3.Connection, path: Path) -> tuple[sqlite3.Conn
         raise
 
 
-def lease_epoch(path: Path) -> int:
-    """The highest lease taken on a shard, 0 for a file without one, or without a file.
-
-    Raises:
-        StoreError: It cannot be read.
-    """
-    if not path.exists():
-        return 0
-    with reading(path) as (connection, table):
-        found = stored_meta(connection, table).get("epoch")
-    return found if isinstance(found, int) else 0
-
-
 def stored_identity(path: Path) -> dict[str, object] | None:
     """The encoder that a shard's vectors are of, `None` when nothing says so.
 
@@ -128,6 +119,7 @@ class Salvage:
         genes: How many there are; 0 where it is not complete, for then nobody has counted.
         identity: The encoder, `None` when nothing says so.
         fingerprint: Of the sources that it was cut from, see `tree.fingerprint`.
+        epoch: The highest lease that was taken on it, 0 for none.
         pending: Genes that lack a vector; `None` where the file is too large to count them before the run.
         quarantined: Genes that are left out.
     """
@@ -136,17 +128,27 @@ class Salvage:
     genes: int
     identity: dict[str, object] | None
     fingerprint: str | None
+    epoch: int
     pending: int | None = 0
     quarantined: int = 0
 
 
-def salvage(path: Path) -> Salvage:
+def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = False) -> Salvage:
     """Look at one shard. As little as possible is read: a run may begin with a thousand of them.
 
+    Args:
+        path: The file.
+        lock_seconds: How long to wait for another program that holds it.
+        is_built: It is for `build` to write.
+
     Raises:
+        EmptyFile: There is nothing in it.
+        NotAShard: It is none, or `build` has not made it.
         StoreError: It cannot be read.
     """
-    with reading(path) as (connection, table):
+    with reading(path, lock_seconds) as (connection, table):
+        if is_built:
+            schema.require_built(connection, path)
         own = stored_meta(connection, table)
         identity = own.get("encoder")
         is_open = table.pending(right_length(connection, table, identity))
@@ -159,13 +161,22 @@ def salvage(path: Path) -> Salvage:
             counting = f"SELECT count(*) FROM genes WHERE {is_open}"
             pending = int(connection.execute(counting).fetchone()[0]) if is_small else None
     is_complete = not lacks and not own.get("clearing")
-    return Salvage(is_complete, genes, identity, own.get("fingerprint"), pending, quarantined)
+    epoch = own.get("epoch")
+    return Salvage(
+        is_complete,
+        genes,
+        identity,
+        own.get("fingerprint"),
+        epoch if isinstance(epoch, int) else 0,
+        pending,
+        quarantined,
+    )
 
 
-def count_quarantined(path: Path) -> int:
-    """Genes of a shard that are left out, 0 where that cannot be read."""
+def count_quarantined(path: Path, lock_seconds: float) -> int:
+    """Genes of a shard that are left out, 0 where that cannot be read in so long."""
     try:
-        with reading(path) as (connection, table):
+        with reading(path, lock_seconds) as (connection, table):
             return _quarantined(connection, table)
     except StoreError:
         return 0
@@ -184,36 +195,72 @@ def stored_meta(connection: sqlite3.Connection, table: Table) -> dict[str, Any]:
     return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM helix_crawl_meta")}
 
 
-def find_shards(paths: Sequence[Path]) -> list[Path]:
+def find_shards(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """The shards that a command was given.
 
     Args:
-        paths: Files, and folders whose `.db` files are meant. One that is given twice counts once.
+        paths: Files, and folders whose `.db` files are meant.
+
+    Returns:
+        The files, each once however often and under whatever names it was given; and what is to be told of those that
+        have several names.
 
     Raises:
         NoShards: One is not there, or a folder holds no shard.
     """
-    found: dict[Path, Path] = {}
+    found: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = sorted(item for item in path.glob("*.db") if item.is_file() and _is_shard(item))
             if not inside:
                 raise NoShards(f"{path} holds no shard; accepted: a folder with .db files that have a table `genes`")
-            for item in inside:
-                found.setdefault(_resolved(item), item)
+            found += inside
         elif path.exists():
-            found.setdefault(_resolved(path), path)
+            found.append(path)
         else:
             raise NoShards(f"{path} is not there; accepted: shards (.db files), or folders that hold some")
+    names = names_by_file(found)
+    # What a killed program has left beside one of the names belongs to the file: SQLite looks for it beside that alone.
+    files = [next(filter(_has_log, same), same[0]) for same in names]
+    return files, [note for file, same in zip(files, names, strict=True) for note in _of_links(file, same)]
+
+
+def names_by_file(paths: Sequence[Path]) -> list[list[Path]]:
+    """The paths, each with those that mean the same file, in order.
+
+    By device and number of the file, so that links of both kinds, spellings and mounts make no difference; by the path
+    where the system does not tell, as some shares of Windows do not.
+    """
+    found: dict[object, list[Path]] = {}
+    for path in paths:
+        try:
+            about = path.stat()
+            key: object = (about.st_dev, about.st_ino) if about.st_ino else path.resolve()
+        except OSError:
+            key = path.absolute()
+        found.setdefault(key, []).append(path)
     return list(found.values())
 
 
-def _resolved(path: Path) -> Path:
-    """Where it really is, as far as the system tells: some RAM disks and shares of Windows do not."""
+def _of_links(path: Path, names: Sequence[Path]) -> Iterator[str]:
+    """What is to be told of a file with several names."""
+    others = sorted({str(name) for name in names} - {str(path)})
+    if others:
+        yield f"{', '.join(others)} is the same file as {path}, which is taken once"
     try:
-        return path.resolve()
+        links = path.stat().st_nlink
     except OSError:
-        return path.absolute()
+        return
+    if links > 1:
+        yield (
+            f"{path} is one of {links} names (hard links) of a file: nothing may open it by another one meanwhile, for "
+            "SQLite keeps its log beside the name"
+        )
+
+
+def notes_of_links(path: Path) -> list[str]:
+    """What is to be told of a shard that has several names (hard links)."""
+    return list(_of_links(path, [path]))
 
 
 def _is_shard(path: Path) -> bool:
@@ -227,7 +274,7 @@ def _is_shard(path: Path) -> bool:
         return True
 
 
-def gone_shards(root: Path, output: Path, files: Collection[str]) -> list[tuple[str, Path]]:
+def gone_shards(root: Path, output: Path, files: Collection[str], lock_seconds: float) -> list[tuple[str, Path, int]]:
     """Shards that were cut from this tree, hold sources, and have no folder in it any more. Their genes stay until
     `--prune`.
 
@@ -235,25 +282,27 @@ def gone_shards(root: Path, output: Path, files: Collection[str]) -> list[tuple[
         root: The tree.
         output: Folder of the shards' files.
         files: Of the shards that the tree has, without a folder.
+        lock_seconds: How long to wait for another program that holds one.
 
     Returns:
-        Name and file of each, in order.
+        Name, file and highest lease of each, in order.
     """
     found = []
     for path in sorted(output.glob("*.db")):
         if path.name in files or not path.is_file():
             continue
         try:
-            with reading(path) as (connection, table):
-                tree = stored_meta(connection, table).get(TREE_NOTE)
+            with reading(path, lock_seconds) as (connection, table):
+                own = stored_meta(connection, table)
                 has_sources = (
                     table.has_own
                     and connection.execute("SELECT 1 FROM helix_crawl_sources LIMIT 1").fetchone() is not None
                 )
         except StoreError:
             continue  # what cannot be read is not known to be ours
+        tree = own.get(TREE_NOTE)
         if has_sources and isinstance(tree, list) and len(tree) == 2 and Path(str(tree[0])) == root:
-            found.append((str(tree[1]), path))
+            found.append((str(tree[1]), path, int(own.get("epoch", 0))))
     return found
 
 

@@ -6,10 +6,11 @@ Source: DESIGN.md, section 8: never drop or reorder the app's columns, add only 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_crawl_otel.shards.errors import NotAShard
+from helix_crawl_otel.shards.errors import EmptyFile, NotAShard
 
 __all__ = [
     "APP_NOTE",
@@ -20,12 +21,16 @@ __all__ = [
     "VECTOR",
     "Table",
     "clear_some",
+    "columns_of_genes",
     "connect",
     "connect_unchanging",
     "create_genes",
     "ensure_own",
     "index_sources",
+    "is_all_own",
+    "is_own_name",
     "read_table",
+    "require_built",
     "right_length",
     "spread_sample",
 ]
@@ -93,7 +98,14 @@ class Table:
 
 
 def connect(path: Path, lock_seconds: float) -> sqlite3.Connection:
-    """Open a file that is there, and let SQLite recover what a killed writer has left in its log."""
+    """Open a file that is there, and let SQLite recover what a killed writer has left in its log.
+
+    Raises:
+        NotAShard: It, or what SQLite would open beside it, is no file: a pipe would be waited for.
+    """
+    for part in (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")):
+        if part.exists() and not part.is_file():
+            raise NotAShard(f"{path} cannot be used: {part.name} is no file, but a folder, a pipe or a device")
     return _lenient(sqlite3.connect(path, timeout=lock_seconds, isolation_level=None))
 
 
@@ -114,16 +126,61 @@ def read_table(connection: sqlite3.Connection, path: Path) -> Table:
     Raises:
         NotAShard: It has no table of genes with the columns that every shard has.
     """
-    rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
-    tables = {str(name).lower(): str(sql) for name, sql in rows}
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    tables = {str(name).lower() for (name,) in rows}
     if "genes" not in tables:
-        raise NotAShard(f"{path} is no shard: it has no table `genes`")
-    columns = frozenset(str(row[1]).lower() for row in connection.execute("PRAGMA table_info(genes)"))
+        kind = NotAShard if tables else EmptyFile
+        raise kind(f"{path} is no shard: it has no table `genes`")
+    columns = columns_of_genes(connection)
     missing = {"gene_id", "content"} - columns
     if missing:
         raise NotAShard(f"{path} is no shard: its table `genes` has no column {' and no '.join(sorted(missing))}")
     has_rowid = "rowid" not in columns and _has_rowid(connection)
     return Table(columns, "rowid" if has_rowid else "gene_id", "helix_crawl_meta" in tables)
+
+
+def columns_of_genes(connection: sqlite3.Connection) -> frozenset[str]:
+    """Names of the columns of the table of genes, in lower case; none where there is no such table."""
+    return frozenset(str(row[1]).lower() for row in connection.execute("PRAGMA table_info(genes)"))
+
+
+def is_all_own(connection: sqlite3.Connection) -> bool:
+    """Whether `build` makes all the tables, columns, indexes, triggers and views that are in the file."""
+    names = {str(row[0]).lower() for row in connection.execute("SELECT name FROM sqlite_master")}
+    return is_own_name(names) and columns_of_genes(connection) <= OWN_COLUMNS
+
+
+def is_own_name(names: Iterable[str]) -> bool:
+    """Whether all of these are names that `build` gives. In lower case."""
+    return all(name == "genes" or name.startswith(("helix_crawl_", "sqlite_")) for name in names)
+
+
+def require_built(connection: sqlite3.Connection, path: Path) -> None:
+    """Make sure that `build` has made the file, whatever somebody has added to it since, or that nothing is in it.
+
+    Raises:
+        NotAShard: It is somebody else's.
+    """
+    names = {str(row[0]).lower() for row in connection.execute("SELECT name FROM sqlite_master")}
+    if "helix_crawl_meta" in names and _says_that_it_was_built(connection):
+        return
+    is_begun = is_all_own(connection) and not ("genes" in names and _has_a_row(connection, "genes"))
+    if not is_begun:
+        what = "`build` has not made its table `genes`" if "genes" in names else "it has no table `genes`, but others"
+        raise NotAShard(
+            f"{path} is no shard of this folder: {what}; it was left as it is: move it away, or give another --out "
+            "(`backfill` encodes what an application has written)"
+        )
+
+
+def _says_that_it_was_built(connection: sqlite3.Connection) -> bool:
+    keys = {str(row[0]) for row in connection.execute("SELECT key FROM helix_crawl_meta")}
+    # An older version has left no note of the tree.
+    return APP_NOTE not in keys and (TREE_NOTE in keys or _has_a_row(connection, "helix_crawl_sources"))
+
+
+def _has_a_row(connection: sqlite3.Connection, table: str) -> bool:
+    return connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None
 
 
 def _has_rowid(connection: sqlite3.Connection) -> bool:

@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from helix_crawl_otel.shards.genes import Gene, SourceMark
+from helix_crawl_otel.shards.genes import SourceMark, content_hash, gene_id
 from helix_crawl_otel.shards.store import ShardStore
 
 __all__ = ["SourceTable"]
+
+_SEEN = """
+    CREATE TEMP TABLE IF NOT EXISTS helix_crawl_seen (gene_id TEXT PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID
+"""
+"""The genes of the source that is being put. `times`: how often the passage has come, at its first gene."""
 
 
 class SourceTable:
@@ -40,17 +46,20 @@ class SourceTable:
             for source_id, mark in marks:
                 _mark(connection, source_id, mark)
 
-    def put(self, many: Iterable[tuple[str, SourceMark, Iterable[Gene]]]) -> tuple[int, int, int]:
+    def put(self, many: Iterable[tuple[str, SourceMark, Iterable[str]]]) -> tuple[int, int, int]:
         """Put sources in place of what they were, in one transaction.
+
+        Args:
+            many: Id, mark and passages of each. How many passages there are is counted here.
 
         Returns:
             Genes added, removed and kept.
         """
         added = removed = kept = 0
         with self._store.writing() as connection:
-            for source_id, mark, genes in many:
-                counts = _replace(connection, source_id, genes)
-                _mark(connection, source_id, mark if mark.genes >= 0 else _counted(mark, counts))
+            for source_id, mark, passages in many:
+                counts = _replace(connection, source_id, passages)
+                _mark(connection, source_id, replace(mark, genes=counts[0] + counts[2]))
                 added, removed, kept = added + counts[0], removed + counts[1], kept + counts[2]
         return added, removed, kept
 
@@ -65,34 +74,36 @@ class SourceTable:
         return removed
 
 
-def _counted(mark: SourceMark, counts: tuple[int, int, int]) -> SourceMark:
-    return SourceMark(mark.size, mark.mtime_ns, mark.digest, counts[0] + counts[2])
-
-
 def _mark(connection: sqlite3.Connection, source_id: str, mark: SourceMark) -> None:
     values = (source_id, mark.size, mark.mtime_ns, mark.digest, mark.genes)
     connection.execute("INSERT OR REPLACE INTO helix_crawl_sources VALUES (?, ?, ?, ?, ?)", values)
 
 
-def _replace(connection: sqlite3.Connection, source_id: str, genes: Iterable[Gene]) -> tuple[int, int, int]:
-    before = {str(row[0]) for row in connection.execute("SELECT gene_id FROM genes WHERE source_id = ?", (source_id,))}
-    seen: set[str] = set()
-    added = 0
-
-    def new() -> Iterable[tuple[str, str, str, str]]:
-        nonlocal added
-        for gene in genes:
-            seen.add(gene.gene_id)
-            if gene.gene_id not in before:
-                added += 1
-                yield gene.gene_id, gene.content, gene.source_id, gene.content_hash
-
-    connection.executemany("INSERT INTO genes (gene_id, content, source_id, content_hash) VALUES (?, ?, ?, ?)", new())
-    stale = before - seen
-    connection.executemany("DELETE FROM genes WHERE gene_id = ?", [(gene_id,) for gene_id in stale])
-    if stale:
+def _replace(connection: sqlite3.Connection, source_id: str, passages: Iterable[str]) -> tuple[int, int, int]:
+    # Which genes the source has now is kept by SQLite, which needs no memory for it: there may be millions.
+    connection.execute(_SEEN)
+    connection.execute("DELETE FROM temp.helix_crawl_seen")
+    total = added = 0
+    for passage in passages:
+        digest = content_hash(passage)
+        first = gene = gene_id(source_id, digest, 0)
+        if not connection.execute("INSERT OR IGNORE INTO temp.helix_crawl_seen VALUES (?, 1)", (first,)).rowcount:
+            sql = "SELECT times FROM temp.helix_crawl_seen WHERE gene_id = ?"
+            (times,) = connection.execute(sql, (first,)).fetchone()
+            connection.execute("UPDATE temp.helix_crawl_seen SET times = times + 1 WHERE gene_id = ?", (first,))
+            gene = gene_id(source_id, digest, times)
+            connection.execute("INSERT INTO temp.helix_crawl_seen VALUES (?, 1)", (gene,))
+        sql = (
+            "INSERT INTO genes (gene_id, content, source_id, content_hash) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (gene_id) DO NOTHING"
+        )
+        added += connection.execute(sql, (gene, passage, source_id, digest)).rowcount
+        total += 1
+    sql = "DELETE FROM genes WHERE source_id = ? AND gene_id NOT IN (SELECT gene_id FROM temp.helix_crawl_seen)"
+    removed = connection.execute(sql, (source_id,)).rowcount
+    if removed:
         _forget_quarantined(connection)
-    return added, len(stale), len(before) - len(stale)
+    return added, removed, total - added
 
 
 def _forget_quarantined(connection: sqlite3.Connection) -> None:

@@ -37,6 +37,9 @@ class ShardStore:
         table: As it is.
         epoch: The lease.
 
+    Attributes:
+        kept_out: Ids of genes whose vector the file did not keep, though SQLite reported no error.
+
     Threads: one.
     """
 
@@ -44,6 +47,7 @@ class ShardStore:
         self.path = path
         self.epoch = epoch
         self.table = table
+        self.kept_out: list[object] = []
         self._connection = connection
 
     @classmethod
@@ -53,7 +57,7 @@ class ShardStore:
         Args:
             path: The file.
             epoch: The lease, higher than any before it. The supervisor gives it out.
-            create: Make the file when it is not there.
+            create: For `build`: make the file when it is not there, and take none that something else has made.
             lock_seconds: How long to wait for another program that holds the file.
 
         Raises:
@@ -66,8 +70,11 @@ class ShardStore:
             connection = schema.connect(path, lock_seconds)
         try:
             with store_errors(path):
-                if not create:
-                    schema.read_table(connection, path)  # before anything is changed in a file that is no shard
+                # Before anything is changed in a file that is no shard.
+                if create:
+                    schema.require_built(connection, path)
+                else:
+                    schema.read_table(connection, path)
                 connection.execute("PRAGMA journal_mode = WAL").fetchall()
                 connection.execute("PRAGMA synchronous = NORMAL")
                 if create:
@@ -254,17 +261,26 @@ class ShardStore:
     def commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> int:
         """Write the vectors of a batch, all or none. A gene that is gone, or has other content now, is left out.
 
+        One that a trigger of the app's keeps out without a word is noted in `kept_out`.
+
         Returns:
             How many were written.
         """
-        written, key = 0, self.table.key
+        written, key, kept_out = 0, self.table.key, []
         with self.writing() as connection:
             for gene, vector in vectors:
                 row = connection.execute(f"SELECT gene_id, content FROM genes WHERE {key} = ?", (gene.key,)).fetchone()
                 # Compared here and not by SQLite: bytes that are no UTF-8 have been replaced in what was read.
-                if row == (gene.gene_id, gene.content):
-                    changed = connection.execute(f"UPDATE genes SET {VECTOR} = ? WHERE {key} = ?", (vector, gene.key))
-                    written += changed.rowcount  # a trigger of the app's may have refused it without a word
+                if row != (gene.gene_id, gene.content):
+                    continue
+                connection.execute(f"UPDATE genes SET {VECTOR} = ? WHERE {key} = ?", (vector, gene.key))
+                (is_there,) = connection.execute(
+                    f"SELECT count(*) FROM genes WHERE {key} = ? AND {VECTOR} = ?", (gene.key, vector)
+                ).fetchone()
+                written += is_there
+                if not is_there:
+                    kept_out.append(gene.gene_id)
+        self.kept_out += kept_out
         return written
 
     def quarantine(self, gene_id: str, reason: str) -> None:
@@ -278,6 +294,12 @@ class ShardStore:
         """Let all of them be tried again. Returns how many there were."""
         with self.writing() as connection:
             return connection.execute("DELETE FROM helix_crawl_quarantine").rowcount
+
+    def longest_encoded(self) -> str:
+        """The longest text that has a vector, empty where none has. Reads the whole file."""
+        wanted = f"NOT {self.table.lacking(self._right_length())} AND NOT {schema.BLANK}"
+        rows = self.read(f"SELECT content FROM genes WHERE {wanted} ORDER BY length(content) DESC LIMIT 1")
+        return str(rows[0][0]) if rows else ""
 
     def sample(self, count: int, *, not_of_device: str | None = None) -> list[tuple[str, str, bytes]]:
         """A few genes that have a vector, spread over the shard, the same ones each time.

@@ -6,7 +6,6 @@ Source: DESIGN.md, section 3.3 (`simulate --plot`).
 
 from __future__ import annotations
 
-import html
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ from helix_crawl_otel.charts import (
     svg_of,
     write,
 )
-from helix_crawl_otel.formats import span
+from helix_crawl_otel.formats import html_text, span
 from helix_crawl_otel.simulate.compare import Comparison, legend, table
 from helix_crawl_otel.simulate.loop import GIVE_UP_SECONDS, Mark, SimulatedRun
 from helix_crawl_otel.simulate.policies import CARD
@@ -227,7 +226,7 @@ def _memory(comparison: Comparison, end: float) -> Panel:
 
 
 def _page(comparison: Comparison, svg: str) -> str:
-    title = html.escape(f"helix-crawl simulate {comparison.scenario.name}")
+    title = html_text(f"helix-crawl simulate {comparison.scenario.name}")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -243,9 +242,9 @@ pre {{ overflow-x: auto; font-size: 13px; }}
 <body>
 {svg}
 <h2>Figures</h2>
-<pre>{html.escape(table([comparison]))}</pre>
+<pre>{html_text(table([comparison]))}</pre>
 <h2>What is compared</h2>
-<pre>{html.escape(legend())}</pre>
+<pre>{html_text(legend())}</pre>
 <p>A model in virtual time, not a measurement.</p>
 </body>
 </html>

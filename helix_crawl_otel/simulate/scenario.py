@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from functools import partial
 
 from helix_crawl_otel.modelled_card import BatchLoad, CardModel, check_number
 
@@ -154,15 +155,15 @@ class Scenario:
 
 
 # Nine shapes of 0.53 GiB fill 4.77 of the 4.98 GiB that weights and activations leave: 97 % full, healthy.
-_FULL_GIB = 0.53
+_full = partial(Stretch, fragment_gib=0.53)
 
 SCENARIOS = (
     Scenario(
         name="incident-06-10",
         text="shard confluence: one shape needs 0.43 GiB more at once, 0.21 GiB spill and stay: 15.3 to 2.3 genes/s",
         stretches=(
-            Stretch("confluence", 9_600, fragment_gib=_FULL_GIB),
-            Stretch("confluence", 15_400, fragment_gib=_FULL_GIB, surge_gib=0.431),
+            _full("confluence", 9_600),
+            _full("confluence", 15_400, surge_gib=0.431),
         ),
     ),
     Scenario(
@@ -170,8 +171,8 @@ SCENARIOS = (
         text="shard slack__eng-oncall: one shape needs 4.4 GiB at once beside a full cache, 4.2 GiB spill: 64 genes in "
         "47 minutes from then on, although the cache is released every 64 batches; 66 hours to go",
         stretches=(
-            Stretch("slack__eng-oncall", 19_648, fragment_gib=_FULL_GIB),
-            Stretch("slack__eng-oncall", 5_352, fragment_gib=_FULL_GIB, surge_gib=4.4),
+            _full("slack__eng-oncall", 19_648),
+            _full("slack__eng-oncall", 5_352, surge_gib=4.4),
         ),
         release_every=64,
     ),
@@ -187,8 +188,8 @@ SCENARIOS = (
         name="endless-batch",
         text="with 4.2 s healthy batches, one batch never ends in the context that meets it; a fresh one encodes it",
         stretches=(
-            Stretch("wiki", 12_800, fragment_gib=_FULL_GIB),
-            Stretch("wiki", 12_200, fragment_gib=_FULL_GIB, stalls=True),
+            _full("wiki", 12_800),
+            _full("wiki", 12_200, stalls=True),
         ),
     ),
     Scenario(
@@ -196,8 +197,8 @@ SCENARIOS = (
         text="three healthy shards fill the cache; the fourth spills 4.2 GiB with its first batch and never shows a "
         "healthy one: only the card's earlier shards tell that it is slow",
         stretches=(
-            *(Stretch(name, 6_400, fragment_gib=_FULL_GIB) for name in ("one", "two", "three")),
-            Stretch("four", 5_800, fragment_gib=_FULL_GIB, surge_gib=4.4),
+            *(_full(name, 6_400) for name in ("one", "two", "three")),
+            _full("four", 5_800, surge_gib=4.4),
         ),
     ),
     Scenario(
@@ -224,17 +225,17 @@ SCENARIOS = (
         text="an 18 GB shard file outgrows the file cache: reading a batch takes 60 s instead of 0.2, and the card is "
         "97 % full",
         stretches=(
-            Stretch("archive", 12_800, fragment_gib=_FULL_GIB),
-            Stretch("archive", 12_200, fragment_gib=_FULL_GIB, read_seconds=60.0),
+            _full("archive", 12_800),
+            _full("archive", 12_200, read_seconds=60.0),
         ),
     ),
     Scenario(
         name="throttling",
         text="the card gets hot and runs at half its speed for 200 batches, 97 % full",
         stretches=(
-            Stretch("notes", 6_400, fragment_gib=_FULL_GIB),
-            Stretch("notes", 12_800, fragment_gib=_FULL_GIB, speed=0.5),
-            Stretch("notes", 5_800, fragment_gib=_FULL_GIB),
+            _full("notes", 6_400),
+            _full("notes", 12_800, speed=0.5),
+            _full("notes", 5_800),
         ),
     ),
 )

@@ -96,10 +96,8 @@ class IncomingMessages:
                 running = self._pipeline.running(self._batch_id(batch))
                 if running is not None:
                     self._pipeline.abandon_batch(running)
-            case messages.RecordBatch(end, shard, device, genes, seconds, work):
-                self._pipeline.record_batch(shard, self._worker, device, genes, seconds, work)
-                self._measured(BatchInfo("", shard, self._worker, device, genes, work), seconds)
-                self._judged(end)
+            case messages.RecordBatch():
+                self._record_batch(message)
             case messages.IgnoreBatch():
                 self._ignore_batch(message)
             case messages.Memory(device, reading, source, up):
@@ -146,9 +144,7 @@ class IncomingMessages:
             return  # it goes on in the next worker: its series must not end in between
         self._pipeline.close_shard(shard, state)
         self._uncommitted.discard(shard)
-        if state == "done":
-            self._run.demoted.discard(shard)
-        elif state == "paused":
+        if state == "paused":
             self.has_paused = True
         if shard in self._encoded:
             self._run.emit(events.ShardEnded(self._run.clock(), shard, state, self._encoded.pop(shard), ""))
@@ -166,11 +162,21 @@ class IncomingMessages:
         )
 
     def _finish_batch(self, message: messages.FinishBatch) -> None:
-        running = self._pipeline.running(self._batch_id(message.batch))
-        if running is not None:
-            self._pipeline.finish_batch(running, message.seconds)
-            self._measured(running[0], message.seconds)
-        self._judged(message.end)
+        try:
+            running = self._pipeline.running(self._batch_id(message.batch))
+            if running is not None:
+                self._pipeline.finish_batch(running, message.seconds)
+                self._measured(running[0], message.seconds)
+        finally:
+            self._judged(message.end)
+
+    def _record_batch(self, message: messages.RecordBatch) -> None:
+        info = BatchInfo("", message.shard, self._worker, message.device, message.genes, message.work)
+        try:
+            self._pipeline.record_batch(info.shard, info.worker, info.device, info.genes, message.seconds, info.work)
+            self._measured(info, message.seconds)
+        finally:
+            self._judged(message.end)
 
     def _batch_id(self, batch: int) -> str:
         return f"{self.number}/{batch}"
@@ -189,6 +195,7 @@ class IncomingMessages:
             )
 
     def _judged(self, end: int) -> None:
+        """Answer, whatever went wrong: its driver waits for that at the boundary."""
         self.push()
         self._mail.send(messages.Judged(end))
 
@@ -245,6 +252,10 @@ class IncomingMessages:
         """Whether the worker takes messages: it has said hello, and in our version. Another one runs by itself."""
         with self._lock:
             return self.hello is not None and self.hello.version == messages.VERSION
+
+    def is_in_batch(self, shard: str, t: float) -> bool:
+        """Whether a batch of the shard that was in flight at `t` still is."""
+        return self._pipeline.has_batch(self._worker, shard, t)
 
     def pause(self) -> None:
         """Ask the worker to finish its batch, commit and leave; one that has not said hello is asked when it does."""

@@ -8,6 +8,7 @@ Source: DESIGN.md, section 3.7.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -45,6 +46,7 @@ class FolderLock:
         self._lock = FileLock(folder / "lock")
 
     def __enter__(self) -> FolderLock:
+        self._refuse_what_blocks()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -75,6 +77,13 @@ class FolderLock:
         with contextlib.suppress(OSError):  # on Windows somebody may be reading it just now; it says nothing by itself
             self._holder.unlink()
         self._lock.release()
+
+    def _refuse_what_blocks(self) -> None:
+        """A pipe in the place of the lock, the state or a log would be waited for, by each who opens it, for ever."""
+        for path in self._folder.glob("*"):
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                why = "is a pipe, a socket or a device; accepted: a file, or nothing there"
+                raise OSError(errno.EINVAL, f"{path} {why}")
 
     def _sentence(self) -> str:
         who = "another process"

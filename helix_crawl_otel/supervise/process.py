@@ -21,8 +21,9 @@ from typing import Any, BinaryIO, Protocol
 from helix_crawl_otel.import_path import VARIABLE, folders_for_worker, variable_for_worker
 from helix_crawl_otel.link import launch
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.probes.processes import descendants
+from helix_crawl_otel.probes.processes import descendants, processor_seconds
 from helix_crawl_otel.supervise.windows import JobObject, send_break
+from helix_crawl_otel.timing import RunningClock
 
 __all__ = ["ProcessHandle", "Spawn", "WorkerProcess", "python_command", "spawn", "worker_command"]
 
@@ -30,7 +31,7 @@ KILL_SECONDS = 30.0
 """What a killed process gets to be gone: on a machine that swaps, its memory takes a while to be given back. One that
 is stuck in the driver is not gone, however long one waits."""
 
-LOOK_SECONDS = 0.02
+LOOK_SECONDS, LATE_SECONDS = 0.02, 1.0
 
 
 class ProcessHandle(Protocol):
@@ -49,6 +50,9 @@ class ProcessHandle(Protocol):
 
     def interrupt(self) -> None:
         """What a terminal sends it on Ctrl-C."""
+
+    def processor_seconds(self) -> float | None:
+        """What it and all that it has started have used of the processor; `None` when unknown."""
 
     def end(self, grace_seconds: float) -> bool:
         """Ask it to end, then kill it. Returns whether it is gone."""
@@ -111,6 +115,10 @@ class WorkerProcess:
         elif self.exit_code is None and not send_break(self.pid):
             watchdog.warning("process %d has no console and is not interrupted", self.pid)
 
+    def processor_seconds(self) -> float | None:
+        """What it and all that it has started have used of the processor; `None` when unknown."""
+        return processor_seconds(self.pid)
+
     def end(self, grace_seconds: float) -> bool:
         """Ask a driver of the user's own to end, then kill it with all it started; ours is killed at once.
 
@@ -138,9 +146,10 @@ class WorkerProcess:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _wait(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
+        clock = RunningClock(time.monotonic, LATE_SECONDS)  # neither is gone before both have run for so long
+        deadline = clock() + seconds
         while self._popen.poll() is None:
-            if time.monotonic() >= deadline:
+            if clock() >= deadline:
                 return False
             time.sleep(LOOK_SECONDS)
         return True

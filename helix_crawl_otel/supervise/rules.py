@@ -8,6 +8,7 @@ Source: DESIGN.md, section 3.3, exit codes; section 5, the memory; section 7, th
 
 from __future__ import annotations
 
+import errno
 import signal
 from dataclasses import dataclass
 from enum import Enum
@@ -23,9 +24,11 @@ __all__ = [
     "GateState",
     "MemoryGate",
     "Retry",
+    "StartBudget",
     "backoff_seconds",
     "exit_text",
     "judge_end",
+    "start_reason",
     "why_ended",
 ]
 
@@ -33,6 +36,9 @@ RESTARTS = 3
 """After 1, 2 and 4 s; then the shard has failed."""
 FIRST_BACKOFF_SECONDS = 1.0
 MOST_BACKOFF_SECONDS = 60.0
+
+MOST_FAILED_STARTS = 14
+"""Tries after the first, with backoff: some ten minutes. What the system lacks for it, others may give back."""
 
 MOST_NARROWED = 40
 """Crashes that halve a suspected batch and so need not be paid for: each of a batch's 16 halvings takes two. Without
@@ -203,6 +209,47 @@ class CrashBudget:
         self._narrowed += 1
         if self._narrowed <= MOST_NARROWED:
             self._spent = 0
+
+
+class StartBudget:
+    """Counts how often in a row the system would not start a worker. Pure; the supervisor's thread only.
+
+    It is no shard's fault, so that none fails for it: the run is paused once the time is up.
+    """
+
+    def __init__(self) -> None:
+        self._spent = 0
+
+    @property
+    def left(self) -> int:
+        """Tries that are left."""
+        return MOST_FAILED_STARTS - self._spent
+
+    def failed(self) -> Retry | None:
+        """A worker could not be started. `None`: the budget is spent."""
+        if not self.left:
+            return None
+        self._spent += 1
+        return Retry(backoff_seconds(self._spent))
+
+
+def start_reason(error: BaseException) -> str:
+    """Why a worker could not be started, in words."""
+    if isinstance(error, OSError):
+        what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        limit = _LIMITS.get(error.errno or 0)
+    else:
+        what = str(error) or "out of memory"
+        limit = _LIMITS[errno.ENOMEM if isinstance(error, MemoryError) else errno.EAGAIN]
+    return f"the worker cannot be started: {what}" + (f" ({limit})" if limit else "")
+
+
+_LIMITS = {
+    errno.EMFILE: "this process has as many files open as it may: `ulimit -n`",
+    errno.ENFILE: "the system has as many files open as it can",
+    errno.EAGAIN: "there are as many processes or threads as there may be: `ulimit -u`, or the container's limit",
+    errno.ENOMEM: "there is no memory for another process: `ulimit -v`, or the container's limit",
+}
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

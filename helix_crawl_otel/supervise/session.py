@@ -30,7 +30,7 @@ from helix_crawl_otel.supervise.job import Job
 from helix_crawl_otel.supervise.loop import Supervisor
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.timeline import TimelineWriter
-from helix_crawl_otel.timing import Ticker, awake_clock, scaled_clock
+from helix_crawl_otel.timing import RunningClock, Ticker, awake_clock, scaled_clock
 
 if TYPE_CHECKING:
     from helix_crawl_otel.otel.endpoint import MetricsEndpoint
@@ -138,13 +138,14 @@ class Session:
         self._supervisor: Supervisor | None = None
         self._closing = ExitStack()
         self.folder = options.folder
-        self.clock = scaled_clock(awake_clock(), options.clock_rate)
+        # Nothing in this process holds the GIL: a long time between two looks is one in which it did not run.
+        self.clock = scaled_clock(RunningClock(awake_clock()), options.clock_rate)
         options.folder.mkdir(parents=True, exist_ok=True)
         self.timeline = TimelineWriter(options.folder / "timeline.jsonl", self.clock)
         self._closing.callback(self.timeline.close)
         state_file = StateFile(options.folder / "ladder.json")
         state = state_file.load(options.encoder)
-        self.demoted = {name for name, shard in state.shards.items() if shard.ladder.is_demoted and not shard.is_done}
+        self.demoted = {name for name, shard in state.shards.items() if shard.ladder.is_demoted}
         self.timeline.run(
             config={**asdict(options.config), "tick_seconds": TICK_SECONDS},
             encoder=options.encoder,

@@ -9,12 +9,24 @@ Source: DESIGN.md, sections 5 and 7.
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from enum import Enum
 
+from helix_crawl_otel.lacks import is_passing
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
 from helix_crawl_otel.supervise.job import WorkerStart
-from helix_crawl_otel.supervise.rules import CrashBudget, End, Ending, GateState, MemoryGate, judge_end, why_ended
+from helix_crawl_otel.supervise.rules import (
+    CrashBudget,
+    End,
+    Ending,
+    GateState,
+    MemoryGate,
+    StartBudget,
+    judge_end,
+    start_reason,
+    why_ended,
+)
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.worker import Worker, launch_worker
 
@@ -30,7 +42,11 @@ SILENT_SECONDS = 1800.0
 """One whose loop has said nothing for so long while no batch is in flight hangs in a file or in a model. Likewise."""
 
 LEAVE_SECONDS = 30.0
-"""One that has been told to leave, with nothing left to do, has long written everything by then. Likewise."""
+"""One that has been told to leave, or to pause outside of a batch, has long written all by then, unless a file of a
+dead network folder keeps it. Likewise."""
+
+BUSY_SECONDS = 86_400.0
+"""A worker on the CPU that says nothing and uses the processor loads a large model, say. Likewise."""
 
 DRAIN_SECONDS = 5.0
 
@@ -46,6 +62,21 @@ class Phase(str, Enum):
     ENDING = "ending"
     WAITING = "waiting"
     OVER = "over"
+
+
+@dataclass
+class Hang:
+    """A batch that the policy takes for a hang. What its worker has said by then is read before it is ended.
+
+    Args:
+        decision: Of the policy.
+        since: When the slot was told, in seconds.
+        heard_at: When the worker had last said anything, at the turn before; `None` at the first.
+    """
+
+    decision: Decision
+    since: float
+    heard_at: float | None = None
 
 
 class Restart:
@@ -104,9 +135,11 @@ class Slot:
         self._start: WorkerStart | None = None  # of the running worker, or of the last one
         self._restart: Restart | None = None  # while waiting
         self._budget = CrashBudget()
+        self._starts = StartBudget()
         self._before_bytes: int | None = None  # used on the device before its last worker was started
         self._ended_for: str | None = None
         self._demotes: str | None = None  # the shard for whose demotion it was
+        self._hang: Hang | None = None
 
     # -- the supervisor's calls ---------------------------------------------------------------------------------------
 
@@ -133,7 +166,11 @@ class Slot:
         age = worker.incoming.drop()
         if why in ActionKind.__members__:
             self._run.lost(age)
-        threading.Thread(target=self._end, args=(worker,), name=f"helix-crawl-end-{self.name}", daemon=True).start()
+        ending = threading.Thread(target=self._end, args=(worker,), name=f"helix-crawl-end-{self.name}", daemon=True)
+        try:
+            ending.start()
+        except RuntimeError:  # the system has no thread to give; the others wait
+            self._end(worker)
 
     def force(self, decision: Decision) -> None:
         """The policy wants this slot's worker ended. What concerns an earlier one, or a shard left, is void."""
@@ -145,12 +182,14 @@ class Slot:
         if worker.process.poll() is not None:
             return  # it has just ended by itself
         kind = decision.kind
+        if decision.what is DecisionKind.HANG or kind is None:
+            self._hang = Hang(decision, self._run.clock())
+            return
         if kind is ActionKind.DEMOTE_CPU:
             self._demotes = decision.shard
             self._run.demoted.add(decision.shard)
-        why = "hang" if decision.what is DecisionKind.HANG or kind is None else kind.value
-        self._run.tell_forced(self.name, why, decision.reason)
-        self.end_worker(why)
+        self._run.tell_forced(self.name, kind.value, decision.reason)
+        self.end_worker(kind.value)
 
     def pause(self) -> None:
         """The operator has asked: the worker finishes its batch, a slot that waits is over."""
@@ -162,10 +201,18 @@ class Slot:
             self._over("paused")
 
     def tick(self) -> None:
-        """Send what the policy has decided since."""
-        worker = self.worker
-        if worker is not None and self.phase is Phase.RUNNING:
-            worker.incoming.push()
+        """Send what the policy has decided since, and see whether a worker on the CPU uses the processor."""
+        worker, start = self.worker, self._start
+        if worker is None or start is None or self.phase is not Phase.RUNNING:
+            return
+        worker.incoming.push()
+        now = self._run.clock()
+        # Not on a card: its driver burns the processor while it waits for something that may never come.
+        if start.device == "cpu" and worker.processor_use.is_due(now):
+            used = worker.process.processor_seconds()
+            if worker.processor_use.feed(now, None if used is None else self._run.scaled(used)):
+                worker.busy_at = now
+                self._run.pipeline.use_processor(self.name)
 
     def abandon(self) -> None:
         """The supervisor itself has failed: its worker must not outlive it."""
@@ -182,6 +229,8 @@ class Slot:
         code = worker.process.poll()
         if code is not None:
             self._ended(worker, code)
+        elif self._hang is not None:
+            self._look_at_hang(worker, self._hang)
         elif worker.broken is not None:
             watchdog.error("worker %s: %s; it is ended", self.name, worker.broken)
             self.end_worker("broken")
@@ -190,10 +239,23 @@ class Slot:
                 self.end_worker(LINGERS)
         elif worker.is_ours and not worker.incoming.has_batch():
             has_left = self._run.job.has_finished(self.name, None)
-            seconds = LEAVE_SECONDS if has_left else SILENT_SECONDS
+            seconds = LEAVE_SECONDS if has_left or self._run.pausing else SILENT_SECONDS
             seconds = seconds if worker.incoming.hello is not None else HELLO_SECONDS
-            if self._run.clock() - worker.incoming.heard_at > self._run.scaled(seconds):
+            silent = self._run.clock() - worker.incoming.heard_at
+            if seconds == SILENT_SECONDS and silent <= self._run.scaled(BUSY_SECONDS):
+                silent = min(silent, self._run.clock() - worker.busy_at)
+            if silent > self._run.scaled(seconds):
                 self.end_worker(LINGERS if has_left else "silent")
+
+    def _look_at_hang(self, worker: Worker, hang: Hang) -> None:
+        """Wait for a turn in which nothing comes: after a stop of this process the channel holds what it missed."""
+        heard_at, hang.heard_at = hang.heard_at, worker.incoming.heard_at
+        if heard_at != worker.incoming.heard_at and self._run.clock() - hang.since < self._run.scaled(DRAIN_SECONDS):
+            return
+        self._hang = None
+        if worker.incoming.is_in_batch(hang.decision.shard, hang.decision.t):
+            self._run.tell_forced(self.name, "hang", hang.decision.reason)
+            self.end_worker("hang")
 
     def _end(self, worker: Worker) -> None:
         gone = worker.process.end(GRACE_SECONDS)
@@ -233,7 +295,7 @@ class Slot:
         shard = refused or (leaving.shard if leaving else None)
         if worker.incoming.progressed():
             self._budget.progressed()
-        self.worker, self._ended_for, self._demotes = None, None, None
+        self.worker, self._ended_for, self._demotes, self._hang = None, None, None, None
         self._run.worker_ended(self.name, start.device, worker.process.pid, code, why)
         self._go_on(ending, start, shard, why, is_device=words is not None and words.is_device)
 
@@ -349,15 +411,33 @@ class Slot:
 
     def _launch(self, start: WorkerStart) -> None:
         self._start = start
-        self._run.memory.watch(start.device, is_modelled=self._run.is_modelled and start.device != "cpu")
-        self._before_bytes = self._run.memory.used(start.device)
         try:
+            self._run.memory.watch(start.device, is_modelled=self._run.is_modelled and start.device != "cpu")
+            self._before_bytes = self._run.memory.used(start.device)
             self.worker = launch_worker(self._run, self.name, start)
-        except OSError as error:
-            self._run.stopped(Ending.NEVER, f"the worker cannot be started: {error.strerror or error}")
+        except (OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_passing(error):
+                raise
+            self._not_started(start, start_reason(error), is_passing=is_passing(error))
+            return
+        self._starts = StartBudget()
+        self.phase = Phase.RUNNING
+
+    def _not_started(self, start: WorkerStart, why: str, *, is_passing: bool) -> None:
+        """The system would not start a worker: try again where that may pass, and leave the work to another run."""
+        if not is_passing:
+            self._run.stopped(Ending.NEVER, why)
             self._over("failed")
             return
-        self.phase = Phase.RUNNING
+        left, retry = self._starts.left, self._starts.failed()
+        shard = self._run.job.next_shard(self.name) or next(iter(self._left()), None)
+        after = retry.after_seconds if retry else None
+        self._run.crashed(self.name, shard, why, max(0, left - 1), after)
+        if after is not None:
+            self._wait(start, after)
+        else:
+            self._run.stopped(Ending.PAUSED, why)
+            self._over("paused")
 
     def _close_left(self, state: str) -> None:
         for shard in self._left():

@@ -6,18 +6,23 @@ Source: DESIGN.md, section 7.
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, open_pair
+from helix_crawl_otel.probes.processes import ProcessorUse
 from helix_crawl_otel.supervise.incoming import IncomingMessages
 from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.outgoing import SendQueue
 from helix_crawl_otel.supervise.process import ProcessHandle
 from helix_crawl_otel.supervise.run_state import RunContext
+from helix_crawl_otel.timing import RunningClock
 
 __all__ = ["Worker", "launch_worker"]
+
+JOIN_SECONDS = 0.5
 
 
 class Worker:
@@ -50,6 +55,9 @@ class Worker:
         self.incoming = incoming
         self.is_ours = is_ours
         self.started_at = started_at
+        self.busy_at = started_at
+        """When it was last seen to use the processor, on the CPU; set by the ticker."""
+        self.processor_use = ProcessorUse()
         self.broken: str | None = None
         """Why its channel cannot be read any more although it has not ended; set by the reader, once."""
         self._channel = channel
@@ -67,7 +75,10 @@ class Worker:
 
         A process that it left behind may hold the channel open; what that one says is nobody's.
         """
-        self._reader.join(seconds)
+        clock = RunningClock(time.monotonic, 2 * JOIN_SECONDS)  # while this process is stopped nothing is read
+        ends = clock() + seconds
+        while self._reader.is_alive() and clock() < ends:
+            self._reader.join(JOIN_SECONDS)
         self._send_queue.close()
         self._channel.close()
         self._reader.join(1.0)
@@ -103,7 +114,7 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart) -> Worker:
         start: Why and where.
 
     Raises:
-        OSError: It cannot be started.
+        OSError, MemoryError, RuntimeError: It cannot be started; the last is the system's lack of a thread.
 
     Threads: the main thread: on Linux a child dies with the thread that made it.
     """
@@ -128,10 +139,16 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart) -> Worker:
         raise
     started_at = run.clock()
     run.worker_started(slot, start, process.pid)
-    send_queue = SendQueue(channel, str(process.pid))
-    welcome = messages.Welcome(messages.VERSION, start.demoted_shard, run.tick_seconds, run.clock_rate, launch.task)
-    incoming = IncomingMessages(run, slot, number, send_queue, welcome, trusts_boundaries=not launch.is_ours)
-    return Worker(process, channel, send_queue, incoming, run, is_ours=launch.is_ours, started_at=started_at)
+    try:
+        send_queue = SendQueue(channel, str(process.pid))
+        welcome = messages.Welcome(messages.VERSION, start.demoted_shard, run.tick_seconds, run.clock_rate, launch.task)
+        incoming = IncomingMessages(run, slot, number, send_queue, welcome, trusts_boundaries=not launch.is_ours)
+        return Worker(process, channel, send_queue, incoming, run, is_ours=launch.is_ours, started_at=started_at)
+    except BaseException:
+        process.end(0.0)
+        channel.close()
+        run.worker_ended(slot, start.device, process.pid, process.exit_code or 0, "it could not be supervised")
+        raise
 
 
 def _log_file(folder: Path | None, slot: str) -> Path | None:

@@ -192,7 +192,7 @@ def _action(line: dict[str, Any]) -> ActionEvent:
         _name(line, "shard"),
         _name(line, "kind"),
         _word(line, "outcome"),
-        evidence if isinstance(evidence, dict) else {},
+        {sys.intern(key): value for key, value in evidence.items()} if isinstance(evidence, dict) else {},
     )
 
 

@@ -60,7 +60,9 @@ class TimelineWriter:
         self._origin = clock()
         self._on_failure = on_failure
         self._lock = threading.Lock()  # guards all below
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"):  # where there are such; a pipe that is full loses lines
+            flags |= getattr(os, name, 0)
         self._file: int | None = os.open(self.path, flags, 0o666)
         self._is_torn = self._ends_torn(self._file)
 

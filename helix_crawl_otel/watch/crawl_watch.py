@@ -15,7 +15,7 @@ from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.link.client import link_of_this_process
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.probes.device import parse_device
-from helix_crawl_otel.timing import awake_clock, checked_clock
+from helix_crawl_otel.timing import LONGEST_TURN_SECONDS, RunningClock, awake_clock, checked_clock, process_switches
 from helix_crawl_otel.watch.backend import Backend
 from helix_crawl_otel.watch.shard import ShardWatch
 
@@ -77,8 +77,11 @@ class CrawlWatch:
         _accept_clock(clock)
         _accept(_is_tick(tick_seconds), "tick_seconds", tick_seconds, "a number of seconds > 0, or None")
         _accept(isinstance(encoder, str), "encoder", encoder, "a string")
-        steady = checked_clock(awake_clock(clock))
         link = link_of_this_process()
+        steady = checked_clock(awake_clock(clock))
+        switches = process_switches() if clock is time.monotonic else None
+        if switches is not None and (link is not None or tick_seconds is not None):  # a ticker of ours reads it
+            steady = RunningClock(steady, max(LONGEST_TURN_SECONDS, 2 * (tick_seconds or 0.0)), switches)
         self._backend: Backend
         if link is not None:
             from helix_crawl_otel.watch.remote import RemoteBackend

@@ -25,6 +25,7 @@ from helix_crawl_otel.policy.state import PolicyState
 from helix_crawl_otel.probes.gpu_counters import GpuCounters
 from helix_crawl_otel.probes.monitor import MemoryMonitor, default_probe
 from helix_crawl_otel.probes.probe import CallableProbe, CombinedProbe
+from helix_crawl_otel.probes.processes import ProcessorUse
 from helix_crawl_otel.probes.shared import COUNTERS
 from helix_crawl_otel.statefile import StateFile
 from helix_crawl_otel.timeline import TimelineWriter
@@ -102,6 +103,7 @@ class LocalBackend(Backend):
         self._workers: set[str] = set()
         self._ticker: Ticker | None = None
         self._closed = False
+        self._processor_use = ProcessorUse()
         ticks = self._tick_seconds or TICK_SECONDS
         self.pipeline = Pipeline(
             self._config,
@@ -187,7 +189,11 @@ class LocalBackend(Backend):
         _live.discard(self)
 
     def tick(self) -> None:
-        """Look at the clock and, where no thread does, at the memory."""
+        """Look at the clock and, where no thread does, at the memory; on the CPU, whether the driver is busy."""
+        now = self.clock()
+        is_due = "cpu" in self._workers and self._processor_use.is_due(now)
+        if is_due and self._processor_use.feed(now, sum(os.times()[:4])):
+            self.pipeline.use_processor("cpu")
         self._monitor.tick()
         self.pipeline.tick()
 

@@ -224,7 +224,8 @@ class RemoteBackend(Backend):
         self._devices.pop(device, None)
 
     def tick(self) -> None:
-        """Read and tell the memory of each device."""
+        """Read and tell the memory of each device; and read the clock, which has to be, see `RunningClock`."""
+        self.clock()
         for device in list(self._devices):
             probe = self._probe(device)
             if probe is not None:

@@ -116,8 +116,8 @@ class ShardWatch:
         """Apply what the ladder asks: call it between batches, when all earlier ones are committed.
 
         Args:
-            genes: Of `helix-crawl build`: how many have been committed since the last boundary.
-            pending: Likewise: how many of the shard's genes lack a vector still.
+            genes: Of `helix-crawl build`'s workers: how many have been committed since the last boundary.
+            pending: How many of the shard's genes lack a vector still, for who watches; `None` where nobody counts.
 
         Returns:
             The actions applied, oldest first; mostly none.

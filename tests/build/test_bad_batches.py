@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.build.encode import pieces
+from helix_crawl_otel.build.encode import _batches, pieces
 from helix_crawl_otel.build.job import MOST_UNPROVEN, BadBatches, CrashOutcome
 from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.supervise.rules import MOST_NARROWED
+from tests.shards.shards import IDENTITY, VECTOR, made, opened
 
 
 def test_one_crash_is_chance() -> None:
@@ -18,13 +23,13 @@ def test_one_crash_is_chance() -> None:
     assert bad_batches.limits() == {}
 
 
-def test_the_second_crash_halves_the_batch_and_a_commit_ends_the_suspicion() -> None:
-    """An odd batch keeps the larger half; what was encoded after all is suspected no longer."""
+def test_the_second_crash_cuts_the_batch_and_a_commit_ends_the_suspicion() -> None:
+    """A small one into single genes; what was encoded after all is suspected no longer."""
     bad_batches = BadBatches()
     bad_batches.crashed("g", 5, "why")
     assert bad_batches.crashed("g", 5, "why").narrows
-    assert bad_batches.limits() == {"g": 3}
-    bad_batches.committed("g")
+    assert bad_batches.limits() == {"g": 1}
+    bad_batches.committed("g", 5)
     assert bad_batches.limits() == {}
     assert not bad_batches.crashed("g", 5, "why").narrows
 
@@ -55,7 +60,7 @@ def test_gene_after_gene_is_not_the_genes() -> None:
     bad_batches = BadBatches()
     verdicts = [bad_batches.crashed(f"g{n // 2}", 1, "why") for n in range(2 * MOST_UNPROVEN + 4)]
     assert [verdict.narrows for verdict in verdicts[1::2]] == [True] * MOST_UNPROVEN + [False] * 2
-    bad_batches.committed("h")
+    bad_batches.committed("h", 1)
     bad_batches.crashed("i", 1, "why")
     assert bad_batches.crashed("i", 1, "why").narrows
 
@@ -63,20 +68,62 @@ def test_gene_after_gene_is_not_the_genes() -> None:
 @given(st.data(), st.integers(1, 200), st.integers(1, 64))
 def test_the_one_poisonous_gene_is_found_and_no_other(data: st.DataObject, genes: int, size: int) -> None:
     """Wherever it lies, by the worker's own cutting, and with few enough crashes that the budget pays for them."""
-    poison = PendingGene(data.draw(st.integers(0, genes - 1)), "poison", "")
+    found_after = _deaths(data.draw(st.integers(0, genes - 1)), genes, size)
+    assert found_after <= (2 if size == 1 else 4 if size <= 8 else 5)
+
+
+def test_a_gene_that_ends_its_worker_is_found_after_few_starts() -> None:
+    """Each start loads the model, which takes ten seconds and more. Wherever it lies in its batch."""
+    assert {_deaths(at, 64, 64) for at in (0, 1, 8, 37, 63)} == {5}
+
+
+def _deaths(at: int, genes: int, size: int) -> int:
+    """How many workers die before the gene at this place is quarantined; no other one is."""
+    poison = PendingGene(at, "poison", "")
     left = [poison if n == poison.key else PendingGene(n, str(n), "") for n in range(genes)]
-    bad_batches, crashes = BadBatches(), 0
+    bad_batches, crashes, deaths = BadBatches(), 0, 0
     while left:
         limits = bad_batches.limits()
         for piece in [piece for start in range(0, len(left), size) for piece in pieces(left[start:][:size], limits)]:
             first = piece[0].gene_id
             if poison in piece:
-                crashes += 1
+                crashes, deaths = crashes + 1, deaths + 1
                 bad_batches.crashed(first, len(piece), "why")
                 assert crashes <= MOST_NARROWED
                 break
-            bad_batches.committed(first)
+            bad_batches.committed(first, len(piece))
             left = [gene for gene in left if gene not in piece]
             crashes = 0
         left = [gene for gene in left if gene.gene_id not in bad_batches.quarantined()]
     assert list(bad_batches.quarantined()) == ["poison"]
+    return deaths
+
+
+# -- the grid of batches -----------------------------------------------------------------------------------------------
+
+
+def grid(path: Path, first: int, ends_after: int) -> list[list[str]]:
+    """The batches of a shard whose workers end after so many each, in the middle of the next one."""
+    found: list[list[str]] = []
+    for epoch in itertools.count(1):
+        with opened(path, epoch) as store:
+            store.claim(IDENTITY)
+            batches = list(itertools.islice(_batches(store, 2, lambda gene: False, first), ends_after + 1))
+            for batch in batches[:ends_after]:
+                store.commit([(gene, VECTOR) for gene in batch])
+                found.append([gene.gene_id for gene in batch])
+        if len(batches) <= ends_after:
+            return found
+    raise AssertionError
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_whoever_takes_a_shard_up_is_on_the_same_grid(tmp_path: Path, first: int) -> None:
+    """The small first batch of a shard on the CPU is the shard's and not a worker's: else the vectors' bytes, and so
+    the digest, would depend on when a worker was ended."""
+    genes = [f"{n:03}" for n in range(77)]
+    whole = grid(made(tmp_path / "whole.db", genes), first, 1000)
+    assert [len(batch) for batch in whole][:3] == [first, 2, 2]
+    assert list(itertools.chain(*whole)) == genes
+    for ends_after in (1, 2, 5, 16, 17):
+        assert grid(made(tmp_path / f"{ends_after}.db", genes), first, ends_after) == whole

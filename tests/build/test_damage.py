@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from helix_crawl_otel.shards.schema import TREE_NOTE, create_genes
 from tests.build.rig import Rig, prose
 from tests.encoders.models import write_model
 from tests.programs import require_module
-from tests.shards.shards import made, rows, sql
+from tests.shards.damages import half, header, noise, page, root_of
+from tests.shards.shards import encode_all, made, opened, sql
 
 
-def _garbage_header(path: Path) -> None:
-    path.write_bytes(b"garbage, garbage" * 8 + path.read_bytes()[128:])
-
-
-def _empty_page(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[4096:12288] = b"\xff" * 8192
-    path.write_bytes(content)
-
-
-def _half(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 // 4096 * 4096])
-
-
-@pytest.mark.parametrize("damage", [_garbage_header, _empty_page, _half])
+@pytest.mark.parametrize("damage", [header, page, half])
 def test_a_damaged_shard_is_set_aside_and_built_again(rig: Rig, damage: Callable[[Path], None]) -> None:
     """Nothing is deleted, and at the end every gene is there with the digest of an undisturbed build."""
     rig.write_shards(2, 3, 40)
@@ -107,62 +96,84 @@ def test_the_lock_of_a_killed_build_is_taken_over(rig: Rig) -> None:
 APP = "CREATE TABLE genes (gene_id TEXT PRIMARY KEY, content TEXT, meta TEXT, embedding_dense_v2 BLOB)"
 
 
-def _of_an_app(path: Path, *statements: str) -> None:
-    contents = {f"g{number:03}": f"passage {number} " * 20 for number in range(300)}
-    sql(made(path, contents, APP), *statements)
+def _of_an_app(path: Path) -> str:
+    sql(made(path, {f"g{number:03}": f"passage {number} " * 20 for number in range(300)}, APP))
+    return "`build` has not made its table `genes`"
 
 
-def _refused_by_a_trigger(path: Path) -> str:
-    _of_an_app(
-        path,
-        "CREATE TRIGGER t AFTER INSERT ON genes BEGIN SELECT RAISE(ABORT, 'database disk image is malformed'); END",
-    )
-    return "database disk image is malformed"
+def _encoded_here_before(path: Path) -> str:
+    said = _of_an_app(path)
+    with opened(path) as store:
+        encode_all(store)
+        store.keep(TREE_NOTE, ["tree", "shard-0"])
+    return said
 
 
-def _refused_by_json(path: Path) -> str:
-    _of_an_app(path, "CREATE TRIGGER t AFTER UPDATE ON genes BEGIN SELECT json_extract('', '$'); END")
-    return "malformed JSON"
+def _of_another_kind(path: Path) -> str:
+    sql(path, "CREATE TABLE users (id, name)", "INSERT INTO users VALUES (1, 'somebody')")
+    return "is no shard"
 
 
-def _refused_by_an_index(path: Path) -> str:
-    _of_an_app(
-        path,
-        "CREATE VIRTUAL TABLE words USING fts5 (content, content = genes)",
-        "CREATE TRIGGER t AFTER UPDATE ON genes BEGIN"
-        " INSERT INTO words (words, rowid, content) VALUES ('delete', old.rowid, old.content); END",
-    )
-    return "database disk image is malformed"
+def _with_a_table_of_genes_of_another_kind(path: Path) -> str:
+    sql(path, "CREATE TABLE genes (chromosome, base)")
+    return "is no shard"
 
 
 def _damaged_and_not_ours(path: Path) -> str:
     _of_an_app(path)
-    _empty_page(path)
+    header(path)
     return "left where it is"
 
 
-@pytest.mark.parametrize("make", [_refused_by_a_trigger, _refused_by_json, _refused_by_an_index, _damaged_and_not_ours])
-def test_a_file_that_build_has_not_made_is_never_set_aside(rig: Rig, make: Callable[[Path], str]) -> None:
-    """Whole or damaged: the shard fails with what SQLite says, the others are built, its rows stay where they are."""
-    rig.write_shards(2, 2, 12)
+def _noise(path: Path) -> str:
+    noise(path)
+    return "nothing in it says that `build` has made it"
+
+
+FOREIGN = [
+    _of_an_app,
+    _encoded_here_before,
+    _of_another_kind,
+    _with_a_table_of_genes_of_another_kind,
+    _damaged_and_not_ours,
+    _noise,
+]
+
+
+def test_a_file_that_build_has_not_made_is_left_as_it_is(tmp_path: Path) -> None:
+    """Whole or damaged, with a table of genes or without: its shard fails, named; the others are built."""
+    rig = Rig(tmp_path).write({f"shard-{number}/one.txt": f"Text {number}." for number in range(len(FOREIGN) + 1)})
     rig.out.mkdir()
-    path = rig.out / "shard-0.db"
-    try:
-        said = make(path)
-    except sqlite3.OperationalError:
-        pytest.skip("this SQLite has no FTS5")
-    inode = path.stat().st_ino
+    said = {}
+    for number, make in enumerate(FOREIGN):
+        path = rig.out / f"shard-{number}.db"
+        said[path] = make(path)
+    before = {path: (path.stat().st_ino, path.read_bytes()) for path in said}
     for _ in range(2):
         done = rig.build()
         assert done.code == 1, done.errors
-        assert list(done.summary["failed"]) == ["shard-0"]
-        assert said in done.summary["failed"]["shard-0"]
-        assert str(path) in done.summary["failed"]["shard-0"]
-        assert path.stat().st_ino == inode
+        assert sorted(done.summary["failed"]) == [path.stem for path in said]
+        for path, words in said.items():
+            assert words in done.summary["failed"][path.stem]
+            assert str(path) in done.summary["failed"][path.stem]
+            assert (path.stat().st_ino, path.read_bytes()) == before[path]
         assert list(rig.out.glob("*.corrupt-*")) == []
-    if make is not _damaged_and_not_ours:
-        assert rows(path, "SELECT count(*) FROM genes WHERE gene_id LIKE 'g___'") == [(300,)]
-    assert rig.verify(rig.out / "shard-1.db")["code"] == 0
+    assert rig.verify(rig.out / f"shard-{len(FOREIGN)}.db")["code"] == 0
+
+
+def test_what_a_killed_build_has_begun_is_built_into(rig: Rig) -> None:
+    """An empty file, an empty table, a lease without a source, no note of a tree as an older version left it."""
+    rig.write({f"{name}/one.txt": f"Text of {name}." for name in "abcd"})
+    rig.out.mkdir()
+    (rig.out / "a.db").touch()
+    with closing(sqlite3.connect(rig.out / "b.db")) as connection, connection:
+        create_genes(connection)
+    opened(rig.out / "c.db", create=True).close()
+    assert rig.build().code == 0
+    sql(rig.out / "d.db", "DELETE FROM helix_crawl_meta WHERE key = 'tree'", "CREATE VIEW short AS SELECT 1")
+    rig.write({"d/two.txt": "Another text."})
+    done = rig.build()
+    assert (done.code, done.summary["encoded"]) == (0, 1)
 
 
 def test_damage_that_a_worker_meets_is_set_aside_once(rig: Rig) -> None:
@@ -170,10 +181,7 @@ def test_damage_that_a_worker_meets_is_set_aside_once(rig: Rig) -> None:
     rig.write_shards(2, 3, 40)
     assert rig.build().code == 0
     path = rig.out / "shard-0.db"
-    ((root,),) = rows(path, "SELECT rootpage FROM sqlite_master WHERE name = 'helix_crawl_by_source'")
-    content = bytearray(path.read_bytes())
-    content[(int(str(root)) - 1) * 4096 : int(str(root)) * 4096] = b"\xff" * 4096
-    path.write_bytes(content)
+    root_of(path, "helix_crawl_by_source")
     path.with_name("shard-0.db-journal").write_bytes(b"")
     rig.write({"shard-0/file-000.txt": prose(77, 30)})
     done = rig.build()

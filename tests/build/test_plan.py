@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from helix_crawl_otel.build.options import EncodeOptions, add_encode_options, read_encode_options
 from helix_crawl_otel.build.plan import plan_backfill
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY
+from helix_crawl_otel.shards import schema
 from tests.rules.fresh import loaded_by, roots
 from tests.shards.shards import encode_all, made, opened
 
@@ -44,6 +47,31 @@ def test_a_complete_shard_needs_no_worker(shard: Path) -> None:
     assert planned.shards == 3
 
 
+def test_a_shard_that_another_program_holds_is_waited_for_as_told(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it has failed: which lease was taken on it cannot be read, and is not guessed."""
+    waits, connect = [], schema.connect
+
+    def noted(path: Path, lock_seconds: float) -> sqlite3.Connection:
+        waits.append(lock_seconds)
+        return connect(path, 0.01)
+
+    monkeypatch.setattr(schema, "connect", noted)
+    with closing(sqlite3.connect(shard, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        planned = plan_backfill([shard], options("--lock-seconds", "77"))
+    assert (planned.works, set(waits)) == ([], {77.0})
+    assert "is locked by another program" in planned.failures["a"]
+
+
+def test_a_lease_is_given_out_above_the_one_that_was_read(shard: Path) -> None:
+    """Also where the shard has come from somebody who had more workers."""
+    with opened(shard, 1234) as store:
+        store.quarantine("a", "too long")
+    planned = plan_backfill([shard], options("--retry-quarantined"))
+    assert [work.assignment.epoch for work in planned.works] == [1234]
+
+
 def test_what_is_asked_for_again_is_not_complete(shard: Path) -> None:
     """Quarantined genes when they are to be tried again, and not otherwise."""
     with opened(shard, 2) as store:
@@ -52,14 +80,43 @@ def test_what_is_asked_for_again_is_not_complete(shard: Path) -> None:
     assert plan_backfill([shard], options("--retry-quarantined")).complete == []
 
 
+def placed(path: Path) -> Path:
+    """A shard in a folder that may not be there yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return made(path, "a")
+
+
+def names(*paths: Path) -> list[str]:
+    """Of existing shards, as a command with these paths has them."""
+    return [work.assignment.shard for work in plan_backfill(paths, options()).works]
+
+
 def test_two_shards_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
-    """A name stands for one shard in messages and metrics."""
-    paths = []
-    for folder, name in (("x", "same"), ("y", "same"), ("y", "other")):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        paths.append(made(tmp_path / folder / f"{name}.db", "a"))
-    planned = plan_backfill(paths, options())
-    assert [work.assignment.shard for work in planned.works] == ["x/same", "y/same", "other"]
+    """A name stands for one shard in messages, metrics and the ladder's state; the folders have one name too."""
+    paths = [placed(tmp_path / top / "src" / "src.genome.db") for top in ("S1", "S2", "S3")]
+    assert names(*paths) == [
+        "src.genome",
+        (tmp_path / "S2/src/src.genome").as_posix(),
+        (tmp_path / "S3/src/src.genome").as_posix(),
+    ]
+
+
+def test_a_name_does_not_depend_on_what_else_is_named(tmp_path: Path) -> None:
+    """Beside the folder that keeps the state, which is the first one's."""
+    first, second = (placed(tmp_path / top / "a.db") for top in ("x", "y"))
+    others = [placed(tmp_path / top / f"{name}.db") for top, name in (("x", "b"), ("y", "b"), ("z", "a"))]
+    alone = names(first, second)
+    assert names(first) == alone[:1]
+    assert names(first, *others, second)[-1] == alone[1]
+    assert names(others[0], first, second)[1:] == alone
+
+
+def test_files_of_one_folder_never_share_a_name(tmp_path: Path) -> None:
+    """With the usual ending or without, and with another one."""
+    paths = [made(tmp_path / name, "a") for name in ("a.db", "a", "a.db.db", "a.sqlite", "b", "A.DB")]
+    found = names(*paths)
+    assert (found[0], found[2], found[4]) == ("a", "a.db", "b")
+    assert len(set(found)) == len(paths)
 
 
 def test_planning_loads_no_model(shard: Path, tmp_path: Path) -> None:

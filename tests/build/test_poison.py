@@ -38,6 +38,29 @@ def test_one_poisonous_gene_is_quarantined_alone(rig: Rig, fault: str) -> None:
     assert "gremlin" in found[0][0]
 
 
+DIES_BEFORE_ITS_BATCH = """
+import os, sys
+if "helix_crawl_otel.build.worker" in sys.orig_argv:
+    from helix_crawl_otel.encoders.hashing import HashingEncoder
+    work = HashingEncoder.work
+    def counted(self, texts):
+        if any("gremlin" in text for text in texts):
+            os._exit(3)
+        return work(self, texts)
+    HashingEncoder.work = counted
+"""
+
+
+def test_a_gene_whose_tokens_cannot_be_counted_is_quarantined_alone(rig: Rig) -> None:
+    """Its worker dies before its batch begins: the next ones say what they are about to look at."""
+    whole = write(rig).undisturbed()
+    command = rig.build_command("--batch-size", "8", *FAST)
+    done = rig.run(command, SECONDS, **rig.with_site(DIES_BEFORE_ITS_BATCH))
+    assert done.code == 1, (done.errors, done.events[-3:])
+    assert (done.summary["quarantined"], done.summary["failed"]) == (1, {})
+    assert rig.verify()["vectors"] == whole["genes"] - 1
+
+
 @pytest.mark.parametrize(
     "fault",
     ["nan:text=gremlin", *(pytest.param(f"{kind}:text=gremlin", marks=pytest.mark.slow) for kind in ("poison", "oom"))],

@@ -25,6 +25,7 @@ from helix_crawl_otel.formats import (
     shown_command,
     span,
     whole_seconds,
+    without_secrets,
 )
 
 words = st.lists(st.text(st.characters(exclude_characters="\0\n\r"), max_size=12), min_size=1, max_size=4)
@@ -70,6 +71,27 @@ def test_windows_reads_what_was_meant(command: list[str]) -> None:
         if "'" not in line:
             found = read(ctypes.c_wchar_p(line), ctypes.byref(count))
             assert found[1 : count.value] == command
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("build a --out b --batch-tokens 4096", "build a --out b --batch-tokens 4096"),
+        ("build a --notify https://hooks.example/T0/x", "build a --notify https://hooks.example/..."),
+        ("build a --notify=https://u:x@hooks.example", "build a --notify=https://hooks.example/..."),
+        ("build a --notify http://localhost:8080/ --plain", "build a --notify http://localhost:8080/ --plain"),
+        ("build a --notify http://[::1]:9/x", "build a --notify http://[::1]:9/..."),
+        ("build a --notify 'curl -d x https://h/x' b", "build a --notify 'curl ...' b"),
+        ("build a '--notify=https://h/x y'", "build a '--notify=https://h/... ...'"),
+        ("run -- job --api-key x --to https://h/?k=x", "run -- job --api-key ... --to https://h/..."),
+        ("run -- env HF_TOKEN=x job --password=x", "run -- env HF_TOKEN=... job --password=..."),
+        ("run -- job postgres://u:x@db/notes", "run -- job postgres://db/..."),
+        ("run -- curl -H 'Authorization: Bearer x'", "run -- curl -H 'Authorization: ...'"),
+    ],
+)
+def test_a_command_is_shown_without_its_secrets(command: str, shown: str) -> None:
+    """And whole where it has none: it is there to be typed again."""
+    assert shlex.join(without_secrets(shlex.split(command))) == shlex.join(shlex.split(shown))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ are done, and the application's next connection finds its rows.
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +16,7 @@ import pytest
 
 from tests.build.rig import COMMAND, Rig
 from tests.commands.app import hashed, vectors_of
+from tests.shards.damages import half, header, noise, page, root_of
 from tests.shards.shards import rows, sql
 
 GENES = {f"g{n:03}": f"Passage number {n} is about {'keys' if n % 2 else 'lunch'}." for n in range(150)}
@@ -121,6 +121,30 @@ def test_what_the_application_refuses_leaves_its_file_as_it_is(rig: Rig, name: s
     assert vectors_of(path) == hashed(GENES)
 
 
+def test_a_vector_that_a_trigger_keeps_out_without_a_word_is_told(rig: Rig) -> None:
+    """The row is passed over, or its vector taken away again: the shard has failed, the other genes have theirs."""
+    folder = rig.folder / "genomes"
+    folder.mkdir()
+    ignored = "CREATE TRIGGER t BEFORE UPDATE ON genes WHEN new.gene_id = 'g120' BEGIN SELECT RAISE(IGNORE); END"
+    undone = (
+        "CREATE TRIGGER t AFTER UPDATE ON genes WHEN new.gene_id >= 'g120' AND new.embedding_dense_v2 IS NOT NULL"
+        " BEGIN UPDATE genes SET embedding_dense_v2 = NULL WHERE gene_id = new.gene_id; END"
+    )
+    write(folder / "ignored.db", ignored)
+    write(folder / "undone.db", undone)
+    done = rig.run([*COMMAND, "backfill", str(folder), *rig.options, "--json"])
+    assert (done.code, done.summary["encoded"]) == (1, 149 + 120)
+    failed = done.summary["failed"]
+    for name, genes in (("ignored", "1 gene"), ("undone", "30 genes")):
+        assert (
+            f"{name}.db keeps no vector of {genes}, the first of them 'g120', and SQLite says nothing" in failed[name]
+        )
+        assert "a trigger that the application has put on its table `genes` undoes it" in failed[name]
+    sql(folder / "ignored.db", "DROP TRIGGER t")
+    sql(folder / "undone.db", "DROP TRIGGER t")
+    assert rig.run([*COMMAND, "backfill", str(folder), *rig.options, "--json"]).code == 0
+
+
 def _without_what_triggers_wrote(path: Path, before: str) -> str:
     """The digest; batches before the one that was refused were committed, and the triggers heard of those."""
     committed = sum(vector is not None for vector in vectors_of(path).values())
@@ -130,36 +154,10 @@ def _without_what_triggers_wrote(path: Path, before: str) -> str:
     return digest_of_the_app(path)
 
 
-def page(path: Path) -> None:
-    """Two pages in the middle are noise."""
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2 // 4096 * 4096
-    content[middle : middle + 8192] = b"\xff" * 8192
-    path.write_bytes(content)
-
-
-def header(path: Path) -> None:
-    """The header was written over."""
-    path.write_bytes(b"garbage, garbage" * 8 + path.read_bytes()[128:])
-
-
-def half(path: Path) -> None:
-    """The end is missing."""
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def noise(path: Path) -> None:
-    """No database, or an encrypted one."""
-    path.write_bytes(os.urandom(40960))
-
-
 def of_an_index(path: Path) -> None:
     """Nobody meets it before the first vector is written."""
     sql(path, "CREATE INDEX by_vector ON genes (length(embedding_dense_v2), meta)")
-    ((root,),) = rows(path, "SELECT rootpage FROM sqlite_master WHERE name = 'by_vector'")
-    content = bytearray(path.read_bytes())
-    content[(int(str(root)) - 1) * 4096 : int(str(root)) * 4096] = b"\xff" * 4096
-    path.write_bytes(content)
+    root_of(path, "by_vector")
 
 
 @pytest.mark.parametrize("damage", [page, header, half, noise, of_an_index])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from helix_crawl_otel.cli import main
 from tests.build.rig import COMMAND, SECONDS
 from tests.shards.shards import VECTOR, encode_all, made, opened, sql
 
@@ -49,6 +52,20 @@ def test_scripts_get_exactly_the_promised_keys(tmp_path: Path) -> None:
     assert len(digest) == 64
     assert list(found.values()) == [1, 6, 2, 1, 1, 1, 1]
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a named pipe as files are, which Windows has elsewhere")
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_pipe_beside_a_shard_is_named_and_not_waited_for(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SQLite would open it; so would each command that reads a shard, for all of them open it in one way."""
+    path = whole_shard(tmp_path / "a.db")
+    for part in tmp_path.glob("a.db?*"):
+        part.unlink()
+    os.mkfifo(tmp_path / f"a.db{suffix}")
+    assert main(["verify", str(path)]) == 1
+    assert f"a.db{suffix} is no file, but a folder, a pipe or a device" in capsys.readouterr().err
 
 
 def test_people_get_a_table(tmp_path: Path) -> None:

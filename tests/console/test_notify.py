@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
 import shlex
+import socket
 import sys
 import threading
 import types
@@ -18,7 +21,7 @@ import pytest
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.console import notify as notify_module
 from helix_crawl_otel.console.console import keep_awake
-from helix_crawl_otel.console.notify import check_target, notify
+from helix_crawl_otel.console.notify import Notice, check_target, notify
 from tests.programs import require_module
 
 SUMMARY = {"exit_code": 0, "encoded": 5}
@@ -66,9 +69,48 @@ def test_a_url_that_fails_is_one_line_without_its_secret(answer: bytes, caplog: 
     with caplog.at_level(logging.ERROR), _server(answer) as (url, _):
         notify(url, SUMMARY)
     (record,) = caplog.records
-    assert record.message.startswith("--notify http://127.0.0.1/... failed: ")
+    assert re.match(r"--notify http://127\.0\.0\.1:[0-9]+/\.\.\. failed: ", record.message)
     assert "secret" not in record.message
     assert "\n" not in record.message
+
+
+class Dripping:
+    """A server that sends a byte at a time, for ever: of the head, or of what follows it."""
+
+    def __init__(self, begins_with: bytes) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._begins_with = begins_with
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/services/T0/secret"
+
+    def __exit__(self, *raised: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        with self._socket.accept()[0] as connection, contextlib.suppress(OSError):
+            connection.sendall(self._begins_with)
+            while not self._is_over.wait(0.05):
+                connection.sendall(b"a")
+
+
+@pytest.mark.parametrize("begins_with", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 500 No\r\n\r\n"])
+def test_a_server_that_drips_is_given_up(
+    begins_with: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time; all of them never do."""
+    monkeypatch.setattr(notify_module, "URL_SECONDS", 0.3)
+    with caplog.at_level(logging.ERROR), Dripping(begins_with) as url:
+        notify(url, SUMMARY)
+    (record,) = caplog.records
+    assert record.message.startswith("--notify http://127.0.0.1:")
+    assert "secret" not in record.message
+    assert "500" in record.message or "no whole answer within 0.3 seconds" in record.message
 
 
 def _python(code: str) -> str:
@@ -96,9 +138,12 @@ def test_a_command_that_fails_is_one_line(target: str, caplog: pytest.LogCapture
     (record,) = caplog.records
     assert record.message.startswith("--notify ")
     assert "\n" not in record.message
+    assert "SystemExit" not in record.message, "its arguments may hold a secret"
 
 
-@pytest.mark.parametrize("target", ["no-such-command-anywhere --now", "", "'unfinished", "ftp://somewhere/x"])
+@pytest.mark.parametrize(
+    "target", ["no-such-command-anywhere --now", "", "'unfinished", "ftp://somewhere/x", "http://", "https://a b"]
+)
 def test_what_can_tell_nobody_is_refused_before_the_run(target: str) -> None:
     """After a run of hours nobody would hear of it."""
     with pytest.raises(ConfigError, match=r"--notify is .*; accepted: an http\(s\) URL, or a command"):
@@ -109,6 +154,43 @@ def test_what_can_tell_nobody_is_refused_before_the_run(target: str) -> None:
 def test_what_can_be_told_is_not_tried_before_the_run(target: str | None) -> None:
     """No request and no process: only what is to be found is looked for."""
     check_target(target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "htps://hooks.example/secret",
+        "https://user:secret@hooks.example/",
+        "https://hooks.example:secret/x",
+        "https://hooks.example/x y/secret",
+        "no-such-command-anywhere --header secret",
+        "no-such-command-anywhere https://hooks.example/secret",
+    ],
+)
+def test_a_refusal_shows_no_secret(target: str) -> None:
+    """What is wrong with it is said all the same."""
+    with pytest.raises(ConfigError) as refused:
+        check_target(target)
+    assert "--notify is '" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("target", ["http://[::1]:9/x", "https://hooks.example:8443", "http://a?b=c"])
+def test_a_url_is_taken(target: str) -> None:
+    """Whatever form its host has."""
+    check_target(target)
+
+
+def test_a_notice_comes_when_there_is_something_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of its block, once; a run that never began has nothing."""
+    told: list[object] = []
+    monkeypatch.setattr(notify_module, "notify", lambda target, summary: told.append((target, summary)))
+    with Notice("tell"):
+        pass
+    with Notice("tell") as notice:
+        notice.summary = SUMMARY
+        assert told == []
+    assert told == [("tell", SUMMARY)]
 
 
 def test_nobody_is_told_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:

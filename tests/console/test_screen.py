@@ -80,7 +80,7 @@ def test_json_counts_from_the_first_event_and_ends_with_the_summary() -> None:
 def test_plain_lines_tell_the_story_once() -> None:
     """Each thing in a line of its own; actions are left to the log, whose lines say more of them."""
     stream = io.StringIO()
-    display = PlainDisplay(stream.write)
+    display = PlainDisplay(lambda *lines: print(*lines, sep="\n", file=stream))
     for event in STORY:
         display.emit(event)
     display.end(SUMMARY)
@@ -98,7 +98,7 @@ def test_plain_lines_tell_the_story_once() -> None:
 def test_plain_progress_comes_every_half_minute_also_while_nothing_is_encoded() -> None:
     """A model that loads for a minute is told of."""
     stream = io.StringIO()
-    display = PlainDisplay(stream.write)
+    display = PlainDisplay(lambda *lines: print(*lines, sep="\n", file=stream))
     for event in STORY[:9]:
         display.emit(event)
     for second in range(103, 165):
@@ -109,7 +109,7 @@ def test_plain_progress_comes_every_half_minute_also_while_nothing_is_encoded() 
 def test_two_workers_on_the_cpu_are_counted() -> None:
     """Not `cpu, cpu`."""
     stream = io.StringIO()
-    display = PlainDisplay(stream.write)
+    display = PlainDisplay(lambda *lines: print(*lines, sep="\n", file=stream))
     display.emit(events.RunStarted(0.0, "c", "o", "minilm", ("cpu", "cpu"), "no card", 1, 0))
     assert "c: 1 shard; minilm on 2 x cpu (no card)" in stream.getvalue()
 

@@ -134,7 +134,7 @@ def test_what_python_itself_tells_waits_for_nobody() -> None:
         assert threading.excepthook is hook
     lines = [line for line in told.getvalue().splitlines() if line]
     assert "UserWarning: old" in lines[0]
-    assert (lines[2], lines[-1]) == ("Exception in thread one:", "KeyError: 'lost'")
+    assert (lines[2], lines[-1]) == ("Exception in thread one:", "  KeyError: 'lost'")
 
 
 def test_closed_streams() -> None:

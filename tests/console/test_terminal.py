@@ -118,11 +118,16 @@ def test_letters_that_the_console_cannot_show(rig: Rig) -> None:
 
 
 def test_a_command_is_told_of_the_end(rig: Rig, tmp_path: Path) -> None:
-    """With the summary that `--json` prints, and after it."""
+    """With the summary that `--json` prints, and after it; by then the folder is free for the next run."""
     rig.write({"a/one.txt": "Some text."})
     program = tmp_path / "told.py"
-    program.write_text(f"import sys; open({str(tmp_path / 'got.json')!r}, 'w').write(sys.stdin.read())")
-    done = rig.build("--notify", f"{sys.executable} {program}")
+    program.write_text(
+        "import sys, filelock\n"
+        "filelock.FileLock(sys.argv[2]).acquire(timeout=0)\n"
+        "open(sys.argv[1], 'w').write(sys.stdin.read())\n"
+    )
+    words = [sys.executable, str(program), str(tmp_path / "got.json"), str(rig.out / ".helix-crawl" / "lock")]
+    done = rig.build("--notify", " ".join(words))
     assert done.code == 0
     assert {"event": "summary", **json.loads((tmp_path / "got.json").read_text())} == done.summary
 

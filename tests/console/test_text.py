@@ -31,7 +31,7 @@ WHOLE = Summary(
 
 def test_everything_that_went_wrong_is_named() -> None:
     """What, which ones, where to look, what the code means, and what to type next."""
-    assert WHOLE.text().splitlines() == [
+    assert WHOLE.lines() == [
         "finished, but not all is well, after 1 h 02 min: 1,495 genes encoded, "
         "12 genes skipped (their shards were complete before)",
         "  shards        5 done, 1 failed, 2 complete before",
@@ -39,7 +39,7 @@ def test_everything_that_went_wrong_is_named() -> None:
         "  quarantined   1 gene; --retry-quarantined tries again",
         "                g1 in . (loose files): it killed its worker",
         "  unreadable    7 sources",
-        r"                a\x1b.txt in docs: Permission denied",
+        "                a\x1b.txt in docs: Permission denied",
         "                and 6 more",
         "  ladder        DETECT 1, RECYCLE 1",
         "  restarts      1 for recycle",
@@ -62,15 +62,16 @@ def test_everything_that_went_wrong_is_named() -> None:
 )
 def test_every_ending_has_its_words(code: int, head: str, meaning: str) -> None:
     """The reason stands first."""
-    lines = Summary(code, 1.0, 3, reason="because").text().splitlines()
+    lines = Summary(code, 1.0, 3, reason="because").lines()
     assert lines == [head, "  why           because", f"  exit code     {meaning}"]
 
 
 def test_a_good_end_is_short() -> None:
     """No zero is listed, no code explained."""
-    assert Summary(0, 1.0, 1, shards={"done": 1, "failed": 0}).text() == (
-        "done after 1.0 s: 1 gene encoded\n  shards        1 done"
-    )
+    assert Summary(0, 1.0, 1, shards={"done": 1, "failed": 0}).lines() == [
+        "done after 1.0 s: 1 gene encoded",
+        "  shards        1 done",
+    ]
 
 
 def test_scripts_get_numbers() -> None:
@@ -86,7 +87,7 @@ def test_scripts_get_numbers() -> None:
 def test_a_job_of_the_operators_own_that_failed_is_not_called_finished() -> None:
     """`run` counts no shards, so nothing is said of the rest being done."""
     summary = Summary(exit_code=1, seconds=8.0, encoded=0, reason="job: it ended with exit code 1", next_step="again")
-    assert summary.text().splitlines() == [
+    assert summary.lines() == [
         "failed after 8.0 s: 0 genes encoded",
         "  why           job: it ended with exit code 1",
         "  exit code     1: the job failed",

@@ -27,13 +27,20 @@ def shown(text: str) -> str:
 @given(texts, rules)
 def test_no_character_is_lost_doubled_or_moved(text: str, rule: ChunkRule) -> None:
     """The passages one after the other are the text, but for blanks."""
-    assert shown("".join(chunks(text, rule))) == shown(text)
+    assert shown("".join(chunks([text], rule))) == shown(text)
+
+
+@given(texts, rules, st.integers(1, 90))
+def test_where_a_piece_of_the_text_ends_makes_no_difference(text: str, rule: ChunkRule, size: int) -> None:
+    """A text comes some at once; its passages are those of the whole."""
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    assert list(chunks(pieces, rule)) == list(chunks([text], rule))
 
 
 @given(texts, rules)
 def test_no_passage_is_blank_or_too_long(text: str, rule: ChunkRule) -> None:
     """Each is worth a vector, begins and ends with something, and is no longer than asked for."""
-    for passage in chunks(text, rule):
+    for passage in chunks([text], rule):
         assert passage == passage.strip() != ""
         assert len(passage) <= rule.max_chars
 
@@ -42,7 +49,7 @@ def test_no_passage_is_blank_or_too_long(text: str, rule: ChunkRule) -> None:
 def test_what_goes_on_leaves_no_crumbs(text: str, rule: ChunkRule) -> None:
     """A break in the first quarter of a passage is not taken, so only the last can be that short without blanks."""
     rest = text
-    for passage in list(chunks(text, rule))[:-1]:
+    for passage in list(chunks([text], rule))[:-1]:
         before, _, rest = rest.partition(passage)
         blanks = len(before) + len(rest) - len(rest.lstrip())
         assert len(passage) + blanks > rule.max_chars // 4
@@ -80,7 +87,7 @@ GOLDEN = {
 def test_recorded_passages() -> None:
     """The rule of this fingerprint cuts as it always has: resume and digests stand on it."""
     rule = ChunkRule(60)
-    assert list(chunks(TEXT, rule)) == GOLDEN[rule.fingerprint]
+    assert list(chunks([TEXT], rule)) == GOLDEN[rule.fingerprint]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +96,7 @@ def test_recorded_passages() -> None:
 )
 def test_recorded_digests_of_a_longer_text(max_chars: int, passages: int, digest: str) -> None:
     """The same for more text than can be read here."""
-    found = list(chunks("\n\n".join([prose(1, 12), TEXT * 3, prose(2, 12)]), ChunkRule(max_chars)))
+    found = list(chunks(["\n\n".join([prose(1, 12), TEXT * 3, prose(2, 12)])], ChunkRule(max_chars)))
     assert (len(found), hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]) == (passages, digest)
 
 
@@ -112,7 +119,7 @@ def test_every_rule_has_its_own_fingerprint() -> None:
 )
 def test_small_texts(text: str, wanted: list[str]) -> None:
     """The cases at the edges, with the shortest passages there are."""
-    assert list(chunks(text, ChunkRule(16))) == wanted
+    assert list(chunks([text], ChunkRule(16))) == wanted
 
 
 @pytest.mark.parametrize("max_chars", [15, 0, -1, True, 20.0, "20"])
@@ -125,4 +132,4 @@ def test_a_length_that_is_none_is_refused(max_chars: object) -> None:
 def test_a_text_of_megabytes_is_cut_at_the_pace_of_its_length() -> None:
     """One line without a break, blank lines without end: no character is looked at anew for each passage."""
     for text in ("x" * 2_000_000, "\n \n" * 700_000, "a b\n" * 500_000):
-        assert shown("".join(chunks(text, ChunkRule()))) == shown(text)
+        assert shown("".join(chunks([text], ChunkRule()))) == shown(text)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from helix_crawl_otel.corpus import ingest as module
+from helix_crawl_otel.corpus import text, tree
 from helix_crawl_otel.corpus.text import ChunkRule
+from helix_crawl_otel.corpus.tree import UnreadableSource, plan_named, size_and_time
 from helix_crawl_otel.shards.accounts import account
 from tests.build.rig import prose, write_tree
-from tests.corpus.trees import contents, encoded, taken_in
+from tests.corpus.trees import RULE, contents, encoded, taken_in
 from tests.shards.shards import IDENTITY, VECTOR, opened, rows
 
 
@@ -72,6 +77,25 @@ def test_genes_of_a_source_that_is_gone_stay_until_they_are_pruned(root: Path, p
     assert (report.gone, report.removed_genes) == (["a/two.txt"], len(before) - len(wanted))
     assert contents(path) == wanted
     assert taken_in(path, root).gone == []
+
+
+def test_a_folder_without_a_file_is_not_pruned(root: Path, path: Path) -> None:
+    """It is where a disk is mounted that is not there now. Once the folder is gone as well, that is what was meant."""
+    write_tree(root, {"b/other.txt": "Another shard."})
+    taken_in(path, root)
+    before = contents(path)
+    for name in ("one.txt", "two.txt", "x/three.txt"):
+        (root / "a" / name).unlink()
+    with pytest.raises(UnreadableSource, match="holds no file any more, so that nothing was pruned"):
+        taken_in(path, root, prune=True)
+    assert contents(path) == before
+    assert len(taken_in(path, root).gone) == 3
+    (root / "a/x").rmdir()
+    (root / "a").rmdir()
+    with opened(path, 99, create=True) as store:
+        gone = plan_named(root, None, "a", may_be_gone=True)
+        done = module.ingest(store, gone, RULE, prune=True, progress=lambda *counts: None, should_stop=lambda: False)
+    assert (len(done.gone), contents(path)) == (3, [])
 
 
 def test_a_source_that_has_become_empty_or_no_text_gives_up_its_genes(root: Path, path: Path) -> None:
@@ -170,3 +194,89 @@ def test_what_lies_in_a_folder_that_cannot_be_read_is_not_gone(root: Path, path:
     assert [source for source, _ in report.problems] == ["a/x"]
     assert report.gone == []
     assert contents(path) == before
+
+
+def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of a few kilobytes are large."""
+    for name in ("LOOKED_AT", "BLOCK", "KEPT_BYTES"):
+        monkeypatch.setattr(text, name, 64)
+
+
+def test_a_large_source_is_taken_in_as_a_small_one_is(root: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read twice and in a transaction of its own: the same rows in the same order; then the same vectors stay."""
+    passage = "The same passage. " * 5
+    write_tree(root, {"a/one.txt": "\n\n".join([prose(1, 9), passage, passage, prose(5, 2), passage])})
+    kept = path.with_name("kept.db")
+    taken_in(kept, root)
+    in_blocks(monkeypatch)
+    taken_in(path, root)
+    assert contents(path) == contents(kept)
+    encoded(path)
+    write_tree(root, {"a/one.txt": "\n\n".join(["A new beginning. " * 8, prose(1, 9), passage])})
+    report = taken_in(path, root)
+    assert report.unchanged == 2
+    assert min(report.added_genes, report.removed_genes, report.kept_genes) > 0
+    assert encoded(path) == report.added_genes
+
+
+def test_a_source_that_fails_is_named_and_the_others_are_taken_in(
+    root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad sector, in the first reading or in the second: it keeps the genes that it had, and the next run tries."""
+    taken_in(path, root)
+    before = contents(path)
+    in_blocks(monkeypatch)
+    read_on, calls = text._Reading._read, [0]
+    fails_at = [3]
+
+    def read(reading: Any, most: int) -> bytes:
+        block = read_on(reading, most)
+        if b"bad sector" in block or calls[0]:
+            calls[0] += 1
+        if calls[0] == fails_at[0]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return block
+
+    monkeypatch.setattr(text._Reading, "_read", read)
+    for fails_at[0] in (3, 33):
+        calls[0] = 0
+        write_tree(root, {"a/one.txt": "A bad sector. " + prose(fails_at[0], 6), f"a/z{fails_at[0]}.txt": "Another."})
+        report = taken_in(path, root)
+        assert calls[0] >= fails_at[0]
+        assert report.problems == [("a/one.txt", f"it cannot be read: {os.strerror(errno.EIO)}")]
+        assert report.added_genes == 1
+        assert contents(path)[: len(before)] == before
+        calls[0] = -1000
+    assert taken_in(path, root).problems == []
+
+
+def test_a_pause_in_the_middle_of_a_large_source(root: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for to its end; nothing of it is there, and it is begun anew."""
+    in_blocks(monkeypatch)
+    through = path.with_name("through.db")
+    taken_in(through, root)
+    asked = [0]
+
+    def stop() -> bool:
+        asked[0] += 1
+        return asked[0] == 20
+
+    assert taken_in(path, root, stop=stop).stopped
+    assert rows(path, "SELECT source_id FROM helix_crawl_sources") == []
+    taken_in(path, root)
+    assert contents(path) == contents(through)
+
+
+@pytest.mark.parametrize("year", [-(2**70), -(2**63) - 1, -1, 0, 2**63 - 1, 2**63, 2**70])
+def test_a_file_of_any_date_is_taken_in(year: int, root: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 1677 or after 2262 its nanoseconds are more than SQLite has room for."""
+
+    def stamped(about: os.stat_result) -> tuple[int, int]:
+        return size_and_time(cast(os.stat_result, SimpleNamespace(st_size=about.st_size, st_mtime_ns=year)))
+
+    monkeypatch.setattr(tree, "size_and_time", stamped)
+    monkeypatch.setattr(text, "size_and_time", stamped)
+    report = taken_in(path, root)
+    assert report.problems == []
+    assert report.added_genes > 0
+    assert taken_in(path, root).unchanged == 3

@@ -58,13 +58,20 @@ def test_a_single_file_is_a_tree(tmp_path: Path) -> None:
     assert sources(tmp_path / "notes.txt", ".") == ["notes.txt"]
 
 
-def test_an_empty_tree_has_no_shards_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
-    """The one is done at once, the other says what is accepted."""
-    assert plan_shards(tmp_path, None) == []
+def test_a_tree_without_a_file_is_an_error_and_so_is_a_missing_one(tmp_path: Path) -> None:
+    """A folder in which a disk is not mounted looks like that, also with what a new disk has in it."""
+    for make in ("", "lost+found", "a/b/c", ".hidden"):
+        (tmp_path / make).mkdir(parents=True, exist_ok=True)
+        with pytest.raises(UnreadableSource, match="holds no file that can be read: is a disk not mounted"):
+            plan_shards(tmp_path, None)
+    (tmp_path / ".hidden/file.txt").write_text("text", encoding="utf-8")
+    with pytest.raises(UnreadableSource, match="holds no file"):
+        plan_shards(tmp_path, None)
+    (tmp_path / "loose.txt").write_text("text", encoding="utf-8")
     with pytest.raises(UnreadableSource, match="accepted: a folder of files"):
         plan_shards(tmp_path / "missing", None)
-    with pytest.raises(UnreadableSource, match="has no folder 'a' any more"):
-        plan_named(tmp_path, None, "a")
+    with pytest.raises(UnreadableSource, match="has no folder 'z' any more"):
+        plan_named(tmp_path, None, "z")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links to files under Wine are not those of Windows")

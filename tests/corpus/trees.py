@@ -8,7 +8,7 @@ from pathlib import Path
 from helix_crawl_otel.corpus.ingest import IngestReport, ingest
 from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import Source, SourceProblem, plan_named, plan_shards, sources_of
-from tests.shards.shards import encode_all, opened, rows
+from tests.shards.shards import encode_all, epoch_of, opened, rows
 
 RULE = ChunkRule(100)
 
@@ -33,23 +33,17 @@ def taken_in(
     path: Path, root: Path, *, prune: bool = False, rule: ChunkRule = RULE, stop: Callable[[], bool] = lambda: False
 ) -> IngestReport:
     """Ingest the shard `a` of a tree, as the next worker would."""
-    with opened(path, _next_epoch(path), create=True) as store:
+    with opened(path, epoch_of(path) + 1, create=True) as store:
         plan = plan_named(root, None, "a")
         return ingest(store, plan, rule, prune=prune, progress=lambda sources, genes: None, should_stop=stop)
 
 
 def encoded(path: Path) -> int:
     """Give every gene that lacks one a vector. Returns how many lacked one."""
-    with opened(path, _next_epoch(path)) as store:
+    with opened(path, epoch_of(path) + 1) as store:
         return encode_all(store)
 
 
 def contents(path: Path) -> list[tuple[object, ...]]:
     """The genes, in the order of the table."""
     return rows(path, "SELECT gene_id, content, source_id, content_hash FROM genes ORDER BY rowid")
-
-
-def _next_epoch(path: Path) -> int:
-    from helix_crawl_otel.shards.inspect import lease_epoch
-
-    return lease_epoch(path) + 1

@@ -284,7 +284,7 @@ def test_two_processes_of_a_job_do_not_share_its_channel() -> None:
     )
 
     def second() -> str:
-        found = subprocess.run(
+        found: subprocess.CompletedProcess[str] = subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, **end.environment()},
             capture_output=True,

@@ -103,7 +103,7 @@ def test_a_message_comes_back_as_it_was_sent(message: Message) -> None:
         ({"type": "finish_batch", "end": 1, "batch": True, "seconds": 1.0}, "FinishBatch.batch is True; accepted: int"),
         ({"type": "finish_batch", "end": 1, "batch": 1, "seconds": float("nan")}, "accepted: a finite number"),
         ({"type": "finish_batch", "end": 1, "batch": 1, "seconds": 10**400}, "accepted: a finite number"),
-        ({**pack(SAID[8]), "genes": "64"}, "StartBatch.genes is '64'; accepted: int or float"),
+        ({**pack(SAID[8]), "genes": "64"}, "StartBatch.genes is '64'; accepted: "),
         ({**pack(SAID[8]), "genes": [1] * 9999}, "StartBatch.genes is [1, 1, 1"),
         ({**pack(SAID[5]), "can_take": ["FLY"]}, "OpenShard.can_take[0] is 'FLY'; accepted: one of ['DETECT', "),
         (

@@ -109,3 +109,41 @@ def test_a_clock_far_beyond_its_precision_raises_nothing() -> None:
     job.begin().tick()
     assert hang(job).evidence["rate"] is None
     assert hang(job).evidence["inflight_seconds"] == 0.0
+
+
+def on_the_cpu(busy_hours: float) -> Job:
+    """A first batch there, whose worker has used the processor for so long since it began."""
+    job = Job(device="cpu", obeys=False).begin()
+    began = job.t
+    while job.t < began + 3600.0 * busy_hours:
+        job.policy.use_processor(job.t, job.worker)
+        job.wait(60.0)
+    job.policy.use_processor(job.t, job.worker)
+    return job
+
+
+def test_on_the_cpu_a_worker_that_uses_the_processor_does_not_hang() -> None:
+    """Half an hour after it has stopped it does, and says so."""
+    job = on_the_cpu(5.0)
+    assert job.decisions == []
+    job.wait(HALF_AN_HOUR - 5.0)
+    assert job.decisions == []
+    job.wait(15.0)
+    assert hang(job).reason.endswith("a hang, not a crawl; its worker last used the processor 1800 s ago")
+
+
+def test_no_batch_takes_more_than_a_day() -> None:
+    """A loop without an end, in a text's tokens say."""
+    job = on_the_cpu(23.9)
+    assert job.decisions == []
+    job = on_the_cpu(24.1)
+    assert hang(job).t - job.began == pytest.approx(24 * 3600.0, abs=61.0)
+
+
+def test_on_a_card_a_worker_that_uses_the_processor_hangs_as_ever() -> None:
+    """Its driver spins while it waits."""
+    job = Job(obeys=False).begin()
+    for _ in range(31):
+        job.policy.use_processor(job.t, job.worker)
+        job.wait(60.0)
+    assert hang(job).t == pytest.approx(job.began + HALF_AN_HOUR)

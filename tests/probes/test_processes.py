@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from helix_crawl_otel.probes.processes import (
     Process,
+    ProcessorUse,
     creation_time,
     descendants,
     process_names,
     process_tree,
     processes,
+    processor_seconds,
+    read_ps,
 )
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
@@ -152,3 +157,56 @@ def test_a_circle_in_proc_ends(tmp_path: Path) -> None:
 def test_no_such_folder_is_no_family(tmp_path: Path) -> None:
     """Nothing is known, nothing is killed."""
     assert descendants(1, tmp_path / "missing") == set()
+
+
+PS = """
+    1     0   0:42.17
+  812     1 123:45.67
+  900   812   1:02:03
+  901   900 2-03:04:05
+  ??    no  line
+"""
+
+
+def test_what_ps_tells_of_the_processor() -> None:
+    """Minutes, hours, days; on macOS with hundredths of a second."""
+    read = {process.pid: (process.parent, seconds) for process, seconds in read_ps(PS)}
+    assert read == {
+        1: (0, pytest.approx(42.17)),
+        812: (1, pytest.approx(123 * 60 + 45.67)),
+        900: (812, 3723.0),
+        901: (900, 2 * 86400 + 3 * 3600 + 4 * 60 + 5),
+    }
+
+
+BURNS = "import sys\nwhile True: pass"
+FAMILY = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BURNS!r}])"
+
+
+@pytest.mark.parametrize("program", [BURNS, pytest.param(FAMILY, marks=linux)], ids=["alone", "by-a-child"])
+def test_a_process_that_burns_the_processor(program: str) -> None:
+    """Also where it waits for a child that does."""
+    process = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        ends = time.monotonic() + 60.0
+        while (processor_seconds(process.pid) or 0.0) < 0.3:
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+    finally:
+        for pid in (*descendants(process.pid), process.pid):
+            os.kill(pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def test_processor_use_is_looked_at_once_a_minute() -> None:
+    """The first look tells nothing; what falls, because a child has ended, is no work."""
+    use = ProcessorUse()
+    assert use.is_due(0.0)
+    assert not use.feed(0.0, 500.0)
+    assert not use.is_due(59.0)
+    assert use.is_due(60.0)
+    assert use.feed(60.0, 503.0)
+    assert not use.feed(120.0, 505.9)
+    assert not use.feed(180.0, 100.0)
+    assert not use.feed(240.0, None)
+    assert use.feed(240.0, 103.0)

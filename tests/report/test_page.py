@@ -196,6 +196,25 @@ def test_a_long_job_makes_a_small_page() -> None:
     assert "Shown are 12 of 20 shards" in text
 
 
+def test_of_very_many_actions_the_first_are_shown() -> None:
+    """1,000 crawls of a shard: words, table and figure hold the first of them, and say how many there are."""
+    events: list[dict[str, object]] = []
+    for n in range(1_000):
+        at = {"t": 10.0 * n + 8, "shard": "a"}
+        events += [
+            {"event": "batch", **at, "genes": 64, "seconds": 4.0},
+            {"event": "action", **at, "kind": "DETECT"},
+            {"event": "action", **at, "kind": "RECYCLE", "outcome": "applied"},
+            {"event": "worker", "t": 10.0 * n + 9, "device": "cuda:0", "reason": "recycle"},
+        ]
+    page = page_of(story_of(events))
+    text = Checked(page).text
+    assert text.count("It crawled from") == text.count("Worker recycled at") == 30
+    assert "So it went on: 1,940 more crawls and remedies are left out here." in text
+    assert "The table has the first 200 of 2,999 actions, new workers and batches that did not end" in text
+    assert len(page) < 500_000
+
+
 def test_thinning_keeps_what_stands_out() -> None:
     """Slowest and fastest batch, fullest and emptiest reading."""
     batches = [ReportBatch(n, n + (0.9 if n != 777 else 0.001), 1, 1, "cuda:0", "w", None, False) for n in range(5_000)]

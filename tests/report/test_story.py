@@ -194,6 +194,22 @@ def test_nothing_was_done() -> None:
     assert story.tales[0].episodes[0].ended == pytest.approx(30 * 4 + 10 * 40 + 12)
 
 
+def test_a_crawl_begins_behind_the_one_before_it() -> None:
+    """A recycle that did not help: the slow batches before it belong to the first crawl, and are lost once."""
+    events = job_with_a_recycle()
+    at = next(n for n, event in enumerate(events) if event.get("reason") == "recycle")
+    again = [dict(event) for event in events[:at] if event["t"] >= 120 and event["event"] != "worker"]
+    shift = events[at]["t"] + 8 - 120
+    for event in again:
+        event["t"] += shift
+    (tale,) = story_of(events[: at + 1] + again).tales
+    first, second = tale.episodes
+    assert (first.ended, second.began) == (520.0, 540.0)
+    slow = [batch for batch in tale.batches if batch.slow]
+    assert len(slow) == 20
+    assert lost_seconds(tale) == pytest.approx(sum(batch.seconds for batch in slow) * 0.9)
+
+
 def test_runs_are_told_apart() -> None:
     """A run is a time axis of its own; baselines carry on."""
     once = job_with_a_recycle()

@@ -117,6 +117,13 @@ def print_calls(source: str) -> list[str]:
     ]
 
 
+def html_makers(source: str) -> list[str]:
+    """Find `html.escape` and its kin: a page gets what `formats.html_text` has made of a text."""
+    imports = imported_names(ast.parse(source))
+    kin = {"html", "html.escape", "xml.sax.saxutils"}
+    return [f"line {line}: imports {name}" for line, name in imports if name in kin]
+
+
 def unreasoned_skips(source: str) -> list[str]:
     """Find `skip`, `skipif`, `xfail` and `importorskip` without a reason, as calls, marks and bare decorators."""
     tree = ast.parse(source)

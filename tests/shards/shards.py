@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from helix_crawl_otel.shards.genes import PendingGene
+from helix_crawl_otel.shards.inspect import salvage
 from helix_crawl_otel.shards.store import ShardStore
 
 IDENTITY = {"model": "test", "revision": "0123456789abcdef", "dim": 2, "normalised": True}
@@ -43,6 +44,11 @@ def made(path: Path, contents: Mapping[str, object] | Iterable[str], table: str 
 def opened(path: Path, epoch: int = 1, *, create: bool = False, lock_seconds: float = 0.05) -> ShardStore:
     """A store that does not wait long."""
     return ShardStore.open(path, epoch=epoch, create=create, lock_seconds=lock_seconds)
+
+
+def epoch_of(path: Path) -> int:
+    """The highest lease that was taken on a file; 0 for none, or without a file."""
+    return salvage(path).epoch if path.exists() else 0
 
 
 def every_pending(store: ShardStore, page: int = 1000) -> list[PendingGene]:

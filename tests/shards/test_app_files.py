@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.shards.accounts import account
-from helix_crawl_otel.shards.errors import NotAShard, StoreError
-from helix_crawl_otel.shards.genes import Gene, SourceMark
+from helix_crawl_otel.shards.errors import NotAShard
 from helix_crawl_otel.shards.inspect import salvage
-from helix_crawl_otel.shards.sources import SourceTable
 from tests.shards.shards import GENES, IDENTITY, VECTOR, encode_all, every_pending, made, opened, rows, sql
 
 TABLES = {
@@ -94,25 +92,19 @@ def test_what_else_is_in_the_file_stays(tmp_path: Path) -> None:
     assert rows(path, "SELECT count(*) FROM log") == [(len(IDS),)]
 
 
-def test_a_file_without_the_source_column_can_be_built_into(tmp_path: Path) -> None:
-    """`build` meets a file of the app's under the name of its shard."""
-    path = made(tmp_path / "app.db", IDS)
-    with opened(path, create=True) as store:
-        table = SourceTable(store)
-        gene = Gene("new", "a passage", "a.txt", "hash")
-        assert table.put([("a.txt", SourceMark(1, 2, "d", 1), [gene])]) == (1, 0, 0)
-        assert store.pending_count() == len(IDS) + 1
-
-
-def test_a_column_that_must_be_filled_is_named(tmp_path: Path) -> None:
-    """A source cannot go into a table that wants more; what the column is called does not make it a full disk."""
-    path = made(tmp_path / "app.db", {}, "CREATE TABLE genes (gene_id TEXT, content TEXT, full_locked TEXT NOT NULL)")
-    with opened(path, create=True) as store:
-        gene = Gene("new", "a passage", "a.txt", "hash")
-        with pytest.raises(StoreError, match="full_locked") as caught:
-            SourceTable(store).put([("a.txt", SourceMark(1, 2, "d", 1), [gene])])
-        assert type(caught.value) is StoreError
-        assert SourceTable(store).marks() == {}
+@pytest.mark.parametrize("table", [GENES, "CREATE TABLE genes (gene_id TEXT, content TEXT, full_locked TEXT NOT NULL)"])
+@pytest.mark.parametrize("contents", [IDS, ""])
+def test_a_file_of_the_apps_is_not_built_into(tmp_path: Path, table: str, contents: str) -> None:
+    """`build` meets it under the name of its shard; only an empty table that is just like ours may be our own."""
+    columns = table if not contents else table.replace("full_locked TEXT NOT NULL", "full_locked TEXT")
+    path = made(tmp_path / "app.db", contents, columns)
+    if not contents and table == GENES:
+        opened(path, create=True).close()
+        return
+    before = path.read_bytes()
+    with pytest.raises(NotAShard, match="is no shard of this folder"):
+        opened(path, create=True)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(

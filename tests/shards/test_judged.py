@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from helix_crawl_otel.shards.damage import Condition, condition, is_ours, judge,
 from helix_crawl_otel.shards.errors import CannotSetAside, ShardCorrupt
 from helix_crawl_otel.shards.inspect import reading
 from helix_crawl_otel.shards.schema import TREE_NOTE
+from tests.shards.damages import all_but_the_first_page, half, header, noise, page
 from tests.shards.shards import IDENTITY, encode_all, made, opened, rows, sql
 
 MANY = [f"{n:04}" for n in range(2000)]
@@ -32,30 +32,6 @@ def built(path: Path) -> Path:
             connection.executemany("INSERT INTO genes (gene_id, content) VALUES (?, ?)", [(n, n * 20) for n in MANY])
         encode_all(store)
     return path
-
-
-def page(path: Path) -> None:
-    """One page in the middle is noise."""
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2 // 4096 * 4096
-    content[middle : middle + 4096] = b"\xff" * 4096
-    path.write_bytes(content)
-
-
-def header(path: Path) -> None:
-    """The header was written over."""
-    path.write_bytes(b"garbage, garbage" * 8 + path.read_bytes()[128:])
-
-
-def half(path: Path) -> None:
-    """The end is missing."""
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def all_but_the_first_page(path: Path) -> None:
-    """Nothing is left but the schema."""
-    content = path.read_bytes()
-    path.write_bytes(content[:4096] + b"\xa5" * (len(content) - 4096))
 
 
 DAMAGES = [page, header, half, all_but_the_first_page]
@@ -91,7 +67,7 @@ def with_columns(path: Path) -> None:
 def with_ours(path: Path) -> None:
     """The app's, with vectors of ours, and later sources."""
     made(path, MANY)
-    with opened(path, create=True) as store, store.writing():
+    with opened(path) as store, store.writing():
         store.set_meta(TREE_NOTE, ["tree", "a"])
 
 
@@ -125,12 +101,21 @@ def test_somebody_elses_file_is_never_set_aside(
 
 
 def test_the_first_page_tells_whose_a_file_without_a_header_is(tmp_path: Path) -> None:
-    """What is left of the schema names its tables; where nothing is left the name of the file has to do."""
-    path = made(tmp_path / "a.db", MANY)
+    """What is left of the schema names its tables; where nothing is left nobody knows."""
+    path = built(tmp_path / "a.db")
     header(path)
-    assert not is_ours(path)
-    path.write_bytes(os.urandom(8192))
     assert is_ours(path)
+    for leave in (
+        lambda: sql(path, "CREATE TABLE genes (gene_id)"),
+        lambda: noise(path),
+        lambda: path.write_bytes(b"\0" * 8192),
+    ):
+        path.unlink()
+        leave()
+        assert not is_ours(path)
+    found = judge(ERROR, path, is_built=True)
+    assert not found.may_set_aside
+    assert "left where it is, for nothing in it says that `build` has made it" in found.reason
 
 
 def test_a_schema_of_a_later_version_is_no_damage_of_ours(tmp_path: Path) -> None:
@@ -172,15 +157,14 @@ def test_a_row_that_breaks_a_check_is_no_damage(tmp_path: Path) -> None:
     assert condition(path, None) is Condition.WHOLE
 
 
-def test_what_cannot_be_checked_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_checked_is_left(tmp_path: Path) -> None:
     """Another program has it for itself: no judgement, and so no renaming."""
     path = built(tmp_path / "a.db")
-    monkeypatch.setattr("helix_crawl_otel.shards.damage.LOCK_SECONDS", 0.05)
     sql(path, "PRAGMA journal_mode = DELETE")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        assert condition(path, None) is Condition.UNKNOWN
-        found = judge(ERROR, path, is_built=True)
+        assert condition(path, None, 0.05) is Condition.UNKNOWN
+        found = judge(ERROR, path, is_built=True, lock_seconds=0.05)
     assert not found.may_set_aside
     assert "could not be finished" in found.reason
 

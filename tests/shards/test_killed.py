@@ -15,9 +15,9 @@ import pytest
 from helix_crawl_otel.shards.accounts import account
 from helix_crawl_otel.shards.damage import set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside
-from helix_crawl_otel.shards.inspect import lease_epoch, salvage
+from helix_crawl_otel.shards.inspect import salvage
 from tests.rules.tree import ROOT
-from tests.shards.shards import IDENTITY, encode_all, made, opened, rows
+from tests.shards.shards import IDENTITY, encode_all, epoch_of, made, opened, rows
 
 DEADLINE_SECONDS = 120.0
 
@@ -98,7 +98,7 @@ def test_what_a_killed_worker_committed_is_recovered(tmp_path: Path, batches: in
         kill(process)
     assert path.with_name("a.db-wal").stat().st_size > 0
     assert not salvage(path).is_complete
-    assert lease_epoch(path) == 1
+    assert epoch_of(path) == 1
     done = with_vectors(path)
     assert batches * BATCH <= done < GENE_COUNT
     assert done % BATCH == 0

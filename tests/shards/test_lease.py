@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.shards.errors import LeaseLost, StoreError
-from helix_crawl_otel.shards.genes import Gene, PendingGene, SourceMark
-from helix_crawl_otel.shards.inspect import lease_epoch
+from helix_crawl_otel.shards.genes import PendingGene, SourceMark
 from helix_crawl_otel.shards.sources import SourceTable
 from helix_crawl_otel.shards.store import ShardStore
-from tests.shards.shards import IDENTITY, OTHER, VECTOR, made, opened, rows, sql
+from tests.shards.shards import IDENTITY, OTHER, VECTOR, epoch_of, made, opened, rows, sql
 
 MARK = SourceMark(1, 2, "digest", 1)
 WRITES: dict[str, Callable[[ShardStore], object]] = {
@@ -22,7 +21,7 @@ WRITES: dict[str, Callable[[ShardStore], object]] = {
     "claim": lambda store: store.claim(IDENTITY),
     "reencode": lambda store: store.claim(OTHER, reencode=True),
     "note_session": lambda store: store.note_session("cpu", {}, 1, 64),
-    "put": lambda store: SourceTable(store).put([("s", MARK, [Gene("new", "text", "s", "hash")])]),
+    "put": lambda store: SourceTable(store).put([("s", MARK, ["text"])]),
     "touch": lambda store: SourceTable(store).touch([("s", MARK)]),
     "drop": lambda store: SourceTable(store).drop(["s"]),
     "keep": lambda store: store.keep("fingerprint", "x"),
@@ -56,17 +55,17 @@ def test_a_lease_that_is_not_higher_is_refused(tmp_path: Path, epoch: int) -> No
     opened(path, 3).close()
     with pytest.raises(LeaseLost, match=f"lease 3, not {epoch}"):
         opened(path, epoch)
-    assert lease_epoch(path) == 3
+    assert epoch_of(path) == 3
 
 
 def test_the_newest_lease_can_be_read_without_taking_one(tmp_path: Path) -> None:
     """The supervisor looks before it gives out the next."""
     path = tmp_path / "a.db"
-    assert lease_epoch(path) == 0
+    assert epoch_of(path) == 0
     made(path, "ab")
-    assert lease_epoch(path) == 0
+    assert epoch_of(path) == 0
     opened(path, 7).close()
-    assert lease_epoch(path) == 7
+    assert epoch_of(path) == 7
 
 
 def test_what_is_raised_in_a_transaction_undoes_it(tmp_path: Path) -> None:

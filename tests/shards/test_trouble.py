@@ -21,8 +21,8 @@ from helix_crawl_otel.shards.errors import (
     StoreReadOnly,
     store_errors,
 )
-from helix_crawl_otel.shards.genes import Gene, SourceMark
-from helix_crawl_otel.shards.inspect import lease_epoch, salvage
+from helix_crawl_otel.shards.genes import SourceMark
+from helix_crawl_otel.shards.inspect import salvage
 from helix_crawl_otel.shards.sources import SourceTable
 from helix_crawl_otel.shards.store import ShardStore
 from tests.shards.shards import IDENTITY, VECTOR, encode_all, every_pending, made, opened, rows
@@ -112,10 +112,10 @@ def test_a_full_disk_in_an_ingest_undoes_the_source(shard: Path) -> None:
     """A source is there whole or not at all, and is not marked as taken in."""
     with opened(shard, 2) as store:
         no_room(store)
-        genes = [Gene(f"new {n}", "x" * 1000, "s", "hash") for n in range(100)]
+        passages = [f"new {n}" + "x" * 1000 for n in range(100)]
         table = SourceTable(store)
         with pytest.raises(StoreFull):
-            table.put([("s", SourceMark(1, 2, "d", -1), genes)])
+            table.put([("s", SourceMark(1, 2, "d", 0), passages)])
         assert table.marks() == {}
         assert store.pending_count() == 300
 
@@ -192,7 +192,7 @@ def test_an_empty_file_is_no_shard_and_can_be_built_into(tmp_path: Path) -> None
     """What a worker leaves that was killed between making the file and making the table."""
     path = tmp_path / "a.db"
     path.touch()
-    for use in (salvage, lease_epoch, opened):
+    for use in (salvage, opened):
         with pytest.raises(NotAShard):
             use(path)
     opened(path, create=True).close()

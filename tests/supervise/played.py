@@ -35,6 +35,7 @@ class PlayedWorker:
         ended_code: Its exit code when it is ended.
         may_end: What `end` waits for.
         interrupts: How often it got what a terminal sends.
+        processor: Seconds that it has used of the processor.
     """
 
     def __init__(self, pid: int, argv: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -47,6 +48,7 @@ class PlayedWorker:
         self.may_end = threading.Event()
         self.may_end.set()
         self.interrupts = 0
+        self.processor: float | None = None
         self.exit_code: int | None = None
         self.channel = _inherited(environ[CHANNEL_VARIABLE])
         self._requests = 0
@@ -61,6 +63,10 @@ class PlayedWorker:
     def interrupt(self) -> None:
         """See `ProcessHandle`."""
         self.interrupts += 1
+
+    def processor_seconds(self) -> float | None:
+        """See `ProcessHandle`."""
+        return self.processor
 
     def end(self, grace_seconds: float) -> bool:
         """See `ProcessHandle`: it dies at once, unless it is said to survive."""

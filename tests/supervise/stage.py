@@ -29,6 +29,7 @@ from helix_crawl_otel.supervise.loop import Supervisor
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.slot import Phase, Slot
 from helix_crawl_otel.timeline import TimelineWriter
+from helix_crawl_otel.timing import RunningClock
 from tests.supervise.played import SECONDS, PlayedWorker
 from tests.watch.rig import CARD_BYTES, CRAWL, FULL, GENES, HEALTHY, LOW, TICK, WORK, Clock, collected, make_provider
 
@@ -46,6 +47,8 @@ class Stage:
         logs: Folder of the workers' log files.
         demoted: Shards that belong on the CPU.
         timeline: File of the flight recorder, `None` to record nothing.
+        may_stop: The supervisor looks at the clock at each turn, as the real one does: when the test lets more time
+            pass between two turns than it would, the supervisor was stopped.
 
     Attributes:
         fraction: How full the modelled card is.
@@ -63,21 +66,23 @@ class Stage:
         logs: Path | None = None,
         demoted: set[str] | None = None,
         timeline: Path | None = None,
+        may_stop: bool = False,
     ) -> None:
         self.clock = Clock()
-        self._timeline = None if timeline is None else TimelineWriter(timeline, self.clock)
+        clock = RunningClock(self.clock) if may_stop else self.clock
+        self._timeline = None if timeline is None else TimelineWriter(timeline, clock)
         if self._timeline is not None:
             self._timeline.run(config={"tick_seconds": TICK})
         self.workers: list[PlayedWorker] = []
         self.events: list[events.Event] = []
         self.fraction = LOW
-        self.cannot_start: OSError | None = None
+        self.cannot_start: Exception | None = None
         self.saved = ""
         provider, self.reader = make_provider()
         self.pipeline = Pipeline(
             Knobs(),
             Instruments(provider.get_meter("stage")),
-            self.clock,
+            clock,
             save_state=self._keep,
             timeline=self._timeline,
             can_end_worker=True,
@@ -90,7 +95,7 @@ class Stage:
 
         self.memory = MemoryMonitor(
             self.pipeline.read_memory,
-            self.clock,
+            clock,
             tick_seconds=TICK,
             clock_rate=500.0,  # the sampler's thread waits in the world's seconds
             environ={},
@@ -102,7 +107,7 @@ class Stage:
             job or RunJob(["driver"], {}),
             self.pipeline,
             self.memory,
-            self.clock,
+            clock,
             tick_seconds=TICK,
             clock_rate=1.0,
             emit=self.events.append,

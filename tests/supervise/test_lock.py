@@ -107,3 +107,19 @@ def test_a_holder_that_cannot_be_written_holds_no_lock(tmp_path: Path) -> None:
     (tmp_path / "lock.json").rmdir()
     with FolderLock(tmp_path, "x"):
         pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a named pipe as files are, which Windows has elsewhere")
+@pytest.mark.parametrize("name", ["lock", "lock.json", "ladder.json", "timeline.jsonl", "worker-cpu.log", "anything"])
+def test_a_pipe_in_the_folder_is_named_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    """Whoever opens it waits for its other end, for ever; what else lies there is nobody's matter."""
+    for harmless in ("old.log", "folder"):
+        (tmp_path / harmless).mkdir()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link").symlink_to(tmp_path / "old.log")
+    with FolderLock(tmp_path, "x"):
+        pass
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(OSError, match=f"{name} is a pipe, a socket or a device; accepted: "), FolderLock(tmp_path, "x"):
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import sys
 
@@ -9,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helix_crawl_otel.encoders.base import ModelError
 from helix_crawl_otel.formats import MIB
+from helix_crawl_otel.lacks import is_passing, passing_cause
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise.rules import (
     BACK_WITHIN,
@@ -23,6 +26,7 @@ from helix_crawl_otel.supervise.rules import (
     MemoryGate,
     exit_text,
     judge_end,
+    start_reason,
     why_ended,
 )
 
@@ -226,3 +230,47 @@ def test_it_is_open_after_two_minutes_whatever_is_read(
             return
         assert now < MAX_SECONDS
     assert gate.feed(max(now, MAX_SECONDS), 12 * GIB).is_open
+
+
+# -- what is worth another try -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC])
+def test_what_may_pass(number: int) -> None:
+    """Others may give back what is lacking."""
+    assert is_passing(OSError(number, "words"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR])
+def test_what_does_not_pass(number: int) -> None:
+    """It fails tomorrow as it does today; so does what is no lack at all."""
+    assert not is_passing(OSError(number, "words"))
+    assert not is_passing(RuntimeError("words"))
+    assert not is_passing(ValueError("words"))
+
+
+def test_a_lack_is_found_behind_what_it_has_led_to() -> None:
+    """A model's file could not be opened for it: that is no reason never to start again."""
+    assert passing_cause(ModelError("no such model")) is None
+    for lack in (OSError(errno.EMFILE, "words"), MemoryError(), RuntimeError("can't start new thread")):
+        with pytest.raises(ModelError) as raised:
+            cannot_be_loaded(lack)
+        assert passing_cause(raised.value) is lack
+    for other in (FileNotFoundError(errno.ENOENT, "words"), ConnectionError("no network")):
+        assert passing_cause(other) is None
+
+
+def cannot_be_loaded(why: Exception) -> None:
+    """Say so of a model, and leave the error itself out."""
+    try:
+        raise why
+    except (OSError, MemoryError, RuntimeError) as error:
+        raise ModelError(f"it cannot be read: {error}") from None
+
+
+def test_the_reason_names_the_limit() -> None:
+    """For the summary: what to raise."""
+    assert "`ulimit -n`" in start_reason(OSError(errno.EMFILE, "Too many open files"))
+    assert "`ulimit -u`" in start_reason(RuntimeError("can't start new thread"))
+    assert start_reason(MemoryError()).startswith("the worker cannot be started: out of memory (")
+    assert start_reason(OSError(errno.ENOENT, "No such file", "x")) == "the worker cannot be started: No such file: x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ from helix_crawl_otel.link import messages
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, MemoryReading
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import WorkerStart
-from helix_crawl_otel.supervise.rules import GateState, MemoryGate
+from helix_crawl_otel.supervise.rules import Ending, GateState, MemoryGate
 from helix_crawl_otel.supervise.slot import GRACE_SECONDS, HELLO_SECONDS, LEAVE_SECONDS, SILENT_SECONDS, Phase, Restart
-from tests.supervise.played import SECONDS
+from tests.supervise.played import SECONDS, PlayedWorker
 from tests.supervise.stage import Stage, build_job
-from tests.watch.rig import TICK
+from tests.watch.rig import GENES, TICK
 
 GIB = 1024**3
 
@@ -150,6 +151,7 @@ def test_what_was_decided_about_an_earlier_worker_or_a_shard_left_is_void() -> N
         worker = stage.begin()
         worker.hello()
         worker.open("a")
+        stage.start_batch(worker, "a")
         t = stage.clock.now
 
         def hang(t: float, shard: str, name: str) -> Decision:
@@ -158,12 +160,80 @@ def test_what_was_decided_about_an_earlier_worker_or_a_shard_left_is_void() -> N
         stage.slot.force(hang(t - 0.1, "a", "slot0"))
         stage.slot.force(hang(t, "b", "slot0"))
         stage.slot.force(hang(t, "a", "slot1"))
+        stage.turn()
+        stage.turn()
         assert stage.slot.phase is Phase.RUNNING
         stage.slot.force(hang(t, "a", "slot0"))
-        assert stage.slot.phase is Phase.ENDING
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
         assert stage.whys() == ["a batch hung and its worker was ended"]
         stage.slot.force(hang(stage.clock.now, "a", "slot0"))
+        stage.clock.now += 1.0
+        stage.next_worker(2)
+
+
+def test_what_a_worker_has_said_is_read_before_it_is_ended_for_a_hang() -> None:
+    """The policy looked at the clock before the channel was read: the batch had ended long ago, and so had others."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        stage.start_batch(worker, "a")
+        stage.slot.force(Decision(stage.clock.now, DecisionKind.HANG, "a", "cuda:0", "slot0", forced=True))
+        stage.turn()
+        worker.finish(4.0)
+        worker.sync()
+        stage.clock.now += 0.1
+        stage.start_batch(worker, "a", batch=2)
+        for _ in range(5):
+            stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        assert stage.run.totals.encoded == GENES
+
+
+def test_a_worker_that_talks_of_another_shard_all_the_time_does_not_save_the_batch_that_hangs() -> None:
+    """A driver with two threads: what it says is waited for only so long."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        worker.open("b")
+        stage.start_batch(worker, "a")
+        stage.slot.force(Decision(stage.clock.now, DecisionKind.HANG, "a", "cuda:0", "slot0", forced=True))
+        for number in range(2, 1000):
+            stage.start_batch(worker, "b", batch=number)
+            stage.clock.now += 0.1
+            stage.turn()
+            if stage.slot.phase is not Phase.RUNNING:
+                break
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        assert stage.whys() == ["a batch hung and its worker was ended"]
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cpu"])
+def test_the_time_in_which_the_supervisor_was_stopped_is_no_batchs(tmp_path: Path, device: str) -> None:
+    """Alone or with its worker (SIGSTOP, `docker pause`, Ctrl-Z): nothing hangs, no action is late, no memory stale."""
+    with Stage(build_job(tmp_path, ["a"], set()), [device], logs=tmp_path, may_stop=True) as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a", device)
+        stage.start_batch(worker, "a", device)
+        for _ in range(5):
+            stage.clock.now += 3000.0
+            stage.pipeline.tick()
+            stage.turn()
+            stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        worker.finish(4.0)
+        worker.sync()
+        stage.clock.now += 1e6
+        stage.turn()
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING, "silent, and no batch in flight"
+        worker.leave(-9)
+        stage.turn()
+        stage.clock.now += 3000.0
+        stage.turn()
+        assert stage.slot.phase is Phase.WAITING, "the backoff is not over either"
         stage.clock.now += 1.0
         stage.next_worker(2)
 
@@ -175,8 +245,9 @@ def test_a_driver_that_was_ended_for_a_hang_is_not_done_though_it_leaves_with_0(
         worker.ended_code = 0
         worker.hello()
         worker.open("a")
+        stage.start_batch(worker, "a")
         stage.slot.force(Decision(stage.clock.now, DecisionKind.HANG, "a", "cuda:0", "slot0", forced=True))
-        stage.until(lambda: stage.slot.phase is not Phase.ENDING)
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
         assert stage.slot.phase is Phase.WAITING
         assert stage.whys() == ["a batch hung and its worker was ended"]
 
@@ -225,6 +296,21 @@ def test_a_worker_on_a_card_that_enters_a_demoted_shard_leaves_it_to_one_on_the_
         assert not second.open("b", "cpu")
         assert stage.starts()[-1] == ("cpu", "demote")
         assert stage.of(events.Crash) == []
+
+
+def test_a_demoted_shard_never_starts_on_the_card_again() -> None:
+    """Its ladder is used up. A driver may come to it once more in the same run, a queue that is drained, say."""
+    with Stage(demoted={"a"}) as stage:
+        for count in (1, 3):
+            worker = stage.next_worker(count) if stage.workers else stage.begin()
+            worker.hello()
+            assert worker.open("a"), "it has to be left to one on the CPU"
+            worker.leave(79)
+            on_cpu = stage.next_worker(count + 1)
+            assert on_cpu.hello().demoted_shard == "a"
+            assert not on_cpu.open("a", "cpu")
+            on_cpu.close("a")
+            on_cpu.leave(79)
 
 
 def test_a_slot_that_waits_for_a_backoff_is_over_when_the_operator_pauses() -> None:
@@ -292,6 +378,7 @@ def test_a_worker_that_cannot_be_ended_takes_its_slot_out_of_use() -> None:
         worker.survives = True
         worker.hello()
         worker.open("a")
+        stage.start_batch(worker, "a")
         stage.slot.force(Decision(stage.clock.now, DecisionKind.HANG, "a", "cuda:0", "slot0", forced=True))
         stage.until(lambda: stage.slot.phase is Phase.OVER)
         assert len(stage.workers) == 1
@@ -335,6 +422,101 @@ def test_a_worker_of_ours_that_falls_silent_is_ended_but_not_inside_a_batch(tmp_
         stage.turn()
         stage.until(lambda: stage.slot.phase is Phase.WAITING)
         assert stage.whys() == ["it had not been heard from and was ended"]
+
+
+def test_a_pause_does_not_wait_for_a_worker_that_a_file_keeps(tmp_path: Path) -> None:
+    """A source on a dead network folder holds it in the system; a batch is still waited for."""
+    with Stage(build_job(tmp_path, ["a"], set()), logs=tmp_path) as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        stage.start_batch(worker, "a")
+        stage.run.pausing = True
+        stage.slot.pause()
+        stage.clock.now += LEAVE_SECONDS + TICK
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        worker.say(messages.AbandonBatch(1))
+        worker.sync()
+        stage.clock.now += LEAVE_SECONDS
+        stage.turn()
+        assert stage.slot.phase is Phase.RUNNING
+        stage.clock.now += 0.1
+        stage.turn()
+        stage.until(lambda: stage.slot.phase is Phase.OVER)
+        assert stage.run.is_paused
+
+
+MINUTE, HOUR = 60.0, 3600.0
+
+
+def spend(stage: Stage, worker: PlayedWorker, seconds: float, part: float) -> None:
+    """Let time pass in which a worker uses a part of one core, until it is ended."""
+    for _ in range(int(seconds / MINUTE)):
+        if stage.slot.phase is not Phase.RUNNING:
+            return
+        worker.processor = (worker.processor or 0.0) + part * MINUTE
+        stage.clock.now += MINUTE - TICK
+        stage.tick()
+        for _ in range(4):
+            stage.turn()
+
+
+@pytest.mark.parametrize("has_batch", [True, False])
+@pytest.mark.parametrize(
+    ("device", "part", "is_ended"), [("cpu", 1.0, False), ("cpu", 0.01, True), ("cuda:0", 1.0, True)]
+)
+def test_who_burns_the_processor_lives_on_the_cpu_and_not_on_a_card(
+    tmp_path: Path, *, has_batch: bool, device: str, part: float, is_ended: bool
+) -> None:
+    """64 genes at a minute each, without a baseline; or a model that takes as long to load. A deadlock's threads use
+    next to nothing, and a card's driver spins while it waits."""
+    with Stage(build_job(tmp_path, ["a"], set()), [device], logs=tmp_path) as stage:
+        worker = stage.begin()
+        worker.hello()
+        if has_batch:
+            worker.open("a", device)
+            stage.start_batch(worker, "a", device)
+        spend(stage, worker, 2 * HOUR, part)
+        if is_ended:
+            stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        else:
+            assert stage.slot.phase is Phase.RUNNING
+        assert len(stage.whys()) == is_ended
+
+
+@pytest.mark.parametrize("has_batch", [True, False])
+def test_on_the_cpu_half_an_hour_without_work_ends_a_worker_and_a_day_with_it(
+    tmp_path: Path, *, has_batch: bool
+) -> None:
+    """A deadlock after an hour's work; and a loop without an end."""
+    for busy, idle in ((HOUR, 0.75 * HOUR), (25 * HOUR, 0.0)):
+        with Stage(build_job(tmp_path, ["a"], set()), ["cpu"], logs=tmp_path) as stage:
+            worker = stage.begin()
+            worker.hello()
+            if has_batch:
+                worker.open("a", "cpu")
+                stage.start_batch(worker, "a", "cpu")
+            spend(stage, worker, min(busy, 23 * HOUR), 1.0)
+            assert stage.slot.phase is Phase.RUNNING
+            spend(stage, worker, busy - 23 * HOUR, 1.0)
+            spend(stage, worker, idle, 0.0)
+            stage.until(lambda: stage.slot.phase is Phase.WAITING)
+            assert len(stage.whys()) == 1
+
+
+def test_a_worker_whose_processor_time_is_unknown_hangs_after_half_an_hour(tmp_path: Path) -> None:
+    """As ever."""
+    with Stage(build_job(tmp_path, ["a"], set()), ["cpu"], logs=tmp_path) as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a", "cpu")
+        stage.start_batch(worker, "a", "cpu")
+        for _ in range(int(0.6 * HOUR / TICK)):
+            stage.tick()
+            stage.turn()
+        stage.until(stage.whys)
+        assert stage.whys()[0] == "a batch hung and its worker was ended"
 
 
 def test_a_driver_of_the_users_own_may_be_silent_for_ever() -> None:
@@ -428,14 +610,92 @@ def test_genes_that_a_worker_could_not_tell_of_are_counted(
         assert job.shards[0].encoded == encoded
 
 
-def test_a_command_that_cannot_be_started_ends_the_run() -> None:
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "No such file"), OSError(8, "Exec format")]
+)
+def test_a_command_that_can_never_be_started_ends_the_run(error: OSError) -> None:
     """No retry: it would fail in the same way."""
     with Stage() as stage:
-        stage.cannot_start = PermissionError(13, "Permission denied")
+        stage.cannot_start = error
         stage.slot.begin()
         assert stage.slot.phase is Phase.OVER
-        assert stage.run.endings[0][1] == "the worker cannot be started: Permission denied"
+        assert stage.run.endings == [(Ending.NEVER, f"the worker cannot be started: {error.strerror}")]
         assert stage.run.ends_early()
+
+
+LACKS = [
+    OSError(errno.EMFILE, "Too many open files"),
+    OSError(errno.ENFILE, "Too many open files in system"),
+    BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    OSError(errno.ENOSPC, "No space left on device", "worker.log"),
+    MemoryError(),
+    RuntimeError("can't start new thread"),
+]
+
+
+@pytest.mark.parametrize("error", LACKS, ids=repr)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_worker_that_cannot_be_started_just_now_is_started_later(
+    tmp_path: Path, error: Exception, is_first: bool
+) -> None:
+    """At the beginning of a run and at a restart: a crash with its reason and a backoff. What it lacked comes back."""
+    job = build_job(tmp_path, ["a"], set())
+    with Stage(job, logs=tmp_path) as stage:
+        if not is_first:
+            stage.begin().leave(-9)
+        stage.cannot_start = error
+        stage.slot.begin() if is_first else stage.turn()
+        before = 0 if is_first else 1
+        for number, seconds in enumerate((1.0, 2.0, 4.0, 8.0, 16.0), 1):
+            stage.clock.now += 0.0 if is_first or number > 1 else 1.0
+            stage.turn()
+            assert stage.slot.phase is Phase.WAITING
+            crash = stage.of(events.Crash)[-1]
+            assert (len(stage.of(events.Crash)), crash.retry_in_seconds) == (before + number, seconds)
+            assert crash.why.startswith("the worker cannot be started: ")
+            assert str(getattr(error, "strerror", error)) in crash.why
+            stage.clock.now += seconds
+        stage.cannot_start = None
+        worker = stage.next_worker(before + 1)
+        task = worker.hello().task
+        assert task is not None
+        assert task.assignment.shard == "a"
+        assert stage.run.endings == []
+
+
+def test_a_lack_that_does_not_pass_pauses_the_run_and_fails_no_shard(tmp_path: Path) -> None:
+    """After some ten minutes; what is left is for the same command, later."""
+    job = build_job(tmp_path, ["a", "b"], set())
+    with Stage(job, logs=tmp_path) as stage:
+        stage.cannot_start = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        began = stage.clock.now
+        stage.slot.begin()
+        while stage.slot.phase is Phase.WAITING:
+            stage.clock.now += 1.0
+            stage.turn()
+        assert 500 < stage.clock.now - began < 700
+        assert stage.of(events.Crash)[-1].retry_in_seconds is None
+        assert stage.run.is_paused
+        assert stage.run.endings[0][1].startswith("the worker cannot be started: Resource temporarily unavailable (")
+        assert [work.state for work in job.shards] == ["running", "pending"]
+
+
+def test_a_worker_that_cannot_be_listened_to_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs, and there is no thread to read what it says: another one is started later."""
+    with Stage() as stage:
+        monkeypatch.setattr("helix_crawl_otel.supervise.worker.SendQueue", no_thread)
+        stage.slot.begin()
+        assert (stage.slot.phase, stage.worker.exit_code) == (Phase.WAITING, -15)
+        assert stage.series("helix_dense_worker_up") == {}
+        monkeypatch.undo()
+        stage.clock.now += 1.0
+        stage.next_worker(2)
+
+
+def no_thread(*arguments: object) -> None:
+    """What `threading` does where the system has none to give."""
+    raise RuntimeError("can't start new thread")
 
 
 # -- workers of a build that leave their shard to another one ----------------------------------------------------------
@@ -543,3 +803,83 @@ def test_a_restart_without_a_gate_needs_no_reading() -> None:
     restart = Restart(WorkerStart("first", "cpu"), 7.0)
     assert restart.feed(7.0, None) is None
     assert restart.is_due(7.0)
+
+
+def test_after_an_end_outside_of_batches_a_worker_says_which_one_it_looks_at(tmp_path: Path) -> None:
+    """Of counting its tokens, perhaps: the batch is suspected as one that was in flight, and cut."""
+    job = build_job(tmp_path, ["a"], set())
+    with Stage(job, logs=tmp_path) as stage:
+        worker = stage.begin()
+        for is_wary, limits in ((False, {}), (True, {}), (True, {}), (True, {"g1": 1})):
+            task = worker.hello().task
+            assert task is not None
+            assert (task.assignment.is_wary, task.assignment.limits) == (is_wary, limits)
+            worker.open("a")
+            if is_wary:
+                worker.say(messages.NextBatch("a", "g1", 8))
+                worker.sync()
+            worker.leave(-6)
+            stage.until(lambda: stage.slot.phase is Phase.WAITING)
+            stage.clock.now += 4.0
+            worker = stage.next_worker(len(stage.workers) + 1)
+
+
+def test_a_batch_that_was_encoded_and_not_committed_is_suspected_still(tmp_path: Path) -> None:
+    """Only its boundary clears it; and what a build has left to encode is what its store counts."""
+    job = build_job(tmp_path, ["a"], set())
+    with Stage(job, logs=tmp_path) as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        stage.batch(worker, "a", boundary=False)
+        (work,) = job.shards
+        assert work.batch == ("a-1", GENES)
+        worker.boundary("a", genes=GENES, pending=100)
+        assert (work.batch, work.encoded) == (None, GENES)
+        assert stage.slot.worker is not None
+        assert stage.slot.worker.incoming.progressed()
+
+
+def test_a_batch_that_cannot_be_taken_is_answered_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its driver would wait at each boundary; the error is counted."""
+
+    def full(*batch: object) -> None:
+        raise OSError("no space left on device")
+
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.open("a")
+        for name in ("finish_batch", "record_batch"):
+            monkeypatch.setattr(stage.pipeline, name, full)
+        stage.start_batch(worker, "a")
+        worker.finish(1.0)
+        worker.say(messages.RecordBatch(2, "a", "cuda:0", GENES, 1.0, None))
+        assert worker.next_told(messages.Judged).end == 2
+        assert stage.series("helix_dense_internal_errors") == {("where=driver",): 2}
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        {"type": "weather", "is": "fine"},
+        {"type": "finish_batch"},
+        {"type": "start_batch", "batch": "1"},
+        {"type": "memory", "device": "cuda:0", "reading": {"used_bytes": -1}, "source": "x", "up": True},
+    ],
+    ids=["unknown", "lacks", "wrong", "out-of-range"],
+)
+def test_a_message_that_is_none_is_counted_and_said_in_one_sentence(
+    garbage: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker goes on, and the next message is taken."""
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.channel.send(garbage)
+        assert not worker.open("a")
+        assert stage.series("helix_dense_internal_errors") == {("where=driver",): 1}
+        assert stage.slot.phase is Phase.RUNNING
+    (said,) = [record for record in caplog.records if "internal error" in record.message]
+    assert "accepted: " in said.message
+    assert said.exc_info is None

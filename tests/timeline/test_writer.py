@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -322,3 +323,15 @@ def test_what_cannot_be_opened_is_said_at_once(tmp_path: Path) -> None:
         TimelineWriter(tmp_path)
     with pytest.raises(FileNotFoundError):
         TimelineWriter(tmp_path / "missing" / "timeline.jsonl")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a named pipe as files are, which Windows has elsewhere")
+def test_a_pipe_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
+    """What it cannot take is lost and told, once."""
+    os.mkfifo(tmp_path / "pipe")
+    failures: list[Exception] = []
+    with TimelineWriter(tmp_path / "pipe", on_failure=failures.append) as writer:
+        for _ in range(200):
+            writer.write("x", 0.0, text="y" * 1000)
+    assert writer.lost_lines > 0
+    assert len(failures) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.timing import SleepMeter, Ticker, awake_clock, checked_clock, finer_clock, slept_seconds
+from helix_crawl_otel.timing import (
+    RunningClock,
+    SleepMeter,
+    Ticker,
+    awake_clock,
+    checked_clock,
+    finer_clock,
+    slept_seconds,
+)
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from tests.watch.rig import FULL, LOW, Clock, Rig, collected, make_provider, pipeline_of, reading, wait_until
 
@@ -274,6 +283,117 @@ def test_the_watch_takes_sleep_off_records_and_not_off_its_own_timing() -> None:
 
 
 # -- the ticker -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [10.1, 3000.0, 1e6])
+def test_the_time_in_which_a_process_was_stopped_is_left_out(stop: float) -> None:
+    """Between two looks, whoever looks first afterwards. What is shorter than two ticks is as good as running."""
+    world = Clock()
+    clock = RunningClock(world)
+    began = clock()
+    for _ in range(10):
+        world.now += 5.0
+        clock()
+    assert clock() - began == 50.0
+    world.now += stop
+    assert clock() - began == pytest.approx(50.0)
+    world.now += 10.0
+    assert clock() - began == pytest.approx(60.0)
+    assert clock.stopped_seconds == pytest.approx(stop)
+
+
+def test_a_driver_that_holds_the_gil_has_not_stopped_its_process() -> None:
+    """Other threads wait for it, and try again 200 times a second; in a process that is stopped none does."""
+    world, switches = Clock(), [0]
+    clock = RunningClock(world, switches=lambda: switches[0])
+    began = clock()
+    world.now += 2820.0
+    switches[0] += 2820 * 200
+    assert clock() - began == 2820.0
+    world.now += 1000.0
+    switches[0] += 1000 * 20  # a machine that is busy with something else
+    assert clock() - began == 3820.0
+    world.now += 3000.0
+    switches[0] += 128  # as many threads, each woken to be stopped
+    assert clock() - began == 3820.0
+
+
+def test_a_lock_that_a_fork_has_left_locked_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread of the parent was looking just then: in the child it is none."""
+    monkeypatch.setattr("helix_crawl_otel.timing.LOCKED_SECONDS", 0.01)
+    clock = RunningClock(Clock())
+    thread = threading.Thread(target=clock._looking.acquire)
+    thread.start()
+    thread.join()
+    assert (clock(), clock()) == (1000.0, 1000.0)
+
+
+STOPPED = """
+import ctypes, os, subprocess, sys, threading, time
+from helix_crawl_otel.timing import RunningClock, process_switches
+class Time(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+clock = RunningClock(time.monotonic, 0.5, process_switches())
+def look():
+    while True:
+        clock()
+        time.sleep(0.1)
+for _ in range(3):
+    threading.Thread(target=look, daemon=True).start()
+ctypes.PyDLL(None).nanosleep(ctypes.byref(Time(1, 500000000)), None)
+print(clock.stopped_seconds)
+stop = "import os, signal, time; os.kill({0}, signal.SIGSTOP); time.sleep(1.5); os.kill({0}, signal.SIGCONT)"
+subprocess.run([sys.executable, "-c", stop.format(os.getpid())], check=True)
+print(clock() and clock.stopped_seconds)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sends SIGSTOP, and counts as Linux does")
+def test_a_real_process_that_holds_the_gil_and_one_that_is_stopped() -> None:
+    """The first for 1.5 s, then the other for as long."""
+    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=100, check=True)
+    held, stopped = map(float, done.stdout.split())
+    assert held == 0.0
+    assert stopped > 1.0
+
+
+def test_a_stop_is_no_crawl_of_an_embedded_job() -> None:
+    """On a card that is full as a rule: the batch and its record have the time in which they could run."""
+    world = Clock()
+    clock = RunningClock(world, switches=lambda: 0)
+    with Rig(clock=clock) as rig, rig.watch.shard("a") as shard:
+        rig.watch._backend.sleep = SleepMeter(clock)
+        rig.fraction = FULL
+        for _ in range(20):
+            with shard.batch(64, 4000):
+                world.now += 4.0
+            assert shard.boundary() == []
+        with shard.batch(64, 4000):
+            world.now += 2.0
+            rig.watch.tick()
+            world.now += 3000.0
+            rig.watch.tick()
+            world.now += 2.0
+        assert shard.boundary() == []
+        assert shard.status().rung == 0
+        world.now += 4.0
+        shard.record(64, 4.0, 4000)
+        world.now += 2.0
+        rig.watch.tick()
+        world.now += 3000.0
+        rig.watch.tick()
+        world.now += 2.0
+        shard.record(64, 3004.0, 4000)
+        assert shard.boundary() == []
+        assert shard.status().ema == pytest.approx(16.0, rel=0.5)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell how often a process has waited")
+def test_an_embedded_watch_leaves_out_the_stops_where_a_ticker_looks_at_its_clock() -> None:
+    """Not of a clock of the driver's own, and not where nobody looks: a batch may take an hour there."""
+    for more, is_running in (({}, True), ({"tick_seconds": None}, False), ({"clock": Clock()}, False)):
+        with CrawlWatch(meter_provider=make_provider()[0], **more) as watch:
+            assert isinstance(watch._backend.clock, RunningClock) == is_running
 
 
 def test_the_ticker_calls_at_once_and_goes_on_after_an_error() -> None:

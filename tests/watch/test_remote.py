@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import Pipe
 from typing import Any
 
@@ -366,3 +366,37 @@ def test_a_probe_that_fails_is_counted_and_the_job_goes_on() -> None:
     assert collected(supervisor.reader)["helix_dense_internal_errors"]["where=probe",] == 1
     assert "helix_dense_vram_used" not in collected(supervisor.reader)
     supervisor.close()
+
+
+def test_a_batch_costs_four_messages(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways: its start, its end, what is answered to that, and its boundary."""
+    counted: list[str] = []
+    for channel in (supervisor.channel, supervisor.link._channel):
+        send = channel.send
+
+        def counting(content: Mapping[str, object], send: Callable[[Mapping[str, object]], None] = send) -> None:
+            counted.append(str(content["type"]))
+            send(content)
+
+        monkeypatch.setattr(channel, "send", counting)
+    with supervisor.shard() as shard:
+        for _ in range(20):
+            with shard.batch(GENES, WORK):
+                supervisor.clock.now += HEALTHY
+            shard.boundary()
+        del counted[: counted.index("start_batch")]
+        assert counted.count("memory") <= 1  # each tick, not each batch
+        told = [name for name in counted if name != "memory"]
+        assert sorted(told) == sorted(["start_batch", "finish_batch", "judged", "boundary"] * 20)
+
+
+def test_a_driver_without_boundaries_is_answered_and_waits_for_nothing(supervisor: Supervisor) -> None:
+    """Nothing is kept of the answers that nobody asks for."""
+    with supervisor.shard() as shard:
+        for _ in range(5):
+            shard.record(GENES, HEALTHY, WORK)
+        supervisor.sync()
+        assert supervisor.backend.pipeline._unjudged == {"a": 5}
+        assert supervisor.total("helix_dense_genes") == 5 * GENES
+    assert supervisor.backend.pipeline._unjudged == {}
+    assert supervisor.link._answers == {}

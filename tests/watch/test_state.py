@@ -242,3 +242,14 @@ def test_a_file_that_is_held_open_is_waited_for(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     state_file.save('{"n": 2}')
     assert json.loads(path.read_text()) == {"n": 2}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a named pipe as files are, which Windows has elsewhere")
+def test_a_state_that_is_no_file_is_refused_and_left_where_it_is(tmp_path: Path) -> None:
+    """A pipe would be waited for; and none of it is ours to set aside: root would move `/dev/null`."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "pipe", tmp_path / "folder", Path(os.devnull)):
+        with pytest.raises(ValueError, match="accepted: a file, there or not"):
+            StateFile(path).load("")
+        assert path.exists()

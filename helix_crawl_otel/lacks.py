@@ -1,0 +1,53 @@
+"""Which errors are worth another try: what the system lacks now, others may give back.
+
+Source: DESIGN.md, section 3.3: 78 is for what can never start, and nobody tries that again.
+"""
+
+from __future__ import annotations
+
+import errno
+
+__all__ = ["is_passing", "passing_cause"]
+
+_PERMANENT = {
+    errno.E2BIG,
+    errno.EACCES,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOEXEC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""The same program, in the same place, by the same user: it fails tomorrow as it does today."""
+
+_PASSING_ON_WINDOWS = {32, 33, 164, 1450, 1455, 1816}
+"""A file that somebody has open; no more threads, resources, commit charge or quota. Their `errno` tells nothing."""
+
+_LACKS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether what keeps something from being started may be over in a while: a lack of descriptors, processes, threads
+    or memory, a file in use, a full disk."""
+    if isinstance(error, OSError):
+        return getattr(error, "winerror", None) in _PASSING_ON_WINDOWS or error.errno not in _PERMANENT
+    # What `threading` makes of EAGAIN.
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "start new thread" in str(error))
+
+
+def passing_cause(error: Exception) -> Exception | None:
+    """The lack of descriptors, processes, threads or memory that an error has come of, `None` for none.
+
+    Args:
+        error: One that was raised, perhaps while another one was handled.
+    """
+    found: BaseException | None = error
+    while isinstance(found, Exception):
+        if is_passing(found) and (not isinstance(found, OSError) or found.errno in _LACKS):
+            return found
+        found = found.__cause__ or found.__context__
+    return None
