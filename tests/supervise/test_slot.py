@@ -742,11 +742,11 @@ def test_a_restart_without_a_gate_needs_no_reading() -> None:
 
 
 def test_after_an_end_outside_of_batches_a_worker_says_which_one_it_looks_at(tmp_path: Path) -> None:
-    """Of counting its tokens, perhaps: the batch is suspected as one that was in flight, and halved."""
+    """Of counting its tokens, perhaps: the batch is suspected as one that was in flight, and cut."""
     job = build_job(tmp_path, ["a"], set())
     with Stage(job, logs=tmp_path) as stage:
         worker = stage.begin()
-        for is_wary, limits in ((False, {}), (True, {}), (True, {}), (True, {"g1": 4})):
+        for is_wary, limits in ((False, {}), (True, {}), (True, {}), (True, {"g1": 1})):
             task = worker.hello().task
             assert task is not None
             assert (task.assignment.is_wary, task.assignment.limits) == (is_wary, limits)
