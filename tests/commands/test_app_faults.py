@@ -89,7 +89,13 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSALS)
+ALIKE = ("full", "malformed", "no database")
+"""Sentences that differ in their words alone: `shards/test_codes.py` has each of them judged without a run."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in REFUSALS]
+)
 def test_what_the_application_refuses_leaves_its_file_as_it_is(rig: Rig, name: str) -> None:
     """Named with SQLite's own sentence; nothing is renamed, and not a row of the application's is another."""
     statements, said = REFUSALS[name]
