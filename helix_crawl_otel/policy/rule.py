@@ -81,7 +81,7 @@ class Rule:
         decisions: list[Decision] = []
         while True:
             due, what = self._next_due(batch, deadlines)
-            if due > now + ROUNDING * self.tick_seconds:
+            if due == math.inf or due > now + ROUNDING * self.tick_seconds:  # of an infinite `now`, never is later too
                 return decisions
             t = min(due, now)
             if what == "slice":

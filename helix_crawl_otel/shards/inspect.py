@@ -83,9 +83,9 @@ def _has_log(path: Path) -> bool:
     """Whether something beside the file belongs into it: transactions, or what takes half of one back."""
     path = path.resolve() if path.is_symlink() else path  # SQLite puts it beside the file that a link means
     log, journal = (path.with_name(path.name + suffix) for suffix in ("-wal", "-journal"))
-    if log.exists() and log.stat().st_size:
+    if log.is_file() and log.stat().st_size:
         return True
-    if not journal.exists():
+    if not journal.is_file():
         return False
     with journal.open("rb") as file:
         return file.read(1) not in (b"", b"\0")  # one that is done with may stay, emptied or begun with zeros
