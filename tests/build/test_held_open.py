@@ -6,6 +6,7 @@ A virus scanner, a backup, a viewer: it costs one sentence and that shard, and t
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,12 +39,15 @@ def held_alone(path: Path) -> Iterator[None]:
 def test_shards_that_another_program_has_open(rig: Rig) -> None:
     """A damaged one cannot be set aside, one cannot be opened, one is only being read: two sentences, and one done."""
     rig.write_shards(3, 2, 6)
+    assert rig.build().code == 0
     state = rig.out / ".helix-crawl"
-    state.mkdir(parents=True)
     damaged, alone, read = (rig.out / f"shard-{n}.db" for n in range(3))
-    damaged.write_bytes(b"no database at all" * 500)
+    content = bytearray(damaged.read_bytes())
+    content[4096:12288] = bytes(8192)
+    damaged.write_bytes(content)
+    os.utime(rig.source / "shard-0/file-000.txt")
     for path in (alone, read, state / "ladder.json"):
-        path.touch()
+        path.write_bytes(b"")
     with damaged.open("rb"), held_alone(alone), read.open("rb"), (state / "ladder.json").open("rb"):
         done = rig.build()
     assert done.code == 1, done.errors
@@ -55,9 +59,9 @@ def test_shards_that_another_program_has_open(rig: Rig) -> None:
     assert done.summary["failed"]["shard-1"].startswith(f"{alone} cannot be written (")
     assert done.summary["failed"]["shard-1"].endswith("who has it open")
     assert "Traceback" not in done.errors
-    assert damaged.read_bytes() == b"no database at all" * 500
+    assert damaged.read_bytes() == content
     done = rig.build()
     assert done.code == 0, done.errors
     assert done.summary["shards"]["complete before"] == 1
-    assert (rig.out / "shard-0.db.corrupt-1").read_bytes() == b"no database at all" * 500
+    assert (rig.out / "shard-0.db.corrupt-1").read_bytes() == content
     assert rig.verify()["digest"] == DIGEST

@@ -113,7 +113,9 @@ def test_a_name_does_not_depend_on_what_else_is_named(tmp_path: Path) -> None:
 
 def test_files_of_one_folder_never_share_a_name(tmp_path: Path) -> None:
     """With the usual ending or without, and with another one."""
-    paths = [made(tmp_path / name, "a") for name in ("a.db", "a", "a.db.db", "a.sqlite", "b", "A.DB")]
+    paths = [made(tmp_path / name, "a") for name in ("a.db", "a", "a.db.db", "a.sqlite", "b")]
+    if not (upper := tmp_path / "A.DB").exists():  # some systems take it for a.db
+        paths.append(made(upper, "a"))
     found = names(*paths)
     assert (found[0], found[2], found[4]) == ("a", "a.db", "b")
     assert len(set(found)) == len(paths)

@@ -167,7 +167,7 @@ def test_a_card_that_is_lost_in_the_middle_of_a_run_is_told_of_once(caplog: pyte
     watched = Watched(read)
     watched.memory.watch("cuda:0")
     watched.memory.report("w1", "cuda:0", MemoryReading(2 * GIB, CARD), "torch", True)
-    wait_until(lambda: watched.series("probe_up")["device=cuda:0", "source=torch"] == 1)
+    wait_until(lambda: watched.series("probe_up").get(("device=cuda:0", "source=torch")) == 1)
     assert caplog.messages == []
     lost.set()
     wait_until(lambda: watched.memory.used("cuda:0") == 2 * GIB)

@@ -36,7 +36,7 @@ def grown(count: int, setup: str = "", environ: dict[str, str] | None = None, fo
                     gc.collect()
             watch = shard = None
             gc.collect()
-            descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+            descriptors = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
             return len(gc.get_objects()), threading.active_count(), descriptors
 
         before = watched(20)

@@ -62,6 +62,9 @@ TESTS = (
 """What touches processes, files, clocks and signals; of the builds those whose end differs there. What computes alone
 cannot differ."""
 
+ALONE = "tests/probes/test_nvml_models.py::test_the_folder_of_older_drivers"
+"""Puts a card's library where every process of the prefix would find it."""
+
 CANNOT = 3
 OF_LINUX = ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR", "TMP", "TEMP", REQUIRE)
 """Not for a Python of another system, which has a folder of its own for what it compiles. Programs that the gate
@@ -91,27 +94,28 @@ def main(arguments: list[str]) -> int:
         libraries = Path(scratch) / "libraries"
         compile_for_windows(libraries)
         try:
-            process = _start_pytest(windows, prefix, libraries, chosen)
-            # Not read to its end here: what is left running holds the pipe open.
-            printer = threading.Thread(target=_print, args=(process.stdout,))
-            printer.start()
-            code = process.wait()
+            code = 0 if chosen else _run_pytest(windows, prefix, libraries, [ALONE])
+            code = code or _run_pytest(windows, prefix, libraries, _of_all(chosen))
             left = _left_running(prefix)
         finally:
             _end_server(windows, prefix)
-        printer.join()
     for pid, command in left:
         print(f"tests under Wine: left running: {pid} {command}", flush=True)
     return code or bool(left)
 
 
-def _start_pytest(windows: Windows, prefix: Path, libraries: Path, chosen: list[str]) -> subprocess.Popen[bytes]:
+def _of_all(chosen: list[str]) -> list[str]:
+    """pytest's arguments: the tests that are named, else all of them."""
+    if any((ROOT / argument.partition("::")[0]).exists() for argument in chosen):
+        return chosen
+    # In two processes: the gate has the suite of Linux in four beside it, on two cores.
+    return ["-n2", f"--deselect={ALONE}", *chosen, *TESTS]
+
+
+def _run_pytest(windows: Windows, prefix: Path, libraries: Path, arguments: list[str]) -> int:
     """pytest in a Windows process, its output in a pipe: one that is redirected to a file fails there."""
-    names_tests = any((ROOT / argument.partition("::")[0]).exists() for argument in chosen)
     command = [str(windows.wine), str(windows.python), "-m", "pytest", "-p", "no:cacheprovider"]
-    command += ["-q", "-rs", "--no-fold-skipped"]
-    # All of them in two processes: the gate has the suite of Linux in four beside it, on two cores.
-    command += chosen if names_tests else ["-n2", *chosen, *TESTS]
+    command += ["-q", "-rs", "--no-fold-skipped", *arguments]
     environ = {name: value for name, value in wine_environ(prefix).items() if name not in OF_LINUX}
     environ |= {
         "PYTHONPATH": as_windows(ROOT),
@@ -120,9 +124,12 @@ def _start_pytest(windows: Windows, prefix: Path, libraries: Path, chosen: list[
         COMPILED: as_windows(libraries),
         "CI": "true",
     }
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
+    # Not read to its end here: what is left running holds the pipe open.
+    threading.Thread(target=_print, args=(process.stdout,)).start()
+    return process.wait()
 
 
 def _print(stream: IO[bytes] | None) -> None:
