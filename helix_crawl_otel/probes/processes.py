@@ -19,6 +19,7 @@ from pathlib import Path
 from helix_crawl_otel.formats import printable
 
 __all__ = [
+    "LOOK_EVERY_SECONDS",
     "Process",
     "ProcessorUse",
     "creation_time",
@@ -247,14 +248,19 @@ def read_ps(text: str) -> list[tuple[Process, float]]:
 
 
 class ProcessorUse:
-    """Tells whether a process uses the processor. Pure; one thread's."""
+    """Tells whether a process uses the processor. Pure; one thread's.
 
-    def __init__(self) -> None:
+    Args:
+        look_every: Seconds; long enough for what a waiting process does now and then to be little.
+    """
+
+    def __init__(self, look_every: float = LOOK_EVERY_SECONDS) -> None:
+        self._look_every = look_every
         self._before: tuple[float, float] | None = None
 
     def is_due(self, now: float) -> bool:
         """Whether to look again at `now`, in seconds: it may cost a look at every process."""
-        return self._before is None or now - self._before[0] >= LOOK_EVERY_SECONDS
+        return self._before is None or now - self._before[0] >= self._look_every
 
     def feed(self, now: float, used: float | None) -> bool:
         """Take what it has used so far, in seconds, `None` for unknown.

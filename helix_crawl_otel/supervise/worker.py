@@ -12,7 +12,7 @@ from pathlib import Path
 
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, open_pair
-from helix_crawl_otel.probes.processes import ProcessorUse
+from helix_crawl_otel.probes.processes import LOOK_EVERY_SECONDS, ProcessorUse
 from helix_crawl_otel.supervise.incoming import IncomingMessages
 from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.outgoing import SendQueue
@@ -57,7 +57,8 @@ class Worker:
         self.started_at = started_at
         self.busy_at = started_at
         """When it was last seen to use the processor, on the CPU; set by the ticker."""
-        self.processor_use = ProcessorUse()
+        # On a clock that is faster a minute is too short to see anything in.
+        self.processor_use = ProcessorUse(max(LOOK_EVERY_SECONDS, run.scaled(1.0)))
         self.broken: str | None = None
         """Why its channel cannot be read any more although it has not ended; set by the reader, once."""
         self._channel = channel

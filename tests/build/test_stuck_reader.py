@@ -72,7 +72,12 @@ def test_a_build_whose_events_nobody_reads(rig: Rig) -> None:
     """
     rig.write_shards(1, 4, 400)
     told = rig.folder / "told.py"
-    told.write_text(f"import sys; open({str(rig.folder / 'told.json')!r}, 'w').write(sys.stdin.read())")
+    summary_file = rig.folder / "told.json"
+    told.write_text(
+        f"import os, sys; part = {str(rig.folder / 'part.json')!r}\n"
+        "with open(part, 'w') as file:\n    file.write(sys.stdin.read())\n"
+        f"os.replace(part, {str(summary_file)!r})"
+    )
     notify = subprocess.list2cmdline([sys.executable, str(told)])
     hang = ("--fault", f"hang:batch={FULL + 1},worker=1")  # so that it is not done before it is killed
     with rig.started(rig.build_command(*ONE_BY_ONE, *hang, "--notify", notify)) as process:
@@ -80,7 +85,8 @@ def test_a_build_whose_events_nobody_reads(rig: Rig) -> None:
         kill(rig.worker_pid(process))
         until_over(rig, process)
         found = rig.verify()
-        summary = json.loads((rig.folder / "told.json").read_text())
+        rig.until(summary_file.exists, process)
+        summary = json.loads(summary_file.read_text())
         done = rig.ended(process)
     assert found["missing"] == 0
     assert done.code == 0, done.errors
