@@ -214,7 +214,7 @@ def set_aside(path: Path) -> Path:
     path = path.resolve() if path.is_symlink() else path
     if is_held(path):
         raise _cannot_set_aside("another program has it open")
-    suffixes = ("-journal", "-wal", "-shm", "")
+    suffixes = (*schema.BESIDE, "")
     number = 1
     while any(path.with_name(f"{path.name}.corrupt-{number}{suffix}").exists() for suffix in suffixes):
         number += 1

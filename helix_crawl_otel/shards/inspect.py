@@ -81,8 +81,7 @@ def _opened(path: Path, lock_seconds: float) -> tuple[sqlite3.Connection, Table]
 
 def _has_log(path: Path) -> bool:
     """Whether something beside the file belongs into it: transactions, or what takes half of one back."""
-    path = path.resolve() if path.is_symlink() else path  # SQLite puts it beside the file that a link means
-    log, journal = (path.with_name(path.name + suffix) for suffix in ("-wal", "-journal"))
+    journal, log, _ = schema.beside(path)
     if log.is_file() and log.stat().st_size:
         return True
     if not journal.is_file():

@@ -5,6 +5,7 @@ Source: DESIGN.md, section 8: never drop or reorder the app's columns, add only 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from helix_crawl_otel.shards.errors import EmptyFile, NotAShard
 
 __all__ = [
     "APP_NOTE",
+    "BESIDE",
     "BLANK",
     "LOCK_SECONDS",
     "OWN_COLUMNS",
     "TREE_NOTE",
     "VECTOR",
     "Table",
+    "beside",
     "clear_some",
     "columns_of_genes",
     "connect",
@@ -97,13 +100,23 @@ class Table:
         return f"{self.lacking(length)} AND NOT {BLANK} AND NOT {self.quarantined}"
 
 
+BESIDE = ("-journal", "-wal", "-shm")
+"""Ends of the names of what SQLite keeps beside a file."""
+
+
+def beside(path: Path) -> list[Path]:
+    """Where SQLite keeps what belongs to a file, in the order of `BESIDE`; of a link, beside the file that it means."""
+    file = Path(os.path.realpath(path)) if path.is_symlink() else path
+    return [file.with_name(file.name + suffix) for suffix in BESIDE]
+
+
 def connect(path: Path, lock_seconds: float) -> sqlite3.Connection:
     """Open a file that is there, and let SQLite recover what a killed writer has left in its log.
 
     Raises:
         NotAShard: It, or what SQLite would open beside it, is no file: a pipe would be waited for.
     """
-    for part in (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")):
+    for part in (path, *beside(path)):
         if part.exists() and not part.is_file():
             raise NotAShard(f"{path} cannot be used: {part.name} is no file, but a folder, a pipe or a device")
     return _lenient(sqlite3.connect(path, timeout=lock_seconds, isolation_level=None))

@@ -41,9 +41,9 @@ MOST_FAILED_STARTS = 14
 """Tries after the first, with backoff: some ten minutes. What the system lacks for it, others may give back."""
 
 MOST_NARROWED = 40
-"""Crashes that halve a suspected batch and so need not be paid for: each of a batch's 16 halvings takes two. Without
-this a poisonous gene in a shard's first batch would spend the budget before it is found; without a bound, a worker that
-cannot encode anything would quarantine the whole shard."""
+"""Crashes that narrow a suspected batch down and so need not be paid for: it is cut into eight again and again, and a
+part of it is tried at once. Without this a poisonous gene in a shard's first batch would spend the budget before it is
+found; without a bound, a worker that cannot encode anything would quarantine the whole shard."""
 
 BACK_WITHIN = 512 * MIB
 STABLE_SECONDS = 5.0

@@ -68,6 +68,18 @@ def test_a_pipe_beside_a_shard_is_named_and_not_waited_for(
     assert f"a.db{suffix} is no file, but a folder, a pipe or a device" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a named pipe as files are, which Windows has elsewhere")
+def test_a_pipe_beside_the_file_that_a_link_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There SQLite looks for it."""
+    whole_shard(tmp_path / "a.db")
+    link = tmp_path / "elsewhere" / "b.db"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "a.db")
+    os.mkfifo(tmp_path / "a.db-journal")
+    assert main(["verify", str(link)]) == 1
+    assert "a.db-journal is no file, but a folder, a pipe or a device" in capsys.readouterr().err
+
+
 def test_people_get_a_table(tmp_path: Path) -> None:
     """A line a shard, the sum, the digest, and what it comes to."""
     mixed_shard(tmp_path / "a.db")
