@@ -13,12 +13,13 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helix_crawl_otel.exit_codes import NEVER, Refusal
 from helix_crawl_otel.paths import on_disk
+from helix_crawl_otel.shards.build_record import label_of
 
 __all__ = [
     "ROOT_SHARD",
@@ -56,7 +57,8 @@ class ShardPlan:
     """One shard of a tree.
 
     Args:
-        name: Of its folder, `.` for the loose files.
+        name: Of its folder, `.` for the loose files; where several trees make one index, with the tree's label and a
+            slash before it.
         file: Of the shard, without a folder.
         root: The tree.
         output: Left out of the tree.
@@ -67,13 +69,23 @@ class ShardPlan:
     root: Path
     output: Path | None
 
+    @property
+    def label(self) -> str:
+        """Of the tree, empty for none."""
+        return label_of(self.name)
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder, `.` for the loose files."""
+        return self.name.rpartition("/")[2]
+
 
 @dataclass(frozen=True)
 class Source:
     """One file.
 
     Args:
-        source_id: Its path from the root, with `/`, in composed form (NFC).
+        source_id: Its path from the root, with `/`, in composed form (NFC), and the tree's label before it.
         path: Where it is.
         size: Bytes.
         mtime_ns: Nanoseconds, see `size_and_time`.
@@ -98,12 +110,16 @@ class SourceProblem:
     reason: str
 
 
-def plan_shards(root: Path, output: Path | None) -> list[ShardPlan]:
+def plan_shards(
+    root: Path, output: Path | None, label: str = "", known: Mapping[str, str] | None = None
+) -> list[ShardPlan]:
     """The shards of a tree, in order. One that is a single file is a shard of that file.
 
     Args:
         root: The tree.
         output: Where shards are written; left out when it lies in the tree.
+        label: What the shards' names begin with, empty for one tree alone.
+        known: Files that the output has for shards already, by name.
 
     Raises:
         UnreadableSource: It is not there, cannot be read, or is without a file that can: as a folder is in which a disk
@@ -126,7 +142,9 @@ def plan_shards(root: Path, output: Path | None) -> list[ShardPlan]:
         raise UnreadableSource(
             f"{root} cannot be read: {error.strerror or error}; accepted: a folder of files"
         ) from None
-    files = file_names(names)
+    if label:
+        names = {f"{label}/{name}" for name in names}
+    files = file_names(names, known)
     plans = [ShardPlan(name, files[name], root, output) for name in sorted(names)]
     if not any(map(has_source, plans)):
         raise UnreadableSource(
@@ -147,7 +165,7 @@ def plan_named(root: Path, output: Path | None, name: str, *, may_be_gone: bool 
     Raises:
         UnreadableSource: There is none of that name any more.
     """
-    for plan in plan_shards(root, output):
+    for plan in plan_shards(root, output, label_of(name)):
         if plan.name == name:
             return plan
     if may_be_gone:
@@ -191,11 +209,11 @@ def _found(plan: ShardPlan) -> Iterator[Source | SourceProblem]:
     """The same in no order."""
     root = on_disk(plan.root)
     if root.is_file():
-        yield from _file(root, root.name)
-    elif plan.name == ROOT_SHARD:
-        yield from _folder(root, "", plan.output, deep=False)
+        yield from _file(root, plan.label or root.name)
+    elif plan.folder == ROOT_SHARD:
+        yield from _folder(root, plan.label, plan.output, deep=False)
     else:
-        yield from _folder(root / plan.name, plan.name, plan.output, deep=True)
+        yield from _folder(root / plan.folder, plan.name, plan.output, deep=True)
 
 
 def _folder(folder: Path, prefix: str, output: Path | None, deep: bool) -> Iterator[Source | SourceProblem]:
@@ -282,7 +300,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]|[^\x20-\U0010ffff]|[\ud800-\udfff]')
 
 
-def file_names(shards: Iterable[str]) -> dict[str, str]:
+def file_names(shards: Iterable[str], known: Mapping[str, str] | None = None) -> dict[str, str]:
     """The file of each shard, without a folder: plain where its name can be, safe on every system where not.
 
     Windows refuses some names (`aux`, `con`), some letters, and names that end in a dot; and it takes `Docs` and `docs`
@@ -290,18 +308,22 @@ def file_names(shards: Iterable[str]) -> dict[str, str]:
 
     Args:
         shards: Names of folders, and `.`; each once.
+        known: Files that shards have already, by name; they keep them, and no other shard gets one.
     """
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for shard in sorted(shards):
+    shards, known = set(shards), known or {}
+    names = {shard: known[shard] for shard in shards if shard in known}
+    taken = {_folded(file.removesuffix(".db")) for file in known.values()}
+    for shard in sorted(shards - set(names)):
         name = "_root" if shard == ROOT_SHARD else _safe(shard)
-        folded = unicodedata.normalize("NFC", name).casefold()
-        while folded in taken or (shard != ROOT_SHARD and folded == "_root"):
+        while _folded(name) in taken or (shard != ROOT_SHARD and _folded(name) == "_root"):
             name = f"{name}-{_hash(shard)}"
-            folded = unicodedata.normalize("NFC", name).casefold()
-        taken.add(folded)
+        taken.add(_folded(name))
         names[shard] = f"{name}.db"
     return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _safe(shard: str) -> str:
