@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from helix_crawl_otel.policy.model import MemoryReading
@@ -55,6 +56,10 @@ class RunEvent(NamedTuple):
     host: str
     source: str
     """Where the timeline comes from, when it was reconstructed rather than recorded; else empty."""
+    started: float | None = None
+    """Its date and time, as `time.time` has them; `None` where they were not recorded."""
+    folder: str = ""
+    """Whose run it was, as the machine calls it; empty where it was not recorded."""
 
     @property
     def tick_seconds(self) -> float | None:
@@ -157,6 +162,8 @@ def _run(line: dict[str, Any]) -> RunEvent:
         _word(line, "encoder"),
         _word(line, "host"),
         source or ("not said" if line.get("reconstructed") else ""),
+        _moment(_word(line, "started")),
+        _word(line, "folder"),
     )
 
 
@@ -261,6 +268,15 @@ def _worker_name(line: dict[str, Any], device: str) -> str:
 def _word(line: dict[str, Any], key: str) -> str:
     value = line.get(key)
     return value if isinstance(value, str) else ""
+
+
+def _moment(text: str) -> float | None:
+    """Of ISO 8601 with its distance from UTC; `None` where it is none: a run is worth more than its date."""
+    try:
+        read = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return read.timestamp() if read.tzinfo is not None else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _shown(value: object) -> str:
