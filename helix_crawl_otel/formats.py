@@ -9,7 +9,6 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
 from html import escape
 from unicodedata import category
 
@@ -24,8 +23,6 @@ __all__ = [
     "gib_number",
     "html_text",
     "is_gone_reader",
-    "local_clock",
-    "local_time",
     "mib",
     "number",
     "printable",
@@ -34,7 +31,6 @@ __all__ = [
     "shard_name",
     "shown_command",
     "span",
-    "utc_time",
     "whole_seconds",
     "without_secrets",
 ]
@@ -100,21 +96,6 @@ def clock(seconds: float) -> str:
     """A moment of a run, such as `0:04:10`."""
     whole = round(max(0.0, seconds))
     return f"{whole // _HOUR}:{whole % _HOUR // _MINUTE:02d}:{whole % _MINUTE:02d}"
-
-
-def utc_time(moment: float) -> str:
-    """A moment for programs, seconds since 1970 as `time.time` has them: such as `2026-11-28T20:10:11.123Z`."""
-    return datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def local_time(moment: float) -> str:
-    """The same for people, with its distance from UTC: such as `2026-11-28T21:10:11+01:00`."""
-    return datetime.fromtimestamp(moment, timezone.utc).astimezone().isoformat(timespec="seconds")
-
-
-def local_clock(moment: float) -> str:
-    """The same on a terminal, where everybody knows the day: such as `21:10:11`."""
-    return f"{datetime.fromtimestamp(moment, timezone.utc).astimezone():%H:%M:%S}"
 
 
 def number(genes_per_second: float) -> str:

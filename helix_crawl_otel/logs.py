@@ -13,7 +13,8 @@ from collections.abc import MutableMapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from helix_crawl_otel.formats import local_clock, local_time, printable, printable_lines
+from helix_crawl_otel.dates import local_clock, local_time
+from helix_crawl_otel.formats import printable, printable_lines
 
 __all__ = ["LineFormatter", "log_error", "log_thread_error", "logger", "watchdog"]
 

@@ -18,7 +18,8 @@ from helix_crawl_otel.console.output import LogHandler, OutputThread, Piece
 from helix_crawl_otel.console.progress import Progress, ShardProgress
 from helix_crawl_otel.console.screen import Display
 from helix_crawl_otel.console.text import MOST_SHARDS, Summary, activity_text, progress_text, sentence_of, shard_text
-from helix_crawl_otel.formats import genes, local_clock, printable, shard_name
+from helix_crawl_otel.dates import local_clock
+from helix_crawl_otel.formats import genes, printable, shard_name
 from helix_crawl_otel.supervise import events
 
 __all__ = ["LiveDisplay"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from helix_crawl_otel.console.progress import Progress
 from helix_crawl_otel.console.text import Summary, progress_lines, sentence_of
-from helix_crawl_otel.formats import local_clock, local_time, utc_time
+from helix_crawl_otel.dates import local_clock, local_time, utc_time
 from helix_crawl_otel.supervise import events
 
 __all__ = ["Display", "JsonDisplay", "PlainDisplay"]

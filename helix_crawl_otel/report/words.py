@@ -10,7 +10,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from helix_crawl_otel.formats import clock, count, duration, gib, gib_number, local_time, number, shard_name
+from helix_crawl_otel.dates import local_time
+from helix_crawl_otel.formats import clock, count, duration, gib, gib_number, number, shard_name
 from helix_crawl_otel.report.effect import Effect, Speed, effect_of, lost_seconds, saved_seconds
 from helix_crawl_otel.report.panels import LABELS
 from helix_crawl_otel.report.story import DETECT, HANG, REMEDIES, ReportAction, ReportBatch, RunReport, ShardReport

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any, NamedTuple
 
+from helix_crawl_otel.dates import moment_of
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.samples import LEAST, MOST, is_number
 
@@ -162,7 +162,7 @@ def _run(line: dict[str, Any]) -> RunEvent:
         _word(line, "encoder"),
         _word(line, "host"),
         source or ("not said" if line.get("reconstructed") else ""),
-        _moment(_word(line, "started")),
+        moment_of(_word(line, "started")),
         _word(line, "folder"),
     )
 
@@ -268,15 +268,6 @@ def _worker_name(line: dict[str, Any], device: str) -> str:
 def _word(line: dict[str, Any], key: str) -> str:
     value = line.get(key)
     return value if isinstance(value, str) else ""
-
-
-def _moment(text: str) -> float | None:
-    """Of ISO 8601 with its distance from UTC; `None` where it is none: a run is worth more than its date."""
-    try:
-        read = datetime.fromisoformat(text.replace("Z", "+00:00"))
-        return read.timestamp() if read.tzinfo is not None else None
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 def _shown(value: object) -> str:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from helix_crawl_otel.formats import utc_time
+from helix_crawl_otel.dates import utc_time
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.samples import plain_number, sample_problem
