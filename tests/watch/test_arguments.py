@@ -120,7 +120,7 @@ def test_a_device_is_taken_as_torch_gives_it(given: Any, device: str) -> None:
 @pytest.mark.slow
 def test_a_real_device_of_torch() -> None:
     """Also what a real one is."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="needs torch")
     with Rig() as rig:
         for device in (torch.device("cuda"), torch.device("cuda", 0), torch.zeros(1).device):
             assert rig.watch.shard("a", device=device).device == ("cpu" if device.type == "cpu" else "cuda:0")

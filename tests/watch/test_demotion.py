@@ -250,7 +250,13 @@ def test_many_threads_through_many_demotions() -> None:
     """Nobody is ever in a batch while the encoder is rebuilt, and all come to their end."""
     rebuilding = threading.Event()
     seen: list[bool] = []
-    pool = Pool(lambda: rebuilding.set() or seen.extend([False]) or rebuilding.clear())  # type: ignore[func-returns-value]
+
+    def on_demote() -> None:
+        rebuilding.set()
+        seen.append(False)
+        rebuilding.clear()
+
+    pool = Pool(on_demote)
 
     def work() -> None:
         for _ in range(200):
