@@ -6,11 +6,10 @@ Source: DESIGN.md, section 8, "Salvage".
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
@@ -86,7 +85,6 @@ def plan_build(
     prune: bool = False,
     moved: bool = False,
     words: Sequence[str] = (),
-    filters: Mapping[str, Any] | None = None,
 ) -> BuildPlan:
     """The shards of trees.
 
@@ -97,7 +95,6 @@ def plan_build(
         prune: Genes of sources that are gone are to be removed. A tree that is not named is not gone.
         moved: See `settle_sources`.
         words: Of the command, for the record: see `BuildRecord.options`.
-        filters: For the record, see there.
 
     Raises:
         NotThisBuild: The folder was built of other trees, or with another model.
@@ -111,7 +108,7 @@ def plan_build(
     model, said = _model(options, files, begun, str(output), "another --out")
     plans = []
     for label, root in sorted(settled.taken.items()):
-        found = plan_shards(root, output, label, before)
+        found = plan_shards(root, output, label=label, known=before)
         if label in settled.moved and not {plan.name for plan in found} & set(before):
             raise NotThisBuild(
                 f"--moved: {root} has none of the folders that {output} was built of; accepted: the same tree in "
@@ -127,7 +124,7 @@ def plan_build(
             gone[name] = output / file, epoch
     shards |= {name: path.name for name, (path, _) in gone.items()}
     places = {**settled.left, **{label: str(root) for label, root in settled.taken.items()}}
-    record = BuildRecord(dict(sorted(places.items())), shards, absolute_model(model), tuple(words), filters or {})
+    record = BuildRecord(dict(sorted(places.items())), shards, absolute_model(model), tuple(words))
     planned = BuildPlan(model, notes=[*notes, *settled.notes, *said], record=record)
     planned.failures.update(_linked([(name, output / file) for name, file in shards.items()]))
     assigned = functools.partial(Assignment, output=str(output), prune=prune)

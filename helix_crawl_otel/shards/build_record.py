@@ -17,8 +17,9 @@ from typing import Any
 
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.formats import shown_command
+from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.shards.errors import StoreError
-from helix_crawl_otel.shards.inspect import STATE_FOLDER, reading, stored_meta
+from helix_crawl_otel.shards.inspect import reading, stored_meta
 from helix_crawl_otel.shards.schema import TREE_NOTE, require_built
 from helix_crawl_otel.statefile import StateFile
 
