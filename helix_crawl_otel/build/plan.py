@@ -173,8 +173,9 @@ def _is_done(found: Salvage, options: EncodeOptions) -> bool:
 
 def name_in_folder(path: Path) -> str:
     """The name of a shard among those of its folder, by which its rung and its baseline are kept there: its file's."""
-    is_plain = path.suffix == SUFFIX or not path.with_name(path.name + SUFFIX).exists()
-    return path.stem if path.suffix == SUFFIX and is_plain else path.name
+    if path.suffix == SUFFIX:
+        return path.stem
+    return f"./{path.name}" if path.with_name(path.name + SUFFIX).exists() else path.name
 
 
 def shard_of(path: Path, *, is_alone: bool) -> str:
@@ -185,4 +186,4 @@ def shard_of(path: Path, *, is_alone: bool) -> str:
         is_alone: All shards of the run are in its folder. Then the name is the file's, else it tells the folder too.
     """
     name = name_in_folder(path)
-    return name if is_alone else path.with_name(name).as_posix()
+    return name if is_alone else f"{path.parent.as_posix()}/{name}"
