@@ -12,13 +12,14 @@ from pathlib import Path
 
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
-from helix_crawl_otel.corpus.text import ChunkRule
+from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.tree import fingerprint, plan_shards
 from helix_crawl_otel.encoders.load import is_of
+from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
 from helix_crawl_otel.shards.damage import judge, set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, EmptyFile, ShardCorrupt, StoreError
-from helix_crawl_otel.shards.inspect import Salvage, gone_shards, names_by_file, notes_of_links, salvage
+from helix_crawl_otel.shards.inspect import Salvage, Unread, gone_shards, names_by_file, notes_of_links, salvage
 
 __all__ = ["BuildPlan", "plan_backfill", "plan_build", "shard_of"]
 
@@ -34,6 +35,8 @@ class BuildPlan:
         complete: Files of shards that need none.
         complete_genes: Genes in those.
         quarantined: Genes in those that are left out.
+        unread: What the encoder has not read of those.
+        can_cut: Sources are there, to be cut anew.
         notes: What should be said about the rest.
         failures: Shards that cannot be worked on, with the reason.
     """
@@ -42,6 +45,8 @@ class BuildPlan:
     complete: list[Path] = field(default_factory=list)
     complete_genes: int = 0
     quarantined: int = 0
+    unread: Unread = field(default_factory=Unread)
+    can_cut: bool = False
     notes: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -50,6 +55,7 @@ class BuildPlan:
         self.complete.append(path)
         self.complete_genes += found.genes
         self.quarantined += found.quarantined
+        self.unread += found.unread
 
     @property
     def shards(self) -> int:
@@ -69,12 +75,12 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
     Raises:
         UnreadableSource: The tree cannot be read.
     """
-    planned = BuildPlan()
-    rule = ChunkRule().fingerprint
+    planned = BuildPlan(can_cut=True)
     plans = plan_shards(root, output)
     assigned = functools.partial(Assignment, source=str(root), output=str(output), prune=prune)
     gone = gone_shards(root, output, {plan.file for plan in plans}, options.lock_seconds)
     planned.failures.update(_linked([*((plan.name, output / plan.file) for plan in plans), *(one[:2] for one in gone)]))
+    old = 0  # shards cut by an earlier version that are worked on
     for plan in plans:
         path = output / plan.file
         pending, epoch = None, 0
@@ -101,15 +107,27 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
                 planned.failures[plan.name] = str(error)
                 continue
             else:
-                unchanged = found.fingerprint is not None and found.fingerprint == fingerprint(plan, rule)
+                rule = ChunkRule.of(found.rule or ChunkRule(version=1).fingerprint)
+                is_old = rule is not None and rule.version < ChunkRule().version
+                unchanged = (
+                    rule is not None
+                    and not (is_old and options.reencode)
+                    and found.fingerprint == fingerprint(plan, rule.fingerprint)
+                )
                 if unchanged and not prune and _is_done(found, options):
                     planned.skip(path, found)
                     continue
                 pending, epoch = found.pending if unchanged and not options.reencode else None, found.epoch
+                old += is_old and found.identity is not None and not options.reencode
         assignment = assigned(
             plan.name, str(path), epoch, reencode=options.reencode, retry_quarantined=options.retry_quarantined
         )
         planned.works.append(ShardWork(assignment, pending))
+    if old:
+        planned.notes.append(
+            f"{count(old, 'shard')} cut by an earlier version, which counted no tokens, go on so; --reencode cuts them "
+            "anew, so that no passage is longer than the model reads"
+        )
     for name, path, epoch in gone:
         if name in planned.failures:
             continue

@@ -29,7 +29,7 @@ from helix_crawl_otel.encoders.load import HASHING, check_model
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.link.messages import WorkerSettings
-from helix_crawl_otel.shards.inspect import STATE_FOLDER, count_quarantined
+from helix_crawl_otel.shards.inspect import STATE_FOLDER, count_quarantined, count_unread
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
@@ -185,6 +185,7 @@ def _summary(
     quarantined = planned.quarantined + sum(
         count_quarantined(Path(work.assignment.path), lock_seconds) for work in job.shards
     )
+    unread = sum((count_unread(Path(work.assignment.path), lock_seconds) for work in job.shards), planned.unread)
     problems = sum(work.problems for work in job.shards)
     if code == DONE and (failed or quarantined or problems):
         code = FAILED
@@ -204,6 +205,8 @@ def _summary(
         encoded=sum(work.encoded for work in job.shards),
         skipped=planned.complete_genes,
         quarantined=quarantined,
+        unread=unread,
+        can_cut=planned.can_cut,
         shards={**counts, "complete before": len(planned.complete)},
         failed=failed,
         quarantines=progress.quarantines,

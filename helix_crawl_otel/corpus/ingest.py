@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.corpus.text import CannotRead, ChunkRule, NotText, SourceText, chunks, read_text
+from helix_crawl_otel.corpus.cut import ChunkRule, chunks
+from helix_crawl_otel.corpus.text import CannotRead, NotText, SourceText, read_text
 from helix_crawl_otel.corpus.tree import (
     ROOT_SHARD,
     ShardPlan,
@@ -24,7 +25,7 @@ from helix_crawl_otel.corpus.tree import (
 )
 from helix_crawl_otel.paths import on_disk
 from helix_crawl_otel.shards.genes import SourceMark
-from helix_crawl_otel.shards.schema import TREE_NOTE
+from helix_crawl_otel.shards.schema import RULE_NOTE, TREE_NOTE
 from helix_crawl_otel.shards.sources import SourceTable
 from helix_crawl_otel.shards.store import ShardStore
 
@@ -119,6 +120,8 @@ class _Ingest:
         tree = [str(plan.root), plan.name]
         if self._store.meta(TREE_NOTE) != tree:
             self._store.keep(TREE_NOTE, tree)
+        if self._store.meta(RULE_NOTE) != self._rule.fingerprint:
+            self._store.keep(RULE_NOTE, self._rule.fingerprint)
         marks = self._table.marks()
         left = set(marks)
         for item in sources_of(plan):
@@ -193,6 +196,8 @@ class _Ingest:
         if self._touched:
             self._table.touch(self._touched)
         if self._waiting:
+            if self._rule.tokens is not None:
+                self._rule.tokens.prepare()
             added, removed, kept = self._table.put(self._waiting)
             self._report.added_genes += added
             self._report.removed_genes += removed

@@ -1,13 +1,10 @@
-"""Reads a source as text, or says why it is none, and cuts text into passages.
+"""Reads a source as text, or says why it is none.
 
 Text is UTF-8, with or without a mark, or UTF-16 with one. A NUL byte near the beginning, a hole, or bytes that cannot
 be decoded, make it something else. Line ends become `\\n`, so that the same tree gives the same genes on every system.
 
 The beginning is looked at first, and no more than a block is held: a source may be larger than the memory. What is
 large is read twice, once to make sure of it and once to be cut.
-
-Passages are whole paragraphs where they fit, then lines, then sentences and words. Cutting is deterministic: the same
-text gives the same passages on every system and in every version with the same fingerprint.
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ import codecs
 import hashlib
 import io
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +22,7 @@ from typing import BinaryIO
 
 from helix_crawl_otel.corpus.tree import size_and_time
 
-__all__ = ["CannotRead", "ChunkRule", "NotText", "SourceText", "chunks", "read_text"]
+__all__ = ["CannotRead", "NotText", "SourceText", "read_text"]
 
 LOOKED_AT = 8192
 """Bytes, or characters of UTF-16, at the beginning of a source that hold no NUL if it is text."""
@@ -228,65 +224,3 @@ class _ReadAgain:
             raise CannotRead(str(_Changed())) from None
         if (reading.stamp, reading.digest) != (self.before.stamp, self.before.digest):
             raise CannotRead(str(_Changed()))
-
-
-# -- passages ----------------------------------------------------------------------------------------------------------
-
-# From the best place to break to the worst; each is the end of what stays together.
-_BREAKS = tuple(re.compile(pattern) for pattern in (r"\n[ \t]*\n+", r"\n", r"[.!?;][ \t]+", r"[ \t]+"))
-
-
-@dataclass(frozen=True)
-class ChunkRule:
-    """How text is cut.
-
-    Args:
-        max_chars: Longest passage, in characters, 16 or more. 1,000 characters of prose are 200 to 250 tokens: what
-            MiniLM reads whole (256 tokens), and far below what BGE-M3 can. Code takes more tokens a character; what is
-            beyond an encoder's limit is not seen by it.
-    """
-
-    max_chars: int = 1000
-
-    def __post_init__(self) -> None:
-        if isinstance(self.max_chars, bool) or not isinstance(self.max_chars, int) or self.max_chars < 16:
-            raise ValueError(f"max_chars is {self.max_chars!r}; accepted: an integer >= 16")
-
-    @property
-    def fingerprint(self) -> str:
-        """Another one means that sources have to be cut anew."""
-        return f"chunk-1:{self.max_chars}"
-
-
-def chunks(pieces: Iterable[str], rule: ChunkRule) -> Iterator[str]:
-    """The passages of a text, in order; none is blank, and together they hold every character that is not blank.
-
-    Args:
-        pieces: The text, with `\\n` at the ends of lines, some at once. Where a piece ends makes no difference.
-        rule: How it is cut.
-    """
-    text = ""
-    for piece in pieces:
-        start, text = 0, text + piece
-        while len(text) - start > rule.max_chars:
-            end = _end(text, start, rule.max_chars)
-            if passage := text[start:end].strip():
-                yield passage
-            start = end
-        text = text[start:]
-    if passage := text.strip():
-        yield passage
-
-
-def _end(text: str, start: int, most: int) -> int:
-    """Where the passage that begins at `start` ends; the text goes on for more than a passage."""
-    limit = start + most
-    for pattern in _BREAKS:
-        # A break in the first quarter would leave a crumb: a worse one further on is better.
-        least = start + most // 4
-        found = 0
-        for match in pattern.finditer(text, least, limit):
-            found = match.end()
-        if found:
-            return found
-    return limit

@@ -13,7 +13,7 @@ import pytest
 
 from helix_crawl_otel.corpus import ingest as module
 from helix_crawl_otel.corpus import text, tree
-from helix_crawl_otel.corpus.text import ChunkRule
+from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.tree import UnreadableSource, plan_named, size_and_time
 from helix_crawl_otel.shards.accounts import account
 from tests.build.rig import prose, write_tree

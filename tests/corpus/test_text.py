@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_crawl_otel.corpus import text as module
-from helix_crawl_otel.corpus.text import LOOKED_AT, CannotRead, ChunkRule, NotText, SourceText, chunks, read_text
+from helix_crawl_otel.corpus.cut import ChunkRule, chunks
+from helix_crawl_otel.corpus.text import LOOKED_AT, CannotRead, NotText, SourceText, read_text
 
 WORDS = "Grüße aus Łódź 🌍\nand a second line"
 MARKED_LITTLE = codecs.BOM_UTF16_LE + WORDS.encode("utf-16-le")
