@@ -17,6 +17,7 @@ __all__ = [
     "APP_NOTE",
     "BESIDE",
     "BLANK",
+    "INGESTING",
     "LOCK_SECONDS",
     "OWN_COLUMNS",
     "RULE_NOTE",
@@ -52,6 +53,9 @@ TREE_NOTE = "tree"
 
 RULE_NOTE = "rule"
 """Note of an ingest: the rule by which text was cut, see `corpus.cut.ChunkRule`. Those before it wrote none down."""
+
+INGESTING = "ingesting"
+"""Note of an ingest: it has begun and not come to its end, so that sources may be missing."""
 
 LOCK_SECONDS = 10.0
 """How long one who only reads a shard waits for a program that holds it."""
