@@ -29,7 +29,8 @@ from helix_crawl_otel.encoders.load import HASHING, check_model
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.link.messages import WorkerSettings
-from helix_crawl_otel.shards.inspect import STATE_FOLDER, count_quarantined
+from helix_crawl_otel.paths import STATE_FOLDER
+from helix_crawl_otel.shards.inspect import count_quarantined
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext

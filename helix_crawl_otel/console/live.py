@@ -18,7 +18,8 @@ from helix_crawl_otel.console.output import LogHandler, OutputThread, Piece
 from helix_crawl_otel.console.progress import Progress, ShardProgress
 from helix_crawl_otel.console.screen import Display
 from helix_crawl_otel.console.text import MOST_SHARDS, Summary, activity_text, progress_text, sentence_of, shard_text
-from helix_crawl_otel.formats import duration, genes, printable, shard_name
+from helix_crawl_otel.dates import local_clock
+from helix_crawl_otel.formats import genes, printable, shard_name
 from helix_crawl_otel.supervise import events
 
 __all__ = ["LiveDisplay"]
@@ -59,13 +60,13 @@ class LiveDisplay(Display):
         self._logger.removeHandler(self._handler)
         self._logger.propagate = self._propagated
 
-    def _show(self, event: events.Event, since: float) -> None:
+    def _show(self, event: events.Event) -> None:
         text = sentence_of(event)
         if text is None:
             self._refresh(event.t)
             return
         is_behind = self._output.is_behind
-        self._output.say(f"[{duration(event.t - since):>11}] {text}")
+        self._output.say(f"{local_clock(self._now())} {text}")
         if not is_behind:
             self._draw(event.t)
 

@@ -28,6 +28,7 @@ from helix_crawl_otel.report.words import (
     evidence_text,
     headline,
     name_of,
+    origin,
     sentences,
     speed_text,
     step_text,
@@ -56,6 +57,7 @@ def page(story: RunReport, shown: Shown, name: str, notes: Sequence[str] = ()) -
     """
     title = f"Report of {html_text(name)}"
     parts = [f"<h1>{html_text(headline(story))}</h1>"]
+    parts += [f'<p class="origin">{html_text(text)}</p>' for text in [origin(story)] if text]
     parts += [f'<p class="lead">{html_text(" ".join(sentences(story)))}</p>', _tiles(story)]
     parts += [f"<p>{html_text(line)}</p>" for line in shown.sentences(story)]
     for at, tale in enumerate(shown.tales, start=1):
@@ -241,7 +243,8 @@ def picture(story: RunReport) -> bytes:
     page = figure((PICTURE.inches[0], sum(ratios)), "white")
     head, *parts, foot = page.subfigures(len(ratios), 1, squeeze=False, height_ratios=ratios)[:, 0]
     write(head, (0.02, 0.8), headline(story), 17, LIGHT["ink"], fontweight="bold")
-    write(head, (0.02, 0.5), textwrap.fill(" ".join(sentences(story)), 135), 10.5, LIGHT["ink"], linespacing=1.4)
+    lead = textwrap.fill(" ".join([*sentences(story), origin(story)]).strip(), 135)
+    write(head, (0.02, 0.5), lead, 10.5, LIGHT["ink"], linespacing=1.4)
     for part, tale in zip(parts, shown.tales, strict=False):
         name = textwrap.shorten(name_of(tale, story), 90)
         write(part, (0.02, 0.985), name, 13, LIGHT["ink"], fontweight="bold")
@@ -277,6 +280,7 @@ h1 {{ font-size: 1.7rem; line-height: 1.25; margin: 0.3em 0; }}
 h2 {{ font-size: 1.25rem; margin: 2em 0 0.4em; }}
 p {{ margin: 0.5em 0; max-width: 75ch; }}
 .lead {{ font-size: 1.08rem; }}
+.origin {{ color: var(--soft); }}
 .tiles {{ display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin: 20px 0; }}
 .tiles div {{ background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; }}
 dt {{ color: var(--soft); font-size: 0.88rem; }}

@@ -52,6 +52,7 @@ def tell(runs: Sequence[tuple[timeline.RunEvent | None, Axis]], settings: Settin
     """
     builder = _ReportBuilder(settings, is_recorded=any(axis.has_actions for _, axis in runs))
     travel(runs, builder)
+    builder.story.origins = [run for run, _ in runs]
     if builder.has_decided and not builder.story.is_recorded:  # as long as nothing happens, both see the same
         engine = ReplayEngine(settings)
         travel(runs, engine)

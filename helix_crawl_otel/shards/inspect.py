@@ -42,8 +42,6 @@ COUNTED_BYTES = 256 * 1024**2
 PAGE = 2000
 """Vectors read at once."""
 
-STATE_FOLDER = ".helix-crawl"
-
 
 @contextmanager
 def reading(path: Path, lock_seconds: float = LOCK_SECONDS) -> Iterator[tuple[sqlite3.Connection, Table]]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from helix_crawl_otel.dates import moment_of
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.samples import LEAST, MOST, is_number
 
@@ -55,6 +56,10 @@ class RunEvent(NamedTuple):
     host: str
     source: str
     """Where the timeline comes from, when it was reconstructed rather than recorded; else empty."""
+    started: float | None = None
+    """Its date and time, as `time.time` has them; `None` where they were not recorded."""
+    folder: str = ""
+    """Whose run it was, as the machine calls it; empty where it was not recorded."""
 
     @property
     def tick_seconds(self) -> float | None:
@@ -157,6 +162,8 @@ def _run(line: dict[str, Any]) -> RunEvent:
         _word(line, "encoder"),
         _word(line, "host"),
         source or ("not said" if line.get("reconstructed") else ""),
+        moment_of(_word(line, "started")),
+        _word(line, "folder"),
     )
 
 
