@@ -38,7 +38,7 @@ ENOUGH = 8
 """Bytes beyond ASCII that an encoding other than cp1252 is guessed from: three may be anything."""
 
 LEAST_DENSE = 0.1
-"""What chardet is sure of at least, of 1, where more than every fourth byte is beyond ASCII: of any bytes it is 0.02."""
+"""How sure chardet is at least, of 1, where every fourth byte is beyond ASCII: of bytes at random it is by 0.02."""
 
 MOST_REPLACED = 20
 """A text of fewer characters for each that was replaced is none."""
@@ -181,7 +181,9 @@ def _kind(head: bytes) -> tuple[str, str] | None:
         return None  # nearly every file; and a text may begin with the letters BM, as a picture does
     import chardet
 
-    mime = chardet.detect(head)["mime_type"] or ""
+    # Of ASCII alone, for it takes pictures for UTF-16.
+    found = chardet.detect(head, include_encodings=("ascii",), no_match_encoding="ascii")
+    mime = found["mime_type"] or ""
     group = mime.partition("/")[0]
     if group == "text" or mime in ("", "application/octet-stream"):
         return None
@@ -221,6 +223,7 @@ def _is_wide_text(head: bytes, codec: str) -> bool:
     if len(text) < 2 or any(unicodedata.category(char) in _NO_TEXT and char not in _CONTROLS for char in text):
         return False
     scripts = {unicodedata.name(char, "?").partition(" ")[0] for char in set(text) if char.isalpha()}
+    scripts = {script.partition("-")[0] for script in scripts}
     others = scripts - {"LATIN", "FEMININE", "MASCULINE", "MICRO", "MODIFIER"}
     is_one = len(others) <= 1 or others <= _EAST_ASIAN
     plain = sum(char.isascii() or 0x3000 <= ord(char) < 0x3100 for char in text)
@@ -273,8 +276,8 @@ _ESCAPED = re.compile("[\udc80-\udcff]+")
 
 
 def _ends_damaged(sample: bytes) -> bool:
-    """Whether the only damage is at the end, as of a log that was copied while it was written: a letter that was cut, or
-    a byte on a line of its own, is none of an encoding.
+    """Whether the only damage is at the end, as of a log that was copied while it was written: a letter that was cut,
+    or a byte on a line of its own, is none of an encoding.
     """
     whole = sample.decode("utf-8", "ignore").encode()
     if len(whole) < 2 * MOST_REPLACED or not sample.startswith(whole):
@@ -298,14 +301,17 @@ def guess(sample: bytes) -> tuple[Decoding | None, Sequence[str]]:
         return None, ()
     if _is_ascii_but_for_signs(sample):
         return Decoding("cp1252", is_guessed=True), ("cp1252",)
+    for codec in ("cp932", "euc_jis_2004"):
+        if _is_kana(sample, codec):
+            return Decoding(codec, is_guessed=True), (_NAMES[codec],)
     import chardet
 
     found: list[tuple[float, str, str]] = []
     for one in chardet.detect_all(
-        sample,
+        b"\n" + sample,  # a text may begin with BM, which is no picture
         ignore_threshold=True,
         compat_names=False,
-        max_bytes=len(sample),
+        max_bytes=len(sample) + 1,
         include_encodings=("ascii", *_CANDIDATES),
         no_match_encoding="ascii",  # which it is not, so that it is left out below
     ):
@@ -325,7 +331,8 @@ def guess(sample: bytes) -> tuple[Decoding | None, Sequence[str]]:
     is_western = best[1] == "cp1252" or any(codec == "cp1252" and text == best[2] for _, codec, text in found)
     is_alone = best[1] == "cp1252" or all(text == best[2] for _, _, text in near)
     high = sum(byte > 127 for byte in sample)
-    is_enough = high >= ENOUGH or (is_western and b"\xff" not in sample)
+    # The commonest byte of what is no text; in the west it is the rarest letter (ÿ), in cp1251 one of twenty (я).
+    is_enough = (is_western or high >= ENOUGH) and (20 if is_western else 4) * sample.count(b"\xff") <= high
     beyond = [char for char in best[2] if not char.isascii()]
     is_of_letters = 2 * sum(map(str.isalnum, beyond)) >= len(beyond)
     is_likely = best[0] >= LEAST_DENSE or 4 * high < len(sample)
@@ -342,7 +349,17 @@ _SIGNS = re.compile(
 
 
 def _is_ascii_but_for_signs(sample: bytes) -> bool:
-    """Whether what is not ASCII are quotation marks, dashes and the like of cp1252, where no letter would stand: English
-    as Windows writes it, of which a count of letters cannot tell anything.
+    """Whether what is not ASCII are quotation marks, dashes and the like of cp1252, where no letter would stand:
+    English as Windows writes it, of which a count of letters cannot tell anything.
     """
     return sample.count(b"\x94") == sample.count(b"\x93") and _SIGNS.sub(b"", sample).isascii()
+
+
+def _is_kana(sample: bytes, codec: str) -> bool:
+    """Whether what is not ASCII is Japanese without an ideograph: chardet wants more kinds of letters than that has."""
+    try:
+        text = codecs.getincrementaldecoder(codec)().decode(sample)
+    except UnicodeDecodeError:
+        return False
+    beyond = [char for char in text if not char.isascii()]
+    return len(beyond) >= ENOUGH // 2 and all("\u3000" <= char <= "\u30ff" for char in beyond)

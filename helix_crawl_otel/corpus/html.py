@@ -1,13 +1,14 @@
 """Takes the text out of HTML: no tags, scripts or styles, each block on lines of its own, the title first.
 
-libxml2's parser (lxml) hands on what it finds as the file goes by: no tree is built, and a broken page, a tag that never
-ends or a million open ones cost no more than their bytes.
+libxml2's parser (lxml) hands on what it finds as the file goes by: no tree is built, and a broken page, a tag that
+never ends or a million open ones cost no more than their bytes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["RULE", "is_html", "text_of_html"]
@@ -22,14 +23,26 @@ _NAMES = (".html", ".htm", ".xhtml", ".shtml")
 _BEGINS = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
 
 _HIDDEN = frozenset({"script", "style", "noscript", "template", "svg", "math", "object", "iframe", "canvas"})
+# fmt: off
 _BLOCKS = frozenset(
-    "address article aside blockquote body br button caption center dd details dialog div dl dt fieldset figcaption"
-    " figure footer form frameset h1 h2 h3 h4 h5 h6 head header hr html legend li main menu nav ol optgroup option p"
-    " pre search section select summary table tbody tfoot thead title tr ul".split()
+    {
+        "address", "article", "aside", "blockquote", "body", "br", "button", "caption", "center", "dd",
+        "details", "dialog", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form",
+        "frameset", "h1", "h2", "h3", "h4", "h5", "h6", "head", "header", "hr", "html", "legend", "li", "main",
+        "menu", "nav", "ol", "optgroup", "option", "p", "pre", "search", "section", "select", "summary",
+        "table", "tbody", "tfoot", "thead", "title", "tr", "ul",
+    }
 )
-_APART = frozenset("address article aside blockquote dl figure h1 h2 h3 h4 h5 h6 ol p pre section table title ul".split())
-_CELLS = frozenset({"td", "th"})
-_BLANKS = re.compile(r"[ \t\n\r\f\u00a0]+")
+# fmt: on
+# fmt: off
+_APART = frozenset(
+    {
+        "address", "article", "aside", "blockquote", "dl", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "ol",
+        "p", "pre", "section", "table", "title", "ul", "td", "th",
+    }
+)
+# fmt: on
+
 
 
 def is_html(name: str, text: str) -> bool:
@@ -58,10 +71,8 @@ def text_of_html(pieces: Iterable[str]) -> Iterator[str]:
             # XML knows no other control characters, and a parser need not go on after one.
             parser.feed(_CONTROLS.sub(" ", piece[start : start + FED_CHARS]))
             yield found.taken()
-    try:
+    with suppress(etree.XMLSyntaxError):  # there is nothing in it at all
         parser.close()
-    except etree.XMLSyntaxError:
-        pass  # there is nothing in it at all
     yield found.taken() + "\n"
 
 

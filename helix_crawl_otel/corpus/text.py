@@ -170,9 +170,7 @@ class _Reading:
         OSError: It cannot be read.
     """
 
-    def __init__(
-        self, file: BinaryIO, path: Path, decoding: Decoding | None, each_block: Callable[[], object]
-    ) -> None:
+    def __init__(self, file: BinaryIO, path: Path, decoding: Decoding | None, each_block: Callable[[], object]) -> None:
         self._file = file
         self._path = path
         self._each_block = each_block

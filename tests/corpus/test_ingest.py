@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from helix_crawl_otel.corpus import ingest as module
 from helix_crawl_otel.corpus import decode, text, tree
+from helix_crawl_otel.corpus import ingest as module
 from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import UnreadableSource, plan_named, size_and_time
 from helix_crawl_otel.shards.accounts import account
