@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from helix_crawl_otel.otel.gauges import GaugeState, Snapshot
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.batch import BatchInfo
@@ -97,9 +99,9 @@ def test_the_throughput_of_a_hung_batch_is_what_it_can_still_come_to() -> None:
     feed.tell(lambda policy: policy.open_shard(0.0, "a", "w", "cpu"))
     board.open_shard("a")
     for n in range(4):
-        info = BatchInfo(str(n), "a", "w", "cpu", 64, None)
-        feed.tell(lambda policy, n=n, info=info: policy.start_batch(4.0 * n, info))  # type: ignore[misc]
-        feed.ask(lambda policy, n=n, info=info: policy.finish_batch(4.0 * n + 4.0, info, 4.0))  # type: ignore[misc]
+        t, info = 4.0 * n, BatchInfo(str(n), "a", "w", "cpu", 64, None)
+        feed.tell(partial(Policy.start_batch, t=t, info=info))
+        feed.ask(partial(Policy.finish_batch, t=t + 4.0, info=info, seconds=4.0))
     assert board.snapshot(16.0).shards["a"].rate == 16.0
     feed.tell(lambda policy: policy.start_batch(16.0, BatchInfo("last", "a", "w", "cpu", 64, None)))
     assert board.snapshot(18.0).shards["a"].rate == 16.0
