@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from helix_crawl_otel.formats import duration, genes
@@ -143,9 +144,14 @@ class Pipeline:
         """Shards that a worker, or an earlier one of that name, has opened and not closed; and where each is."""
         return self._feed.ask(lambda policy: policy.open_shards(worker))
 
-    def expect_shards(self, shards: Iterable[str]) -> None:
-        """These shards are pending: each is counted so until it is opened, or closed without having been."""
-        self._gauge_state.expect_shards(shards)
+    def expect_shards(self, shards: Iterable[str], genes: Mapping[str, int] = MappingProxyType({})) -> None:
+        """These shards are pending: each is counted so until it is opened, or closed without having been.
+
+        Args:
+            shards: By name.
+            genes: How many lack a vector in them, counted or estimated, where that is known.
+        """
+        self._gauge_state.expect_shards(shards, genes)
         self._settle()
 
     def set_pending(self, shard: str, genes: int) -> None:
