@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from helix_crawl_otel.charts import DARK, INK, LIGHT, Layout, Part, draw, figure, png_of, svg_of, write
+from helix_crawl_otel.charts import DARK, INK, LIGHT, Layout, Panel, Part, draw, figure, png_of, svg_of, write
 from helix_crawl_otel.formats import clock, count, duration, html_text
 from helix_crawl_otel.report.effect import (
     MEANINGS,
@@ -98,9 +98,10 @@ def _shard(tale: ShardReport, story: RunReport, key: str) -> Iterator[str]:
     name = html_text(name_of(tale, story))
     yield f'<section>\n<h2 class="shard">{name}</h2>\n<p>{html_text(tale_text(tale, story))}</p>'
     yield "<figure>"
-    for layout, kind in ((WIDE, "wide"), (NARROW, "narrow")):
+    kinds = {"wide": WIDE, "narrow": NARROW}
+    for (kind, layout), shown in zip(kinds.items(), _panels(tale, steps, story, kinds.values()), strict=True):
         drawn = figure(layout.inches)
-        _draw(drawn, tale, steps, story, INK, layout, top=0.87 if steps else 0.97)
+        _draw(drawn, shown, tale, steps, INK, layout, top=0.87 if steps else 0.97)
         label = f"Speed and memory of {name} over time"
         yield f'<div class="{kind}">{svg_of(drawn, f"{key}{kind[0]}", label)}</div>'
     yield f"<figcaption>{_legend(tale, story)}</figcaption>\n</figure>"
@@ -120,16 +121,21 @@ def _shard(tale: ShardReport, story: RunReport, key: str) -> Iterator[str]:
     yield "</section>"
 
 
+def _panels(
+    tale: ShardReport, steps: Mapping[int, ReportAction], story: RunReport, layouts: Iterable[Layout]
+) -> Iterator[list[Panel]]:
+    return panels(tale, steps, story.settings.factor, story.settings.vram_full, layouts)
+
+
 def _draw(
     page: Part,
+    shown: Sequence[Panel],
     tale: ShardReport,
     steps: Mapping[int, ReportAction],
-    story: RunReport,
     ink: Mapping[str, str],
     layout: Layout,
     top: float,
 ) -> None:
-    shown = panels(tale, steps, story.settings.factor, story.settings.vram_full, layout)
     draw(page, shown, window(tale, steps), ink, layout, top, "since the run began")
 
 
@@ -252,7 +258,8 @@ def picture(story: RunReport) -> bytes:
         write(part, (0.02, 0.93), "\n".join(words), 9.5, LIGHT["soft"], linespacing=1.35)
         steps = numbered(tale)
         top = 0.93 - 0.042 * len(words) - (0.13 if steps else 0.02)
-        _draw(part, tale, steps, story, LIGHT, PICTURE, top)
+        (shown_panels,) = _panels(tale, steps, story, [PICTURE])
+        _draw(part, shown_panels, tale, steps, LIGHT, PICTURE, top)
     key = "Blue: a batch.  Red: a batch during a crawl.  Dashed: baseline.  Dotted red: crawl limit, full memory."
     if any(tale.tells_shared for tale in shown.tales):
         key += "  Dashed red: shared memory."
