@@ -44,7 +44,6 @@ _APART = frozenset(
 # fmt: on
 
 
-
 def is_html(name: str, text: str) -> bool:
     """Whether a file is HTML: by its name, or by how it begins.
 
