@@ -34,14 +34,10 @@ _BLOCKS = frozenset(
     }
 )
 # fmt: on
-# fmt: off
-_APART = frozenset(
-    {
-        "address", "article", "aside", "blockquote", "dl", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "ol",
-        "p", "pre", "section", "table", "title", "ul", "td", "th",
-    }
-)
-# fmt: on
+_APART = frozenset({"blockquote", "dl", "h1", "h2", "h3", "h4", "h5", "h6", "ol", "p", "pre", "table", "title", "ul"})
+_CELLS = frozenset({"td", "th"})
+_BLANKS = re.compile(r"[ \t\n\r\f\u00a0]+")
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
 
 
 def is_html(name: str, text: str) -> bool:
@@ -73,9 +69,6 @@ def text_of_html(pieces: Iterable[str]) -> Iterator[str]:
     with suppress(etree.XMLSyntaxError):  # there is nothing in it at all
         parser.close()
     yield found.taken() + "\n"
-
-
-_CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
 
 
 class _Text:
