@@ -160,7 +160,8 @@ def _announce(
     t = session.clock()
     places = tuple(device for _, device in devices.slots)
     done = len(planned.complete)
-    started = events.RunStarted(t, command, str(output), planned.model, places, devices.why, planned.shards, done)
+    counts = planned.shards, done, planned.complete_genes
+    started = events.RunStarted(t, command, str(output), planned.model, places, devices.why, *counts)
     console.emit(started)
     for text in (*devices.warnings, *planned.notes):
         console.emit(events.Note(t, "warning", text))

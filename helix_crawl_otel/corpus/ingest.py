@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from helix_crawl_otel.corpus.cut import ChunkRule, chunks
-from helix_crawl_otel.corpus.text import CannotRead, NotText, SourceText, read_text
+from helix_crawl_otel.corpus.decode import NotText
+from helix_crawl_otel.corpus.text import CannotRead, SourceText, read_text
 from helix_crawl_otel.corpus.tree import (
     ROOT_SHARD,
     ShardPlan,
@@ -165,7 +166,7 @@ class _Ingest:
             return  # it has gone since the folder was listed
         except NotText as error:
             self._report.skipped.append((source.source_id, str(error)))
-            read = SourceText((), 0, True, "not text", source.size, source.mtime_ns)
+            read = SourceText((), 0, True, "not text", "", source.size, source.mtime_ns)
         except (CannotRead, MemoryError) as error:
             self._leave_out(source.source_id, error)
             return
