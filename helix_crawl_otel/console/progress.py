@@ -11,7 +11,12 @@ __all__ = ["Activity", "Progress", "ShardProgress"]
 
 RATE_WINDOW_SECONDS = 60.0
 LEAST_COMMITS = 4
+LEAST_GUESSED = 50
 MOST_NAMED = 5
+MOST_ACTIONS = 10
+
+LONG_BATCH_SECONDS = 10.0
+"""A batch that has been running for so long is worth a word, and what it can still come to is its rate."""
 
 _RUNGS = {"EMPTY_CACHE": 1, "RECYCLE": 2, "DEMOTE_CPU": 3}
 
@@ -46,6 +51,19 @@ class ShardProgress:
     batch_since: float | None = None
     batch_genes: int = 0
 
+    def batch_age(self, now: float) -> float:
+        """Seconds that the batch in flight has been running, 0 without one."""
+        return 0.0 if self.batch_since is None else max(0.0, now - self.batch_since)
+
+    def rate_of_batch(self, now: float) -> float | None:
+        """The most that a batch in flight can have, in genes/s, once that is less than the average of those before it,
+        which is no longer true then; else `None`.
+        """
+        age = self.batch_age(now)
+        if age < LONG_BATCH_SECONDS or self.rate is None or self.batch_genes / age >= self.rate:
+            return None
+        return self.batch_genes / age
+
     @property
     def left(self) -> int:
         """Genes that still lack a vector, as far as is known."""
@@ -65,15 +83,28 @@ class Activity:
     since: float
 
 
+@dataclass(frozen=True)
+class TakenAction:
+    """What became of an action of the ladder, and when: `moment` is a date and time, as `time.time` has it."""
+
+    moment: float
+    shard: str
+    action: str
+    outcome: str
+
+
 @dataclass
 class Progress:
     """The whole run.
 
     Args:
+        run: How it began, `None` before that.
+        metrics: Where they are served, empty for nowhere.
         shards: How many there are, 0 when nobody knows.
         ended: How many of them are over, those that were complete before included.
         running: Those that a worker is on, by name.
         waiting: Genes that lack a vector in shards that nobody is on yet, by name, where they have been counted.
+        estimated: The same, where they were estimated from the bytes of their files.
         activities: What slots do that encode nothing at the moment.
         encoded: Genes committed in this run.
         actions: Actions by name.
@@ -81,12 +112,19 @@ class Progress:
         quarantined: Genes, in this run.
         troubles: The first sources that could not be read, with their shard and the reason.
         quarantines: The first genes that were quarantined, with their shard and the reason.
+        failed: Shards that failed, with the reason.
+        paused: Shards that were left before their end.
+        vectors: Genes that had a vector before this run, as far as they have been counted.
+        newest_actions: The last ones, in order.
     """
 
+    run: events.RunStarted | None = None
+    metrics: str = ""
     shards: int = 0
     ended: int = 0
     running: dict[str, ShardProgress] = field(default_factory=dict)
     waiting: dict[str, int] = field(default_factory=dict)
+    estimated: dict[str, int] = field(default_factory=dict)
     activities: dict[str, Activity] = field(default_factory=dict)
     encoded: int = 0
     actions: dict[str, int] = field(default_factory=dict)
@@ -94,28 +132,48 @@ class Progress:
     quarantined: int = 0
     troubles: list[dict[str, str]] = field(default_factory=list)
     quarantines: list[dict[str, str]] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
+    vectors: int = 0
+    newest_actions: list[TakenAction] = field(default_factory=list)
     _commits: list[tuple[float, int]] = field(default_factory=list)
+    _guessed: int = 0
+    _found: int = 0
 
-    def take(self, event: events.Event) -> None:
-        """Take an event into account."""
+    def take(self, event: events.Event, moment: float = 0.0) -> None:
+        """Take an event into account, of which was told at this date and time, as `time.time` has them."""
         if isinstance(event, events.RunStarted):
+            self.run, self.vectors = event, event.vectors
             self.shards, self.ended = event.shards, event.complete
+        elif isinstance(event, events.MetricsAt):
+            self.metrics = event.url
         elif isinstance(event, events.ShardCounted):
-            self.waiting[event.shard] = event.pending
+            waiting = self.estimated if event.is_estimate else self.waiting
+            waiting[event.shard] = event.pending
         elif isinstance(event, events.ShardStarted):
             self._start(event)
         elif isinstance(event, events.BatchStarted):
             shard = self.running.get(event.shard)
             if shard is not None:
                 shard.batch_since, shard.batch_genes = event.t, event.genes
+        elif isinstance(event, events.BatchAbandoned):
+            if (shard := self.running.get(event.shard)) is not None:
+                shard.batch_since = None
         elif isinstance(event, events.Committed):
             self._commit(event)
         elif isinstance(event, events.ShardEnded):
             self.running.pop(event.shard, None)
             self.waiting.pop(event.shard, None)
+            self._check_estimate(event.shard, 0 if event.state == "done" else None)
             self.ended += event.state != "paused"
+            if event.state == "paused":
+                self.paused.add(event.shard)
+            elif event.state == "failed":
+                self.failed[event.shard] = event.reason
         elif isinstance(event, events.ActionEnded):
             self._act(event)
+            self.newest_actions.append(TakenAction(moment, event.shard, event.action, event.outcome))
+            del self.newest_actions[:-MOST_ACTIONS]
         elif isinstance(event, events.Crash):
             self.crashes += 1
         elif isinstance(event, events.Quarantined):
@@ -130,9 +188,19 @@ class Progress:
         done = before.done if before else 0
         total = None if event.pending is None else event.pending + done
         self.waiting.pop(event.shard, None)
+        self.paused.discard(event.shard)
+        if before is None:
+            self.vectors += event.vectors
+        self._check_estimate(event.shard, event.pending)
         self.running[event.shard] = ShardProgress(event.slot, event.device, total, done)
         if before is not None:
             self.running[event.shard].rung = before.rung
+
+    def _check_estimate(self, shard: str, found: int | None) -> None:
+        """A shard was estimated, and now it is known: the others are estimated better."""
+        guessed = self.estimated.pop(shard, None)
+        if guessed is not None and found is not None:
+            self._guessed, self._found = self._guessed + guessed, self._found + found
 
     def _commit(self, event: events.Committed) -> None:
         self.encoded += event.genes
@@ -195,27 +263,49 @@ class Progress:
         self.activities[slot] = Activity(text, before.since if before and is_same else t)
 
     def rate(self, now: float) -> float | None:
-        """Genes a second over the last minute or the last few batches, all workers together; `None` before that."""
+        """Genes a second over the last minute or the last few batches, all workers together; `None` before that.
+
+        A batch that takes longer than its share makes that of its shard what it can still come to.
+        """
         if len(self._commits) < 2:
             return None
+        late = {name: most for name, shard in self.running.items() if (most := shard.rate_of_batch(now)) is not None}
+        if late:
+            return sum(late.get(name, shard.rate or 0.0) for name, shard in self.running.items())
         seconds = now - self._commits[0][0]
         return sum(genes for _, genes in self._commits[1:]) / seconds if seconds > 0 else None
 
     @property
     def left(self) -> int:
-        """Genes that still lack a vector, as far as they have been counted."""
-        return sum(shard.left for shard in self.running.values()) + sum(self.waiting.values())
+        """Genes that still lack a vector, those of shards that are not begun included: as far as they have been counted
+        or estimated. Estimates are put right by what the shards before them came to.
+        """
+        known = sum(shard.left for shard in self.running.values()) + sum(self.waiting.values())
+        # One that is a few genes long tells nothing of the others.
+        ratio = self._found / self._guessed if self._guessed >= LEAST_GUESSED else 1.0
+        return known + round(sum(self.estimated.values()) * ratio)
+
+    @property
+    def share(self) -> float | None:
+        """How much of this run is done, 0 to 1, what is not begun included. `None` while nobody knows how much is."""
+        if self._is_blind or not self.shards or not self.is_all_known:
+            return None
+        return self.encoded / (self.encoded + self.left) if self.left else 1.0
 
     def to_go(self, now: float) -> float | None:
-        """Seconds that what has been counted still needs at the rate of now. `None` while unknown."""
+        """Seconds that what is left still needs at the rate of now. `None` while unknown."""
         rate = self.rate(now)
-        is_known = bool(self.running) and all(shard.total is not None for shard in self.running.values())
+        is_known = not self._is_blind and bool(self.running or self.waiting or self.estimated)
         return self.left / rate if rate and is_known else None
 
     @property
+    def _is_blind(self) -> bool:
+        return any(shard.total is None for shard in self.running.values())
+
+    @property
     def is_all_known(self) -> bool:
-        """Whether no shard waits whose genes nobody has counted."""
-        return self.ended + len(self.running) + len(self.waiting) >= self.shards
+        """Whether no shard waits whose genes nobody has counted or estimated."""
+        return self.ended + len(self.running) + len(self.waiting) + len(self.estimated) >= self.shards
 
 
 def _name(named: list[dict[str, str]], **content: str) -> None:

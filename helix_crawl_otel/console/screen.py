@@ -35,7 +35,7 @@ class Display:
     def emit(self, event: events.Event) -> None:
         """Something has happened."""
         with self._lock:
-            self.progress.take(event)
+            self.progress.take(event, self._now())
             self._show(event)
 
     def refresh(self, now: float) -> None:
@@ -57,7 +57,7 @@ class Display:
 
 
 class JsonDisplay(Display):
-    """One object a line.
+    """One object a line; one of progress as soon as there is a time to go, and then every half minute.
 
     Args:
         write: Takes whole lines.
@@ -68,6 +68,7 @@ class JsonDisplay(Display):
         super().__init__(now)
         self._write = write
         self._since: float | None = None
+        self._told_at: float | None = None
 
     def end(self, summary: Summary) -> None:
         """See `Display`."""
@@ -76,6 +77,26 @@ class JsonDisplay(Display):
     def _show(self, event: events.Event) -> None:
         self._since = event.t if self._since is None else self._since
         self._put(event.to_json(self._since))
+
+    def _refresh(self, now: float) -> None:
+        progress = self.progress
+        seconds = progress.to_go(now)
+        if seconds is None or (self._told_at is not None and now - self._told_at < PROGRESS_SECONDS):
+            return
+        self._told_at = now
+        self._put(
+            {
+                "event": "progress",
+                "t": round(now - (self._since or now), 3),
+                "shards": progress.shards,
+                "ended": progress.ended,
+                "encoded": progress.encoded,
+                "left": progress.left,
+                "is_estimate": bool(progress.estimated) or not progress.is_all_known,
+                "rate": progress.rate(now),
+                "to_go_seconds": round(seconds, 1),
+            }
+        )
 
     def _put(self, content: Mapping[str, Any]) -> None:
         self._write(json.dumps({**content, "time": utc_time(self._now())}) + "\n")

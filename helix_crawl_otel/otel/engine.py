@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from helix_crawl_otel.formats import duration, genes
@@ -112,6 +113,11 @@ class Pipeline:
             self._timeline.worker(t, device=device, pid=pid, reason=reason, worker=worker)
         self._settle()
 
+    def place_worker(self, worker: str, device: str) -> None:
+        """A worker that runs has said where it encodes."""
+        self._gauge_state.start_worker(worker, device)
+        self._settle()
+
     def stop_worker(self, worker: str) -> None:
         """A worker runs no longer."""
         self._gauge_state.stop_worker(worker)
@@ -138,9 +144,14 @@ class Pipeline:
         """Shards that a worker, or an earlier one of that name, has opened and not closed; and where each is."""
         return self._feed.ask(lambda policy: policy.open_shards(worker))
 
-    def expect_shards(self, shards: Iterable[str]) -> None:
-        """These shards are pending: each is counted so until it is opened, or closed without having been."""
-        self._gauge_state.expect_shards(shards)
+    def expect_shards(self, shards: Iterable[str], genes: Mapping[str, int] = MappingProxyType({})) -> None:
+        """These shards are pending: each is counted so until it is opened, or closed without having been.
+
+        Args:
+            shards: By name.
+            genes: How many lack a vector in them, counted or estimated, where that is known.
+        """
+        self._gauge_state.expect_shards(shards, genes)
         self._settle()
 
     def set_pending(self, shard: str, genes: int) -> None:

@@ -9,13 +9,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from helix_crawl_otel.link.messages import BadMessage
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.instruments import Instruments, Rows
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.model import REMEDIES, ActionKind, MemoryReading, Outcome, ShardStatus
+from helix_crawl_otel.policy.model import REMEDIES, UNKNOWN_DEVICE, ActionKind, MemoryReading, Outcome, ShardStatus
 from helix_crawl_otel.policy.policy import Policy
 
 __all__ = [
@@ -51,22 +52,35 @@ class ShardView:
         device: Its newest device.
         status: See `ShardStatus`.
         pending_genes: Genes that lack a vector, `None` when unknown.
+        most: The most that its batch in flight can still come to, in genes/s, `None` without one.
     """
 
     device: str
     status: ShardStatus
     pending_genes: int | None = None
+    most: float | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """The EMA, until a batch in flight is slower than that: of a hung one it would be what was before it."""
+        ema = self.status.ema
+        return ema if ema is None or self.most is None else min(ema, self.most)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that the gauges show. Replaced whole, never changed: a callback reads one and waits for nothing."""
+    """All that the gauges show. Replaced whole, never changed: a callback reads one and waits for nothing.
+
+    Args:
+        waiting: Genes of shards that are not begun, as far as they were counted or estimated.
+    """
 
     shards: dict[str, ShardView] = field(default_factory=dict)
     memory: dict[str, MemoryReading] = field(default_factory=dict)
     sources: dict[tuple[str, str], bool] = field(default_factory=dict)
     workers: dict[str, bool] = field(default_factory=dict)
     shard_states: dict[str, int] = field(default_factory=dict)
+    waiting: Mapping[str, int] = field(default_factory=dict)
 
 
 class ExportedMetrics:
@@ -94,7 +108,7 @@ class ExportedMetrics:
         self._hub = hub
         self._told: set[tuple[str, str]] = set()  # what has been logged, by kind; any thread, single operations only
         self._shard_gauges: dict[str, Callable[[str, ShardView], float | None]] = {
-            "helix_dense_throughput": lambda _, view: view.status.ema,
+            "helix_dense_throughput": lambda _, view: view.rate,
             "helix_dense_baseline": lambda _, view: view.status.baseline,
             "helix_dense_crawl_ratio": lambda _, view: view.status.ratio,
             "helix_dense_crawl_active": lambda _, view: int(view.status.episode_open),
@@ -242,6 +256,8 @@ class ExportedMetrics:
     def _pending(self) -> Rows:
         for shard, view in self.snapshot.shards.items():
             yield view.pending_genes, self._hub.labels.of("helix_dense_genes_pending", shard)
+        for shard, genes in self.snapshot.waiting.items():
+            yield genes, self._hub.labels.of("helix_dense_genes_pending", shard)
 
 
 class GaugeState:
@@ -264,6 +280,7 @@ class GaugeState:
         self._states = dict.fromkeys(SHARD_STATES, 0)  # but for `running`: the policy knows what is open
         self._pending: dict[str, int] = {}  # genes, as the worker that has the store counted them last
         self._expected: set[str] = set()  # pending ones that are known by name
+        self._waiting: Mapping[str, int] = {}  # genes of those; replaced, never changed, for snapshots show it
         self._closed: dict[str, str] = {}  # state of the shards closed last: one that comes back is counted once
 
     def open_shard(self, shard: str) -> None:
@@ -282,12 +299,13 @@ class GaugeState:
             if len(self._closed) > CLOSED_KEPT:
                 del self._closed[next(iter(self._closed))]
 
-    def expect_shards(self, shards: Iterable[str]) -> None:
-        """These are pending."""
+    def expect_shards(self, shards: Iterable[str], genes: Mapping[str, int] = MappingProxyType({})) -> None:
+        """These are pending, some with so many genes."""
         running = self._feed.ask(lambda policy: set(policy.open_shards()))
         with self._lock:
             new = set(shards) - self._expected - running
             self._expected |= new
+            self._waiting = {**self._waiting, **{shard: genes[shard] for shard in new if shard in genes}}
             self._states["pending"] += len(new)
 
     def set_pending(self, shard: str, genes: int) -> None:
@@ -308,8 +326,10 @@ class GaugeState:
                 self._sources[device, source] = up
 
     def start_worker(self, worker: str, device: str) -> None:
-        """A worker runs on a device, and no longer on another one."""
+        """A worker runs on a device, and no longer on another one. Once it is known which, it never was on none."""
         with self._lock:
+            if self._workers.get(worker) == UNKNOWN_DEVICE:
+                self._devices.pop(UNKNOWN_DEVICE, None)
             self._workers[worker] = device
             self._devices[device] = None
 
@@ -321,19 +341,19 @@ class GaugeState:
     def snapshot(self, now: float) -> Snapshot:
         """Everything as it is now."""
         with self._lock:
-            pending = dict(self._pending)
+            pending, waiting = dict(self._pending), self._waiting
             memory, sources = dict(self._memory), dict(self._sources)
             running, states = set(self._workers.values()), dict(self._states)
             workers = {device: device in running for device in self._devices}
 
         def view(policy: Policy) -> dict[str, ShardView]:
             return {
-                shard: ShardView(device, policy.status(shard, now), pending.get(shard))
+                shard: ShardView(device, policy.status(shard, now), pending.get(shard), _most(policy, shard, now))
                 for shard, device in policy.open_shards().items()
             }
 
         shards = self._feed.ask(view)
-        return Snapshot(shards, memory, sources, workers, states | {"running": len(shards)})
+        return Snapshot(shards, memory, sources, workers, states | {"running": len(shards)}, waiting)
 
     def _leave_state(self, shard: str) -> bool:
         """Count a shard no longer in the state it was in, if one is known. The caller holds the lock."""
@@ -341,6 +361,15 @@ class GaugeState:
         if shard in self._expected:
             self._expected.discard(shard)
             earlier = "pending"
+            if shard in self._waiting:
+                self._waiting = {name: genes for name, genes in self._waiting.items() if name != shard}
         if earlier is not None:
             self._states[earlier] = max(0, self._states[earlier] - 1)
         return earlier is not None
+
+
+def _most(policy: Policy, shard: str, now: float) -> float | None:
+    """See `ShardView`."""
+    batches = policy.inflight(shard=shard)
+    oldest = min((batch.started for batch in batches), default=now)
+    return sum(batch.genes for batch in batches) / (now - oldest) if now > oldest else None

@@ -88,9 +88,11 @@ def test_shards_without_a_label_share_a_series_that_makes_sense(caplog: pytest.L
         known = ShardStatus(Verdict.HEALTHY, ema, None, None, 0, rung, rung > 0, None)
         return ShardView("cpu", known, pending)
 
-    exported.snapshot = Snapshot({"a": view(5, 3, 16.0), "b": view(None, 1, None), "c": view(2, 0, None)})
+    exported.snapshot = Snapshot(
+        {"a": view(5, 3, 16.0), "b": view(None, 1, None), "c": view(2, 0, None)}, waiting={"d": 100, "e": 20}
+    )
     seen = collected(reader)
-    assert seen["helix_dense_genes_pending"] == {(): 7}
+    assert seen["helix_dense_genes_pending"] == {(): 127}
     assert seen["helix_dense_ladder_rung"] == {("device=cpu",): 3}
     assert seen["helix_dense_crawl_active"] == {("device=cpu",): 1}
     assert seen["helix_dense_batch_inflight"] == {("device=cpu",): 7}
