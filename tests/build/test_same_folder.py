@@ -19,8 +19,8 @@ import pytest
 from helix_crawl_otel.build.plan import BuildPlan, plan_backfill, plan_build
 from helix_crawl_otel.build.resume import NotThisBuild
 from helix_crawl_otel.commands import verify
+from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.ingest import ingest
-from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY
 from helix_crawl_otel.encoders.models import minilm_identity
