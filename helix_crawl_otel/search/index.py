@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from helix_crawl_otel.build.devices import choose_devices, cores, count_torch_devices, torch_build, worker_cards
 from helix_crawl_otel.config import environment
 from helix_crawl_otel.encoders.base import Encoder, ModelError, first_line
 from helix_crawl_otel.encoders.load import HASHING, check_model, is_of, load_encoder, model_of
@@ -281,16 +280,18 @@ def _wanted(path: Path, found: Sequence[dict[str, object]], model: str | None) -
 
 def _chosen(model: str) -> str:
     """What `auto` takes for one question: the first card that `build` would take, else the CPU."""
+    from helix_crawl_otel.build import devices  # with all that a build needs
+
     environ = environment()
-    plan = choose_devices(
+    plan = devices.choose_devices(
         "auto",
         1,
         CPU_BELOW_GIB,
-        worker_cards(environ),
-        cores(),
-        torch_build(),
+        devices.worker_cards(environ),
+        devices.cores(),
+        devices.torch_build(),
         needs_no_card=model == HASHING,
-        count_torch=lambda: count_torch_devices(environ),
+        count_torch=lambda: devices.count_torch_devices(environ),
     )
     return plan.slots[0][1]
 

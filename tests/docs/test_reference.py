@@ -188,7 +188,7 @@ def test_help_of_a_command_names_exit_codes_that_are_documented(name: str) -> No
 def test_keys_of_a_query_are_documented() -> None:
     """In any order: an object has none."""
     keys = page("commands").table("query", "key of `query`").column("key of `query`")
-    assert set(keys) == {"gene_id", "source_id", "content", "score"}
+    assert set(keys) == {"gene_id", "source_id", "content", "score", "line", "state"}
 
 
 @pytest.mark.parametrize("name", ["commands", "faults"])
