@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from helix_crawl_otel.formats import genes
 from helix_crawl_otel.probes.device import TorchDevice, device_name
 from helix_crawl_otel.search.place import SourceState, place_of
 from helix_crawl_otel.shards.answers import stored_gene
+from helix_crawl_otel.shards.build_record import RecordUnusable, read_record
 from helix_crawl_otel.shards.errors import EncoderRefused, StoreError, shown_identity
 from helix_crawl_otel.shards.inspect import Salvage, find_shards, has_vectors, salvage, vector_pages
 from helix_crawl_otel.shards.vectors import nearest
@@ -110,7 +111,7 @@ class Index:
         self._shards = [shard for shard, one in found.items() if one.identity == self._identity]
         if not any(map(has_vectors, self._shards)):
             raise StoreError(f"{self._path} holds no vectors of {shown_identity(self._identity)} yet; build it first")
-        self._note_open([found[shard] for shard in self._shards])
+        self._note_open(found)
         self._model, self._encoder = self._load(model, where)
 
     def __enter__(self) -> Index:
@@ -144,7 +145,7 @@ class Index:
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST:
             raise ValueError(f"count is {count!r}; accepted: an integer from 1 to {MOST}")
         with self._encoding:
-            vector = _guarded(lambda: self._open_encoder().encode([text])[0], f"{self._model} cannot encode the text")
+            vector = _guarded(lambda: self._open_encoder().encode_query(text), f"{self._model} cannot encode the text")
         wanted = count + max(MORE, count)
         while True:
             best = nearest(vector, self._pages(len(vector)), wanted)
@@ -157,12 +158,9 @@ class Index:
     def over(self, text: str) -> int | None:
         """The model's limit in tokens, where a text is longer: what is beyond is not looked at. Else `None`."""
         text, encoder = self._checked(text), self._open_encoder()
-        limit = encoder.identity.get("max_tokens")
-        if not isinstance(limit, int):
-            return None
         with self._encoding:
-            shorter = text[: -max(1, len(text) // 100)]  # it fills the limit as well where the whole is longer
-            return limit if shorter and encoder.work([shorter]) >= limit else None
+            (tokens,) = _guarded(lambda: encoder.token_counts([text]), f"{self._model} cannot read the text")
+        return encoder.limit if encoder.limit is not None and tokens > encoder.limit else None
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -183,13 +181,26 @@ class Index:
             raise failed
         return found
 
-    def _note_open(self, shards: Sequence[Salvage]) -> None:
-        still = [one for one in shards if not one.is_complete]
+    def _note_open(self, found: Mapping[Path, Salvage]) -> None:
+        """Say what is not there yet: shards that were planned, as far as the folder's record tells, and vectors."""
+        record = None
+        try:
+            record = read_record(self._path) if self._path.is_dir() else None
+        except RecordUnusable as error:
+            self.notes.append(str(error))
+        planned = set(record.shards.values()) if record is not None else set()
+        looked_at = {shard.name for shard in find_shards([self._path])[0]}
+        missing = len(planned - looked_at)
+        still = [one.pending for one in found.values() if not one.is_complete]
+        lacking = []
+        if missing:
+            lacking.append(f"{missing} of {counted(len(planned), 'shard')} {'is' if missing == 1 else 'are'} not there")
         if still:
-            known = [one.pending for one in still]
-            lacks = "genes" if None in known else genes(sum(number or 0 for number in known))
-            of = counted(len(shards), "shard")
-            self.notes.append(f"the build is not finished: {lacks} in {len(still)} of {of} lack a vector")
+            lacks = "some genes lack" if None in still else _lack(sum(number or 0 for number in still))
+            lacking.append(f"{lacks} a vector, in {len(still)} of {counted(len(found), 'shard')}")
+        if lacking:
+            on = f"; `{record.command(self._path)}` goes on" if record is not None else ""
+            self.notes.append(f"the build is not finished: {' and '.join(lacking)}{on}")
 
     def _load(self, model: str | None, device: str) -> tuple[str, Encoder | None]:
         name = model if model is not None else model_of(self._identity)
@@ -294,6 +305,10 @@ def _chosen(model: str) -> str:
         count_torch=lambda: devices.count_torch_devices(environ),
     )
     return plan.slots[0][1]
+
+
+def _lack(number: int) -> str:
+    return f"{genes(number)} {'lacks' if number == 1 else 'lack'}"
 
 
 def _guarded(step: Callable[[], Value], what: str) -> Value:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import unicodedata
 from collections.abc import Iterable
@@ -10,7 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from helix_crawl_otel.corpus.text import CannotRead, NotText, read_text
+from helix_crawl_otel.corpus.decode import NotText
+from helix_crawl_otel.corpus.html import is_html
+from helix_crawl_otel.corpus.text import CannotRead, read_text
 from helix_crawl_otel.corpus.tree import size_and_time
 from helix_crawl_otel.paths import on_disk
 from helix_crawl_otel.shards.answers import StoredGene
@@ -19,6 +20,8 @@ __all__ = ["Place", "SourceState", "place_of"]
 
 MOST_BYTES = 64 * 1024**2
 """In a larger source no line is looked for: it would be read whole for each answer."""
+
+HEAD_BYTES = 4096
 
 FIRST_LETTERS = 40
 """Of a passage of a page of HTML that are looked for, where the whole of it is not in the file as it stands."""
@@ -96,20 +99,16 @@ def _path(root: Path, shard: str, source_id: str) -> Path | None:
 
 
 def _line(path: Path, gene: StoredGene) -> int | None:
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES).decode("utf-8", "replace")
+    if is_html(path.name, head):
+        # The text of a page has lines of its own: those of the file are counted in what the file holds.
+        raw, begin = path.read_text("utf-8", errors="replace"), gene.content.splitlines()[0][:FIRST_LETTERS].strip()
+        return _line_in([raw], gene.content, 0) or (_line_in([raw], begin, 0) if begin else None)
     try:
-        line = _line_in(read_text(path).pieces, gene.content, gene.occurrence)
+        return _line_in(read_text(path).pieces, gene.content, gene.occurrence)
     except (CannotRead, NotText):
         return None
-    if line is None or not _has_markup(path):
-        return line
-    # The text of a page has lines of its own: those of the file are counted in what the file holds.
-    raw = io.IncrementalNewlineDecoder(None, translate=True).decode(path.read_text("utf-8", errors="replace"), True)
-    begin = gene.content.splitlines()[0][:FIRST_LETTERS].strip()
-    return _line_in([raw], gene.content, 0) or (_line_in([raw], begin, 0) if begin else None)
-
-
-def _has_markup(path: Path) -> bool:
-    return path.suffix.lower() in (".html", ".htm", ".xhtml")
 
 
 def _line_in(pieces: Iterable[str], passage: str, occurrence: int) -> int | None:

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helix_crawl_otel.formats import count
 from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import NoShards, NotAShard, StoreError, cannot_write, store_errors
-from helix_crawl_otel.shards.schema import LOCK_SECONDS, TREE_NOTE, VECTOR, Table, right_length
+from helix_crawl_otel.shards.schema import LOCK_SECONDS, RULE_NOTE, VECTOR, Table, right_length
 
 __all__ = [
     "Salvage",
+    "Unread",
     "count_quarantined",
+    "count_unread",
     "find_shards",
-    "gone_shards",
     "has_vectors",
+    "lease_of_sources",
     "names_by_file",
     "notes_of_links",
     "reading",
@@ -95,15 +98,46 @@ def _looked_at(connection: sqlite3.Connection, path: Path) -> tuple[sqlite3.Conn
         raise
 
 
-def stored_identity(path: Path) -> dict[str, object] | None:
+def stored_identity(path: Path, lock_seconds: float = LOCK_SECONDS) -> dict[str, object] | None:
     """The encoder that a shard's vectors are of, `None` when nothing says so.
+
+    Args:
+        path: The file.
+        lock_seconds: How long to wait for another program that holds it.
 
     Raises:
         StoreError: It cannot be read.
     """
-    with reading(path) as (connection, table):
+    with reading(path, lock_seconds) as (connection, table):
         found = stored_meta(connection, table).get("encoder")
     return found if isinstance(found, dict) else None
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Text that is in no vector, for it lies beyond what the encoder reads.
+
+    Args:
+        genes: That are longer.
+        chars: Characters in those.
+        unread: How many of these are in no vector, estimated by the share of the tokens.
+    """
+
+    genes: int = 0
+    chars: int = 0
+    unread: int = 0
+
+    def __add__(self, other: Unread) -> Unread:
+        return Unread(self.genes + other.genes, self.chars + other.chars, self.unread + other.unread)
+
+    @property
+    def share(self) -> float:
+        """Of the text of these genes, 0 to 1."""
+        return round(self.unread / self.chars, 4) if self.chars else 0.0
+
+    def __str__(self) -> str:
+        longer = f"{count(self.genes, 'gene')} {'is' if self.genes == 1 else 'are'} longer than the model reads"
+        return f"{longer}; {max(1, round(100 * self.share))} % of their text is in no vector"
 
 
 @dataclass(frozen=True)
@@ -118,6 +152,8 @@ class Salvage:
         epoch: The highest lease that was taken on it, 0 for none.
         pending: Genes that lack a vector; `None` where the file is too large to count them before the run.
         quarantined: Genes that are left out.
+        rule: By which its sources were cut, `None` where nobody has written it down.
+        unread: What its encoder has not read.
     """
 
     is_complete: bool
@@ -127,6 +163,8 @@ class Salvage:
     epoch: int
     pending: int | None = 0
     quarantined: int = 0
+    rule: str | None = None
+    unread: Unread = Unread()
 
 
 def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = False) -> Salvage:
@@ -150,7 +188,7 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
         is_open = table.pending(right_length(connection, table, identity))
         lacks = connection.execute(f"SELECT 1 FROM genes WHERE {is_open} LIMIT 1").fetchone() is not None
         genes = 0 if lacks else int(connection.execute("SELECT count(*) FROM genes").fetchone()[0])
-        quarantined = _quarantined(connection, table)
+        quarantined, unread = _quarantined(connection, table), _unread(connection, table)
         pending: int | None = 0
         if lacks:
             is_small = path.stat().st_size <= COUNTED_BYTES
@@ -166,6 +204,8 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
         epoch if isinstance(epoch, int) else 0,
         pending,
         quarantined,
+        own.get(RULE_NOTE),
+        unread,
     )
 
 
@@ -176,6 +216,26 @@ def count_quarantined(path: Path, lock_seconds: float) -> int:
             return _quarantined(connection, table)
     except StoreError:
         return 0
+
+
+def count_unread(path: Path, lock_seconds: float = LOCK_SECONDS) -> Unread:
+    """What the encoder of a shard has not read, nothing where that cannot be read in so long."""
+    try:
+        with reading(path, lock_seconds) as (connection, table):
+            return _unread(connection, table)
+    except StoreError:
+        return Unread()
+
+
+def _unread(connection: sqlite3.Connection, table: Table) -> Unread:
+    known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'helix_crawl_unread'"
+    if connection.execute(known).fetchone() is None:  # a version that counted none has written the shard
+        return Unread()
+    sql = (
+        "SELECT count(*), coalesce(sum(chars), 0), coalesce(sum(unread), 0) FROM helix_crawl_unread"
+        f" WHERE gene_id IN (SELECT gene_id FROM genes WHERE {table.vector} IS NOT NULL)"
+    )
+    return Unread(*connection.execute(sql).fetchone())
 
 
 def _quarantined(connection: sqlite3.Connection, table: Table) -> int:
@@ -270,36 +330,20 @@ def _is_shard(path: Path) -> bool:
         return True
 
 
-def gone_shards(root: Path, output: Path, files: Collection[str], lock_seconds: float) -> list[tuple[str, Path, int]]:
-    """Shards that were cut from this tree, hold sources, and have no folder in it any more. Their genes stay until
-    `--prune`.
+def lease_of_sources(path: Path, lock_seconds: float) -> int | None:
+    """The highest lease of a shard that holds sources; `None` where it holds none, or cannot be read.
 
     Args:
-        root: The tree.
-        output: Folder of the shards' files.
-        files: Of the shards that the tree has, without a folder.
-        lock_seconds: How long to wait for another program that holds one.
-
-    Returns:
-        Name, file and highest lease of each, in order.
+        path: The file.
+        lock_seconds: How long to wait for another program that holds it.
     """
-    found = []
-    for path in sorted(output.glob("*.db")):
-        if path.name in files or not path.is_file():
-            continue
-        try:
-            with reading(path, lock_seconds) as (connection, table):
-                own = stored_meta(connection, table)
-                has_sources = (
-                    table.has_own
-                    and connection.execute("SELECT 1 FROM helix_crawl_sources LIMIT 1").fetchone() is not None
-                )
-        except StoreError:
-            continue  # what cannot be read is not known to be ours
-        tree = own.get(TREE_NOTE)
-        if has_sources and isinstance(tree, list) and len(tree) == 2 and Path(str(tree[0])) == root:
-            found.append((str(tree[1]), path, int(own.get("epoch", 0))))
-    return found
+    try:
+        with reading(path, lock_seconds) as (connection, table):
+            if not table.has_own or not connection.execute("SELECT 1 FROM helix_crawl_sources LIMIT 1").fetchone():
+                return None
+            return int(stored_meta(connection, table).get("epoch", 0))
+    except StoreError:
+        return None  # what cannot be read is not known to be ours
 
 
 def has_vectors(path: Path) -> bool:

@@ -151,14 +151,14 @@ def test_an_error_does_not_end_it(
     """A shard that is away for a moment; a model that cannot take one text."""
     tried: list[str] = []
 
-    def encode(self: HashingEncoder, texts: list[str]) -> list[bytes]:
-        tried.append(texts[0])
-        if texts == ["bad"]:
+    def encode(self: HashingEncoder, text: str) -> bytes:
+        tried.append(text)
+        if text == "bad":
             raise OSError("it is away")
-        return of_texts(self, texts)
+        return of_text(self, text)
 
-    of_texts = HashingEncoder.encode
-    monkeypatch.setattr(HashingEncoder, "encode", encode)
+    of_text = HashingEncoder.encode_query
+    monkeypatch.setattr(HashingEncoder, "encode_query", encode)
     monkeypatch.setattr(sys, "stdin", io.StringIO("bad\n\nlunch\n"))
     assert main(["query", str(shards), "--interactive", "-k", "1"]) == 0
     output = capsys.readouterr()

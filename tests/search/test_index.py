@@ -13,6 +13,7 @@ import pytest
 
 from helix_crawl_otel import Index, ModelError, SourceState, StoreError, query
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY, HashingEncoder
+from helix_crawl_otel.shards.build_record import BuildRecord, record_path, write_record
 from helix_crawl_otel.shards.errors import EncoderRefused
 from tests.search.made import BACKUP, LUNCH, make, two_shards
 
@@ -106,8 +107,22 @@ def test_a_build_that_is_not_finished_is_told_of(shards: Path) -> None:
         connection.execute("UPDATE genes SET embedding_dense_v2 = NULL WHERE gene_id = 'docs-1'")
         connection.commit()
     with Index(shards) as index:
-        assert index.notes == ["the build is not finished: 1 gene in 1 of 2 shards lack a vector"]
+        assert index.notes == ["the build is not finished: 1 gene lacks a vector, in 1 of 2 shards"]
         assert len(index.query("backup")) == 2
+
+
+def test_shards_that_were_planned_and_are_not_there_are_told_of(shards: Path) -> None:
+    """By the record of the build, with the command that goes on."""
+    planned = {name: f"{name}.db" for name in ("docs", "food", "third", "fourth")}
+    write_record(shards, BuildRecord({"": "/notes"}, planned, "hashing"))
+    with Index(shards) as index:
+        (note,) = index.notes
+    assert note.startswith("the build is not finished: 2 of 4 shards are not there; `helix-crawl build ")
+    assert note.endswith("` goes on")
+    record_path(shards).write_text("{", "utf-8")
+    with Index(shards) as index:
+        assert len(index.notes) == 1
+        assert index.query("backup")
 
 
 def test_a_shard_that_cannot_be_read_is_named_and_left_out(shards: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel import Match, SourceState, query
+from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.ingest import ingest
-from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import plan_shards
 from helix_crawl_otel.encoders.hashing import HashingEncoder
 from helix_crawl_otel.shards.store import ShardStore
@@ -109,6 +109,15 @@ def test_a_tree_that_is_not_there_says_nothing_of_its_files(tmp_path: Path) -> N
     tree.build()
     tree.root.rename(tmp_path / "elsewhere")
     assert {match.state for match in tree.ask("quick fox", 2)} == {SourceState.UNKNOWN}
+
+
+def test_the_line_of_a_page_is_that_of_its_file(tmp_path: Path) -> None:
+    """Of HTML the text alone is cut into passages; its lines are not those of the file."""
+    head = b"<html>\n<head><title>Animals</title>\n<style>p {}</style></head>\n"
+    page = head + b"<body>\n\n<p>The quick fox</p></body></html>"
+    tree = Tree(tmp_path, {"docs/page.html": page, "docs/other.txt": b"Nothing."})
+    tree.build(max_chars=16)
+    assert places(tree.ask("The quick fox")) == [("docs/page.html", 6, "there")]
 
 
 def test_a_tree_of_one_file(tmp_path: Path) -> None:
