@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,9 +22,9 @@ from helix_crawl_otel.formats import genes
 from helix_crawl_otel.probes.device import TorchDevice, device_name
 from helix_crawl_otel.search.place import SourceState, place_of
 from helix_crawl_otel.shards.answers import stored_gene
-from helix_crawl_otel.shards.build_record import RecordUnusable, read_record
 from helix_crawl_otel.shards.errors import EncoderRefused, StoreError, shown_identity
-from helix_crawl_otel.shards.inspect import Salvage, find_shards, has_vectors, salvage, vector_pages
+from helix_crawl_otel.shards.inspect import find_shards, has_vectors, salvage, stored_identity, vector_pages
+from helix_crawl_otel.shards.standing import FolderStanding, shortfall
 from helix_crawl_otel.shards.vectors import nearest
 
 __all__ = ["Index", "Match", "query"]
@@ -107,11 +107,11 @@ class Index:
         self._path = Path(folder)
         self.notes: list[str] = []
         found = self._look()
-        self._identity = _wanted(self._path, [one.identity for one in found.values() if one.identity], model)
-        self._shards = [shard for shard, one in found.items() if one.identity == self._identity]
+        self._identity = _wanted(self._path, [identity for identity in found.values() if identity], model)
+        self._shards = [shard for shard, identity in found.items() if identity == self._identity]
         if not any(map(has_vectors, self._shards)):
             raise StoreError(f"{self._path} holds no vectors of {shown_identity(self._identity)} yet; build it first")
-        self._note_open(found)
+        self._note_open()
         self._model, self._encoder = self._load(model, where)
 
     def __enter__(self) -> Index:
@@ -164,15 +164,16 @@ class Index:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _look(self) -> dict[Path, Salvage]:
+    def _look(self) -> dict[Path, dict[str, object] | None]:
+        """The shards that can be read, with the encoder of each."""
         shards, notes = find_shards([self._path])
         self.notes += notes
-        found: dict[Path, Salvage] = {}
+        found: dict[Path, dict[str, object] | None] = {}
         failed: StoreError | None = None
         for shard in shards:
             self._telling(f"looks at {shard.name}")
             try:
-                found[shard] = salvage(shard)
+                found[shard] = stored_identity(shard)
             except StoreError as error:
                 failed = error
                 self.notes.append(f"{error}; it is left out")
@@ -181,26 +182,17 @@ class Index:
             raise failed
         return found
 
-    def _note_open(self, found: Mapping[Path, Salvage]) -> None:
-        """Say what is not there yet: shards that were planned, as far as the folder's record tells, and vectors."""
-        record = None
-        try:
-            record = read_record(self._path) if self._path.is_dir() else None
-        except RecordUnusable as error:
-            self.notes.append(str(error))
-        planned = set(record.shards.values()) if record is not None else set()
-        looked_at = {shard.name for shard in find_shards([self._path])[0]}
-        missing = len(planned - looked_at)
-        still = [one.pending for one in found.values() if not one.is_complete]
-        lacking = []
-        if missing:
-            lacking.append(f"{missing} of {counted(len(planned), 'shard')} {'is' if missing == 1 else 'are'} not there")
-        if still:
-            lacks = "some genes lack" if None in still else _lack(sum(number or 0 for number in still))
-            lacking.append(f"{lacks} a vector, in {len(still)} of {counted(len(found), 'shard')}")
-        if lacking:
-            on = f"; `{record.command(self._path)}` goes on" if record is not None else ""
-            self.notes.append(f"the build is not finished: {' and '.join(lacking)}{on}")
+    def _note_open(self) -> None:
+        """Say what is not there yet, by the record of the build where there is one, else by the shards themselves."""
+        lack = shortfall(self._path)
+        if lack is None and not (self._path.is_dir() and FolderStanding.of(self._path).record):
+            still = [one.pending for one in map(salvage, self._shards) if not one.is_complete]
+            if still:
+                lacks = "some genes lack" if None in still else _lack(sum(number or 0 for number in still))
+                of = counted(len(self._shards), "shard")
+                lack = f"{self._path} is not complete: {lacks} a vector, in {len(still)} of {of}"
+        if lack is not None:
+            self.notes.append(lack)
 
     def _load(self, model: str | None, device: str) -> tuple[str, Encoder | None]:
         name = model if model is not None else model_of(self._identity)

@@ -107,7 +107,7 @@ def test_a_build_that_is_not_finished_is_told_of(shards: Path) -> None:
         connection.execute("UPDATE genes SET embedding_dense_v2 = NULL WHERE gene_id = 'docs-1'")
         connection.commit()
     with Index(shards) as index:
-        assert index.notes == ["the build is not finished: 1 gene lacks a vector, in 1 of 2 shards"]
+        assert index.notes == [f"{shards} is not complete: 1 gene lacks a vector, in 1 of 2 shards"]
         assert len(index.query("backup")) == 2
 
 
@@ -117,8 +117,8 @@ def test_shards_that_were_planned_and_are_not_there_are_told_of(shards: Path) ->
     write_record(shards, BuildRecord({"": "/notes"}, planned, "hashing"))
     with Index(shards) as index:
         (note,) = index.notes
-    assert note.startswith("the build is not finished: 2 of 4 shards are not there; `helix-crawl build ")
-    assert note.endswith("` goes on")
+    assert note.startswith(f"{shards} is not complete (4 shards planned, 2 done, 2 not begun: ")
+    assert "; to go on: helix-crawl build " in note
     record_path(shards).write_text("{", "utf-8")
     with Index(shards) as index:
         assert len(index.notes) == 1
