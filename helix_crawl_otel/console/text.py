@@ -11,6 +11,7 @@ from typing import Any
 from helix_crawl_otel.console.progress import LONG_BATCH_SECONDS, Activity, Progress, ShardProgress
 from helix_crawl_otel.formats import count, duration, genes, gib, rate, shard_name, whole_seconds
 from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
+from helix_crawl_otel.shards.inspect import Unread
 from helix_crawl_otel.supervise import events
 
 __all__ = ["Summary", "activity_text", "places", "progress_lines", "progress_text", "sentence_of", "shard_text"]
@@ -190,6 +191,8 @@ class Summary:
         next_step: What to type next, empty when nothing is left to do.
         reason: Why it ended early, empty when it did not.
         logs: Files in which the workers wrote what they did, where something went wrong.
+        unread: What the encoder has not read of the genes in these shards.
+        can_cut: Their sources are there, to be cut anew.
     """
 
     exit_code: int
@@ -210,11 +213,16 @@ class Summary:
     next_step: str = ""
     reason: str = ""
     logs: Sequence[str] = ()
+    unread: Unread = field(default_factory=Unread)
+    can_cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
+        fields = dataclasses.asdict(self)
+        del fields["can_cut"]
         return {
-            **dataclasses.asdict(self),
+            **fields,
+            "unread": {**fields["unread"], "share": self.unread.share},
             "seconds": round(self.seconds, 3),
             "lost_seconds": round(self.lost_seconds, 3),
             "gate_seconds": round(self.gate_seconds, 3),
@@ -263,6 +271,8 @@ class Summary:
         if self.quarantined:
             rows.append(("quarantined", f"{genes(self.quarantined)}; --retry-quarantined tries again"))
             rows += [("", f"{row['gene']} in {shard_name(row['shard'])}: {row['reason']}") for row in self.quarantines]
+        if self.unread.genes:
+            rows.append(("not read", f"{self.unread}" + ("; --reencode cuts them anew" if self.can_cut else "")))
         if self.source_problems:
             rows.append(("unreadable", count(self.source_problems, "source")))
             rows += [("", f"{row['source']} in {shard_name(row['shard'])}: {row['reason']}") for row in self.unreadable]

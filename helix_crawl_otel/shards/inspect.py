@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helix_crawl_otel.formats import count
 from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import NoShards, NotAShard, StoreError, cannot_write, store_errors
-from helix_crawl_otel.shards.schema import LOCK_SECONDS, VECTOR, Table, right_length
+from helix_crawl_otel.shards.schema import LOCK_SECONDS, RULE_NOTE, VECTOR, Table, right_length
 
 __all__ = [
     "Salvage",
+    "Unread",
     "count_quarantined",
+    "count_unread",
     "find_shards",
     "has_vectors",
     "lease_of_sources",
@@ -112,6 +115,33 @@ def stored_identity(path: Path, lock_seconds: float = LOCK_SECONDS) -> dict[str,
 
 
 @dataclass(frozen=True)
+class Unread:
+    """Text that is in no vector, for it lies beyond what the encoder reads.
+
+    Args:
+        genes: That are longer.
+        chars: Characters in those.
+        unread: How many of these are in no vector, estimated by the share of the tokens.
+    """
+
+    genes: int = 0
+    chars: int = 0
+    unread: int = 0
+
+    def __add__(self, other: Unread) -> Unread:
+        return Unread(self.genes + other.genes, self.chars + other.chars, self.unread + other.unread)
+
+    @property
+    def share(self) -> float:
+        """Of the text of these genes, 0 to 1."""
+        return round(self.unread / self.chars, 4) if self.chars else 0.0
+
+    def __str__(self) -> str:
+        longer = f"{count(self.genes, 'gene')} {'is' if self.genes == 1 else 'are'} longer than the model reads"
+        return f"{longer}; {max(1, round(100 * self.share))} % of their text is in no vector"
+
+
+@dataclass(frozen=True)
 class Salvage:
     """What a shard holds before a run.
 
@@ -123,6 +153,8 @@ class Salvage:
         epoch: The highest lease that was taken on it, 0 for none.
         pending: Genes that lack a vector; `None` where the file is too large to count them before the run.
         quarantined: Genes that are left out.
+        rule: By which its sources were cut, `None` where nobody has written it down.
+        unread: What its encoder has not read.
     """
 
     is_complete: bool
@@ -132,6 +164,8 @@ class Salvage:
     epoch: int
     pending: int | None = 0
     quarantined: int = 0
+    rule: str | None = None
+    unread: Unread = Unread()
 
 
 def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = False) -> Salvage:
@@ -155,7 +189,7 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
         is_open = table.pending(right_length(connection, table, identity))
         lacks = connection.execute(f"SELECT 1 FROM genes WHERE {is_open} LIMIT 1").fetchone() is not None
         genes = 0 if lacks else int(connection.execute("SELECT count(*) FROM genes").fetchone()[0])
-        quarantined = _quarantined(connection, table)
+        quarantined, unread = _quarantined(connection, table), _unread(connection, table)
         pending: int | None = 0
         if lacks:
             is_small = path.stat().st_size <= COUNTED_BYTES
@@ -171,6 +205,8 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
         epoch if isinstance(epoch, int) else 0,
         pending,
         quarantined,
+        own.get(RULE_NOTE),
+        unread,
     )
 
 
@@ -181,6 +217,26 @@ def count_quarantined(path: Path, lock_seconds: float) -> int:
             return _quarantined(connection, table)
     except StoreError:
         return 0
+
+
+def count_unread(path: Path, lock_seconds: float = LOCK_SECONDS) -> Unread:
+    """What the encoder of a shard has not read, nothing where that cannot be read in so long."""
+    try:
+        with reading(path, lock_seconds) as (connection, table):
+            return _unread(connection, table)
+    except StoreError:
+        return Unread()
+
+
+def _unread(connection: sqlite3.Connection, table: Table) -> Unread:
+    known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'helix_crawl_unread'"
+    if connection.execute(known).fetchone() is None:  # a version that counted none has written the shard
+        return Unread()
+    sql = (
+        "SELECT count(*), coalesce(sum(chars), 0), coalesce(sum(unread), 0) FROM helix_crawl_unread"
+        f" WHERE gene_id IN (SELECT gene_id FROM genes WHERE {table.vector} IS NOT NULL)"
+    )
+    return Unread(*connection.execute(sql).fetchone())
 
 
 def _quarantined(connection: sqlite3.Connection, table: Table) -> int:
@@ -196,11 +252,12 @@ def stored_meta(connection: sqlite3.Connection, table: Table) -> dict[str, Any]:
     return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM helix_crawl_meta")}
 
 
-def find_shards(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+def find_shards(paths: Sequence[Path], may_be_empty: Collection[Path] = ()) -> tuple[list[Path], list[str]]:
     """The shards that a command was given.
 
     Args:
         paths: Files, and folders whose `.db` files are meant.
+        may_be_empty: Folders that need not hold any.
 
     Returns:
         The files, each once however often and under whatever names it was given; and what is to be told of those that
@@ -213,7 +270,7 @@ def find_shards(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     for path in paths:
         if path.is_dir():
             inside = sorted(item for item in path.glob("*.db") if item.is_file() and _is_shard(item))
-            if not inside:
+            if not inside and path not in may_be_empty:
                 raise NoShards(f"{path} holds no shard; accepted: a folder with .db files that have a table `genes`")
             found += inside
         elif path.exists():
