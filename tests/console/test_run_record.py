@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,11 +29,11 @@ HERE = "rig"
 BOOTED = NOW - 1e6
 
 
-def record(t: float = 200.0, **changes: object) -> RunRecord:
+def record(t: float = 200.0, **changes: Any) -> RunRecord:
     """Of the story's run at that second, on this machine."""
     made = record_of(told(t), t, NOW - t + 100.0, NOW, None)
     assert made is not None
-    return replace(made, **{"host": HERE, "pid": 4711, "process": "77", **changes})  # type: ignore[arg-type]  # by name
+    return replace(made, **{"host": HERE, "pid": 4711, "process": "77", **changes})
 
 
 def ended(code: int) -> RunEnd:
@@ -41,10 +42,10 @@ def ended(code: int) -> RunEnd:
     return RunEnd(utc_time(NOW), code, summary.reason, summary.next_step, summary.lines())
 
 
-def holder(**changes: object) -> LockHolder:
+def holder(**changes: Any) -> LockHolder:
     """Of the lock: the same process."""
-    given = {"command": "helix-crawl build a", "pid": 4711, "process": "77", "host": HERE, "home": ""}
-    return LockHolder(**{**given, "since": utc_time(NOW - 60), **changes})  # type: ignore[arg-type]  # by name
+    given: dict[str, Any] = {"command": "helix-crawl build a", "pid": 4711, "process": "77", "host": HERE, "home": ""}
+    return LockHolder(**{**given, "since": utc_time(NOW - 60), **changes})
 
 
 @pytest.mark.parametrize("end", [None, ended(75)])
@@ -101,17 +102,17 @@ def test_a_full_disk_is_told_of_once_and_ends_nothing(tmp_path: Path, caplog: py
         ({"record": None, "holder": None}, "silent", "its timeline is all", 1),
     ],
 )
-def test_what_is_made_of_it(what: dict[str, object], state: str, why: str, code: int) -> None:
+def test_what_is_made_of_it(what: dict[str, Any], state: str, why: str, code: int) -> None:
     """Whether it runs, by its process, its machine, and how long it has been silent; how it ended, by its word."""
     end = ended(what["end"]) if isinstance(what.get("end"), int) else None
     found = judge(
         Path("/shards"),
-        what.get("holder", holder()),  # type: ignore[arg-type]  # a holder or nothing
-        what.get("record", record(end=end)),  # type: ignore[arg-type]  # a record or nothing
-        what.get("quiet", 1.0),  # type: ignore[arg-type]  # a number
+        what.get("holder", holder()),
+        what.get("record", record(end=end)),
+        what.get("quiet", 1.0),
         str(what.get("host", HERE)),
-        lambda pid: what.get("mark", "77"),  # type: ignore[arg-type,return-value]  # a text or nothing
-        what.get("booted", BOOTED),  # type: ignore[arg-type]  # a number
+        lambda pid: what.get("mark", "77"),
+        what.get("booted", BOOTED),
     )
     assert (found.state, found.exit_code) == (state, code)
     assert why in found.why
