@@ -33,7 +33,6 @@ __all__ = [
     "notes_of_links",
     "reading",
     "salvage",
-    "source_and_content",
     "stored_identity",
     "stored_meta",
     "vector_pages",
@@ -365,10 +364,3 @@ def vector_pages(path: Path, length: int) -> Iterator[list[tuple[object, bytes]]
         cursor = connection.execute(f"SELECT gene_id, {VECTOR} FROM genes WHERE length({VECTOR}) = ?", (length,))
         while rows := cursor.fetchmany(PAGE):
             yield [(gene_id, vector) for gene_id, vector in rows if isinstance(vector, bytes)]
-
-
-def source_and_content(path: Path, gene_id: object) -> tuple[Any, Any]:
-    """Where a gene comes from, and its text; both empty of one that is gone. Raises as `reading` does."""
-    with reading(path) as (connection, _):
-        row = connection.execute("SELECT source_id, content FROM genes WHERE gene_id = ?", (gene_id,)).fetchone()
-    return row or ("", "")
