@@ -6,7 +6,7 @@ Source: DESIGN.md, section 8, "Salvage".
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_model, settle_sources
 from helix_crawl_otel.corpus.cut import ChunkRule
-from helix_crawl_otel.corpus.tree import ShardPlan, fingerprint, plan_shards
+from helix_crawl_otel.corpus.tree import ROOT_SHARD, ShardPlan, fingerprint, plan_shards
 from helix_crawl_otel.encoders.load import is_of
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
@@ -118,7 +118,7 @@ def plan_build(
     plans = []
     for label, root in sorted(settled.taken.items()):
         found = plan_shards(root, output, label=label, known=before)
-        if label in settled.moved and not {plan.name for plan in found} & set(before):
+        if label in settled.moved and not _is_alike([plan.name for plan in found], before, label):
             raise NotThisBuild(
                 f"--moved: {root} has none of the folders that {output} was built of; accepted: the same tree in "
                 "another place"
@@ -139,7 +139,8 @@ def plan_build(
     assigned = functools.partial(Assignment, output=str(output), prune=prune)
     for plan in plans:
         if plan.name not in planned.failures:
-            _plan_shard(planned, plan, options, assigned, prune=prune)
+            # Of a tree that was moved each shard is looked into, for it says where its tree is.
+            _plan_shard(planned, plan, options, assigned, looks_into=prune or plan.label in settled.moved)
     if planned.old:
         planned.notes.append(
             f"{count(planned.old, 'shard')} cut by an earlier version, which counted no tokens, go on so; --reencode "
@@ -154,6 +155,13 @@ def plan_build(
         else:
             planned.notes.append(f"{path.name} is of {name!r}, which is gone from {root}; --prune removes its genes")
     return planned
+
+
+def _is_alike(found: Sequence[str], before: Iterable[str], label: str) -> bool:
+    """Whether a tree has one of the folders that its shards were cut from; loose files are in any."""
+    known = {name for name in before if label_of(name) == label}
+    loose = f"{label}/{ROOT_SHARD}" if label else ROOT_SHARD
+    return bool(set(found) & (known - {loose} or known))
 
 
 def _record(output: Path, lock_seconds: float) -> tuple[BuildRecord | None, list[str]]:
@@ -183,9 +191,14 @@ def _model(
 
 
 def _plan_shard(
-    planned: BuildPlan, plan: ShardPlan, options: EncodeOptions, assigned: Callable[..., Assignment], *, prune: bool
+    planned: BuildPlan,
+    plan: ShardPlan,
+    options: EncodeOptions,
+    assigned: Callable[..., Assignment],
+    *,
+    looks_into: bool,
 ) -> None:
-    """Find out what one shard of a tree needs."""
+    """Find out what one shard of a tree needs; `looks_into` one that is complete as well."""
     path = Path(str(plan.output)) / plan.file
     pending, epoch = None, 0
     if path.exists():
@@ -216,7 +229,7 @@ def _plan_shard(
                 and not (is_old and options.reencode)
                 and found.fingerprint == fingerprint(plan, rule.fingerprint)
             )
-            if unchanged and not prune and _is_done(found, options, planned.model):
+            if unchanged and not looks_into and _is_done(found, options, planned.model):
                 planned.skip(path, found)
                 return
             pending, epoch = found.pending if unchanged and not options.reencode else None, found.epoch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os.path
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
     from helix_crawl_otel.corpus.tree import plan_shards
 
     options = read_encode_options(args)
-    sources, out = [_absolute(source) for source in sources], out.absolute()
+    sources, out = [_absolute(source) for source in sources], _absolute(out)
     if out.is_file() or any(same_place(out, source) for source in sources):
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
     if not out.exists():
@@ -104,5 +103,5 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
 
 
 def _absolute(path: Path) -> Path:
-    """Without `..` as well: its last name is what the tree is called by."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` follows links, `absolute` leaves `..` where it is
+    """Without `..`: its last name is what the tree is called by."""
+    return path.resolve() if ".." in path.parts else path.absolute()
