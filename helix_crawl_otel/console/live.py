@@ -66,7 +66,8 @@ class LiveDisplay(Display):
             self._refresh(event.t)
             return
         is_behind = self._output.is_behind
-        self._output.say(f"{local_clock(self._now())} {text}")
+        for line in text.split("\n"):
+            self._output.say(f"{local_clock(self._now())} {line}")
         if not is_behind:
             self._draw(event.t)
 

@@ -125,8 +125,8 @@ class PlainDisplay(Display):
 
     def _show(self, event: events.Event) -> None:
         text = sentence_of(event)
-        if text is not None:
-            self._put(text)
+        for line in () if text is None else text.split("\n"):
+            self._put(line)
 
     def _refresh(self, now: float) -> None:
         if self._told_at is None:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from helix_crawl_otel.console.progress import Activity, Progress, ShardProgress
-from helix_crawl_otel.formats import count, duration, genes, gib, rate, shard_name, whole_seconds
+from helix_crawl_otel.formats import (
+    count,
+    duration,
+    genes,
+    gib,
+    printable,
+    rate,
+    shard_name,
+    shown_command,
+    size,
+    whole_seconds,
+)
 from helix_crawl_otel.supervise import events
 
-__all__ = ["Summary", "activity_text", "progress_lines", "progress_text", "sentence_of", "shard_text"]
+__all__ = ["Summary", "activity_text", "look_lines", "progress_lines", "progress_text", "sentence_of", "shard_text"]
 
 LONG_BATCH_SECONDS = 10.0
 """A batch that has been running for so long is worth a word."""
@@ -26,8 +37,16 @@ MOST_FAILED = 10
 _INTERRUPTS = ("finishing the batches in flight; interrupt again to end at once", "ending at once")
 
 
+MOST_REASONS = 6
+
+_OF_COURSE = ("hidden", "caches", "what Windows", "the folder of the shards")
+"""Reasons for which every build leaves things out: they come last."""
+
+
 def sentence_of(event: events.Event) -> str | None:
-    """An event for people; `None` when it is not worth a line. Actions have theirs in the log, `[crawl-watchdog]`."""
+    """An event for people, in a line or, of a look, several; `None` when it is not worth one. Actions have theirs in the
+    log, `[crawl-watchdog]`.
+    """
     say = _SENTENCES.get(type(event))
     return None if say is None else say(event)
 
@@ -41,6 +60,50 @@ def _started(event: events.RunStarted) -> str:
 def _places(devices: Sequence[str]) -> str:
     """Such as `cpu`, `2 x cpu` or `cuda:0, cuda:1`."""
     return ", ".join(name if times == 1 else f"{times} x {name}" for name, times in Counter(devices).items())
+
+
+def look_lines(event: events.TreeLooked) -> list[str]:
+    """What a look at the whole tree came to: one line, and one for each thing to be known before it is built."""
+    about = f"about {count(event.passages, 'passage')}"
+    places = ", ".join(map(printable, event.sources))
+    lines = [f"{places}: {count(event.files, 'file')} in {count(event.shards, 'shard')}, {size(event.bytes)}, {about}"]
+    lines += [f"  {title:<11} {text}" for title, text in _look_rows(event)]
+    return lines
+
+
+def _look_rows(event: events.TreeLooked) -> Iterator[tuple[str, str]]:
+    reasons = sorted(event.left_out, key=lambda row: str(row["why"]).startswith(_OF_COURSE))
+    for number, row in enumerate(reasons[:MOST_REASONS]):
+        kinds = [("folder", row["folders"]), ("file", row["files"])]
+        what = " and ".join(count(times, kind) for kind, times in kinds if times)
+        yield "" if number else "left out", f"{what}: {printable(row['why'])}"
+    if len(reasons) > MOST_REASONS:
+        yield "", f"and for {count(len(reasons) - MOST_REASONS, 'other reason')}"
+    if event.unreadable:
+        yield "unreadable", count(event.unreadable, "file or folder", "files and folders")
+    if event.no_text:
+        yield "no text", f"{count(event.no_text, 'file')}, {size(event.no_text_bytes)}: pictures, archives and the like"
+    for number, row in enumerate(event.largest):
+        share = f"{100 * row['share']:.0f} %" if row["share"] >= 0.01 else "< 1 %"
+        yield "" if number else "largest", f"{size(row['bytes']):>8} {share:>5}  {printable(row['source'])}"
+    if event.complete or event.pending < event.passages:
+        complete = f", {event.complete:,} of {count(event.shards, 'shard')} complete" if event.complete else ""
+        yield "to do", f"about {count(event.pending, 'passage')}{complete}"
+    if event.pending:
+        yield "time", _look_time(event)
+    if event.dominating is not None:
+        share = round(100 * event.largest[0]["share"])
+        way = shown_command(["--exclude", f"/{event.dominating}"])
+        yield "note", f"{printable(event.dominating)} alone makes about {share} % of all passages"
+        yield "", f"{printable(way)} leaves it out, or --max-file-size"
+    for pattern in event.unused:
+        yield "note", f"--exclude {printable(pattern)} leaves nothing out; patterns count from the root of SRC, with /"
+
+
+def _look_time(event: events.TreeLooked) -> str:
+    if event.seconds is None:
+        return "shown with the first batches: no run here has measured this model on this machine"
+    return f"about {duration(event.seconds)} at {rate(event.rate)}, as the last run here on {event.rate_device}"
 
 
 def _worker(event: events.WorkerStarted) -> str:
@@ -87,6 +150,7 @@ def _ended(event: events.ShardEnded) -> str:
 
 _SENTENCES: dict[type, Callable[[Any], str | None]] = {
     events.RunStarted: _started,
+    events.TreeLooked: lambda event: "\n".join(look_lines(event)),
     events.MetricsAt: lambda event: f"metrics: {event.url}",
     events.Note: lambda event: event.text,
     events.WorkerStarted: _worker,

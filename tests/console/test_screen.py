@@ -88,7 +88,8 @@ def test_json_tells_the_time_to_go_as_soon_as_it_is_known_and_then_every_half_mi
         display.refresh(now)
     told = [row for row in map(json.loads, stream.getvalue().splitlines()) if row["event"] == "progress"]
     assert [row["t"] for row in told] == [20.0, 50.0]
-    assert told[0] == {
+    assert {**told[0], "time": ""} == {
+        "time": "",
         "event": "progress",
         "t": 20.0,
         "shards": 3,
