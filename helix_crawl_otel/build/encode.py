@@ -140,7 +140,7 @@ def _encode(
     store.claim(encoder.identity, reencode=assignment.reencode)
     check_other_device(store, encoder)
     store.note_session(encoder.device, encoder.versions, encoder.threads, settings.batch_size)
-    report(messages.Encoding(assignment.shard, settings.label, pending))
+    report(messages.Encoding(assignment.shard, settings.label, pending, store.vector_count()))
     with watch.shard(assignment.shard, device=settings.label) as shard:
         session = _Session(store, assignment, encoder, shard, report, pending)
         try:

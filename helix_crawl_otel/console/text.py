@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from helix_crawl_otel.console.progress import Activity, Progress, ShardProgress
+from helix_crawl_otel.console.progress import LONG_BATCH_SECONDS, Activity, Progress, ShardProgress
 from helix_crawl_otel.formats import (
     count,
     duration,
@@ -24,9 +24,6 @@ from helix_crawl_otel.formats import (
 from helix_crawl_otel.supervise import events
 
 __all__ = ["Summary", "activity_text", "look_lines", "progress_lines", "progress_text", "sentence_of", "shard_text"]
-
-LONG_BATCH_SECONDS = 10.0
-"""A batch that has been running for so long is worth a word."""
 
 MOST_SHARDS = 8
 """Shards that are shown; those beyond are in the total."""
@@ -44,8 +41,8 @@ _OF_COURSE = ("hidden", "caches", "what Windows", "the folder of the shards")
 
 
 def sentence_of(event: events.Event) -> str | None:
-    """An event for people, in a line or, of a look, several; `None` when it is not worth one. Actions have theirs in the
-    log, `[crawl-watchdog]`.
+    """An event for people, in a line or, of a look, several; `None` when it is not worth one. Actions have theirs in
+    the log, `[crawl-watchdog]`.
     """
     say = _SENTENCES.get(type(event))
     return None if say is None else say(event)
@@ -208,8 +205,10 @@ def shard_text(now: float, shard: ShardProgress, progress: Progress) -> str:
     parts = ["CRAWLING"] if shard.is_crawling else []
     if activity is not None:
         parts.append(activity_text(now, activity))
-    parts.append(shard.device if shard.rate is None else f"{shard.device} {rate(shard.rate, shard.baseline)}")
-    age = 0.0 if shard.batch_since is None else now - shard.batch_since
+    most = shard.rate_of_batch(now)
+    speed = f"at most {rate(most, shard.baseline)}" if most is not None else rate(shard.rate, shard.baseline)
+    parts.append(shard.device if shard.rate is None else f"{shard.device} {speed}")
+    age = shard.batch_age(now)
     if age >= LONG_BATCH_SECONDS:
         parts.append(f"batch of {shard.batch_genes} running for {duration(age)}")
     if shard.memory_fraction is not None:

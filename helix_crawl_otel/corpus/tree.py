@@ -15,7 +15,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -25,6 +25,7 @@ from typing import NamedTuple
 from helix_crawl_otel.corpus.filters import GITIGNORE, Filters, FolderRules, rules_of_tree
 from helix_crawl_otel.exit_codes import NEVER, Refusal
 from helix_crawl_otel.paths import on_disk
+from helix_crawl_otel.shards.build_record import label_of
 
 __all__ = [
     "ROOT_SHARD",
@@ -69,7 +70,8 @@ class ShardPlan:
     """One shard of a tree.
 
     Args:
-        name: Of its folder, `.` for the loose files.
+        name: Of its folder, `.` for the loose files; where several trees make one index, with the tree's label and a
+            slash before it.
         file: Of the shard, without a folder.
         root: The tree.
         output: Left out of the tree.
@@ -82,12 +84,22 @@ class ShardPlan:
     output: Path | None
     rules: FolderRules = field(default_factory=FolderRules, repr=False, compare=False)
 
+    @property
+    def label(self) -> str:
+        """Of the tree, empty for none."""
+        return label_of(self.name)
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder, `.` for the loose files."""
+        return self.name.rpartition("/")[2]
+
 
 class Source(NamedTuple):
     """One file. There may be half a million of them: it is small, and quick to make.
 
     Args:
-        source_id: Its path from the root, with `/`, in composed form (NFC).
+        source_id: Its path from the root, with `/`, in composed form (NFC), and the tree's label before it.
         place: Where it is.
         size: Bytes.
         mtime_ns: Nanoseconds, see `size_and_time`.
@@ -130,28 +142,46 @@ class LeftOut(NamedTuple):
     why: str
 
 
-def plan_shards(root: Path, output: Path | None, filters: Filters | None = None) -> list[ShardPlan]:
+def plan_shards(
+    root: Path,
+    output: Path | None,
+    filters: Filters | None = None,
+    *,
+    label: str = "",
+    known: Mapping[str, str] | None = None,
+) -> list[ShardPlan]:
     """The shards of a tree, in order. One that is a single file is a shard of that file.
 
     Args:
         root: The tree.
         output: Where shards are written; left out when it lies in the tree.
         filters: What else is left out; `None` for what no tree is read with.
+        label: What the shards' names begin with, empty for one tree alone.
+        known: Files that the output has for shards already, by name.
 
     Raises:
         UnreadableSource: It is not there, cannot be read, or is without a file that can: as a folder is in which a disk
             is not mounted.
     """
-    return plan_tree(root, output, filters)[1]
+    return plan_tree(root, output, filters, label=label, known=known)[1]
 
 
-def plan_tree(root: Path, output: Path | None, filters: Filters | None = None) -> tuple[ShardPlan, list[ShardPlan]]:
+def plan_tree(
+    root: Path,
+    output: Path | None,
+    filters: Filters | None = None,
+    *,
+    label: str = "",
+    known: Mapping[str, str] | None = None,
+) -> tuple[ShardPlan, list[ShardPlan]]:
     """The same, with that of the loose files first, also where there are none: to it belongs what is left out there.
 
     Args:
         root: See `plan_shards`, as for the rest and for what is raised.
         output: See `plan_shards`.
         filters: See `plan_shards`.
+        label: See `plan_shards`.
+        known: See `plan_shards`.
     """
     rules, names, unwanted = FolderRules(filters or Filters()), set(), set()
     try:
@@ -176,8 +206,11 @@ def plan_tree(root: Path, output: Path | None, filters: Filters | None = None) -
         raise UnreadableSource(
             f"{root} cannot be read: {error.strerror or error}; accepted: a folder of files"
         ) from None
-    files = file_names(names | unwanted)  # the file of a shard does not depend on which others are wanted
-    loose = ShardPlan(ROOT_SHARD, files.get(ROOT_SHARD, ""), root, output, rules)
+    if label:
+        names, unwanted = ({f"{label}/{name}" for name in some} for some in (names, unwanted))
+    files = file_names(names | unwanted, known)  # the file of a shard does not depend on which others are wanted
+    rest = f"{label}/{ROOT_SHARD}" if label else ROOT_SHARD
+    loose = ShardPlan(rest, files.get(rest, ""), root, output, rules)
     plans = [ShardPlan(name, files[name], root, output, rules) for name in sorted(names)]
     if not any(map(has_source, plans)):
         raise UnreadableSource(_nothing_taken(loose, plans))
@@ -185,7 +218,7 @@ def plan_tree(root: Path, output: Path | None, filters: Filters | None = None) -
 
 
 def _nothing_taken(loose: ShardPlan, plans: list[ShardPlan]) -> str:
-    plans = [loose, *(plan for plan in plans if plan.name != ROOT_SHARD)]
+    plans = [loose, *(plan for plan in plans if plan.folder != ROOT_SHARD)]
     whys = Counter(item.why for plan in plans for item in entries_of(plan) if isinstance(item, LeftOut))
     wishes = [
         f"{number:,} by {why}"
@@ -218,7 +251,7 @@ def plan_named(
     Raises:
         UnreadableSource: There is none of that name any more.
     """
-    for plan in plan_shards(root, output, filters):
+    for plan in plan_shards(root, output, filters, label=label_of(name)):
         if plan.name == name:
             return plan
     if may_be_gone:
@@ -239,6 +272,7 @@ def sources_of(plan: ShardPlan) -> Iterator[Source | SourceProblem]:
 def in_order(plan: ShardPlan, found: Iterable[Source | SourceProblem]) -> Iterator[Source | SourceProblem]:
     """The same of what was found already, in whatever order."""
     root = on_disk(plan.root)
+    found = _labelled(found, plan.label, is_file=root.is_file()) if plan.label else found
     for source_id, same in groupby(sorted(found, key=itemgetter(0)), key=itemgetter(0)):
         first, *twins = same
         if twins:
@@ -248,6 +282,14 @@ def in_order(plan: ShardPlan, found: Iterable[Source | SourceProblem]) -> Iterat
             if isinstance(item, Source):
                 # Two names that differ in their form only (NFC and NFD): both are files, each needs an id.
                 yield item._replace(source_id=f"{source_id}\0{_digits(_raw(item, root))}")
+
+
+def _labelled(
+    found: Iterable[Source | SourceProblem], label: str, *, is_file: bool
+) -> Iterator[Source | SourceProblem]:
+    """With the label before the path from the root; a tree that is a single file is called by the label alone."""
+    for item in found:
+        yield item._replace(source_id=f"{label}/{item.source_id}" if item.source_id and not is_file else label)
 
 
 def fingerprint(plan: ShardPlan, rule: str) -> str:
@@ -288,10 +330,10 @@ def entries_of(plan: ShardPlan) -> Iterator[Source | SourceProblem | LeftOut]:
     root, most = on_disk(plan.root), plan.rules.filters.max_file_bytes
     if root.is_file():
         yield from _file(str(root), root.name, most)
-    elif plan.name == ROOT_SHARD:
+    elif plan.folder == ROOT_SHARD:
         yield from _folder(str(root), "", plan.rules, plan, deep=False)
     else:
-        yield from _folder(str(root / plan.name), plan.name, plan.rules, plan, deep=True)
+        yield from _folder(str(root / plan.folder), plan.folder, plan.rules, plan, deep=True)
 
 
 def _folder(
@@ -412,7 +454,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]|[^\x20-\U0010ffff]|[\ud800-\udfff]')
 
 
-def file_names(shards: Iterable[str]) -> dict[str, str]:
+def file_names(shards: Iterable[str], known: Mapping[str, str] | None = None) -> dict[str, str]:
     """The file of each shard, without a folder: plain where its name can be, safe on every system where not.
 
     Windows refuses some names (`aux`, `con`), some letters, and names that end in a dot; and it takes `Docs` and `docs`
@@ -420,18 +462,22 @@ def file_names(shards: Iterable[str]) -> dict[str, str]:
 
     Args:
         shards: Names of folders, and `.`; each once.
+        known: Files that shards have already, by name; they keep them, and no other shard gets one.
     """
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for shard in sorted(shards):
+    shards, known = set(shards), known or {}
+    names = {shard: known[shard] for shard in shards if shard in known}
+    taken = {_folded(file.removesuffix(".db")) for file in known.values()}
+    for shard in sorted(shards - set(names)):
         name = "_root" if shard == ROOT_SHARD else _safe(shard)
-        folded = unicodedata.normalize("NFC", name).casefold()
-        while folded in taken or (shard != ROOT_SHARD and folded == "_root"):
+        while _folded(name) in taken or (shard != ROOT_SHARD and _folded(name) == "_root"):
             name = f"{name}-{_hash(shard)}"
-            folded = unicodedata.normalize("NFC", name).casefold()
-        taken.add(folded)
+        taken.add(_folded(name))
         names[shard] = f"{name}.db"
     return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _safe(shard: str) -> str:

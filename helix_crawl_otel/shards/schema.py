@@ -17,6 +17,7 @@ __all__ = [
     "APP_NOTE",
     "BESIDE",
     "BLANK",
+    "INGESTING",
     "LOCK_SECONDS",
     "OWN_COLUMNS",
     "TREE_NOTE",
@@ -48,6 +49,9 @@ APP_NOTE = "of the app"
 
 TREE_NOTE = "tree"
 """Note of an ingest: the tree and the name of the shard. The shards of another tree are none of this one's."""
+
+INGESTING = "ingesting"
+"""Note of an ingest: it has begun and not come to its end, so that sources may be missing."""
 
 LOCK_SECONDS = 10.0
 """How long one who only reads a shard waits for a program that holds it."""

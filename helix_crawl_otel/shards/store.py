@@ -245,6 +245,11 @@ class ShardStore:
             row = self._connection.execute(f"SELECT count(*) FROM genes WHERE {self._pending()}").fetchone()
         return int(row[0])
 
+    def vector_count(self) -> int:
+        """Genes that have something in the place of a vector."""
+        with store_errors(self.path):
+            return int(self._connection.execute(f"SELECT count({self.table.vector}) FROM genes").fetchone()[0])
+
     def pending(self, after: int | str | None, limit: int) -> list[PendingGene]:
         """The next of them, in the order of the table.
 
