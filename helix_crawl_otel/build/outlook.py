@@ -10,15 +10,22 @@ import json
 import math
 import platform
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.corpus.look import TreeLook
+from helix_crawl_otel.corpus.filters import Filters
+from helix_crawl_otel.corpus.look import ShardLook, TreeLook
+from helix_crawl_otel.corpus.tree import is_wish
+from helix_crawl_otel.formats import shown_command
+from helix_crawl_otel.paths import STATE_FOLDER
+from helix_crawl_otel.shards.build_record import BuildRecord
+from helix_crawl_otel.shards.inspect import held
 from helix_crawl_otel.supervise import events
 
-__all__ = ["EarlierRate", "earlier_rate", "tree_looked"]
+__all__ = ["EarlierRate", "Look", "earlier_rate", "expected", "settle_filters"]
 
 MOST_BATCHES = 2000
 """Of the end of a run: its beginning may have been on another device, or before a crawl."""
@@ -93,48 +100,133 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def tree_looked(
-    t: float,
-    looked: TreeLook,
-    sources: Sequence[str],
-    rate: EarlierRate | None,
-    *,
-    complete: int,
-    pending: int,
-    exclude: Sequence[str],
-) -> events.TreeLooked:
-    """What is told of a look.
+@dataclass
+class Look:
+    """What is told of a look at the trees of a build, before it begins.
 
     Args:
-        t: Of the event.
-        looked: At all sources.
+        tree: What was seen.
         sources: The trees.
-        rate: See `earlier_rate`.
+        filters: What of them is not wanted.
+        rate: What the last run came to, see `earlier_rate`.
         complete: Shards that need nothing.
-        pending: Genes that are to be encoded, as far as anybody knows.
-        exclude: Patterns of the command.
+        pending: Genes that are to be encoded, as far as anybody can say.
     """
-    first = looked.dominating()
-    return events.TreeLooked(
-        t,
-        sources=tuple(sources),
-        files=looked.files,
-        bytes=looked.bytes,
-        passages=looked.passages,
-        shards=sum(not shard.is_empty for shard in looked.shards.values()),
-        complete=complete,
-        pending=pending,
-        rate=None if rate is None else round(rate.genes_per_second, 3),
-        rate_device="" if rate is None else rate.device,
-        seconds=None if rate is None else round(pending / rate.genes_per_second, 1),
-        left_out=looked.reasons(),
-        unreadable=sum(shard.problems for shard in looked.shards.values()),
-        no_text=looked.no_text,
-        no_text_bytes=looked.no_text_bytes,
-        largest=list(_largest(looked)),
-        dominating=None if first is None else first.source,
-        unused=looked.unused(exclude),
-    )
+
+    tree: TreeLook
+    sources: tuple[str, ...]
+    filters: Filters
+    rate: EarlierRate | None = None
+    complete: int = 0
+    pending: int = 0
+
+    def measure(self, folder: Path, model: str) -> None:
+        """Look how fast the last run in a folder of shards was."""
+        self.rate = earlier_rate(folder / STATE_FOLDER / "timeline.jsonl", model)
+
+    def count(self, shard: str, path: Path, *, reencode: bool) -> None:
+        """Look what the file of a shard holds already, where nobody plans it."""
+        genes = expected(self.tree.shards[shard], path, reencode=reencode)
+        self.complete += genes == 0 and path.is_file()
+        self.pending += genes or 0
+
+    def event(
+        self,
+        t: float,
+        *,
+        complete: int | None = None,
+        pending: int | None = None,
+        devices: Collection[str] | None = None,
+    ) -> events.TreeLooked:
+        """As the displays take it.
+
+        Args:
+            t: When.
+            complete: Shards that need nothing, where somebody has planned them.
+            pending: Genes likewise.
+            devices: Where this run encodes; the rate of another device says nothing. `None` while unknown.
+        """
+        looked, rate, first = self.tree, self.rate, self.tree.dominating()
+        if rate is not None and devices is not None and rate.device not in devices:
+            rate = None
+        left = self.pending if pending is None else pending
+        return events.TreeLooked(
+            t,
+            sources=self.sources,
+            files=looked.files,
+            bytes=looked.bytes,
+            passages=looked.passages,
+            shards=sum(not shard.is_empty for shard in looked.shards.values()),
+            complete=self.complete if complete is None else complete,
+            pending=left,
+            rate=None if rate is None else round(rate.genes_per_second, 3),
+            rate_device="" if rate is None else rate.device,
+            seconds=None if rate is None else round(left / rate.genes_per_second, 1),
+            left_out=looked.reasons(),
+            unreadable=sum(shard.problems for shard in looked.shards.values()),
+            no_text=looked.no_text,
+            no_text_bytes=looked.no_text_bytes,
+            largest=list(_largest(looked)),
+            dominating=None if first is None else first.source,
+            unused=looked.unused(self.filters.exclude),
+        )
+
+    def unwanted(self) -> list[dict[str, Any]]:
+        """What is left out by the user's wish, by reason."""
+        return [row for row in self.tree.reasons() if is_wish(row["why"])]
+
+    def to_json(self) -> dict[str, Any]:
+        """Of a look alone: what the displays take, and each shard."""
+        told = self.event(0.0).to_json()
+        by_shard = [
+            {"shard": name, "files": shard.files, "bytes": shard.bytes, "passages": shard.passages}
+            for name, shard in self.tree.shards.items()
+            if not shard.is_empty
+        ]
+        return {key: value for key, value in told.items() if key not in ("event", "t")} | {"by_shard": by_shard}
+
+
+def expected(seen: ShardLook, path: Path, *, reencode: bool) -> int | None:
+    """About how many genes of a shard are to be encoded, by what its file holds already; `None` where the file is too
+    large to count them. What the shard was seen to hold is put right by it.
+
+    Args:
+        seen: The shard's files.
+        path: Its file, there or not.
+        reencode: Everything is encoded again.
+    """
+    known = held(path)
+    if known is None:
+        return seen.passages
+    new = 0
+    if known.fingerprint != seen.fingerprint and seen.bytes:
+        new = round(seen.passages * max(0.0, 1 - known.source_bytes / seen.bytes))
+    seen.passages = known.genes + new
+    if reencode:
+        return seen.passages
+    return None if known.pending is None else known.pending + new
+
+
+def settle_filters(asked: Filters | None, record: BuildRecord | None) -> tuple[Filters, list[str]]:
+    """What of the trees is not wanted: what the command says, all of it, or what held the last time.
+
+    Args:
+        asked: Of the command; `None` where it says nothing.
+        record: Of the folder.
+
+    Returns:
+        That, and what is to be said of it.
+    """
+    before = Filters()
+    with suppress(ValueError):  # somebody has written into the record
+        before = Filters.of_json(record.filters if record else None)
+    was = shown_command(before.words()) or "no filter"
+    if asked is None:
+        again = f"{was}, as the last time; name a filter to change that, --include '*' takes in all"
+        return before, [again] if before.words() else []
+    if record is None or asked == before:
+        return asked, []
+    return asked, [f"{shown_command(asked.words())}; the last time it was {was}"]
 
 
 def _largest(looked: TreeLook) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ Source: DESIGN.md, section 8, "Salvage".
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,11 +12,15 @@ from pathlib import Path
 
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
+from helix_crawl_otel.build.outlook import Look, expected, settle_filters
 from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_model, settle_sources
+from helix_crawl_otel.corpus.filters import Filters
+from helix_crawl_otel.corpus.look import ShardLook, TreeLook
 from helix_crawl_otel.corpus.text import ChunkRule
-from helix_crawl_otel.corpus.tree import ShardPlan, fingerprint, plan_shards
-from helix_crawl_otel.encoders.load import is_of
+from helix_crawl_otel.corpus.tree import ShardPlan, plan_tree
+from helix_crawl_otel.encoders.load import MINILM, is_of
 from helix_crawl_otel.link.messages import Assignment
+from helix_crawl_otel.paths import on_disk
 from helix_crawl_otel.shards.build_record import (
     BuildRecord,
     RecordUnusable,
@@ -54,6 +57,7 @@ class BuildPlan:
         notes: What should be said about the rest.
         failures: Shards that cannot be worked on, with the reason.
         record: What the folder is to hold, to be written before anything is encoded; `None` for shards that are there.
+        look: What the trees were seen to hold, `None` for shards that are there.
     """
 
     model: str
@@ -64,6 +68,7 @@ class BuildPlan:
     notes: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     record: BuildRecord | None = None
+    look: Look | None = None
 
     def skip(self, path: Path, found: Salvage) -> None:
         """This shard needs no worker."""
@@ -85,6 +90,8 @@ def plan_build(
     prune: bool = False,
     moved: bool = False,
     words: Sequence[str] = (),
+    filters: Filters | None = None,
+    progress: Callable[[int, int], None] = lambda files, size: None,
 ) -> BuildPlan:
     """The shards of trees.
 
@@ -95,6 +102,8 @@ def plan_build(
         prune: Genes of sources that are gone are to be removed. A tree that is not named is not gone.
         moved: See `settle_sources`.
         words: Of the command, for the record: see `BuildRecord.options`.
+        filters: What of the trees is not wanted; `None` for what was not the last time.
+        progress: See `TreeLook`.
 
     Raises:
         NotThisBuild: The folder was built of other trees, or with another model.
@@ -106,15 +115,18 @@ def plan_build(
     before, begun = (known.shards, known.model) if known else ({}, None)
     files = [output / file for file in before.values()]
     model, said = _model(options, files, begun, str(output), "another --out")
+    wanted, told = settle_filters(filters, known)
+    looked = TreeLook(ChunkRule().fingerprint, progress)
     plans = []
     for label, root in sorted(settled.taken.items()):
-        found = plan_shards(root, output, label=label, known=before)
+        loose, found = plan_tree(root, output, wanted, label=label, known=before)
         if label in settled.moved and not {plan.name for plan in found} & set(before):
             raise NotThisBuild(
                 f"--moved: {root} has none of the folders that {output} was built of; accepted: the same tree in "
                 "another place"
             )
-        plans += found
+        looked.take(loose, found)
+        plans += [plan for plan in found if not looked.shards[plan.name].is_empty]
     shards = {plan.name: plan.file for plan in plans}
     gone = {}
     for name, file in before.items():
@@ -124,13 +136,17 @@ def plan_build(
             gone[name] = output / file, epoch
     shards |= {name: path.name for name, (path, _) in gone.items()}
     places = {**settled.left, **{label: str(root) for label, root in settled.taken.items()}}
-    record = BuildRecord(dict(sorted(places.items())), shards, absolute_model(model), tuple(words))
-    planned = BuildPlan(model, notes=[*notes, *settled.notes, *said], record=record)
+    record = BuildRecord(dict(sorted(places.items())), shards, absolute_model(model), tuple(words), wanted.to_json())
+    planned = BuildPlan(model, notes=[*notes, *settled.notes, *told, *said], record=record)
+    planned.look = Look(looked, tuple(map(str, settled.taken.values())), wanted)
     planned.failures.update(_linked([(name, output / file) for name, file in shards.items()]))
-    assigned = functools.partial(Assignment, output=str(output), prune=prune)
+
+    def assigned(name: str, path: str, epoch: int = 0, source: str | None = None, **again: bool) -> Assignment:
+        return Assignment(name, path, epoch, source, str(output), prune=prune, **again, **wanted.to_json())
+
     for plan in plans:
         if plan.name not in planned.failures:
-            _plan_shard(planned, plan, options, assigned, prune=prune)
+            _plan_shard(planned, plan, looked.shards[plan.name], options, assigned, prune=prune)
     for name, (path, epoch) in gone.items():
         root = settled.taken[label_of(name)]
         if name in planned.failures:
@@ -138,8 +154,47 @@ def plan_build(
         if prune:
             planned.works.append(ShardWork(assigned(name, str(path), epoch, str(root))))
         else:
-            planned.notes.append(f"{path.name} is of {name!r}, which is gone from {root}; --prune removes its genes")
+            is_there = on_disk(root / name.rpartition("/")[2]).exists()
+            why = f"of which no file in {root} is wanted now" if is_there else f"which is gone from {root}"
+            planned.notes.append(f"{path.name} is of {name!r}, {why}; --prune removes its genes")
     return planned
+
+
+def look_before(
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    moved: bool = False,
+    model: str | None = None,
+    filters: Filters | None = None,
+    progress: Callable[[int, int], None] = lambda files, size: None,
+    reencode: bool = False,
+) -> tuple[Look, list[str]]:
+    """What `plan_build` would see, without a lock, a model or a change to anything.
+
+    Args:
+        sources: See `plan_build`, as for the rest and for what is raised.
+        output: See there.
+        moved: See there.
+        model: As the command names it.
+        filters: See `plan_build`.
+        progress: See there.
+        reencode: Everything is to be encoded again.
+
+    Returns:
+        What was seen, and what is to be said of it.
+    """
+    known = read_record(output)
+    settled = settle_sources(sources, known, output, moved=moved)
+    wanted, told = settle_filters(filters, known)
+    look = Look(TreeLook(ChunkRule().fingerprint, progress), tuple(map(str, settled.taken.values())), wanted)
+    for label, root in sorted(settled.taken.items()):
+        loose, found = plan_tree(root, output, wanted, label=label, known=known.shards if known else None)
+        look.tree.take(loose, found)
+        for plan in found:
+            look.count(plan.name, output / plan.file, reencode=reencode)
+    look.measure(output, absolute_model(model or (known and known.model) or MINILM))
+    return look, [*settled.notes, *told]
 
 
 def _record(output: Path, lock_seconds: float) -> tuple[BuildRecord | None, list[str]]:
@@ -169,7 +224,13 @@ def _model(
 
 
 def _plan_shard(
-    planned: BuildPlan, plan: ShardPlan, options: EncodeOptions, assigned: Callable[..., Assignment], *, prune: bool
+    planned: BuildPlan,
+    plan: ShardPlan,
+    seen: ShardLook,
+    options: EncodeOptions,
+    assigned: Callable[..., Assignment],
+    *,
+    prune: bool,
 ) -> None:
     """Find out what one shard of a tree needs."""
     path = Path(str(plan.output)) / plan.file
@@ -195,15 +256,15 @@ def _plan_shard(
             planned.failures[plan.name] = str(error)
             return
         else:
-            rule = ChunkRule().fingerprint
-            unchanged = found.fingerprint is not None and found.fingerprint == fingerprint(plan, rule)
+            unchanged = found.fingerprint is not None and found.fingerprint == seen.fingerprint
             if unchanged and not prune and _is_done(found, options, planned.model):
                 planned.skip(path, found)
+                seen.passages = found.genes
                 return
             pending, epoch = found.pending if unchanged and not options.reencode else None, found.epoch
     again = {"reencode": options.reencode, "retry_quarantined": options.retry_quarantined}
     assignment = assigned(plan.name, str(path), epoch, str(plan.root), **again)
-    planned.works.append(ShardWork(assignment, pending))
+    planned.works.append(ShardWork(assignment, pending, expected(seen, path, reencode=options.reencode)))
 
 
 def _linked(shards: Sequence[tuple[str, Path]]) -> dict[str, str]:

@@ -35,6 +35,7 @@ _INTERRUPTS = ("finishing the batches in flight; interrupt again to end at once"
 
 
 MOST_REASONS = 6
+LEAST_SHARE = 0.01
 
 _OF_COURSE = ("hidden", "caches", "what Windows", "the folder of the shards")
 """Reasons for which every build leaves things out: they come last."""
@@ -70,10 +71,7 @@ def look_lines(event: events.TreeLooked) -> list[str]:
 
 def _look_rows(event: events.TreeLooked) -> Iterator[tuple[str, str]]:
     reasons = sorted(event.left_out, key=lambda row: str(row["why"]).startswith(_OF_COURSE))
-    for number, row in enumerate(reasons[:MOST_REASONS]):
-        kinds = [("folder", row["folders"]), ("file", row["files"])]
-        what = " and ".join(count(times, kind) for kind, times in kinds if times)
-        yield "" if number else "left out", f"{what}: {printable(row['why'])}"
+    yield from _left_out(reasons[:MOST_REASONS])
     if len(reasons) > MOST_REASONS:
         yield "", f"and for {count(len(reasons) - MOST_REASONS, 'other reason')}"
     if event.unreadable:
@@ -81,7 +79,9 @@ def _look_rows(event: events.TreeLooked) -> Iterator[tuple[str, str]]:
     if event.no_text:
         yield "no text", f"{count(event.no_text, 'file')}, {size(event.no_text_bytes)}: pictures, archives and the like"
     for number, row in enumerate(event.largest):
-        share = f"{100 * row['share']:.0f} %" if row["share"] >= 0.01 else "< 1 %"
+        if number and row["share"] < LEAST_SHARE:
+            break
+        share = f"{100 * row['share']:.0f} %" if row["share"] >= LEAST_SHARE else "< 1 %"
         yield "" if number else "largest", f"{size(row['bytes']):>8} {share:>5}  {printable(row['source'])}"
     if event.complete or event.pending < event.passages:
         complete = f", {event.complete:,} of {count(event.shards, 'shard')} complete" if event.complete else ""
@@ -95,6 +95,13 @@ def _look_rows(event: events.TreeLooked) -> Iterator[tuple[str, str]]:
         yield "", f"{printable(way)} leaves it out, or --max-file-size"
     for pattern in event.unused:
         yield "note", f"--exclude {printable(pattern)} leaves nothing out; patterns count from the root of SRC, with /"
+
+
+def _left_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for number, row in enumerate(rows):
+        kinds = [("folder", row["folders"]), ("file", row["files"])]
+        what = " and ".join(count(times, kind) for kind, times in kinds if times)
+        yield "" if number else "left out", f"{what}: {printable(row['why'])}"
 
 
 def _look_time(event: events.TreeLooked) -> str:
@@ -238,6 +245,7 @@ class Summary:
         failed: Shards that failed, with the reason.
         source_problems: Sources that could not be read.
         unreadable: The first of them: `shard`, `source`, `reason`.
+        left_out: Files and folders left out by the user's wish: `why`, `files`, `folders`.
         actions: Actions applied, by name.
         starts: Workers started, by reason.
         crashes: Of workers.
@@ -258,6 +266,7 @@ class Summary:
     failed: Mapping[str, str] = field(default_factory=dict)
     source_problems: int = 0
     unreadable: Sequence[Mapping[str, str]] = ()
+    left_out: Sequence[Mapping[str, Any]] = ()
     actions: Mapping[str, int] = field(default_factory=dict)
     starts: Mapping[str, int] = field(default_factory=dict)
     crashes: int = 0
@@ -294,6 +303,7 @@ class Summary:
         shards = ", ".join(f"{number:,} {state}" for state, number in self.shards.items() if number)
         rows += [("shards", shards)] if shards else []
         rows += self._trouble()
+        rows += _left_out(self.left_out)
         actions = ", ".join(f"{name} {number}" for name, number in self.actions.items())
         rows += [("ladder", actions)] if actions else []
         restarts = ", ".join(f"{number} for {why}" for why, number in self.starts.items() if why != "first")
