@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
 from helix_crawl_otel.corpus.tree import is_wish
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.shards.build_record import BuildRecord
-from helix_crawl_otel.shards.inspect import held
+from helix_crawl_otel.shards.inspect import Held, Salvage, held
 from helix_crawl_otel.supervise import events
 
-__all__ = ["EarlierRate", "Look", "earlier_rate", "expected", "settle_filters"]
+__all__ = ["EarlierRate", "Look", "earlier_rate", "expected", "rule_of", "settle_filters"]
 
 MOST_BATCHES = 2000
 """Of the end of a run: its beginning may have been on another device, or before a crawl."""
@@ -167,7 +168,7 @@ class Look:
             no_text=looked.no_text,
             no_text_bytes=looked.no_text_bytes,
             largest=list(_largest(looked)),
-            dominating=None if first is None else first.source,
+            dominating=None if first is None else first.pattern,
             unused=looked.unused(self.filters.exclude),
         )
 
@@ -184,6 +185,11 @@ class Look:
             if not shard.is_empty
         ]
         return {key: value for key, value in told.items() if key not in ("event", "t")} | {"by_shard": by_shard}
+
+
+def rule_of(known: Salvage | Held | None) -> str | None:
+    """By which rule a shard was cut that says so or is older than that, `None` for one that is not there."""
+    return None if known is None else known.rule or ChunkRule(version=1).fingerprint
 
 
 def expected(seen: ShardLook, path: Path, *, reencode: bool) -> int | None:

@@ -5,20 +5,22 @@ Source: DESIGN.md, section 8, "Salvage".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
-from helix_crawl_otel.build.outlook import Look, expected, settle_filters
+from helix_crawl_otel.build.outlook import Look, expected, rule_of, settle_filters
 from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_model, settle_sources
+from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
-from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import ShardPlan, plan_tree
 from helix_crawl_otel.encoders.load import MINILM, is_of
+from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
 from helix_crawl_otel.paths import on_disk
 from helix_crawl_otel.shards.build_record import (
@@ -32,6 +34,8 @@ from helix_crawl_otel.shards.damage import judge, set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, EmptyFile, ShardCorrupt, StoreError
 from helix_crawl_otel.shards.inspect import (
     Salvage,
+    Unread,
+    held,
     lease_of_sources,
     names_by_file,
     notes_of_links,
@@ -39,7 +43,7 @@ from helix_crawl_otel.shards.inspect import (
     stored_identity,
 )
 
-__all__ = ["BuildPlan", "plan_backfill", "plan_build", "shard_of"]
+__all__ = ["BuildPlan", "name_in_folder", "plan_backfill", "plan_build", "shard_of"]
 
 SUFFIX = ".db"
 
@@ -54,6 +58,9 @@ class BuildPlan:
         complete: Files of shards that need none.
         complete_genes: Genes in those.
         quarantined: Genes in those that are left out.
+        unread: What the encoder has not read of those.
+        can_cut: Sources are there, to be cut anew.
+        old: Shards in `works` whose passages an earlier version has cut, and that go on so.
         notes: What should be said about the rest.
         failures: Shards that cannot be worked on, with the reason.
         record: What the folder is to hold, to be written before anything is encoded; `None` for shards that are there.
@@ -65,6 +72,9 @@ class BuildPlan:
     complete: list[Path] = field(default_factory=list)
     complete_genes: int = 0
     quarantined: int = 0
+    unread: Unread = field(default_factory=Unread)
+    can_cut: bool = False
+    old: int = 0
     notes: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     record: BuildRecord | None = None
@@ -75,6 +85,7 @@ class BuildPlan:
         self.complete.append(path)
         self.complete_genes += found.genes
         self.quarantined += found.quarantined
+        self.unread += found.unread
 
     @property
     def shards(self) -> int:
@@ -116,7 +127,8 @@ def plan_build(
     files = [output / file for file in before.values()]
     model, said = _model(options, files, begun, str(output), "another --out")
     wanted, told = settle_filters(filters, known)
-    looked = TreeLook(ChunkRule().fingerprint, progress)
+    salvaged: dict[str, Salvage | StoreError] = {}
+    looked = TreeLook(lambda plan: _rule_of(plan, salvaged, options.lock_seconds), progress)
     plans = []
     for label, root in sorted(settled.taken.items()):
         loose, found = plan_tree(root, output, wanted, label=label, known=before)
@@ -137,16 +149,23 @@ def plan_build(
     shards |= {name: path.name for name, (path, _) in gone.items()}
     places = {**settled.left, **{label: str(root) for label, root in settled.taken.items()}}
     record = BuildRecord(dict(sorted(places.items())), shards, absolute_model(model), tuple(words), wanted.to_json())
-    planned = BuildPlan(model, notes=[*notes, *settled.notes, *told, *said], record=record)
+    planned = BuildPlan(model, notes=[*notes, *settled.notes, *told, *said], record=record, can_cut=True)
     planned.look = Look(looked, tuple(map(str, settled.taken.values())), wanted)
     planned.failures.update(_linked([(name, output / file) for name, file in shards.items()]))
 
-    def assigned(name: str, path: str, epoch: int = 0, source: str | None = None, **again: bool) -> Assignment:
-        return Assignment(name, path, epoch, source, str(output), prune=prune, **again, **wanted.to_json())
+    kept = wanted.to_json()
+
+    def assigned(name: str, path: str, epoch: int = 0, source: str | None = None, **again: Any) -> Assignment:
+        return Assignment(name, path, epoch, source, str(output), prune=prune, **kept, **again)
 
     for plan in plans:
         if plan.name not in planned.failures:
-            _plan_shard(planned, plan, looked.shards[plan.name], options, assigned, prune=prune)
+            _plan_shard(planned, plan, looked.shards[plan.name], salvaged, options, assigned, prune=prune)
+    if planned.old:
+        planned.notes.append(
+            f"{count(planned.old, 'shard')} cut by an earlier version, which counted no tokens, go on so; --reencode "
+            "cuts them anew, so that no passage is longer than the model reads"
+        )
     for name, (path, epoch) in gone.items():
         root = settled.taken[label_of(name)]
         if name in planned.failures:
@@ -187,7 +206,8 @@ def look_before(
     known = read_record(output)
     settled = settle_sources(sources, known, output, moved=moved)
     wanted, told = settle_filters(filters, known)
-    look = Look(TreeLook(ChunkRule().fingerprint, progress), tuple(map(str, settled.taken.values())), wanted)
+    looked = TreeLook(lambda plan: rule_of(held(output / plan.file)), progress)
+    look = Look(looked, tuple(map(str, settled.taken.values())), wanted)
     for label, root in sorted(settled.taken.items()):
         loose, found = plan_tree(root, output, wanted, label=label, known=known.shards if known else None)
         look.tree.take(loose, found)
@@ -223,10 +243,24 @@ def _model(
     return settle_model(options.model, identities, begun, place, reencode=options.reencode, elsewhere=elsewhere)
 
 
+def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], lock_seconds: float) -> str | None:
+    """Look at the file of a shard, and say by which rule it was cut, `None` where there is none."""
+    path = Path(str(plan.output)) / plan.file
+    if not path.exists():
+        return None
+    try:
+        salvaged[plan.name] = found = salvage(path, lock_seconds, is_built=True)
+    except StoreError as error:
+        salvaged[plan.name] = error
+        return None
+    return rule_of(found)
+
+
 def _plan_shard(
     planned: BuildPlan,
     plan: ShardPlan,
     seen: ShardLook,
+    salvaged: Mapping[str, Salvage | StoreError],
     options: EncodeOptions,
     assigned: Callable[..., Assignment],
     *,
@@ -235,10 +269,12 @@ def _plan_shard(
     """Find out what one shard of a tree needs."""
     path = Path(str(plan.output)) / plan.file
     pending, epoch = None, 0
-    if path.exists():
+    if plan.name in salvaged:
         planned.notes += notes_of_links(path)
         try:
-            found = salvage(path, options.lock_seconds, is_built=True)
+            found = salvaged[plan.name]
+            if isinstance(found, StoreError):
+                raise found
         except EmptyFile:
             pass
         except ShardCorrupt as error:
@@ -256,12 +292,15 @@ def _plan_shard(
             planned.failures[plan.name] = str(error)
             return
         else:
-            unchanged = found.fingerprint is not None and found.fingerprint == seen.fingerprint
+            rule = ChunkRule.of(found.rule or ChunkRule(version=1).fingerprint)
+            is_old = rule is not None and rule.version < ChunkRule().version
+            unchanged = rule is not None and not (is_old and options.reencode) and found.fingerprint == seen.fingerprint
             if unchanged and not prune and _is_done(found, options, planned.model):
                 planned.skip(path, found)
                 seen.passages = found.genes
                 return
             pending, epoch = found.pending if unchanged and not options.reencode else None, found.epoch
+            planned.old += is_old and found.identity is not None and not options.reencode
     again = {"reencode": options.reencode, "retry_quarantined": options.retry_quarantined}
     assignment = assigned(plan.name, str(path), epoch, str(plan.root), **again)
     planned.works.append(ShardWork(assignment, pending, expected(seen, path, reencode=options.reencode)))
@@ -283,7 +322,7 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     """Existing shards.
 
     Args:
-        paths: Their files, each once and absolute; the folder of the first keeps the state.
+        paths: Their files, each once and absolute.
         options: Of the command.
         notes: What should be said of them.
 
@@ -296,7 +335,7 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     model, said = _model(options, paths, begun.pop() if len(begun) == 1 else None, place)
     planned = BuildPlan(model, notes=[*notes, *said])
     for path in paths:
-        name = shard_of(path, paths[0].parent)
+        name = shard_of(path, is_alone=len(folders) == 1)
         try:
             found = salvage(path, options.lock_seconds)
         except ShardCorrupt as error:
@@ -332,15 +371,19 @@ def _is_done(found: Salvage, options: EncodeOptions, model: str) -> bool:
     return is_of(found.identity, model)
 
 
-def shard_of(path: Path, home: Path) -> str:
-    """The name of an existing shard, in messages, metrics and the ladder's state: one file, one name.
+def name_in_folder(path: Path) -> str:
+    """The name of a shard among those of its folder, by which its rung and its baseline are kept there: its file's."""
+    if path.suffix == SUFFIX:
+        return path.stem
+    return f"./{path.name}" if path.with_name(path.name + SUFFIX).exists() else path.name
 
-    It depends on nothing but the two: whatever else a command names, a shard finds its own rung and baseline again.
+
+def shard_of(path: Path, *, is_alone: bool) -> str:
+    """The name of an existing shard in messages and metrics: one file, one name, whichever is named first.
 
     Args:
         path: Its file, absolute.
-        home: The folder that keeps the state. There a name is the file's, as it is in what `build` has made there.
+        is_alone: All shards of the run are in its folder. Then the name is the file's, else it tells the folder too.
     """
-    name = path.stem if path.suffix == SUFFIX else path.name
-    is_plain = path.suffix == SUFFIX or not path.with_name(path.name + SUFFIX).exists()
-    return name if path.parent == home and is_plain else path.with_name(name if is_plain else path.name).as_posix()
+    name = name_in_folder(path)
+    return name if is_alone else f"{path.parent.as_posix()}/{name}"

@@ -20,7 +20,7 @@ from helix_crawl_otel.build.devices import (
 )
 from helix_crawl_otel.build.job import BuildJob
 from helix_crawl_otel.build.options import EncodeOptions
-from helix_crawl_otel.build.plan import BuildPlan
+from helix_crawl_otel.build.plan import BuildPlan, name_in_folder
 from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.output import StandardOutput
@@ -31,7 +31,7 @@ from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.link.messages import WorkerSettings
 from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.shards.build_record import write_record
-from helix_crawl_otel.shards.inspect import count_quarantined
+from helix_crawl_otel.shards.inspect import count_quarantined, count_unread
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
@@ -51,7 +51,7 @@ def run_build(
 
     Args:
         command: As it was typed.
-        folders: Of the shards; each is locked, and the first keeps timeline, state and logs.
+        folders: Of the shards; each is locked and keeps the ladders of its own, the first keeps timeline and logs.
         options: Of the command.
         make_plan: Finds out what there is to do; called once the folders are locked.
         next_steps: What to type when all is done, and when it was paused.
@@ -93,6 +93,7 @@ def run_build(
             keeps_logs=True,
             is_modelled=has_card(faults),
             clock_rate=clock_rate(faults),
+            places={work.assignment.shard: _place(Path(work.assignment.path)) for work in planned.works},
         )
         session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
         console.start(session.clock)
@@ -115,6 +116,10 @@ def run_build(
         console.end(summary)
         standard_output.hurries = summary.exit_code == INTERRUPTED
     return summary.exit_code
+
+
+def _place(path: Path) -> tuple[Path, str]:
+    return path.parent / STATE_FOLDER, name_in_folder(path)
 
 
 def _devices(options: EncodeOptions, model: str) -> DevicePlan:
@@ -201,6 +206,7 @@ def _summary(
     quarantined = planned.quarantined + sum(
         count_quarantined(Path(work.assignment.path), lock_seconds) for work in job.shards
     )
+    unread = sum((count_unread(Path(work.assignment.path), lock_seconds) for work in job.shards), planned.unread)
     problems = sum(work.problems for work in job.shards)
     if code == DONE and (failed or quarantined or problems):
         code = FAILED
@@ -220,6 +226,8 @@ def _summary(
         encoded=sum(work.encoded for work in job.shards),
         skipped=planned.complete_genes,
         quarantined=quarantined,
+        unread=unread,
+        can_cut=planned.can_cut,
         shards={**counts, "complete before": len(planned.complete)},
         failed=failed,
         quarantines=progress.quarantines,

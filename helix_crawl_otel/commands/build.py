@@ -37,9 +37,9 @@ replaced, the shard finished on the CPU. It can be ended at any moment, and the 
 Sources that changed are taken in again; what is complete is skipped without loading a model.
 
 Left out of SRC: names that begin with a dot, __pycache__, node_modules, the output folder, links to folders, and files
-that are no text; and what the .gitignore files of the tree and of the repository it lies in, and .git/info/exclude leave
-out (git's settings for a user or a machine are not read). Filters are kept: the same command without them goes on with
-those of the last time. Genes of files that are left out later stay until --prune."""
+that are no text; and what the .gitignore files of the tree and of the repository it lies in, and .git/info/exclude
+leave out (git's settings for a user or a machine are not read). Filters are kept: the same command without them goes on
+with those of the last time. Genes of files that are left out later stay until --prune."""
 
 _EPILOG = """\
 examples:
@@ -71,14 +71,10 @@ def register(commands: Commands) -> None:
         "--out", metavar="DIR", help="where the shards are written; made if need be (default, of one SRC: SRC.shards)"
     )
     add_build_options(parser)
+    _add_filters(parser)
 
 
-def add_build_options(parser: argparse.ArgumentParser) -> None:
-    """Offer what `build` reads beside its sources and its output."""
-    parser.add_argument("--prune", action="store_true", help="remove the genes of sources that are gone")
-    parser.add_argument(
-        "--moved", action="store_true", help="SRC is a tree that --out was built of, in another place than it was"
-    )
+def _add_filters(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is taken")
     group.add_argument(
         "--exclude",
@@ -96,6 +92,15 @@ def add_build_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-file-size", metavar="SIZE", help="leave out larger files; such as 500kB, 20MB, 1GiB")
     group.add_argument(
         "--dry-run", action="store_true", help="look at the tree, say what there is, and end; nothing is written"
+    )
+
+
+def add_build_options(parser: argparse.ArgumentParser) -> None:
+    """Offer what `build` reads beside its sources and its output; no filter is named without `_add_filters`."""
+    parser.set_defaults(exclude=None, include=None, no_gitignore=False, max_file_size=None, dry_run=False)
+    parser.add_argument("--prune", action="store_true", help="remove the genes of sources that are gone")
+    parser.add_argument(
+        "--moved", action="store_true", help="SRC is a tree that --out was built of, in another place than it was"
     )
     add_encode_options(parser)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from helix_crawl_otel.console.progress import Progress
-from helix_crawl_otel.console.text import Summary, progress_lines, sentence_of
+from helix_crawl_otel.console.text import Summary, lines_of, progress_lines
 from helix_crawl_otel.dates import local_clock, local_time, utc_time
 from helix_crawl_otel.supervise import events
 
@@ -124,8 +124,7 @@ class PlainDisplay(Display):
         self._say("", *summary.lines())
 
     def _show(self, event: events.Event) -> None:
-        text = sentence_of(event)
-        for line in () if text is None else text.split("\n"):
+        for line in lines_of(event):
             self._put(line)
 
     def _refresh(self, now: float) -> None:

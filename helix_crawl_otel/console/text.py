@@ -14,16 +14,16 @@ from helix_crawl_otel.formats import (
     duration,
     genes,
     gib,
-    printable,
     rate,
     shard_name,
     shown_command,
     size,
     whole_seconds,
 )
+from helix_crawl_otel.shards.inspect import Unread
 from helix_crawl_otel.supervise import events
 
-__all__ = ["Summary", "activity_text", "look_lines", "progress_lines", "progress_text", "sentence_of", "shard_text"]
+__all__ = ["Summary", "activity_text", "lines_of", "look_lines", "progress_lines", "progress_text", "shard_text"]
 
 MOST_SHARDS = 8
 """Shards that are shown; those beyond are in the total."""
@@ -41,12 +41,15 @@ _OF_COURSE = ("hidden", "caches", "what Windows", "the folder of the shards")
 """Reasons for which every build leaves things out: they come last."""
 
 
-def sentence_of(event: events.Event) -> str | None:
-    """An event for people, in a line or, of a look, several; `None` when it is not worth one. Actions have theirs in
-    the log, `[crawl-watchdog]`.
+def lines_of(event: events.Event) -> list[str]:
+    """An event for people: a line, of a look several, none when it is not worth one. Actions have theirs in the log,
+    `[crawl-watchdog]`.
     """
+    if isinstance(event, events.TreeLooked):
+        return look_lines(event)
     say = _SENTENCES.get(type(event))
-    return None if say is None else say(event)
+    text = None if say is None else say(event)
+    return [] if text is None else [text]
 
 
 def _started(event: events.RunStarted) -> str:
@@ -63,7 +66,7 @@ def _places(devices: Sequence[str]) -> str:
 def look_lines(event: events.TreeLooked) -> list[str]:
     """What a look at the whole tree came to: one line, and one for each thing to be known before it is built."""
     about = f"about {count(event.passages, 'passage')}"
-    places = ", ".join(map(printable, event.sources))
+    places = ", ".join(event.sources)
     lines = [f"{places}: {count(event.files, 'file')} in {count(event.shards, 'shard')}, {size(event.bytes)}, {about}"]
     lines += [f"  {title:<11} {text}" for title, text in _look_rows(event)]
     return lines
@@ -82,26 +85,25 @@ def _look_rows(event: events.TreeLooked) -> Iterator[tuple[str, str]]:
         if number and row["share"] < LEAST_SHARE:
             break
         share = f"{100 * row['share']:.0f} %" if row["share"] >= LEAST_SHARE else "< 1 %"
-        yield "" if number else "largest", f"{size(row['bytes']):>8} {share:>5}  {printable(row['source'])}"
+        yield "" if number else "largest", f"{size(row['bytes']):>8} {share:>5}  {row['source']}"
     if event.complete or event.pending < event.passages:
-        complete = f", {event.complete:,} of {count(event.shards, 'shard')} complete" if event.complete else ""
-        yield "to do", f"about {count(event.pending, 'passage')}{complete}"
+        left = f"about {count(event.pending, 'passage')}" if event.pending else "nothing"
+        yield "to do", f"{left}; {event.complete:,} of {count(event.shards, 'shard')} complete"
     if event.pending:
         yield "time", _look_time(event)
-    if event.dominating is not None:
-        share = round(100 * event.largest[0]["share"])
-        way = shown_command(["--exclude", f"/{event.dominating}"])
-        yield "note", f"{printable(event.dominating)} alone makes about {share} % of all passages"
-        yield "", f"{printable(way)} leaves it out, or --max-file-size"
+    if event.pending and event.dominating is not None:
+        first = event.largest[0]
+        yield "note", f"{first['source']} alone makes about {100 * first['share']:.0f} % of all passages"
+        yield "", f"{shown_command(['--exclude', event.dominating])} leaves it out, or --max-file-size"
     for pattern in event.unused:
-        yield "note", f"--exclude {printable(pattern)} leaves nothing out; patterns count from the root of SRC, with /"
+        yield "note", f"--exclude {pattern} leaves nothing out; patterns count from the root of SRC, with /"
 
 
 def _left_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     for number, row in enumerate(rows):
         kinds = [("folder", row["folders"]), ("file", row["files"])]
         what = " and ".join(count(times, kind) for kind, times in kinds if times)
-        yield "" if number else "left out", f"{what}: {printable(row['why'])}"
+        yield "" if number else "left out", f"{what}: {row['why']}"
 
 
 def _look_time(event: events.TreeLooked) -> str:
@@ -154,7 +156,6 @@ def _ended(event: events.ShardEnded) -> str:
 
 _SENTENCES: dict[type, Callable[[Any], str | None]] = {
     events.RunStarted: _started,
-    events.TreeLooked: lambda event: "\n".join(look_lines(event)),
     events.MetricsAt: lambda event: f"metrics: {event.url}",
     events.Note: lambda event: event.text,
     events.WorkerStarted: _worker,
@@ -245,7 +246,6 @@ class Summary:
         failed: Shards that failed, with the reason.
         source_problems: Sources that could not be read.
         unreadable: The first of them: `shard`, `source`, `reason`.
-        left_out: Files and folders left out by the user's wish: `why`, `files`, `folders`.
         actions: Actions applied, by name.
         starts: Workers started, by reason.
         crashes: Of workers.
@@ -254,6 +254,9 @@ class Summary:
         next_step: What to type next, empty when nothing is left to do.
         reason: Why it ended early, empty when it did not.
         logs: Files in which the workers wrote what they did, where something went wrong.
+        unread: What the encoder has not read of the genes in these shards.
+        can_cut: Their sources are there, to be cut anew.
+        left_out: Files and folders left out by the user's wish: `why`, `files`, `folders`.
     """
 
     exit_code: int
@@ -266,7 +269,6 @@ class Summary:
     failed: Mapping[str, str] = field(default_factory=dict)
     source_problems: int = 0
     unreadable: Sequence[Mapping[str, str]] = ()
-    left_out: Sequence[Mapping[str, Any]] = ()
     actions: Mapping[str, int] = field(default_factory=dict)
     starts: Mapping[str, int] = field(default_factory=dict)
     crashes: int = 0
@@ -275,11 +277,17 @@ class Summary:
     next_step: str = ""
     reason: str = ""
     logs: Sequence[str] = ()
+    unread: Unread = field(default_factory=Unread)
+    can_cut: bool = False
+    left_out: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
+        fields = dataclasses.asdict(self)
+        del fields["can_cut"]
         return {
-            **dataclasses.asdict(self),
+            **fields,
+            "unread": {**fields["unread"], "share": self.unread.share},
             "seconds": round(self.seconds, 3),
             "lost_seconds": round(self.lost_seconds, 3),
             "gate_seconds": round(self.gate_seconds, 3),
@@ -329,6 +337,8 @@ class Summary:
         if self.quarantined:
             rows.append(("quarantined", f"{genes(self.quarantined)}; --retry-quarantined tries again"))
             rows += [("", f"{row['gene']} in {shard_name(row['shard'])}: {row['reason']}") for row in self.quarantines]
+        if self.unread.genes:
+            rows.append(("not read", f"{self.unread}" + ("; --reencode cuts them anew" if self.can_cut else "")))
         if self.source_problems:
             rows.append(("unreadable", count(self.source_problems, "source")))
             rows += [("", f"{row['source']} in {shard_name(row['shard'])}: {row['reason']}") for row in self.unreadable]

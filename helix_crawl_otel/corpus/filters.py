@@ -25,7 +25,7 @@ from typing import Any
 
 from pathspec import GitIgnoreSpec
 
-__all__ = ["GITIGNORE", "Filters", "FolderRules", "check_pattern", "parse_size", "rules_of_tree"]
+__all__ = ["GITIGNORE", "Filters", "FolderRules", "check_pattern", "parse_size", "pattern_of", "rules_of_tree"]
 
 GITIGNORE, REPOSITORY = ".gitignore", ".git"
 NOT_INCLUDED = "--include (not among them)"
@@ -99,6 +99,18 @@ def _any_of(compiled: Iterable[Any]) -> re.Pattern[str] | None:
         return re.compile("|".join(_GROUP_NAME.sub("(?:", each.regex.pattern) for each in compiled) or "(?!)")
     except re.error:
         return None
+
+
+_SPECIAL = re.compile(r"([\\*?\[\]]|(?<=.) +\Z)")
+
+
+def pattern_of(name: str) -> str:
+    """The pattern that means one file, or folder, and nothing else.
+
+    Args:
+        name: From the root, with `/`.
+    """
+    return "/" + _SPECIAL.sub(lambda found: "".join(f"\\{letter}" for letter in found[0]), name)
 
 
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?(?:([kmgt]?)(i?)b?|bytes?)", re.IGNORECASE)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from helix_crawl_otel.corpus.filters import pattern_of
 from helix_crawl_otel.corpus.tree import (
     LeftOut,
     ShardPlan,
@@ -55,11 +56,19 @@ _NO_TEXT = re.compile(
 
 @dataclass(frozen=True, order=True)
 class LargeFile:
-    """One file, and about how many passages it makes."""
+    """One file.
+
+    Args:
+        passages: That it makes, about.
+        source: Its id.
+        bytes: Its size.
+        pattern: Means it alone.
+    """
 
     passages: int
     source: str
     bytes: int
+    pattern: str
 
 
 @dataclass
@@ -70,14 +79,14 @@ class ShardLook:
         files: Sources.
         bytes: Of them.
         passages: Estimated, until somebody knows better.
-        fingerprint: See `tree.fingerprint`.
+        fingerprint: See `tree.fingerprint`; `None` where nothing was cut yet.
         problems: What cannot be read.
     """
 
     files: int = 0
     bytes: int = 0
     passages: int = 0
-    fingerprint: str = ""
+    fingerprint: str | None = None
     problems: int = 0
 
     @property
@@ -91,7 +100,7 @@ class TreeLook:
     """What was seen of one tree, or of several.
 
     Args:
-        rule: Fingerprint of the rule by which text is cut.
+        rule_of: Fingerprint of the rule by which a shard was cut, `None` for one that is not there yet.
         progress: Called now and then: files and bytes so far.
         shards: By name.
         left_out: How many files and folders, by reason and whether they are folders.
@@ -99,7 +108,7 @@ class TreeLook:
         no_text_bytes: Of those.
     """
 
-    rule: str
+    rule_of: Callable[[ShardPlan], str | None]
     progress: Callable[[int, int], None] = lambda files, size: None
     shards: dict[str, ShardLook] = field(default_factory=dict)
     left_out: Counter[tuple[str, bool]] = field(default_factory=Counter)
@@ -126,14 +135,15 @@ class TreeLook:
     def _look_at(self, plan: ShardPlan) -> ShardLook:
         shard = ShardLook()
         found = list(in_order(plan, self._sources(plan)))
-        shard.fingerprint = fingerprint_of(found, self.rule)
+        rule = self.rule_of(plan) if plan.file else None
+        shard.fingerprint = None if rule is None else fingerprint_of(found, rule)
         for item in found:
             if isinstance(item, SourceProblem):
                 shard.problems += 1
                 continue
             shard.files += 1
             shard.bytes += item.size
-            shard.passages += self._passages(item)
+            shard.passages += self._passages(item, plan.label)
         return shard
 
     def _sources(self, plan: ShardPlan) -> Iterator[Source | SourceProblem]:
@@ -148,7 +158,7 @@ class TreeLook:
                 self._bytes += item.size
             yield item
 
-    def _passages(self, source: Source) -> int:
+    def _passages(self, source: Source, label: str) -> int:
         if not source.size:
             return 0
         is_text = not _NO_TEXT.fullmatch(source.source_id.rpartition(".")[2])
@@ -162,7 +172,8 @@ class TreeLook:
         passages = -(-source.size // PASSAGE_BYTES)
         if len(self._largest) < MOST_LARGEST or passages > self._largest[0].passages:
             keep = heapq.heappush if len(self._largest) < MOST_LARGEST else heapq.heappushpop
-            keep(self._largest, LargeFile(passages, source.source_id, source.size))
+            pattern = pattern_of(source.source_id.removeprefix(f"{label}/") if label else source.source_id)
+            keep(self._largest, LargeFile(passages, source.source_id, source.size, pattern))
         return passages
 
     # -- what it came to ----------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ __all__ = [
     "INGESTING",
     "LOCK_SECONDS",
     "OWN_COLUMNS",
+    "RULE_NOTE",
     "TREE_NOTE",
     "VECTOR",
     "Table",
@@ -50,6 +51,9 @@ APP_NOTE = "of the app"
 TREE_NOTE = "tree"
 """Note of an ingest: the tree and the name of the shard. The shards of another tree are none of this one's."""
 
+RULE_NOTE = "rule"
+"""Note of an ingest: the rule by which text was cut, see `corpus.cut.ChunkRule`. Those before it wrote none down."""
+
 INGESTING = "ingesting"
 """Note of an ingest: it has begun and not come to its end, so that sources may be missing."""
 
@@ -67,6 +71,9 @@ _OWN = (
     " mtime_ns INTEGER NOT NULL, digest TEXT NOT NULL, genes INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS helix_crawl_sessions (id INTEGER PRIMARY KEY, device TEXT NOT NULL,"
     " versions TEXT NOT NULL, threads INTEGER NOT NULL, batch_size INTEGER NOT NULL, at TEXT NOT NULL)",
+    # Genes of which the encoder has not read all: their characters, and how many of those are in no vector.
+    "CREATE TABLE IF NOT EXISTS helix_crawl_unread (gene_id PRIMARY KEY, chars INTEGER NOT NULL,"
+    " unread INTEGER NOT NULL)",
 )
 
 

@@ -124,7 +124,7 @@ def test_plain_progress_comes_every_half_minute_also_while_nothing_is_encoded() 
     """A model that loads for a minute is told of."""
     stream = io.StringIO()
     display = PlainDisplay(lambda *lines: print(*lines, sep="\n", file=stream))
-    for event in STORY[:9]:
+    for event in STORY[:10]:
         display.emit(event)
     for second in range(103, 165):
         display.refresh(float(second))
