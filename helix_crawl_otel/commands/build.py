@@ -141,7 +141,8 @@ def _command(args: argparse.Namespace) -> int:
     if args.out is not None:
         return build(args, sources, typed_folder(args.out, "--out"))
     if len(sources) > 1 or not sources[0].name:
-        raise ConfigError("--out is not given; accepted: a folder for the shards of these sources")
+        what = "of several SRC" if len(sources) > 1 else f"of {sources[0]}, which has no name"
+        raise ConfigError(f"--out is not given; accepted: with the shards {what}, a folder for them")
     return build(args, sources, typed_folder(f"{sources[0]}.shards", "--out"))
 
 
@@ -151,6 +152,7 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
     from helix_crawl_otel.build.resume import absolute_model, same_place
     from helix_crawl_otel.build.run import run_build
     from helix_crawl_otel.console.text import look_lines
+    from helix_crawl_otel.corpus.tree import plan_shards
 
     options, filters = read_encode_options(args), _filters(args)
     sources, out = [_absolute(source) for source in sources], out.absolute()
@@ -172,6 +174,9 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
         else:
             say(*look_lines(look.event(0.0)), *(f"  note        {note}" for note in notes))
         return DONE
+    if not out.exists():
+        for source in sources:
+            plan_shards(source, out, filters)  # nothing is made for a tree that is not there
     command = typed_command()
     done = shown_command(["helix-crawl", "verify", str(out)])
     words = typed_options(args, but=("--out", "--moved", "--model"))
