@@ -19,6 +19,7 @@ from helix_crawl_otel.corpus.tree import ShardPlan, fingerprint, plan_shards
 from helix_crawl_otel.encoders.load import is_of
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
+from helix_crawl_otel.paths import looked_at
 from helix_crawl_otel.shards.build_record import (
     BuildRecord,
     RecordUnusable,
@@ -187,6 +188,7 @@ def _plan_shard(
 ) -> None:
     """Find out what one shard of a tree needs."""
     path = Path(str(plan.output)) / plan.file
+    looked_at.place = str(path)
     pending, epoch = None, 0
     if path.exists():
         planned.notes += notes_of_links(path)
@@ -255,6 +257,7 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     model, said = _model(options, paths, begun.pop() if len(begun) == 1 else None, place)
     planned = BuildPlan(model, notes=[*notes, *said])
     for path in paths:
+        looked_at.place = str(path)
         name = shard_of(path, is_alone=len(folders) == 1)
         try:
             found = salvage(path, options.lock_seconds)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.formats import count
+from helix_crawl_otel.paths import looked_at
 from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import NoShards, NotAShard, StoreError, cannot_write, store_errors
 from helix_crawl_otel.shards.schema import LOCK_SECONDS, RULE_NOTE, VECTOR, Table, right_length
@@ -267,6 +268,7 @@ def find_shards(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """
     found: list[Path] = []
     for path in paths:
+        looked_at.place = str(path)
         if path.is_dir():
             inside = sorted(item for item in path.glob("*.db") if item.is_file() and _is_shard(item))
             if not inside:
