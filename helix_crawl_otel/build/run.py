@@ -69,7 +69,8 @@ def run_build(
         OSError: A folder cannot be written.
     """
     if options.model is not None:
-        check_model(options.model)
+        # Where nothing is there yet, nothing is complete without the model, and nothing is made for one that is not.
+        (check_model if folders[0].exists() else find_model)(options.model)
     faults = options.parsed_faults()
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.common.as_json))
