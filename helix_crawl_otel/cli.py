@@ -6,7 +6,6 @@ Its imports are late: the first thing that `main` does is to take the current fo
 Source: DESIGN.md, section 3.3.
 """
 
-import errno
 import io
 import os
 import sys
@@ -81,11 +80,12 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         return _say(str(error), error.exit_code)
     except OSError as error:
         from helix_crawl_otel.formats import is_gone_reader
+        from helix_crawl_otel.lacks import passing_cause
 
         _silence_stdout()
         if is_gone_reader(error):
             return DONE
-        if error.errno in _LACKS:
+        if passing_cause(error) is not None:
             return _lacking(error, is_run=bool(typed) and typed[0] in _RUNS)
         return _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
     except (MemoryError, RuntimeError, ImportError) as error:
@@ -105,8 +105,6 @@ arguments and returns the exit code."""
 
 _RUNS = ("demo", "build", "backfill", "run")
 """Those that go on where they were."""
-
-_LACKS = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
