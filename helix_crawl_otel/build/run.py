@@ -76,7 +76,7 @@ def run_build(
         standard_output = stack.enter_context(StandardOutput(options.common.as_json))
         notice = stack.enter_context(Notice(options.common.notify))
         for folder in sorted(set(folders)):
-            stack.enter_context(FolderLock(folder / STATE_FOLDER, command))
+            stack.enter_context(FolderLock(folder / STATE_FOLDER, command, folders[0] / STATE_FOLDER))
         planned = hearing(make_plan)
         if planned.works:
             find_model(planned.model)
@@ -96,7 +96,7 @@ def run_build(
             places={work.assignment.shard: _place(Path(work.assignment.path)) for work in planned.works},
         )
         session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
-        console.start(session.clock)
+        console.start(session.clock, session.folder)
         _announce(console, session, command, folders[0], options, devices, planned)
         job = BuildJob(
             planned.works,
