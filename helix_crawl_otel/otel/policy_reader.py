@@ -258,7 +258,7 @@ def read_collection(metrics_data: MetricsData, collected: Collected) -> None:
 
     Points without a batch are left out: the SDK's overflow series.
     """
-    points = {
+    points: dict[str, list[tuple[Mapping[str, Any], float]]] = {
         metric.name: [(point.attributes or {}, _value(point)) for point in metric.data.data_points]
         for resource in metrics_data.resource_metrics
         for scope in resource.scope_metrics
