@@ -68,17 +68,20 @@ def run_build(
         OSError: A folder cannot be written.
     """
     if options.model is not None:
-        check_model(options.model)
+        # Where nothing is there yet, nothing is complete without the model, and nothing is made for one that is not.
+        (check_model if folders[0].exists() else find_model)(options.model)
     faults = options.parsed_faults()
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.common.as_json))
         notice = stack.enter_context(Notice(options.common.notify))
         for folder in sorted(set(folders)):
-            stack.enter_context(FolderLock(folder / STATE_FOLDER, command))
+            stack.enter_context(FolderLock(folder / STATE_FOLDER, command, folders[0] / STATE_FOLDER))
         planned = make_plan()
         if planned.works:
             find_model(planned.model)
         devices = _devices(options, planned.model)
+        if planned.look is not None:
+            planned.look.measure(folders[0], planned.model)
         if planned.record is not None:
             write_record(folders[0], planned.record)
         console = stack.enter_context(Console(options.common, standard_output.shown, notice))
@@ -94,7 +97,7 @@ def run_build(
             places={work.assignment.shard: _place(Path(work.assignment.path)) for work in planned.works},
         )
         session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
-        console.start(session.clock)
+        console.start(session.clock, session.folder)
         _announce(console, session, command, folders[0], options, devices, planned)
         job = BuildJob(
             planned.works,
@@ -170,12 +173,17 @@ def _announce(
     console.emit(started)
     for text in (*devices.warnings, *planned.notes):
         console.emit(events.Note(t, "warning", text))
+    waiting = {}
     for work in planned.works:
-        if work.pending is not None:
-            console.emit(events.ShardCounted(t, work.assignment.shard, work.pending))
+        genes = work.expected if work.pending is None else work.pending
+        if genes is not None:
+            waiting[work.assignment.shard] = genes
+            console.emit(events.ShardCounted(t, work.assignment.shard, genes, is_estimate=work.pending is None))
+    if planned.look is not None:
+        console.emit(planned.look.event(t, complete=done, pending=sum(waiting.values()), devices=places))
     for shard, reason in planned.failures.items():
         console.emit(events.ShardEnded(t, shard, "failed", 0, reason))
-    session.pipeline.expect_shards(work.assignment.shard for work in planned.works)
+    session.pipeline.expect_shards((work.assignment.shard for work in planned.works), waiting)
     session.pipeline.set_shards(done=done, failed=len(planned.failures))
 
 
@@ -226,6 +234,7 @@ def _summary(
         quarantines=progress.quarantines,
         source_problems=problems,
         unreadable=progress.troubles,
+        left_out=planned.look.unwanted() if planned.look else (),
         actions=dict(progress.actions),
         crashes=progress.crashes,
         starts=dict(run.totals.starts),
