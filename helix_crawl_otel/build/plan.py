@@ -83,7 +83,7 @@ def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool)
         if path.exists():
             planned.notes += notes_of_links(path)
             try:
-                found = salvage(path, options.lock_seconds, is_built=True)
+                found = salvage(path, options.lock_seconds, is_built=True, deep=options.reencode)
             except EmptyFile:
                 pass
             except ShardCorrupt as error:
@@ -144,7 +144,7 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     for path in paths:
         name = shard_of(path, paths[0].parent)
         try:
-            found = salvage(path, options.lock_seconds)
+            found = salvage(path, options.lock_seconds, deep=options.reencode)
         except ShardCorrupt as error:
             planned.failures[name] = judge(error, path, is_built=False, lock_seconds=options.lock_seconds).reason
             continue
