@@ -142,7 +142,7 @@ def mib(number_of_bytes: float) -> str:
 
 def shard_name(shard: str) -> str:
     """The name of a shard; that of the loose files says what it is."""
-    return ". (loose files)" if shard == "." else shard
+    return f"{shard} (loose files)" if shard == "." or shard.endswith("/.") else shard
 
 
 def printable(text: str) -> str:

@@ -6,11 +6,14 @@ Source: DESIGN.md, section 3.1.
 from __future__ import annotations
 
 import logging
+import re
+import textwrap
 import threading
 from collections.abc import MutableMapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from helix_crawl_otel.dates import local_clock, local_time
 from helix_crawl_otel.formats import printable, printable_lines
 
 __all__ = ["LineFormatter", "log_error", "log_thread_error", "logger", "watchdog"]
@@ -21,23 +24,58 @@ else:
     Adapter = logging.LoggerAdapter  # in Python 3.10 it takes no parameter
 
 
+_PREFIX = "[crawl-watchdog]"
+
+TERMINAL_LETTERS = 160
+"""Of a line about a verdict or an action, where a person reads it."""
+
+_NUMBERS = re.compile(r"; [a-z ]+ action=")
+"""Between the sentence of a decision and its numbers, which the timeline has as well."""
+
+
 class LineFormatter(logging.Formatter):
-    """Of our own handlers: nothing in a record can steer a terminal, or begin a line as if it were a record.
+    """Of our own handlers: a line begins with its date and time, and nothing in a record can steer a terminal, or begin
+    a line as if it were a record.
 
     Further lines, those of a traceback say, are set in.
+
+    Args:
+        form: See `logging.Formatter`.
+        is_terminal: Where the day is known and lines are short: the time alone, and what the watchdog says in lines of
+            at most `TERMINAL_LETTERS`. Of a decision only the first is shown; its numbers are in the timeline.
     """
+
+    def __init__(self, form: str = "%(asctime)s %(message)s", *, is_terminal: bool = False) -> None:
+        super().__init__(form)
+        self._is_terminal = is_terminal
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """See `logging.Formatter`."""
+        return local_clock(record.created) if self._is_terminal else local_time(record.created)
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
         first, *others = super().format(record).rstrip("\n").split("\n")
-        return "\n".join([printable(first), *(f"  {printable(line)}" for line in others)])
+        first = printable(first)
+        if self._is_terminal and _PREFIX in first:
+            first = _short(first)
+        return "\n".join([first, *(f"  {printable(line)}" for line in others)])
+
+
+def _short(line: str) -> str:
+    if len(line) <= TERMINAL_LETTERS:
+        return line
+    if _NUMBERS.search(line):
+        kept = line[: TERMINAL_LETTERS - 3]
+        return f"{kept.rpartition(' ')[0].rstrip(' ;,:')} ..."
+    return "\n".join(textwrap.wrap(line, TERMINAL_LETTERS, subsequent_indent="  ", break_on_hyphens=False))
 
 
 class _Watchdog(Adapter):
     """Puts the prefix before each message: people grep for it."""
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
-        return f"[crawl-watchdog] {msg}", kwargs
+        return f"{_PREFIX} {msg}", kwargs
 
 
 _PLAIN = logging.Formatter()

@@ -16,12 +16,24 @@ from pathlib import Path
 
 from helix_crawl_otel.config import ConfigError
 
-__all__ = ["on_disk", "typed_folder", "typed_path", "verbatim"]
+__all__ = ["STATE_FOLDER", "job_folder", "on_disk", "typed_folder", "typed_path", "verbatim"]
+
+STATE_FOLDER = ".helix-crawl"
+"""In the folder of a job: its timeline, its ladder, its lock."""
 
 _VERBATIM, _DEVICE, _SHARE = "\\\\?\\", "\\\\.\\", "\\\\"
 
 PLAIN_CHARACTERS = 259 - 132
 """Of a folder of shards: the longest name in it is 100 characters with `-12345678.db.corrupt-100-journal` behind."""
+
+
+def job_folder(state: Path) -> Path:
+    """The folder of a job for people, by the one that keeps its state: that of its shards, or what `run --state` named.
+
+    Args:
+        state: Absolute.
+    """
+    return state.parent if state.name == STATE_FOLDER else state
 
 
 def typed_path(text: str, what: str) -> Path:

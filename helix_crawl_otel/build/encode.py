@@ -37,7 +37,7 @@ from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.shards.store import ShardStore
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from helix_crawl_otel.watch.release import release_cache
-from helix_crawl_otel.watch.shard import ShardWatch
+from helix_crawl_otel.watch.shard import ShardWatch, batch_from, boundary_after
 
 __all__ = ["pieces", "work_on"]
 
@@ -355,14 +355,14 @@ class _Session:
         if self._is_wary:  # a worker has died of a text before its batch had begun: of counting its tokens, perhaps
             self._report(messages.NextBatch(self._shard.name, first, len(genes)))
         work = self._encoder.work(texts)
-        with self._shard.batch(genes=len(genes), work=work, first=first):
+        with batch_from(self._shard, len(genes), work, first):
             return self._encoder.encode(texts)
 
     def _commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> None:
         written = self._store.commit(vectors)
         self._pending = max(0, self._pending - written)
         self._quarantine_unproven()
-        for action in self._shard.boundary(genes=written, pending=self._pending):
+        for action in boundary_after(self._shard, written, self._pending):
             if action.kind is ActionKind.EMPTY_CACHE:
                 self._encoder.release()
 

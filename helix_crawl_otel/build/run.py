@@ -25,11 +25,13 @@ from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.output import StandardOutput
 from helix_crawl_otel.console.text import Summary
-from helix_crawl_otel.encoders.load import HASHING, check_model
+from helix_crawl_otel.encoders.load import HASHING, check_model, find_model
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.link.messages import WorkerSettings
-from helix_crawl_otel.shards.inspect import STATE_FOLDER, count_quarantined
+from helix_crawl_otel.paths import STATE_FOLDER
+from helix_crawl_otel.shards.build_record import write_record
+from helix_crawl_otel.shards.inspect import count_quarantined
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
@@ -61,11 +63,12 @@ def run_build(
         FolderLocked: Another run is at work there.
         ModelError: The model can never be loaded.
         NoDevice: The card that was asked for is not there.
+        NotThisBuild: What is there was built of something else.
         UnreadableSource: There is nothing to read.
         OSError: A folder cannot be written.
     """
-    check_model(options.model)
-    devices = _devices(options)
+    if options.model is not None:
+        check_model(options.model)
     faults = options.parsed_faults()
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.common.as_json))
@@ -73,11 +76,16 @@ def run_build(
         for folder in sorted(set(folders)):
             stack.enter_context(FolderLock(folder / STATE_FOLDER, command))
         planned = make_plan()
+        if planned.works:
+            find_model(planned.model)
+        devices = _devices(options, planned.model)
+        if planned.record is not None:
+            write_record(folders[0], planned.record)
         console = stack.enter_context(Console(options.common, standard_output.shown, notice))
         run_options = RunOptions(
             config=options.common.config,
             folder=folders[0] / STATE_FOLDER,
-            encoder=options.model,
+            encoder=planned.model,
             slots=devices.slots,
             environ=options.common.environ,
             keeps_logs=True,
@@ -89,7 +97,7 @@ def run_build(
         _announce(console, session, command, folders[0], options, devices, planned)
         job = BuildJob(
             planned.works,
-            lambda device, number: _settings(options, devices, device, number),
+            lambda device, number: _settings(options, planned.model, devices, device, number),
             options.common.environ,
             session.demoted,
             session.pipeline,
@@ -107,7 +115,7 @@ def run_build(
     return summary.exit_code
 
 
-def _devices(options: EncodeOptions) -> DevicePlan:
+def _devices(options: EncodeOptions, model: str) -> DevicePlan:
     if has_card(options.parsed_faults()):
         count = options.workers or 1
         slots = tuple((f"cuda:{n}", f"cuda:{n}") for n in range(count))
@@ -119,16 +127,16 @@ def _devices(options: EncodeOptions) -> DevicePlan:
         worker_cards(options.common.environ),
         cores(),
         torch_build(),
-        needs_no_card=options.model == HASHING,
+        needs_no_card=model == HASHING,
         count_torch=partial(count_torch_devices, options.common.environ),
     )
 
 
-def _settings(options: EncodeOptions, devices: DevicePlan, device: str, number: int) -> WorkerSettings:
+def _settings(options: EncodeOptions, model: str, devices: DevicePlan, device: str, number: int) -> WorkerSettings:
     is_modelled = has_card(options.parsed_faults()) and device != "cpu"
     on_cpu = device == "cpu" or is_modelled
     return WorkerSettings(
-        model=options.model,
+        model=model,
         device="cpu" if on_cpu else device,
         batch_size=options.batch_size,
         threads=devices.threads if on_cpu else None,
@@ -152,7 +160,7 @@ def _announce(
     t = session.clock()
     places = tuple(device for _, device in devices.slots)
     done = len(planned.complete)
-    started = events.RunStarted(t, command, str(output), options.model, places, devices.why, planned.shards, done)
+    started = events.RunStarted(t, command, str(output), planned.model, places, devices.why, planned.shards, done)
     console.emit(started)
     for text in (*devices.warnings, *planned.notes):
         console.emit(events.Note(t, "warning", text))

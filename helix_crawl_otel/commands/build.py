@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os.path
+from collections.abc import Sequence
 from pathlib import Path
 
 from helix_crawl_otel.build.options import add_encode_options, read_encode_options
-from helix_crawl_otel.commands.common import Commands, add_command, typed_command
+from helix_crawl_otel.commands.common import Commands, add_command, typed_command, typed_options
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder, typed_path
@@ -43,36 +45,57 @@ def register(commands: Commands) -> None:
         _DESCRIPTION,
         _EPILOG,
     )
-    parser.add_argument("source", metavar="SRC", help="the tree of files; it is only read")
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the shards are written; made if need be")
+    parser.add_argument(
+        "sources", nargs="+", metavar="SRC", help="a tree of files, or a file; only read. Several make one index"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="where the shards are written; made if need be (default, of one SRC: SRC.shards)"
+    )
     add_build_options(parser)
 
 
 def add_build_options(parser: argparse.ArgumentParser) -> None:
-    """Offer what `build` reads beside its source and its output."""
+    """Offer what `build` reads beside its sources and its output."""
     parser.add_argument("--prune", action="store_true", help="remove the genes of sources that are gone")
+    parser.add_argument(
+        "--moved", action="store_true", help="SRC is a tree that --out was built of, in another place than it was"
+    )
     add_encode_options(parser)
 
 
 def _command(args: argparse.Namespace) -> int:
-    return build(args, typed_path(args.source, "SRC"), typed_folder(args.out, "--out"))
+    sources = [_absolute(typed_path(text, "SRC")) for text in args.sources]
+    if args.out is not None:
+        return build(args, sources, typed_folder(args.out, "--out"))
+    if len(sources) > 1 or not sources[0].name:
+        raise ConfigError("--out is not given; accepted: a folder for the shards of these sources")
+    return build(args, sources, typed_folder(f"{sources[0]}.shards", "--out"))
 
 
-def build(args: argparse.Namespace, source: Path, out: Path) -> int:
-    """Build `out` from `source`, with the options that `register` offers. Returns the exit code."""
+def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
+    """Build `out` from `sources`, with the options that `register` offers. Returns the exit code."""
     from helix_crawl_otel.build.plan import plan_build
+    from helix_crawl_otel.build.resume import absolute_model, same_place
     from helix_crawl_otel.build.run import run_build
 
     options = read_encode_options(args)
-    source, out = source.absolute(), out.absolute()
-    if out.is_file() or out == source or (out.exists() and source.exists() and out.samefile(source)):
+    sources, out = [_absolute(source) for source in sources], out.absolute()
+    if out.is_file() or any(same_place(out, source) for source in sources):
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
     command = typed_command()
     done = shown_command(["helix-crawl", "verify", str(out)])
+    words = typed_options(args, but=("--out", "--moved", "--model"))
+    if args.model is not None:
+        words = ("--model", absolute_model(args.model), *words)
     return run_build(
         command,
         [out],
         options,
-        lambda: plan_build(source, out, options, prune=args.prune),
+        lambda: plan_build(sources, out, options, prune=args.prune, moved=args.moved, words=words),
         next_steps=(done, f"{command}   # goes on where it was"),
     )
+
+
+def _absolute(path: Path) -> Path:
+    """Without `..` as well: its last name is what the tree is called by."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` follows links, `absolute` leaves `..` where it is

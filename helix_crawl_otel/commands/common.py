@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from helix_crawl_otel.formats import printable, shown_command, without_secrets
-from helix_crawl_otel.paths import typed_path
+from helix_crawl_otel.paths import STATE_FOLDER, typed_path
 from helix_crawl_otel.timeline import TimelineError, TimelineReader, read_timeline
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "timeline_path",
     "timeline_reader",
     "typed_command",
+    "typed_options",
 ]
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -34,13 +36,35 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 STANDARD_INPUT = "-"
 
-PLACES = (Path(".helix-crawl") / "timeline.jsonl", Path("timeline.jsonl"))
+PLACES = (Path(STATE_FOLDER) / "timeline.jsonl", Path("timeline.jsonl"))
 """In a folder: of the shards that `build` made, and of the state that `run` kept."""
 
 
 def typed_command() -> str:
     """The command of this process, for who types it again or asks who is at work: without its secrets."""
     return shown_command(["helix-crawl", *without_secrets(sys.argv[1:])])
+
+
+def typed_options(args: argparse.Namespace, but: Collection[str]) -> tuple[str, ...]:
+    """The options of the command of this process as they were typed, without its secrets and what it is called with.
+
+    Args:
+        args: As they were parsed: an option whose value is a truth takes no word.
+        but: Options that are left out, with their values.
+    """
+    flags = {f"--{name.replace('_', '-')}" for name, value in vars(args).items() if isinstance(value, bool)}
+    typed = iter(sys.argv[2:] if sys.argv[1:2] == [args.command] else ())
+    found = []
+    for word in typed:
+        if word == "--":
+            break
+        if not word.startswith("--"):
+            continue
+        name, equals, _ = word.partition("=")
+        words = [word] if equals or name in flags else [word, *islice(typed, 1)]
+        if name not in but:
+            found += words
+    return tuple(without_secrets(found))
 
 
 # -- what a command prints: nothing else in this package does -------------------------------------------------------

@@ -42,14 +42,14 @@ def _command(args: argparse.Namespace) -> int:
     out = (typed_folder(args.out, "--out") if args.out else default).absolute()
     source = _sources(out / "source")
     args.prune = True  # what another Python had and this one has not
-    code = build.build(args, source, out / "shards")
+    code = build.build(args, [source], out / "shards")
     if code != 0 or args.json:
         return code
     say("", "Is every gene there? " + shown_command(["helix-crawl", "verify", str(out / "shards")]))
     code = verify.verify([out / "shards"], as_json=False)
     say("", "Is the build any good? The genes nearest to a question, best first:")
     say(shown_command(["helix-crawl", "query", str(out / "shards"), QUESTION]))
-    model = None if args.model in ("minilm", "hashing") else args.model
+    model = None if args.model in (None, "minilm", "hashing") else args.model
     query.show(query.query(out / "shards", QUESTION, 3, model))
     say("", "Now your own files: helix-crawl build FOLDER --out DIR")
     say(f"The demo lies in {out}; delete it when you are done with it.")

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         raise TimelineError(f"{reader.name} has no batch, so there is nothing to report")
     notes = skipped_lines(reader)
     if out is not None:
-        name = "standard input" if timeline is None else timeline.name
+        name = "standard input" if timeline is None else str(timeline.absolute())
         out.write_text(page(story, choose(story), name, notes), encoding="utf-8", newline="\n")
     if png is not None:
         png.write_bytes(picture(story))

@@ -116,14 +116,14 @@ def _choose_display(output: OutputThread | None, as_json: bool, is_plain: bool, 
     if as_json:
         return JsonDisplay(output.write)
     if is_plain or not output.is_terminal or environ.get("TERM") == "dumb":
-        return PlainDisplay(output.say)
+        return PlainDisplay(output.say, is_terminal=output.is_terminal)
     from rich.console import Console as Terminal
 
     from helix_crawl_otel.console.live import LiveDisplay
 
     terminal = Terminal(highlight=False)
     if terminal.legacy_windows:  # it would move the cursor by calls of the system
-        return PlainDisplay(output.say)
+        return PlainDisplay(output.say, is_terminal=output.is_terminal)
     return LiveDisplay(terminal, output)
 
 

@@ -18,7 +18,8 @@ from helix_crawl_otel.console.output import LogHandler, OutputThread, Piece
 from helix_crawl_otel.console.progress import Progress, ShardProgress
 from helix_crawl_otel.console.screen import Display
 from helix_crawl_otel.console.text import MOST_SHARDS, Summary, activity_text, progress_text, sentence_of, shard_text
-from helix_crawl_otel.formats import duration, genes, printable, shard_name
+from helix_crawl_otel.dates import local_clock
+from helix_crawl_otel.formats import genes, printable, shard_name
 from helix_crawl_otel.supervise import events
 
 __all__ = ["LiveDisplay"]
@@ -59,13 +60,13 @@ class LiveDisplay(Display):
         self._logger.removeHandler(self._handler)
         self._logger.propagate = self._propagated
 
-    def _show(self, event: events.Event, since: float) -> None:
+    def _show(self, event: events.Event) -> None:
         text = sentence_of(event)
         if text is None:
             self._refresh(event.t)
             return
         is_behind = self._output.is_behind
-        self._output.say(f"[{duration(event.t - since):>11}] {text}")
+        self._output.say(f"{local_clock(self._now())} {text}")
         if not is_behind:
             self._draw(event.t)
 
@@ -114,6 +115,8 @@ def _rows(now: float, progress: Progress) -> RenderableType:
     for slot, activity in list(progress.activities.items())[:MOST_SHARDS]:
         if slot not in busy:
             rows.append(_text(f"{slot}: {activity_text(now, activity)}", no_wrap=True, overflow="ellipsis"))
+    if progress.share is not None and progress.shards > 1:
+        rows.append(_share("all shards", progress.encoded, progress.encoded + progress.left))
     rows.append(_text(progress_text(now, progress), no_wrap=True, overflow="ellipsis"))
     return Group(*rows)
 
@@ -125,14 +128,17 @@ def _text(text: str, **how: Any) -> Text:
 
 def _bar(name: str, shard: ShardProgress) -> Table:
     """Name, bar and share; what is known of the shard stands below, for that may be long."""
+    return _share(shard_name(name), shard.done, shard.total)
+
+
+def _share(name: str, done: int, total: int | None) -> Table:
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column(ratio=2)
     table.add_column(justify="right", no_wrap=True, min_width=5)
-    if shard.total is None:
-        table.add_row(_text(shard_name(name)), Text(genes(shard.done)), Text(""))
+    if total is None:
+        table.add_row(_text(name), Text(genes(done)), Text(""))
     else:
-        percent = 100 * shard.done // shard.total if shard.total else 100
-        bar = ProgressBar(total=max(1, shard.total), completed=shard.done)
-        table.add_row(_text(shard_name(name)), bar, Text(f"{percent} %"))
+        percent = 100 * done // total if total else 100
+        table.add_row(_text(name), ProgressBar(total=max(1, total), completed=done), Text(f"{percent} %"))
     return table

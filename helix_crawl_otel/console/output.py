@@ -301,7 +301,7 @@ class LogHandler(QueueHandler):
 
     def __init__(self, output: OutputThread) -> None:
         super().__init__(output)
-        self.setFormatter(LineFormatter())
+        self.setFormatter(LineFormatter(is_terminal=output.is_terminal))
 
     def prepare(self, record: logging.LogRecord) -> Any:
         """See `QueueHandler`: as a piece."""

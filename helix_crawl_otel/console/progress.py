@@ -11,6 +11,7 @@ __all__ = ["Activity", "Progress", "ShardProgress"]
 
 RATE_WINDOW_SECONDS = 60.0
 LEAST_COMMITS = 4
+LEAST_GUESSED = 50
 MOST_NAMED = 5
 
 _RUNGS = {"EMPTY_CACHE": 1, "RECYCLE": 2, "DEMOTE_CPU": 3}
@@ -74,6 +75,7 @@ class Progress:
         ended: How many of them are over, those that were complete before included.
         running: Those that a worker is on, by name.
         waiting: Genes that lack a vector in shards that nobody is on yet, by name, where they have been counted.
+        estimated: The same, where they were estimated from the bytes of their files.
         activities: What slots do that encode nothing at the moment.
         encoded: Genes committed in this run.
         actions: Actions by name.
@@ -87,6 +89,7 @@ class Progress:
     ended: int = 0
     running: dict[str, ShardProgress] = field(default_factory=dict)
     waiting: dict[str, int] = field(default_factory=dict)
+    estimated: dict[str, int] = field(default_factory=dict)
     activities: dict[str, Activity] = field(default_factory=dict)
     encoded: int = 0
     actions: dict[str, int] = field(default_factory=dict)
@@ -95,13 +98,16 @@ class Progress:
     troubles: list[dict[str, str]] = field(default_factory=list)
     quarantines: list[dict[str, str]] = field(default_factory=list)
     _commits: list[tuple[float, int]] = field(default_factory=list)
+    _guessed: int = 0
+    _found: int = 0
 
     def take(self, event: events.Event) -> None:
         """Take an event into account."""
         if isinstance(event, events.RunStarted):
             self.shards, self.ended = event.shards, event.complete
         elif isinstance(event, events.ShardCounted):
-            self.waiting[event.shard] = event.pending
+            waiting = self.estimated if event.is_estimate else self.waiting
+            waiting[event.shard] = event.pending
         elif isinstance(event, events.ShardStarted):
             self._start(event)
         elif isinstance(event, events.BatchStarted):
@@ -113,6 +119,7 @@ class Progress:
         elif isinstance(event, events.ShardEnded):
             self.running.pop(event.shard, None)
             self.waiting.pop(event.shard, None)
+            self._check_estimate(event.shard, 0 if event.state == "done" else None)
             self.ended += event.state != "paused"
         elif isinstance(event, events.ActionEnded):
             self._act(event)
@@ -130,9 +137,16 @@ class Progress:
         done = before.done if before else 0
         total = None if event.pending is None else event.pending + done
         self.waiting.pop(event.shard, None)
+        self._check_estimate(event.shard, event.pending)
         self.running[event.shard] = ShardProgress(event.slot, event.device, total, done)
         if before is not None:
             self.running[event.shard].rung = before.rung
+
+    def _check_estimate(self, shard: str, found: int | None) -> None:
+        """A shard was estimated, and now it is known: the others are estimated better."""
+        guessed = self.estimated.pop(shard, None)
+        if guessed is not None and found is not None:
+            self._guessed, self._found = self._guessed + guessed, self._found + found
 
     def _commit(self, event: events.Committed) -> None:
         self.encoded += event.genes
@@ -203,19 +217,35 @@ class Progress:
 
     @property
     def left(self) -> int:
-        """Genes that still lack a vector, as far as they have been counted."""
-        return sum(shard.left for shard in self.running.values()) + sum(self.waiting.values())
+        """Genes that still lack a vector, those of shards that are not begun included: as far as they have been counted
+        or estimated. Estimates are put right by what the shards before them came to.
+        """
+        known = sum(shard.left for shard in self.running.values()) + sum(self.waiting.values())
+        # One that is a few genes long tells nothing of the others.
+        ratio = self._found / self._guessed if self._guessed >= LEAST_GUESSED else 1.0
+        return known + round(sum(self.estimated.values()) * ratio)
+
+    @property
+    def share(self) -> float | None:
+        """How much of this run is done, 0 to 1, what is not begun included. `None` while nobody knows how much is."""
+        if self._is_blind or not self.shards or not self.is_all_known:
+            return None
+        return self.encoded / (self.encoded + self.left) if self.left else 1.0
 
     def to_go(self, now: float) -> float | None:
-        """Seconds that what has been counted still needs at the rate of now. `None` while unknown."""
+        """Seconds that what is left still needs at the rate of now. `None` while unknown."""
         rate = self.rate(now)
-        is_known = bool(self.running) and all(shard.total is not None for shard in self.running.values())
+        is_known = not self._is_blind and bool(self.running or self.waiting or self.estimated)
         return self.left / rate if rate and is_known else None
 
     @property
+    def _is_blind(self) -> bool:
+        return any(shard.total is None for shard in self.running.values())
+
+    @property
     def is_all_known(self) -> bool:
-        """Whether no shard waits whose genes nobody has counted."""
-        return self.ended + len(self.running) + len(self.waiting) >= self.shards
+        """Whether no shard waits whose genes nobody has counted or estimated."""
+        return self.ended + len(self.running) + len(self.waiting) + len(self.estimated) >= self.shards
 
 
 def _name(named: list[dict[str, str]], **content: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from helix_crawl_otel.console.progress import Progress
 from helix_crawl_otel.console.text import Summary, progress_lines, sentence_of
-from helix_crawl_otel.formats import duration
+from helix_crawl_otel.dates import local_clock, local_time, utc_time
 from helix_crawl_otel.supervise import events
 
 __all__ = ["Display", "JsonDisplay", "PlainDisplay"]
@@ -20,20 +21,22 @@ PROGRESS_SECONDS = 30.0
 class Display:
     """Takes events from any thread and has them shown, in one order. It waits for nobody who reads them.
 
+    Args:
+        now: The date and time, as `time.time` has them; a seam for tests.
+
     Threads: any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         self.progress = Progress()  # the main thread reads it at the end
-        self._lock = threading.Lock()  # guards it, and what follows
-        self._since: float | None = None
+        self._lock = threading.Lock()  # guards it
 
     def emit(self, event: events.Event) -> None:
         """Something has happened."""
         with self._lock:
-            self._since = event.t if self._since is None else self._since
             self.progress.take(event)
-            self._show(event, self._since)
+            self._show(event)
 
     def refresh(self, now: float) -> None:
         """Time has passed."""
@@ -46,33 +49,57 @@ class Display:
     def close(self) -> None:
         """The run has ended, perhaps by an error: leave everything as it was."""
 
-    def _show(self, event: events.Event, since: float) -> None:
-        """Show an event of a run that began at `since`."""
+    def _show(self, event: events.Event) -> None:
+        """Show an event."""
 
     def _refresh(self, now: float) -> None:
         """Show what has come by time alone."""
 
 
 class JsonDisplay(Display):
-    """One object a line.
+    """One object a line; one of progress as soon as there is a time to go, and then every half minute.
 
     Args:
         write: Takes whole lines.
+        now: See `Display`.
     """
 
-    def __init__(self, write: Callable[[str], object]) -> None:
-        super().__init__()
+    def __init__(self, write: Callable[[str], object], now: Callable[[], float] = time.time) -> None:
+        super().__init__(now)
         self._write = write
+        self._since: float | None = None
+        self._told_at: float | None = None
 
     def end(self, summary: Summary) -> None:
         """See `Display`."""
         self._put({"event": "summary", **summary.to_json()})
 
-    def _show(self, event: events.Event, since: float) -> None:
-        self._put(event.to_json(since))
+    def _show(self, event: events.Event) -> None:
+        self._since = event.t if self._since is None else self._since
+        self._put(event.to_json(self._since))
+
+    def _refresh(self, now: float) -> None:
+        progress = self.progress
+        seconds = progress.to_go(now)
+        if seconds is None or (self._told_at is not None and now - self._told_at < PROGRESS_SECONDS):
+            return
+        self._told_at = now
+        self._put(
+            {
+                "event": "progress",
+                "t": round(now - (self._since or now), 3),
+                "shards": progress.shards,
+                "ended": progress.ended,
+                "encoded": progress.encoded,
+                "left": progress.left,
+                "is_estimate": bool(progress.estimated) or not progress.is_all_known,
+                "rate": progress.rate(now),
+                "to_go_seconds": round(seconds, 1),
+            }
+        )
 
     def _put(self, content: Mapping[str, Any]) -> None:
-        self._write(json.dumps(content) + "\n")
+        self._write(json.dumps({**content, "time": utc_time(self._now())}) + "\n")
 
 
 class PlainDisplay(Display):
@@ -80,21 +107,26 @@ class PlainDisplay(Display):
 
     Args:
         say: Takes lines for people, see `OutputThread.say`.
+        is_terminal: Where the day is known: the time alone stands before a line.
+        now: See `Display`.
     """
 
-    def __init__(self, say: Callable[..., object]) -> None:
-        super().__init__()
+    def __init__(
+        self, say: Callable[..., object], *, is_terminal: bool = False, now: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(now)
         self._say = say
+        self._stamp = local_clock if is_terminal else local_time
         self._told_at: float | None = None
 
     def end(self, summary: Summary) -> None:
         """See `Display`."""
         self._say("", *summary.lines())
 
-    def _show(self, event: events.Event, since: float) -> None:
+    def _show(self, event: events.Event) -> None:
         text = sentence_of(event)
         if text is not None:
-            self._put(event.t - since, text)
+            self._put(text)
 
     def _refresh(self, now: float) -> None:
         if self._told_at is None:
@@ -102,7 +134,7 @@ class PlainDisplay(Display):
         if (self.progress.running or self.progress.activities) and now - self._told_at >= PROGRESS_SECONDS:
             self._told_at = now
             for line in progress_lines(now, self.progress):
-                self._put(now - (self._since if self._since is not None else now), line)
+                self._put(line)
 
-    def _put(self, seconds: float, text: str) -> None:
-        self._say(f"[{duration(seconds):>11}] {text}")
+    def _put(self, text: str) -> None:
+        self._say(f"{self._stamp(self._now())} {text}")

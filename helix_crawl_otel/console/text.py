@@ -106,14 +106,15 @@ _SENTENCES: dict[type, Callable[[Any], str | None]] = {
 
 
 def progress_text(now: float, progress: Progress) -> str:
-    """How far the whole run is, such as `2 of 6 shards, 128 of at least 604 genes, 10.5 genes/s, 58 s to go`."""
-    least = "" if progress.is_all_known else "at least "
+    """How far the whole run is: `2 of 6 shards, 128 of about 604 genes (21 %), 10.5 genes/s, about 58 s to go`."""
+    least = "at least " if not progress.is_all_known else "about " if progress.estimated else ""
     parts = [f"{progress.ended:,} of {count(progress.shards, 'shard')}"] if progress.shards else []
     is_blind = any(shard.total is None for shard in progress.running.values())
     if is_blind or not progress.shards or (least and not progress.left):
         parts.append(genes(progress.encoded))
     else:
-        parts.append(f"{progress.encoded:,} of {least}{genes(progress.encoded + progress.left)}")
+        share = "" if progress.share is None else f" ({int(100 * progress.share)} %)"
+        parts.append(f"{progress.encoded:,} of {least}{genes(progress.encoded + progress.left)}{share}")
     if (speed := progress.rate(now)) is not None:
         parts.append(rate(speed))
     if (to_go := progress.to_go(now)) is not None:

@@ -24,7 +24,7 @@ from helix_crawl_otel.corpus.tree import (
 )
 from helix_crawl_otel.paths import on_disk
 from helix_crawl_otel.shards.genes import SourceMark
-from helix_crawl_otel.shards.schema import TREE_NOTE
+from helix_crawl_otel.shards.schema import INGESTING, TREE_NOTE
 from helix_crawl_otel.shards.sources import SourceTable
 from helix_crawl_otel.shards.store import ShardStore
 
@@ -118,9 +118,9 @@ class _Ingest:
     def run(self, plan: ShardPlan, prune: bool, recheck: bool) -> IngestReport:
         report = self._report
         wanted = fingerprint(plan, self._rule.fingerprint)
-        tree = [str(plan.root), plan.name]
-        if self._store.meta(TREE_NOTE) != tree:
-            self._store.keep(TREE_NOTE, tree)
+        with self._store.writing():
+            self._store.set_meta(TREE_NOTE, [str(plan.root), plan.name])
+            self._store.set_meta(INGESTING, True)
         marks = self._table.marks()
         left = set(marks)
         for source_id in self._table.unlike_marks(deep=recheck):
@@ -140,16 +140,19 @@ class _Ingest:
         unread = {source_id for source_id, _ in report.problems}
         report.gone = sorted(source_id for source_id in left if not _lies_in(source_id, unread))
         if prune and report.gone:
-            folder = plan.root / plan.name
-            if report.sources == 0 and plan.name != ROOT_SHARD and on_disk(folder).exists():
+            folder = plan.root / plan.folder
+            if report.sources == 0 and plan.folder != ROOT_SHARD and on_disk(folder).exists():
                 raise UnreadableSource(
                     f"{folder} holds no file any more, so that nothing was pruned: is a disk not mounted? where all of "
                     "it is meant to go, remove the folder as well"
                 )
             report.removed_genes += self._table.drop(report.gone)
-        # Only now: a shard whose fingerprint is right is not looked into by the next run.
-        if not report.problems:
-            self._store.keep("fingerprint", wanted if fingerprint(plan, self._rule.fingerprint) == wanted else None)
+        is_as_it_was = fingerprint(plan, self._rule.fingerprint) == wanted
+        with self._store.writing():
+            self._store.set_meta(INGESTING, False)
+            # Only now: a shard whose fingerprint is right is not looked into by the next run.
+            if not report.problems:
+                self._store.set_meta("fingerprint", wanted if is_as_it_was else None)
         return report
 
     def _look_at(self, source: Source, mark: SourceMark | None) -> None:

@@ -1,7 +1,8 @@
 """Finds the shards of a tree and the sources of each, in an order that is the same on every system.
 
 Top-level folders are shards, `.` holds the loose files. Left out: hidden entries, caches, the output folder, what is no
-regular file. Links to folders are not followed (a loop would never end), links to files are.
+regular file, and what the user does not want (`filters`). Links to folders are not followed (a loop would never end),
+links to files are.
 
 Source: DESIGN.md, section 3.3.
 """
@@ -13,24 +14,36 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
+from helix_crawl_otel.corpus.filters import GITIGNORE, Filters, FolderRules, rules_of_tree
 from helix_crawl_otel.exit_codes import NEVER, Refusal
 from helix_crawl_otel.paths import on_disk
+from helix_crawl_otel.shards.build_record import label_of
 
 __all__ = [
     "ROOT_SHARD",
+    "LeftOut",
     "ShardPlan",
     "Source",
     "SourceProblem",
     "UnreadableSource",
+    "entries_of",
     "file_names",
     "fingerprint",
+    "fingerprint_of",
     "has_source",
+    "in_order",
+    "is_wish",
     "plan_named",
     "plan_shards",
+    "plan_tree",
     "size_and_time",
     "sources_of",
 ]
@@ -43,6 +56,7 @@ JUNCTION = 0xA0000003  # IO_REPARSE_TAG_MOUNT_POINT, which `stat` has on Windows
 SKIPPED = frozenset({"__pycache__", "node_modules"})
 OF_A_DRIVE = frozenset({"$recycle.bin", "system volume information"})
 """What Windows keeps at the root of each drive, in small letters."""
+OF_A_DRIVE_BEGIN = frozenset("$sS")
 
 
 class UnreadableSource(Refusal):
@@ -56,33 +70,50 @@ class ShardPlan:
     """One shard of a tree.
 
     Args:
-        name: Of its folder, `.` for the loose files.
+        name: Of its folder, `.` for the loose files; where several trees make one index, with the tree's label and a
+            slash before it.
         file: Of the shard, without a folder.
         root: The tree.
         output: Left out of the tree.
+        rules: What else is left out, as it holds in the root.
     """
 
     name: str
     file: str
     root: Path
     output: Path | None
+    rules: FolderRules = field(default_factory=FolderRules, repr=False, compare=False)
+
+    @property
+    def label(self) -> str:
+        """Of the tree, empty for none."""
+        return label_of(self.name)
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder, `.` for the loose files."""
+        return self.name.rpartition("/")[2]
 
 
-@dataclass(frozen=True)
-class Source:
-    """One file.
+class Source(NamedTuple):
+    """One file. There may be half a million of them: it is small, and quick to make.
 
     Args:
-        source_id: Its path from the root, with `/`, in composed form (NFC).
-        path: Where it is.
+        source_id: Its path from the root, with `/`, in composed form (NFC), and the tree's label before it.
+        place: Where it is.
         size: Bytes.
         mtime_ns: Nanoseconds, see `size_and_time`.
     """
 
     source_id: str
-    path: Path
+    place: str
     size: int
     mtime_ns: int
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return Path(self.place)
 
 
 def size_and_time(about: os.stat_result) -> tuple[int, int]:
@@ -90,52 +121,124 @@ def size_and_time(about: os.stat_result) -> tuple[int, int]:
     return about.st_size, max(-(2**63), min(2**63 - 1, about.st_mtime_ns))
 
 
-@dataclass(frozen=True)
-class SourceProblem:
+class SourceProblem(NamedTuple):
     """What cannot be read, and why."""
 
     source_id: str
     reason: str
 
 
-def plan_shards(root: Path, output: Path | None) -> list[ShardPlan]:
+class LeftOut(NamedTuple):
+    """What is no source.
+
+    Args:
+        name: From the root, with `/`.
+        is_folder: What is in it was not looked at.
+        why: Such as `.gitignore`; the same words for all of a kind.
+    """
+
+    name: str
+    is_folder: bool
+    why: str
+
+
+def plan_shards(
+    root: Path,
+    output: Path | None,
+    filters: Filters | None = None,
+    *,
+    label: str = "",
+    known: Mapping[str, str] | None = None,
+) -> list[ShardPlan]:
     """The shards of a tree, in order. One that is a single file is a shard of that file.
 
     Args:
         root: The tree.
         output: Where shards are written; left out when it lies in the tree.
+        filters: What else is left out; `None` for what no tree is read with.
+        label: What the shards' names begin with, empty for one tree alone.
+        known: Files that the output has for shards already, by name.
 
     Raises:
         UnreadableSource: It is not there, cannot be read, or is without a file that can: as a folder is in which a disk
             is not mounted.
     """
-    names: set[str] = set()
+    return plan_tree(root, output, filters, label=label, known=known)[1]
+
+
+def plan_tree(
+    root: Path,
+    output: Path | None,
+    filters: Filters | None = None,
+    *,
+    label: str = "",
+    known: Mapping[str, str] | None = None,
+) -> tuple[ShardPlan, list[ShardPlan]]:
+    """The same, with that of the loose files first, also where there are none: to it belongs what is left out there.
+
+    Args:
+        root: See `plan_shards`, as for the rest and for what is raised.
+        output: See `plan_shards`.
+        filters: See `plan_shards`.
+        label: See `plan_shards`.
+        known: See `plan_shards`.
+    """
+    rules, names, unwanted = FolderRules(filters or Filters()), set(), set()
     try:
         if on_disk(root).is_file():
             names.add(ROOT_SHARD)
         else:
-            with os.scandir(on_disk(root)) as entries:
-                for entry in entries:
-                    if _is_left_out(entry, output):
-                        continue
-                    if _is_folder(entry):
-                        names.add(entry.name)
-                    elif _is_file(entry):
-                        names.add(ROOT_SHARD)
+            with os.scandir(on_disk(root)) as listing:
+                entries = list(listing)
+            rules = rules_of_tree(on_disk(root), rules.filters)
+            rules = rules.of(str(on_disk(root)), "", (entry.name for entry in entries))
+            is_output = _is_output(output)
+            for entry in entries:
+                if _why_never(entry, is_output) is not None:
+                    continue
+                if not _is_folder(entry):
+                    names |= {ROOT_SHARD} if _is_file(entry) else set()
+                elif rules.why(entry.name, is_folder=True) is None:
+                    names.add(entry.name)
+                else:
+                    unwanted.add(entry.name)
     except OSError as error:
         raise UnreadableSource(
             f"{root} cannot be read: {error.strerror or error}; accepted: a folder of files"
         ) from None
-    files = file_names(names)
-    plans = [ShardPlan(name, files[name], root, output) for name in sorted(names)]
+    if label:
+        names, unwanted = ({f"{label}/{name}" for name in some} for some in (names, unwanted))
+    files = file_names(names | unwanted, known)  # the file of a shard does not depend on which others are wanted
+    rest = f"{label}/{ROOT_SHARD}" if label else ROOT_SHARD
+    loose = ShardPlan(rest, files.get(rest, ""), root, output, rules)
+    plans = [ShardPlan(name, files[name], root, output, rules) for name in sorted(names)]
     if not any(map(has_source, plans)):
-        raise UnreadableSource(
-            f"{root} holds no file that can be read: is a disk not mounted? accepted: a folder of files"
-        )
-    return plans
+        raise UnreadableSource(_nothing_taken(loose, plans))
+    return loose, plans
 
 
-def plan_named(root: Path, output: Path | None, name: str, *, may_be_gone: bool = False) -> ShardPlan:
+def _nothing_taken(loose: ShardPlan, plans: list[ShardPlan]) -> str:
+    plans = [loose, *(plan for plan in plans if plan.folder != ROOT_SHARD)]
+    whys = Counter(item.why for plan in plans for item in entries_of(plan) if isinstance(item, LeftOut))
+    wishes = [
+        f"{number:,} by {why}"
+        for why, number in sorted(whys.items(), key=lambda item: (-item[1], item[0]))
+        if is_wish(why)
+    ]
+    if wishes:
+        most = ", ".join(wishes[:MOST_WISHES])
+        return f"{loose.root} holds no file that is wanted: of its files and folders are left out {most}"
+    return f"{loose.root} holds no file that can be read: is a disk not mounted? accepted: a folder of files"
+
+
+def is_wish(why: str) -> bool:
+    """Whether it is the user's wish that something is left out, and not the rule of every build."""
+    return why == GITIGNORE or why.startswith("--")
+
+
+def plan_named(
+    root: Path, output: Path | None, name: str, *, may_be_gone: bool = False, filters: Filters | None = None
+) -> ShardPlan:
     """One shard of a tree, by its name.
 
     Args:
@@ -143,11 +246,12 @@ def plan_named(root: Path, output: Path | None, name: str, *, may_be_gone: bool 
         output: See `plan_shards`.
         name: Of the shard.
         may_be_gone: A shard that is not there any more is one without sources.
+        filters: See `plan_shards`.
 
     Raises:
         UnreadableSource: There is none of that name any more.
     """
-    for plan in plan_shards(root, output):
+    for plan in plan_shards(root, output, filters, label=label_of(name)):
         if plan.name == name:
             return plan
     if may_be_gone:
@@ -157,20 +261,35 @@ def plan_named(root: Path, output: Path | None, name: str, *, may_be_gone: bool 
 
 def has_source(plan: ShardPlan) -> bool:
     """Whether there is any file in a shard. Looks no further than to the first one."""
-    return any(isinstance(item, Source) for item in _found(plan))
+    return any(isinstance(item, Source) for item in entries_of(plan))
 
 
 def sources_of(plan: ShardPlan) -> Iterator[Source | SourceProblem]:
     """The files of a shard, in the order of their ids; what cannot be read comes with its reason."""
+    return in_order(plan, (item for item in entries_of(plan) if not isinstance(item, LeftOut)))
+
+
+def in_order(plan: ShardPlan, found: Iterable[Source | SourceProblem]) -> Iterator[Source | SourceProblem]:
+    """The same of what was found already, in whatever order."""
     root = on_disk(plan.root)
-    before = None
-    for item in sorted(_found(plan), key=lambda item: (item.source_id, _raw(item, root))):
-        if item.source_id != before:
-            before = item.source_id
-            yield item
-        elif isinstance(item, Source):
-            # Two names that differ in their form only (NFC and NFD): both are files, each needs an id.
-            yield replace(item, source_id=f"{item.source_id}\0{_digits(_raw(item, root))}")
+    found = _labelled(found, plan.label, is_file=root.is_file()) if plan.label else found
+    for source_id, same in groupby(sorted(found, key=itemgetter(0)), key=itemgetter(0)):
+        first, *twins = same
+        if twins:
+            first, *twins = sorted((first, *twins), key=lambda item: _raw(item, root))
+        yield first
+        for item in twins:
+            if isinstance(item, Source):
+                # Two names that differ in their form only (NFC and NFD): both are files, each needs an id.
+                yield item._replace(source_id=f"{source_id}\0{_digits(_raw(item, root))}")
+
+
+def _labelled(
+    found: Iterable[Source | SourceProblem], label: str, *, is_file: bool
+) -> Iterator[Source | SourceProblem]:
+    """With the label before the path from the root; a tree that is a single file is called by the label alone."""
+    for item in found:
+        yield item._replace(source_id=f"{label}/{item.source_id}" if item.source_id and not is_file else label)
 
 
 def fingerprint(plan: ShardPlan, rule: str) -> str:
@@ -180,68 +299,126 @@ def fingerprint(plan: ShardPlan, rule: str) -> str:
         plan: The shard.
         rule: Fingerprint of the rule by which its text is cut.
     """
+    return fingerprint_of(sources_of(plan), rule)
+
+
+def fingerprint_of(sources: Iterable[Source | SourceProblem], rule: str) -> str:
+    """The same of a shard whose files were found already, in order."""
     digest = hashlib.sha256(rule.encode())
-    for item in sources_of(plan):
+    for item in sources:
         mark = (item.size, item.mtime_ns) if isinstance(item, Source) else (item.reason,)
         digest.update(repr((item.source_id, mark)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
-def _found(plan: ShardPlan) -> Iterator[Source | SourceProblem]:
-    """The same in no order."""
-    root = on_disk(plan.root)
+# -- the walk: half a million files are a tree, so it makes no `Path` and asks for nothing twice ---------------------
+
+HIDDEN, CACHE, OF_WINDOWS = "hidden (their names begin with a dot)", "caches", "what Windows keeps on a drive"
+OUTPUT, LINKED, NO_FILE, NOWHERE = (
+    "the folder of the shards",
+    "links to folders",
+    "no regular files",
+    "links to nothing",
+)
+TOO_LARGE = "--max-file-size (larger)"
+
+MOST_WISHES = 5
+
+
+def entries_of(plan: ShardPlan) -> Iterator[Source | SourceProblem | LeftOut]:
+    """What there is of a shard, in no order; with the loose files also which of the root's folders are left out."""
+    root, most = on_disk(plan.root), plan.rules.filters.max_file_bytes
     if root.is_file():
-        yield from _file(root, root.name)
-    elif plan.name == ROOT_SHARD:
-        yield from _folder(root, "", plan.output, deep=False)
+        yield from _file(str(root), root.name, most)
+    elif plan.folder == ROOT_SHARD:
+        yield from _folder(str(root), "", plan.rules, plan, deep=False)
     else:
-        yield from _folder(root / plan.name, plan.name, plan.output, deep=True)
+        yield from _folder(str(root / plan.folder), plan.folder, plan.rules, plan, deep=True)
 
 
-def _folder(folder: Path, prefix: str, output: Path | None, deep: bool) -> Iterator[Source | SourceProblem]:
-    waiting = [(folder, prefix)]
+def _folder(
+    folder: str, prefix: str, rules: FolderRules, plan: ShardPlan, deep: bool
+) -> Iterator[Source | SourceProblem | LeftOut]:
+    is_output, most = _is_output(plan.output), rules.filters.max_file_bytes
+    waiting = [(folder, prefix, rules)]
     while waiting:
-        at, name = waiting.pop()
+        at, name, rules = waiting.pop()
         try:
-            with os.scandir(at) as entries:
-                for entry in entries:
-                    inside = f"{name}/{entry.name}" if name else entry.name
-                    if _is_left_out(entry, output):
-                        continue
-                    if _is_folder(entry):
-                        if deep:
-                            waiting.append((at / entry.name, inside))
-                    else:
-                        yield from _file(at / entry.name, inside)
+            with os.scandir(at) as listing:
+                entries = list(listing)
         except FileNotFoundError:
             continue  # it has just gone
         except OSError as error:
             yield SourceProblem(_source_id(name), f"the folder cannot be read: {error.strerror or error}")
+            continue
+        if name:
+            rules = rules.of(at, name, (entry.name for entry in entries))
+        before = f"{name}/" if name else ""
+        for entry in entries:
+            inside, is_folder = before + entry.name, _is_folder(entry)
+            why = _why_never(entry, is_output) or rules.why(inside, is_folder=is_folder)
+            if why is not None:
+                yield LeftOut(inside, is_folder, why)
+            elif not is_folder:
+                yield from _file(entry.path, inside, most)
+            elif deep:
+                waiting.append((entry.path, inside, rules))
 
 
-def _file(path: Path, name: str) -> Iterator[Source | SourceProblem]:
+def _file(place: str, name: str, most: int | None) -> Iterator[Source | SourceProblem | LeftOut]:
     try:
-        about = path.stat()
+        about = os.stat(place)  # noqa: PTH116 - a `Path` costs more than the call
     except FileNotFoundError:
-        return  # it has just gone, or is a link to nowhere
+        if os.path.islink(place):  # noqa: PTH114 - see above
+            yield LeftOut(name, False, NOWHERE)
+        return  # else it has just gone
     except OSError as error:
         yield SourceProblem(_source_id(name), f"it cannot be read: {error.strerror or error}")
         return
-    if stat.S_ISREG(about.st_mode):
-        yield Source(_source_id(name), path, *size_and_time(about))
+    if not stat.S_ISREG(about.st_mode):
+        yield LeftOut(name, False, LINKED if stat.S_ISDIR(about.st_mode) else NO_FILE)
+    elif most is not None and about.st_size > most:
+        yield LeftOut(name, False, TOO_LARGE)
+    else:
+        yield Source(_source_id(name), place, *size_and_time(about))
 
 
-def _is_left_out(entry: os.DirEntry[str], output: Path | None) -> bool:
-    if entry.name.startswith(".") or entry.name in SKIPPED or entry.name.lower() in OF_A_DRIVE:
-        return True
-    return output is not None and _is_folder(entry) and _same(Path(entry.path), output)
+def _why_never(entry: os.DirEntry[str], is_output: Callable[[os.DirEntry[str]], bool]) -> str | None:
+    """Why no build takes an entry in, `None` where one may."""
+    name = entry.name
+    if name[0] == ".":
+        return HIDDEN
+    if name in SKIPPED:
+        return CACHE
+    if name[0] in OF_A_DRIVE_BEGIN and name.lower() in OF_A_DRIVE:
+        return OF_WINDOWS
+    return OUTPUT if is_output(entry) else None
+
+
+def _is_output(output: Path | None) -> Callable[[os.DirEntry[str]], bool]:
+    """Whether an entry is the folder of the shards, which is looked at once."""
+    try:
+        known = None if output is None else output.stat()
+    except OSError:
+        known = None
+    if known is None:
+        return lambda entry: False
+
+    def is_output(entry: os.DirEntry[str]) -> bool:
+        try:
+            # Not the entry's own: on Windows that does not say which file it is.
+            return _is_folder(entry) and os.path.samestat(os.stat(entry.path), known)  # noqa: PTH116 - see above
+        except OSError:
+            return False
+
+    return is_output
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     """A folder itself: no link to one, and no junction, which is what Windows has for links to folders."""
     if not entry.is_dir(follow_symlinks=False):
         return False
-    return getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) != JUNCTION
+    return os.name != "nt" or getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) != JUNCTION
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -260,15 +437,10 @@ def _digits(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:8]
 
 
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
-
-
 def _source_id(name: str) -> str:
     """A name as text: bytes that are none in the file system's encoding are shown as `\\xNN`."""
+    if name.isascii():
+        return name
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return unicodedata.normalize("NFC", text)
 
@@ -282,7 +454,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]|[^\x20-\U0010ffff]|[\ud800-\udfff]')
 
 
-def file_names(shards: Iterable[str]) -> dict[str, str]:
+def file_names(shards: Iterable[str], known: Mapping[str, str] | None = None) -> dict[str, str]:
     """The file of each shard, without a folder: plain where its name can be, safe on every system where not.
 
     Windows refuses some names (`aux`, `con`), some letters, and names that end in a dot; and it takes `Docs` and `docs`
@@ -290,18 +462,22 @@ def file_names(shards: Iterable[str]) -> dict[str, str]:
 
     Args:
         shards: Names of folders, and `.`; each once.
+        known: Files that shards have already, by name; they keep them, and no other shard gets one.
     """
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for shard in sorted(shards):
+    shards, known = set(shards), known or {}
+    names = {shard: known[shard] for shard in shards if shard in known}
+    taken = {_folded(file.removesuffix(".db")) for file in known.values()}
+    for shard in sorted(shards - set(names)):
         name = "_root" if shard == ROOT_SHARD else _safe(shard)
-        folded = unicodedata.normalize("NFC", name).casefold()
-        while folded in taken or (shard != ROOT_SHARD and folded == "_root"):
+        while _folded(name) in taken or (shard != ROOT_SHARD and _folded(name) == "_root"):
             name = f"{name}-{_hash(shard)}"
-            folded = unicodedata.normalize("NFC", name).casefold()
-        taken.add(folded)
+        taken.add(_folded(name))
         names[shard] = f"{name}.db"
     return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _safe(shard: str) -> str:

@@ -16,9 +16,10 @@ from helix_crawl_otel.encoders.models import (
     full_id,
     minilm_folder,
     minilm_identity,
+    resolve,
 )
 
-__all__ = ["HASHING", "MINILM", "check_model", "is_of", "known_identity", "load_encoder", "model_of"]
+__all__ = ["HASHING", "MINILM", "check_model", "find_model", "is_of", "known_identity", "load_encoder", "model_of"]
 
 HASHING, MINILM = "hashing", "minilm"
 
@@ -61,6 +62,18 @@ def check_model(model: str) -> None:
         minilm_folder()
     elif Path(model).is_dir():
         check_folder(Path(model))
+
+
+def find_model(model: str) -> None:
+    """The same for a model that is about to be loaded, and of an id that there is such a model: the hub is asked where
+    it is not among the downloads.
+
+    Raises:
+        ModelError: It can never be loaded.
+    """
+    check_model(model)
+    if model not in (HASHING, MINILM) and not Path(model).is_dir():
+        resolve(model)
 
 
 def _check_installed(model: str) -> None:

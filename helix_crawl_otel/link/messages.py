@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.codec import decode, encode
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
 
@@ -213,6 +214,11 @@ class StartBatch(Message):
     work: int | float | None
     read_seconds: float | None
     first: str | None
+
+    @classmethod
+    def of(cls, info: BatchInfo) -> StartBatch:
+        """As the driver has said it; its worker is known by the channel."""
+        return cls(int(info.id), info.shard, info.device, info.genes, info.work, info.read_seconds, info.first)
 
 
 @dataclass(frozen=True)

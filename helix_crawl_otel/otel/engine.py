@@ -7,12 +7,15 @@ Source: DESIGN.md, section 6.
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
+from helix_crawl_otel.formats import duration, genes
+from helix_crawl_otel.link.messages import Boundary
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.dispatch import Dispatcher
 from helix_crawl_otel.otel.gauges import ExportedMetrics, GaugeState
 from helix_crawl_otel.otel.instruments import Instruments
@@ -26,6 +29,13 @@ from helix_crawl_otel.policy.state import DurableText, PolicyState
 from helix_crawl_otel.timeline import TimelineWriter
 
 __all__ = ["Pipeline"]
+
+CORPUS_GENES, CORPUS_SECONDS = 10_000, 600.0
+"""A batch of so many genes, or the first of a shard once it has run for so long, holds what should be many batches. A
+usual one has 64 genes and takes some seconds."""
+
+LARGE_GENES, TIMES_USUAL = 1000, 20
+"""So does one of so many genes that costs so many times what the shard's batches do."""
 
 
 class Pipeline:
@@ -66,7 +76,7 @@ class Pipeline:
         self._saving = threading.Lock()
         self._showing = threading.Lock()  # an older snapshot must not replace a newer one, and stay
         self._unsaved = False  # the last save failed; the next tick tries again
-        self._ids = itertools.count(1)
+        self._has_told_of_corpus = False
         self._feed = LockedPolicy(Policy(settings, tick_seconds=tick_seconds, state=state))
         self._gauge_state = GaugeState(self._feed)
         self._measurements = Measurements(self._feed.apply, clock, lambda error: self.error("policy", error))
@@ -129,9 +139,14 @@ class Pipeline:
         """Shards that a worker, or an earlier one of that name, has opened and not closed; and where each is."""
         return self._feed.ask(lambda policy: policy.open_shards(worker))
 
-    def expect_shards(self, shards: Iterable[str]) -> None:
-        """These shards are pending: each is counted so until it is opened, or closed without having been."""
-        self._gauge_state.expect_shards(shards)
+    def expect_shards(self, shards: Iterable[str], genes: Mapping[str, int] = MappingProxyType({})) -> None:
+        """These shards are pending: each is counted so until it is opened, or closed without having been.
+
+        Args:
+            shards: By name.
+            genes: How many lack a vector in them, counted or estimated, where that is known.
+        """
+        self._gauge_state.expect_shards(shards, genes)
         self._settle()
 
     def set_pending(self, shard: str, genes: int) -> None:
@@ -161,21 +176,11 @@ class Pipeline:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def start_batch(
-        self,
-        shard: str,
-        worker: str,
-        device: str,
-        genes: float,
-        work: float | None,
-        read_seconds: float | None = None,
-        first: str | None = None,
-        batch_id: str | None = None,
-    ) -> RunningBatch:
-        """A batch begins now, after a read of so many seconds. Its numbers are looked at when it ends."""
+    def start_batch(self, info: BatchInfo) -> RunningBatch:
+        """A batch begins now. Its numbers are looked at when it ends."""
         started = self._clock()
-        self._stage(device, "read", read_seconds)
-        info = BatchInfo(batch_id or str(next(self._ids)), shard, worker, device, genes, work, first)
+        self._stage(info.device, "read", info.read_seconds)
+        self._look_for_corpus(info, 0.0)
         self._feed.tell(lambda policy: policy.start_batch(started, info))
         return info, started
 
@@ -234,29 +239,20 @@ class Pipeline:
             )
         )
 
-    def record_batch(
-        self, shard: str, worker: str, device: str, genes: float, seconds: float, work: float | None
-    ) -> None:
+    def record_batch(self, info: BatchInfo, seconds: float) -> None:
         """A batch that the driver has timed itself has ended now."""
-        info = BatchInfo(str(next(self._ids)), shard, worker, device, genes, work)
-        problem = sample_problem(genes, seconds, work)
+        problem = sample_problem(info.genes, seconds, info.work)
         if problem is not None:
             self._exported.not_judged(problem, info, seconds)
             return
+        self._look_for_corpus(info, seconds)
         self.finish_batch((info, self._clock() - seconds), seconds)
 
-    def boundary(
-        self,
-        shard: str,
-        device: str,
-        commit_seconds: float | None,
-        genes: int | None = None,
-        pending: int | None = None,
-    ) -> None:
-        """All earlier batches of a shard are committed, which took so long; so many of its genes are pending."""
-        self._stage(device, "commit", commit_seconds)
-        if pending is not None:
-            self._gauge_state.set_pending(shard, pending)
+    def boundary(self, told: Boundary) -> None:
+        """All earlier batches of a shard are committed."""
+        self._stage(told.device, "commit", told.commit_seconds)
+        if told.pending is not None:
+            self._gauge_state.set_pending(told.shard, told.pending)
 
     # -- the world ----------------------------------------------------------------------------------------------------
 
@@ -280,6 +276,11 @@ class Pipeline:
         self._settle()
         if self._unsaved:
             self.save_state()
+        if not self._has_told_of_corpus:
+            now = self._clock()
+            running = self._feed.ask(lambda policy: [(batch.info, batch.started) for batch in policy.inflight()])
+            for info, started in running:
+                self._look_for_corpus(info, now - started)
 
     def status(self, shard: str) -> ShardStatus:
         """A snapshot of a shard."""
@@ -311,6 +312,29 @@ class Pipeline:
         self._exported.error(place, error)
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _look_for_corpus(self, info: BatchInfo, age: float) -> None:
+        """Say once that a batch holds a whole corpus: nothing can be judged or done for hours, and nobody sees why."""
+        if self._has_told_of_corpus or sample_problem(info.genes, work=info.work) is not None:
+            return
+        is_large, is_long = info.genes >= LARGE_GENES, age >= CORPUS_SECONDS
+        if not (is_large or is_long):
+            return
+        baseline, _ = self._feed.ask(lambda policy: policy.baseline(info.shard, info.device))
+        cost = info.genes if info.work is None else info.work
+        if info.genes >= CORPUS_GENES or (is_large and baseline is not None and cost > TIMES_USUAL * baseline.work):
+            what = f"one batch holds {genes(int(info.genes))}"
+        elif is_long and baseline is None:
+            what = f"a first batch has run for {duration(age)}"
+        else:
+            return
+        self._has_told_of_corpus = True
+        watchdog.warning(
+            "shard %r: %s; nothing is judged or done before it ends: open a batch for each call of the model (some 64 "
+            "genes), then boundary()",
+            info.shard,
+            what,
+        )
 
     def _batch_age(self, shard: str) -> float | None:
         """Of a shard's oldest batch, in seconds; 0 without one, `None` when the clock, the caller's, fails."""

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from helix_crawl_otel.link.messages import BadMessage
 from helix_crawl_otel.logs import watchdog
@@ -60,13 +61,18 @@ class ShardView:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that the gauges show. Replaced whole, never changed: a callback reads one and waits for nothing."""
+    """All that the gauges show. Replaced whole, never changed: a callback reads one and waits for nothing.
+
+    Args:
+        waiting: Genes of shards that are not begun, as far as they were counted or estimated.
+    """
 
     shards: dict[str, ShardView] = field(default_factory=dict)
     memory: dict[str, MemoryReading] = field(default_factory=dict)
     sources: dict[tuple[str, str], bool] = field(default_factory=dict)
     workers: dict[str, bool] = field(default_factory=dict)
     shard_states: dict[str, int] = field(default_factory=dict)
+    waiting: Mapping[str, int] = field(default_factory=dict)
 
 
 class ExportedMetrics:
@@ -242,6 +248,8 @@ class ExportedMetrics:
     def _pending(self) -> Rows:
         for shard, view in self.snapshot.shards.items():
             yield view.pending_genes, self._hub.labels.of("helix_dense_genes_pending", shard)
+        for shard, genes in self.snapshot.waiting.items():
+            yield genes, self._hub.labels.of("helix_dense_genes_pending", shard)
 
 
 class GaugeState:
@@ -264,6 +272,7 @@ class GaugeState:
         self._states = dict.fromkeys(SHARD_STATES, 0)  # but for `running`: the policy knows what is open
         self._pending: dict[str, int] = {}  # genes, as the worker that has the store counted them last
         self._expected: set[str] = set()  # pending ones that are known by name
+        self._waiting: Mapping[str, int] = {}  # genes of those; replaced, never changed, for snapshots show it
         self._closed: dict[str, str] = {}  # state of the shards closed last: one that comes back is counted once
 
     def open_shard(self, shard: str) -> None:
@@ -282,12 +291,13 @@ class GaugeState:
             if len(self._closed) > CLOSED_KEPT:
                 del self._closed[next(iter(self._closed))]
 
-    def expect_shards(self, shards: Iterable[str]) -> None:
-        """These are pending."""
+    def expect_shards(self, shards: Iterable[str], genes: Mapping[str, int] = MappingProxyType({})) -> None:
+        """These are pending, some with so many genes."""
         running = self._feed.ask(lambda policy: set(policy.open_shards()))
         with self._lock:
             new = set(shards) - self._expected - running
             self._expected |= new
+            self._waiting = {**self._waiting, **{shard: genes[shard] for shard in new if shard in genes}}
             self._states["pending"] += len(new)
 
     def set_pending(self, shard: str, genes: int) -> None:
@@ -321,7 +331,7 @@ class GaugeState:
     def snapshot(self, now: float) -> Snapshot:
         """Everything as it is now."""
         with self._lock:
-            pending = dict(self._pending)
+            pending, waiting = dict(self._pending), self._waiting
             memory, sources = dict(self._memory), dict(self._sources)
             running, states = set(self._workers.values()), dict(self._states)
             workers = {device: device in running for device in self._devices}
@@ -333,7 +343,7 @@ class GaugeState:
             }
 
         shards = self._feed.ask(view)
-        return Snapshot(shards, memory, sources, workers, states | {"running": len(shards)})
+        return Snapshot(shards, memory, sources, workers, states | {"running": len(shards)}, waiting)
 
     def _leave_state(self, shard: str) -> bool:
         """Count a shard no longer in the state it was in, if one is known. The caller holds the lock."""
@@ -341,6 +351,8 @@ class GaugeState:
         if shard in self._expected:
             self._expected.discard(shard)
             earlier = "pending"
+            if shard in self._waiting:
+                self._waiting = {name: genes for name, genes in self._waiting.items() if name != shard}
         if earlier is not None:
             self._states[earlier] = max(0, self._states[earlier] - 1)
         return earlier is not None

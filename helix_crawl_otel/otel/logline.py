@@ -1,19 +1,27 @@
-"""Writes decisions and actions as log lines that a person on call can read and a script can grep."""
+"""Writes decisions and actions as log lines: one sentence that a person on call can read, then the fields that a script
+can grep, always the same ones in the same order.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from helix_crawl_otel.formats import gib_number
+from helix_crawl_otel.formats import gib_number, shard_name
 from helix_crawl_otel.policy.model import Action, Decision, EvidenceValue
 
 __all__ = ["action_line", "decision_line"]
+
+MOST_LETTERS = 24
+"""Of a shard's name in a sentence."""
+
+_SAID_BY_REASON = ("issued", "recovered", "hang")
+"""Their reasons say what happened."""
 
 _SHARED = {"shared": "shared_bytes", "shared_rise": "shared_rise_bytes", "others_shared": "other_shared_bytes"}
 
 
 def decision_line(happened: str, decision: Decision) -> str:
-    """One line with shard, rate, EMA, baseline, limit, memory and action.
+    """One line: a sentence, then shard, rate, EMA, baseline, limit, memory and action.
 
     Args:
         happened: What became of it, such as `issued` or `vetoed`.
@@ -38,8 +46,16 @@ def action_line(happened: str, action: Action, what: str = "") -> str:
 def _line(
     happened: str, action: str, shard: str, device: str, rung: int, evidence: Mapping[str, EvidenceValue], reason: str
 ) -> str:
-    why = f": {reason}" if reason else ""
-    return f"{happened} action={action} shard={_name(shard)} device={device} rung={rung} {_numbers(evidence)}{why}"
+    fields = f"{happened} action={action} shard={_name(shard)} device={device} rung={rung} {_numbers(evidence)}"
+    what = happened if action == "-" else f"{action} {happened}"
+    sentence = (reason if happened in _SAID_BY_REASON else f"{what}: {reason}") if reason else what
+    return f"{_short_name(shard)}: {sentence}; {fields}"
+
+
+def _short_name(shard: str) -> str:
+    """For people, who have to see what happened beside it: the whole name is among the fields."""
+    name = shard_name(shard)
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 3]}..."
 
 
 def _name(shard: str) -> str:

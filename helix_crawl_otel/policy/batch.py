@@ -45,6 +45,7 @@ class BatchInfo:
         genes: Passages.
         work: Cost in the driver's unit, `None` to be judged by genes.
         first: In a build, the id of its first gene; `None` where nobody needs to know.
+        read_seconds: What the stage before it took, `None` where nobody knows.
     """
 
     id: str
@@ -54,6 +55,7 @@ class BatchInfo:
     genes: float
     work: float | None = None
     first: str | None = None
+    read_seconds: float | None = None
 
 
 RunningBatch = tuple[BatchInfo, float]

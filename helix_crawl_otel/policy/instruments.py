@@ -114,7 +114,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "helix_dense_genes_pending",
         "{gene}",
         ("shard",),
-        "Genes of the shard that still lack a vector; absent while unknown.",
+        "Genes of the shard that still lack a vector, of one that is not begun as estimated; absent while unknown.",
     ),
     _gauge("helix_dense_shards", "{shard}", ("state",), "Shards by state: pending, running, done, paused or failed."),
     _gauge(

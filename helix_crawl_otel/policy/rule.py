@@ -76,15 +76,18 @@ class Rule:
             now: Seconds.
             deadlines: False for a batch that has ended: what was overdue or hung inside it no longer is.
         """
-        state = self.state.shards[batch.shard]
-        baseline, source = self._measure_slices(batch)
+        if batch.slice_seconds is None:
+            self._measure_slices(batch)
         decisions: list[Decision] = []
+        until = now + ROUNDING * self.tick_seconds
         while True:
             due, what = self._next_due(batch, deadlines)
-            if due == math.inf or due > now + ROUNDING * self.tick_seconds:  # of an infinite `now`, never is later too
+            if due == math.inf or due > until:  # of an infinite `now`, never is later too
                 return decisions
             t = min(due, now)
+            state = self.state.shards[batch.shard]
             if what == "slice":
+                baseline, source = self.baseline(batch.shard, batch.device)
                 assert baseline is not None
                 rate, genes_rate = batch.take_slice()
                 decisions += self._observe(t, batch, rate, genes_rate, baseline, source, t - batch.started)
@@ -97,13 +100,14 @@ class Rule:
     def observe_finished(self, t: float, batch: Batch, seconds: float) -> list[Decision]:
         """Take a batch that ended at `t` after `seconds`: into the baseline being measured, and as an observation."""
         rate, genes_rate = batch.work / seconds, batch.genes / seconds
-        before, _ = self.baseline(batch.shard, batch.device)
+        baseline, source = self.baseline(batch.shard, batch.device)
+        is_no_sample = is_small(batch.work, baseline) or batch.is_covered(seconds)
         meter = self.state.shards[batch.shard].meter(batch.device)
         if meter.baseline is None:
-            self._measure(batch, meter, Baseline(rate, genes_rate, batch.work), before)
-        if is_small(batch.work, before) or batch.is_covered(seconds):
+            self._measure(batch, meter, Baseline(rate, genes_rate, batch.work), baseline)
+            baseline, source = self.baseline(batch.shard, batch.device)
+        if is_no_sample:
             return []
-        baseline, source = self.baseline(batch.shard, batch.device)
         return self._observe(t, batch, rate, genes_rate, baseline, source, None)
 
     def _card(self, device: str, state: ShardState) -> str:
@@ -118,12 +122,11 @@ class Rule:
             self.quiet_until = -math.inf
             self.state.cards.add(self._card(batch.device, self.state.shards[batch.shard]), completed)
 
-    def _measure_slices(self, batch: Batch) -> tuple[Baseline | None, str]:
-        """Fix the slices of a batch by the baseline in force, which is returned as by `baseline`."""
-        baseline, source = self.baseline(batch.shard, batch.device)
+    def _measure_slices(self, batch: Batch) -> None:
+        """Fix the slices of a batch by the baseline in force, once there is one."""
+        baseline, _ = self.baseline(batch.shard, batch.device)
         if baseline is not None:
             batch.measure(baseline, self.settings.factor, self.tick_seconds)
-        return baseline, source
 
     def _next_due(self, batch: Batch, deadlines: bool) -> tuple[float, str]:
         """What comes next inside a batch, and when; a slice before a deadline of the same moment. Never is infinite."""
@@ -185,8 +188,10 @@ class Rule:
         """
         if batch.is_answered:
             return True
+        if state.ladder.pending is None:
+            return False
         beside = (other for other in self.state.inflight.values() if other.shard == batch.shard)
-        return state.ladder.pending is not None and any(other.is_answered for other in beside)
+        return any(other.is_answered for other in beside)
 
     def _answer(self, batch: Batch, state: ShardState) -> None:
         """A rung has been asked for. Where nobody can end the shard's batches, all of them have their answer."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import dataclass
+from typing import Protocol
 
-__all__ = ["DeviceName", "parse_cuda", "parse_device"]
+__all__ = ["DeviceName", "TorchDevice", "device_name", "parse_cuda", "parse_device"]
 
 _KINDS = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "xla")
 _NAME = re.compile(r"(?P<kind>[a-z]+)(?::(?P<index>0|[1-9][0-9]{0,5}))?")
@@ -34,11 +36,48 @@ def parse_device(name: str) -> DeviceName:
     Raises:
         ValueError: `name` is no device name.
     """
-    match = _NAME.fullmatch(str(name))
+    return _parsed(str(name), name)
+
+
+def _parsed(name: str, given: object) -> DeviceName:
+    match = _NAME.fullmatch(name)
     if match is None or match["kind"] not in _KINDS:
         others = ", ".join(_KINDS[2:])
-        raise ValueError(f"device is {name!r}; accepted: cpu, cuda, cuda:N (N is 0, 1, ...), or one of {others}")
+        raise ValueError(f"device is {given!r}; accepted: cpu, cuda, cuda:N (N is 0, 1, ...), or one of {others}")
     return DeviceName(match["kind"], int(match["index"] or 0))
+
+
+class TorchDevice(Protocol):
+    """A `torch.device`, which is not imported for that."""
+
+    @property
+    def type(self) -> str:
+        """Such as `cuda`."""
+
+    @property
+    def index(self) -> int | None:
+        """Ordinal, `None` where it has none."""
+
+
+def device_name(device: object) -> DeviceName:
+    """Read what a driver of somebody else's calls a device.
+
+    Args:
+        device: A name, whatever its letters' size; the number of a CUDA card, 0 or more; or a `torch.device`.
+
+    Raises:
+        ValueError: It is none of these. The message says what is accepted.
+    """
+    if isinstance(device, str):
+        return _parsed(device.strip().lower(), device)
+    kind, index = getattr(device, "type", None), getattr(device, "index", None)
+    if isinstance(kind, str) and (index is None or isinstance(index, int)):
+        return _parsed(kind if index is None else f"{kind}:{index}", device)
+    if hasattr(device, "__index__") and not isinstance(device, bool) and operator.index(device) >= 0:
+        return _parsed(f"cuda:{operator.index(device)}", device)
+    raise ValueError(
+        f"device is {device!r}; accepted: a name such as cuda:0 or cpu, the number of a CUDA card, or a torch.device"
+    )
 
 
 def parse_cuda(name: str) -> DeviceName:

@@ -65,7 +65,7 @@ class Axis:
 
     def append(self, event: Event) -> None:
         """Put an event at the end."""
-        kind = _KINDS.index(type(event))
+        kind = _NUMBER[type(event)]
         rows = self._rows[kind]
         self.times.append(event.t)
         self._kinds.append(kind)
@@ -75,7 +75,7 @@ class Axis:
     @property
     def has_actions(self) -> bool:
         """Whether the job's own policy asked for anything."""
-        return bool(self._rows[_KINDS.index(timeline.ActionEvent)])
+        return bool(self._rows[_NUMBER[timeline.ActionEvent]])
 
     def is_memory(self, number: int) -> bool:
         """Whether an event is a reading."""
@@ -101,6 +101,8 @@ _KINDS = (
     timeline.ActionEvent,
 )
 """The kinds of events on a time axis: readings, tries, the rest."""
+
+_NUMBER = {kind: number for number, kind in enumerate(_KINDS)}
 
 
 def in_runs(events: Iterable[Event]) -> Iterator[tuple[timeline.RunEvent | None, Axis]]:

@@ -180,7 +180,7 @@ class Shown:
     """The shards to show.
 
     Args:
-        tales: In the order in which they are shown.
+        tales: In the order in which they were begun.
         left_out: How many there are besides, and how many of those crawled.
     """
 
@@ -195,13 +195,13 @@ class Shown:
         more = f", {crawled} of them with a crawl" if crawled else ", none of them with a crawl"
         what = "shards" if story.runs < 2 else "shards and runs"
         yield (
-            f"Shown are {len(self.tales)} of {len(story.tales)} {what}, those that lost most to a crawl first; "
+            f"Shown are {len(self.tales)} of {len(story.tales)} {what}, those that lost most to a crawl; "
             f"{count(others, 'other is', 'others are')} left out{more}."
         )
 
 
 def choose(story: RunReport, most: int = MOST_FIGURES) -> Shown:
-    """Those with crawls first, by the time lost; then those with actions; then the longest.
+    """Those with crawls before others, by the time lost; then those with actions; then the longest.
 
     Args:
         story: What happened.
@@ -209,6 +209,7 @@ def choose(story: RunReport, most: int = MOST_FIGURES) -> Shown:
     """
     tales = sorted((tale for tale in story.tales if not tale.is_empty), key=_interest)
     kept, others = tales[:most], tales[most:]
+    kept.sort(key=lambda tale: (tale.run, tale.span))
     return Shown(kept, (len(others), sum(bool(tale.episodes) for tale in others)))
 
 

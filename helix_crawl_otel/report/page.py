@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from helix_crawl_otel.charts import DARK, INK, LIGHT, Layout, Part, draw, figure, png_of, svg_of, write
+from helix_crawl_otel.charts import DARK, INK, LIGHT, Layout, Panel, Part, draw, figure, png_of, svg_of, write
 from helix_crawl_otel.formats import clock, count, duration, html_text
 from helix_crawl_otel.report.effect import (
     MEANINGS,
@@ -28,6 +28,7 @@ from helix_crawl_otel.report.words import (
     evidence_text,
     headline,
     name_of,
+    origin,
     sentences,
     speed_text,
     step_text,
@@ -56,6 +57,7 @@ def page(story: RunReport, shown: Shown, name: str, notes: Sequence[str] = ()) -
     """
     title = f"Report of {html_text(name)}"
     parts = [f"<h1>{html_text(headline(story))}</h1>"]
+    parts += [f'<p class="origin">{html_text(text)}</p>' for text in [origin(story)] if text]
     parts += [f'<p class="lead">{html_text(" ".join(sentences(story)))}</p>', _tiles(story)]
     parts += [f"<p>{html_text(line)}</p>" for line in shown.sentences(story)]
     for at, tale in enumerate(shown.tales, start=1):
@@ -96,9 +98,10 @@ def _shard(tale: ShardReport, story: RunReport, key: str) -> Iterator[str]:
     name = html_text(name_of(tale, story))
     yield f'<section>\n<h2 class="shard">{name}</h2>\n<p>{html_text(tale_text(tale, story))}</p>'
     yield "<figure>"
-    for layout, kind in ((WIDE, "wide"), (NARROW, "narrow")):
+    kinds = {"wide": WIDE, "narrow": NARROW}
+    for (kind, layout), shown in zip(kinds.items(), _panels(tale, steps, story, kinds.values()), strict=True):
         drawn = figure(layout.inches)
-        _draw(drawn, tale, steps, story, INK, layout, top=0.87 if steps else 0.97)
+        _draw(drawn, shown, tale, steps, INK, layout, top=0.87 if steps else 0.97)
         label = f"Speed and memory of {name} over time"
         yield f'<div class="{kind}">{svg_of(drawn, f"{key}{kind[0]}", label)}</div>'
     yield f"<figcaption>{_legend(tale, story)}</figcaption>\n</figure>"
@@ -118,16 +121,21 @@ def _shard(tale: ShardReport, story: RunReport, key: str) -> Iterator[str]:
     yield "</section>"
 
 
+def _panels(
+    tale: ShardReport, steps: Mapping[int, ReportAction], story: RunReport, layouts: Iterable[Layout]
+) -> Iterator[list[Panel]]:
+    return panels(tale, steps, story.settings.factor, story.settings.vram_full, layouts)
+
+
 def _draw(
     page: Part,
+    shown: Sequence[Panel],
     tale: ShardReport,
     steps: Mapping[int, ReportAction],
-    story: RunReport,
     ink: Mapping[str, str],
     layout: Layout,
     top: float,
 ) -> None:
-    shown = panels(tale, steps, story.settings.factor, story.settings.vram_full, layout)
     draw(page, shown, window(tale, steps), ink, layout, top, "since the run began")
 
 
@@ -241,7 +249,8 @@ def picture(story: RunReport) -> bytes:
     page = figure((PICTURE.inches[0], sum(ratios)), "white")
     head, *parts, foot = page.subfigures(len(ratios), 1, squeeze=False, height_ratios=ratios)[:, 0]
     write(head, (0.02, 0.8), headline(story), 17, LIGHT["ink"], fontweight="bold")
-    write(head, (0.02, 0.5), textwrap.fill(" ".join(sentences(story)), 135), 10.5, LIGHT["ink"], linespacing=1.4)
+    lead = textwrap.fill(" ".join([*sentences(story), origin(story)]).strip(), 135)
+    write(head, (0.02, 0.5), lead, 10.5, LIGHT["ink"], linespacing=1.4)
     for part, tale in zip(parts, shown.tales, strict=False):
         name = textwrap.shorten(name_of(tale, story), 90)
         write(part, (0.02, 0.985), name, 13, LIGHT["ink"], fontweight="bold")
@@ -249,7 +258,8 @@ def picture(story: RunReport) -> bytes:
         write(part, (0.02, 0.93), "\n".join(words), 9.5, LIGHT["soft"], linespacing=1.35)
         steps = numbered(tale)
         top = 0.93 - 0.042 * len(words) - (0.13 if steps else 0.02)
-        _draw(part, tale, steps, story, LIGHT, PICTURE, top)
+        (shown_panels,) = _panels(tale, steps, story, [PICTURE])
+        _draw(part, shown_panels, tale, steps, LIGHT, PICTURE, top)
     key = "Blue: a batch.  Red: a batch during a crawl.  Dashed: baseline.  Dotted red: crawl limit, full memory."
     if any(tale.tells_shared for tale in shown.tales):
         key += "  Dashed red: shared memory."
@@ -277,6 +287,7 @@ h1 {{ font-size: 1.7rem; line-height: 1.25; margin: 0.3em 0; }}
 h2 {{ font-size: 1.25rem; margin: 2em 0 0.4em; }}
 p {{ margin: 0.5em 0; max-width: 75ch; }}
 .lead {{ font-size: 1.08rem; }}
+.origin {{ color: var(--soft); }}
 .tiles {{ display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin: 20px 0; }}
 .tiles div {{ background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; }}
 dt {{ color: var(--soft); font-size: 0.88rem; }}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
@@ -46,22 +46,23 @@ def window(tale: ShardReport, steps: Mapping[int, ReportAction]) -> tuple[float,
 
 
 def panels(
-    tale: ShardReport, steps: Mapping[int, ReportAction], factor: float, full: float, layout: Layout
-) -> list[Panel]:
-    """One shard.
+    tale: ShardReport, steps: Mapping[int, ReportAction], factor: float, full: float, layouts: Iterable[Layout]
+) -> Iterator[list[Panel]]:
+    """One shard, for each layout: its rows are gone through once for all of them.
 
     Args:
         tale: The shard.
         steps: Its actions by the number that they carry in the table.
         factor: Crawl limit = baseline / factor.
         full: Fraction of the memory that counts as full.
-        layout: The size it will be drawn for.
+        layouts: The sizes it will be drawn for.
     """
     rules = [ChartRule(start.t, "soft", dashes=(1, 3)) for start in tale.starts[:MOST_STARTS]]
     rules += [ChartRule(step.t, "ink", alpha=0.75) for step in steps.values()]
     speed, memory = _speed(tale, factor), _memory(tale, full)
-    notes = list(_numbers(steps, window(tale, steps), layout))
-    return [replace(speed, rules=rules, notes=notes), replace(memory, rules=rules)]
+    for layout in layouts:
+        notes = list(_numbers(steps, window(tale, steps), layout))
+        yield [replace(speed, rules=rules, notes=notes), replace(memory, rules=rules)]
 
 
 def _speed(tale: ShardReport, factor: float) -> Panel:
@@ -157,8 +158,9 @@ def thinned(batches: Collection[ReportBatch]) -> list[ReportBatch]:
         return list(batches)
     kept: list[ReportBatch] = []
     for stretch in _stretches(batches, MOST_POINTS // 2):
-        ends = {id(one): one for one in (min(stretch, key=lambda b: b.rate), max(stretch, key=lambda b: b.rate))}
-        kept += sorted(ends.values(), key=lambda batch: batch.ended)
+        rates = [batch.rate for batch in stretch]
+        ends = dict.fromkeys((rates.index(min(rates)), rates.index(max(rates))))
+        kept += sorted((stretch[at] for at in ends), key=lambda batch: batch.ended)
     return kept
 
 

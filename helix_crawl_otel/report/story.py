@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.timeline import RunEvent
 from helix_crawl_otel.timeline.columns import Columns
 
 __all__ = [
@@ -334,6 +335,7 @@ class RunReport:
         runs: How many.
         seconds: Over all runs.
         sources: Where reconstructed runs come from.
+        origins: Of each run, what it recorded of itself, `None` where it has no line.
     """
 
     settings: Settings
@@ -342,6 +344,7 @@ class RunReport:
     runs: int = 1
     seconds: float = 0.0
     sources: list[str] = field(default_factory=list)
+    origins: list[RunEvent | None] = field(default_factory=list)
 
     @property
     def crawls(self) -> int:

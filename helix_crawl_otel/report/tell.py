@@ -52,6 +52,7 @@ def tell(runs: Sequence[tuple[timeline.RunEvent | None, Axis]], settings: Settin
     """
     builder = _ReportBuilder(settings, is_recorded=any(axis.has_actions for _, axis in runs))
     travel(runs, builder)
+    builder.story.origins = [run for run, _ in runs]
     if builder.has_decided and not builder.story.is_recorded:  # as long as nothing happens, both see the same
         engine = ReplayEngine(settings)
         travel(runs, engine)
@@ -92,6 +93,7 @@ class _ReportBuilder(PolicyInRuns):
         self._starts: dict[str, list[StartMark]] = defaultdict(list)  # by worker
         self._newest: dict[str, timeline.TriedBatch] = {}  # that has begun, by shard
         self._running: dict[str, dict[int, float]] = defaultdict(dict)  # beginnings of those in flight, by shard
+        self._infos: dict[int, BatchInfo] = {}  # of those in flight
         self._slow_since: dict[str, float] = {}  # beginning of the unbroken row of slow batches, by shard
         self._crawled: dict[str, list[ShardReport]] = defaultdict(list)  # by worker, open crawls among them
 
@@ -104,12 +106,15 @@ class _ReportBuilder(PolicyInRuns):
 
     def begin(self, t: float, number: int, batch: timeline.TriedBatch) -> None:
         """It is in flight."""
-        self._take(self.policy.start_batch(t, self._info(t, number, batch)))
+        info = self._infos[number] = self._info(t, number, batch)
+        self._newest[batch.shard] = batch
+        self._take(self.policy.start_batch(t, info))
         self._running[batch.shard][number] = batch.t - batch.seconds
 
     def end(self, t: float, number: int, batch: timeline.BatchEvent) -> None:
         """It is told with its verdict."""
-        info = self._info(t, number, batch)
+        info = self._infos.pop(number, None) or self._info(t, number, batch)
+        self._newest[batch.shard] = batch
         decisions, problem = self.policy.finish_batch(t, info, batch.seconds)
         self._take([decision for decision in decisions if decision.t < t])
         told = self._batch(t, info, batch, is_judged=problem is None)
@@ -119,7 +124,8 @@ class _ReportBuilder(PolicyInRuns):
     def lose(self, t: float, number: int, batch: timeline.UnfinishedEvent) -> None:
         """It is told as one that came to nothing; its worker's crawls end here. What was due by then has been seen."""
         self._take(self.policy.advance(t + ROUNDED_SECONDS))
-        info = self._info(t, number, batch)
+        info = self._infos.pop(number, None) or self._info(t, number, batch)
+        self._newest[batch.shard] = batch
         told = self._batch(t, info, batch, is_judged=True)
         self._tell(number, told, self._tale(batch.shard), is_end=False)
         self.policy.abandon_batch(info.id)
@@ -178,7 +184,6 @@ class _ReportBuilder(PolicyInRuns):
             self._slow_since.pop(tale.shard, None)
 
     def _info(self, t: float, number: int, event: timeline.TriedBatch) -> BatchInfo:
-        self._newest[event.shard] = event
         if event.shard not in self._tales:
             self._take(self.policy.open_shard(t, event.shard, event.worker, event.device))
             self._tale(event.shard)

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
+from helix_crawl_otel.dates import local_time
 from helix_crawl_otel.formats import clock, count, duration, gib, gib_number, number, shard_name
 from helix_crawl_otel.report.effect import Effect, Speed, effect_of, lost_seconds, saved_seconds
 from helix_crawl_otel.report.panels import LABELS
@@ -19,6 +20,7 @@ __all__ = [
     "evidence_text",
     "headline",
     "name_of",
+    "origin",
     "sentences",
     "speed_text",
     "step_text",
@@ -53,6 +55,21 @@ def headline(story: RunReport) -> str:
         return f"No crawl in {_shards(story)}.{stuck}"
     crawled = {(tale.run, tale.shard) for tale in story.tales if tale.episodes}
     return f"{count(story.crawls, 'crawl')} in {len(crawled)} of {_shards(story)}.{stuck}"
+
+
+def origin(story: RunReport) -> str:
+    """Where, of which folder, with which model and when: what the runs recorded of themselves; empty where nothing."""
+    runs = [run for run in story.origins if run is not None]
+    named = [("on", [run.host for run in runs]), ("of", [run.folder for run in runs])]
+    named.append(("model", [run.encoder for run in runs]))
+    parts = [
+        f"{word} {', '.join(names)}" for word, given in named if (names := list(dict.fromkeys(filter(None, given))))
+    ]
+    if began := [run.started for run in runs if run.started is not None]:
+        parts.append(f"begun {local_time(began[0])}")
+        if len(began) > 1:
+            parts.append(f"the last of {len(story.origins)} runs {local_time(began[-1])}")
+    return f"Recorded {', '.join(parts)}." if parts else ""
 
 
 def _shards(story: RunReport) -> str:

@@ -111,23 +111,26 @@ def gone_sources(connection: sqlite3.Connection, table: Table, own: Mapping[str,
     tree = own.get(TREE_NOTE)
     if tree is None or not table.has_own or not _is_there(Path(tree[0])):
         return
-    files = _TreeFiles(Path(tree[0]))
+    files = _TreeFiles(Path(tree[0]), tree[1].rpartition("/")[0])
     for (source_id,) in connection.execute("SELECT source_id FROM helix_crawl_sources WHERE genes > 0 ORDER BY 1"):
         if not files.holds(source_id):
             yield source_id
 
 
 class _TreeFiles:
-    """Tells which sources of a tree are there, by their ids as `corpus.tree` makes them: paths in composed form."""
+    """Tells which sources of a tree are there, by their ids as `corpus.tree` makes them: paths in composed form, with
+    the tree's label before them where several trees make one index."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, label: str) -> None:
         self._root = root
+        self._label = label
         self._is_file = root.is_file()
         self._names: dict[Path, dict[str, Path]] = {}  # of folders whose names are not as they are in ids
 
     def holds(self, source_id: str) -> bool:
         if self._is_file:
-            return source_id == _id_of(self._root.name)
+            return source_id == (self._label or _id_of(self._root.name))
+        source_id = source_id.removeprefix(f"{self._label}/") if self._label else source_id
         if _is_there(self._root / source_id):
             return True
         name = source_id.partition("\0")[0]  # behind it are digits that tell two forms of one name apart

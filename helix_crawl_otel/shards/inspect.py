@@ -9,7 +9,7 @@ Source: DESIGN.md, section 8: a shard whose every encodable gene has a vector of
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,8 @@ __all__ = [
     "built_from",
     "count_quarantined",
     "find_shards",
-    "gone_shards",
     "has_vectors",
+    "lease_of_sources",
     "names_by_file",
     "notes_of_links",
     "reading",
@@ -43,8 +43,6 @@ COUNTED_BYTES = 256 * 1024**2
 
 PAGE = 2000
 """Vectors read at once."""
-
-STATE_FOLDER = ".helix-crawl"
 
 
 @contextmanager
@@ -100,13 +98,17 @@ def _looked_at(connection: sqlite3.Connection, path: Path) -> tuple[sqlite3.Conn
         raise
 
 
-def stored_identity(path: Path) -> dict[str, object] | None:
+def stored_identity(path: Path, lock_seconds: float = LOCK_SECONDS) -> dict[str, object] | None:
     """The encoder that a shard's vectors are of, `None` when nothing says so.
+
+    Args:
+        path: The file.
+        lock_seconds: How long to wait for another program that holds it.
 
     Raises:
         StoreError: It cannot be read.
     """
-    with reading(path) as (connection, table):
+    with reading(path, lock_seconds) as (connection, table):
         return read_notes(connection, table).get("encoder")
 
 
@@ -272,36 +274,20 @@ def _is_shard(path: Path) -> bool:
         return True
 
 
-def gone_shards(root: Path, output: Path, files: Collection[str], lock_seconds: float) -> list[tuple[str, Path, int]]:
-    """Shards that were cut from this tree, hold sources, and have no folder in it any more. Their genes stay until
-    `--prune`.
+def lease_of_sources(path: Path, lock_seconds: float) -> int | None:
+    """The highest lease of a shard that holds sources; `None` where it holds none, or cannot be read.
 
     Args:
-        root: The tree.
-        output: Folder of the shards' files.
-        files: Of the shards that the tree has, without a folder.
-        lock_seconds: How long to wait for another program that holds one.
-
-    Returns:
-        Name, file and highest lease of each, in order.
+        path: The file.
+        lock_seconds: How long to wait for another program that holds it.
     """
-    found = []
-    for path in sorted(output.glob("*.db")):
-        if path.name in files or not path.is_file():
-            continue
-        try:
-            with reading(path, lock_seconds) as (connection, table):
-                own = read_notes(connection, table)
-                has_sources = (
-                    table.has_own
-                    and connection.execute("SELECT 1 FROM helix_crawl_sources LIMIT 1").fetchone() is not None
-                )
-        except StoreError:
-            continue  # what cannot be read is not known to be ours
-        tree = own.get(TREE_NOTE)
-        if has_sources and tree is not None and Path(tree[0]) == root:
-            found.append((tree[1], path, own.get("epoch", 0)))
-    return found
+    try:
+        with reading(path, lock_seconds) as (connection, table):
+            if not table.has_own or not connection.execute("SELECT 1 FROM helix_crawl_sources LIMIT 1").fetchone():
+                return None
+            return int(read_notes(connection, table).get("epoch", 0))
+    except StoreError:
+        return None  # what cannot be read is not known to be ours
 
 
 def has_vectors(path: Path) -> bool:

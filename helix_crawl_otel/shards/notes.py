@@ -13,7 +13,7 @@ from typing import Any
 
 from helix_crawl_otel.formats import printable
 from helix_crawl_otel.shards.errors import DamagedRow
-from helix_crawl_otel.shards.schema import ANY_LENGTH_NOTE, APP_NOTE, TREE_NOTE, Table, columns_of
+from helix_crawl_otel.shards.schema import ANY_LENGTH_NOTE, APP_NOTE, INGESTING, TREE_NOTE, Table, columns_of
 
 __all__ = ["parse_note", "read_notes"]
 
@@ -139,6 +139,7 @@ _NOTES: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "fingerprint": (lambda found: found is None or isinstance(found, str), "a text or null"),
     TREE_NOTE: (_is_tree, "two texts, the tree and the shard's name"),
     "clearing": (_is_flag, "true or false"),
+    INGESTING: (_is_flag, "true or false"),
     APP_NOTE: (_is_flag, "true or false"),
     ANY_LENGTH_NOTE: (_is_flag, "true or false"),
 }

@@ -20,6 +20,7 @@ __all__ = [
     "APP_NOTE",
     "BESIDE",
     "BLANK",
+    "INGESTING",
     "LOCK_SECONDS",
     "OWN_COLUMNS",
     "TREE_NOTE",
@@ -56,6 +57,9 @@ TREE_NOTE = "tree"
 
 ANY_LENGTH_NOTE = "vectors of any length"
 """Note of an adoption: the application's vectors are of this encoder, and not all of length 1. That is their affair."""
+
+INGESTING = "ingesting"
+"""Note of an ingest: it has begun and not come to its end, so that sources may be missing."""
 
 LOCK_SECONDS = 10.0
 """How long one who only reads a shard waits for a program that holds it."""

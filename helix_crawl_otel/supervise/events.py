@@ -78,10 +78,11 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class ShardCounted(Event):
-    """In a shard that waits, so many genes are known to lack a vector."""
+    """In a shard that waits, so many genes lack a vector: counted, or estimated from the bytes of its files."""
 
     shard: str
     pending: int
+    is_estimate: bool = False
 
 
 @dataclass(frozen=True)

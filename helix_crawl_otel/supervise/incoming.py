@@ -151,14 +151,16 @@ class IncomingMessages:
 
     def _start_batch(self, message: messages.StartBatch) -> None:
         self._pipeline.start_batch(
-            message.shard,
-            self._worker,
-            message.device,
-            message.genes,
-            message.work,
-            message.read_seconds,
-            message.first,
-            self._batch_id(message.batch),
+            BatchInfo(
+                id=self._batch_id(message.batch),
+                shard=message.shard,
+                worker=self._worker,
+                device=message.device,
+                genes=message.genes,
+                work=message.work,
+                first=message.first,
+                read_seconds=message.read_seconds,
+            )
         )
 
     def _finish_batch(self, message: messages.FinishBatch) -> None:
@@ -171,9 +173,11 @@ class IncomingMessages:
             self._judged(message.end)
 
     def _record_batch(self, message: messages.RecordBatch) -> None:
-        info = BatchInfo("", message.shard, self._worker, message.device, message.genes, message.work)
+        info = BatchInfo(
+            f"{self.number}/end {message.end}", message.shard, self._worker, message.device, message.genes, message.work
+        )
         try:
-            self._pipeline.record_batch(info.shard, info.worker, info.device, info.genes, message.seconds, info.work)
+            self._pipeline.record_batch(info, message.seconds)
             self._measured(info, message.seconds)
         finally:
             self._judged(message.end)
@@ -207,7 +211,7 @@ class IncomingMessages:
     def _boundary(self, message: messages.Boundary) -> None:
         """What the driver has encoded is committed. One before the first batch of a worker has committed nothing."""
         shard = message.shard
-        self._pipeline.boundary(shard, message.device, message.commit_seconds, message.genes, message.pending)
+        self._pipeline.boundary(message)
         if self._trusts_boundaries and shard in self._uncommitted:
             self._has_progressed.set()
         self._uncommitted.discard(shard)

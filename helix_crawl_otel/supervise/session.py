@@ -21,6 +21,7 @@ from helix_crawl_otel._version import __version__
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import instruments_of
+from helix_crawl_otel.paths import job_folder
 from helix_crawl_otel.policy.model import Evidence
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.probes.monitor import FIRST_SECONDS, MemoryMonitor
@@ -150,6 +151,7 @@ class Session:
             config={**asdict(options.config), "tick_seconds": TICK_SECONDS},
             encoder=options.encoder,
             host=platform.node(),
+            folder=str(job_folder(options.folder)),
             package=__version__,
         )
         self.pipeline = Pipeline(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 __all__ = ["Columns"]
@@ -32,6 +32,7 @@ class Columns(Collection[Row]):
         self._make = kind._make  # type: ignore[attr-defined]  # of every named tuple
         self._columns = {name: _Column(hint) for name, hint in get_type_hints(kind).items()}
         self._fresh: list[Row] = []
+        self._packed = 0
         self._unpacked: dict[int, list[Row]] = {}
 
     def append(self, row: Row) -> None:
@@ -50,7 +51,8 @@ class Columns(Collection[Row]):
         return map(self.__getitem__, range(first, min(past, len(self))))
 
     def __getitem__(self, at: int) -> Row:
-        self._pack()
+        if self._fresh:
+            self._pack()
         at = at + len(self) if at < 0 else at
         stretch, place = divmod(at, _TOGETHER)
         rows = self._unpacked.get(stretch)
@@ -69,12 +71,13 @@ class Columns(Collection[Row]):
         return any(own == row for own in self)
 
     def __len__(self) -> int:
-        return len(next(iter(self._columns.values())).values) + len(self._fresh)
+        return self._packed + len(self._fresh)
 
     def _pack(self) -> None:
         if self._fresh:
             for column, values in zip(self._columns.values(), zip(*self._fresh, strict=True), strict=True):
                 column.extend(values)
+            self._packed += len(self._fresh)
             self._fresh.clear()
             self._unpacked.clear()
 
@@ -95,9 +98,12 @@ class _Column:
         self._words: list[str] = []
         self._numbers: dict[str, int] = {}
 
-    def extend(self, values: Iterable[Any]) -> None:
+    def extend(self, values: Sequence[Any]) -> None:
         if self._kind is str:
-            values = [self._number(word) for word in values]
+            try:
+                values = [self._numbers[word] for word in values]
+            except KeyError:  # a new one among them
+                values = [self._number(word) for word in values]
         elif self._may_be_unknown:
             values = [_UNKNOWN if value is None else value for value in values]
         self.values.extend(values)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from helix_crawl_otel.dates import moment_of
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.samples import LEAST, MOST, is_number
 
@@ -55,6 +56,10 @@ class RunEvent(NamedTuple):
     host: str
     source: str
     """Where the timeline comes from, when it was reconstructed rather than recorded; else empty."""
+    started: float | None = None
+    """Its date and time, as `time.time` has them; `None` where they were not recorded."""
+    folder: str = ""
+    """Whose run it was, as the machine calls it; empty where it was not recorded."""
 
     @property
     def tick_seconds(self) -> float | None:
@@ -157,6 +162,8 @@ def _run(line: dict[str, Any]) -> RunEvent:
         _word(line, "encoder"),
         _word(line, "host"),
         source or ("not said" if line.get("reconstructed") else ""),
+        moment_of(_word(line, "started")),
+        _word(line, "folder"),
     )
 
 
@@ -179,9 +186,13 @@ def _batch(line: dict[str, Any]) -> BatchEvent:
 
 
 def _memory(line: dict[str, Any]) -> MemoryEvent:
-    shared = (None if line.get(key) is None else _bytes(line, key, 0) for key in ("shared_bytes", "other_shared_bytes"))
     return MemoryEvent(
-        _time(line), _device(line), _bytes(line, "used_bytes", 0), _bytes(line, "limit_bytes", 1), *shared
+        _time(line),
+        _device(line),
+        _bytes(line, "used_bytes", 0),
+        _bytes(line, "limit_bytes", 1),
+        _bytes(line, "shared_bytes", 0) if "shared_bytes" in line else None,
+        _bytes(line, "other_shared_bytes", 0) if "other_shared_bytes" in line else None,
     )
 
 
@@ -233,9 +244,11 @@ def _bytes(line: dict[str, Any], key: str, least: int) -> int | None:
     if key not in line:
         raise BadLine(f"{key} is missing")
     value = line[key]
-    if value is not None and (type(value) not in (int, float) or not least <= value <= 1e18):
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not least <= value <= 1e18:
         raise BadLine(f"{key} is {_shown(value)}; accepted: {least} or more bytes, or null")
-    return None if value is None else int(value)
+    return int(value)
 
 
 def _name(line: dict[str, Any], key: str) -> str:

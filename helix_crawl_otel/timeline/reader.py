@@ -143,7 +143,9 @@ class TimelineReader:
         if not text:
             return None
         try:
-            line = _DECODER.decode(text)
+            line, end = _DECODER.raw_decode(text)
+            if end < len(text):
+                raise json.JSONDecodeError("Extra data", text, end)
         except json.JSONDecodeError as error:
             cut = error.pos >= len(text) or error.msg.startswith("Unterminated")
             raise _NotJson("cut short" if cut else f"not JSON ({error.msg.lower()}, column {error.colno})") from None

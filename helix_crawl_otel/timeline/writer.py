@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from helix_crawl_otel.dates import utc_time
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.samples import plain_number, sample_problem
@@ -34,6 +35,7 @@ class TimelineWriter:
         path: The file; made when it is not there, its folder is not. Plain text whatever its name.
         clock: Seconds; what `t` is on. The run's time axis begins with `run`.
         on_failure: Called once, with what went wrong first.
+        now: The date and time at which a run begins, as `time.time` has them.
 
     Attributes:
         path: As given.
@@ -52,11 +54,13 @@ class TimelineWriter:
         clock: Callable[[], float] = time.monotonic,
         *,
         on_failure: Callable[[Exception], None] | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.path = os.fspath(path)
         self.lost_lines = 0
         self.failure: Exception | None = None
         self._clock = clock
+        self._now = now
         self._origin = clock()
         self._on_failure = on_failure
         self._lock = threading.Lock()  # guards all below
@@ -80,7 +84,7 @@ class TimelineWriter:
     # -- what happens -------------------------------------------------------------------------------------------------
 
     def run(self, *, config: object = None, encoder: str = "", host: str = "", **more: object) -> None:
-        """A run begins now: `t` counts from here.
+        """A run begins now: `t` counts from here, and the line tells the date and what the clock says.
 
         Args:
             config: The knobs, a mapping or a dataclass.
@@ -93,7 +97,8 @@ class TimelineWriter:
             dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
         )
         named = {"host": host} if host else {}
-        self.write("run", self._origin, version=VERSION, config=knobs or {}, encoder=encoder, **named, **more)
+        began = {"started": utc_time(self._now()), "clock": round(self._origin, 6)}
+        self.write("run", self._origin, version=VERSION, config=knobs or {}, encoder=encoder, **named, **began, **more)
 
     def worker(self, t: float, device: str, *, pid: int, reason: str, worker: str | None = None) -> None:
         """A worker has been started, for `first`, `recycle`, `demote`, `crash` or `resume`."""

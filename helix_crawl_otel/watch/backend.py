@@ -10,7 +10,8 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from helix_crawl_otel.actions import ActionQueue
-from helix_crawl_otel.policy.batch import RunningBatch
+from helix_crawl_otel.link.messages import Boundary
+from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, ShardStatus
 from helix_crawl_otel.timing import SleepMeter
 
@@ -52,17 +53,8 @@ class ShardPipeline(Protocol):
     def close_shard(self, shard: str, state: str) -> None:
         """The shard is left `done`, `paused`, `failed` or, for the next process, `left`."""
 
-    def start_batch(
-        self,
-        shard: str,
-        worker: str,
-        device: str,
-        genes: float,
-        work: float | None,
-        read_seconds: float | None,
-        first: str | None,
-    ) -> RunningBatch:
-        """A batch begins, after a read that took so long, where that is known."""
+    def start_batch(self, info: BatchInfo) -> RunningBatch:
+        """A batch begins."""
 
     def finish_batch(self, running: RunningBatch, seconds: float) -> None:
         """It has been encoded."""
@@ -70,15 +62,11 @@ class ShardPipeline(Protocol):
     def abandon_batch(self, running: RunningBatch) -> None:
         """It has raised."""
 
-    def record_batch(
-        self, shard: str, worker: str, device: str, genes: float, seconds: float, work: float | None
-    ) -> None:
+    def record_batch(self, info: BatchInfo, seconds: float) -> None:
         """A batch that the driver has timed itself."""
 
-    def boundary(
-        self, shard: str, device: str, commit_seconds: float | None, genes: int | None, pending: int | None
-    ) -> None:
-        """All earlier batches are committed; see `link.messages.Boundary`."""
+    def boundary(self, told: Boundary) -> None:
+        """All earlier batches are committed."""
 
     def status(self, shard: str) -> ShardStatus:
         """What is known of the shard now."""
@@ -94,6 +82,7 @@ class Backend(Protocol):
         clock: Seconds, not counting sleep.
         sleep: What the computer slept, for a driver that times its batches itself.
         may_exit: Something is known to restart this process.
+        is_closed: The driver has closed its watch.
         pipeline: Where shards and batches are told. A forked child has another than its parent.
 
     Threads: any.
@@ -102,6 +91,7 @@ class Backend(Protocol):
     clock: Callable[[], float]
     sleep: SleepMeter
     may_exit: bool
+    is_closed: bool
     pipeline: ShardPipeline
 
     def guarded(self, place: str, step: Callable[[], Value]) -> Value | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.link.client import link_of_this_process
 from helix_crawl_otel.policy.model import Action, MemoryReading
-from helix_crawl_otel.probes.device import parse_device
+from helix_crawl_otel.probes.device import TorchDevice, device_name
 from helix_crawl_otel.timing import LONGEST_TURN_SECONDS, RunningClock, awake_clock, checked_clock, process_switches
 from helix_crawl_otel.watch.backend import Backend
 from helix_crawl_otel.watch.shard import ShardWatch
@@ -50,6 +51,9 @@ class CrawlWatch:
 
     Raises:
         ValueError: An argument is of the wrong kind or out of range; the message says which, and what is accepted.
+
+    Use it in a `with` or `async with` block, or call `close`. A closed one is not used again: `shard`, `on_action`,
+    `tick` and another block raise `RuntimeError`, and so do the shards it has made.
 
     Threads: all methods from any. After construction no error of ours reaches the job: each is caught, logged and
     counted (`helix_dense_internal_errors`).
@@ -102,9 +106,18 @@ class CrawlWatch:
         )
 
     def __enter__(self) -> CrawlWatch:
+        self._check_open()
         return self
 
     def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> CrawlWatch:
+        return self.__enter__()
+
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
@@ -122,7 +135,7 @@ class CrawlWatch:
         self,
         name: str,
         *,
-        device: str = "cuda:0",
+        device: str | int | TorchDevice = "cuda:0",
         on_demote: Callable[[], object] | None = None,
         exit_to_recycle: bool | None = None,
     ) -> ShardWatch:
@@ -130,24 +143,29 @@ class CrawlWatch:
 
         Args:
             name: Of the shard, the same each time the job runs.
-            device: Where it is encoded: `cuda:0`, `cuda` (the same), `cpu`, or another of torch's names.
-            on_demote: Rebuilds the driver's encoder on the CPU, in place, for this shard. Called at the boundary.
-                With it, DEMOTE_CPU does not end the process.
+            device: Where it is encoded: `cuda:0`, `cuda` (the same), `cpu`, or another of torch's names, in letters of
+                any size; a number, 0 or more, of a CUDA card; or a `torch.device`, such as a model's `.device`.
+            on_demote: Rebuilds the driver's encoder on the CPU, in place, for this shard. Called at the boundary, in
+                the thread that calls it; `batch` waits meanwhile in all others. With it, DEMOTE_CPU does not end the
+                process. What it raises is logged, and the job goes on as it is. No coroutine function.
             exit_to_recycle: True when something restarts this process and the job resumes: then RECYCLE, and
                 DEMOTE_CPU without `on_demote`, end it by `PauseRequested`. `None` is true under `helix-crawl run`, and
                 false in a job that nobody supervises: a library must not end a job that nobody restarts.
 
         Raises:
             ValueError: An argument is of the wrong kind.
+            RuntimeError: The watch is closed.
         """
+        self._check_open()
         _accept(isinstance(name, str) and name != "", "shard name", name, "a string that is not empty")
-        _accept(isinstance(device, str), "device", device, "a name such as cuda:0 or cpu")
+        place = device_name(device)
         _accept(on_demote is None or callable(on_demote), "on_demote", on_demote, "a callable, or None")
+        is_plain = not inspect.iscoroutinefunction(on_demote)
+        _accept(is_plain, "on_demote", on_demote, "a callable that does its work itself, no coroutine function")
         fits = exit_to_recycle is None or isinstance(exit_to_recycle, bool)
         _accept(fits, "exit_to_recycle", exit_to_recycle, "True, False or None")
-        place = self._backend.device_of(str(parse_device(device)))
         may_exit = self._backend.may_exit if exit_to_recycle is None else exit_to_recycle
-        return ShardWatch(self._backend, name, place, on_demote, may_exit)
+        return ShardWatch(self._backend, name, self._backend.device_of(str(place)), on_demote, may_exit)
 
     def on_action(self, hook: Hook) -> Hook:
         """Have a callable asked about each `Action` before it is queued; usable as a decorator.
@@ -158,14 +176,25 @@ class CrawlWatch:
 
         Raises:
             ValueError: `hook` is not callable.
+            RuntimeError: The watch is closed.
         """
+        self._check_open()
         _accept(callable(hook), "hook", hook, "a callable that takes an Action")
         self._backend.pipeline.hooks.append(hook)
         return hook
 
     def tick(self) -> None:
-        """Look at the clock and the memory now. For a watch with `tick_seconds=None`; harmless otherwise."""
+        """Look at the clock and the memory now. For a watch with `tick_seconds=None`; harmless otherwise.
+
+        Raises:
+            RuntimeError: The watch is closed.
+        """
+        self._check_open()
         self._backend.guarded("policy", self._backend.tick)
+
+    def _check_open(self) -> None:
+        if self._backend.is_closed:
+            raise RuntimeError("this CrawlWatch is closed; make another one")
 
 
 def _accept(fits: bool, name: str, given: object, accepted: str) -> None:

@@ -102,7 +102,7 @@ class LocalBackend(Backend):
         self._devices = threading.Lock()
         self._workers: set[str] = set()
         self._ticker: Ticker | None = None
-        self._closed = False
+        self.is_closed = False
         self._processor_use = ProcessorUse()
         ticks = self._tick_seconds or TICK_SECONDS
         self.pipeline = Pipeline(
@@ -154,7 +154,7 @@ class LocalBackend(Backend):
             known = device in self._workers
             self._workers.add(device)
             # The caller's probe goes on reading the card that the driver has just left for the CPU.
-            if not self._closed and (self._memory is None or device != "cpu" or not self._monitor.devices()):
+            if not self.is_closed and (self._memory is None or device != "cpu" or not self._monitor.devices()):
                 self._monitor.watch(device)
         if not known:
             self._monitor.start_worker(device, device, os.getpid())
@@ -176,7 +176,7 @@ class LocalBackend(Backend):
     def close(self) -> None:
         """See `Backend`."""
         with self._devices:
-            self._closed = True
+            self.is_closed = True
             ticker, self._ticker = self._ticker, None
         if ticker is not None:
             ticker.stop()
@@ -200,7 +200,7 @@ class LocalBackend(Backend):
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _run_threads(self) -> None:
-        if self._ticker is None and self._tick_seconds is not None and not self._closed:
+        if self._ticker is None and self._tick_seconds is not None and not self.is_closed:
             on_error = self._on_error("policy")
             self._ticker = Ticker("helix-crawl-ticker", self.tick, self._tick_seconds, on_error).start()
 

@@ -44,7 +44,6 @@ class RemotePipeline(ShardPipeline):
         self.hooks = link.hooks
         self._link = link
         self._clock = clock
-        self._ids = itertools.count(1)
         self._ends = itertools.count(1)
         self._unjudged: dict[str, int] = {}  # newest end of a batch of each shard; single operations only
 
@@ -70,21 +69,11 @@ class RemotePipeline(ShardPipeline):
         self._unjudged.pop(shard, None)
         self._link.send(messages.CloseShard(shard, state))
 
-    def start_batch(
-        self,
-        shard: str,
-        worker: str,
-        device: str,
-        genes: float,
-        work: float | None,
-        read_seconds: float | None,
-        first: str | None,
-    ) -> RunningBatch:
+    def start_batch(self, info: BatchInfo) -> RunningBatch:
         """A batch begins. Sent before the work, so that a worker that is wedged by it is seen."""
-        number = next(self._ids)
-        if sample_problem(genes, work=work) is None:
-            self._link.send(messages.StartBatch(number, shard, device, genes, work, read_seconds, first))
-        return BatchInfo(str(number), shard, worker, device, genes, work), self._clock()
+        if sample_problem(info.genes, work=info.work) is None:
+            self._link.send(messages.StartBatch.of(info))
+        return info, self._clock()
 
     def finish_batch(self, running: RunningBatch, seconds: float) -> None:
         """It has been encoded. One that cannot be judged is told as such; the supervisor counts it."""
@@ -101,25 +90,22 @@ class RemotePipeline(ShardPipeline):
         """It has raised."""
         self._link.send(messages.AbandonBatch(int(running[0].id)))
 
-    def record_batch(
-        self, shard: str, worker: str, device: str, genes: float, seconds: float, work: float | None
-    ) -> None:
+    def record_batch(self, info: BatchInfo, seconds: float) -> None:
         """A batch that the driver has timed itself."""
-        problem = sample_problem(genes, seconds, work)
+        problem = sample_problem(info.genes, seconds, info.work)
         if problem is not None:
-            self._ignore(problem, BatchInfo("", shard, worker, device, genes, work), seconds)
+            self._ignore(problem, info, seconds)
             return
-        self._link.send(messages.RecordBatch(self._next_end(shard), shard, device, genes, seconds, work))
+        end = self._next_end(info.shard)
+        self._link.send(messages.RecordBatch(end, info.shard, info.device, info.genes, seconds, info.work))
 
     def _ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
         given = repr({"genes": info.genes, "work": info.work, "seconds": seconds}[problem])[:80]
         self._link.send(messages.IgnoreBatch(info.shard, problem, given))
 
-    def boundary(
-        self, shard: str, device: str, commit_seconds: float | None, genes: int | None, pending: int | None
-    ) -> None:
+    def boundary(self, told: messages.Boundary) -> None:
         """All earlier batches are committed."""
-        self._link.send(messages.Boundary(shard, device, commit_seconds, genes, pending))
+        self._link.send(told)
 
     def await_judgement(self, shard: str) -> None:
         """Come back when all that was decided on the batches so far is in the queue."""
@@ -175,6 +161,7 @@ class RemoteBackend(Backend):
         self._devices: dict[str, None] = {}  # in order; single operations only
         self._ticker: Ticker | None = None
         self._starting = threading.Lock()
+        self.is_closed = False
 
     # -- what a shard asks --------------------------------------------------------------------------------------------
 
@@ -236,6 +223,7 @@ class RemoteBackend(Backend):
     def close(self) -> None:
         """End the thread. The link stays: another watch of this process may use it."""
         with self._starting:
+            self.is_closed = True
             ticker, self._ticker = self._ticker, None
         if ticker is not None:
             ticker.stop()

@@ -2,45 +2,90 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.formats import mib
-from helix_crawl_otel.policy.batch import RunningBatch
+from helix_crawl_otel.link.messages import Boundary
+from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.policy.samples import plain_number, sample_problem
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline
+from helix_crawl_otel.watch.gate import EncodeGate
 from helix_crawl_otel.watch.release import release_cache
 
-__all__ = ["BatchScope", "ShardWatch"]
+__all__ = ["BatchScope", "ShardWatch", "batch_from", "boundary_after"]
 
 _NOTHING_KNOWN = ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, None)
 
+_ids = itertools.count(1)
+"""Of the batches of this process."""
+
+_gap: ContextVar[tuple[object, float] | None] = ContextVar("helix_crawl_otel.gap", default=None)
+"""Per thread, and per task of an event loop: whose stage between two encodes began, and when."""
+
 
 class BatchScope:
-    """The `with` block around one encode. Made by `ShardWatch.batch`; used once."""
+    """The `with` or `async with` block around one encode. Made by `ShardWatch.batch`; used once."""
 
-    __slots__ = ("_first", "_genes", "_running", "_shard", "_work")
+    __slots__ = ("_first", "_genes", "_running", "_shard", "_thread", "_used", "_work")
 
     def __init__(self, shard: ShardWatch, genes: float, work: float | None, first: str | None) -> None:
         self._shard = shard
         self._genes = genes
         self._work = work
         self._first = first
+        self._used = False
+        self._thread: int | None = None
         self._running: tuple[ShardPipeline, RunningBatch] | None = None
 
     def __enter__(self) -> None:
-        self._running = self._shard._begin(self._genes, self._work, self._first)
+        read_seconds = self._begin()
+        self._thread = self._shard._gate.enter()
+        self._start(read_seconds)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._running is not None:
-            running, self._running = self._running, None
+        running, self._running = self._running, None
+        if running is not None:
             self._shard._end(*running, failed=kind is not None)
+        self._leave_gate()
+
+    async def __aenter__(self) -> None:
+        read_seconds = self._begin()
+        self._thread = await self._shard._gate.enter_async()
+        self._start(read_seconds)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def _begin(self) -> float | None:
+        self._shard._check_usable()
+        if self._used:
+            raise RuntimeError("a batch is entered once; shard.batch(...) makes the next one")
+        self._used = True
+        return self._shard._backend.guarded("driver", self._shard._end_gap)
+
+    def _start(self, read_seconds: float | None) -> None:
+        try:
+            self._running = self._shard._begin(self._genes, self._work, self._first, read_seconds)
+        except BaseException:  # the process has to end: the shard belongs to another one
+            self._leave_gate()
+            raise
+
+    def _leave_gate(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._shard._gate.leave(thread)
 
 
 class ShardWatch:
@@ -53,7 +98,11 @@ class ShardWatch:
         on_demote: Rebuilds the driver's encoder on the CPU, in place; `None` when the driver cannot.
         exit_to_recycle: Something restarts the process and the driver resumes.
 
-    Threads: any may tell of batches. `boundary` can end the process in the main thread only.
+    A shard is left once: by the end of its `with` or `async with` block, or by `close`. After that, and after its watch
+    was closed, `batch`, `record`, `boundary` and another block raise `RuntimeError`; `status` goes on.
+
+    Threads: any may tell of batches. `boundary` can end the process in the main thread only. While `on_demote` runs in
+    one thread, `batch` waits in the others, and `on_demote` has waited for their batches.
     """
 
     def __init__(
@@ -71,11 +120,14 @@ class ShardWatch:
         self._exit_to_recycle = exit_to_recycle
         self._opened_by: object = None  # the pipeline that knows this shard; a forked child has another
         self._opening = threading.Lock()
+        self._is_left = False
         self._stays_open = False
-        self._gap = threading.local()  # per thread: when the stage between two encodes began
+        self._gate = EncodeGate(name)
+        self._gap_of = object()
         backend.add_shard(self)
 
     def __enter__(self) -> ShardWatch:
+        self._check_usable()
         self._backend.guarded("driver", self._open)
         return self
 
@@ -83,22 +135,39 @@ class ShardWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         state = "done" if kind is None else "paused" if not issubclass(kind, Exception) else "failed"
-        if self._stays_open:
-            state = "left"
-        self._backend.guarded("driver", lambda: self._close(state))
+        self._leave("left" if self._stays_open else state)
 
-    def batch(self, genes: float, work: float | None = None, *, first: str | None = None) -> BatchScope:
-        """A context manager around the encode of one batch.
+    async def __aenter__(self) -> ShardWatch:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def close(self) -> None:
+        """The shard is done, as at the end of its block. A second call does nothing."""
+        self._leave("done")
+
+    def batch(self, genes: float, work: float | None = None) -> BatchScope:
+        """A context manager around the encode of one batch: for `with`, and for `async with` in a job that awaits.
 
         Args:
-            genes: Passages in the batch, more than 0.
+            genes: Passages in the batch, more than 0: what one call of the model takes, not a whole corpus. Nothing is
+                judged or carried out before it ends.
             work: What the batch costs, more than 0, in any unit that is the same for all batches: passages times the
                 longest token count for a padded transformer; characters are a fair stand-in. `None` judges by genes.
-            first: Id of its first gene. `helix-crawl build` suspects what begins with it when the worker dies in it.
 
         An exception inside is the driver's: it passes through, and the batch is not counted.
+
+        Raises:
+            RuntimeError: The shard or its watch is closed, or one scope is entered twice.
+
+        Threads: any. While `on_demote` runs in another one, the block is entered once that is done; where it has not
+            come back within ten minutes, all the same.
         """
-        return BatchScope(self, genes, work, first)
+        self._check_usable()
+        return BatchScope(self, genes, work, None)
 
     def record(self, genes: float, seconds: float, work: float | None = None) -> None:
         """Tell of a batch that has ended, timed by the driver.
@@ -109,15 +178,15 @@ class ShardWatch:
             work: As for `batch`.
 
         Numbers that cannot be judged are counted (`helix_dense_samples_ignored`) and ignored.
+
+        Raises:
+            RuntimeError: The shard or its watch is closed.
         """
+        self._check_usable()
         self._backend.guarded("driver", lambda: self._record(genes, seconds, work))
 
-    def boundary(self, *, genes: int | None = None, pending: int | None = None) -> list[Action]:
+    def boundary(self) -> list[Action]:
         """Apply what the ladder asks: call it between batches, when all earlier ones are committed.
-
-        Args:
-            genes: Of `helix-crawl build`'s workers: how many have been committed since the last boundary.
-            pending: How many of the shard's genes lack a vector still, for who watches; `None` where nobody counts.
 
         Returns:
             The actions applied, oldest first; mostly none.
@@ -125,7 +194,15 @@ class ShardWatch:
         Raises:
             PauseRequested: The process has to end so that another goes on (RECYCLE, DEMOTE_CPU), or for the operator's
                 pause under a supervisor. It is no `Exception`; let it pass.
+            RuntimeError: The shard or its watch is closed.
+
+        Threads: any. An `on_demote` is called in this one, after the batches of all other threads have ended (a minute
+            is waited for them).
         """
+        return self._boundary(None, None)
+
+    def _boundary(self, genes: int | None, pending: int | None) -> list[Action]:
+        self._check_usable()
         self._backend.guarded("driver", lambda: self._tell_boundary(genes, pending))
         self._backend.guarded("driver", lambda: self._backend.arrive(self.name))
         applied: list[Action] = []
@@ -150,13 +227,19 @@ class ShardWatch:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, genes: float, work: float | None, first: str | None) -> tuple[ShardPipeline, RunningBatch] | None:
+    def _info(
+        self, genes: float, work: float | None, first: str | None = None, read_seconds: float | None = None
+    ) -> BatchInfo:
+        costs = plain_number(genes), plain_number(work)
+        return BatchInfo(str(next(_ids)), self.name, self.device, self.device, *costs, first, read_seconds)
+
+    def _begin(
+        self, genes: float, work: float | None, first: str | None, read_seconds: float | None
+    ) -> tuple[ShardPipeline, RunningBatch] | None:
         def begin() -> tuple[ShardPipeline, RunningBatch]:
             self._open()
-            costs = plain_number(genes), plain_number(work)
             pipeline = self._backend.pipeline
-            read_seconds = self._backend.guarded("driver", self._end_gap)
-            return pipeline, pipeline.start_batch(self.name, self.device, self.device, *costs, read_seconds, first)
+            return pipeline, pipeline.start_batch(self._info(genes, work, first, read_seconds))
 
         return self._backend.guarded("driver", begin)
 
@@ -179,25 +262,25 @@ class ShardWatch:
 
     def _record(self, genes: float, seconds: float, work: float | None) -> None:
         self._open()
-        genes, seconds, work = plain_number(genes), plain_number(seconds), plain_number(work)
-        if sample_problem(genes, seconds, work) is None:
+        info, seconds = self._info(genes, work), plain_number(seconds)
+        if sample_problem(info.genes, seconds, info.work) is None:
             seconds = self._backend.sleep.taken_off(seconds)
-        self._backend.pipeline.record_batch(self.name, self.device, self.device, genes, seconds, work)
+        self._backend.pipeline.record_batch(info, seconds)
 
     def _begin_gap(self) -> None:
-        self._gap.since = self._backend.clock()
+        _gap.set((self._gap_of, self._backend.clock()))
 
     def _end_gap(self) -> float | None:
         """How long the stage since the last batch took, `None` where nobody knows."""
-        since: float | None = getattr(self._gap, "since", None)
-        if since is None:
+        began = _gap.get()
+        if began is None or began[0] is not self._gap_of:
             return None
-        self._gap.since = None
-        return max(0.0, self._backend.clock() - since)
+        _gap.set(None)
+        return max(0.0, self._backend.clock() - began[1])
 
     def _tell_boundary(self, genes: int | None, pending: int | None) -> None:
         seconds = self._backend.guarded("driver", self._end_gap)
-        self._backend.pipeline.boundary(self.name, self.device, seconds, genes, pending)
+        self._backend.pipeline.boundary(Boundary(self.name, self.device, seconds, genes, pending))
 
     @property
     def is_open(self) -> bool:
@@ -207,6 +290,7 @@ class ShardWatch:
     def after_fork(self) -> None:
         """In a forked child: a lock that another thread held is held by nobody now."""
         self._opening = threading.Lock()
+        self._gate = EncodeGate(self.name)
         self._stays_open = False
 
     # -- opening and closing ------------------------------------------------------------------------------------------
@@ -222,6 +306,16 @@ class ShardWatch:
             self._backend.run_worker(self.device)
             pipeline.open_shard(self.name, self.device, self.device, self._can_take())
             self._opened_by = pipeline
+
+    def _check_usable(self) -> None:
+        if self._backend.is_closed:
+            raise RuntimeError(f"the CrawlWatch of shard {self.name!r} is closed; make another one")
+        if self._is_left:
+            raise RuntimeError(f"shard {self.name!r} is closed; watch.shard({self.name!r}) begins it again")
+
+    def _leave(self, state: str) -> None:
+        self._is_left = True
+        self._backend.guarded("driver", lambda: self._close(state))
 
     def _close(self, state: str) -> None:
         pipeline = self._backend.pipeline
@@ -261,22 +355,19 @@ class ShardWatch:
             self._backend.guarded(place, partial(self._failed, action, place, error))
             return Outcome.FAILED
         if what:
-            self._tell("applied", action, what)
+            self._backend.tell("applied", action, what)
         return Outcome.APPLIED
 
     def _may_exit(self, action: Action) -> Outcome:
         if threading.current_thread() is not threading.main_thread():
-            self._tell("passed over", action, "only the main thread can end the process; call boundary() there")
+            self._backend.tell("passed over", action, "only the main thread can end the process; call boundary() there")
             return Outcome.PASSED_OVER
-        self._tell("applied", action, f"the process ends with exit code {PauseRequested(action).code}")
+        self._backend.tell("applied", action, f"the process ends with exit code {PauseRequested(action).code}")
         return Outcome.APPLIED
 
     def _failed(self, action: Action, place: str, error: Exception) -> None:
-        self._tell("failed", action, f"{type(error).__name__}: {error}; the job goes on as it is")
+        self._backend.tell("failed", action, f"{type(error).__name__}: {error}; the job goes on as it is")
         self._backend.pipeline.error(place, error)
-
-    def _tell(self, happened: str, action: Action, what: str) -> None:
-        self._backend.tell(happened, action, what)
 
     @staticmethod
     def _release() -> str:
@@ -285,12 +376,30 @@ class ShardWatch:
 
     def _demote(self) -> str:
         assert self._on_demote is not None
-        self._on_demote()
-        left, self.device = self.device, "cpu"
-        self._backend.guarded("driver", lambda: self._move_from(left))
+        with self._gate.closed_to_others():
+            result = self._on_demote()
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise TypeError("on_demote returned an awaitable, which nobody awaits; give a callable that does it")
+            left, self.device = self.device, "cpu"
+            self._backend.guarded("driver", lambda: self._move_from(left))
         return "the encoder was rebuilt on the CPU"
 
     def _move_from(self, left: str) -> None:
         self._backend.leave_device(left)
         self._backend.run_worker("cpu", reason="demote")
         self._backend.pipeline.move_shard(self.name, "cpu")
+
+
+# -- of `helix-crawl build`'s own workers, which tell more ------------------------------------------------------------
+
+
+def batch_from(shard: ShardWatch, genes: int, work: float, first: str) -> BatchScope:
+    """As `ShardWatch.batch`; what begins with the gene of this id is suspected when the worker dies in it."""
+    return BatchScope(shard, genes, work, first)
+
+
+def boundary_after(shard: ShardWatch, genes: int, pending: int) -> list[Action]:
+    """As `ShardWatch.boundary`, after so many genes were committed; so many lack a vector still."""
+    return shard._boundary(genes, pending)

@@ -190,8 +190,8 @@ def test_another_encoder_is_refused_unless_it_is_asked_for(rig: Rig) -> None:
         connection.execute("UPDATE genes SET embedding_dense_v2 = zeroblob(32)")
     connection.close()
     refused = rig.build()
-    assert refused.code == 1
-    assert "was encoded by other (1, 8 dimensions), not by hashing" in refused.summary["failed"]["a"]
+    assert (refused.code, refused.events) == (2, [])
+    assert "was encoded by other (1, 8 dimensions), not by hashing; accepted: no --model, which goes" in refused.errors
     with sqlite3.connect(rig.out / "a.db") as connection:
         assert connection.execute("SELECT DISTINCT length(embedding_dense_v2) FROM genes").fetchall() == [(32,)]
     connection.close()

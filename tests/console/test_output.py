@@ -203,11 +203,11 @@ def test_events_for_a_reader_that_comes_late() -> None:
     """Every line is one object, in the order of the run."""
     stream = Frozen()
     with outlet_of(stream) as outlet:
-        display = JsonDisplay(outlet.write)
+        display = JsonDisplay(outlet.write, lambda: 0.0)
         for event in STORY:
             display.emit(event)
     expected = io.StringIO()
-    display = JsonDisplay(expected.write)
+    display = JsonDisplay(expected.write, lambda: 0.0)
     for event in STORY:
         display.emit(event)
     assert stream.getvalue() == "first\n" + expected.getvalue()

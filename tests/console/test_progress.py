@@ -17,7 +17,7 @@ def test_time_to_go_covers_shards_that_wait() -> None:
     assert progress.is_all_known
     assert progress.rate(120.0) == pytest.approx(16.0)
     assert progress.to_go(120.0) == pytest.approx(57.0)
-    assert progress_text(120.0, progress) == "1 of 3 shards, 128 of 1,040 genes, 16.0 genes/s, 57 s to go"
+    assert progress_text(120.0, progress) == "1 of 3 shards, 128 of 1,040 genes (12 %), 16.0 genes/s, 57 s to go"
 
 
 def test_a_shard_that_nobody_has_counted_makes_it_at_least() -> None:
@@ -27,6 +27,52 @@ def test_a_shard_that_nobody_has_counted_makes_it_at_least() -> None:
     assert progress_text(120.0, progress) == (
         "1 of 4 shards, 128 of at least 1,040 genes, 16.0 genes/s, at least 57 s to go"
     )
+
+
+def many_shards(*, begun: int) -> Progress:
+    """100 shards, each estimated at 100 genes; those that were begun had 200 and are done, the next is half done."""
+    progress = Progress()
+    progress.take(events.RunStarted(0.0, "build", "/b", "minilm", ("cpu",), "", 100, 0))
+    for n in range(100):
+        progress.take(events.ShardCounted(0.0, f"s{n}", 100, is_estimate=True))
+    t = 0.0
+    for n in range(begun + 1):
+        progress.take(events.ShardStarted(t, f"s{n}", "cpu", "cpu", 200))
+        for left in (150, 100, 50, 0)[: 4 if n < begun else 2]:
+            t += 5.0
+            progress.take(events.Committed(t, f"s{n}", "cpu", "cpu", 50, left, 10.0, None, None, 0, False))
+        if n < begun:
+            progress.take(events.ShardEnded(t, f"s{n}", "done", 200, ""))
+    return progress
+
+
+def test_the_time_to_go_of_a_hundred_shards_is_right_from_the_first_minute() -> None:
+    """20,000 genes at 10 a second, estimated at half of that: the first shard says how far estimates are out."""
+    progress = many_shards(begun=0)
+    assert progress.left == 100 + 99 * 200
+    assert progress.to_go(10.0) == pytest.approx(1990.0)
+    assert progress.share == pytest.approx(100 / 20_000)
+    assert progress_text(10.0, progress) == (
+        "0 of 100 shards, 100 of about 20,000 genes (0 %), 10.0 genes/s, about 33 min 10 s to go"
+    )
+    assert many_shards(begun=50).share == pytest.approx(10_100 / 20_000)
+
+
+def test_what_was_estimated_and_has_nothing_to_encode_is_known_as_well() -> None:
+    """A shard of pictures alone ends without a worker on it; one that failed tells nothing."""
+    progress = many_shards(begun=0)
+    progress.take(events.ShardEnded(11.0, "s98", "done", 0, ""))
+    assert progress.left == 100 + 98 * 100
+    progress.take(events.ShardEnded(11.0, "s99", "failed", 0, "no such file"))
+    assert progress.left == 100 + 97 * 100
+
+
+def test_between_two_shards_the_time_to_go_stays() -> None:
+    """While the next one is read, nothing runs, and much waits."""
+    progress = many_shards(begun=0)
+    progress.take(events.ShardEnded(11.0, "s0", "done", 200, ""))
+    assert progress.to_go(11.0) is not None
+    assert not Progress().to_go(11.0)
 
 
 def test_a_batch_that_crawls_shows_its_age_and_its_crawl() -> None:

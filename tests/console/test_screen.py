@@ -69,12 +69,36 @@ def test_json_counts_from_the_first_event_and_ends_with_the_summary() -> None:
     display = JsonDisplay(stream.write)
     for event in STORY:
         display.emit(event)
-    display.refresh(500.0)
     display.end(SUMMARY)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["event"] for line in lines] == [*(event.kind for event in STORY), "summary"]
     assert lines[0]["t"] == 0.0
     assert lines[-1]["encoded"] == 5
+
+
+def test_json_tells_the_time_to_go_as_soon_as_it_is_known_and_then_every_half_minute() -> None:
+    """What is not begun is in it: here 400 genes of a shard that waits, beside 512 of the one that runs."""
+    stream = io.StringIO()
+    display = JsonDisplay(stream.write)
+    for event in STORY:
+        if event.t <= 120.0:
+            display.emit(event)
+            display.refresh(event.t)
+    for now in (121.0, 149.0, 150.0, 151.0):
+        display.refresh(now)
+    told = [row for row in map(json.loads, stream.getvalue().splitlines()) if row["event"] == "progress"]
+    assert [row["t"] for row in told] == [20.0, 50.0]
+    assert told[0] == {
+        "event": "progress",
+        "t": 20.0,
+        "shards": 3,
+        "ended": 1,
+        "encoded": 128,
+        "left": 912,
+        "is_estimate": False,
+        "rate": 16.0,
+        "to_go_seconds": 57.0,
+    }
 
 
 def test_plain_lines_tell_the_story_once() -> None:

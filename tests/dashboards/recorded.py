@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
-from helix_crawl_otel.policy.batch import RunningBatch
+from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import ActionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.order import Axis, in_order
@@ -97,7 +97,9 @@ def scraped(path: Path, *, action: str, device: str | None = None, tail_seconds:
                     pipeline.close_shard(shard, "done")
                 opened = {event.shard: at}
                 pipeline.open_shard(event.shard, "one", at, list(ActionKind))
-            running[number] = pipeline.start_batch(event.shard, "one", at, event.genes, event.work)
+            running[number] = pipeline.start_batch(
+                BatchInfo(str(number), event.shard, "one", at, event.genes, event.work)
+            )
         elif isinstance(event, BatchEvent):
             batch = running.pop(number, None)
             if batch is not None:

@@ -19,7 +19,8 @@ from tests.docs.pages import page
 EVENTS = [kind.__name__.removesuffix("Event").lower() for kind in get_args(Event)]
 
 WHOLE: dict[str, dict[str, Any]] = {
-    "run": {"version": 1, "t": 0.0, "config": {}, "encoder": "x", "host": "x", "reconstructed": True, "source": "x"},
+    "run": {"version": 1, "t": 0.0, "config": {}, "encoder": "x", "host": "x", "reconstructed": True, "source": "x"}
+    | {"started": "2026-11-28T20:10:11.250Z", "clock": 100.0, "folder": "/shards"},
     "worker": {"t": 0.1, "device": "cuda:0", "worker": "w", "pid": 1, "reason": "first"},
     "batch": {"t": 4.2, "shard": "a", "device": "cuda:0", "worker": "w", "genes": 64, "work": 8, "seconds": 4.2},
     "memory": {
@@ -74,12 +75,12 @@ def test_every_event_has_a_section() -> None:
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_the_keys_that_are_read_are_documented(event: str) -> None:
-    """No key is read in secret, and none but `pid` is documented and not read."""
+    """No key is read in secret, and none but `pid` and `clock` is documented and not read."""
     line = Noting({"event": event} | WHOLE[event])
     parse_event(line)
     documented = set(page("timeline").table(event, "key").column("key"))
     assert documented == set(WHOLE[event])
-    assert documented - {"pid"} == line.seen - {"event"}
+    assert documented - {"pid", "clock"} == line.seen - {"event"}
 
 
 @pytest.mark.parametrize("event", EVENTS)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
 import pytest
 
+from helix_crawl_otel.link.messages import Boundary
 from helix_crawl_otel.otel.dispatch import Dispatcher
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.gauges import ExportedMetrics, Snapshot
 from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
+from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import REMEDIES, ActionKind, Decision, DecisionKind
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
 from tests.watch.rig import FULL, GENES, LOW, TICK, WORK, Clock, collected, make_provider, reading
+
+_numbers = itertools.count(1)
+
+
+def batch(shard: str, worker: str, batch_id: str | None = None) -> BatchInfo:
+    """A batch of the usual size."""
+    return BatchInfo(batch_id or str(next(_numbers)), shard, worker, "cuda:0", GENES, WORK)
 
 
 class Supervisor:
@@ -45,14 +55,14 @@ class Supervisor:
         """Healthy batches of the worker."""
         for _ in range(count):
             self.tick()
-            running = self.pipeline.start_batch("a", "w1", "cuda:0", GENES, WORK)
+            running = self.pipeline.start_batch(batch("a", "w1"))
             self.clock.now += seconds
             self.pipeline.finish_batch(running, seconds)
 
     def stuck(self, seconds: float) -> None:
         """One batch that does not end."""
         self.tick()
-        self.pipeline.start_batch("a", "w1", "cuda:0", GENES, WORK)
+        self.pipeline.start_batch(batch("a", "w1"))
         until = self.clock.now + seconds
         while self.clock.now < until and not self.forced:
             self.clock.now += TICK
@@ -64,7 +74,7 @@ def test_pending_genes_are_those_that_the_store_counts() -> None:
     supervisor = Supervisor()
     supervisor.batches(3)
     assert "helix_dense_genes_pending" not in collected(supervisor.reader)
-    supervisor.pipeline.boundary("a", "cuda:0", 0.1, genes=GENES, pending=1000)
+    supervisor.pipeline.boundary(Boundary("a", "cuda:0", 0.1, GENES, 1000))
     supervisor.batches(1)
     assert collected(supervisor.reader)["helix_dense_genes_pending"] == {("shard=a",): 1000}
 
@@ -73,10 +83,10 @@ def test_the_batches_of_a_worker_are_found_and_lost_together() -> None:
     """The policy alone knows them: by their id, by their worker, by the age of a shard's oldest."""
     supervisor = Supervisor()
     pipeline = supervisor.pipeline
-    running = pipeline.start_batch("a", "w1", "cuda:0", GENES, WORK, batch_id="1/7")
-    pipeline.start_batch("b", "w2", "cuda:0", GENES, WORK)
+    running = pipeline.start_batch(batch("a", "w1", "1/7"))
+    pipeline.start_batch(batch("b", "w2"))
     supervisor.clock.now += 3.0
-    pipeline.start_batch("a", "w1", "cuda:0", GENES, WORK)
+    pipeline.start_batch(batch("a", "w1"))
     assert pipeline.running("1/7") == running
     supervisor.tick()
     ages = collected(supervisor.reader)["helix_dense_batch_inflight"]
@@ -134,7 +144,7 @@ def test_a_state_that_cannot_be_saved_is_tried_again_at_the_next_tick() -> None:
     clock = Clock()
     pipeline = Pipeline(Settings(warmup=0), Instruments(provider.get_meter("x")), clock, save_state=save)
     pipeline.open_shard("a", "w", "cpu", REMEDIES)
-    pipeline.record_batch("a", "w", "cpu", 64, 4.0, None)
+    pipeline.record_batch(BatchInfo("1", "a", "w", "cpu", 64), 4.0)
     pipeline.tick()
     assert saved == []
     failing[0] = False

@@ -64,6 +64,21 @@ def test_every_shard_is_counted_in_one_state() -> None:
     assert _seen(board).shard_states == {"pending": 0, "running": 0, "done": 7, "paused": 1, "failed": 0}
 
 
+def test_genes_of_shards_that_wait_are_shown_until_each_is_begun() -> None:
+    """A board that adds them up knows what is left of the whole run; one that is not counted has no series."""
+    board = Board()
+    board.expect_shards(["a", "b", "c"], {"a": 100, "b": 50})
+    before = _seen(board)
+    assert before.waiting == {"a": 100, "b": 50}
+    board.set_pending("a", 120)
+    board.open("a", "cpu")
+    assert _seen(board).waiting == {"b": 50}
+    assert _seen(board).shards["a"].pending_genes == 120
+    board.close("b", "done")
+    assert _seen(board).waiting == {}
+    assert before.waiting == {"a": 100, "b": 50}
+
+
 def test_pending_genes_are_those_told_last() -> None:
     """The worker that has the store counts them, which may be before the shard is opened, and anew by the next one."""
     board = Board()

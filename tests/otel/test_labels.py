@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.gauges import ExportedMetrics, ShardView, Snapshot
 from helix_crawl_otel.otel.instruments import MAX_LABEL, Instruments, ShardLabels, label
+from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import REMEDIES, ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
@@ -87,9 +88,11 @@ def test_shards_without_a_label_share_a_series_that_makes_sense(caplog: pytest.L
         known = ShardStatus(Verdict.HEALTHY, ema, None, None, 0, rung, rung > 0, None)
         return ShardView("cpu", known, pending)
 
-    exported.snapshot = Snapshot({"a": view(5, 3, 16.0), "b": view(None, 1, None), "c": view(2, 0, None)})
+    exported.snapshot = Snapshot(
+        {"a": view(5, 3, 16.0), "b": view(None, 1, None), "c": view(2, 0, None)}, waiting={"d": 100, "e": 20}
+    )
     seen = collected(reader)
-    assert seen["helix_dense_genes_pending"] == {(): 7}
+    assert seen["helix_dense_genes_pending"] == {(): 127}
     assert seen["helix_dense_ladder_rung"] == {("device=cpu",): 3}
     assert seen["helix_dense_crawl_active"] == {("device=cpu",): 1}
     assert seen["helix_dense_batch_inflight"] == {("device=cpu",): 7}
@@ -169,7 +172,7 @@ def test_whatever_a_driver_says_a_scrape_works(what: str, text: str) -> None:
     pipeline = Pipeline(Settings(), Instruments(provider.get_meter("x")), Clock())
     pipeline.start_worker(said["worker"], said["device"], said["reason"], 1)
     pipeline.open_shard(said["shard"], said["worker"], said["device"], REMEDIES)
-    pipeline.record_batch(said["shard"], said["worker"], said["device"], 64, 4.0, None)
+    pipeline.record_batch(BatchInfo("1", said["shard"], said["worker"], said["device"], 64), 4.0)
     pipeline.read_memory(said["device"], reading(0.5), {said["source"]: True})
     pipeline.set_shards(**{said["state"]: 2})
     shown = generate_latest(registry).decode("utf-8")

@@ -15,9 +15,9 @@ from tests.watch.rig import Rig
 GIB = 1024**3
 
 FIELDS = re.compile(
-    r"\[crawl-watchdog\] (?P<happened>[a-z ]+?) action=(?P<action>[A-Z_]+|-) shard=(?P<shard>\S+) "
+    r"\[crawl-watchdog\] (?P<sentence>.+); (?P<happened>[a-z ]+?) action=(?P<action>[A-Z_]+|-) shard=(?P<shard>\S+) "
     r"device=(?P<device>\S+) rung=(?P<rung>[0-3]) rate=(?P<rate>\S+) ema=(?P<ema>\S+) baseline=(?P<baseline>\S+) "
-    r"limit=(?P<limit>\S+) genes/s memory=(?P<memory>[0-9.]+%|unknown)(?P<reason>: .+)?"
+    r"limit=(?P<limit>\S+) genes/s memory=(?P<memory>[0-9.]+%|unknown)"
 )
 
 
@@ -36,8 +36,8 @@ def test_a_decision_as_a_line() -> None:
         evidence={"rate": 0.75, "ema": 2.345678, "baseline": 15.3, "limit": 3.06, "memory_fraction": 0.98765},
     )
     assert decision_line("issued", decision) == (
-        "issued action=EMPTY_CACHE shard=slack__eng device=cuda:0 rung=1 "
-        "rate=0.75 ema=2.35 baseline=15.3 limit=3.06 genes/s memory=98.8%: release the cache"
+        "slack__eng: release the cache; issued action=EMPTY_CACHE shard=slack__eng device=cuda:0 rung=1 "
+        "rate=0.75 ema=2.35 baseline=15.3 limit=3.06 genes/s memory=98.8%"
     )
 
 
@@ -64,7 +64,7 @@ def test_what_is_unknown_says_so() -> None:
     """A field is never left out: a script that splits the line finds it."""
     decision = Decision(1.0, DecisionKind.HANG, "a", "cuda:0", "w")
     assert decision_line("hang", decision) == (
-        "hang action=- shard=a device=cuda:0 rung=0 "
+        "a: hang; hang action=- shard=a device=cuda:0 rung=0 "
         "rate=unknown ema=unknown baseline=unknown limit=unknown genes/s memory=unknown"
     )
 
@@ -76,8 +76,8 @@ def test_a_name_never_breaks_the_line(name: str, shown: str) -> None:
     """A shard is named after a folder, and a folder may be named anything."""
     line = action_line("applied", Action(1, ActionKind.RECYCLE, name, "cpu", "why"), "done")
     assert line == (
-        f"applied action=RECYCLE shard={shown} device=cpu rung=2 "
-        "rate=unknown ema=unknown baseline=unknown limit=unknown genes/s memory=unknown: done"
+        f"{name}: RECYCLE applied: done; applied action=RECYCLE shard={shown} device=cpu rung=2 "
+        "rate=unknown ema=unknown baseline=unknown limit=unknown genes/s memory=unknown"
     )
 
 
@@ -106,7 +106,7 @@ def test_every_line_of_a_whole_ladder_has_every_field(caplog: pytest.LogCaptureF
         fields = FIELDS.fullmatch(line)
         assert fields, line
         happened.setdefault(fields["happened"], fields)
-        assert fields["reason"], line
+        assert fields["sentence"].startswith(f"{fields['shard']}: "), line
     assert set(happened) == {
         "issued",
         "applied",
@@ -120,5 +120,5 @@ def test_every_line_of_a_whole_ladder_has_every_field(caplog: pytest.LogCaptureF
     issued = happened["issued"]
     assert (issued["shard"], issued["action"], issued["device"]) == ("climbs", "DETECT", "cuda:0")
     assert (float(issued["baseline"]), float(issued["limit"]), issued["memory"]) == (16.0, 3.2, "99.0%")
-    assert "helix-crawl run" in happened["passed over"]["reason"]
-    assert "no CPU model here" in happened["failed"]["reason"]
+    assert "helix-crawl run" in happened["passed over"]["sentence"]
+    assert "no CPU model here" in happened["failed"]["sentence"]

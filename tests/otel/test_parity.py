@@ -149,7 +149,7 @@ def lines_watched(config: CrawlConfig, steps: list[Step]) -> tuple[list[str], Sh
             status = shard.status()
     finally:
         logger.removeHandler(handler)
-    return [line for line in lines if " action=" in line and line.split()[1] != "applied"], status
+    return [line for line in lines if " action=" in line and "; applied action=" not in line], status
 
 
 def assert_parity(config: CrawlConfig, steps: list[Step]) -> list[str]:

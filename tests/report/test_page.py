@@ -98,7 +98,9 @@ def test_a_batch_that_did_not_end_is_drawn_to_a_cross() -> None:
 
     (tale,) = story_of(job_with_an_endless_batch()).tales
     page = figure(PICTURE.inches)
-    draw(page, panels(tale, {}, 5.0, 0.92, PICTURE), window(tale, {}), LIGHT, PICTURE, 0.9, "since the run began")
+    draw(
+        page, next(panels(tale, {}, 5.0, 0.92, [PICTURE])), window(tale, {}), LIGHT, PICTURE, 0.9, "since the run began"
+    )
     speed = page.axes[0]
     (cross,) = (line for line in speed.lines if line.get_marker() == "X")
     began, ended = [120 / 60, 64 / 360], [480 / 60, 64 / 360]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from helix_crawl_otel.formats import html_text
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.report.effect import choose, effect_of, lost_seconds, remedy_seconds, saved_seconds
-from helix_crawl_otel.report.words import headline, sentences, tale_text
+from helix_crawl_otel.report.page import page
+from helix_crawl_otel.report.words import headline, origin, sentences, tale_text
 from tests.report.stories import job_with_a_recycle, job_with_an_endless_batch, recorded, story_of
 
 QUIET = ("healthy", "long-documents", "slow-disk")
@@ -219,11 +221,13 @@ def test_runs_are_told_apart() -> None:
     assert story.tales[1].batches[0].baseline == pytest.approx(16)
 
 
-def test_the_shards_that_crawled_come_first() -> None:
+def test_the_shards_that_crawled_are_shown_in_the_order_of_time() -> None:
     """Many shards: a few are shown, and how many are left out is said."""
     story = story_of([e for n in range(9) for e in healthy_shard(n)] + job_with_a_recycle("bad"))
     shown = choose(story, 3)
-    assert shown.tales[0].shard == "bad"
+    assert "bad" in [tale.shard for tale in shown.tales]
+    began = [tale.span for tale in shown.tales]
+    assert began == sorted(began)
     assert len(shown.tales) == 3
     assert shown.left_out == (7, 0)
     (sentence,) = shown.sentences(story)
@@ -242,3 +246,17 @@ def test_knobs_decide_what_a_crawl_is() -> None:
     events = [event for event in job_with_a_recycle() if event["event"] != "action"]
     assert story_of(events).crawls == 1
     assert story_of(events, Settings(factor=20)).crawls == 0
+
+
+def test_where_when_and_with_which_model_is_told_as_far_as_it_was_recorded() -> None:
+    """Host, folder, model and date of all runs, each once; of a timeline that says nothing of it, nothing."""
+    run = {"event": "run", "encoder": "minilm", "host": "rig", "folder": "/shards"}
+    batch: dict[str, object] = {"event": "batch", "t": 4.0, "shard": "a", "genes": 64, "seconds": 4.0}
+    first, second = ({**run, "started": f"2026-11-{day}T20:10:11Z"} for day in (25, 28))
+    story = story_of([first, batch, second, batch])
+    told = origin(story)
+    assert told.startswith("Recorded on rig, of /shards, model minilm, begun 2026-11-2")
+    assert "the last of 2 runs 2026-11-2" in told
+    assert html_text(told) in page(story, choose(story), "t.jsonl")
+    assert origin(story_of([{**run, "started": "yesterday"}, batch])).endswith("model minilm.")
+    assert origin(story_of([batch])) == ""

@@ -35,11 +35,22 @@ def test_a_folder_that_is_gone_is_told_of_and_pruned_when_asked(rig: Rig) -> Non
 
 
 def test_shards_of_another_tree_are_not_pruned(rig: Rig) -> None:
-    """Two trees may have one output."""
+    """Another tree alone is refused; beside the first it is added, and neither of the two is pruned for the other."""
     other = rig.folder / "other"
     (other / "c").mkdir(parents=True)
     (other / "c/three.txt").write_text(prose(3, 4), encoding="utf-8")
     before = rig.verify()["genes"]
-    done = rig.run([*COMMAND, "build", str(other), "--out", str(rig.out), *rig.options, "--json", "--prune"])
+    command = [*COMMAND, "build", "--out", str(rig.out), *rig.options, "--json", "--prune", str(other)]
+    refused = rig.run(command)
+    assert (refused.code, refused.events) == (2, [])
+    assert f"{rig.out} was built of {rig.source}, and not of {other}" in refused.errors
+    done = rig.run([*command, str(rig.source)])
     assert done.code == 0, done.errors
     assert rig.verify()["genes"] == before + done.summary["encoded"]
+    shutil.rmtree(rig.source / "b")
+    done = rig.run(command)
+    assert done.code == 0, done.errors
+    assert [note["text"] for note in done.of("note")] == [
+        f"{rig.source} is left out this time: its shards stay as they are"
+    ]
+    assert rig.verify()["genes"] == before + 1

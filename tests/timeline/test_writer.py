@@ -50,7 +50,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_the_five_events_are_those_of_the_contract(path: Path) -> None:
     """The lines of section 3.6, key by key."""
     clock = Clock(1000.0)
-    with TimelineWriter(path, clock) as writer:
+    with TimelineWriter(path, clock, now=lambda: 1795896611.25) as writer:
         writer.run(config=CrawlConfig(), encoder="BAAI/bge-m3", host="rig")
         writer.worker(1000.1, "cuda:0", pid=4711, reason="first")
         writer.batch(1012.31, "a", "cuda:0", 64, 4.18, work=81234)
@@ -59,7 +59,7 @@ def test_the_five_events_are_those_of_the_contract(path: Path) -> None:
     assert [json.dumps(line) for line in lines(path)] == [
         '{"event": "run", "t": 0.0, "version": 1, "config": {"factor": 5.0, "window": 8, "action": "ladder", '
         '"vram_full": 0.92, "ema_alpha": 0.3, "warmup": 1, "inflight": true, "shared": false}, '
-        '"encoder": "BAAI/bge-m3", "host": "rig"}',
+        '"encoder": "BAAI/bge-m3", "host": "rig", "started": "2026-11-28T20:10:11.250Z", "clock": 1000.0}',
         '{"event": "worker", "t": 0.1, "device": "cuda:0", "pid": 4711, "reason": "first"}',
         '{"event": "batch", "t": 12.31, "shard": "a", "device": "cuda:0", "genes": 64, "work": 81234, "seconds": 4.18}',
         '{"event": "memory", "t": 12.31, "device": "cuda:0", "used_bytes": 11850000000, "limit_bytes": 12000000000}',

@@ -73,7 +73,11 @@ def test_a_clock_that_never_works(clock: Callable[[], float]) -> None:
     [
         ({"name": ""}, "shard name is ''; accepted: a string that is not empty"),
         ({"name": 7}, "shard name is 7; accepted: a string that is not empty"),
-        ({"name": "a", "device": None}, "device is None; accepted: a name such as cuda:0 or cpu"),
+        (
+            {"name": "a", "device": None},
+            "device is None; accepted: a name such as cuda:0 or cpu",
+        ),
+        ({"name": "a", "device": "GPU"}, "device is 'GPU'; accepted: cpu, cuda, cuda:N"),
         ({"name": "a", "device": "gpu"}, "device is 'gpu'; accepted: cpu, cuda, cuda:N"),
         ({"name": "a", "device": "cuda:x"}, "device is 'cuda:x'; accepted: cpu, cuda, cuda:N"),
         ({"name": "a", "on_demote": True}, "on_demote is True; accepted: a callable, or None"),
@@ -85,6 +89,62 @@ def test_arguments_of_a_shard(given: dict[str, Any], message: str) -> None:
     """When the shard is made, not hours later at its third rung."""
     with Rig() as rig, pytest.raises(ValueError, match="^" + re.escape(message)):
         rig.watch.shard(**given)
+
+
+class Device:
+    """A stand-in for `torch.device`, which has these two attributes and no common base."""
+
+    def __init__(self, kind: object, index: object = None) -> None:
+        self.type = kind
+        self.index = index
+
+
+@pytest.mark.parametrize(
+    ("given", "device"),
+    [
+        *((name, name.strip().lower()) for name in ("cuda:1", "CUDA:1", " Cpu ", "MPS:0")),
+        ("CUDA", "cuda:0"),
+        *((number, f"cuda:{number}") for number in (0, 3)),
+        (Device("cuda"), "cuda:0"),
+        (Device("cuda", 2), "cuda:2"),
+        (Device("cpu"), "cpu"),
+        (Device("cpu", 0), "cpu"),
+    ],
+)
+def test_a_device_is_taken_as_torch_gives_it(given: Any, device: str) -> None:
+    """By name, whatever its letters, by the number of a card, and as the object that a model has at `.device`."""
+    with Rig() as rig:
+        assert rig.watch.shard("a", device=given).device == device
+
+
+@pytest.mark.slow
+def test_a_real_device_of_torch() -> None:
+    """Also what a real one is."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+    with Rig() as rig:
+        for device in (torch.device("cuda"), torch.device("cuda", 0), torch.zeros(1).device):
+            assert rig.watch.shard("a", device=device).device == ("cpu" if device.type == "cpu" else "cuda:0")
+        with pytest.raises(ValueError, match=r"device is device\(type='meta'\); accepted: cpu, cuda, cuda:N"):
+            rig.watch.shard("a", device=torch.device("meta"))
+
+
+@pytest.mark.parametrize("given", [True, -1, 1.5, b"cuda", ["cuda"], object(), Device(None), Device("cuda", "0")])
+def test_what_is_no_device_is_refused(given: Any) -> None:
+    """With what is accepted."""
+    accepted = "accepted: a name such as cuda:0 or cpu, the number of a CUDA card, or a torch.device"
+    with Rig() as rig, pytest.raises(ValueError, match="^" + re.escape(f"device is {given!r}; {accepted}") + "$"):
+        rig.watch.shard("a", device=given)
+
+
+async def _rebuilds() -> None:
+    """Nobody awaits it."""
+
+
+def test_a_coroutine_function_demotes_nothing() -> None:
+    """It is refused when the shard is made: at the third rung its body would never run."""
+    accepted = "accepted: a callable that does its work itself, no coroutine function"
+    with Rig() as rig, pytest.raises(ValueError, match=accepted):
+        rig.watch.shard("a", on_demote=_rebuilds)
 
 
 @pytest.mark.parametrize("hook", [None, "print", 3])

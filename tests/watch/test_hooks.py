@@ -47,7 +47,8 @@ def test_a_veto_is_counted_logged_and_uses_the_rung_up(caplog: pytest.LogCapture
             "DEMOTE_CPU/applied": 1,
         }
     (line,) = [line for line in caplog.messages if "vetoed" in line]
-    assert line.startswith("[crawl-watchdog] vetoed by the hook action=EMPTY_CACHE shard=a ")
+    assert line.startswith("[crawl-watchdog] a: EMPTY_CACHE vetoed by the hook: release the cache: ")
+    assert "; vetoed by the hook action=EMPTY_CACHE shard=a " in line
 
 
 @pytest.mark.parametrize("answer", [None, True, 0, "", [], "no"])
