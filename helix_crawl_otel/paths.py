@@ -49,7 +49,7 @@ def typed_path(text: str, what: str) -> Path:
     Raises:
         ConfigError: It is the name of a device.
     """
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - where nobody knows the folder of `~` it stays what it is
     if sys.platform != "win32":
         return path
     full = os.path.abspath(path)  # noqa: PTH100 - `resolve` follows links, `absolute` leaves C:notes as it is

@@ -24,16 +24,20 @@ from helix_crawl_otel.build.careful_encode import (
     NeedsCpu,
     encode_carefully,
 )
+from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.ingest import ingest
-from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.encoders.base import first_line, is_device_error
+from helix_crawl_otel.encoders.load import tokens_id
+from helix_crawl_otel.encoders.tokens import TokenRoom
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.shards.genes import PendingGene
+from helix_crawl_otel.shards.inspect import Unread, count_unread
+from helix_crawl_otel.shards.schema import RULE_NOTE
 from helix_crawl_otel.shards.store import ShardStore
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from helix_crawl_otel.watch.release import release_cache
@@ -91,17 +95,41 @@ def work_on(
             refuse_another(store, settings.model)
         if assignment.retry_quarantined:
             store.retry_quarantined()
+        room = TokenRoom(encoder)
+        is_cut = False
         if assignment.source is not None:
-            _ingest(store, assignment, report, pausing)
+            rule = _rule(store, settings.model, room, anew=assignment.reencode)
+            is_cut = rule.tokens is not None
+            _ingest(store, assignment, rule, report, pausing)
         if assignment.reencode:
             store.claim(encoder().identity, reencode=True)
         pending = store.pending_count()
         if pending:
-            _encode(store, assignment, settings, encoder(), watch, report, pending)
+            _encode(store, assignment, settings, encoder(), watch, report, pending, None if is_cut else room)
+
+
+def _rule(store: ShardStore, model: str, room: TokenRoom, *, anew: bool) -> ChunkRule:
+    """How the shard's sources are cut: as before where it has vectors, which would go with their passages.
+
+    Args:
+        store: Open. The model that it names, if any, is this one.
+        model: As given to `--model`.
+        room: Of that model.
+        anew: As this version does it, whatever was before.
+    """
+    if not anew and store.identity() is not None:
+        known = ChunkRule.of(str(store.meta(RULE_NOTE) or ChunkRule(version=1).fingerprint), room)
+        if known is not None:
+            return known
+    return ChunkRule(model=tokens_id(model), tokens=room)
 
 
 def _ingest(
-    store: ShardStore, assignment: Assignment, report: Callable[[Message], None], pausing: Callable[[], bool]
+    store: ShardStore,
+    assignment: Assignment,
+    rule: ChunkRule,
+    report: Callable[[Message], None],
+    pausing: Callable[[], bool],
 ) -> None:
     assert assignment.source is not None
     output = Path(assignment.output) if assignment.output else None
@@ -113,7 +141,7 @@ def _ingest(
     done = ingest(
         store,
         plan,
-        ChunkRule(),
+        rule,
         prune=assignment.prune,
         recheck=assignment.reencode,
         progress=progress,
@@ -142,6 +170,7 @@ def _encode(
     watch: CrawlWatch,
     report: Callable[[Message], None],
     pending: int,
+    room: TokenRoom | None,
 ) -> None:
     if store.has_foreign_vectors() and not assignment.reencode:
         adopt_or_refuse(store, encoder)
@@ -149,9 +178,9 @@ def _encode(
     store.claim(encoder.identity)
     check_other_device(store, encoder)
     store.note_session(encoder.device, encoder.versions, encoder.threads, settings.batch_size)
-    report(messages.Encoding(assignment.shard, settings.label, pending))
+    report(messages.Encoding(assignment.shard, settings.label, pending, store.vector_count()))
     with watch.shard(assignment.shard, device=settings.label) as shard:
-        session = _Session(store, assignment, encoder, shard, report, pending)
+        session = _Session(store, assignment, encoder, shard, report, pending, room)
         try:
             first = min(settings.batch_size, FIRST_ON_CPU) if settings.label == "cpu" else settings.batch_size
             batches = _batches(store, settings.batch_size, session.leaves_out, first)
@@ -235,6 +264,7 @@ class _Session:
         shard: Watched.
         report: Tells the supervisor.
         pending: Genes that lack a vector, as the store counts them. Who shows how many are left reads it of here.
+        room: What the encoder reads of a gene; `None` where all of them are known to fit.
     """
 
     def __init__(
@@ -245,8 +275,10 @@ class _Session:
         shard: ShardWatch,
         report: Callable[[Message], None],
         pending: int,
+        room: TokenRoom | None,
     ) -> None:
         self._store = store
+        self._room = room
         self._encoder = encoder
         self._shard = shard
         self._report = report
@@ -310,6 +342,9 @@ class _Session:
                 "a trigger that the application has put on its table `genes` undoes it, by RAISE(IGNORE) or by an "
                 "update of its own"
             )
+        unread = Unread() if self._room is None else count_unread(self._store.path)
+        if unread.genes:
+            watchdog.warning("shard %s: %s", self._shard.name, unread)
         if self._for_cpu:
             genes = count(len(self._for_cpu), "gene")
             raise NeedsCpu(f"{genes} cannot be encoded on {self._shard.device}: {self._for_cpu[0]}")
@@ -359,12 +394,20 @@ class _Session:
             return self._encoder.encode(texts)
 
     def _commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> None:
-        written = self._store.commit(vectors)
+        written = self._store.commit(vectors, self._unread([gene for gene, _ in vectors]))
         self._pending = max(0, self._pending - written)
         self._quarantine_unproven()
         for action in boundary_after(self._shard, written, self._pending):
             if action.kind is ActionKind.EMPTY_CACHE:
                 self._encoder.release()
+
+    def _unread(self, genes: Sequence[PendingGene]) -> dict[int | str, int] | None:
+        """Characters that the encoder has not read, by the key of the gene; `None` where there can be none."""
+        if self._room is None:
+            return None
+        fills = self._room.fills([gene.content for gene in genes])
+        longer = [(gene, fill) for gene, fill in zip(genes, fills, strict=True) if fill > 1]
+        return {gene.key: max(1, round(len(gene.content) * (1 - 1 / fill))) for gene, fill in longer}
 
     def _blame(self, gene: PendingGene, reason: str, *, lacks_memory: bool) -> None:
         if lacks_memory:

@@ -349,10 +349,10 @@ class BuildJob:
                 self._emit(events.BatchStarted(t, shard, slot, int(genes)))
             case messages.QuarantineGene(shard, gene, reason):
                 self._emit(events.Quarantined(t, shard, gene, reason))
-            case messages.Encoding(shard, label, pending) if work is not None:
+            case messages.Encoding(shard, label, pending, vectors) if work is not None:
                 self._pipeline.set_pending(shard, pending)
                 self._find_unsaid(slot, work, pending)
-                self._emit(events.ShardStarted(t, shard, slot, label, pending))
+                self._emit(events.ShardStarted(t, shard, slot, label, pending, vectors))
             case messages.Boundary(shard, device, _, int(genes), pending) if work is not None:
                 status = self._pipeline.status(shard)
                 self._emit(events.Committed.of(t, shard, slot, device, genes, pending, status))

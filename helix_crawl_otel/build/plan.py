@@ -14,9 +14,10 @@ from pathlib import Path
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_model, settle_sources
-from helix_crawl_otel.corpus.text import ChunkRule
+from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.tree import ShardPlan, fingerprint, plan_shards
 from helix_crawl_otel.encoders.load import is_of
+from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
 from helix_crawl_otel.shards.build_record import (
     BuildRecord,
@@ -29,6 +30,7 @@ from helix_crawl_otel.shards.damage import judge, set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, EmptyFile, ShardCorrupt, StoreError
 from helix_crawl_otel.shards.inspect import (
     Salvage,
+    Unread,
     lease_of_sources,
     names_by_file,
     notes_of_links,
@@ -51,6 +53,9 @@ class BuildPlan:
         complete: Files of shards that need none.
         complete_genes: Genes in those.
         quarantined: Genes in those that are left out.
+        unread: What the encoder has not read of those.
+        can_cut: Sources are there, to be cut anew.
+        old: Shards in `works` whose passages an earlier version has cut, and that go on so.
         notes: What should be said about the rest.
         failures: Shards that cannot be worked on, with the reason.
         record: What the folder is to hold, to be written before anything is encoded; `None` for shards that are there.
@@ -61,6 +66,9 @@ class BuildPlan:
     complete: list[Path] = field(default_factory=list)
     complete_genes: int = 0
     quarantined: int = 0
+    unread: Unread = field(default_factory=Unread)
+    can_cut: bool = False
+    old: int = 0
     notes: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     record: BuildRecord | None = None
@@ -70,6 +78,7 @@ class BuildPlan:
         self.complete.append(path)
         self.complete_genes += found.genes
         self.quarantined += found.quarantined
+        self.unread += found.unread
 
     @property
     def shards(self) -> int:
@@ -125,12 +134,17 @@ def plan_build(
     shards |= {name: path.name for name, (path, _) in gone.items()}
     places = {**settled.left, **{label: str(root) for label, root in settled.taken.items()}}
     record = BuildRecord(dict(sorted(places.items())), shards, absolute_model(model), tuple(words))
-    planned = BuildPlan(model, notes=[*notes, *settled.notes, *said], record=record)
+    planned = BuildPlan(model, notes=[*notes, *settled.notes, *said], record=record, can_cut=True)
     planned.failures.update(_linked([(name, output / file) for name, file in shards.items()]))
     assigned = functools.partial(Assignment, output=str(output), prune=prune)
     for plan in plans:
         if plan.name not in planned.failures:
             _plan_shard(planned, plan, options, assigned, prune=prune)
+    if planned.old:
+        planned.notes.append(
+            f"{count(planned.old, 'shard')} cut by an earlier version, which counted no tokens, go on so; --reencode "
+            "cuts them anew, so that no passage is longer than the model reads"
+        )
     for name, (path, epoch) in gone.items():
         root = settled.taken[label_of(name)]
         if name in planned.failures:
@@ -195,12 +209,18 @@ def _plan_shard(
             planned.failures[plan.name] = str(error)
             return
         else:
-            rule = ChunkRule().fingerprint
-            unchanged = found.fingerprint is not None and found.fingerprint == fingerprint(plan, rule)
+            rule = ChunkRule.of(found.rule or ChunkRule(version=1).fingerprint)
+            is_old = rule is not None and rule.version < ChunkRule().version
+            unchanged = (
+                rule is not None
+                and not (is_old and options.reencode)
+                and found.fingerprint == fingerprint(plan, rule.fingerprint)
+            )
             if unchanged and not prune and _is_done(found, options, planned.model):
                 planned.skip(path, found)
                 return
             pending, epoch = found.pending if unchanged and not options.reencode else None, found.epoch
+            planned.old += is_old and found.identity is not None and not options.reencode
     again = {"reencode": options.reencode, "retry_quarantined": options.retry_quarantined}
     assignment = assigned(plan.name, str(path), epoch, str(plan.root), **again)
     planned.works.append(ShardWork(assignment, pending))

@@ -31,7 +31,7 @@ from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.link.messages import WorkerSettings
 from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.shards.build_record import write_record
-from helix_crawl_otel.shards.inspect import count_quarantined
+from helix_crawl_otel.shards.inspect import count_quarantined, count_unread
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
@@ -160,7 +160,8 @@ def _announce(
     t = session.clock()
     places = tuple(device for _, device in devices.slots)
     done = len(planned.complete)
-    started = events.RunStarted(t, command, str(output), planned.model, places, devices.why, planned.shards, done)
+    counts = planned.shards, done, planned.complete_genes
+    started = events.RunStarted(t, command, str(output), planned.model, places, devices.why, *counts)
     console.emit(started)
     for text in (*devices.warnings, *planned.notes):
         console.emit(events.Note(t, "warning", text))
@@ -193,6 +194,7 @@ def _summary(
     quarantined = planned.quarantined + sum(
         count_quarantined(Path(work.assignment.path), lock_seconds) for work in job.shards
     )
+    unread = sum((count_unread(Path(work.assignment.path), lock_seconds) for work in job.shards), planned.unread)
     problems = sum(work.problems for work in job.shards)
     if code == DONE and (failed or quarantined or problems):
         code = FAILED
@@ -212,6 +214,8 @@ def _summary(
         encoded=sum(work.encoded for work in job.shards),
         skipped=planned.complete_genes,
         quarantined=quarantined,
+        unread=unread,
+        can_cut=planned.can_cut,
         shards={**counts, "complete before": len(planned.complete)},
         failed=failed,
         quarantines=progress.quarantines,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import shutil
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,8 +41,8 @@ def register(commands: Commands) -> None:
 
 
 def _command(args: argparse.Namespace) -> int:
-    default = default_folder(read_encode_options(args).common.environ, sys.platform, Path("~").expanduser())
-    out = (typed_folder(args.out, "--out") if args.out else default).absolute()
+    environ = read_encode_options(args).common.environ
+    out = typed_folder(args.out, "--out").absolute() if args.out else _default_out(environ)
     source = _sources(out / "source")
     args.prune = True  # what another Python had and this one has not
     code = build.build(args, [source], out / "shards")
@@ -71,6 +74,21 @@ def default_folder(environ: Mapping[str, str], platform: str, home: Path) -> Pat
     else:
         caches = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
     return caches / "helix-crawl" / "demo"
+
+
+def _default_out(environ: Mapping[str, str]) -> Path:
+    """Where the demo builds, made if need be: among the user's caches, or where there can be none among the temporary
+    files, of a name that nobody else has.
+    """
+    try:
+        out = default_folder(environ, sys.platform, Path("~").expanduser()).absolute()
+        (out / "shards").mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(out))
+    except (OSError, RuntimeError) as error:
+        out = Path(tempfile.mkdtemp(prefix="helix-crawl-demo-"))
+        say(f"There is no folder of caches ({getattr(error, 'strerror', None) or error}): the demo builds in {out}")
+    return out
 
 
 def _sources(folder: Path) -> Path:

@@ -117,7 +117,7 @@ def query(path: Path, text: str, count: int, model: str | None = None, device: s
                 f"{path} was encoded by {shown_identity(identity)}, and --model {model} is "
                 f"{shown_identity(encoder.identity)} here; accepted: the model that made the vectors"
             )
-        [vector] = encoder.encode([text])
+        vector = encoder.encode_query(text)
     except (BadVector, DeviceMismatch) as error:
         raise ModelError(f"{model} cannot encode the text: {error}") from None
     best = nearest(vector, _pages(shards, len(vector)), count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from helix_crawl_otel.commands.common import Commands, add_command, typed_command
@@ -11,6 +12,8 @@ from helix_crawl_otel.console.options import add_common_options, read_common_opt
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED
 from helix_crawl_otel.paths import typed_path
+from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
+from helix_crawl_otel.probes.cards import describe
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.external import RunJob, job_command
@@ -63,6 +66,11 @@ def register(commands: Commands) -> None:
     )
 
 
+def _likely_device(environ: Mapping[str, str]) -> str:
+    """Where a job encodes that has not said so yet: on the card, where there is one, whose memory is read before."""
+    return "cuda:0" if describe(environ).visible else UNKNOWN_DEVICE
+
+
 def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.console.console import Console
     from helix_crawl_otel.console.notify import Notice
@@ -74,7 +82,7 @@ def _command(args: argparse.Namespace) -> int:
     if not 0 < args.clock_rate <= 10_000:
         raise ConfigError(f"--clock-rate is {args.clock_rate!r}; accepted: a number > 0 and <= 10000")
     asked = str(option_or_knob(DEVICE, options.knobs, options.environ))
-    device = "cuda:0" if asked == "auto" else str(parse_device(asked))
+    device = str(parse_device(asked)) if asked != "auto" else _likely_device(options.environ)
     environ = {**options.environ, **command.added, **({DEVICE: asked} if DEVICE in options.knobs else {})}
     folder = typed_path(args.state, "--state").absolute()
     typed = typed_command()

@@ -13,6 +13,10 @@ RATE_WINDOW_SECONDS = 60.0
 LEAST_COMMITS = 4
 LEAST_GUESSED = 50
 MOST_NAMED = 5
+MOST_ACTIONS = 10
+
+LONG_BATCH_SECONDS = 10.0
+"""A batch that has been running for so long is worth a word, and what it can still come to is its rate."""
 
 _RUNGS = {"EMPTY_CACHE": 1, "RECYCLE": 2, "DEMOTE_CPU": 3}
 
@@ -47,6 +51,19 @@ class ShardProgress:
     batch_since: float | None = None
     batch_genes: int = 0
 
+    def batch_age(self, now: float) -> float:
+        """Seconds that the batch in flight has been running, 0 without one."""
+        return 0.0 if self.batch_since is None else max(0.0, now - self.batch_since)
+
+    def rate_of_batch(self, now: float) -> float | None:
+        """The most that a batch in flight can have, in genes/s, once that is less than the average of those before it,
+        which is no longer true then; else `None`.
+        """
+        age = self.batch_age(now)
+        if age < LONG_BATCH_SECONDS or self.rate is None or self.batch_genes / age >= self.rate:
+            return None
+        return self.batch_genes / age
+
     @property
     def left(self) -> int:
         """Genes that still lack a vector, as far as is known."""
@@ -66,11 +83,23 @@ class Activity:
     since: float
 
 
+@dataclass(frozen=True)
+class TakenAction:
+    """What became of an action of the ladder, and when: `moment` is a date and time, as `time.time` has it."""
+
+    moment: float
+    shard: str
+    action: str
+    outcome: str
+
+
 @dataclass
 class Progress:
     """The whole run.
 
     Args:
+        run: How it began, `None` before that.
+        metrics: Where they are served, empty for nowhere.
         shards: How many there are, 0 when nobody knows.
         ended: How many of them are over, those that were complete before included.
         running: Those that a worker is on, by name.
@@ -83,8 +112,14 @@ class Progress:
         quarantined: Genes, in this run.
         troubles: The first sources that could not be read, with their shard and the reason.
         quarantines: The first genes that were quarantined, with their shard and the reason.
+        failed: Shards that failed, with the reason.
+        paused: Shards that were left before their end.
+        vectors: Genes that had a vector before this run, as far as they have been counted.
+        newest_actions: The last ones, in order.
     """
 
+    run: events.RunStarted | None = None
+    metrics: str = ""
     shards: int = 0
     ended: int = 0
     running: dict[str, ShardProgress] = field(default_factory=dict)
@@ -97,14 +132,21 @@ class Progress:
     quarantined: int = 0
     troubles: list[dict[str, str]] = field(default_factory=list)
     quarantines: list[dict[str, str]] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
+    vectors: int = 0
+    newest_actions: list[TakenAction] = field(default_factory=list)
     _commits: list[tuple[float, int]] = field(default_factory=list)
     _guessed: int = 0
     _found: int = 0
 
-    def take(self, event: events.Event) -> None:
-        """Take an event into account."""
+    def take(self, event: events.Event, moment: float = 0.0) -> None:
+        """Take an event into account, of which was told at this date and time, as `time.time` has them."""
         if isinstance(event, events.RunStarted):
+            self.run, self.vectors = event, event.vectors
             self.shards, self.ended = event.shards, event.complete
+        elif isinstance(event, events.MetricsAt):
+            self.metrics = event.url
         elif isinstance(event, events.ShardCounted):
             waiting = self.estimated if event.is_estimate else self.waiting
             waiting[event.shard] = event.pending
@@ -114,6 +156,9 @@ class Progress:
             shard = self.running.get(event.shard)
             if shard is not None:
                 shard.batch_since, shard.batch_genes = event.t, event.genes
+        elif isinstance(event, events.BatchAbandoned):
+            if (shard := self.running.get(event.shard)) is not None:
+                shard.batch_since = None
         elif isinstance(event, events.Committed):
             self._commit(event)
         elif isinstance(event, events.ShardEnded):
@@ -121,8 +166,14 @@ class Progress:
             self.waiting.pop(event.shard, None)
             self._check_estimate(event.shard, 0 if event.state == "done" else None)
             self.ended += event.state != "paused"
+            if event.state == "paused":
+                self.paused.add(event.shard)
+            elif event.state == "failed":
+                self.failed[event.shard] = event.reason
         elif isinstance(event, events.ActionEnded):
             self._act(event)
+            self.newest_actions.append(TakenAction(moment, event.shard, event.action, event.outcome))
+            del self.newest_actions[:-MOST_ACTIONS]
         elif isinstance(event, events.Crash):
             self.crashes += 1
         elif isinstance(event, events.Quarantined):
@@ -137,6 +188,9 @@ class Progress:
         done = before.done if before else 0
         total = None if event.pending is None else event.pending + done
         self.waiting.pop(event.shard, None)
+        self.paused.discard(event.shard)
+        if before is None:
+            self.vectors += event.vectors
         self._check_estimate(event.shard, event.pending)
         self.running[event.shard] = ShardProgress(event.slot, event.device, total, done)
         if before is not None:
@@ -209,9 +263,15 @@ class Progress:
         self.activities[slot] = Activity(text, before.since if before and is_same else t)
 
     def rate(self, now: float) -> float | None:
-        """Genes a second over the last minute or the last few batches, all workers together; `None` before that."""
+        """Genes a second over the last minute or the last few batches, all workers together; `None` before that.
+
+        A batch that takes longer than its share makes that of its shard what it can still come to.
+        """
         if len(self._commits) < 2:
             return None
+        late = {name: most for name, shard in self.running.items() if (most := shard.rate_of_batch(now)) is not None}
+        if late:
+            return sum(late.get(name, shard.rate or 0.0) for name, shard in self.running.items())
         seconds = now - self._commits[0][0]
         return sum(genes for _, genes in self._commits[1:]) / seconds if seconds > 0 else None
 

@@ -35,7 +35,7 @@ class Display:
     def emit(self, event: events.Event) -> None:
         """Something has happened."""
         with self._lock:
-            self.progress.take(event)
+            self.progress.take(event, self._now())
             self._show(event)
 
     def refresh(self, now: float) -> None:

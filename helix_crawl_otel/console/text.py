@@ -8,14 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from helix_crawl_otel.console.progress import Activity, Progress, ShardProgress
+from helix_crawl_otel.console.progress import LONG_BATCH_SECONDS, Activity, Progress, ShardProgress
 from helix_crawl_otel.formats import count, duration, genes, gib, rate, shard_name, whole_seconds
+from helix_crawl_otel.shards.inspect import Unread
 from helix_crawl_otel.supervise import events
 
 __all__ = ["Summary", "activity_text", "progress_lines", "progress_text", "sentence_of", "shard_text"]
-
-LONG_BATCH_SECONDS = 10.0
-"""A batch that has been running for so long is worth a word."""
 
 MOST_SHARDS = 8
 """Shards that are shown; those beyond are in the total."""
@@ -144,8 +142,10 @@ def shard_text(now: float, shard: ShardProgress, progress: Progress) -> str:
     parts = ["CRAWLING"] if shard.is_crawling else []
     if activity is not None:
         parts.append(activity_text(now, activity))
-    parts.append(shard.device if shard.rate is None else f"{shard.device} {rate(shard.rate, shard.baseline)}")
-    age = 0.0 if shard.batch_since is None else now - shard.batch_since
+    most = shard.rate_of_batch(now)
+    speed = f"at most {rate(most, shard.baseline)}" if most is not None else rate(shard.rate, shard.baseline)
+    parts.append(shard.device if shard.rate is None else f"{shard.device} {speed}")
+    age = shard.batch_age(now)
     if age >= LONG_BATCH_SECONDS:
         parts.append(f"batch of {shard.batch_genes} running for {duration(age)}")
     if shard.memory_fraction is not None:
@@ -183,6 +183,8 @@ class Summary:
         next_step: What to type next, empty when nothing is left to do.
         reason: Why it ended early, empty when it did not.
         logs: Files in which the workers wrote what they did, where something went wrong.
+        unread: What the encoder has not read of the genes in these shards.
+        can_cut: Their sources are there, to be cut anew.
     """
 
     exit_code: int
@@ -203,11 +205,16 @@ class Summary:
     next_step: str = ""
     reason: str = ""
     logs: Sequence[str] = ()
+    unread: Unread = field(default_factory=Unread)
+    can_cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
+        fields = dataclasses.asdict(self)
+        del fields["can_cut"]
         return {
-            **dataclasses.asdict(self),
+            **fields,
+            "unread": {**fields["unread"], "share": self.unread.share},
             "seconds": round(self.seconds, 3),
             "lost_seconds": round(self.lost_seconds, 3),
             "gate_seconds": round(self.gate_seconds, 3),
@@ -256,6 +263,8 @@ class Summary:
         if self.quarantined:
             rows.append(("quarantined", f"{genes(self.quarantined)}; --retry-quarantined tries again"))
             rows += [("", f"{row['gene']} in {shard_name(row['shard'])}: {row['reason']}") for row in self.quarantines]
+        if self.unread.genes:
+            rows.append(("not read", f"{self.unread}" + ("; --reencode cuts them anew" if self.can_cut else "")))
         if self.source_problems:
             rows.append(("unreadable", count(self.source_problems, "source")))
             rows += [("", f"{row['source']} in {shard_name(row['shard'])}: {row['reason']}") for row in self.unreadable]

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.corpus.text import CannotRead, ChunkRule, NotText, SourceText, chunks, read_text
+from helix_crawl_otel.corpus.cut import ChunkRule, chunks
+from helix_crawl_otel.corpus.decode import NotText
+from helix_crawl_otel.corpus.text import CannotRead, SourceText, read_text
 from helix_crawl_otel.corpus.tree import (
     ROOT_SHARD,
     ShardPlan,
@@ -24,7 +26,7 @@ from helix_crawl_otel.corpus.tree import (
 )
 from helix_crawl_otel.paths import on_disk
 from helix_crawl_otel.shards.genes import SourceMark
-from helix_crawl_otel.shards.schema import INGESTING, TREE_NOTE
+from helix_crawl_otel.shards.schema import INGESTING, RULE_NOTE, TREE_NOTE
 from helix_crawl_otel.shards.sources import SourceTable
 from helix_crawl_otel.shards.store import ShardStore
 
@@ -120,6 +122,7 @@ class _Ingest:
         wanted = fingerprint(plan, self._rule.fingerprint)
         with self._store.writing():
             self._store.set_meta(TREE_NOTE, [str(plan.root), plan.name])
+            self._store.set_meta(RULE_NOTE, self._rule.fingerprint)
             self._store.set_meta(INGESTING, True)
         marks = self._table.marks()
         left = set(marks)
@@ -167,7 +170,7 @@ class _Ingest:
             return  # it has gone since the folder was listed
         except NotText as error:
             self._report.skipped.append((source.source_id, str(error)))
-            read = SourceText((), 0, True, "not text", source.size, source.mtime_ns)
+            read = SourceText((), 0, True, "not text", "", source.size, source.mtime_ns)
         except (CannotRead, MemoryError) as error:
             self._leave_out(source.source_id, error)
             return
@@ -200,6 +203,8 @@ class _Ingest:
         if self._touched:
             self._table.touch(self._touched)
         if self._waiting:
+            if self._rule.tokens is not None:
+                self._rule.tokens.prepare()
             added, removed, kept = self._table.put(self._waiting)
             self._report.added_genes += added
             self._report.removed_genes += removed

@@ -1,13 +1,11 @@
-"""Reads a source as text, or says why it is none, and cuts text into passages.
+"""Reads a source as text, or says why it is none.
 
-Text is UTF-8, with or without a mark, or UTF-16 with one. A NUL byte near the beginning, a hole, or bytes that cannot
-be decoded, make it something else. Line ends become `\\n`, so that the same tree gives the same genes on every system.
+`decode` says by the beginning what a source is; what then turns out not to be UTF-8 is begun anew, as what it says by
+the bytes around. Line ends become `\\n`, so that the same tree gives the same genes on every system, and of HTML the
+text is taken.
 
-The beginning is looked at first, and no more than a block is held: a source may be larger than the memory. What is
-large is read twice, once to make sure of it and once to be cut.
-
-Passages are whole paragraphs where they fit, then lines, then sentences and words. Cutting is deterministic: the same
-text gives the same passages on every system and in every version with the same fingerprint.
+No more than a block is held: a source may be larger than the memory. What is large is read twice, once to make sure of
+it and once to be cut.
 """
 
 from __future__ import annotations
@@ -16,20 +14,20 @@ import codecs
 import hashlib
 import io
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
+from helix_crawl_otel.corpus import decode
+from helix_crawl_otel.corpus.decode import MOST_REPLACED, Decoding, NotText
+from helix_crawl_otel.corpus.html import RULE as HTML_RULE
+from helix_crawl_otel.corpus.html import is_html, text_of_html
 from helix_crawl_otel.corpus.tree import size_and_time
 
-__all__ = ["CannotRead", "ChunkRule", "NotText", "SourceText", "chunks", "read_text"]
-
-LOOKED_AT = 8192
-"""Bytes, or characters of UTF-16, at the beginning of a source that hold no NUL if it is text."""
+__all__ = ["CannotRead", "SourceText", "read_text"]
 
 BLOCK = 1 << 20
 """Bytes read at once. So many NULs in a row are a hole, such as a disk image or a sparse file has."""
@@ -38,12 +36,6 @@ KEPT_BYTES = 4 * BLOCK
 """A larger source is not kept in memory between its two readings."""
 
 TRIES = 3
-
-_UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-
-
-class NotText(Exception):
-    """The source is no text. The message says what makes it none."""
 
 
 class CannotRead(Exception):
@@ -59,7 +51,8 @@ class SourceText:
             source it is read anew, which raises `CannotRead`.
         chars: How many characters that is.
         is_kept: `pieces` are in memory.
-        digest: SHA-256 of its bytes, in hex.
+        digest: SHA-256 of its bytes, in hex, and how they were read where that is not as UTF-8.
+        read_as: What should be said of how it was read, such as `cp1252`; empty for what is UTF-8, or has a mark.
         size: Bytes.
         mtime_ns: Nanoseconds, of the moment that the bytes are of.
     """
@@ -68,6 +61,7 @@ class SourceText:
     chars: int
     is_kept: bool
     digest: str
+    read_as: str
     size: int
     mtime_ns: int
 
@@ -85,24 +79,42 @@ def read_text(path: Path, each_block: Callable[[], object] = lambda: None) -> So
         FileNotFoundError: It is gone.
         CannotRead: See there.
     """
-    for _ in range(TRIES):
+    decoding: Decoding | None = None
+    tries = 0
+    while tries < TRIES:
         with _opened(path) as file:
             kept: list[str] | None = []
             chars = 0
-            reading = _Reading(file, each_block)
+            is_blank = True
+            reading = _Reading(file, path, decoding, each_block)
             try:
                 for piece in reading:
                     chars += len(piece)
+                    is_blank = is_blank and not piece.strip()
                     if kept is not None:
                         kept.append(piece)
                         kept = kept if reading.at <= KEPT_BYTES else None
+                if is_blank:
+                    raise NotText("empty file", "it holds no text" if reading.at else "it is empty")
+            except _OtherEncoding as found:
+                decoding = found.decoding
+                continue
             except _Changed:
+                decoding, tries = None, tries + 1
                 continue
             except OSError as error:
                 raise _cannot_read(error) from error
             pieces = _ReadAgain(path, reading, each_block) if kept is None else kept
-            return SourceText(pieces, chars, kept is not None, reading.digest, *reading.stamp)
+            return SourceText(pieces, chars, kept is not None, reading.digest, reading.read_as, *reading.stamp)
     raise CannotRead(str(_Changed()))
+
+
+class _OtherEncoding(Exception):
+    """It has turned out not to be UTF-8."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        super().__init__(decoding.name)
+        self.decoding = decoding
 
 
 class _Changed(Exception):
@@ -138,52 +150,94 @@ class _Reading:
 
     Args:
         file: Open.
+        path: Of it, whose name may say that it is HTML.
+        decoding: How, where that is known; else its beginning tells.
         each_block: See `read_text`.
 
     Attributes:
         stamp: Size and time of the file, when it was begun.
         at: Bytes that were read so far.
+        decoding: How it is read.
 
     Raises:
         NotText: See there.
+        _OtherEncoding: It is not as its beginning says.
         _Changed: It is not, at the end, what it was at the beginning.
         OSError: It cannot be read.
     """
 
-    def __init__(self, file: BinaryIO, each_block: Callable[[], object]) -> None:
+    def __init__(self, file: BinaryIO, path: Path, decoding: Decoding | None, each_block: Callable[[], object]) -> None:
         self._file = file
+        self._path = path
         self._each_block = each_block
         self._hash = hashlib.sha256()
+        self._is_html = False
+        self._replaced = 0
+        self.decoding = decoding
         self.stamp = self._stamp()
         self.at = 0
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what was read, in hex."""
-        return self._hash.hexdigest()
+        """SHA-256 of what was read, in hex, and how."""
+        decoding = self.decoding or decode.UTF8
+        how = [] if decoding.errors == "strict" and not decoding.is_guessed else [decoding.codec, decoding.errors]
+        how += [decode.detector()] if decoding.is_guessed else []
+        how += [HTML_RULE] if self._is_html else []
+        return ":".join([*how, self._hash.hexdigest()])
+
+    @property
+    def read_as(self) -> str:
+        """See `SourceText`."""
+        decoding = self.decoding or decode.UTF8
+        if self._replaced:
+            return f"{decoding.name} with damaged letters"
+        return decoding.name if decoding.is_guessed else ""
 
     def __iter__(self) -> Iterator[str]:
-        head = self._read(LOOKED_AT)
-        mark = next((mark for mark in (codecs.BOM_UTF8, *_UTF16) if head.startswith(mark)), b"")
-        decoder = codecs.getincrementaldecoder(_UTF16.get(mark, "utf-8"))()
-        is_utf16 = mark in _UTF16
-        if not is_utf16 and b"\0" in head:
-            raise NotText("it is binary")
+        head = self._read(decode.HEAD)
+        decoding = self.decoding = self.decoding or decode.look(head)
+        pieces = self._decoded(head, decoding)
+        first = next(pieces, "")
+        self._is_html = is_html(self._path.name, first)
+        pieces = chain((first,), pieces)
+        yield from text_of_html(pieces) if self._is_html else pieces
+
+    def _decoded(self, head: bytes, decoding: Decoding) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder(decoding.codec)(decoding.errors)
         newlines = io.IncrementalNewlineDecoder(None, translate=True)
-        looked_at = 0
-        for block in chain((head.removeprefix(mark),), iter(lambda: self._read(BLOCK), b""), (b"",)):
+        chars = 0
+        for block in chain((head[decoding.mark :],), iter(lambda: self._read(BLOCK), b""), (b"",)):
             held = len(decoder.getstate()[0])
             try:
                 text = decoder.decode(block, not block)
             except UnicodeDecodeError as error:
-                at = self.at - len(block) - held + error.start
-                raise NotText(f"it is neither UTF-8 nor UTF-16 with a mark (byte {at})") from None
-            if is_utf16 and "\0" in text[: max(0, LOOKED_AT - looked_at)]:
-                raise NotText("it is binary")  # or UTF-32, whose mark begins like that of UTF-16
-            looked_at += len(text)
+                self._is_not(decoding, self.at - len(block) - held + error.start)
+            chars += len(text)
+            if decoding.errors != "strict":
+                self._replaced += text.count("\ufffd")
             yield newlines.decode(text, not block).replace("\0", " ")
+        if self._replaced * MOST_REPLACED > chars:
+            raise NotText("undecodable text", f"{self._replaced} of {chars} letters are no {decoding.name}")
         if self.at != self.stamp[0] or self._stamp() != self.stamp:
             raise _Changed
+
+    def _is_not(self, decoding: Decoding, at: int) -> NoReturn:
+        """Bytes cannot be decoded: those at `at`."""
+        if decoding.mark and decoding.codec != "utf-8":
+            raise _OtherEncoding(replace(decoding, errors="replace"))
+        if decoding.codec != "utf-8":
+            what = "it may be" if decoding.is_guessed else "it begins as"
+            raise NotText("undecodable text", f"{what} {decoding.name}, but byte {at} is not")
+        start = max(0, at - decode.SAMPLE // 16)
+        self._file.seek(start)
+        sample = self._file.read(decode.SAMPLE)
+        is_end = start + len(sample) >= self.stamp[0]
+        if start:  # a window begins and ends where a line does, so that no letter is cut
+            sample = sample[sample.find(b"\n", 0, at - start) + 1 :]
+        if not is_end:
+            sample = sample[: sample.rfind(b"\n") + 1] or sample
+        raise _OtherEncoding(decode.decoding_of(sample, at, is_end=is_end))
 
     def _read(self, most: int) -> bytes:
         if self.at >= BLOCK:
@@ -196,7 +250,9 @@ class _Reading:
         if self.at > self.stamp[0]:
             raise _Changed  # it may grow as fast as it is read
         if len(block) == BLOCK and not block.strip(b"\0"):
-            raise NotText(f"it is binary: nothing but NUL bytes from byte {self.at - BLOCK} on, for {BLOCK} bytes")
+            raise NotText(
+                "binary file", f"it is binary: nothing but NUL bytes from byte {self.at - BLOCK} on, for {BLOCK} bytes"
+            )
         return block
 
     def _stamp(self) -> tuple[int, int]:
@@ -220,73 +276,11 @@ class _ReadAgain:
     def __iter__(self) -> Iterator[str]:
         try:
             with _opened(self.path) as file:
-                reading = _Reading(file, self.each_block)
+                reading = _Reading(file, self.path, self.before.decoding, self.each_block)
                 yield from reading
         except OSError as error:
             raise _cannot_read(error) from error
-        except (NotText, _Changed):
+        except (NotText, _OtherEncoding, _Changed):
             raise CannotRead(str(_Changed())) from None
         if (reading.stamp, reading.digest) != (self.before.stamp, self.before.digest):
             raise CannotRead(str(_Changed()))
-
-
-# -- passages ----------------------------------------------------------------------------------------------------------
-
-# From the best place to break to the worst; each is the end of what stays together.
-_BREAKS = tuple(re.compile(pattern) for pattern in (r"\n[ \t]*\n+", r"\n", r"[.!?;][ \t]+", r"[ \t]+"))
-
-
-@dataclass(frozen=True)
-class ChunkRule:
-    """How text is cut.
-
-    Args:
-        max_chars: Longest passage, in characters, 16 or more. 1,000 characters of prose are 200 to 250 tokens: what
-            MiniLM reads whole (256 tokens), and far below what BGE-M3 can. Code takes more tokens a character; what is
-            beyond an encoder's limit is not seen by it.
-    """
-
-    max_chars: int = 1000
-
-    def __post_init__(self) -> None:
-        if isinstance(self.max_chars, bool) or not isinstance(self.max_chars, int) or self.max_chars < 16:
-            raise ValueError(f"max_chars is {self.max_chars!r}; accepted: an integer >= 16")
-
-    @property
-    def fingerprint(self) -> str:
-        """Another one means that sources have to be cut anew."""
-        return f"chunk-1:{self.max_chars}"
-
-
-def chunks(pieces: Iterable[str], rule: ChunkRule) -> Iterator[str]:
-    """The passages of a text, in order; none is blank, and together they hold every character that is not blank.
-
-    Args:
-        pieces: The text, with `\\n` at the ends of lines, some at once. Where a piece ends makes no difference.
-        rule: How it is cut.
-    """
-    text = ""
-    for piece in pieces:
-        start, text = 0, text + piece
-        while len(text) - start > rule.max_chars:
-            end = _end(text, start, rule.max_chars)
-            if passage := text[start:end].strip():
-                yield passage
-            start = end
-        text = text[start:]
-    if passage := text.strip():
-        yield passage
-
-
-def _end(text: str, start: int, most: int) -> int:
-    """Where the passage that begins at `start` ends; the text goes on for more than a passage."""
-    limit = start + most
-    for pattern in _BREAKS:
-        # A break in the first quarter would leave a crumb: a worse one further on is better.
-        least = start + most // 4
-        found = 0
-        for match in pattern.finditer(text, least, limit):
-            found = match.end()
-        if found:
-            return found
-    return limit

@@ -47,11 +47,12 @@ class Encoder(Protocol):
     """Makes vectors.
 
     Attributes:
-        identity: Which vectors these are: `model`, `revision`, `dim`, `normalised`, `max_tokens`. Plain JSON; equal
-            identities mean comparable vectors.
+        identity: Which vectors these are: `model`, `revision`, `dim`, `normalised`, `max_tokens`, and `prompt` where
+            one that is a document's own stands before each text. Plain JSON; equal identities mean comparable vectors.
         device: Where the parameters really are.
         versions: Of the libraries that compute them.
         threads: Of the computation on the CPU.
+        limit: Tokens of a text that are read, prompt and special ones among them; `None` for all.
 
     Threads: one at a time.
     """
@@ -60,6 +61,10 @@ class Encoder(Protocol):
     device: str
     versions: Mapping[str, str]
     threads: int
+    limit: int | None
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text as it is encoded, with prompt and special ones, and with those beyond the limit."""
 
     def work(self, texts: Sequence[str]) -> float:
         """What a batch costs: passages times the longest token count after truncation."""
@@ -69,6 +74,13 @@ class Encoder(Protocol):
 
         Raises:
             BadVector: Some of them are none.
+        """
+
+    def encode_query(self, text: str) -> bytes:
+        """The vector of a question: of a model that has a prompt or a route for those, by it. Else as of any text.
+
+        Raises:
+            BadVector: It is none.
         """
 
     def release(self) -> None:
@@ -90,15 +102,24 @@ class EncoderLayer:
         self.device = encoder.device
         self.versions = encoder.versions
         self.threads = encoder.threads
+        self.limit = encoder.limit
         self._encoder = encoder
 
     def work(self, texts: Sequence[str]) -> float:
         """See `Encoder`."""
         return self._encoder.work(texts)
 
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """See `Encoder`."""
+        return self._encoder.token_counts(texts)
+
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """See `Encoder`."""
         return self._encoder.encode(texts)
+
+    def encode_query(self, text: str) -> bytes:
+        """See `Encoder`."""
+        return self._encoder.encode_query(text)
 
     def release(self) -> None:
         """See `Encoder`."""

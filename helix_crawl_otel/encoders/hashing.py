@@ -16,14 +16,14 @@ from helix_crawl_otel.shards.vectors import pack
 
 __all__ = ["HASHING_IDENTITY", "HashingEncoder"]
 
-DIM = 256
+DIM, LIMIT = 256, 512
 
 HASHING_IDENTITY: Mapping[str, object] = {
     "model": "hashing",
     "revision": "1",
     "dim": DIM,
     "normalised": True,
-    "max_tokens": 512,
+    "max_tokens": LIMIT,
 }
 
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -37,14 +37,23 @@ class HashingEncoder:
         self.device = "cpu"
         self.versions: Mapping[str, str] = {"python": platform.python_version()}
         self.threads = 1
+        self.limit: int | None = LIMIT
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """See `Encoder`: words and signs."""
+        return [len(_WORD.findall(text.lower())) for text in texts]
 
     def work(self, texts: Sequence[str]) -> float:
-        """Passages times the longest one's words, up to 512: words are cheap to estimate by their letters."""
-        return len(texts) * max(1.0, min(512.0, max(map(len, texts)) / 5))
+        """Passages times the longest one's words, up to the limit: they are cheap to estimate by their letters."""
+        return len(texts) * max(1.0, min(float(LIMIT), max(map(len, texts)) / 5))
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """See `Encoder`."""
         return [_vector(text) for text in texts]
+
+    def encode_query(self, text: str) -> bytes:
+        """See `Encoder`: as any text."""
+        return _vector(text)
 
     def release(self) -> None:
         """It caches nothing."""
@@ -55,7 +64,7 @@ class HashingEncoder:
 
 
 def _vector(text: str) -> bytes:
-    words = _WORD.findall(text.lower())[:512] or [text]
+    words = _WORD.findall(text.lower())[:LIMIT] or [text]
     values = [0.0] * DIM
     before = ""
     for word in words:

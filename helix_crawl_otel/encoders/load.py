@@ -10,16 +10,29 @@ from pathlib import Path
 from helix_crawl_otel.encoders.base import Encoder, ModelError
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY, HashingEncoder
 from helix_crawl_otel.encoders.models import (
+    Prompts,
     check_folder,
     check_id,
+    downloaded_prompts,
     folder_digest,
     full_id,
     minilm_folder,
     minilm_identity,
+    prompts_of_folder,
     resolve,
 )
 
-__all__ = ["HASHING", "MINILM", "check_model", "find_model", "is_of", "known_identity", "load_encoder", "model_of"]
+__all__ = [
+    "HASHING",
+    "MINILM",
+    "check_model",
+    "find_model",
+    "is_of",
+    "known_identity",
+    "load_encoder",
+    "model_of",
+    "tokens_id",
+]
 
 HASHING, MINILM = "hashing", "minilm"
 
@@ -100,10 +113,11 @@ def is_of(identity: Mapping[str, object], model: str) -> bool:
 
     Args:
         identity: Kept with the vectors.
-        model: As given to `--model`. Of a folder, weights and settings are compared; of an id its name, and the commit
-            where it names one.
+        model: As given to `--model`. Of a folder, weights and settings are compared; of an id its name, the commit
+            where it names one, and the prompt where it is downloaded.
 
     Raises:
+        ModelError: The model's settings cannot be read.
         OSError: The model's folder cannot be read.
     """
     known = known_identity(model)
@@ -112,10 +126,40 @@ def is_of(identity: Mapping[str, object], model: str) -> bool:
     folder = Path(model)
     if folder.is_dir():
         folder = folder.resolve()
-        return (identity.get("model"), identity.get("revision")) == (folder.name, folder_digest(folder))
+        wanted = {"model": folder.name, "revision": folder_digest(folder)}
+        return _has(identity, wanted) and _is_prompted(identity, prompts_of_folder(folder))
     name, revision = full_id(model)
     is_commit = revision is not None and _COMMIT.fullmatch(revision) is not None
-    return identity.get("model") == name and (not is_commit or identity.get("revision") == revision)
+    if not _has(identity, {"model": name} | ({"revision": revision} if is_commit else {})):
+        return False
+    prompts = downloaded_prompts(name, str(identity.get("revision")))
+    return prompts is None or _is_prompted(identity, prompts)
+
+
+def _has(identity: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
+    return all(identity.get(key) == value for key, value in wanted.items())
+
+
+def _is_prompted(identity: Mapping[str, object], prompts: Prompts) -> bool:
+    return identity.get("prompt") == prompts.identity().get("prompt")
+
+
+def tokens_id(model: str) -> str:
+    """Says whose tokens a text is cut by, without loading the model: another model has another one.
+
+    Args:
+        model: As given to `--model`. Of the hub the commit is looked up, and asked for where nothing is downloaded.
+
+    Raises:
+        ModelError: There is no such model, or it is neither downloaded nor within reach.
+        OSError: The model's folder cannot be read.
+    """
+    known = known_identity(model)
+    if known is not None:
+        revision = f"{model}-{known['revision']}"
+    else:
+        revision = folder_digest(Path(model).resolve()) if Path(model).is_dir() else resolve(model).commit
+    return revision[:16]
 
 
 def model_of(identity: Mapping[str, object]) -> str | None:

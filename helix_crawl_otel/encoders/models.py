@@ -18,7 +18,7 @@ import importlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,15 +30,18 @@ __all__ = [
     "ACCEPTED",
     "WEIGHTS",
     "HubModel",
+    "Prompts",
     "check_folder",
     "check_id",
     "check_modules",
+    "downloaded_prompts",
     "file_digest",
     "folder_digest",
     "full_id",
     "imported",
     "minilm_folder",
     "minilm_identity",
+    "prompts_of_folder",
     "resolve",
 ]
 
@@ -65,11 +68,16 @@ def imported(module: str, extra: str) -> Any:
 
 # -- folders -----------------------------------------------------------------------------------------------------------
 
+CONFIG = "config_sentence_transformers.json"
 WEIGHTS = "model.safetensors"
 SHARDED = "model.safetensors.index.json"
 PICKLED = "pytorch_model.bin"
+ROUTES = "router_config.json"
 
 _LIBRARY = "sentence_transformers."
+_CLASSES = {"tokenizer_class": _LIBRARY, "activation_function": "torch.nn."}
+"""Settings of modules that name a class by its whole path, and where it may be."""
+
 _SHAPING = (".safetensors", ".json", ".txt", ".model")
 """Files that vectors depend on: weights, settings, tokenizers. Not the model card, nor copies for other runtimes."""
 
@@ -82,17 +90,21 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} is no folder; accepted: a sentence-transformers model folder")
-    paths = check_modules(_json(folder / "modules.json"), str(folder))
-    _check_weights(folder, paths)
-    config = _json(folder / "config.json")
-    if isinstance(config, dict) and config.get("auto_map"):
-        raise ModelError(f"{folder} wants code of its own to be run (auto_map in config.json), which is refused")
+    kinds = check_modules(_json(folder / "modules.json"), str(folder))
+    waiting = list(kinds.items())
+    while waiting:
+        place, kind = waiting.pop()
+        routed = _routed(folder, place) if kind.endswith((".Router", ".Asym")) else {}
+        kinds.update(routed)
+        waiting += routed.items()
+    _check_weights(folder, kinds)
     for path in folder.rglob("*config*.json"):
-        for kind in _nested_types(_json(path)):
-            _check_kind(kind, str(folder))
+        config = _json(path)
+        if isinstance(config, dict):
+            _check_config(config, path.relative_to(folder).as_posix(), str(folder))
 
 
-def check_modules(modules: object, source: str) -> list[str]:
+def check_modules(modules: object, source: str) -> dict[str, str]:
     """Look at the list of modules that a model is made of.
 
     Args:
@@ -100,30 +112,71 @@ def check_modules(modules: object, source: str) -> list[str]:
         source: The model, for messages.
 
     Returns:
-        The folders of the modules, relative to the model's.
+        Its modules: the class of each by its folder, relative to the model's.
 
     Raises:
         ModelError: There is no list, or it names what would run code that is not the library's.
     """
     if not isinstance(modules, list) or not modules:
         raise ModelError(f"{source} is no sentence-transformers model: no modules.json lists its modules")
-    paths = []
+    kinds = {}
     for module in modules:
         content = module if isinstance(module, dict) else {}
-        _check_kind(str(content.get("type", "")), source)
-        path = PurePosixPath(str(content.get("path", "")).replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts:
-            raise ModelError(f"{source} names a module outside of its own folder ({str(path)!r}), which is refused")
-        paths.append(str(path))
-    return paths
+        kind = str(content.get("type", ""))
+        _check_kind(kind, source)
+        kinds[_inside(str(content.get("path", "")), source)] = kind
+    return kinds
+
+
+def _inside(path: str, source: str) -> str:
+    found = PurePosixPath(path.replace("\\", "/"))
+    if found.is_absolute() or ".." in found.parts:
+        raise ModelError(f"{source} names a module outside of its own folder ({str(found)!r}), which is refused")
+    return str(found)
 
 
 def _check_kind(kind: str, source: str) -> None:
     if not kind.startswith(_LIBRARY):
         raise ModelError(f"{source} names a module of its own ({kind!r}); only those of {_LIBRARY}* are loaded")
+    if kind.endswith(".BoW"):
+        raise ModelError(
+            f"{source} counts words ({kind}) and makes no dense vectors; accepted: a model with weights in {WEIGHTS}"
+        )
 
 
-def _check_weights(folder: Path, paths: list[str]) -> None:
+def _routed(folder: Path, path: str) -> dict[str, str]:
+    """The modules that a router chooses among: the class of each by its folder, relative to the model's.
+
+    Raises:
+        ModelError: They are not listed, or one would run code that is not the library's.
+    """
+    names = (ROUTES, "config.json")  # the second up to sentence-transformers 4
+    config = next((found for name in names if (found := _json(folder / path / name)) is not None), None)
+    types = config.get("types") if isinstance(config, dict) else None
+    if not isinstance(types, dict) or not types:
+        raise ModelError(f"{folder} has a router, and no {ROUTES} lists its modules; save or download it again")
+    for kind in types.values():
+        _check_kind(str(kind), str(folder))
+    return {_inside(f"{path}/{name}", str(folder)): str(kind) for name, kind in types.items()}
+
+
+def _check_config(config: dict[str, object], name: str, source: str) -> None:
+    """Refuse settings that name code: of the model's own, or a class that the library would import."""
+    if config.get("auto_map") and PurePosixPath(name).name == "config.json":
+        raise ModelError(f"{source} wants code of its own to be run (auto_map in {name}), which is refused")
+    types = config.get("types")
+    for kind in types.values() if isinstance(types, dict) else ():
+        if "." in str(kind):
+            _check_kind(str(kind), source)
+    for key, accepted in _CLASSES.items():
+        kind = str(config.get(key) or "")
+        if "." in kind and not kind.startswith(accepted):
+            raise ModelError(
+                f"{source} names a class of its own ({key} in {name}: {kind!r}); only those of {accepted}* are loaded"
+            )
+
+
+def _check_weights(folder: Path, paths: Iterable[str]) -> None:
     has_weights = False
     for path in {".", *paths}:
         inside = folder / path
@@ -136,13 +189,6 @@ def _check_weights(folder: Path, paths: list[str]) -> None:
             )
     if not has_weights:
         raise ModelError(f"{folder} holds no {WEIGHTS}; accepted: a folder that sentence-transformers has saved")
-
-
-def _nested_types(content: object) -> Iterator[str]:
-    """Classes that a router of modules names in its settings: `types`, by the name of the module."""
-    types = content.get("types") if isinstance(content, dict) else None
-    if isinstance(types, dict):
-        yield from (str(kind) for kind in types.values() if "." in str(kind))
 
 
 def file_digest(path: Path) -> str:
@@ -181,6 +227,84 @@ def _json(path: Path) -> object:
         return None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
+
+
+# -- prompts -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a model wants to stand before a text.
+
+    Args:
+        document: Before a passage; empty for nothing.
+        query: Before a question.
+        default: What the library puts before any text that it is told nothing of, and did before there were the two.
+    """
+
+    document: str = ""
+    query: str = ""
+    default: str = ""
+
+    def identity(self) -> dict[str, object]:
+        """What they add to the identity of passages' vectors: nothing where those are as without them."""
+        return {} if self.document == self.default else {"prompt": self.document}
+
+
+def read_prompts(config: object) -> Prompts:
+    """The prompts that a model names.
+
+    The library itself would find no prompt for passages under another name than `document`, though its own pages say
+    that `passage` and `corpus` mean the same.
+
+    Args:
+        config: What its `config_sentence_transformers.json` holds; `None` when there is none.
+    """
+    content = config if isinstance(config, Mapping) else {}
+    named = content.get("prompts")
+    prompts = {str(key): str(text or "") for key, text in named.items()} if isinstance(named, Mapping) else {}
+    name = str(content.get("default_prompt_name") or "")
+    default = prompts.get(name, "")
+
+    def found(names: tuple[str, ...], others: tuple[str, ...]) -> str:
+        own = [prompts[key] for key in names if key in prompts]
+        # Where only the other side has a prompt, its being the default as well does not make it this side's.
+        return next(iter(filter(None, own)), "" if own or name in others else default)
+
+    return Prompts(found(_DOCUMENT, _QUERY), found(_QUERY, _DOCUMENT), default)
+
+
+_DOCUMENT, _QUERY = ("document", "passage", "corpus"), ("query",)
+
+
+def prompts_of_folder(folder: Path) -> Prompts:
+    """The prompts of a model in a folder.
+
+    Raises:
+        ModelError: They cannot be read.
+    """
+    return read_prompts(_json(folder / CONFIG))
+
+
+def downloaded_prompts(name: str, commit: str) -> Prompts | None:
+    """The prompts of a model of the hub; `None` where nobody has downloaded them. No network is asked.
+
+    Args:
+        name: `organisation/model`.
+        commit: Of its files.
+
+    Raises:
+        ModelError: They cannot be read.
+    """
+    try:
+        hub = imported("huggingface_hub", "models")
+    except ModelError:
+        return None
+    cache = environment().get("SENTENCE_TRANSFORMERS_HOME") or None
+    config = hub.try_to_load_from_cache(name, CONFIG, cache_dir=cache, revision=commit)
+    if config is None:
+        return None
+    return read_prompts(_json(Path(config)) if isinstance(config, str) else None)  # else the hub is known to have none
 
 
 # -- the hub -----------------------------------------------------------------------------------------------------------

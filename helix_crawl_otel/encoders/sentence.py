@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,16 @@ from helix_crawl_otel.encoders.base import (
     is_device_error,
     is_out_of_memory,
 )
-from helix_crawl_otel.encoders.models import HubModel, check_folder, folder_digest, imported, resolve
+from helix_crawl_otel.encoders.models import (
+    HubModel,
+    Prompts,
+    check_folder,
+    downloaded_prompts,
+    folder_digest,
+    imported,
+    prompts_of_folder,
+    resolve,
+)
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.device import parse_device
 
@@ -83,8 +92,11 @@ class SentenceEncoder:
         self.versions: Mapping[str, str] = {
             name: metadata.version(name) for name in ("torch", "transformers", "sentence-transformers", "tokenizers")
         }
-        limit = self._model.max_seq_length
-        self._max_tokens = int(limit) if limit is not None and 0 < limit < NO_LIMIT else None
+        prompts = downloaded_prompts(found.name, found.commit) if found else prompts_of_folder(Path(source))
+        self._prompts = prompts or Prompts()
+        self._input = _input_of(self._model, source)
+        self._max_tokens = _limit_of(self._input)
+        self.limit = self._max_tokens or _cut_off(getattr(self._input, "tokenizer", None))
         self.identity: Mapping[str, object] = identity or self._identity(source, found)
 
     def _identity(self, source: str, found: HubModel | None) -> dict[str, object]:
@@ -94,6 +106,7 @@ class SentenceEncoder:
             "dim": self._dim(),
             "normalised": True,
             "max_tokens": self._max_tokens,
+            **self._prompts.identity(),
         }
 
     def _dim(self) -> int:
@@ -103,23 +116,48 @@ class SentenceEncoder:
 
     def work(self, texts: Sequence[str]) -> float:
         """See `Encoder`. The few texts with the most characters hold the longest in tokens, near enough."""
-        limit = self._max_tokens
         longest = sorted(texts, key=len, reverse=True)[:LONGEST_LOOKED_AT]
-        if limit is not None:
-            longest = [text[: limit * LETTERS_A_TOKEN] for text in longest]
-        tokenizer = self._model.tokenizer
-        if callable(tokenizer):
-            ids = tokenizer(longest, truncation=limit is not None, max_length=limit)["input_ids"]
-        else:  # a static embedding's
-            ids = [encoding.ids for encoding in tokenizer.encode_batch(longest)]
-        return float(len(texts) * max(1, *map(len, ids)))
+        if self.limit is not None:
+            longest = [text[: self.limit * LETTERS_A_TOKEN] for text in longest]
+        most = max(self.token_counts(longest))
+        return float(len(texts) * max(1, most if self.limit is None else min(most, self.limit)))
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """See `Encoder`."""
+        if "message" in getattr(self._input, "modality_config", ()):
+            # A chat template stands around each text, which the library alone puts there.
+            whole = {"text": {"truncation": False}}
+            found = self._input.preprocess(list(texts), prompt=self._prompts.document, processing_kwargs=whole)
+            return [int(row.sum()) for row in found["attention_mask"]]
+        read = [self._prompts.document + text for text in texts]
+        if getattr(self._input, "do_lower_case", False):
+            read = [text.lower() for text in read]
+        return _counts(self._input.tokenizer, read)
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """See `Encoder`."""
+        return self._encoded(self._model.encode_document, texts, self._prompts.document)
+
+    def encode_query(self, text: str) -> bytes:
+        """See `Encoder`.
+
+        Raises:
+            ModelError: The model's vectors of questions cannot be compared with those of passages.
+        """
+        (vector,) = self._encoded(self._model.encode_query, [text], self._prompts.query)
+        if len(vector) != 4 * int(str(self.identity["dim"])):
+            raise ModelError(
+                f"{self.identity['model']} makes vectors of {len(vector) // 4} numbers of questions and of "
+                f"{self.identity['dim']} of passages; accepted: a model that makes as many of both"
+            )
+        return vector
+
+    def _encoded(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str) -> list[bytes]:
         import numpy
 
-        found = self._model.encode(
+        found = encode(
             list(texts),
+            prompt=prompt,
             batch_size=max(self._batch_size, len(texts)),
             normalize_embeddings=True,
             convert_to_numpy=True,
@@ -135,6 +173,70 @@ class SentenceEncoder:
     def memory(self) -> MemoryReading:
         """The probes read the card."""
         return MemoryReading(None, None)
+
+
+def _input_of(model: Any, source: str) -> Any:
+    """The module that reads passages: of a router, the first on their route.
+
+    Raises:
+        ModelError: There is none for them.
+    """
+    module = model[0]
+    while routes := getattr(module, "sub_modules", None):
+        # As the library looks for it: by task and kind of input, then by either's name.
+        mapped = getattr(module, "route_mappings", None) or {}
+        first = None
+        for task in ("query", "document"):
+            keys = [(task, "text"), (task, None), (None, "text"), (None, None)]
+            names = [*(mapped[key] for key in keys if key in mapped), task, "text"]
+            route = next((name for name in names if name in routes), None)
+            if route is None:
+                raise ModelError(
+                    f"{source} is a router that has no route for a {task} (its routes: {', '.join(map(str, routes))}); "
+                    "accepted: one with the routes query and document"
+                )
+            first = routes[route][0]
+        module = first
+    return module
+
+
+def _limit_of(module: Any) -> int | None:
+    """Most tokens of a passage that a module reads, `None` for all that there are."""
+    limits = [getattr(module, name, None) for name in ("max_seq_length", "document_length")]
+    known = [int(limit) for limit in limits if limit is not None and 0 < limit < NO_LIMIT]
+    return min(known, default=None)
+
+
+def _cut_off(tokenizer: Any) -> int | None:
+    """Where a tokenizer that stands alone, such as a static embedding's, cuts texts off; `None` where it does not."""
+    truncation = getattr(tokenizer, "truncation", None)
+    return int(truncation["max_length"]) if isinstance(truncation, dict) else None
+
+
+def _counts(tokenizer: Any, texts: list[str]) -> list[int]:
+    """Tokens of each text, none cut off."""
+    if hasattr(tokenizer, "encode_batch"):  # it stands alone, and is used without special tokens
+        return _counts_fast(tokenizer, texts, with_special=False)
+    if hasattr(tokenizer, "backend_tokenizer"):
+        return _counts_fast(tokenizer.backend_tokenizer, texts, with_special=True)
+    if callable(tokenizer):
+        return [len(ids) for ids in tokenizer(texts, truncation=False)["input_ids"]]
+    return [len(tokenizer.tokenize(text)) for text in texts]  # the library's own, of words
+
+
+def _counts_fast(tokenizer: Any, texts: list[str], *, with_special: bool) -> list[int]:
+    """Threads: the encoder's. What the tokenizer does to the texts of a batch is put back as it was."""
+    truncation, padding = tokenizer.truncation, tokenizer.padding
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    try:
+        encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)
+        return [len(found) for found in encode(texts, add_special_tokens=with_special)]
+    finally:
+        if truncation is not None:
+            tokenizer.enable_truncation(**truncation)
+        if padding is not None:
+            tokenizer.enable_padding(**padding)
 
 
 def checked_device(asked: str, devices: Iterable[str]) -> str:
@@ -176,6 +278,9 @@ def _loaded(source: HubModel | str, device: str) -> Any:
         library = imported("sentence_transformers", "models")
         _quiet()
         try:
+            if not hasattr(library.SentenceTransformer, "encode_document"):
+                found = metadata.version("sentence-transformers")
+                raise ModelError(f"sentence-transformers is version {found}; accepted: 5 or newer")
             if isinstance(source, HubModel):
                 # Safetensors where the model has them. BGE-M3 has none: then the library reads its pickle with torch's
                 # restricted loader, for which it wants torch 2.6.
@@ -193,6 +298,8 @@ def _loaded(source: HubModel | str, device: str) -> Any:
                 local_files_only=True,
                 model_kwargs={"use_safetensors": True},
             )
+        except ModelError:
+            raise
         except Exception as error:
             name = source.name if isinstance(source, HubModel) else source
             first = first_line(error)

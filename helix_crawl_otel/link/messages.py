@@ -363,11 +363,12 @@ class IngestEnd(Message):
 
 @dataclass(frozen=True)
 class Encoding(Message):
-    """It begins to encode: so many genes lack a vector."""
+    """It begins to encode: so many genes lack a vector, and so many have one."""
 
     shard: str
     label: str
     pending: int
+    vectors: int = 0
 
 
 @dataclass(frozen=True)

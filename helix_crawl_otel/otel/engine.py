@@ -113,6 +113,11 @@ class Pipeline:
             self._timeline.worker(t, device=device, pid=pid, reason=reason, worker=worker)
         self._settle()
 
+    def place_worker(self, worker: str, device: str) -> None:
+        """A worker that runs has said where it encodes."""
+        self._gauge_state.start_worker(worker, device)
+        self._settle()
+
     def stop_worker(self, worker: str) -> None:
         """A worker runs no longer."""
         self._gauge_state.stop_worker(worker)

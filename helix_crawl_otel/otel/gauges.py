@@ -16,7 +16,7 @@ from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.instruments import Instruments, Rows
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.model import REMEDIES, ActionKind, MemoryReading, Outcome, ShardStatus
+from helix_crawl_otel.policy.model import REMEDIES, UNKNOWN_DEVICE, ActionKind, MemoryReading, Outcome, ShardStatus
 from helix_crawl_otel.policy.policy import Policy
 
 __all__ = [
@@ -52,11 +52,19 @@ class ShardView:
         device: Its newest device.
         status: See `ShardStatus`.
         pending_genes: Genes that lack a vector, `None` when unknown.
+        most: The most that its batch in flight can still come to, in genes/s, `None` without one.
     """
 
     device: str
     status: ShardStatus
     pending_genes: int | None = None
+    most: float | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """The EMA, until a batch in flight is slower than that: of a hung one it would be what was before it."""
+        ema = self.status.ema
+        return ema if ema is None or self.most is None else min(ema, self.most)
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ class ExportedMetrics:
         self._hub = hub
         self._told: set[tuple[str, str]] = set()  # what has been logged, by kind; any thread, single operations only
         self._shard_gauges: dict[str, Callable[[str, ShardView], float | None]] = {
-            "helix_dense_throughput": lambda _, view: view.status.ema,
+            "helix_dense_throughput": lambda _, view: view.rate,
             "helix_dense_baseline": lambda _, view: view.status.baseline,
             "helix_dense_crawl_ratio": lambda _, view: view.status.ratio,
             "helix_dense_crawl_active": lambda _, view: int(view.status.episode_open),
@@ -318,8 +326,10 @@ class GaugeState:
                 self._sources[device, source] = up
 
     def start_worker(self, worker: str, device: str) -> None:
-        """A worker runs on a device, and no longer on another one."""
+        """A worker runs on a device, and no longer on another one. Once it is known which, it never was on none."""
         with self._lock:
+            if self._workers.get(worker) == UNKNOWN_DEVICE:
+                self._devices.pop(UNKNOWN_DEVICE, None)
             self._workers[worker] = device
             self._devices[device] = None
 
@@ -338,7 +348,7 @@ class GaugeState:
 
         def view(policy: Policy) -> dict[str, ShardView]:
             return {
-                shard: ShardView(device, policy.status(shard, now), pending.get(shard))
+                shard: ShardView(device, policy.status(shard, now), pending.get(shard), _most(policy, shard, now))
                 for shard, device in policy.open_shards().items()
             }
 
@@ -356,3 +366,10 @@ class GaugeState:
         if earlier is not None:
             self._states[earlier] = max(0, self._states[earlier] - 1)
         return earlier is not None
+
+
+def _most(policy: Policy, shard: str, now: float) -> float | None:
+    """See `ShardView`."""
+    batches = policy.inflight(shard=shard)
+    oldest = min((batch.started for batch in batches), default=now)
+    return sum(batch.genes for batch in batches) / (now - oldest) if now > oldest else None

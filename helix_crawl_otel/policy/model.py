@@ -14,6 +14,7 @@ from helix_crawl_otel.policy.samples import is_number
 
 __all__ = [
     "REMEDIES",
+    "UNKNOWN_DEVICE",
     "Action",
     "ActionKind",
     "Decision",
@@ -28,6 +29,9 @@ __all__ = [
 
 EvidenceValue = float | int | str | None
 Evidence = Mapping[str, EvidenceValue]
+
+UNKNOWN_DEVICE = "unknown"
+"""In the place of a name, of a worker whose job has not said yet where it encodes."""
 
 
 class Verdict(str, Enum):

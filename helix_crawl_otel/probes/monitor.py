@@ -20,7 +20,7 @@ from functools import partial
 from helix_crawl_otel.formats import gib
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.memory import STALE_SECONDS
-from helix_crawl_otel.policy.model import Action, MemoryReading
+from helix_crawl_otel.policy.model import UNKNOWN_DEVICE, Action, MemoryReading
 from helix_crawl_otel.probes.cards import device_processes, listed
 from helix_crawl_otel.probes.cgroup import CgroupProbe
 from helix_crawl_otel.probes.device import parse_device
@@ -211,8 +211,10 @@ class MemoryMonitor:
     def watch(self, device: str, *, is_modelled: bool = False) -> None:
         """Read this device from now on, if it is not read yet; a modelled one is told of by its workers alone.
 
-        A card's first reading is waited for, for a moment.
+        A card's first reading is waited for, for a moment. Of one that is unknown there is nothing to read.
         """
+        if device == UNKNOWN_DEVICE:
+            return
         with self._lock:
             is_known = device in self._devices
             one = self._devices.setdefault(device, _Device())
@@ -284,7 +286,7 @@ class MemoryMonitor:
         if reading is not None and reading.used_bytes is not None and reading.limit_bytes is not None:
             known.append(f"{gib(reading.used_bytes)} of {gib(reading.limit_bytes)} in use")
         holders = self._shared.holders(device)
-        if not holders and one.owner is None and parse_device(device).kind == "cuda":
+        if not holders and one.owner is None and device.startswith("cuda"):
             holders = listed(device_processes(device, self._environ, HOLDERS_SECONDS).processes)
         if holders:
             known.append(f"held by {holders}")

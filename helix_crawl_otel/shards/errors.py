@@ -123,7 +123,8 @@ class EncoderRefused(StoreError):
 def shown_identity(identity: Mapping[str, object]) -> str:
     """An encoder's identity for people."""
     revision = str(identity.get("revision", ""))[:12]
-    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions)"
+    prompt = f", prompt {identity['prompt']!r}" if "prompt" in identity else ""
+    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions{prompt})"
 
 
 @contextmanager

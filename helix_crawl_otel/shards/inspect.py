@@ -15,16 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helix_crawl_otel.formats import count
 from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import EmptyFile, NoShards, NotAShard, StoreError, cannot_write, store_errors
 from helix_crawl_otel.shards.ingested import gone_sources, unlike_sources
 from helix_crawl_otel.shards.notes import read_notes
-from helix_crawl_otel.shards.schema import LOCK_SECONDS, TREE_NOTE, VECTOR, Table, vector_form
+from helix_crawl_otel.shards.schema import LOCK_SECONDS, RULE_NOTE, TREE_NOTE, VECTOR, Table, vector_form
 
 __all__ = [
     "Salvage",
+    "Unread",
     "built_from",
     "count_quarantined",
+    "count_unread",
     "find_shards",
     "has_vectors",
     "lease_of_sources",
@@ -113,6 +116,33 @@ def stored_identity(path: Path, lock_seconds: float = LOCK_SECONDS) -> dict[str,
 
 
 @dataclass(frozen=True)
+class Unread:
+    """Text that is in no vector, for it lies beyond what the encoder reads.
+
+    Args:
+        genes: That are longer.
+        chars: Characters in those.
+        unread: How many of these are in no vector, estimated by the share of the tokens.
+    """
+
+    genes: int = 0
+    chars: int = 0
+    unread: int = 0
+
+    def __add__(self, other: Unread) -> Unread:
+        return Unread(self.genes + other.genes, self.chars + other.chars, self.unread + other.unread)
+
+    @property
+    def share(self) -> float:
+        """Of the text of these genes, 0 to 1."""
+        return round(self.unread / self.chars, 4) if self.chars else 0.0
+
+    def __str__(self) -> str:
+        longer = f"{count(self.genes, 'gene')} {'is' if self.genes == 1 else 'are'} longer than the model reads"
+        return f"{longer}; {max(1, round(100 * self.share))} % of their text is in no vector"
+
+
+@dataclass(frozen=True)
 class Salvage:
     """What a shard holds before a run.
 
@@ -124,6 +154,8 @@ class Salvage:
         epoch: The highest lease that was taken on it, 0 for none.
         pending: Genes that lack a vector; `None` where the file is too large to count them before the run.
         quarantined: Genes that are left out.
+        rule: By which its sources were cut, `None` where nobody has written it down.
+        unread: What its encoder has not read.
     """
 
     is_complete: bool
@@ -133,6 +165,8 @@ class Salvage:
     epoch: int
     pending: int | None = 0
     quarantined: int = 0
+    rule: str | None = None
+    unread: Unread = Unread()
 
 
 def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = False, deep: bool = False) -> Salvage:
@@ -157,7 +191,7 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
         is_open = table.pending(form)
         lacks = connection.execute(f"SELECT 1 FROM genes WHERE {is_open} LIMIT 1").fetchone() is not None
         genes = 0 if lacks else int(connection.execute("SELECT count(*) FROM genes").fetchone()[0])
-        quarantined = _quarantined(connection, table)
+        quarantined, unread = _quarantined(connection, table), _unread(connection, table)
         pending: int | None = 0
         if lacks:
             is_small = path.stat().st_size <= COUNTED_BYTES
@@ -175,6 +209,8 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
         own.get("epoch", 0),
         pending,
         quarantined,
+        own.get(RULE_NOTE),
+        unread,
     )
 
 
@@ -185,6 +221,26 @@ def count_quarantined(path: Path, lock_seconds: float) -> int:
             return _quarantined(connection, table)
     except StoreError:
         return 0
+
+
+def count_unread(path: Path, lock_seconds: float = LOCK_SECONDS) -> Unread:
+    """What the encoder of a shard has not read, nothing where that cannot be read in so long."""
+    try:
+        with reading(path, lock_seconds) as (connection, table):
+            return _unread(connection, table)
+    except StoreError:
+        return Unread()
+
+
+def _unread(connection: sqlite3.Connection, table: Table) -> Unread:
+    known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'helix_crawl_unread'"
+    if connection.execute(known).fetchone() is None:  # a version that counted none has written the shard
+        return Unread()
+    sql = (
+        "SELECT count(*), coalesce(sum(chars), 0), coalesce(sum(unread), 0) FROM helix_crawl_unread"
+        f" WHERE gene_id IN (SELECT gene_id FROM genes WHERE {table.vector} IS NOT NULL)"
+    )
+    return Unread(*connection.execute(sql).fetchone())
 
 
 def _quarantined(connection: sqlite3.Connection, table: Table) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from helix_crawl_otel.formats import printable
 from helix_crawl_otel.shards.errors import DamagedRow
-from helix_crawl_otel.shards.schema import ANY_LENGTH_NOTE, APP_NOTE, INGESTING, TREE_NOTE, Table, columns_of
+from helix_crawl_otel.shards.schema import ANY_LENGTH_NOTE, APP_NOTE, INGESTING, RULE_NOTE, TREE_NOTE, Table, columns_of
 
 __all__ = ["parse_note", "read_notes"]
 
@@ -38,8 +38,13 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
         "at": "text",
     },
 }
-"""What SQLite keeps each value as, by table and column; empty for any. Those of the first version: what a later one
-adds is not in older files."""
+"""What SQLite keeps each value as, by table and column; empty for any. A column that a later version adds is not in
+older files."""
+
+_LATER: Mapping[str, Mapping[str, str]] = {
+    "helix_crawl_unread": {"gene_id": "", "chars": "integer", "unread": "integer"},
+}
+"""The same of tables that older files do not have."""
 
 MOST_DIMENSIONS = 1_000_000
 MOST_EPOCHS = 2**53
@@ -55,13 +60,14 @@ def read_notes(connection: sqlite3.Connection, table: Table) -> dict[str, Any]:
     """
     if not table.has_own:
         return {}
-    for name, kinds in _KINDS.items():
-        _check_table(connection, name, kinds)
+    for name, kinds in {**_KINDS, **_LATER}.items():
+        columns = columns_of(connection, name)
+        if columns or name in _KINDS:
+            _check_table(connection, name, kinds, columns)
     return {key: parse_note(key, value) for key, value in connection.execute(f"SELECT key, value FROM {META}")}
 
 
-def _check_table(connection: sqlite3.Connection, name: str, kinds: Mapping[str, str]) -> None:
-    columns = columns_of(connection, name)
+def _check_table(connection: sqlite3.Connection, name: str, kinds: Mapping[str, str], columns: frozenset[str]) -> None:
     missing = sorted(kinds.keys() - columns)
     if missing:
         what = f"has no column {' and no '.join(missing)}" if columns else "is gone"
@@ -139,6 +145,7 @@ _NOTES: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "fingerprint": (lambda found: found is None or isinstance(found, str), "a text or null"),
     TREE_NOTE: (_is_tree, "two texts, the tree and the shard's name"),
     "clearing": (_is_flag, "true or false"),
+    RULE_NOTE: (lambda found: isinstance(found, str), "a text"),
     INGESTING: (_is_flag, "true or false"),
     APP_NOTE: (_is_flag, "true or false"),
     ANY_LENGTH_NOTE: (_is_flag, "true or false"),

@@ -23,6 +23,7 @@ __all__ = [
     "INGESTING",
     "LOCK_SECONDS",
     "OWN_COLUMNS",
+    "RULE_NOTE",
     "TREE_NOTE",
     "VECTOR",
     "Table",
@@ -58,6 +59,9 @@ TREE_NOTE = "tree"
 ANY_LENGTH_NOTE = "vectors of any length"
 """Note of an adoption: the application's vectors are of this encoder, and not all of length 1. That is their affair."""
 
+RULE_NOTE = "rule"
+"""Note of an ingest: the rule by which text was cut, see `corpus.cut.ChunkRule`. Those before it wrote none down."""
+
 INGESTING = "ingesting"
 """Note of an ingest: it has begun and not come to its end, so that sources may be missing."""
 
@@ -78,6 +82,9 @@ _OWN = (
     " mtime_ns INTEGER NOT NULL, digest TEXT NOT NULL, genes INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS helix_crawl_sessions (id INTEGER PRIMARY KEY, device TEXT NOT NULL,"
     " versions TEXT NOT NULL, threads INTEGER NOT NULL, batch_size INTEGER NOT NULL, at TEXT NOT NULL)",
+    # Genes of which the encoder has not read all: their characters, and how many of those are in no vector.
+    "CREATE TABLE IF NOT EXISTS helix_crawl_unread (gene_id PRIMARY KEY, chars INTEGER NOT NULL,"
+    " unread INTEGER NOT NULL)",
 )
 
 

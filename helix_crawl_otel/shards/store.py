@@ -211,10 +211,11 @@ class ShardStore:
             raise EncoderRefused.of(self.path, present, shown_identity(identity))
 
     def _clear(self, identity: Mapping[str, object]) -> None:
-        with self.writing():
+        with self.writing() as connection:
             self.set_meta("encoder", dict(identity))
             self.set_meta("clearing", True)
             self.set_meta(ANY_LENGTH_NOTE, False)
+            connection.execute("DELETE FROM helix_crawl_unread")
         after, is_done = None, False
         while not is_done:
             with self.writing() as connection:
@@ -272,6 +273,11 @@ class ShardStore:
             row = self._connection.execute(f"SELECT count(*) FROM genes WHERE {self._pending()}").fetchone()
         return int(row[0])
 
+    def vector_count(self) -> int:
+        """Genes that have something in the place of a vector."""
+        with store_errors(self.path):
+            return int(self._connection.execute(f"SELECT count({self.table.vector}) FROM genes").fetchone()[0])
+
     def pending(self, after: int | str | None, limit: int) -> list[PendingGene]:
         """The next of them, in the order of the table.
 
@@ -285,10 +291,17 @@ class ShardStore:
         with store_errors(self.path):
             return [PendingGene(*row) for row in self._connection.execute(sql, (*values, limit)).fetchall()]
 
-    def commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> int:
+    def commit(
+        self, vectors: Sequence[tuple[PendingGene, bytes]], unread: Mapping[int | str, int] | None = None
+    ) -> int:
         """Write the vectors of a batch, all or none. A gene that is gone, or has other content now, is left out.
 
         One that a trigger of the app's keeps out without a word is noted in `kept_out`.
+
+        Args:
+            vectors: Of the batch.
+            unread: Characters that are in no vector, by the key of their gene: noted beside it. `None` where nobody has
+                looked.
 
         Returns:
             How many were written.
@@ -305,6 +318,8 @@ class ShardStore:
                     f"SELECT count(*) FROM genes WHERE {key} = ? AND {VECTOR} = ?", (gene.key, vector)
                 ).fetchone()
                 written += is_there
+                if unread is not None:
+                    _note_unread(connection, gene, unread.get(gene.key, 0) if is_there else 0)
                 if not is_there:
                     kept_out.append(gene.gene_id)
         self.kept_out += kept_out
@@ -339,6 +354,14 @@ class ShardStore:
             return []
         with store_errors(self.path):
             return schema.spread_sample(self._connection, self.table, self._form(), count)
+
+
+def _note_unread(connection: sqlite3.Connection, gene: PendingGene, chars: int) -> None:
+    if chars:
+        row = (gene.gene_id, len(gene.content), chars)
+        connection.execute("INSERT OR REPLACE INTO helix_crawl_unread VALUES (?, ?, ?)", row)
+    else:
+        connection.execute("DELETE FROM helix_crawl_unread WHERE gene_id = ?", (gene.gene_id,))
 
 
 def _now() -> str:

@@ -15,6 +15,7 @@ from helix_crawl_otel.policy.model import EvidenceValue, ShardStatus
 
 __all__ = [
     "ActionEnded",
+    "BatchAbandoned",
     "BatchStarted",
     "Committed",
     "Crash",
@@ -65,7 +66,11 @@ class Event:
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """A run begins, with so many shards, of which some are complete already."""
+    """A run begins, with so many shards, of which some are complete already, with so many genes that have a vector.
+
+    Of a driver of the user's own nothing of that is known, unless its user said how many genes there are in all
+    (`expected`); `vectors` are then those of earlier runs.
+    """
 
     command: str
     output: str
@@ -74,6 +79,8 @@ class RunStarted(Event):
     why: str
     shards: int
     complete: int
+    vectors: int = 0
+    expected: int | None = None
 
 
 @dataclass(frozen=True)
@@ -163,12 +170,15 @@ class Ingested(Event):
 
 @dataclass(frozen=True)
 class ShardStarted(Event):
-    """A worker encodes a shard, in which so many genes lack a vector; `None` when the driver alone knows."""
+    """A worker encodes a shard, in which so many genes lack a vector, `None` when the driver alone knows, and so many
+    have one.
+    """
 
     shard: str
     slot: str
     device: str
     pending: int | None
+    vectors: int = 0
 
 
 @dataclass(frozen=True)
@@ -178,6 +188,14 @@ class BatchStarted(Event):
     shard: str
     slot: str
     genes: int
+
+
+@dataclass(frozen=True)
+class BatchAbandoned(Event):
+    """It has raised in its driver, which goes on."""
+
+    shard: str
+    slot: str
 
 
 @dataclass(frozen=True)

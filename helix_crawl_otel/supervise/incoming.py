@@ -53,6 +53,7 @@ class IncomingMessages:
         self.hello: Hello | None = None  # guarded by _lock
         self.leaving: Action | None = None  # what the worker has said that it exits for; set by the reader thread
         self.last_words: LastWords | None = None  # set by the reader thread
+        self.device: str | None = None  # where a driver of the user's own said last that it encodes; likewise
         self.refused: str | None = None  # a shard that it has to leave to one on the CPU; set by the reader thread
         self.has_paused = False  # it left a shard before its end; set by the reader thread
         self.heard_at = run.clock()  # when its driver last said anything; set by the reader thread
@@ -96,6 +97,7 @@ class IncomingMessages:
                 running = self._pipeline.running(self._batch_id(batch))
                 if running is not None:
                     self._pipeline.abandon_batch(running)
+                    self._run.emit(events.BatchAbandoned(self._run.clock(), running[0].shard, self._worker))
             case messages.RecordBatch():
                 self._record_batch(message)
             case messages.IgnoreBatch():
@@ -134,6 +136,9 @@ class IncomingMessages:
         else:
             if self._trusts_boundaries:  # our own workers tell their job, which knows more of it
                 self._encoded[shard] = 0
+                if device != self.device:
+                    self.device = device
+                    self._run.worker_placed(self._worker, device, self.hello.pid if self.hello else 0)
                 self._run.emit(events.ShardStarted(self._run.clock(), shard, self._worker, device, None))
             self._pipeline.open_shard(shard, self._worker, device, message.can_take)
         self._mail.send(messages.ShardOpened(message.request, leave))
@@ -162,6 +167,10 @@ class IncomingMessages:
                 read_seconds=message.read_seconds,
             )
         )
+        if self._trusts_boundaries:
+            self._run.emit(
+                events.BatchStarted(self._run.clock(), message.shard, self._worker, round(message.genes) or 1)
+            )
 
     def _finish_batch(self, message: messages.FinishBatch) -> None:
         try:

@@ -117,6 +117,12 @@ class RunContext:
         self.totals.starts[start.reason] = self.totals.starts.get(start.reason, 0) + 1
         self.emit(events.WorkerStarted(self.clock(), slot, start.device, pid, start.reason))
 
+    def worker_placed(self, slot: str, device: str, pid: int) -> None:
+        """A worker that runs has said where it encodes."""
+        self.memory.watch(device)
+        self.memory.start_worker(slot, device, pid)
+        self.pipeline.place_worker(slot, device)
+
     def worker_ended(self, slot: str, device: str, pid: int, code: int, why: str) -> None:
         """A worker is gone."""
         self.worker_lost(slot)

@@ -120,7 +120,7 @@ class Slot:
 
     Args:
         name: Of the slot, which is its workers' name as well.
-        device: Where its workers encode unless a shard was demoted.
+        device: Where its workers encode unless a shard was demoted; what a driver of the user's own says of it counts.
         run: What all slots share.
 
     Threads: the supervisor's, except for `tick`, which is the ticker's.
@@ -208,7 +208,7 @@ class Slot:
         worker.incoming.push()
         now = self._run.clock()
         # Not on a card: its driver burns the processor while it waits for something that may never come.
-        if start.device == "cpu" and worker.processor_use.is_due(now):
+        if (worker.incoming.device or start.device) == "cpu" and worker.processor_use.is_due(now):
             used = worker.process.processor_seconds()
             if worker.processor_use.feed(now, None if used is None else self._run.scaled(used)):
                 worker.busy_at = now
@@ -295,6 +295,8 @@ class Slot:
         shard = refused or (leaving.shard if leaving else None)
         if worker.incoming.progressed():
             self._budget.progressed()
+        if worker.incoming.device is not None and start.demoted_shard is None:
+            self.device = worker.incoming.device
         self.worker, self._ended_for, self._demotes, self._hang = None, None, None, None
         self._run.worker_ended(self.name, start.device, worker.process.pid, code, why)
         self._go_on(ending, start, shard, why, is_device=words is not None and words.is_device)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.ingest import ingest
-from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.shards.store import ShardStore
 from tests.benchmarks.figures import Benchmark, Figures

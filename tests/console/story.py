@@ -23,6 +23,8 @@ STORY: tuple[events.Event, ...] = (
     events.ShardStarted(112.0, ".", "cuda:0", "cuda:0", 640),
     events.BatchStarted(112.0, ".", "cuda:0", 64),
     events.Committed(116.0, ".", "cuda:0", "cuda:0", 64, 576, 16.0, 15.3, 0.5, 0, False),
+    events.BatchStarted(116.0, ".", "cuda:0", 8),
+    events.BatchAbandoned(116.0, ".", "cuda:0"),
     events.BatchStarted(116.0, ".", "cuda:0", 64),
     events.Committed(120.0, ".", "cuda:0", "cuda:0", 64, 512, 16.0, 15.3, 0.97, 0, False),
     events.BatchStarted(120.0, ".", "cuda:0", 64),

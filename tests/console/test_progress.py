@@ -158,3 +158,38 @@ def test_between_two_shards_no_total_is_made_up() -> None:
     progress.take(events.Committed(2.0, "a", "cpu", "cpu", 128, 0, 8.0, 8.0, None, 0, False))
     progress.take(events.ShardEnded(2.0, "a", "done", 128, ""))
     assert progress_text(2.0, progress) == "1 of 2 shards, 128 genes"
+
+
+def hung(t: float) -> Progress:
+    """A driver whose batches of 16 took a second each, twenty times; the next one begins at 21 s and does not end."""
+    progress = Progress()
+    progress.take(events.RunStarted(0.0, "c", "o", "job.py", ("unknown",), "w", 0, 0))
+    progress.take(events.ShardStarted(1.0, "a", "job", "cpu", None))
+    for n in range(20):
+        progress.take(events.BatchStarted(1.0 + n, "a", "job", 16))
+        progress.take(events.Committed(2.0 + n, "a", "job", "cpu", 16, None, 16.0, 16.0, None, 0, False))
+    progress.take(events.BatchStarted(t, "a", "job", 16))
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("now", "lines"),
+    [
+        (22.0, ["320 genes, 15.2 genes/s", "  a: cpu 16.0 of 16.0 genes/s"]),
+        (53.0, ["320 genes, 0.5 genes/s", "  a: cpu at most 0.5 of 16.0 genes/s, batch of 16 running for 32 s"]),
+        (
+            1621.0,
+            ["320 genes, 0.01 genes/s", "  a: cpu at most 0.01 of 16.0 genes/s, batch of 16 running for 26 min 40 s"],
+        ),
+    ],
+)
+def test_a_hung_batch_shows_its_age_and_no_rate_of_before(now: float, lines: list[str]) -> None:
+    """What it can still come to is all that is known: of the job, and of its shard."""
+    assert progress_lines(now, hung(21.0)) == lines
+
+
+def test_a_batch_that_has_raised_does_not_age() -> None:
+    """Its driver may do something else for an hour."""
+    progress = hung(21.0)
+    progress.take(events.BatchAbandoned(22.0, "a", "job"))
+    assert "running for" not in "\n".join(progress_lines(1621.0, progress))

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
+from helix_crawl_otel.corpus import decode, text, tree
 from helix_crawl_otel.corpus import ingest as module
-from helix_crawl_otel.corpus import text, tree
-from helix_crawl_otel.corpus.text import ChunkRule
+from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.tree import UnreadableSource, plan_named, size_and_time
 from helix_crawl_otel.shards.accounts import account
 from tests.build.rig import prose, write_tree
@@ -104,7 +104,7 @@ def test_a_source_that_has_become_empty_or_no_text_gives_up_its_genes(root: Path
     (root / "a/one.txt").write_bytes(b"")
     (root / "a/two.txt").write_bytes(b"\0binary")
     report = taken_in(path, root)
-    assert report.skipped == [("a/two.txt", "it is binary")]
+    assert report.skipped == [("a/one.txt", "it is empty"), ("a/two.txt", "it is binary")]
     assert {row[2] for row in contents(path)} == {"a/x/three.txt"}
     assert taken_in(path, root).unchanged == 3
 
@@ -198,7 +198,8 @@ def test_what_lies_in_a_folder_that_cannot_be_read_is_not_gone(root: Path, path:
 
 def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of a few kilobytes are large."""
-    for name in ("LOOKED_AT", "BLOCK", "KEPT_BYTES"):
+    monkeypatch.setattr(decode, "HEAD", 64)
+    for name in ("BLOCK", "KEPT_BYTES"):
         monkeypatch.setattr(text, name, 64)
 
 

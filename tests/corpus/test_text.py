@@ -14,8 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helix_crawl_otel.corpus import decode
 from helix_crawl_otel.corpus import text as module
-from helix_crawl_otel.corpus.text import LOOKED_AT, CannotRead, ChunkRule, NotText, SourceText, chunks, read_text
+from helix_crawl_otel.corpus.cut import ChunkRule, chunks
+from helix_crawl_otel.corpus.decode import NotText
+from helix_crawl_otel.corpus.text import CannotRead, SourceText, read_text
 
 WORDS = "Grüße aus Łódź 🌍\nand a second line"
 MARKED_LITTLE = codecs.BOM_UTF16_LE + WORDS.encode("utf-16-le")
@@ -60,49 +63,77 @@ def test_line_ends_of_all_kinds_in_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "says"),
+    ("raw", "kind", "says"),
     [
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "it is binary"),
-        (b"text and then \0", "it is binary"),
-        (codecs.BOM_UTF32_LE + WORDS.encode("utf-32-le"), "it is binary"),
-        (codecs.BOM_UTF32_BE + WORDS.encode("utf-32-be"), "it is binary"),
-        (WORDS.encode("utf-16-le"), "it is binary"),
-        ("café".encode("latin-1"), r"neither UTF-8 nor UTF-16 with a mark \(byte 3\)"),
-        (MARKED_LITTLE + b"\0", "neither UTF-8 nor UTF-16"),
-        (codecs.BOM_UTF16_LE + b"\x00\xd8", "neither UTF-8 nor UTF-16"),
-        (b"\xed\xa0\x80", "neither UTF-8 nor UTF-16"),
-        (b"x" * LOOKED_AT + b"\xff", rf"\(byte {LOOKED_AT}\)"),
-    ],
-    ids=[
-        "a picture",
-        "a NUL",
-        "UTF-32 little-endian",
-        "UTF-32 big-endian",
-        "UTF-16 without a mark",
-        "Latin-1",
-        "half a letter of UTF-16",
-        "half a pair of UTF-16",
-        "a surrogate in UTF-8",
-        "broken far behind",
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "picture", r"it is a picture \(png\)"),
+        (b"text and then \0", "binary file", "it is binary"),
+        (b"caf\xc3", "undecodable text", r"it is not UTF-8 \(byte 3\), and its encoding is not certain; it may be cp"),
+        (codecs.BOM_UTF16_LE + b"\x00\xd8", "undecodable text", "1 of 1 letters are no UTF-16-LE"),
+        (b"\xed\xa0\x80", "undecodable text", "it is not UTF-8"),
+        (b"x\n" * 50_000 + b"\xff\n" * 500, "undecodable text", r"it is not UTF-8 \(byte 100000\)"),
+        ("Grüße\n".encode() * 3 + "Grüße\n".encode("cp1252") * 3, "undecodable text", "UTF-8 in parts"),
+        (
+            "これはテストです。\n".encode("cp932") * 9000 + b"\x81\xff",
+            "undecodable text",
+            "may be Shift-JIS, but byte 171000",
+        ),
+        (b"", "empty file", "it is empty"),
+        (codecs.BOM_UTF8, "empty file", "it holds no text"),
+        (codecs.BOM_UTF16_LE, "empty file", "it holds no text"),
+        (b" \r\n\t", "empty file", "it holds no text"),
     ],
 )
-def test_what_is_no_text_says_why(tmp_path: Path, raw: bytes, says: str) -> None:
-    """Nothing is guessed: a wrong guess would be encoded and found by nobody."""
-    with pytest.raises(NotText, match=says):
+def test_what_is_no_text_says_why(tmp_path: Path, raw: bytes, kind: str, says: str) -> None:
+    """What it is, and where it ceases to be text. No guess that is not certain: it would be found by nobody."""
+    with pytest.raises(NotText, match=says) as found:
         read(tmp_path, raw)
+    assert found.value.kind == kind
+
+
+LINES = "2026-11-28 12:00:00 INFO  server started, pid 123\n" * 200
+
+
+@pytest.mark.parametrize(
+    ("raw", "text", "read_as"),
+    [
+        (f"{LINES}Größe: 3 €, für Müller\n".encode("cp1252"), f"{LINES}Größe: 3 €, für Müller\n", "cp1252"),
+        (LINES.encode() + b"\xff", LINES + "\ufffd", "UTF-8 with damaged letters"),
+        (f"{LINES}caf".encode() + b"\xc3", f"{LINES}caf\ufffd", "UTF-8 with damaged letters"),
+        (LINES.encode() * 9 + b"\xfe\xff\n" + LINES.encode() * 9, None, "UTF-8 with damaged letters"),
+        (MARKED_LITTLE + b"\0", WORDS + "\ufffd", "UTF-16-LE with damaged letters"),
+        (WORDS.encode("utf-16-le"), WORDS, "UTF-16-LE"),
+        (WORDS.encode("utf-32-be"), WORDS, "UTF-32-BE"),
+        (codecs.BOM_UTF32_LE + WORDS.encode("utf-32-le"), WORDS, ""),
+        (codecs.BOM_UTF32_BE + WORDS.encode("utf-32-be"), WORDS, ""),
+    ],
+)
+def test_what_is_read_otherwise_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: bytes, text: str | None, read_as: str
+) -> None:
+    """Where it is not UTF-8 from the beginning, far behind, or in a letter or two; kept or read again, the same."""
+    found = read(tmp_path, raw)
+    assert found.read_as == read_as
+    assert text is None or text_of(found) == text
+    assert not read_as or found.digest != hashlib.sha256(raw).hexdigest()
+    monkeypatch.setattr(module, "KEPT_BYTES", 10)
+    again = read(tmp_path, raw)
+    assert (text_of(again), again.read_as, again.digest) == (text_of(found), read_as, found.digest)
+
+
+def test_of_html_the_text_is_read(tmp_path: Path) -> None:
+    """By its name or its beginning, in any encoding that it declares; its digest says so."""
+    page = "<!DOCTYPE html><meta charset=koi8-r><title>Поезд</title><p>из <b>Москвы</b>"
+    for raw in (page.encode(), page.encode("koi8-r"), page.encode("utf-16")):
+        found = read(tmp_path, raw)
+        assert text_of(found).strip() == "Поезд\n\nиз Москвы"
+        assert "html-" in found.digest
 
 
 def test_a_nul_far_behind_is_a_blank(tmp_path: Path) -> None:
     """A log with a hole in it is a log; SQLite's own functions would end at the NUL."""
-    text = text_of(read(tmp_path, b"x" * LOOKED_AT + b"\0end"))
-    assert text == "x" * LOOKED_AT + " end"
-    assert text_of(read(tmp_path, codecs.BOM_UTF16_LE + ("x" * LOOKED_AT + "\0end").encode("utf-16-le"))) == text
-
-
-@pytest.mark.parametrize("raw", [b"", codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE])
-def test_an_empty_file_is_an_empty_text(tmp_path: Path, raw: bytes) -> None:
-    """With or without a mark."""
-    assert text_of(read(tmp_path, raw)) == ""
+    text = text_of(read(tmp_path, b"x" * decode.HEAD + b"\0end"))
+    assert text == "x" * decode.HEAD + " end"
+    assert text_of(read(tmp_path, codecs.BOM_UTF16_LE + ("x" * decode.HEAD + "\0end").encode("utf-16-le"))) == text
 
 
 @given(st.text(max_size=200))
@@ -110,7 +141,7 @@ def test_what_was_written_is_what_is_read(tmp_path_factory: pytest.TempPathFacto
     """But for line ends and a mark at the beginning."""
     folder = tmp_path_factory.mktemp("text")
     wanted = text.replace("\r\n", "\n").replace("\r", "\n")
-    if "\0" not in text and not text.startswith("\ufeff"):
+    if text.strip("\0 ").strip() and "\0" not in text and not text.startswith(("\ufeff", "%PDF-", "<")):
         assert text_of(read(folder, text.encode())) == wanted
 
 
@@ -128,7 +159,7 @@ def test_where_a_block_ends_makes_no_difference(
         raw = raw[: data.draw(st.integers(0, len(raw)))] + b"\xff"
     folder = tmp_path_factory.mktemp("blocks")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "LOOKED_AT", 3)
+        patch.setattr(decode, "HEAD", 3)
         whole = _outcome(folder, raw)
         patch.setattr(module, "BLOCK", data.draw(st.integers(2, 9)))
         patch.setattr(module, "KEPT_BYTES", data.draw(st.integers(0, 60)))
@@ -153,7 +184,7 @@ def test_of_a_large_file_no_more_than_the_beginning_is_read(tmp_path: Path) -> N
             os.truncate(path, 1 << 40)
         except OSError:
             pytest.skip("this file system has no sparse files of that size")
-        with pytest.raises(NotText, match="it is binary"):
+        with pytest.raises(NotText, match=r"it is (binary|an archive)"):
             read_text(path, lambda: blocks.append(1))
     assert len(blocks) <= 1
 
@@ -184,7 +215,7 @@ def appended_to(monkeypatch: pytest.MonkeyPatch, path: Path, times: int) -> list
 
     def and_append(reading: Any, most: int) -> bytes:
         block = read_on(reading, most)
-        if most == LOOKED_AT and left[0]:
+        if most == decode.HEAD and left[0]:
             left[0] -= 1
             with path.open("ab") as file:
                 file.write(b" more")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.ingest import IngestReport, ingest
-from helix_crawl_otel.corpus.text import ChunkRule
 from helix_crawl_otel.corpus.tree import Source, SourceProblem, plan_named, plan_shards, sources_of
 from tests.shards.shards import encode_all, epoch_of, opened, rows
 

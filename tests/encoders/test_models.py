@@ -115,7 +115,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 def test_the_folders_of_modules(tmp_path: Path) -> None:
     """Where to look for further weights."""
-    assert check_modules([TRANSFORMER, POOLING], "a model") == [".", "1_Pooling"]
+    assert list(check_modules([TRANSFORMER, POOLING], "a model")) == [".", "1_Pooling"]
 
 
 @pytest.mark.parametrize(

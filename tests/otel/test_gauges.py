@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from helix_crawl_otel.otel.gauges import GaugeState, Snapshot
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
+from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
 
@@ -90,3 +94,31 @@ def test_pending_genes_are_those_told_last() -> None:
     board.open("a", "cpu")
     board.set_pending("a", 100)
     assert _seen(board).shards["a"].pending_genes == 100
+
+
+def test_a_device_that_is_not_known_yet_is_none_that_was_left() -> None:
+    """A job under `run` says later where it encodes: then it never was anywhere else."""
+    board = Board()
+    board.start_worker("job", UNKNOWN_DEVICE)
+    assert _seen(board).workers == {"unknown": True}
+    board.start_worker("job", "cpu")
+    assert _seen(board).workers == {"cpu": True}
+    board.stop_worker("job")
+    assert _seen(board).workers == {"cpu": False}
+
+
+def test_the_throughput_of_a_hung_batch_is_what_it_can_still_come_to() -> None:
+    """Before there is a baseline no slice of it is observed: the EMA stays what it was."""
+    feed = LockedPolicy(Policy(Settings()))
+    board = GaugeState(feed)
+    feed.tell(lambda policy: policy.open_shard(0.0, "a", "w", "cpu"))
+    board.open_shard("a")
+    for n in range(4):
+        t, info = 4.0 * n, BatchInfo(str(n), "a", "w", "cpu", 64, None)
+        feed.tell(partial(Policy.start_batch, t=t, info=info))
+        feed.ask(partial(Policy.finish_batch, t=t + 4.0, info=info, seconds=4.0))
+    assert board.snapshot(16.0).shards["a"].rate == 16.0
+    feed.tell(lambda policy: policy.start_batch(16.0, BatchInfo("last", "a", "w", "cpu", 64, None)))
+    assert board.snapshot(18.0).shards["a"].rate == 16.0
+    assert board.snapshot(656.0).shards["a"].rate == 0.1
+    assert board.snapshot(656.0).shards["a"].status.ema == 16.0

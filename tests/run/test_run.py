@@ -46,7 +46,7 @@ def test_the_whole_ladder_of_a_driver(rig: Rig) -> None:
     assert done.code == 0, done.errors
     assert missing(path) == 0
     starts = [(event["device"], event["reason"]) for event in done.of("worker_started")]
-    assert starts == [("cuda:0", "first"), ("cuda:0", "recycle"), ("cpu", "demote"), ("cuda:0", "resume")]
+    assert starts == [("unknown", "first"), ("cuda:0", "recycle"), ("cpu", "demote"), ("cuda:0", "resume")]
     assert [event["code"] for event in done.of("worker_ended")] == [75, 79, 79, 0]
     seen = [json.loads(line) for line in log.read_text().splitlines()]
     assert len({process["pid"] for process in seen}) == 4
