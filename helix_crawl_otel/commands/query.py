@@ -26,6 +26,7 @@ from helix_crawl_otel.shards.inspect import (
     stored_identity,
     vector_pages,
 )
+from helix_crawl_otel.shards.standing import shortfall
 from helix_crawl_otel.shards.vectors import nearest
 
 __all__ = ["query", "register", "show"]
@@ -70,7 +71,10 @@ def _command(args: argparse.Namespace) -> int:
         device = str(parse_device(args.device))
     except ValueError:
         raise ConfigError(f"--device is {args.device!r}; accepted: cpu, cuda or cuda:N") from None
-    found = query(typed_folder(args.path, "DIR"), text, int(args.count), args.model, device)
+    path = typed_folder(args.path, "DIR")
+    if (lack := shortfall(path)) is not None:
+        say(f"helix-crawl: {lack}", to_stderr=True)
+    found = query(path, text, int(args.count), args.model, device)
     if args.json:
         say_json(found, default=str)
         return 0

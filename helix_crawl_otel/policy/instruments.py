@@ -65,7 +65,12 @@ _counter, _gauge = partial(Instrument, Kind.COUNTER), partial(Instrument, Kind.G
 
 INSTRUMENTS: tuple[Instrument, ...] = (
     _counter("helix_dense_crawl_detected", "{crawl}", _SHARD, "Crawls detected: trips that opened an episode."),
-    _counter("helix_dense_genes", "{gene}", _SHARD, "Genes encoded."),
+    _counter(
+        "helix_dense_genes",
+        "{gene}",
+        _SHARD,
+        "Genes encoded; those of a batch whose worker ends before they are committed are encoded, and counted, again.",
+    ),
     Instrument(
         Kind.HISTOGRAM,
         "helix_dense_batch_duration",

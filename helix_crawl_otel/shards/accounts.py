@@ -35,7 +35,7 @@ PAGE = 1000
 """Rows read at once."""
 
 MOST_NAMED = 1000
-"""Of each class, in a shard and in all."""
+"""Of each class, in a shard."""
 
 _TROUBLES = (
     "missing",
@@ -100,6 +100,11 @@ class Accounts:
     def is_whole(self) -> bool:
         """Nothing is missing that could be there, and nothing is wrong with what is."""
         return not any(getattr(self, name) for name in _TROUBLES)
+
+    @property
+    def is_pending(self) -> bool:
+        """Another run has something to do, without being asked to."""
+        return bool(self.missing or self.wrong_length or self.not_finite or self.genes_gone)
 
     def to_json(self) -> dict[str, object]:
         """The object that `verify --json` prints."""
@@ -252,7 +257,7 @@ def _repeated_ids(connection: sqlite3.Connection) -> Iterator[tuple[object, int]
 
 
 def combine(named: Sequence[tuple[str, Accounts]]) -> Accounts:
-    """The sum of several shards, in whatever order they come. What is named says of which shard (`shard`) it is."""
+    """The sum of several shards, in whatever order they come. Nothing is named in it."""
     digest = hashlib.sha256()
     for name, one in sorted(named, key=lambda item: (item[0], item[1].digest)):
         for part in (name.encode("utf-8", "surrogateescape"), one.digest.encode()):
@@ -262,12 +267,7 @@ def combine(named: Sequence[tuple[str, Accounts]]) -> Accounts:
         for one in fields(Accounts)
         if one.name not in ("digest", "named")
     }
-    first: dict[str, list[Mapping[str, object]]] = {}
-    for name, one in named:
-        for what, those in one.named.items():
-            rows = first.setdefault(what, [])
-            rows += [{"shard": name, **which} for which in those[: MOST_NAMED - len(rows)]]
-    return Accounts(**counts, digest=digest.hexdigest(), named=first)  # type: ignore[arg-type]
+    return Accounts(**counts, digest=digest.hexdigest())  # type: ignore[arg-type]
 
 
 def _sum(numbers: Iterator[int | None]) -> int | None:

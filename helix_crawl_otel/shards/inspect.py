@@ -9,7 +9,7 @@ Source: DESIGN.md, section 8: a shard whose every encodable gene has a vector of
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,11 +249,12 @@ def _quarantined(connection: sqlite3.Connection, table: Table) -> int:
     return int(connection.execute("SELECT count(*) FROM helix_crawl_quarantine").fetchone()[0])
 
 
-def find_shards(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+def find_shards(paths: Sequence[Path], may_be_empty: Collection[Path] = ()) -> tuple[list[Path], list[str]]:
     """The shards that a command was given.
 
     Args:
         paths: Files, and folders whose `.db` files are meant.
+        may_be_empty: Folders that need not hold any.
 
     Returns:
         The files, each once however often and under whatever names it was given; and what is to be told of those that
@@ -266,7 +267,7 @@ def find_shards(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     for path in paths:
         if path.is_dir():
             inside = sorted(item for item in path.glob("*.db") if item.is_file() and _is_shard(item))
-            if not inside:
+            if not inside and path not in may_be_empty:
                 raise NoShards(f"{path} holds no shard; accepted: a folder with .db files that have a table `genes`")
             found += inside
         elif path.exists():
