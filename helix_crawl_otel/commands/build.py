@@ -84,7 +84,7 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
     command = typed_command()
     done = shown_command(["helix-crawl", "verify", str(out)])
-    words = typed_options(args, but=("--out", "--moved", "--model"))
+    words = typed_options(args, but=("--out", "--moved", "--model", "--reencode", "--retry-quarantined", "--prune"))
     if args.model is not None:
         words = ("--model", absolute_model(args.model), *words)
     return run_build(

@@ -166,7 +166,7 @@ def account(path: Path, progress: Callable[[int], None] = lambda genes: None, *,
             _compare_with_sources(connection, table, own, found)
     checked = dict.fromkeys(_CHECKED) if quick else {}
     genes = sum(found.of[name] for name in _CLASSES)
-    return Accounts(shards=1, genes=genes, **{**found.of, **checked}, digest=digest, named=found.named)  # type: ignore[arg-type]
+    return Accounts(shards=1, genes=genes, **{**found.of, **checked}, digest=digest, named=found.named)  # type: ignore[arg-type]  # by the names of its fields
 
 
 def _count_genes(
@@ -267,7 +267,7 @@ def combine(named: Sequence[tuple[str, Accounts]]) -> Accounts:
         for one in fields(Accounts)
         if one.name not in ("digest", "named")
     }
-    return Accounts(**counts, digest=digest.hexdigest())  # type: ignore[arg-type]
+    return Accounts(**counts, digest=digest.hexdigest())  # type: ignore[arg-type]  # by the names of its fields
 
 
 def _sum(numbers: Iterator[int | None]) -> int | None:
