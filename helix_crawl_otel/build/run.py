@@ -68,13 +68,14 @@ def run_build(
         OSError: A folder cannot be written.
     """
     if options.model is not None:
-        check_model(options.model)
+        # Where nothing is there yet, nothing is complete without the model, and nothing is made for one that is not.
+        (check_model if folders[0].exists() else find_model)(options.model)
     faults = options.parsed_faults()
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.common.as_json))
         notice = stack.enter_context(Notice(options.common.notify))
         for folder in sorted(set(folders)):
-            stack.enter_context(FolderLock(folder / STATE_FOLDER, command))
+            stack.enter_context(FolderLock(folder / STATE_FOLDER, command, folders[0] / STATE_FOLDER))
         planned = make_plan()
         if planned.works:
             find_model(planned.model)
@@ -94,7 +95,7 @@ def run_build(
             places={work.assignment.shard: _place(Path(work.assignment.path)) for work in planned.works},
         )
         session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
-        console.start(session.clock)
+        console.start(session.clock, session.folder)
         _announce(console, session, command, folders[0], options, devices, planned)
         job = BuildJob(
             planned.works,

@@ -158,6 +158,10 @@ class Pipeline:
         """So many genes of a shard still lack a vector."""
         self._gauge_state.set_pending(shard, genes)
 
+    def set_pending_in_all(self, genes: int) -> None:
+        """So many genes of a job whose shards nobody has counted."""
+        self._gauge_state.set_pending_in_all(genes)
+
     def set_shards(self, **counts: int) -> None:
         """How many shards are in states that no open shard tells: `pending`, or `done` by earlier runs."""
         for state, count in counts.items():

@@ -119,7 +119,8 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "helix_dense_genes_pending",
         "{gene}",
         ("shard",),
-        "Genes of the shard that still lack a vector, of one that is not begun as estimated; absent while unknown.",
+        "Genes of the shard that still lack a vector, of one that is not begun as estimated; absent while unknown. "
+        "Of a job whose user has said how many genes it has (`run --total`) those of all its shards, without a label.",
     ),
     _gauge("helix_dense_shards", "{shard}", ("state",), "Shards by state: pending, running, done, paused or failed."),
     _gauge(

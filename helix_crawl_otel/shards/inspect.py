@@ -13,12 +13,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import EmptyFile, NoShards, NotAShard, StoreError, cannot_write, store_errors
-from helix_crawl_otel.shards.ingested import gone_sources, unlike_sources
+from helix_crawl_otel.shards.ingested import unlike_sources
 from helix_crawl_otel.shards.notes import read_notes
 from helix_crawl_otel.shards.schema import LOCK_SECONDS, RULE_NOTE, TREE_NOTE, VECTOR, Table, vector_form
 
@@ -35,8 +34,6 @@ __all__ = [
     "notes_of_links",
     "reading",
     "salvage",
-    "source_and_content",
-    "sources_without_file",
     "stored_identity",
     "vector_pages",
 ]
@@ -371,19 +368,3 @@ def built_from(path: Path) -> str | None:
     with reading(path) as (connection, table):
         tree = read_notes(connection, table).get(TREE_NOTE)
     return None if tree is None else str(tree[0])
-
-
-def sources_without_file(path: Path) -> set[str]:
-    """Sources of a shard whose genes are still there and whose file is not, see `ingested.gone_sources`.
-
-    Raises as `reading` does.
-    """
-    with reading(path) as (connection, table):
-        return set(gone_sources(connection, table, read_notes(connection, table)))
-
-
-def source_and_content(path: Path, gene_id: object) -> tuple[Any, Any]:
-    """Where a gene comes from, and its text; both empty of one that is gone. Raises as `reading` does."""
-    with reading(path) as (connection, _):
-        row = connection.execute("SELECT source_id, content FROM genes WHERE gene_id = ?", (gene_id,)).fetchone()
-    return row or ("", "")

@@ -22,6 +22,7 @@ from helix_crawl_otel.commands import verify
 from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.ingest import ingest
 from helix_crawl_otel.corpus.tree import plan_named
+from helix_crawl_otel.encoders.base import ModelError
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY
 from helix_crawl_otel.encoders.models import minilm_identity
 from helix_crawl_otel.shards.build_record import RecordUnusable, read_record, record_path, write_record
@@ -468,3 +469,52 @@ def test_verify_reads_alone(tree: Path, out: Path) -> None:
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
     assert verify.verify([out], as_json=True) == 1
     assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
+
+
+# -- before anything is there ------------------------------------------------------------------------------------------
+
+
+def test_without_out_the_shards_stand_beside_their_source(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the source is called by. What has no name, or several, has to be told."""
+    built: list[list[Path]] = []
+
+    def run_build(command: str, folders: list[Path], *_: object, **__: object) -> int:
+        built.append(folders)
+        return 0
+
+    monkeypatch.setattr("helix_crawl_otel.build.run.run_build", run_build)
+    monkeypatch.chdir(tree)
+    for source in (".", f"..{os.sep}notes{os.sep}", str(tree), f"a{os.sep}.."):
+        assert run_here("build", source)[0] == 0
+    assert run_here("build", "loose.txt")[0] == 0
+    assert built == [[tree.with_name("notes.shards")]] * 4 + [[tree / "loose.txt.shards"]]
+    for sources in (["a", "b"], [tree.anchor]):
+        code, _, errors = run_here("build", *sources)
+        assert (code, "--out is not given" in errors) == (2, True)
+
+
+def test_a_misspelt_model_makes_nothing(tree: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read, no worker is started, no folder is made; nor where the folder is there and no shard is."""
+
+    def resolve(model: str) -> None:
+        raise ModelError(f"the hub has no model {model}")
+
+    monkeypatch.setattr("helix_crawl_otel.encoders.load.resolve", resolve)
+    monkeypatch.setattr("helix_crawl_otel.encoders.load._check_installed", lambda model: None)
+    words = ("build", str(tree), "--out", str(out), "--model", "BAAI/bge-n3", "--no-metrics")
+    code, said, errors = run_here(*words)
+    assert (code, said, errors) == (78, "", "helix-crawl: error: the hub has no model BAAI/bge-n3\n")
+    assert not out.exists()
+    build(tree, out, shards=0)
+    assert run_here(*words)[0] == 78
+    assert list(out.glob("*.db")) == []
+    record = read_record(out)
+    assert record is not None
+    assert record.model == "hashing"
+
+
+def test_a_source_that_is_not_there_makes_nothing(tree: Path) -> None:
+    """A name that was mistyped leaves no folder behind."""
+    code, _, errors = run_here("build", str(tree.with_name("nowhere")), "--model", "hashing")
+    assert (code, "nowhere cannot be read" in errors) == (78, True)
+    assert not tree.with_name("nowhere.shards").exists()
