@@ -245,8 +245,8 @@ def held(path: Path) -> Held | None:
             table = schema.read_table(connection, path)
             if not table.has_own:
                 return None
-            own = stored_meta(connection, table)
-            is_open = table.pending(right_length(connection, table, own.get("encoder")))
+            form = vector_form(connection, table, read_notes(connection, table))
+            is_open = table.pending(form)
             counting = f"SELECT count(*) FROM genes WHERE {is_open}"
             is_small = path.stat().st_size <= COUNTED_BYTES
             (source_bytes,) = connection.execute("SELECT coalesce(sum(size), 0) FROM helix_crawl_sources").fetchone()
