@@ -241,18 +241,18 @@ def held(path: Path) -> Held | None:
     try:
         if not path.is_file() or not path.stat().st_size or _has_log(path):
             return None
-        with closing(schema.connect_unchanging(path)) as connection:
+        with store_errors(path), closing(schema.connect_unchanging(path)) as connection:
             table = schema.read_table(connection, path)
             if not table.has_own:
                 return None
-            form = vector_form(connection, table, read_notes(connection, table))
-            is_open = table.pending(form)
+            own = read_notes(connection, table)
+            is_open = table.pending(vector_form(connection, table, own))
             counting = f"SELECT count(*) FROM genes WHERE {is_open}"
             is_small = path.stat().st_size <= COUNTED_BYTES
             (source_bytes,) = connection.execute("SELECT coalesce(sum(size), 0) FROM helix_crawl_sources").fetchone()
             (genes,) = connection.execute("SELECT count(*) FROM genes").fetchone()
             pending = connection.execute(counting).fetchone()[0] if is_small else None
-    except (sqlite3.Error, StoreError, OSError, ValueError, KeyError, TypeError):
+    except (StoreError, OSError):
         return None
     return Held(own.get("fingerprint"), own.get(RULE_NOTE), source_bytes, genes, pending)
 
