@@ -98,7 +98,8 @@ def verify(paths: list[Path], *, as_json: bool, quick: bool = False) -> int:
     for path in shards:
         if path not in missing:
             standing = folders.of(path.parent)
-            row = _look_at(path, standing.name_of(path) or path.stem, quick=quick)
+            name = standing.name_of(path)
+            row = _look_at(path, name or path.stem, is_built=name is not None, quick=quick)
             rows.append(row)
             if standing in folders.given and row.name in standing.states:
                 standing.states[row.name] = row.state
@@ -180,12 +181,12 @@ class _Row:
         }
 
 
-def _look_at(path: Path, name: str, *, quick: bool) -> _Row:
+def _look_at(path: Path, name: str, *, is_built: bool, quick: bool) -> _Row:
     def tell(genes: int) -> None:
         say_over(f"{path.name}: {genes:,} genes")
 
     try:
-        accounts, made = account(path, tell, quick=quick), provenance(path)
+        made, accounts = provenance(path, is_built=is_built), account(path, tell, quick=quick)
     except StoreError as error:
         say_over("")
         say(f"helix-crawl: error: {error}", to_stderr=True)
