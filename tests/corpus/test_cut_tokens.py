@@ -1,5 +1,7 @@
 """Promises of the cutting by tokens: nothing is beyond what the encoder reads, nothing is lost, no letter is torn."""
 
+# ruff: noqa: RUF001 - the signs of all scripts are what is tested
+
 from __future__ import annotations
 
 import re

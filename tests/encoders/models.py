@@ -72,7 +72,8 @@ def transformer(folder: Path, *, seed: int = 0, tokens: int = LIMIT) -> Any:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, **names, model_max_length=tokens)
+    make: Any = PreTrainedTokenizerFast
+    tokenizer = make(tokenizer_object=fast, **names, model_max_length=tokens)
     config = BertConfig(
         vocab_size=len(pieces),
         hidden_size=8,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +124,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 @pytest.fixture
-def changed(models: Models, tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+def changed(models: Models, tmp_path: Path) -> Callable[[str], Path]:
     """A copy of a model that a test may damage."""
-    yield lambda name: shutil.copytree(models.folder(name), tmp_path / name)
+    return lambda name: shutil.copytree(models.folder(name), tmp_path / name)
 
 
 def library_vector(folder: Path, text: str, task: str) -> bytes:

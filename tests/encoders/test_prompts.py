@@ -39,8 +39,10 @@ E5 = {"query": "query: ", "passage": "passage: "}
         ({"prompts": {"query": "q: "}, "default_prompt_name": "query"}, "", "q: ", {"prompt": ""}),
         ({"prompts": {"passage": "p: "}, "default_prompt_name": "passage"}, "p: ", "", {}),
     ],
-    ids=["none", "a list", "null", "plain", "E5", "Qwen3", "EmbeddingGemma", "corpus", "empty", "two", "default"]
-    + ["default of both", "default of queries", "default of passages"],
+    ids=[
+        *("none", "a list", "null", "plain", "E5", "Qwen3", "EmbeddingGemma", "corpus", "empty", "two", "default"),
+        *("default of both", "default of queries", "default of passages"),
+    ],
 )
 def test_the_prompts_of_a_model(config: object, document: str, query: str, adds: dict[str, object]) -> None:
     """As the library's pages name them. The identity says the passage's, unless vectors always were by it."""
