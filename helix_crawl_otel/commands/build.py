@@ -68,7 +68,8 @@ def _command(args: argparse.Namespace) -> int:
     if args.out is not None:
         return build(args, sources, typed_folder(args.out, "--out"))
     if len(sources) > 1 or not sources[0].name:
-        raise ConfigError("--out is not given; accepted: a folder for the shards of these sources")
+        what = "of several SRC" if len(sources) > 1 else f"of {sources[0]}, which has no name"
+        raise ConfigError(f"--out is not given; accepted: with the shards {what}, a folder for them")
     return build(args, sources, typed_folder(f"{sources[0]}.shards", "--out"))
 
 
@@ -77,11 +78,15 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
     from helix_crawl_otel.build.plan import plan_build
     from helix_crawl_otel.build.resume import absolute_model, same_place
     from helix_crawl_otel.build.run import run_build
+    from helix_crawl_otel.corpus.tree import plan_shards
 
     options = read_encode_options(args)
     sources, out = [_absolute(source) for source in sources], out.absolute()
     if out.is_file() or any(same_place(out, source) for source in sources):
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
+    if not out.exists():
+        for source in sources:
+            plan_shards(source, out)  # nothing is made for a tree that is not there
     command = typed_command()
     done = shown_command(["helix-crawl", "verify", str(out)])
     words = typed_options(args, but=("--out", "--moved", "--model"))
