@@ -78,7 +78,7 @@ def default_folder(environ: Mapping[str, str], platform: str, home: Path) -> Pat
 
 
 def _default_out(environ: Mapping[str, str]) -> Path:
-    """Where the demo builds, made if need be: among the user's caches, where there can be none in a temporary folder."""
+    """Where the demo builds, made if need be: among the user's caches, else in a temporary folder."""
     try:
         out = default_folder(environ, sys.platform, Path("~").expanduser()).absolute()
         (out / "shards").mkdir(parents=True, exist_ok=True)
