@@ -19,16 +19,18 @@ _DESCRIPTION = """\
 Cuts the tree SRC into shards (a top-level folder each, and one for the loose files), its text into passages, and
 encodes every passage, supervised: a card that crawls is noticed while it happens, its cache is released, its worker
 replaced, the shard finished on the CPU. It can be ended at any moment, and the same command goes on where it was.
-Sources that changed are taken in again; what is complete is skipped without loading a model.
+Sources that changed are taken in again; what is complete is skipped without loading a model. DIR remembers what it was
+built of and with which model: another one is refused, and a model that is not named is the one that was.
 
 Left out of SRC: names that begin with a dot, __pycache__, node_modules, the output folder, links to folders, and files
 that are no text (UTF-8, or UTF-16 with a mark); the last are counted. No .gitignore is read."""
 
 _EPILOG = """\
 examples:
-  helix-crawl build ~/notes --out ~/notes.shards              every file that is text, on the device that suits
+  helix-crawl build ~/notes                                   every file that is text, into ~/notes.shards
   helix-crawl build ~/notes --out ~/notes.shards --device cuda --model BAAI/bge-m3
   helix-crawl build ~/notes --out ~/notes.shards --prune      and remove what is no longer there
+  helix-crawl build ~/notes ~/work --out ~/all.shards         several sources in one index
   helix-crawl verify ~/notes.shards                           is every gene there?
 
 exit codes: 0 done; 1 done, but shards, genes or sources failed; 2 wrong usage, or the folder is in use; 75 paused, the
