@@ -12,6 +12,7 @@ from helix_crawl_otel.encoders.load import is_of, tokens_id
 from helix_crawl_otel.encoders.models import CONFIG, Prompts, folder_digest, read_prompts
 from helix_crawl_otel.shards.errors import shown_identity
 from tests.encoders.models import write_model
+from tests.programs import require_module
 
 E5 = {"query": "query: ", "passage": "passage: "}
 
@@ -59,7 +60,7 @@ def test_a_plain_model_is_who_it_was() -> None:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """Written by hand; nothing is loaded."""
-    pytest.importorskip("safetensors")
+    require_module("safetensors", "helix-crawl-otel[models]")
     return write_model(tmp_path / "model")
 
 
@@ -88,7 +89,7 @@ def test_vectors_of_a_plain_model_are_its_own(model: Path) -> None:
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[object], dict[str, object]]:
     """Downloads a model with this configuration, and says whose its vectors would be."""
-    pytest.importorskip("huggingface_hub")
+    require_module("huggingface_hub", "helix-crawl-otel[models]")
     monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "hub"))
     commit = "0123456789abcdef0123456789abcdef01234567"
 
