@@ -80,6 +80,8 @@ def run_build(
         if planned.works:
             find_model(planned.model)
         devices = _devices(options, planned.model)
+        if planned.look is not None:
+            planned.look.measure(folders[0], planned.model)
         if planned.record is not None:
             write_record(folders[0], planned.record)
         console = stack.enter_context(Console(options.common, standard_output.shown, notice))
@@ -171,12 +173,17 @@ def _announce(
     console.emit(started)
     for text in (*devices.warnings, *planned.notes):
         console.emit(events.Note(t, "warning", text))
+    waiting = {}
     for work in planned.works:
-        if work.pending is not None:
-            console.emit(events.ShardCounted(t, work.assignment.shard, work.pending))
+        genes = work.expected if work.pending is None else work.pending
+        if genes is not None:
+            waiting[work.assignment.shard] = genes
+            console.emit(events.ShardCounted(t, work.assignment.shard, genes, is_estimate=work.pending is None))
+    if planned.look is not None:
+        console.emit(planned.look.event(t, complete=done, pending=sum(waiting.values()), devices=places))
     for shard, reason in planned.failures.items():
         console.emit(events.ShardEnded(t, shard, "failed", 0, reason))
-    session.pipeline.expect_shards(work.assignment.shard for work in planned.works)
+    session.pipeline.expect_shards((work.assignment.shard for work in planned.works), waiting)
     session.pipeline.set_shards(done=done, failed=len(planned.failures))
 
 
@@ -227,6 +234,7 @@ def _summary(
         quarantines=progress.quarantines,
         source_problems=problems,
         unreadable=progress.troubles,
+        left_out=planned.look.unwanted() if planned.look else (),
         actions=dict(progress.actions),
         crashes=progress.crashes,
         starts=dict(run.totals.starts),
