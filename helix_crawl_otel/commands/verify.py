@@ -73,7 +73,8 @@ def verify(paths: list[Path], *, as_json: bool) -> int:
     for path in shards:
         if path not in missing:
             standing = folders.of(path.parent)
-            row = _look_at(path, standing.name_of(path) or path.stem)
+            name = standing.name_of(path)
+            row = _look_at(path, name or path.stem, is_built=name is not None)
             rows.append(row)
             if standing in folders.given and row.name in standing.states:
                 standing.states[row.name] = row.state
@@ -153,12 +154,12 @@ class _Row:
         }
 
 
-def _look_at(path: Path, name: str) -> _Row:
+def _look_at(path: Path, name: str, *, is_built: bool) -> _Row:
     def tell(genes: int) -> None:
         say_over(f"{path.name}: {genes:,} genes")
 
     try:
-        accounts, made = account(path, tell), provenance(path)
+        made, accounts = provenance(path, is_built=is_built), account(path, tell)
     except StoreError as error:
         say_over("")
         say(f"helix-crawl: error: {error}", to_stderr=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.formats import count
+from helix_crawl_otel.paths import looked_at
 from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import NoShards, NotAShard, StoreError, cannot_write, store_errors
 from helix_crawl_otel.shards.schema import LOCK_SECONDS, RULE_NOTE, VECTOR, Table, right_length
@@ -313,6 +314,7 @@ def find_shards(paths: Sequence[Path], may_be_empty: Collection[Path] = ()) -> t
     """
     found: list[Path] = []
     for path in paths:
+        looked_at.place = str(path)
         if path.is_dir():
             inside = sorted(item for item in path.glob("*.db") if item.is_file() and _is_shard(item))
             if not inside and path not in may_be_empty:

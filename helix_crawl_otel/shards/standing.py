@@ -16,7 +16,7 @@ from helix_crawl_otel.formats import count, shard_name
 from helix_crawl_otel.shards.build_record import BuildRecord, RecordUnusable, read_record
 from helix_crawl_otel.shards.errors import EmptyFile, StoreError
 from helix_crawl_otel.shards.inspect import names_by_file, reading, salvage, stored_meta
-from helix_crawl_otel.shards.schema import INGESTING
+from helix_crawl_otel.shards.schema import INGESTING, require_built
 
 __all__ = ["BEGUN", "DONE", "NOT_BEGUN", "UNREADABLE", "FolderStanding", "Provenance", "provenance", "shortfall"]
 
@@ -42,9 +42,16 @@ class Provenance:
     is_ingested: bool
 
 
-def provenance(path: Path) -> Provenance:
-    """Read it. Raises as `reading` does."""
+def provenance(path: Path, *, is_built: bool = False) -> Provenance:
+    """Read it. Raises as `reading` does.
+
+    Args:
+        path: The file.
+        is_built: It is for `build` to write: another program's file in its place is none of it.
+    """
     with reading(path) as (connection, table):
+        if is_built:
+            require_built(connection, path)
         own = stored_meta(connection, table)
         sql = "SELECT device FROM helix_crawl_sessions GROUP BY device ORDER BY min(id)"
         devices = [str(device) for (device,) in connection.execute(sql)] if table.has_own else []
@@ -161,7 +168,7 @@ def shortfall(folder: Path) -> str | None:
 
 def _state(path: Path) -> str:
     try:
-        is_done = salvage(path).is_complete and provenance(path).is_ingested
+        is_done = salvage(path, is_built=True).is_complete and provenance(path).is_ingested
     except StoreError:
         return UNREADABLE
     return DONE if is_done else BEGUN
