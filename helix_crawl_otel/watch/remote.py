@@ -6,12 +6,12 @@ Source: DESIGN.md, sections 3.4, 6 and 7.
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 
 from helix_crawl_otel.actions import PauseRequested
+from helix_crawl_otel.config import environment
 from helix_crawl_otel.exit_codes import DEMOTED
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.client import Link
@@ -169,7 +169,7 @@ class RemoteBackend(Backend):
         """
         if self._link.demoted_shard is not None:
             return "cpu"
-        return device if is_said or self._memory is not None or may_have_card(os.environ) else UNKNOWN_DEVICE
+        return device if is_said or self._memory is not None or may_have_card(environment()) else UNKNOWN_DEVICE
 
     def admit(self, shard: str) -> None:
         """A driver begins a shard.
