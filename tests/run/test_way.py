@@ -7,7 +7,7 @@ import pytest
 from tests.run.way import files, measured
 
 MOST_FUNCTIONS, MOST_FILES = 290, 44
-"""248 in 41 when this was written, and some more where a tick or a report of memory falls into it. The goal is 200 in 35."""
+"""248 in 41 when this was written, some more where a tick or a report of memory falls in; the goal is 200 in 35."""
 
 
 @pytest.mark.slow
