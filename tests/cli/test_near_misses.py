@@ -31,7 +31,7 @@ def test_the_command_alone_prints_its_help(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("bild", "build"), ("verifi", "verify"), ("quer", "query"), ("Simulate", "simulate")]
+    ("typed", "meant"), [("bild", "build"), ("ver-ify", "verify"), ("quer", "query"), ("Simulate", "simulate")]
 )
 def test_a_near_miss_of_a_command_says_which_was_meant(
     typed: str, meant: str, capsys: pytest.CaptureFixture[str]
