@@ -18,7 +18,7 @@ from typing import Protocol
 
 from helix_crawl_otel.formats import MIB
 
-__all__ = ["RISE_BYTES", "STALE_SECONDS", "MemoryTrack", "Peaks", "Reading", "Shared", "SharedFloor"]
+__all__ = ["RISE_BYTES", "STALE_SECONDS", "AnyReading", "MemoryTrack", "Peaks", "Shared", "SharedFloor"]
 
 STALE_SECONDS = 60.0
 """With no reading since the batch began, the last one counts for so long."""
@@ -31,7 +31,7 @@ RISE_BYTES = 512 * MIB
 a batch of BGE-M3 alone takes gigabytes."""
 
 
-class Reading(Protocol):
+class AnyReading(Protocol):
     """What counts of a `MemoryReading`, or of a timeline's line of one."""
 
     @property
@@ -100,7 +100,7 @@ class MemoryTrack(Peaks):
     shared: Peaks = field(default_factory=Peaks)
     other_shared: Peaks = field(default_factory=Peaks)
 
-    def add(self, t: float, reading: Reading) -> None:
+    def add(self, t: float, reading: AnyReading) -> None:
         """Take a reading of time `t`, in seconds, not before the previous one. What is unknown in it adds nothing."""
         self.put(t, reading.fraction)
         if reading.shared_bytes is not None:
