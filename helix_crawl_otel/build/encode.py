@@ -56,7 +56,7 @@ FIRST_ON_CPU = 4
 goes."""
 
 MOST_PROBLEMS = 100
-"""Sources that cannot be read which are named one by one."""
+"""Sources that cannot be read, are left out or are read otherwise which are named one by one."""
 
 PAGE = 16
 """Batches of pending genes read at once."""
@@ -141,13 +141,16 @@ def _ingest(
     done = ingest(store, plan, rule, prune=assignment.prune, progress=progress, should_stop=pausing)
     if done.stopped:
         raise PauseRequested(None)
+    left_out = [(source, note.kind, note.reason) for source, note in done.notes.items() if note.reason]
     report(
         messages.IngestEnd(
             assignment.shard,
             sources=done.sources,
             added=done.added_genes,
             removed=done.removed_genes,
-            skipped=len(done.skipped),
+            skipped=len(left_out),
+            left_out=left_out[:MOST_PROBLEMS],
+            read_as=[(source, note.kind) for source, note in done.notes.items() if not note.reason][:MOST_PROBLEMS],
             problems=done.problems[:MOST_PROBLEMS],
             problem_count=len(done.problems),
         )
@@ -435,4 +438,5 @@ class _Session:
         self._store.quarantine(gene_id, reason)
         self._pending = max(0, self._pending - 1)
         watchdog.error("gene %s of shard %s is quarantined: %s", gene_id, self._shard.name, reason)
-        self._report(messages.QuarantineGene(self._shard.name, gene_id, reason))
+        source, begins = self._store.place_of(gene_id)
+        self._report(messages.QuarantineGene(self._shard.name, str(gene_id), source, begins, reason))

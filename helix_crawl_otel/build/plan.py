@@ -15,6 +15,7 @@ from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_model, settle_sources
 from helix_crawl_otel.corpus.cut import ChunkRule
+from helix_crawl_otel.corpus.decode import taking_rule
 from helix_crawl_otel.corpus.tree import ShardPlan, fingerprint, plan_shards
 from helix_crawl_otel.encoders.load import is_of
 from helix_crawl_otel.formats import count
@@ -214,7 +215,7 @@ def _plan_shard(
             unchanged = (
                 rule is not None
                 and not (is_old and options.reencode)
-                and found.fingerprint == fingerprint(plan, rule.fingerprint)
+                and found.fingerprint == fingerprint(plan, taking_rule(rule.fingerprint))
             )
             if unchanged and not prune and _is_done(found, options, planned.model):
                 planned.skip(path, found)
