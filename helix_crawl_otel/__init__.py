@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from helix_crawl_otel._version import __version__
     from helix_crawl_otel.actions import ActionQueue, PauseRequested
     from helix_crawl_otel.config import CrawlConfig
+    from helix_crawl_otel.encoders.base import ModelError
     from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
     from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
+    from helix_crawl_otel.search.index import Index, Match, query
+    from helix_crawl_otel.search.place import SourceState
+    from helix_crawl_otel.shards.errors import StoreError
     from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 
 _HOMES = {
@@ -21,13 +25,19 @@ _HOMES = {
     "ActionQueue": "actions",
     "CrawlConfig": "config",
     "CrawlWatch": "watch.crawl_watch",
+    "Index": "search.index",
+    "Match": "search.index",
     "MemoryReading": "policy.model",
     "MetricsEndpoint": "otel.endpoint",
+    "ModelError": "encoders.base",
     "Outcome": "policy.model",
     "PauseRequested": "actions",
     "ShardStatus": "policy.model",
+    "SourceState": "search.place",
+    "StoreError": "shards.errors",
     "Verdict": "policy.model",
     "__version__": "_version",
+    "query": "search.index",
     "serve_metrics": "otel.endpoint",
 }
 
@@ -37,13 +47,19 @@ __all__ = [
     "ActionQueue",
     "CrawlConfig",
     "CrawlWatch",
+    "Index",
+    "Match",
     "MemoryReading",
     "MetricsEndpoint",
+    "ModelError",
     "Outcome",
     "PauseRequested",
     "ShardStatus",
+    "SourceState",
+    "StoreError",
     "Verdict",
     "__version__",
+    "query",
     "serve_metrics",
 ]
 

@@ -33,6 +33,7 @@ _EPILOG = """\
 examples:
   helix-crawl demo                             build a few of Python's own files with a real model, then look at them
   helix-crawl build ~/notes --out ~/shards     encode a folder of your own; end it whenever you like, start it again
+  helix-crawl status ~/shards                  what runs there, where it stands, or how it ended
   helix-crawl verify ~/shards                  is every gene there?
   helix-crawl query ~/shards "backup key"      the genes nearest to a text
   helix-crawl run -- python my_job.py          supervise a job of your own that uses CrawlWatch
@@ -91,7 +92,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
 
 
 _COMMANDS = (
-    *("demo", "build", "backfill", "run", "verify", "query"),
+    *("demo", "build", "backfill", "run", "status", "verify", "query"),
     *("replay", "simulate", "report", "doctor", "dashboards"),
 )
 """Modules in `commands`, in the order of the help. Each has `register`, which sets `func`: it takes the parsed

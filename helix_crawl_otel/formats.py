@@ -18,6 +18,7 @@ __all__ = [
     "clock",
     "count",
     "duration",
+    "fitted",
     "genes",
     "gib",
     "gib_number",
@@ -157,6 +158,27 @@ def printable(text: str) -> str:
     if not shown.isprintable():
         shown = "".join(c if c.isprintable() else " " if category(c) == "Zs" else ascii(c)[1:-1] for c in shown)
     return shown if len(text) <= MOST_LETTERS else f"{shown}... ({len(text):,} characters)"
+
+
+def fitted(text: str, columns: int, *, keeps_end: bool = False) -> str:
+    """A printable text in so many columns of a terminal, with … for what is cut off. A wide letter takes two.
+
+    Args:
+        text: One line.
+        columns: Of the terminal; at least one is used.
+        keeps_end: Cut off the beginning: of a path the end says more.
+    """
+    from rich.cells import cell_len  # where nothing is shown it is not loaded
+
+    if cell_len(text) <= columns:
+        return text
+    kept, left = [], columns - 1
+    for letter in reversed(text) if keeps_end else text:
+        left -= cell_len(letter)
+        if left < 0:
+            break
+        kept.append(letter)
+    return "…" + "".join(reversed(kept)) if keeps_end else "".join(kept).rstrip() + "…"
 
 
 def printable_lines(text: str) -> str:

@@ -39,7 +39,7 @@ from helix_crawl_otel.shards.inspect import (
     stored_identity,
 )
 
-__all__ = ["BuildPlan", "plan_backfill", "plan_build", "shard_of"]
+__all__ = ["BuildPlan", "name_in_folder", "plan_backfill", "plan_build", "shard_of"]
 
 SUFFIX = ".db"
 
@@ -243,7 +243,7 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     """Existing shards.
 
     Args:
-        paths: Their files, each once and absolute; the folder of the first keeps the state.
+        paths: Their files, each once and absolute.
         options: Of the command.
         notes: What should be said of them.
 
@@ -256,7 +256,7 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     model, said = _model(options, paths, begun.pop() if len(begun) == 1 else None, place)
     planned = BuildPlan(model, notes=[*notes, *said])
     for path in paths:
-        name = shard_of(path, paths[0].parent)
+        name = shard_of(path, is_alone=len(folders) == 1)
         try:
             found = salvage(path, options.lock_seconds)
         except ShardCorrupt as error:
@@ -292,15 +292,19 @@ def _is_done(found: Salvage, options: EncodeOptions, model: str) -> bool:
     return is_of(found.identity, model)
 
 
-def shard_of(path: Path, home: Path) -> str:
-    """The name of an existing shard, in messages, metrics and the ladder's state: one file, one name.
+def name_in_folder(path: Path) -> str:
+    """The name of a shard among those of its folder, by which its rung and its baseline are kept there: its file's."""
+    if path.suffix == SUFFIX:
+        return path.stem
+    return f"./{path.name}" if path.with_name(path.name + SUFFIX).exists() else path.name
 
-    It depends on nothing but the two: whatever else a command names, a shard finds its own rung and baseline again.
+
+def shard_of(path: Path, *, is_alone: bool) -> str:
+    """The name of an existing shard in messages and metrics: one file, one name, whichever is named first.
 
     Args:
         path: Its file, absolute.
-        home: The folder that keeps the state. There a name is the file's, as it is in what `build` has made there.
+        is_alone: All shards of the run are in its folder. Then the name is the file's, else it tells the folder too.
     """
-    name = path.stem if path.suffix == SUFFIX else path.name
-    is_plain = path.suffix == SUFFIX or not path.with_name(path.name + SUFFIX).exists()
-    return name if path.parent == home and is_plain else path.with_name(name if is_plain else path.name).as_posix()
+    name = name_in_folder(path)
+    return name if is_alone else f"{path.parent.as_posix()}/{name}"

@@ -21,7 +21,7 @@ from helix_crawl_otel.build.devices import (
 )
 from helix_crawl_otel.build.job import BuildJob
 from helix_crawl_otel.build.options import EncodeOptions
-from helix_crawl_otel.build.plan import BuildPlan
+from helix_crawl_otel.build.plan import BuildPlan, name_in_folder
 from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.output import StandardOutput
@@ -57,7 +57,7 @@ def run_build(
 
     Args:
         command: As it was typed.
-        folders: Of the shards; each is locked, and the first keeps timeline, state and logs.
+        folders: Of the shards; each is locked and keeps the ladders of its own, the first keeps timeline and logs.
         options: Of the command.
         make_plan: Finds out what there is to do; called once the folders are locked.
         next_steps: What to type when all is done, and when it was paused.
@@ -74,13 +74,14 @@ def run_build(
         OSError: A folder cannot be written.
     """
     if options.model is not None:
-        check_model(options.model)
+        # Where nothing is there yet, nothing is complete without the model, and nothing is made for one that is not.
+        (check_model if folders[0].exists() else find_model)(options.model)
     faults = options.parsed_faults()
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.common.as_json))
         notice = stack.enter_context(Notice(options.common.notify))
         for folder in sorted(set(folders)):
-            stack.enter_context(FolderLock(folder / STATE_FOLDER, command))
+            stack.enter_context(FolderLock(folder / STATE_FOLDER, command, folders[0] / STATE_FOLDER))
         planned = make_plan()
         if planned.works:
             find_model(planned.model)
@@ -97,9 +98,10 @@ def run_build(
             keeps_logs=True,
             is_modelled=has_card(faults),
             clock_rate=clock_rate(faults),
+            places={work.assignment.shard: _place(Path(work.assignment.path)) for work in planned.works},
         )
         session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
-        console.start(session.clock)
+        console.start(session.clock, session.folder)
         _announce(console, session, command, folders[0], options, devices, planned)
         job = BuildJob(
             planned.works,
@@ -119,6 +121,10 @@ def run_build(
         console.end(summary)
         standard_output.hurries = summary.exit_code == INTERRUPTED
     return summary.exit_code
+
+
+def _place(path: Path) -> tuple[Path, str]:
+    return path.parent / STATE_FOLDER, name_in_folder(path)
 
 
 def _devices(options: EncodeOptions, model: str) -> DevicePlan:

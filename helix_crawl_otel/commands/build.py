@@ -19,16 +19,18 @@ _DESCRIPTION = """\
 Cuts the tree SRC into shards (a top-level folder each, and one for the loose files), its text into passages, and
 encodes every passage, supervised: a card that crawls is noticed while it happens, its cache is released, its worker
 replaced, the shard finished on the CPU. It can be ended at any moment, and the same command goes on where it was.
-Sources that changed are taken in again; what is complete is skipped without loading a model.
+Sources that changed are taken in again; what is complete is skipped without loading a model. DIR remembers what it was
+built of and with which model: another one is refused, and a model that is not named is the one that was.
 
 Left out of SRC: names that begin with a dot, __pycache__, node_modules, the output folder, links to folders, and files
 that are no text (UTF-8, or UTF-16 with a mark); the last are counted. No .gitignore is read."""
 
 _EPILOG = """\
 examples:
-  helix-crawl build ~/notes --out ~/notes.shards              every file that is text, on the device that suits
+  helix-crawl build ~/notes                                   every file that is text, into ~/notes.shards
   helix-crawl build ~/notes --out ~/notes.shards --device cuda --model BAAI/bge-m3
   helix-crawl build ~/notes --out ~/notes.shards --prune      and remove what is no longer there
+  helix-crawl build ~/notes ~/work --out ~/all.shards         several sources in one index
   helix-crawl verify ~/notes.shards                           is every gene there?
 
 exit codes: 0 done; 1 done, but shards, genes or sources failed; 2 wrong usage, or the folder is in use; 75 paused, the
@@ -68,7 +70,8 @@ def _command(args: argparse.Namespace) -> int:
     if args.out is not None:
         return build(args, sources, typed_folder(args.out, "--out"))
     if len(sources) > 1 or not sources[0].name:
-        raise ConfigError("--out is not given; accepted: a folder for the shards of these sources")
+        what = "of several SRC" if len(sources) > 1 else f"of {sources[0]}, which has no name"
+        raise ConfigError(f"--out is not given; accepted: with the shards {what}, a folder for them")
     return build(args, sources, typed_folder(f"{sources[0]}.shards", "--out"))
 
 
@@ -77,11 +80,15 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
     from helix_crawl_otel.build.plan import plan_build
     from helix_crawl_otel.build.resume import absolute_model, same_place
     from helix_crawl_otel.build.run import run_build
+    from helix_crawl_otel.corpus.tree import plan_shards
 
     options = read_encode_options(args)
     sources, out = [_absolute(source) for source in sources], out.absolute()
     if out.is_file() or any(same_place(out, source) for source in sources):
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
+    if not out.exists():
+        for source in sources:
+            plan_shards(source, out)  # nothing is made for a tree that is not there
     command = typed_command()
     done = shown_command(["helix-crawl", "verify", str(out)])
     words = typed_options(args, but=("--out", "--moved", "--model"))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable, Collection
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from helix_crawl_otel.formats import printable, shown_command, without_secrets
+from helix_crawl_otel.formats import fitted, printable, shown_command, without_secrets
 from helix_crawl_otel.paths import STATE_FOLDER, typed_path
 from helix_crawl_otel.timeline import TimelineError, TimelineReader, read_timeline
 
@@ -85,7 +86,10 @@ def say_json(content: object, indent: int | None = None, default: Callable[[Any]
 def say_over(text: str) -> None:
     """Show what goes on, in one line that is written over, where somebody watches standard error; empty at its end."""
     if sys.stderr is not None and sys.stderr.isatty():
-        print(f"\r{printable(text):<70}{'' if text else chr(13)}", end="", file=sys.stderr, flush=True)
+        width = shutil.get_terminal_size().columns - 1  # a line that goes on below could not be written over
+        shown = fitted(printable(text), width)
+        blanks = " " * (min(70, width) - len(shown))  # over what was longer
+        print(f"\r{shown}{blanks}{'' if text else chr(13)}", end="", file=sys.stderr, flush=True)
 
 
 # -- the command line, and the timeline -----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from helix_crawl_otel.commands import build, query, verify
 from helix_crawl_otel.commands.common import Commands, add_command, say
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder
+from helix_crawl_otel.search import index
 
 __all__ = ["default_folder", "register"]
 
@@ -53,7 +54,7 @@ def _command(args: argparse.Namespace) -> int:
     say("", "Is the build any good? The genes nearest to a question, best first:")
     say(shown_command(["helix-crawl", "query", str(out / "shards"), QUESTION]))
     model = None if args.model in (None, "minilm", "hashing") else args.model
-    query.show(query.query(out / "shards", QUESTION, 3, model))
+    query.show(index.query(out / "shards", QUESTION, 3, model=model))
     say("", "Now your own files: helix-crawl build FOLDER --out DIR")
     say(f"The demo lies in {out}; delete it when you are done with it.")
     return code

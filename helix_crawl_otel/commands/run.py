@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 from helix_crawl_otel.commands.common import Commands, add_command, typed_command
 from helix_crawl_otel.config import ConfigError, option_or_knob
 from helix_crawl_otel.console.options import add_common_options, read_common_options
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED
-from helix_crawl_otel.paths import typed_path
+from helix_crawl_otel.paths import job_folder, typed_path
 from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
 from helix_crawl_otel.probes.cards import describe
 from helix_crawl_otel.probes.device import parse_device
@@ -22,6 +23,8 @@ from helix_crawl_otel.supervise.lock import FolderLock
 __all__ = ["register"]
 
 DEVICE = "BGEM3_DEVICE"
+
+MOST_GENES = 10**15
 
 _DESCRIPTION = """\
 Runs a job of your own that uses CrawlWatch, and supervises it: the policy, the metrics and the timeline live out
@@ -55,6 +58,12 @@ def register(commands: Commands) -> None:
         metavar="DIR",
         help="where timeline, ladder state and lock are kept (default .helix-crawl in this folder)",
     )
+    parser.add_argument(
+        "--total",
+        type=int,
+        metavar="N",
+        help="genes that the job encodes in all, those of earlier runs included: for progress and the time to go",
+    )
     add_common_options(parser, (DEVICE,))
     faults = parser.add_argument_group("fault injection", "for tests and demonstrations, never for a real job")
     faults.add_argument(
@@ -71,6 +80,16 @@ def _likely_device(environ: Mapping[str, str]) -> str:
     return "cuda:0" if describe(environ).visible else UNKNOWN_DEVICE
 
 
+def _encoded_before(folder: Path, total: int) -> int:
+    """Genes that runs before this one have encoded, of a job that they have not brought to its end."""
+    from helix_crawl_otel.console.run_record import read_record
+
+    before = read_record(folder)
+    if before is None or before.expected != total or (before.end is not None and before.end.exit_code == DONE):
+        return 0
+    return min(total, before.standing.vectors)
+
+
 def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.console.console import Console
     from helix_crawl_otel.console.notify import Notice
@@ -81,6 +100,8 @@ def _command(args: argparse.Namespace) -> int:
     command = job_command(args.command)
     if not 0 < args.clock_rate <= 10_000:
         raise ConfigError(f"--clock-rate is {args.clock_rate!r}; accepted: a number > 0 and <= 10000")
+    if args.total is not None and not 0 < args.total < MOST_GENES:
+        raise ConfigError(f"--total is {args.total}; accepted: a number of genes, 1 or more")
     asked = str(option_or_knob(DEVICE, options.knobs, options.environ))
     device = str(parse_device(asked)) if asked != "auto" else _likely_device(options.environ)
     environ = {**options.environ, **command.added, **({DEVICE: asked} if DEVICE in options.knobs else {})}
@@ -90,6 +111,7 @@ def _command(args: argparse.Namespace) -> int:
         standard_output = stack.enter_context(StandardOutput(options.as_json))
         notice = stack.enter_context(Notice(options.notify))
         stack.enter_context(FolderLock(folder, typed))
+        vectors = 0 if args.total is None else _encoded_before(folder, args.total)
         console = stack.enter_context(Console(options, standard_output.shown, notice))
         run_options = RunOptions(
             config=options.config,
@@ -100,10 +122,17 @@ def _command(args: argparse.Namespace) -> int:
             keeps_logs=False,
             clock_rate=args.clock_rate,
         )
-        session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
-        console.start(session.clock)
+
+        def emit(event: events.Event) -> None:
+            console.emit(event)
+            if args.total is not None and isinstance(event, (events.RunStarted, events.Committed)):
+                session.pipeline.set_pending_in_all(console.progress.left)
+
+        session = stack.enter_context(Session(run_options, console.provider, emit, console.refresh))
+        console.start(session.clock, session.folder)
         why = "until its driver says otherwise" if asked == "auto" else "as asked for"
-        console.emit(events.RunStarted(session.clock(), typed, str(folder), command.name, (device,), why, 0, 0))
+        counts = 0, 0, vectors, args.total
+        emit(events.RunStarted(session.clock(), typed, str(job_folder(folder)), command.name, (device,), why, *counts))
         run, code = session.supervise(RunJob(command.argv, environ))
         summary = Summary(
             exit_code=FAILED if code == DONE and run.failures else code,

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from helix_crawl_otel import exit_codes
 from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over
-from helix_crawl_otel.exit_codes import DONE, FAILED
 from helix_crawl_otel.formats import count, printable
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shards.accounts import Accounts, account, combine
-from helix_crawl_otel.shards.errors import StoreError
-from helix_crawl_otel.shards.inspect import find_shards
+from helix_crawl_otel.shards.errors import StoreError, shown_identity
+from helix_crawl_otel.shards.inspect import find_shards, names_by_file
+from helix_crawl_otel.shards.standing import (
+    BEGUN,
+    DONE,
+    NOT_BEGUN,
+    UNREADABLE,
+    FolderStanding,
+    Provenance,
+    provenance,
+)
 
 __all__ = ["register", "verify"]
 
 _DESCRIPTION = """\
-Counts every gene of the shards, each in exactly one class, and makes a digest of all ids, contents and vectors. Exits
-with 1 if a vector is missing or of the wrong length, a gene is quarantined, or a shard cannot be read."""
+Counts every gene of the shards, each in exactly one class, and makes a digest of all ids, contents and vectors. Of a
+folder that `build` has made it says which of the planned shards are done, and the command that goes on. Exits with 1 if
+a planned shard is not done, a vector is missing or of the wrong length, a gene is quarantined, a shard cannot be read,
+or a folder holds vectors of several encoders."""
 
 _EPILOG = """\
 genes = vectors + missing + wrong length + not encodable + quarantined. Two builds of the same tree with the same
@@ -49,30 +63,166 @@ def verify(paths: list[Path], *, as_json: bool) -> int:
     Raises:
         NoShards: A path is not there, or holds none.
     """
-    shards, notes = find_shards(paths)
+    folders = _Folders([path for path in paths if path.is_dir()])
+    shards, notes = find_shards(paths, [one.folder for one in folders.given if one.states])
     for note in notes:
         say(f"helix-crawl: {note}", to_stderr=True)
-    counted: list[tuple[str, Accounts]] = []
-    unreadable = 0
+    rows = [_Row(path, name, NOT_BEGUN) for one in folders.given for name, path in one.not_begun]
+    missing = {row.path for row in rows}
+    planned = sum(len(one.states) for one in folders.given)
     for path in shards:
-        name = path.name
-        try:
-            counted.append((name, account(path, lambda genes, name=name: say_over(f"{name}: {genes:,} genes"))))  # type: ignore[misc]  # bound early
-        except StoreError as error:
-            unreadable += 1
-            say_over("")
-            say(f"helix-crawl: error: {error}", to_stderr=True)
+        if path not in missing:
+            standing = folders.of(path.parent)
+            row = _look_at(path, standing.name_of(path) or path.stem)
+            rows.append(row)
+            if standing in folders.given and row.name in standing.states:
+                standing.states[row.name] = row.state
+            else:
+                planned += 1
     say_over("")
-    total = combine(counted)
+    rows.sort(key=lambda row: row.path)
+    total = combine([(row.path.name, row.accounts) for row in rows if row.accounts is not None])
+    encoders = _encoders(rows)
     if as_json:
-        say_json(total.to_json())  # what cannot be read is on standard error, and in the exit code
+        counts = {"shards": total.shards, "shards_planned": planned, **total.to_json()}
+        digest, by_shard = counts.pop("digest"), [row.to_json() for row in rows]
+        say_json({**counts, "encoders": encoders, "digest": digest, "by_shard": by_shard})
     else:
-        _print_table(counted, total, unreadable)
-    return DONE if total.is_whole and not unreadable else FAILED
+        _print_table(rows, total)
+        _print_encoders(encoders)
+        _print_verdict(rows, total)
+    is_complete, is_mixed = _tell_standing(folders.given, as_json=as_json), _tell_mixed(rows, folders, as_json=as_json)
+    is_whole = total.is_whole and is_complete and not is_mixed and all(row.state == DONE for row in rows)
+    if is_whole and not as_json:
+        say("every gene that can have a vector has one")
+    return exit_codes.DONE if is_whole else exit_codes.FAILED
 
 
-def _print_table(counted: list[tuple[str, Accounts]], total: Accounts, unreadable: int) -> None:
+class _Folders:
+    """Where the folders of a command stand, each once under whatever names it is given."""
+
+    def __init__(self, given: Sequence[Path]) -> None:
+        self.given = [FolderStanding.of(same[0]) for same in names_by_file(given)]
+        self._known = {one.folder: one for one in self.given}
+
+    def of(self, folder: Path) -> FolderStanding:
+        """That of a shard's folder, which need not be among them."""
+        if folder not in self._known:
+            same = (one for one in self.given if len(names_by_file([one.folder, folder])) == 1)
+            self._known[folder] = next(same, None) or FolderStanding.of(folder)
+        return self._known[folder]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One shard.
+
+    Args:
+        path: Its file.
+        name: As its build has it.
+        state: See `standing`.
+        accounts: Of its genes, where it is there and can be read.
+        made: Who has encoded it.
+        reason: Why it cannot be read.
+    """
+
+    path: Path
+    name: str
+    state: str
+    accounts: Accounts | None = None
+    made: Provenance | None = None
+    reason: str = ""
+
+    @property
+    def vectors(self) -> int:
+        """How many it holds."""
+        return self.accounts.vectors if self.accounts else 0
+
+    def to_json(self) -> dict[str, object]:
+        """For `by_shard`."""
+        counts = (self.accounts or combine([])).to_json()
+        del counts["shards"]
+        return {
+            "name": self.name,
+            "file": self.path.name,
+            "state": self.state,
+            **counts,
+            "encoder": self.made.encoder if self.made else None,
+            "devices": list(self.made.devices) if self.made else [],
+            **({"reason": self.reason} if self.reason else {}),
+        }
+
+
+def _look_at(path: Path, name: str) -> _Row:
+    def tell(genes: int) -> None:
+        say_over(f"{path.name}: {genes:,} genes")
+
+    try:
+        accounts, made = account(path, tell), provenance(path)
+    except StoreError as error:
+        say_over("")
+        say(f"helix-crawl: error: {error}", to_stderr=True)
+        return _Row(path, name, UNREADABLE, reason=str(error))
+    is_done = made.is_ingested and not accounts.missing and not accounts.wrong_length
+    return _Row(path, name, DONE if is_done else BEGUN, accounts, made)
+
+
+def _encoders(rows: Sequence[_Row]) -> list[dict[str, Any]]:
+    """Each encoder whose vectors there are, with how many, in how many shards, and on which devices."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        if row.made is None or not row.vectors:
+            continue
+        one = next((one for one in found if one["encoder"] == row.made.encoder), None)
+        if one is None:
+            one = {"encoder": row.made.encoder, "shards": 0, "vectors": 0, "devices": {}}
+            found.append(one)
+        one["shards"] += 1
+        one["vectors"] += row.vectors
+        for device in row.made.devices:
+            one["devices"][device] = one["devices"].get(device, 0) + 1
+    return found
+
+
+def _print_encoders(encoders: Sequence[Mapping[str, Any]]) -> None:
+    for one in encoders:
+        name = shown_identity(one["encoder"]) if one["encoder"] else "not known"
+        on = ", ".join(f"{device} ({count(number, 'shard')})" for device, number in one["devices"].items())
+        where = f", made on {on}" if on else ""
+        say(f"encoder {name}: {count(one['vectors'], 'vector')} in {count(one['shards'], 'shard')}{where}")
+
+
+def _tell_standing(standings: Sequence[FolderStanding], *, as_json: bool) -> bool:
+    """Say what is not done of what was planned, and how to go on. Returns whether all of it is."""
+    for standing in standings:
+        if standing.trouble:
+            say(f"helix-crawl: error: {standing.trouble}", to_stderr=True)
+        elif not standing.is_complete:
+            text = f"not whole: {standing.folder}: {standing.sentence()}"
+            say(text, f"to go on: {standing.way_on()}", to_stderr=as_json)
+        elif standing.states and not as_json:
+            say(standing.sentence())
+    return all(standing.is_complete for standing in standings)
+
+
+def _tell_mixed(rows: Sequence[_Row], folders: _Folders, *, as_json: bool) -> bool:
+    """Say which folders hold vectors of several encoders. Returns whether any does."""
+    is_mixed = False
+    for folder in dict.fromkeys(row.path.parent for row in rows):
+        those = _encoders([row for row in rows if row.path.parent == folder and row.made and row.made.encoder])
+        if len(those) > 1:
+            is_mixed = True
+            shown = [f"{shown_identity(one['encoder'])} in {count(one['shards'], 'shard')}" for one in those]
+            lines = [f"mixed: {folder} holds vectors of {' and '.join(shown)}, which cannot be compared"]
+            if way := folders.of(folder).way_on(["--reencode"]):
+                lines.append(f"to have one alone: {way}")
+            say(*lines, to_stderr=as_json)
+    return is_mixed
+
+
+def _print_table(shards: Sequence[_Row], total: Accounts) -> None:
     rows = [("shard", *(column.replace("_", " ") for column in _COLUMNS))]
+    counted = [(row.path.name, row.accounts) for row in shards if row.accounts is not None]
     rows += [(printable(name), *(f"{getattr(one, column):,}" for column in _COLUMNS)) for name, one in counted]
     rows.append((count(total.shards, "shard"), *(f"{getattr(total, column):,}" for column in _COLUMNS)))
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
@@ -80,10 +230,11 @@ def _print_table(counted: list[tuple[str, Accounts]], total: Accounts, unreadabl
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         say("  ".join(cells))
     say(f"digest {total.digest}")
-    if unreadable:
+
+
+def _print_verdict(shards: Sequence[_Row], total: Accounts) -> None:
+    if unreadable := sum(row.state == UNREADABLE for row in shards):
         verb = "is" if unreadable == 1 else "are"
         say(f"not whole: {count(unreadable, 'shard')} that cannot be read {verb} not counted")
-    elif total.is_whole:
-        say("every gene that can have a vector has one")
-    else:
+    elif not total.is_whole:
         say("not whole: see missing, wrong length, quarantined")

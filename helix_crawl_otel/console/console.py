@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
 
 from opentelemetry.metrics import MeterProvider
@@ -14,6 +15,7 @@ from opentelemetry.metrics import MeterProvider
 from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.options import CommonOptions
 from helix_crawl_otel.console.output import OutputThread
+from helix_crawl_otel.console.run_record import RunRecorder
 from helix_crawl_otel.console.screen import Display, JsonDisplay, PlainDisplay
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.exit_codes import FAILED, INTERRUPTED
@@ -47,6 +49,7 @@ class Console:
         self._clock: Callable[[], float] = time.monotonic
         self._started = time.monotonic()
         self._summary: Summary | None = None
+        self._recorder: RunRecorder | None = None
 
     def __enter__(self) -> Console:
         options = self._options
@@ -72,16 +75,22 @@ class Console:
             self._display.close()
             code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
             summary = Summary(code, self.seconds(), self.progress.encoded, reason=str(error or ""))
+        if self._recorder is not None:
+            self._recorder.close(summary)
         self._stack.close()
         self._notice.summary = summary.to_json()
 
-    def start(self, clock: Callable[[], float]) -> None:
-        """The run's clock is known: show what had to wait for it."""
+    def start(self, clock: Callable[[], float], folder: Path) -> None:
+        """The run's clock is known, and the folder in which it is told of: show what had to wait for it."""
         self._clock = clock
+        began = time.time()
+        self._recorder = RunRecorder(folder, lambda end: self._display.record(began, clock(), end))
 
     def emit(self, event: events.Event) -> None:
         """Show an event; the first is the start of the run, and what had to wait for it follows."""
         self._display.emit(event)
+        if self._recorder is not None and isinstance(event, events.RunStarted):
+            self._recorder.start()
         while self._early:
             self._display.emit(self._early.pop(0)(event.t))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from helix_crawl_otel.formats import gib, shard_name
+from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
 from helix_crawl_otel.supervise import events
 
 __all__ = ["Activity", "Progress", "ShardProgress"]
@@ -192,6 +193,8 @@ class Progress:
         self.paused.discard(event.shard)
         if before is None:
             self.vectors += event.vectors
+        if self.run is not None and self.run.devices == (UNKNOWN_DEVICE,):
+            self.run = replace(self.run, devices=(event.device,))
         self._check_estimate(event.shard, event.pending)
         self.running[event.shard] = ShardProgress(event.slot, event.device, total, done)
         if before is not None:
@@ -263,6 +266,19 @@ class Progress:
         is_same = before is not None and goes_on is not None and before.text.startswith(goes_on)
         self.activities[slot] = Activity(text, before.since if before and is_same else t)
 
+    def counts(self) -> dict[str, int]:
+        """Shards in each state, all of them first; empty where nobody knows how many there are."""
+        if not self.shards:
+            return {}
+        paused = len(self.paused) + len(self.waiting)  # of a shard that is counted there is a file
+        known = {
+            "done": self.ended - len(self.failed),
+            "running": len(self.running),
+            "paused": paused,
+            "failed": len(self.failed),
+        }
+        return {"planned": self.shards, **known, "not_begun": max(0, self.shards - sum(known.values()))}
+
     def rate(self, now: float) -> float | None:
         """Genes a second over the last minute or the last few batches, all workers together; `None` before that.
 
@@ -270,17 +286,24 @@ class Progress:
         """
         if len(self._commits) < 2:
             return None
-        late = {name: most for name, shard in self.running.items() if (most := shard.rate_of_batch(now)) is not None}
-        if late:
-            return sum(late.get(name, shard.rate or 0.0) for name, shard in self.running.items())
+        if self.is_late(now):
+            rates = ((shard.rate_of_batch(now), shard.rate) for shard in self.running.values())
+            return sum(most if most is not None else usual or 0.0 for most, usual in rates)
         seconds = now - self._commits[0][0]
         return sum(genes for _, genes in self._commits[1:]) / seconds if seconds > 0 else None
+
+    def is_late(self, now: float) -> bool:
+        """Whether a batch takes longer than its share: then the rate is the most, and the time to go the least."""
+        return any(shard.rate_of_batch(now) is not None for shard in self.running.values())
 
     @property
     def left(self) -> int:
         """Genes that still lack a vector, those of shards that are not begun included: as far as they have been counted
-        or estimated. Estimates are put right by what the shards before them came to.
+        or estimated. Estimates are put right by what the shards before them came to. Of a driver of the user's own it
+        is what its user has said that there is, less what is done.
         """
+        if self._expected is not None:
+            return max(0, self._expected - self.vectors - self.encoded)
         known = sum(shard.left for shard in self.running.values()) + sum(self.waiting.values())
         # One that is a few genes long tells nothing of the others.
         ratio = self._found / self._guessed if self._guessed >= LEAST_GUESSED else 1.0
@@ -289,6 +312,8 @@ class Progress:
     @property
     def share(self) -> float | None:
         """How much of this run is done, 0 to 1, what is not begun included. `None` while nobody knows how much is."""
+        if self._expected is not None:
+            return min(1.0, (self.vectors + self.encoded) / self._expected)
         if self._is_blind or not self.shards or not self.is_all_known:
             return None
         return self.encoded / (self.encoded + self.left) if self.left else 1.0
@@ -297,7 +322,12 @@ class Progress:
         """Seconds that what is left still needs at the rate of now. `None` while unknown."""
         rate = self.rate(now)
         is_known = not self._is_blind and bool(self.running or self.waiting or self.estimated)
+        is_known = self.left > 0 if self._expected is not None else is_known
         return self.left / rate if rate and is_known else None
+
+    @property
+    def _expected(self) -> int | None:
+        return self.run.expected if self.run is not None else None
 
     @property
     def _is_blind(self) -> bool:

@@ -6,9 +6,11 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from helix_crawl_otel.console.progress import Progress
+from helix_crawl_otel.console.run_record import RunEnd, RunRecord, record_of, standing
 from helix_crawl_otel.console.text import Summary, progress_lines, sentence_of
 from helix_crawl_otel.dates import local_clock, local_time, utc_time
 from helix_crawl_otel.supervise import events
@@ -43,6 +45,11 @@ class Display:
         with self._lock:
             self._refresh(now)
 
+    def record(self, started: float, now: float, end: RunEnd | None) -> RunRecord | None:
+        """What the run tells of itself; see `record_of`."""
+        with self._lock:
+            return record_of(self.progress, now, started, self._now(), end)
+
     def end(self, summary: Summary) -> None:
         """The run is over."""
 
@@ -57,7 +64,7 @@ class Display:
 
 
 class JsonDisplay(Display):
-    """One object a line; one of progress as soon as there is a time to go, and then every half minute.
+    """One object a line; one of progress as soon as there is a time to go, and every half minute.
 
     Args:
         write: Takes whole lines.
@@ -69,6 +76,7 @@ class JsonDisplay(Display):
         self._write = write
         self._since: float | None = None
         self._told_at: float | None = None
+        self._has_told = False
 
     def end(self, summary: Summary) -> None:
         """See `Display`."""
@@ -81,9 +89,12 @@ class JsonDisplay(Display):
     def _refresh(self, now: float) -> None:
         progress = self.progress
         seconds = progress.to_go(now)
-        if seconds is None or (self._told_at is not None and now - self._told_at < PROGRESS_SECONDS):
+        self._told_at = now if self._told_at is None else self._told_at
+        is_first = seconds is not None and not self._has_told
+        if not is_first and (now - self._told_at < PROGRESS_SECONDS or not (progress.running or progress.activities)):
             return
-        self._told_at = now
+        self._told_at, self._has_told = now, True
+        stands = standing(progress, now)
         self._put(
             {
                 "event": "progress",
@@ -93,8 +104,9 @@ class JsonDisplay(Display):
                 "encoded": progress.encoded,
                 "left": progress.left,
                 "is_estimate": bool(progress.estimated) or not progress.is_all_known,
-                "rate": progress.rate(now),
-                "to_go_seconds": round(seconds, 1),
+                "rate": stands.rate,
+                "to_go_seconds": None if seconds is None else round(seconds, 1),
+                "running": [asdict(shard) for shard in stands.running],
             }
         )
 

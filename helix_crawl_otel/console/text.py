@@ -10,10 +10,11 @@ from typing import Any
 
 from helix_crawl_otel.console.progress import LONG_BATCH_SECONDS, Activity, Progress, ShardProgress
 from helix_crawl_otel.formats import count, duration, genes, gib, rate, shard_name, whole_seconds
+from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
 from helix_crawl_otel.shards.inspect import Unread
 from helix_crawl_otel.supervise import events
 
-__all__ = ["Summary", "activity_text", "progress_lines", "progress_text", "sentence_of", "shard_text"]
+__all__ = ["Summary", "activity_text", "places", "progress_lines", "progress_text", "sentence_of", "shard_text"]
 
 MOST_SHARDS = 8
 """Shards that are shown; those beyond are in the total."""
@@ -33,16 +34,19 @@ def sentence_of(event: events.Event) -> str | None:
 def _started(event: events.RunStarted) -> str:
     done = f", {event.complete:,} complete already" if event.complete else ""
     shards = f"{count(event.shards, 'shard')}{done}; " if event.shards else ""
-    return f"{event.command}: {shards}{event.model} on {_places(event.devices)} ({event.why})"
+    return f"{event.command}: {shards}{event.model} on {places(event.devices)} ({event.why})"
 
 
-def _places(devices: Sequence[str]) -> str:
+def places(devices: Sequence[str]) -> str:
     """Such as `cpu`, `2 x cpu` or `cuda:0, cuda:1`."""
+    if list(devices) == [UNKNOWN_DEVICE]:
+        return "an unknown device"
     return ", ".join(name if times == 1 else f"{times} x {name}" for name, times in Counter(devices).items())
 
 
 def _worker(event: events.WorkerStarted) -> str:
-    place = "" if event.slot.partition("#")[0] == event.device else f" on {event.device}"
+    is_told = event.device == UNKNOWN_DEVICE or event.slot.partition("#")[0] == event.device
+    place = "" if is_told else f" on {event.device}"
     why = "" if event.reason == "first" else f" ({event.reason})"
     return f"worker {event.slot} starts{place}, process {event.pid}{why}"
 
@@ -113,13 +117,17 @@ def progress_text(now: float, progress: Progress) -> str:
     least = "at least " if not progress.is_all_known else "about " if progress.estimated else ""
     parts = [f"{progress.ended:,} of {count(progress.shards, 'shard')}"] if progress.shards else []
     is_blind = any(shard.total is None for shard in progress.running.values())
-    if is_blind or not progress.shards or (least and not progress.left):
+    if progress.run is not None and progress.run.expected is not None:
+        done = progress.vectors + progress.encoded
+        parts.append(f"{done:,} of {genes(progress.run.expected)} ({int(100 * (progress.share or 0.0))} %)")
+    elif is_blind or not progress.shards or (least and not progress.left):
         parts.append(genes(progress.encoded))
     else:
         share = "" if progress.share is None else f" ({int(100 * progress.share)} %)"
         parts.append(f"{progress.encoded:,} of {least}{genes(progress.encoded + progress.left)}{share}")
     if (speed := progress.rate(now)) is not None:
-        parts.append(rate(speed))
+        parts.append(f"at most {rate(speed)}" if progress.is_late(now) else rate(speed))
+    least = "at least " if progress.is_late(now) else least
     if (to_go := progress.to_go(now)) is not None:
         parts.append(f"{least}{duration(to_go)} to go")
     return ", ".join(parts)

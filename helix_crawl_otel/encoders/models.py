@@ -368,6 +368,7 @@ def resolve(model: str) -> HubModel:
         try:
             found = Path(hub.hf_hub_download(**wanted, local_files_only=True))
         except utils.LocalEntryNotFoundError:
+            _ask(hub, utils, name, revision)
             found = Path(hub.hf_hub_download(**wanted))
     except utils.LocalEntryNotFoundError:
         raise ModelError(
@@ -392,6 +393,22 @@ def resolve(model: str) -> HubModel:
     except (OSError, ValueError) as error:
         raise ModelError(f"{found} cannot be read: {error}") from None
     return HubModel(name, found.parent.name, cache)
+
+
+def _ask(hub: Any, utils: Any, name: str, revision: str | None) -> None:
+    """Ask the hub for a model, once: a download tries five times, half a minute, where there is no network at all.
+
+    Raises:
+        LocalEntryNotFoundError: The hub cannot be reached.
+        HfHubHTTPError: It has no such model.
+    """
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(name, "modules.json", revision=revision))
+    except utils.HfHubHTTPError as error:
+        if isinstance(error, (utils.RepositoryNotFoundError, utils.RevisionNotFoundError, utils.EntryNotFoundError)):
+            raise
+    except Exception as error:
+        raise utils.LocalEntryNotFoundError(str(error)) from error
 
 
 # -- the MiniLM weights ------------------------------------------------------------------------------------------------

@@ -27,7 +27,9 @@ from helix_crawl_otel.policy.model import Action, Outcome
 __all__ = ["Link", "link_of_this_process"]
 
 
-HELLO_SECONDS = 30.0
+HELLO_SECONDS = 300.0
+"""A supervisor answers at once; on a machine under load 19 it took more than 30 s. The end of its process closes the
+channel, so that only one that hangs is waited for so long."""
 
 UNANSWERED = 20
 """Readings of memory, which may be given up, are, once so many were sent and nothing has been heard: the pipe holds

@@ -25,7 +25,7 @@ from helix_crawl_otel.policy.model import ActionKind, Decision, MemoryReading, S
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.state import DurableText, PolicyState
+from helix_crawl_otel.policy.state import PolicyState
 from helix_crawl_otel.timeline import TimelineWriter
 
 __all__ = ["Pipeline"]
@@ -47,7 +47,8 @@ class Pipeline:
         clock: Seconds, not counting sleep.
         tick_seconds: Length of a tick; the owner calls `tick` about so often.
         state: Of an earlier process, `None` to begin.
-        save_state: Called with the durable state as JSON when it has changed; may raise `OSError`.
+        keep_state: Called with the state when what is kept of it has changed. What it returns is called to write it
+            down, when the policy is free again; may raise `OSError`.
         timeline: Where everything is recorded, `None` for nowhere.
         can_end_worker: Whether the owner ends workers when `on_forced` says so.
         on_forced: Called with each decision that needs the worker ended.
@@ -63,7 +64,7 @@ class Pipeline:
         *,
         tick_seconds: float = TICK_SECONDS,
         state: PolicyState | None = None,
-        save_state: Callable[[str], None] | None = None,
+        keep_state: Callable[[PolicyState], Callable[[], None]] | None = None,
         timeline: TimelineWriter | None = None,
         can_end_worker: bool = False,
         on_forced: Callable[[Decision], None] | None = None,
@@ -71,8 +72,7 @@ class Pipeline:
         self._clock = clock
         self._can_end_worker = can_end_worker
         self._timeline = timeline
-        self._save_state = save_state
-        self._durable = DurableText()
+        self._keep_state = keep_state
         self._saving = threading.Lock()
         self._showing = threading.Lock()  # an older snapshot must not replace a newer one, and stay
         self._unsaved = False  # the last save failed; the next tick tries again
@@ -157,6 +157,10 @@ class Pipeline:
     def set_pending(self, shard: str, genes: int) -> None:
         """So many genes of a shard still lack a vector."""
         self._gauge_state.set_pending(shard, genes)
+
+    def set_pending_in_all(self, genes: int) -> None:
+        """So many genes of a job whose shards nobody has counted."""
+        self._gauge_state.set_pending_in_all(genes)
 
     def set_shards(self, **counts: int) -> None:
         """How many shards are in states that no open shard tells: `pending`, or `done` by earlier runs."""
@@ -292,6 +296,15 @@ class Pipeline:
         now = self._clock()
         return self._feed.ask(lambda policy: policy.status(shard, now))
 
+    def is_demoted(self, shard: str) -> bool:
+        """Whether a shard has to be finished on the CPU, or has been."""
+
+        def found(policy: Policy) -> bool:
+            state = policy.state.shards.get(shard)
+            return state is not None and state.ladder.is_demoted
+
+        return self._feed.ask(found)
+
     def pending_action(self, shard: str) -> ActionKind | None:
         """The remedy that a shard has been asked for and has not come to yet, `None` for none."""
         return self._feed.ask(lambda policy: policy.pending(shard))
@@ -302,11 +315,13 @@ class Pipeline:
 
     def save_state(self) -> None:
         """Write the durable state, if anybody keeps it."""
-        if self._save_state is None:
+        keep = self._keep_state
+        if keep is None:
             return
         with self._saving:
             try:
-                self._save_state(self._feed.ask(lambda policy: self._durable.of(policy.state)))
+                write = self._feed.ask(lambda policy: keep(policy.state))
+                write()
                 self._unsaved = False
             except (OSError, ValueError) as error:
                 self._unsaved = True
@@ -360,7 +375,7 @@ class Pipeline:
         while reason is not None:
             self._exported.ignored(reason)
             reason = self._feed.next_ignored()
-        if self._save_state is not None and self._feed.durable_changed():
+        if self._keep_state is not None and self._feed.durable_changed():
             self.save_state()
         now = self._clock()
         with self._showing:

@@ -73,6 +73,7 @@ class Snapshot:
 
     Args:
         waiting: Genes of shards that are not begun, as far as they were counted or estimated.
+        pending_in_all: Genes of a job whose shards nobody has counted.
     """
 
     shards: dict[str, ShardView] = field(default_factory=dict)
@@ -81,6 +82,7 @@ class Snapshot:
     workers: dict[str, bool] = field(default_factory=dict)
     shard_states: dict[str, int] = field(default_factory=dict)
     waiting: Mapping[str, int] = field(default_factory=dict)
+    pending_in_all: int | None = None
 
 
 class ExportedMetrics:
@@ -254,6 +256,8 @@ class ExportedMetrics:
             yield int(up), {"device": device, "source": source}
 
     def _pending(self) -> Rows:
+        if self.snapshot.pending_in_all is not None:
+            yield self.snapshot.pending_in_all, {}
         for shard, view in self.snapshot.shards.items():
             yield view.pending_genes, self._hub.labels.of("helix_dense_genes_pending", shard)
         for shard, genes in self.snapshot.waiting.items():
@@ -279,6 +283,7 @@ class GaugeState:
         self._devices: dict[str, None] = {}  # where a worker has ever run, in order
         self._states = dict.fromkeys(SHARD_STATES, 0)  # but for `running`: the policy knows what is open
         self._pending: dict[str, int] = {}  # genes, as the worker that has the store counted them last
+        self._pending_in_all: int | None = None
         self._expected: set[str] = set()  # pending ones that are known by name
         self._waiting: Mapping[str, int] = {}  # genes of those; replaced, never changed, for snapshots show it
         self._closed: dict[str, str] = {}  # state of the shards closed last: one that comes back is counted once
@@ -313,6 +318,11 @@ class GaugeState:
         with self._lock:
             self._pending[shard] = genes
 
+    def set_pending_in_all(self, genes: int) -> None:
+        """So many genes of the whole job still lack a vector, of whose shards nobody knows that."""
+        with self._lock:
+            self._pending_in_all = genes
+
     def set_shard_state(self, state: str, count: int) -> None:
         """How many shards are in a state that no open shard tells: `pending`, or `done` by earlier runs."""
         with self._lock:
@@ -341,7 +351,7 @@ class GaugeState:
     def snapshot(self, now: float) -> Snapshot:
         """Everything as it is now."""
         with self._lock:
-            pending, waiting = dict(self._pending), self._waiting
+            pending, waiting, in_all = dict(self._pending), self._waiting, self._pending_in_all
             memory, sources = dict(self._memory), dict(self._sources)
             running, states = set(self._workers.values()), dict(self._states)
             workers = {device: device in running for device in self._devices}
@@ -353,7 +363,7 @@ class GaugeState:
             }
 
         shards = self._feed.ask(view)
-        return Snapshot(shards, memory, sources, workers, states | {"running": len(shards)}, waiting)
+        return Snapshot(shards, memory, sources, workers, states | {"running": len(shards)}, waiting, in_all)
 
     def _leave_state(self, shard: str) -> bool:
         """Count a shard no longer in the state it was in, if one is known. The caller holds the lock."""

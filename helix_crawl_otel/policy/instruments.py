@@ -65,7 +65,12 @@ _counter, _gauge = partial(Instrument, Kind.COUNTER), partial(Instrument, Kind.G
 
 INSTRUMENTS: tuple[Instrument, ...] = (
     _counter("helix_dense_crawl_detected", "{crawl}", _SHARD, "Crawls detected: trips that opened an episode."),
-    _counter("helix_dense_genes", "{gene}", _SHARD, "Genes encoded."),
+    _counter(
+        "helix_dense_genes",
+        "{gene}",
+        _SHARD,
+        "Genes encoded; those of a batch whose worker ends before they are committed are encoded, and counted, again.",
+    ),
     Instrument(
         Kind.HISTOGRAM,
         "helix_dense_batch_duration",
@@ -114,7 +119,8 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "helix_dense_genes_pending",
         "{gene}",
         ("shard",),
-        "Genes of the shard that still lack a vector, of one that is not begun as estimated; absent while unknown.",
+        "Genes of the shard that still lack a vector, of one that is not begun as estimated; absent while unknown. "
+        "Of a job whose user has said how many genes it has (`run --total`) those of all its shards, without a label.",
     ),
     _gauge("helix_dense_shards", "{shard}", ("state",), "Shards by state: pending, running, done, paused or failed."),
     _gauge(

@@ -8,7 +8,7 @@ section 5: "ladder state is plain JSON beside the shard".
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,10 +153,14 @@ class DurableText:
     """The same as JSON, a shard a line. What has not changed since it was last written is not written anew: with 256
     shards that took 50 ms at each batch of a baseline.
 
+    Args:
+        key_of: What a shard is called in this file, by its name in the policy; `None` where it stands in another one.
+
     Threads: as `Policy`; one for each policy.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key_of: Callable[[str], str | None] = str) -> None:
+        self._key_of = key_of
         self._shards: dict[str, tuple[ShardState, object, str]] = {}  # as it was written, and its line
         self._cards: dict[str, tuple[object, str]] = {}
 
@@ -166,7 +170,11 @@ class DurableText:
         Raises:
             ValueError: A number in it is not finite.
         """
-        shards = {name: self._shard(name, shard) for name, shard in state.shards.items() if _is_durable(shard)}
+        shards = {
+            key: self._shard(key, shard)
+            for name, shard in state.shards.items()
+            if _is_durable(shard) and (key := self._key_of(name)) is not None
+        }
         cards = {key: self._card(key, tuple(history)) for key, history in state.cards.cards.items()}
         self._shards, self._cards = shards, cards
         return (

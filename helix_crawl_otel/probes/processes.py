@@ -12,6 +12,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ __all__ = [
     "LOOK_EVERY_SECONDS",
     "Process",
     "ProcessorUse",
+    "booted_at",
     "creation_time",
     "descendants",
     "named",
+    "process_mark",
     "process_names",
     "process_tree",
     "processes",
@@ -147,6 +150,57 @@ else:
     def creation_time(pid: int) -> int | None:
         """Nothing is known here: only Windows is asked."""
         return None
+
+
+def process_mark(pid: int, proc: Path = Path("/proc")) -> str | None:
+    """What tells a process from a later one that is given its id: when it was started, in the system's own words.
+
+    Args:
+        pid: Its id.
+        proc: Where the kernel of Linux lists processes; a seam for tests.
+
+    Returns:
+        `None` where there is no such process, or it has ended and nobody has taken note of that; empty where it is
+        there and no more may be asked.
+    """
+    if not 0 < pid < 2**31:
+        return None
+    if sys.platform == "win32":
+        times = _times(pid)
+        if times is None:
+            return "" if any(process.pid == pid for process in processes()) else None
+        return None if times[1] else str(times[0])
+    if sys.platform == "linux":
+        try:
+            words = (proc / str(pid) / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            return None if words[0] in "ZX" else words[19]
+        except (OSError, IndexError):
+            pass  # it is gone, or hidden from us
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        return ""
+    return _ps_start(pid) if sys.platform == "darwin" else ""
+
+
+def _ps_start(pid: int) -> str:
+    try:
+        command = ("/bin/ps", "-o", "lstart=", "-p", str(pid))
+        done = subprocess.run(command, capture_output=True, timeout=_PS_SECONDS, check=True, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return " ".join(done.stdout.decode("ascii", errors="replace").split())
+
+
+def booted_at() -> float:
+    """When this machine was started, as `time.time` has it: by a clock that counts its sleep."""
+    if sys.platform == "linux":
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    if sys.platform == "darwin":
+        return time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
+    return time.time() - time.monotonic()
 
 
 def process_names() -> dict[int, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,6 @@ __all__ = [
     "notes_of_links",
     "reading",
     "salvage",
-    "source_and_content",
     "stored_identity",
     "stored_meta",
     "vector_pages",
@@ -252,11 +251,12 @@ def stored_meta(connection: sqlite3.Connection, table: Table) -> dict[str, Any]:
     return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM helix_crawl_meta")}
 
 
-def find_shards(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+def find_shards(paths: Sequence[Path], may_be_empty: Collection[Path] = ()) -> tuple[list[Path], list[str]]:
     """The shards that a command was given.
 
     Args:
         paths: Files, and folders whose `.db` files are meant.
+        may_be_empty: Folders that need not hold any.
 
     Returns:
         The files, each once however often and under whatever names it was given; and what is to be told of those that
@@ -269,7 +269,7 @@ def find_shards(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     for path in paths:
         if path.is_dir():
             inside = sorted(item for item in path.glob("*.db") if item.is_file() and _is_shard(item))
-            if not inside:
+            if not inside and path not in may_be_empty:
                 raise NoShards(f"{path} holds no shard; accepted: a folder with .db files that have a table `genes`")
             found += inside
         elif path.exists():
@@ -364,10 +364,3 @@ def vector_pages(path: Path, length: int) -> Iterator[list[tuple[object, bytes]]
         cursor = connection.execute(f"SELECT gene_id, {VECTOR} FROM genes WHERE length({VECTOR}) = ?", (length,))
         while rows := cursor.fetchmany(PAGE):
             yield [(gene_id, vector) for gene_id, vector in rows if isinstance(vector, bytes)]
-
-
-def source_and_content(path: Path, gene_id: object) -> tuple[Any, Any]:
-    """Where a gene comes from, and its text; both empty of one that is gone. Raises as `reading` does."""
-    with reading(path) as (connection, _):
-        row = connection.execute("SELECT source_id, content FROM genes WHERE gene_id = ?", (gene_id,)).fetchone()
-    return row or ("", "")

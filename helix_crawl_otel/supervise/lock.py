@@ -18,7 +18,9 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
+from helix_crawl_otel.dates import local_time
 from helix_crawl_otel.exit_codes import Refusal
+from helix_crawl_otel.probes.processes import process_mark
 
 __all__ = ["FolderLock", "FolderLocked"]
 
@@ -33,15 +35,17 @@ class FolderLock:
     Args:
         folder: Where the lock is kept, `.helix-crawl` of an output; made if need be.
         command: What holds it, for the other one's message.
+        home: The folder that keeps what the run tells of itself, where that is another one.
 
     Raises:
         FolderLocked: At `__enter__`: somebody else holds it.
         OSError: The folder cannot be written, or its file system knows no locks.
     """
 
-    def __init__(self, folder: Path, command: str) -> None:
+    def __init__(self, folder: Path, command: str, home: Path | None = None) -> None:
         self._folder = folder
         self._command = command
+        self._home = home
         self._holder = folder / "lock.json"
         self._lock = FileLock(folder / "lock")
 
@@ -62,7 +66,9 @@ class FolderLock:
             "pid": os.getpid(),
             "host": platform.node(),
             "command": self._command,
-            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "since": local_time(time.time()),
+            "process": process_mark(os.getpid()) or "",
+            "home": "" if self._home is None else str(self._home),
         }
         try:
             self._holder.write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ import errno
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from helix_crawl_otel.paths import job_folder
 from helix_crawl_otel.policy.model import Evidence
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.probes.monitor import FIRST_SECONDS, MemoryMonitor
-from helix_crawl_otel.statefile import StateFile
+from helix_crawl_otel.statefile import LadderFiles
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import Job
 from helix_crawl_otel.supervise.loop import Supervisor
@@ -86,6 +86,9 @@ def open_metrics(host: str, port: int, *, insists: bool, note: Callable[[str], N
     return Metrics(metrics.get_meter_provider(), endpoint)
 
 
+LADDER = "ladder.json"
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """What a supervised run is told beside its job.
@@ -99,6 +102,7 @@ class RunOptions:
         keeps_logs: Workers write to log files in `folder`.
         is_modelled: A modelled card is laid over the workers' devices.
         clock_rate: Fault injection: seconds of the run's clock a second of the world's.
+        places: In which folder the ladder of a shard is kept, and under which name there; of other shards, in `folder`.
     """
 
     config: CrawlConfig
@@ -109,6 +113,7 @@ class RunOptions:
     keeps_logs: bool
     is_modelled: bool = False
     clock_rate: float = 1.0
+    places: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
 
 
 class Session:
@@ -144,8 +149,9 @@ class Session:
         options.folder.mkdir(parents=True, exist_ok=True)
         self.timeline = TimelineWriter(options.folder / "timeline.jsonl", self.clock)
         self._closing.callback(self.timeline.close)
-        state_file = StateFile(options.folder / "ladder.json")
-        state = state_file.load(options.encoder)
+        places = {name: (folder / LADDER, key) for name, (folder, key) in options.places.items()}
+        ladders = LadderFiles(options.folder / LADDER, places)
+        state = ladders.load(options.encoder)
         self.demoted = {name for name, shard in state.shards.items() if shard.ladder.is_demoted}
         self.timeline.run(
             config={**asdict(options.config), "tick_seconds": TICK_SECONDS},
@@ -160,7 +166,7 @@ class Session:
             self.clock,
             tick_seconds=TICK_SECONDS,
             state=state,
-            save_state=state_file.save,
+            keep_state=ladders.keep,
             timeline=self.timeline,
             can_end_worker=True,
             on_forced=lambda decision: self._supervisor.force(decision) if self._supervisor else None,

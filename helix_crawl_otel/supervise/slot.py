@@ -36,10 +36,12 @@ GRACE_SECONDS = 5.0
 """Between asking a worker's process to end and killing it with all it started; the world's seconds."""
 
 HELLO_SECONDS = 120.0
-"""A worker of ours that has not said hello by then cannot: importing the package takes one or two. The world's."""
+"""A worker of ours that has not said hello by then cannot, unless it still uses the processor: importing the package
+takes a second or two, and longer on a machine that others load. The world's."""
 
 SILENT_SECONDS = 1800.0
-"""One whose loop has said nothing for so long while no batch is in flight hangs in a file or in a model. Likewise."""
+"""One whose loop has said nothing for so long while no batch is in flight hangs in a file or in a model; one that is
+busy and has not said hello by then never will. Likewise."""
 
 LEAVE_SECONDS = 30.0
 """One that has been told to leave, or to pause outside of a batch, has long written all by then, unless a file of a
@@ -135,6 +137,7 @@ class Slot:
         self._start: WorkerStart | None = None  # of the running worker, or of the last one
         self._restart: Restart | None = None  # while waiting
         self._budget = CrashBudget()
+        self._breaks = CrashBudget()  # of workers that broke their channel: what they commit says nothing of the next
         self._starts = StartBudget()
         self._before_bytes: int | None = None  # used on the device before its last worker was started
         self._ended_for: str | None = None
@@ -207,8 +210,10 @@ class Slot:
             return
         worker.incoming.push()
         now = self._run.clock()
-        # Not on a card: its driver burns the processor while it waits for something that may never come.
-        if (worker.incoming.device or start.device) == "cpu" and worker.processor_use.is_due(now):
+        # Not on a card: its driver burns the processor while it waits for something that may never come. Before its
+        # hello a worker has no driver.
+        has_driver = (worker.incoming.device or start.device) != "cpu" and worker.incoming.hello is not None
+        if not has_driver and worker.processor_use.is_due(now):
             used = worker.process.processor_seconds()
             if worker.processor_use.feed(now, None if used is None else self._run.scaled(used)):
                 worker.busy_at = now
@@ -242,7 +247,8 @@ class Slot:
             seconds = LEAVE_SECONDS if has_left or self._run.pausing else SILENT_SECONDS
             seconds = seconds if worker.incoming.hello is not None else HELLO_SECONDS
             silent = self._run.clock() - worker.incoming.heard_at
-            if seconds == SILENT_SECONDS and silent <= self._run.scaled(BUSY_SECONDS):
+            most = {SILENT_SECONDS: BUSY_SECONDS, HELLO_SECONDS: SILENT_SECONDS}.get(seconds, 0.0)
+            if silent <= self._run.scaled(most):
                 silent = min(silent, self._run.clock() - worker.busy_at)
             if silent > self._run.scaled(seconds):
                 self.end_worker(LINGERS if has_left else "silent")
@@ -292,6 +298,7 @@ class Slot:
             ending = Ending.PAUSED  # its driver has made a success of the pause
         words = worker.incoming.last_words if ending is Ending.CRASH and self._ended_for in (None, LINGERS) else None
         why = words.reason if words else why_ended(self._ended_for, ending, code)
+        budget = self._breaks if self._ended_for == "broken" else self._budget
         shard = refused or (leaving.shard if leaving else None)
         if worker.incoming.progressed():
             self._budget.progressed()
@@ -299,9 +306,11 @@ class Slot:
             self.device = worker.incoming.device
         self.worker, self._ended_for, self._demotes, self._hang = None, None, None, None
         self._run.worker_ended(self.name, start.device, worker.process.pid, code, why)
-        self._go_on(ending, start, shard, why, is_device=words is not None and words.is_device)
+        self._go_on(ending, start, shard, why, budget, is_device=words is not None and words.is_device)
 
-    def _go_on(self, ending: Ending, start: WorkerStart, shard: str | None, why: str, *, is_device: bool) -> None:
+    def _go_on(
+        self, ending: Ending, start: WorkerStart, shard: str | None, why: str, budget: CrashBudget, *, is_device: bool
+    ) -> None:
         owed = self._owed_demotion()
         if ending is Ending.RECYCLE:
             self._wait(self._placed("recycle", owed))
@@ -313,29 +322,33 @@ class Slot:
             self._close_done()
             self._next(is_first=False)
         elif ending is Ending.CRASH:
-            self._crashed(start, owed or start.demoted_shard, why, is_device=is_device and start.device != "cpu")
+            self._crashed(
+                start, owed or start.demoted_shard, why, budget, is_device=is_device and start.device != "cpu"
+            )
         else:
             self._run.stopped(ending, why)
             self._over("failed" if ending is Ending.NEVER else "paused")
 
-    def _crashed(self, start: WorkerStart, demoted: str | None, why: str, *, is_device: bool) -> None:
+    def _crashed(
+        self, start: WorkerStart, demoted: str | None, why: str, budget: CrashBudget, *, is_device: bool
+    ) -> None:
         """A worker has crashed; if its card is the reason, a smaller batch is no progress, and the CPU is left."""
         if self._run.job.crashed(self.name, why) and not is_device:
-            self._budget.narrowed()
-        retry = self._budget.crashed()
+            budget.narrowed()
+        retry = budget.crashed()
         demoted_now = self._run.job.gave_up_card(self.name, why) if retry is None and is_device else None
         after = retry.after_seconds if retry else None if demoted_now is None else 0.0
         shard = self._run.job.next_shard(self.name) or next(iter(self._left()), None)
         if demoted_now is not None:
-            self._budget = CrashBudget()
-        self._run.crashed(self.name, shard, why, self._budget.left, after)
+            self._budget = budget = CrashBudget()
+        self._run.crashed(self.name, shard, why, budget.left, after)
         if retry is not None:
             self._wait(self._placed("crash", demoted), retry.after_seconds)
             return
         if demoted_now is not None:
             self._wait(self._placed("demote", demoted_now))
             return
-        self._budget = CrashBudget()
+        self._budget, self._breaks = CrashBudget(), CrashBudget()
         self._close_left("failed")
         self._run.gave_up(self.name, why)
         if self._run.job.gave_up(self.name, f"its worker crashed again and again: {why}"):

@@ -121,6 +121,9 @@ class Backend(Protocol):
             PauseRequested: Another process has to.
         """
 
+    def belongs_on_cpu(self, shard: str) -> bool:
+        """Whether a shard that is about to be opened has been demoted before, and no supervisor sees to it."""
+
     def arrive(self, shard: str) -> None:
         """A driver is at a boundary: what was decided on its last batch is in the queue afterwards.
 

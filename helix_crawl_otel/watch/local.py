@@ -111,7 +111,7 @@ class LocalBackend(Backend):
             self.clock,
             tick_seconds=ticks,
             state=state,
-            save_state=self._state_file.save if self._state_file else None,
+            keep_state=self._state_file.keep if self._state_file else None,
             timeline=self._timeline,
         )
         self._monitor = MemoryMonitor(
@@ -137,6 +137,10 @@ class LocalBackend(Backend):
 
     def admit(self, shard: str) -> None:
         """Every shard is welcome."""
+
+    def belongs_on_cpu(self, shard: str) -> bool:
+        """By what an earlier process, or this one, has kept."""
+        return self.pipeline.is_demoted(shard)
 
     def arrive(self, shard: str) -> None:
         """What was decided on the last batch is in the queue already."""

@@ -179,6 +179,10 @@ class RemoteBackend(Backend):
         if demoted not in (None, shard) and _in_main_thread():
             raise PauseRequested(None, DEMOTED)
 
+    def belongs_on_cpu(self, shard: str) -> bool:
+        """The supervisor sees to it."""
+        return False
+
     def arrive(self, shard: str) -> None:
         """A driver is at a boundary: have what was decided on its last batch sent first.
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.formats import mib
 from helix_crawl_otel.link.messages import Boundary
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.policy.samples import plain_number, sample_problem
@@ -303,9 +304,30 @@ class ShardWatch:
             if self._opened_by is pipeline:
                 return
             self._backend.admit(self.name)
-            self._backend.run_worker(self.device)
+            is_moved = self._backend.belongs_on_cpu(self.name) and self._begin_on_cpu()
+            self._backend.run_worker(self.device, "demote" if is_moved else None)
             pipeline.open_shard(self.name, self.device, self.device, self._can_take())
             self._opened_by = pipeline
+
+    def _begin_on_cpu(self) -> bool:
+        """No rung is left: on its card the shard could crawl for ever. Nobody encodes before it is open.
+
+        Returns:
+            Whether the driver has gone to the CPU just now.
+        """
+        if self.device == "cpu":
+            return False
+        left = f"shard {self.name!r} has been moved to the CPU in an earlier run, and {self.device} is named for it"
+        if self._on_demote is None:
+            watchdog.warning("%s; it stays there: no rung is left; give device='cpu', or on_demote=", left)
+            return False
+        try:
+            self._rebuild()
+        except Exception as error:  # noqa: BLE001 - the driver's own; the job must be able to go on
+            watchdog.warning("%s; on_demote has failed, it stays there: %s: %s", left, type(error).__name__, error)
+            return False
+        watchdog.warning("%s; its encoder was rebuilt on the CPU before its first batch", left)
+        return True
 
     def _check_usable(self) -> None:
         if self._backend.is_closed:
@@ -375,16 +397,20 @@ class ShardWatch:
         return "no CUDA context here, garbage collected" if freed is None else f"{mib(freed)} freed"
 
     def _demote(self) -> str:
-        assert self._on_demote is not None
         with self._gate.closed_to_others():
-            result = self._on_demote()
-            if inspect.isawaitable(result):
-                if inspect.iscoroutine(result):
-                    result.close()
-                raise TypeError("on_demote returned an awaitable, which nobody awaits; give a callable that does it")
-            left, self.device = self.device, "cpu"
+            left = self.device
+            self._rebuild()
             self._backend.guarded("driver", lambda: self._move_from(left))
         return "the encoder was rebuilt on the CPU"
+
+    def _rebuild(self) -> None:
+        assert self._on_demote is not None
+        result = self._on_demote()
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError("on_demote returned an awaitable, which nobody awaits; give a callable that does it")
+        self.device = "cpu"
 
     def _move_from(self, left: str) -> None:
         self._backend.leave_device(left)

@@ -92,23 +92,22 @@ def names(*paths: Path) -> list[str]:
 
 
 def test_two_shards_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
-    """A name stands for one shard in messages, metrics and the ladder's state; the folders have one name too."""
+    """A name stands for one shard in messages and metrics; the folders have one name too."""
     paths = [placed(tmp_path / top / "src" / "src.genome.db") for top in ("S1", "S2", "S3")]
-    assert names(*paths) == [
-        "src.genome",
-        (tmp_path / "S2/src/src.genome").as_posix(),
-        (tmp_path / "S3/src/src.genome").as_posix(),
-    ]
+    told = [(tmp_path / top / "src/src.genome").as_posix() for top in ("S1", "S2", "S3")]
+    assert names(*paths) == told
+    assert names(*reversed(paths)) == told[::-1]
 
 
-def test_a_name_does_not_depend_on_what_else_is_named(tmp_path: Path) -> None:
-    """Beside the folder that keeps the state, which is the first one's."""
+def test_a_name_does_not_depend_on_what_is_named_first(tmp_path: Path) -> None:
+    """In one folder it is the file's, in several it tells the folder too."""
     first, second = (placed(tmp_path / top / "a.db") for top in ("x", "y"))
     others = [placed(tmp_path / top / f"{name}.db") for top, name in (("x", "b"), ("y", "b"), ("z", "a"))]
-    alone = names(first, second)
-    assert names(first) == alone[:1]
-    assert names(first, *others, second)[-1] == alone[1]
-    assert names(others[0], first, second)[1:] == alone
+    assert names(first) == ["a"]
+    assert names(first, others[0]) == ["a", "b"]
+    together = names(first, second)
+    assert names(*others, second, first)[-2:] == together[::-1]
+    assert names(others[0], first, second)[1:] == together
 
 
 def test_files_of_one_folder_never_share_a_name(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from helix_crawl_otel.commands.common import say
 from helix_crawl_otel.commands.query import show
 from helix_crawl_otel.formats import MOST_LETTERS, html_text, printable
 from helix_crawl_otel.logs import LineFormatter, log_error, logger, watchdog
+from helix_crawl_otel.search.index import Match
+from helix_crawl_otel.search.place import SourceState
 from helix_crawl_otel.timeline import TimelineWriter
 from tests.hostile import HOSTILE, assert_tame
 from tests.shards.shards import made
@@ -116,7 +118,7 @@ def test_verify_of_files_with_such_names(tmp_path: Path, capsys: Output) -> None
 @hostile
 def test_query_shows_genes(text: str, capsys: Output) -> None:
     """Their source and their content are anybody's."""
-    show([{"score": 0.5, "source_id": text, "gene_id": text, "content": f"one\ttwo {text}\n{text}"}])
+    show([Match(text, text, 0.5, f"one\ttwo {text}\n{text}", 7, SourceState.GONE)])
     assert_tame(capsys.readouterr().out)
 
 

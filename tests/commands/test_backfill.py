@@ -49,8 +49,8 @@ def test_files_are_encoded_and_others_beside_them_are_not(rig: Rig) -> None:
     named = [rig.folder / "one/main.db", rig.folder / "two/main.db", odd]
     done = backfill(rig, *named)
     assert done.code == 0, done.errors
-    other = (rig.folder / "two/main").as_posix()
-    assert {event["shard"] for event in done.of("shard_ended")} == {"main", other, "no suffix é"}
+    names = {f"{rig.folder.as_posix()}/{name}" for name in ("one/main", "two/main", "one/no suffix é")}
+    assert {event["shard"] for event in done.of("shard_ended")} == names
     assert [vectors_of(path) for path in named] == [hashed(GENES)] * 3
     assert beside.read_bytes() == untouched
 

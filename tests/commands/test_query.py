@@ -10,7 +10,7 @@ from helix_crawl_otel.encoders.hashing import HashingEncoder
 from tests.build.rig import COMMAND, SECONDS, Rig
 from tests.shards.shards import made, sql
 
-KEYS = ["gene_id", "source_id", "score", "content"]
+KEYS = ["gene_id", "source_id", "score", "content", "line", "state"]
 
 
 def query(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -47,7 +47,7 @@ def test_people_get_sources_and_first_lines(rig: Rig) -> None:
     assert rig.build().code == 0
     lines = query(rig.out, "rotate the backup key").stdout.splitlines()
     assert lines[0].startswith("1. 0.")
-    assert lines[0].endswith("docs/backup.md")
+    assert lines[0].endswith("docs/backup.md:1")
     assert lines[1].strip() == "Rotate the backup key."
 
 
@@ -64,7 +64,14 @@ def test_a_shard_of_the_app_can_be_asked_once_it_was_backfilled(rig: Rig) -> Non
     assert rig.run([*COMMAND, "backfill", str(path), *rig.options, "--json"]).code == 0
     found = json.loads(query(path, "rotate the backup key", "--json").stdout)
     assert [list(gene) for gene in found] == [KEYS] * 2
-    assert found[0] == {"gene_id": 7, "source_id": None, "score": 1.0, "content": "rotate the backup key"}
+    assert found[0] == {
+        "gene_id": 7,
+        "source_id": None,
+        "score": 1.0,
+        "content": "rotate the backup key",
+        "line": None,
+        "state": "unknown",
+    }
     assert query(path, "rotate the backup key").stdout.startswith("1. 1.000  gene 7\n")
 
 

@@ -1,127 +1,25 @@
-"""`query`: the nearest genes of a folder of shards, with the encoder that made them and no other."""
+"""`helix-crawl query`, in this process: what is printed where, and what is refused."""
 
 from __future__ import annotations
 
+import io
 import json
-import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from helix_crawl_otel.cli import main
-from helix_crawl_otel.commands.query import query
-from helix_crawl_otel.encoders.base import ModelError
-from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY, HashingEncoder
-from helix_crawl_otel.shards.errors import EncoderRefused, StoreError
-from helix_crawl_otel.shards.store import ShardStore
-
-BACKUP = "To rotate the backup key, stop the service first.\n\nThen start it again."
-LUNCH = "Lunch is served at noon.\nOn Fridays there is fish."
-
-
-def make(path: Path, passages: Mapping[str, str], identity: Mapping[str, object] | None = HASHING_IDENTITY) -> Path:
-    """A shard with a vector for every passage, by its source."""
-    encoder = HashingEncoder()
-    with ShardStore.open(path, epoch=1, create=True) as store:
-        with store.writing() as connection:
-            for number, (source, content) in enumerate(passages.items()):
-                connection.execute(
-                    "INSERT INTO genes (gene_id, content, source_id) VALUES (?, ?, ?)",
-                    (f"{path.stem}-{number}", content, source),
-                )
-        if identity is not None:
-            store.claim(identity)
-        genes = store.pending(None, 1000)
-        store.commit(list(zip(genes, encoder.encode([gene.content for gene in genes]), strict=True)))
-    return path
+from helix_crawl_otel.encoders.hashing import HashingEncoder
+from tests.search.made import BACKUP, make, two_shards
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
     """A folder of two shards."""
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    make(folder / "docs.db", {"docs/backup.md": BACKUP, "docs/other.md": "Something else entirely."})
-    make(folder / "food.db", {"food/lunch.txt": LUNCH})
-    return folder
-
-
-def test_the_nearest_genes_of_all_shards(shards: Path) -> None:
-    """Best first, with what the design promises of each."""
-    found = query(shards, "rotate the backup key", 3)
-    assert next(gene["source_id"] for gene in found) == "docs/backup.md"
-    assert len(found) == 3
-    assert all(set(gene) == {"gene_id", "source_id", "score", "content"} for gene in found)
-    scores = [gene["score"] for gene in found]
-    assert scores == sorted(scores, reverse=True)
-    assert found[0]["content"] == BACKUP
-    assert [gene["source_id"] for gene in query(shards, "lunch on fridays", 1)] == ["food/lunch.txt"]
-
-
-def test_a_gene_finds_itself(shards: Path) -> None:
-    """With a score of 1; one shard alone can be asked too."""
-    [found] = query(shards / "food.db", LUNCH, 1)
-    assert (found["gene_id"], found["score"]) == ("food-0", 1.0)
-
-
-def test_shards_are_read_page_by_page(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer does not depend on where a page ends."""
-    make(shards / "many.db", {f"many/{n}": f"passage number {n} of many" for n in range(50)})
-    whole = query(shards, "passage number 17", 20)
-    monkeypatch.setattr("helix_crawl_otel.shards.inspect.PAGE", 7)
-    assert query(shards, "passage number 17", 20) == whole
-    assert whole[0]["source_id"] == "many/17"
-
-
-def test_genes_without_a_vector_and_of_another_length_are_left_out(shards: Path) -> None:
-    """A build that is under way can be asked."""
-    with closing(sqlite3.connect(shards / "docs.db")) as connection:
-        connection.execute("UPDATE genes SET embedding_dense_v2 = NULL WHERE gene_id = 'docs-1'")
-        connection.execute("UPDATE genes SET embedding_dense_v2 = zeroblob(8) WHERE gene_id = 'docs-0'")
-        connection.commit()
-    assert [gene["gene_id"] for gene in query(shards, "rotate the backup key", 10)] == ["food-0"]
-
-
-OTHER: dict[str, object] = {"model": "x/y", "revision": "b" * 40, "dim": 256, "normalised": True, "max_tokens": 9}
-
-
-def test_a_model_of_another_identity_is_refused(shards: Path, tmp_path: Path) -> None:
-    """Its distances would mean nothing."""
-    with pytest.raises(EncoderRefused, match=r"was encoded by x/y \(bbbbbbbbbbbb, 256 dimensions\), not by hashing"):
-        query(make(tmp_path / "other.db", {"a": "text"}, OTHER), "text", 1, model="hashing")
-    older = make(tmp_path / "older.db", {"a": "text"}, {**HASHING_IDENTITY, "revision": "0"})
-    with pytest.raises(EncoderRefused, match="not by hashing"):
-        query(older, "text", 1, model="hashing")
-
-
-def test_shards_of_several_models_need_a_choice(shards: Path) -> None:
-    """And the choice searches those of that model."""
-    make(shards / "other.db", {"other": "rotate the backup key"}, OTHER)
-    with pytest.raises(EncoderRefused, match=r"was encoded by hashing .* and by x/y .*; say which of them"):
-        query(shards, "rotate the backup key", 3)
-    assert {gene["gene_id"] for gene in query(shards, "backup", 9, model="hashing")} == {"docs-0", "docs-1", "food-0"}
-
-
-def test_vectors_of_a_folder_need_the_folder(tmp_path: Path) -> None:
-    """Only its name is kept."""
-    path = make(tmp_path / "a.db", {"a": "text"}, {**OTHER, "model": "my model"})
-    with pytest.raises(ModelError, match="the vectors are of the model folder 'my model'; say where it is"):
-        query(path, "text", 1)
-
-
-def test_no_vectors_yet(tmp_path: Path) -> None:
-    """Neither claimed by an encoder, nor encoded."""
-    unclaimed = make(tmp_path / "unclaimed.db", {"a": "text"}, None)
-    with pytest.raises(StoreError, match=r"nothing in .* says whose vectors these are; build it first, or let"):
-        query(unclaimed, "text", 1)
-    with pytest.raises(StoreError, match=r"holds no vectors of hashing \(1, 256 dimensions\) yet; build it first"):
-        query(make(tmp_path / "empty.db", {}), "text", 1)
-
-
-# -- the command ------------------------------------------------------------------------------------------------------
+    return two_shards(tmp_path / "shards")
 
 
 def test_json_is_a_list_for_scripts(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +29,7 @@ def test_json_is_a_list_for_scripts(shards: Path, capsys: pytest.CaptureFixture[
     output = capsys.readouterr()
     assert output.out.count("\n") == 1
     found: list[dict[str, Any]] = json.loads(output.out)
-    assert [list(gene) for gene in found] == [["gene_id", "source_id", "score", "content"]] * 2
+    assert [list(gene) for gene in found] == [["gene_id", "source_id", "score", "content", "line", "state"]] * 2
     assert found[0]["source_id"] == "odd/né\n.txt"
     assert output.err == ""
 
@@ -160,7 +58,7 @@ def test_a_passage_cannot_move_the_cursor(shards: Path, capsys: pytest.CaptureFi
         (["{shards}", " \t"], 2, "the text is empty; accepted: at least one word"),
         (["{shards}", "text", "-k", "0"], 2, "--count is '0'; accepted: an integer from 1 to 9999"),
         (["{shards}", "text", "-k", "many"], 2, "--count is 'many'; accepted: an integer from 1 to 9999"),
-        (["{shards}", "text", "--device", "gpu"], 2, "--device is 'gpu'; accepted: cpu, cuda or cuda:N"),
+        (["{shards}", "text", "--device", "gpu"], 2, "--device is 'gpu'; accepted: auto, cpu, cuda or cuda:N"),
         (["{shards}/missing", "text"], 2, "is not there"),
         (["{shards}/..", "text"], 2, "holds no shard"),
         (["{shards}", "text", "--model", "no/such/model"], 78, "there is no model 'no/such/model'"),
@@ -180,3 +78,96 @@ def test_bad_arguments_are_one_clear_sentence(
 def test_bytes_that_are_no_text_are_looked_for_as_question_marks(shards: Path) -> None:
     """A command line may hold anything; it is no reason to fall over."""
     assert main(["query", str(shards), "backup \udcff key"]) == 0
+
+
+# -- the text, the terminal -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rotate", "the", "backup", "key", "-k", "1"],
+        ["-k", "1", "rotate", "the", "backup", "key"],
+        ["rotate", "-k", "1", "the", "--device", "cpu", "backup", "key"],
+        ["-k", "1", "--", "rotate", "the", "--backup", "key"],
+    ],
+)
+def test_words_need_no_quotes(shards: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Options may stand before, between and after them."""
+    assert main(["query", str(shards), *words]) == 0
+    assert "docs/backup.md" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 120])
+def test_lines_are_cut_at_the_terminals_width(
+    columns: int, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a sign for what is missing; a wide letter takes two columns; of a path its end stays."""
+    wide = "\u5907\u4efd" * 90 + "\n" + "\U0001f389" * 90 + "\nshort"
+    make(shards / "wide.db", {"wide/" + "deep/" * 30 + "file.md": wide})
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["query", str(shards), "\u5907\u4efd" * 90, "-k", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(columns - 1 <= cell_len(line) <= columns for line in lines[:3])
+    assert lines[0].split()[-1].startswith("\u2026")
+    assert lines[0].endswith("file.md")
+    assert lines[1].endswith("\u4efd\u2026") or lines[1].endswith("\u5907\u2026")
+    assert lines[2].endswith("\u2026")
+    assert lines[3] == "      short"
+
+
+def test_a_text_beyond_the_models_limit_is_told_of(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On standard error."""
+    assert main(["query", str(shards), "backup key " * 600, "--json"]) == 0
+    output = capsys.readouterr()
+    assert "longer than the 512 tokens that the model reads; the rest is not looked at" in output.err
+    assert json.loads(output.out)
+
+
+# -- one text after the other -----------------------------------------------------------------------------------------
+
+
+def test_piped_lines_are_answered_one_by_one(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A JSON line for each, also for one that cannot be answered; the text of the command line comes first."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("rotate the backup key\n\n  lunch \r\nfish"))
+    assert main(["query", str(shards), "-i", "--json", "-k", "1", "stop", "the", "service"]) == 0
+    output = capsys.readouterr()
+    lines = [json.loads(line) for line in output.out.splitlines()]
+    assert [line[0]["source_id"] for line in (lines[0], lines[1], lines[3], lines[4])] == [
+        *("docs/backup.md", "docs/backup.md"),
+        *("food/lunch.txt", "food/lunch.txt"),
+    ]
+    assert lines[2] == {"error": "the text is empty; accepted: at least one word"}
+    assert len(lines) == 5
+    assert output.err == ""
+
+
+def test_an_error_does_not_end_it(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shard that is away for a moment; a model that cannot take one text."""
+    tried: list[str] = []
+
+    def encode(self: HashingEncoder, text: str) -> bytes:
+        tried.append(text)
+        if text == "bad":
+            raise OSError("it is away")
+        return of_text(self, text)
+
+    of_text = HashingEncoder.encode_query
+    monkeypatch.setattr(HashingEncoder, "encode_query", encode)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("bad\n\nlunch\n"))
+    assert main(["query", str(shards), "--interactive", "-k", "1"]) == 0
+    output = capsys.readouterr()
+    assert output.err == "helix-crawl: error: hashing cannot encode the text: it is away\n"
+    assert output.out.count("food/lunch.txt") == 1
+    assert tried == ["bad", "lunch"]
+
+
+def test_nothing_to_look_for(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The way out is in the message."""
+    assert main(["query", str(shards)]) == 2
+    assert "the text is missing; accepted: at least one word, or --interactive" in capsys.readouterr().err

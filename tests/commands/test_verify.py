@@ -14,7 +14,8 @@ from helix_crawl_otel.cli import main
 from tests.build.rig import COMMAND, SECONDS
 from tests.shards.shards import VECTOR, encode_all, made, opened, sql
 
-KEYS = ["shards", "genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined", "digest"]
+COUNTS = ["genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined"]
+KEYS = ["shards", "shards_planned", *COUNTS, "encoders", "digest", "by_shard"]
 IDENTITY = {"model": "test", "revision": "1", "dim": 2, "normalised": True}
 
 
@@ -48,9 +49,18 @@ def test_scripts_get_exactly_the_promised_keys(tmp_path: Path) -> None:
     done = verify(mixed_shard(tmp_path / "a.db"), "--json")
     found = json.loads(done.stdout)
     assert list(found) == KEYS
-    digest = found.pop("digest")
-    assert len(digest) == 64
-    assert list(found.values()) == [1, 6, 2, 1, 1, 1, 1]
+    assert len(found["digest"]) == 64
+    assert [found[key] for key in KEYS[:8]] == [1, 1, 6, 2, 1, 1, 1, 1]
+    assert found["encoders"] == [{"encoder": IDENTITY, "shards": 1, "vectors": 2, "devices": {}}]
+    (one,) = found["by_shard"]
+    assert (one["name"], one["file"], one["state"], one["encoder"], one["devices"]) == (
+        "a",
+        "a.db",
+        "begun",
+        IDENTITY,
+        [],
+    )
+    assert [one[key] for key in COUNTS] == [6, 2, 1, 1, 1, 1]
     assert (done.returncode, done.stderr) == (1, "")
 
 
@@ -94,7 +104,8 @@ def test_people_get_a_table(tmp_path: Path) -> None:
     ]
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[4].startswith("digest ")
-    assert lines[5:] == ["not whole: see missing, wrong length, quarantined"]
+    assert lines[5] == "encoder test (1, 2 dimensions): 5 vectors in 2 shards"
+    assert lines[6:] == ["not whole: see missing, wrong length, quarantined"]
     assert done.returncode == 1
 
 

@@ -172,14 +172,23 @@ def hung(t: float) -> Progress:
     return progress
 
 
+AT_MOST = "  a: cpu at most {} of 16.0 genes/s, batch of 16 running for {}"
+
+
 @pytest.mark.parametrize(
     ("now", "lines"),
     [
         (22.0, ["320 genes, 15.2 genes/s", "  a: cpu 16.0 of 16.0 genes/s"]),
-        (53.0, ["320 genes, 0.5 genes/s", "  a: cpu at most 0.5 of 16.0 genes/s, batch of 16 running for 32 s"]),
+        (
+            53.0,
+            ["320 genes, at most 0.5 genes/s", AT_MOST.format("0.5", "32 s")],
+        ),
         (
             1621.0,
-            ["320 genes, 0.01 genes/s", "  a: cpu at most 0.01 of 16.0 genes/s, batch of 16 running for 26 min 40 s"],
+            [
+                "320 genes, at most 0.01 genes/s",
+                AT_MOST.format("0.01", "26 min 40 s"),
+            ],
         ),
     ],
 )

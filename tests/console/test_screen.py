@@ -98,7 +98,10 @@ def test_json_tells_the_time_to_go_as_soon_as_it_is_known_and_then_every_half_mi
         "is_estimate": False,
         "rate": 16.0,
         "to_go_seconds": 57.0,
+        "running": told[0]["running"],
+        "time": told[0]["time"],
     }
+    assert [(row["shard"], row["done"], row["total"]) for row in told[0]["running"]] == [(".", 128, 640)]
 
 
 def test_plain_lines_tell_the_story_once() -> None:

@@ -218,7 +218,7 @@ def _class(name: str, called: str, without: Sequence[str] = ()) -> Callable[[], 
     def make() -> list[str]:
         kind = ShardWatch if name == "ShardWatch" else getattr(helix_crawl_otel, name)
         shown = [member for member in members(kind) if member not in without]
-        return signatures(kind, [*(["__init__"] if name == "CrawlWatch" else []), *shown], called=called)
+        return signatures(kind, [*(["__init__"] if name in ("CrawlWatch", "Index") else []), *shown], called=called)
 
     return make
 
@@ -245,6 +245,9 @@ CLASSES: dict[str, Callable[[], list[str]]] = {
     "serve_metrics": lambda: function(helix_crawl_otel.serve_metrics),
     "CrawlConfig": lambda: fields(helix_crawl_otel.CrawlConfig, Settings),
     "MemoryReading": lambda: fields(helix_crawl_otel.MemoryReading),
+    "query": lambda: function(helix_crawl_otel.query),
+    "Index": _class("Index", "index"),
+    "Match": lambda: fields(helix_crawl_otel.Match),
     "Action": _action_fields,
     "ShardStatus": lambda: fields(helix_crawl_otel.ShardStatus),
     "ActionKind": lambda: table(("member", "rung"), [(code(kind.value), str(kind.rung)) for kind in ActionKind]),

@@ -96,6 +96,8 @@ def test_every_exported_name_has_a_section() -> None:
     ("under", "first", "documented"),
     [
         ("CrawlWatch", "argument", [helix_crawl_otel.CrawlWatch, helix_crawl_otel.CrawlWatch.shard]),
+        ("query", "argument", [helix_crawl_otel.query]),
+        ("Index", "argument", [helix_crawl_otel.Index]),
     ],
 )
 def test_arguments_are_documented(under: str, first: str, documented: list[object]) -> None:
@@ -106,14 +108,20 @@ def test_arguments_are_documented(under: str, first: str, documented: list[objec
         assert table.column(first) == names
 
 
-@pytest.mark.parametrize("kind", [ShardWatch, helix_crawl_otel.ActionQueue], ids=lambda kind: str(kind.__name__))
+@pytest.mark.parametrize(
+    "kind", [ShardWatch, helix_crawl_otel.ActionQueue, helix_crawl_otel.Index], ids=lambda kind: str(kind.__name__)
+)
 def test_methods_are_documented(kind: type) -> None:
     """Each method a driver may call."""
-    shown = [name for name in blocks.members(kind) if name not in blocks.INTERNAL[kind.__name__]]
+    shown = [name for name in blocks.members(kind) if name not in blocks.INTERNAL.get(kind.__name__, ())]
     assert page("python").table(kind.__name__, "method").column("method") == shown
 
 
-@pytest.mark.parametrize("kind", [helix_crawl_otel.Outcome, helix_crawl_otel.Verdict], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [helix_crawl_otel.Outcome, helix_crawl_otel.Verdict, helix_crawl_otel.SourceState],
+    ids=lambda kind: kind.__name__,
+)
 def test_values_are_documented(kind: type[Enum]) -> None:
     """Each member of an enumeration, in its order."""
     assert page("python").table(kind.__name__, "value").column("value") == [member.value for member in kind]
@@ -180,7 +188,7 @@ def test_help_of_a_command_names_exit_codes_that_are_documented(name: str) -> No
 def test_keys_of_a_query_are_documented() -> None:
     """In any order: an object has none."""
     keys = page("commands").table("query", "key of `query`").column("key of `query`")
-    assert set(keys) == {"gene_id", "source_id", "content", "score"}
+    assert set(keys) == {"gene_id", "source_id", "content", "score", "line", "state"}
 
 
 @pytest.mark.parametrize("name", ["commands", "faults"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import REMEDIES, ActionKind, Decision, DecisionKind
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.state import DurableText, PolicyState
 from tests.watch.rig import FULL, GENES, LOW, TICK, WORK, Clock, collected, make_provider, reading
 
 _numbers = itertools.count(1)
@@ -135,14 +137,19 @@ def test_a_state_that_cannot_be_saved_is_tried_again_at_the_next_tick() -> None:
     failing = [True]
     saved: list[str] = []
 
-    def save(content: str) -> None:
-        if failing[0]:
-            raise OSError("disk full")
-        saved.append(content)
+    def keep(state: PolicyState) -> Callable[[], None]:
+        text = DurableText().of(state)
+
+        def write() -> None:
+            if failing[0]:
+                raise OSError("disk full")
+            saved.append(text)
+
+        return write
 
     provider, reader = make_provider()
     clock = Clock()
-    pipeline = Pipeline(Settings(warmup=0), Instruments(provider.get_meter("x")), clock, save_state=save)
+    pipeline = Pipeline(Settings(warmup=0), Instruments(provider.get_meter("x")), clock, keep_state=keep)
     pipeline.open_shard("a", "w", "cpu", REMEDIES)
     pipeline.record_batch(BatchInfo("1", "a", "w", "cpu", 64), 4.0)
     pipeline.tick()

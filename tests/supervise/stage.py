@@ -20,6 +20,7 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.policy.model import Action, Decision, MemoryReading
 from helix_crawl_otel.policy.settings import Settings as Knobs
+from helix_crawl_otel.policy.state import DurableText, PolicyState
 from helix_crawl_otel.probes.monitor import MemoryMonitor
 from helix_crawl_otel.probes.probe import CallableProbe, Probe
 from helix_crawl_otel.supervise import events
@@ -83,7 +84,7 @@ class Stage:
             Knobs(),
             Instruments(provider.get_meter("stage")),
             clock,
-            save_state=self._keep,
+            keep_state=self._keep,
             timeline=self._timeline,
             can_end_worker=True,
             on_forced=self._force,
@@ -136,8 +137,9 @@ class Stage:
     def _force(self, decision: Decision) -> None:
         self.supervisor.force(decision)
 
-    def _keep(self, content: str) -> None:
-        self.saved = content
+    def _keep(self, state: PolicyState) -> Callable[[], None]:
+        self.saved = DurableText().of(state)
+        return lambda: None
 
     def _refresh(self) -> None:
         if self.at_turn is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -402,6 +403,51 @@ def test_a_worker_of_ours_that_never_says_hello_is_ended(tmp_path: Path) -> None
         stage.next_worker(2)
 
 
+MINUTE, HOUR = 60.0, 3600.0
+
+
+def spend(stage: Stage, worker: PlayedWorker, seconds: float, part: float) -> None:
+    """Let time pass in which a worker uses a part of one core, until it is ended."""
+    for _ in range(int(seconds / MINUTE)):
+        if stage.slot.phase is not Phase.RUNNING:
+            return
+        worker.processor = (worker.processor or 0.0) + part * MINUTE
+        stage.clock.now += MINUTE - TICK
+        stage.tick()
+        for _ in range(4):
+            stage.turn()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_who_is_busy_with_its_imports_lives_and_not_for_ever(tmp_path: Path, device: str) -> None:
+    """On a machine that others load they take minutes; a card's driver is not in it yet. Idle, it is over soon."""
+    for busy, idle, is_ended in ((25 * MINUTE, 0.0, False), (5 * MINUTE, 4 * MINUTE, True), (HOUR, 0.0, True)):
+        with Stage(build_job(tmp_path, ["a"], set()), [device], logs=tmp_path) as stage:
+            worker = stage.begin()
+            spend(stage, worker, busy, 1.0)
+            spend(stage, worker, idle, 0.0)
+            if is_ended:
+                stage.until(partial(stage.of, events.Crash))
+            assert len(stage.whys()) == is_ended
+
+
+def test_who_breaks_its_channel_after_each_batch_is_not_restarted_without_end() -> None:
+    """What it has committed says nothing of the next one: 1, 2 and 4 s, then it has failed as one that crashes."""
+    with Stage() as stage:
+        for number in range(1, 5):
+            worker = stage.begin() if number == 1 else stage.next_worker(number)
+            worker.hello()
+            worker.open("a")
+            stage.batch(worker, "a")
+            worker.channel.send({"no": "message"})
+            stage.until(lambda: stage.worker.exit_code is not None and stage.slot.phase in (Phase.WAITING, Phase.OVER))
+            stage.clock.now += 4.0
+        stage.until(lambda: stage.slot.phase is Phase.OVER)
+        assert [crash.retry_in_seconds for crash in stage.of(events.Crash)] == [1.0, 2.0, 4.0, None]
+        assert [crash.restarts_left for crash in stage.of(events.Crash)] == [2, 1, 0, 0]
+        assert "its channel broke" in stage.run.failures[0]
+
+
 def test_a_worker_of_ours_that_falls_silent_is_ended_but_not_inside_a_batch(tmp_path: Path) -> None:
     """It hangs in a file or in a model. What its sampler tells of the memory is no sign of life; a batch is judged."""
     with Stage(build_job(tmp_path, ["a"], set()), logs=tmp_path) as stage:
@@ -445,21 +491,6 @@ def test_a_pause_does_not_wait_for_a_worker_that_a_file_keeps(tmp_path: Path) ->
         stage.turn()
         stage.until(lambda: stage.slot.phase is Phase.OVER)
         assert stage.run.is_paused
-
-
-MINUTE, HOUR = 60.0, 3600.0
-
-
-def spend(stage: Stage, worker: PlayedWorker, seconds: float, part: float) -> None:
-    """Let time pass in which a worker uses a part of one core, until it is ended."""
-    for _ in range(int(seconds / MINUTE)):
-        if stage.slot.phase is not Phase.RUNNING:
-            return
-        worker.processor = (worker.processor or 0.0) + part * MINUTE
-        stage.clock.now += MINUTE - TICK
-        stage.tick()
-        for _ in range(4):
-            stage.turn()
 
 
 @pytest.mark.parametrize("has_batch", [True, False])

@@ -1,0 +1,167 @@
+"""Where a folder stands against what its build was to hold: which shards are done, and who has encoded what is there.
+
+Nothing is written, and no source is looked at: that all files of a tree are taken in is what the record and the end
+of each shard's ingest say.
+
+Source: DESIGN.md, section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helix_crawl_otel.formats import count, shard_name
+from helix_crawl_otel.shards.build_record import BuildRecord, RecordUnusable, read_record
+from helix_crawl_otel.shards.errors import EmptyFile, StoreError
+from helix_crawl_otel.shards.inspect import names_by_file, reading, salvage, stored_meta
+from helix_crawl_otel.shards.schema import INGESTING
+
+__all__ = ["BEGUN", "DONE", "NOT_BEGUN", "UNREADABLE", "FolderStanding", "Provenance", "provenance", "shortfall"]
+
+DONE, BEGUN, NOT_BEGUN, UNREADABLE = "done", "begun", "not begun", "unreadable"
+"""States of a shard."""
+
+NAMED = 3
+"""Shards that a sentence names."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Who has encoded a shard.
+
+    Args:
+        encoder: Its identity, `None` where nothing says so.
+        devices: On which there were sessions, such as `cpu` and `cuda:0`, in the order of the first of each.
+        is_ingested: All sources that there were are in it, as far as the file says.
+    """
+
+    encoder: Mapping[str, object] | None
+    devices: tuple[str, ...]
+    is_ingested: bool
+
+
+def provenance(path: Path) -> Provenance:
+    """Read it. Raises as `reading` does."""
+    with reading(path) as (connection, table):
+        own = stored_meta(connection, table)
+        sql = "SELECT device FROM helix_crawl_sessions GROUP BY device ORDER BY min(id)"
+        devices = [str(device) for (device,) in connection.execute(sql)] if table.has_own else []
+    encoder = own.get("encoder")
+    return Provenance(encoder if isinstance(encoder, dict) else None, tuple(devices), not own.get(INGESTING))
+
+
+@dataclass
+class FolderStanding:
+    """One folder that a command was given.
+
+    Args:
+        folder: Where it is.
+        record: What its build was to hold, `None` where nothing says so.
+        trouble: Why the record cannot be read.
+        states: Of each shard that was planned, by name. Of those that are there it is for the command to say more.
+    """
+
+    folder: Path
+    record: BuildRecord | None = None
+    trouble: str = ""
+    states: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path) -> FolderStanding:
+        """Look which of the planned shards have been begun."""
+        try:
+            found = cls(folder, read_record(folder))
+        except RecordUnusable as error:
+            return cls(folder, trouble=f"{error}; so whether all shards are there is not known")
+        if found.record is not None:
+            found.states = {
+                name: NOT_BEGUN if _is_nothing(folder / file) else BEGUN for name, file in found.record.shards.items()
+            }
+        return found
+
+    @property
+    def not_begun(self) -> list[tuple[str, Path]]:
+        """Names and files of the shards that are not there yet."""
+        files = self.record.shards if self.record else {}
+        return [(name, self.folder / files[name]) for name, state in self.states.items() if state == NOT_BEGUN]
+
+    def name_of(self, path: Path) -> str | None:
+        """The name of a planned shard, by its file; `None` of another one."""
+        files = self.record.shards if self.record else {}
+        exact = next((name for name, file in files.items() if self.folder / file == path), None)
+        if exact is not None:
+            return exact
+        # Where letters of either case mean one file, it may be listed in others than it was planned in.
+        alike = [name for name, file in files.items() if file.casefold() == path.name.casefold()]
+        return next((name for name in alike if len(names_by_file([path, self.folder / files[name]])) == 1), None)
+
+    @property
+    def is_complete(self) -> bool:
+        """All that were planned are done, as far as it is known what was."""
+        return not self.trouble and set(self.states.values()) <= {DONE}
+
+    def sentence(self) -> str:
+        """Such as `8 shards planned, 3 done, 1 begun, 4 not begun: a, b, c, …`; empty without a record."""
+        if self.record is None:
+            return ""
+        parts = [f"{count(len(self.states), 'shard')} planned"]
+        for state in (DONE, BEGUN, UNREADABLE, NOT_BEGUN):
+            number = list(self.states.values()).count(state)
+            parts += [f"{number:,} {state}"] if number or state == DONE else []
+        missing = [shard_name(name) for name, _ in self.not_begun]
+        named = f": {', '.join(missing[:NAMED])}{', …' if len(missing) > NAMED else ''}" if missing else ""
+        return ", ".join(parts) + named
+
+    def way_on(self, more: Sequence[str] = ()) -> str:
+        """The command that goes on, empty where nobody knows it.
+
+        Args:
+            more: Options that it needs.
+        """
+        if self.record is None:
+            return ""
+        options = (*self.record.options, *(word for word in more if word not in self.record.options))
+        return BuildRecord(self.record.sources, {}, None, options).command(self.folder)
+
+
+def _is_nothing(path: Path) -> bool:
+    """Whether a planned shard has not been begun: no file, or one without anything in it."""
+    if not path.exists():
+        return True
+    try:
+        with reading(path):
+            return False
+    except EmptyFile:
+        return True
+    except StoreError:
+        return False
+
+
+def shortfall(folder: Path) -> str | None:
+    """One sentence about what a folder lacks of what its build was to hold, `None` where it lacks nothing.
+
+    Args:
+        folder: Of the shards; of a single shard nothing is said.
+    """
+    if not folder.is_dir():
+        return None
+    standing = FolderStanding.of(folder)
+    files = standing.record.shards if standing.record else {}
+    for name, state in standing.states.items():
+        if state == BEGUN:
+            standing.states[name] = _state(folder / files[name])
+    if standing.is_complete:
+        return None
+    if standing.trouble:
+        return standing.trouble
+    return f"{folder} is not complete ({standing.sentence()}); to go on: {standing.way_on()}"
+
+
+def _state(path: Path) -> str:
+    try:
+        is_done = salvage(path).is_complete and provenance(path).is_ingested
+    except StoreError:
+        return UNREADABLE
+    return DONE if is_done else BEGUN
