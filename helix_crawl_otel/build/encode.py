@@ -437,6 +437,8 @@ class _Session:
     def _quarantine(self, gene_id: str, reason: str) -> None:
         self._store.quarantine(gene_id, reason)
         self._pending = max(0, self._pending - 1)
-        watchdog.error("gene %s of shard %s is quarantined: %s", gene_id, self._shard.name, reason)
         source, begins = self._store.place_of(gene_id)
+        watchdog.error(
+            "gene %s of shard %s (%s: %s) is quarantined: %s", gene_id, self._shard.name, source, begins, reason
+        )
         self._report(messages.QuarantineGene(self._shard.name, str(gene_id), source, begins, reason))

@@ -22,8 +22,9 @@ replaced, the shard finished on the CPU. It can be ended at any moment, and the 
 Sources that changed are taken in again; what is complete is skipped without loading a model. DIR remembers what it was
 built of and with which model: another one is refused, and a model that is not named is the one that was.
 
-Left out of SRC: names that begin with a dot, __pycache__, node_modules, the output folder, links to folders, and files
-that are no text (UTF-8, or UTF-16 with a mark); the last are counted. No .gitignore is read."""
+Text is UTF-8, UTF-16, UTF-32, or of an older encoding where that is certain; of HTML the text without tags is taken.
+Left out of SRC: names that begin with a dot, __pycache__, node_modules, the output folder, links to folders, and what
+is no text, such as pictures and PDF; files that are left out are named with the reason. No .gitignore is read."""
 
 _EPILOG = """\
 examples:

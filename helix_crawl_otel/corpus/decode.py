@@ -342,7 +342,7 @@ def guess(sample: bytes) -> tuple[Decoding | None, Sequence[str]]:
     ):
         codec = one["encoding"] or "ascii"
         try:
-            text = codecs.getincrementaldecoder(codec)("strict").decode(sample)
+            text = codecs.getincrementaldecoder(codec)("strict").decode(letters)
         except UnicodeDecodeError:
             continue
         if not any("\x80" <= char <= "\x9f" for char in text):
