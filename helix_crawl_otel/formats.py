@@ -31,6 +31,7 @@ __all__ = [
     "rate",
     "shard_name",
     "shown_command",
+    "size",
     "span",
     "whole_seconds",
     "without_secrets",
@@ -139,6 +140,14 @@ def gib_number(number_of_bytes: float, digits: int = 1, sign: str = "") -> str:
 def mib(number_of_bytes: float) -> str:
     """Such as `512 MiB`."""
     return f"{number_of_bytes / MIB:.0f} MiB"
+
+
+def size(number_of_bytes: float) -> str:
+    """As disks and file managers have it, such as `812 bytes`, `20.4 kB`, `56.7 MB`, `3.1 GB`."""
+    for unit, power in (("TB", 4), ("GB", 3), ("MB", 2), ("kB", 1)):
+        if number_of_bytes >= 0.9995 * 1000**power:
+            return f"{number_of_bytes / 1000**power:,.1f} {unit}"
+    return count(round(number_of_bytes), "byte")
 
 
 def shard_name(shard: str) -> str:

@@ -25,6 +25,7 @@ from helix_crawl_otel.build.careful_encode import (
     encode_carefully,
 )
 from helix_crawl_otel.corpus.cut import ChunkRule
+from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.ingest import ingest
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.encoders.base import first_line, is_device_error
@@ -133,7 +134,11 @@ def _ingest(
 ) -> None:
     assert assignment.source is not None
     output = Path(assignment.output) if assignment.output else None
-    plan = plan_named(Path(assignment.source), output, assignment.shard, may_be_gone=assignment.prune)
+    filters = Filters(
+        tuple(assignment.exclude), tuple(assignment.include), assignment.gitignore, assignment.max_file_bytes
+    )
+    root, shard = Path(assignment.source), assignment.shard
+    plan = plan_named(root, output, shard, may_be_gone=assignment.prune, filters=filters)
 
     def progress(sources: int, genes: int) -> None:
         report(messages.IngestProgress(assignment.shard, sources, genes))

@@ -137,6 +137,7 @@ class ShardWork:
         assignment: What its worker is told; the epoch grows each time that it is given out.
         pending: Genes that lacked a vector before the run, `None` where nobody has counted them. From then on their
             worker counts.
+        expected: How many do, estimated before its sources are read; `None` where nobody can say.
         bad_batches: Batches that killed a worker.
         batch: The batch that its worker is on: first gene and size.
         is_wary: A worker has died while it was on none.
@@ -152,6 +153,7 @@ class ShardWork:
 
     assignment: Assignment
     pending: int | None = None
+    expected: int | None = None
     bad_batches: BadBatches = field(default_factory=BadBatches)
     batch: tuple[str, int] | None = None
     is_wary: bool = False
@@ -343,7 +345,7 @@ class BuildJob:
                 self._emit(events.Ingesting(t, shard, slot, sources, genes))
             case messages.IngestEnd(shard, sources, added, removed, skipped, left_out, read_as, problems):
                 for source, kind, reason in left_out:
-                    self._emit(events.SourceLeftOut(t, shard, source, kind, reason))
+                    self._emit(events.SourceSkipped(t, shard, source, kind, reason))
                 for source, kind in read_as:
                     self._emit(events.SourceReadAs(t, shard, source, kind))
                 for source, reason in problems:

@@ -5,21 +5,24 @@ Source: DESIGN.md, section 8, "Salvage".
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
+from helix_crawl_otel.build.outlook import Look, expected, rule_of, settle_filters
 from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_model, settle_sources
 from helix_crawl_otel.corpus.cut import ChunkRule
-from helix_crawl_otel.corpus.decode import taking_rule
-from helix_crawl_otel.corpus.tree import ShardPlan, fingerprint, plan_shards
-from helix_crawl_otel.encoders.load import is_of
+from helix_crawl_otel.corpus.filters import Filters
+from helix_crawl_otel.corpus.look import ShardLook, TreeLook
+from helix_crawl_otel.corpus.tree import ShardPlan, plan_tree
+from helix_crawl_otel.encoders.load import MINILM, is_of
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
+from helix_crawl_otel.paths import on_disk
 from helix_crawl_otel.shards.build_record import (
     BuildRecord,
     RecordUnusable,
@@ -32,6 +35,7 @@ from helix_crawl_otel.shards.errors import CannotSetAside, EmptyFile, ShardCorru
 from helix_crawl_otel.shards.inspect import (
     Salvage,
     Unread,
+    held,
     lease_of_sources,
     names_by_file,
     notes_of_links,
@@ -60,6 +64,7 @@ class BuildPlan:
         notes: What should be said about the rest.
         failures: Shards that cannot be worked on, with the reason.
         record: What the folder is to hold, to be written before anything is encoded; `None` for shards that are there.
+        look: What the trees were seen to hold, `None` for shards that are there.
     """
 
     model: str
@@ -73,6 +78,7 @@ class BuildPlan:
     notes: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     record: BuildRecord | None = None
+    look: Look | None = None
 
     def skip(self, path: Path, found: Salvage) -> None:
         """This shard needs no worker."""
@@ -95,6 +101,8 @@ def plan_build(
     prune: bool = False,
     moved: bool = False,
     words: Sequence[str] = (),
+    filters: Filters | None = None,
+    progress: Callable[[int, int], None] = lambda files, size: None,
 ) -> BuildPlan:
     """The shards of trees.
 
@@ -105,6 +113,8 @@ def plan_build(
         prune: Genes of sources that are gone are to be removed. A tree that is not named is not gone.
         moved: See `settle_sources`.
         words: Of the command, for the record: see `BuildRecord.options`.
+        filters: What of the trees is not wanted; `None` for what was not the last time.
+        progress: See `TreeLook`.
 
     Raises:
         NotThisBuild: The folder was built of other trees, or with another model.
@@ -116,15 +126,19 @@ def plan_build(
     before, begun = (known.shards, known.model) if known else ({}, None)
     files = [output / file for file in before.values()]
     model, said = _model(options, files, begun, str(output), "another --out")
+    wanted, told = settle_filters(filters, known)
+    salvaged: dict[str, Salvage | StoreError] = {}
+    looked = TreeLook(lambda plan: _rule_of(plan, salvaged, options.lock_seconds), progress)
     plans = []
     for label, root in sorted(settled.taken.items()):
-        found = plan_shards(root, output, label=label, known=before)
+        loose, found = plan_tree(root, output, wanted, label=label, known=before)
         if label in settled.moved and not {plan.name for plan in found} & set(before):
             raise NotThisBuild(
                 f"--moved: {root} has none of the folders that {output} was built of; accepted: the same tree in "
                 "another place"
             )
-        plans += found
+        looked.take(loose, found)
+        plans += [plan for plan in found if not looked.shards[plan.name].is_empty]
     shards = {plan.name: plan.file for plan in plans}
     gone = {}
     for name, file in before.items():
@@ -134,13 +148,19 @@ def plan_build(
             gone[name] = output / file, epoch
     shards |= {name: path.name for name, (path, _) in gone.items()}
     places = {**settled.left, **{label: str(root) for label, root in settled.taken.items()}}
-    record = BuildRecord(dict(sorted(places.items())), shards, absolute_model(model), tuple(words))
-    planned = BuildPlan(model, notes=[*notes, *settled.notes, *said], record=record, can_cut=True)
+    record = BuildRecord(dict(sorted(places.items())), shards, absolute_model(model), tuple(words), wanted.to_json())
+    planned = BuildPlan(model, notes=[*notes, *settled.notes, *told, *said], record=record, can_cut=True)
+    planned.look = Look(looked, tuple(map(str, settled.taken.values())), wanted)
     planned.failures.update(_linked([(name, output / file) for name, file in shards.items()]))
-    assigned = functools.partial(Assignment, output=str(output), prune=prune)
+
+    kept = wanted.to_json()
+
+    def assigned(name: str, path: str, epoch: int = 0, source: str | None = None, **again: Any) -> Assignment:
+        return Assignment(name, path, epoch, source, str(output), prune=prune, **kept, **again)
+
     for plan in plans:
         if plan.name not in planned.failures:
-            _plan_shard(planned, plan, options, assigned, prune=prune)
+            _plan_shard(planned, plan, looked.shards[plan.name], salvaged, options, assigned, prune=prune)
     if planned.old:
         planned.notes.append(
             f"{count(planned.old, 'shard')} cut by an earlier version, which counted no tokens, go on so; --reencode "
@@ -153,8 +173,48 @@ def plan_build(
         if prune:
             planned.works.append(ShardWork(assigned(name, str(path), epoch, str(root))))
         else:
-            planned.notes.append(f"{path.name} is of {name!r}, which is gone from {root}; --prune removes its genes")
+            is_there = on_disk(root / name.rpartition("/")[2]).exists()
+            why = f"of which no file in {root} is wanted now" if is_there else f"which is gone from {root}"
+            planned.notes.append(f"{path.name} is of {name!r}, {why}; --prune removes its genes")
     return planned
+
+
+def look_before(
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    moved: bool = False,
+    model: str | None = None,
+    filters: Filters | None = None,
+    progress: Callable[[int, int], None] = lambda files, size: None,
+    reencode: bool = False,
+) -> tuple[Look, list[str]]:
+    """What `plan_build` would see, without a lock, a model or a change to anything.
+
+    Args:
+        sources: See `plan_build`, as for the rest and for what is raised.
+        output: See there.
+        moved: See there.
+        model: As the command names it.
+        filters: See `plan_build`.
+        progress: See there.
+        reencode: Everything is to be encoded again.
+
+    Returns:
+        What was seen, and what is to be said of it.
+    """
+    known = read_record(output)
+    settled = settle_sources(sources, known, output, moved=moved)
+    wanted, told = settle_filters(filters, known)
+    looked = TreeLook(lambda plan: rule_of(held(output / plan.file)), progress)
+    look = Look(looked, tuple(map(str, settled.taken.values())), wanted)
+    for label, root in sorted(settled.taken.items()):
+        loose, found = plan_tree(root, output, wanted, label=label, known=known.shards if known else None)
+        look.tree.take(loose, found)
+        for plan in found:
+            look.count(plan.name, output / plan.file, reencode=reencode)
+    look.measure(output, absolute_model(model or (known and known.model) or MINILM))
+    return look, [*settled.notes, *told]
 
 
 def _record(output: Path, lock_seconds: float) -> tuple[BuildRecord | None, list[str]]:
@@ -183,16 +243,38 @@ def _model(
     return settle_model(options.model, identities, begun, place, reencode=options.reencode, elsewhere=elsewhere)
 
 
+def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], lock_seconds: float) -> str | None:
+    """Look at the file of a shard, and say by which rule it was cut, `None` where there is none."""
+    path = Path(str(plan.output)) / plan.file
+    if not path.exists():
+        return None
+    try:
+        salvaged[plan.name] = found = salvage(path, lock_seconds, is_built=True)
+    except StoreError as error:
+        salvaged[plan.name] = error
+        return None
+    return rule_of(found)
+
+
 def _plan_shard(
-    planned: BuildPlan, plan: ShardPlan, options: EncodeOptions, assigned: Callable[..., Assignment], *, prune: bool
+    planned: BuildPlan,
+    plan: ShardPlan,
+    seen: ShardLook,
+    salvaged: Mapping[str, Salvage | StoreError],
+    options: EncodeOptions,
+    assigned: Callable[..., Assignment],
+    *,
+    prune: bool,
 ) -> None:
     """Find out what one shard of a tree needs."""
     path = Path(str(plan.output)) / plan.file
     pending, epoch = None, 0
-    if path.exists():
+    if plan.name in salvaged:
         planned.notes += notes_of_links(path)
         try:
-            found = salvage(path, options.lock_seconds, is_built=True)
+            found = salvaged[plan.name]
+            if isinstance(found, StoreError):
+                raise found
         except EmptyFile:
             pass
         except ShardCorrupt as error:
@@ -212,19 +294,16 @@ def _plan_shard(
         else:
             rule = ChunkRule.of(found.rule or ChunkRule(version=1).fingerprint)
             is_old = rule is not None and rule.version < ChunkRule().version
-            unchanged = (
-                rule is not None
-                and not (is_old and options.reencode)
-                and found.fingerprint == fingerprint(plan, taking_rule(rule.fingerprint))
-            )
+            unchanged = rule is not None and not (is_old and options.reencode) and found.fingerprint == seen.fingerprint
             if unchanged and not prune and _is_done(found, options, planned.model):
                 planned.skip(path, found)
+                seen.passages = found.genes
                 return
             pending, epoch = found.pending if unchanged and not options.reencode else None, found.epoch
             planned.old += is_old and found.identity is not None and not options.reencode
     again = {"reencode": options.reencode, "retry_quarantined": options.retry_quarantined}
     assignment = assigned(plan.name, str(path), epoch, str(plan.root), **again)
-    planned.works.append(ShardWork(assignment, pending))
+    planned.works.append(ShardWork(assignment, pending, expected(seen, path, reencode=options.reencode)))
 
 
 def _linked(shards: Sequence[tuple[str, Path]]) -> dict[str, str]:

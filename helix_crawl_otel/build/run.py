@@ -86,6 +86,8 @@ def run_build(
         if planned.works:
             find_model(planned.model)
         devices = _devices(options, planned.model)
+        if planned.look is not None:
+            planned.look.measure(folders[0], planned.model)
         if planned.record is not None:
             write_record(folders[0], planned.record)
         console = stack.enter_context(Console(options.common, standard_output.shown, notice))
@@ -177,12 +179,17 @@ def _announce(
     console.emit(started)
     for text in (*devices.warnings, *planned.notes):
         console.emit(events.Note(t, "warning", text))
+    waiting = {}
     for work in planned.works:
-        if work.pending is not None:
-            console.emit(events.ShardCounted(t, work.assignment.shard, work.pending))
+        genes = work.expected if work.pending is None else work.pending
+        if genes is not None:
+            waiting[work.assignment.shard] = genes
+            console.emit(events.ShardCounted(t, work.assignment.shard, genes, is_estimate=work.pending is None))
+    if planned.look is not None:
+        console.emit(planned.look.event(t, complete=done, pending=sum(waiting.values()), devices=places))
     for shard, reason in planned.failures.items():
         console.emit(events.ShardEnded(t, shard, "failed", 0, reason))
-    session.pipeline.expect_shards(work.assignment.shard for work in planned.works)
+    session.pipeline.expect_shards((work.assignment.shard for work in planned.works), waiting)
     session.pipeline.set_shards(done=done, failed=len(planned.failures))
 
 
@@ -219,7 +226,7 @@ def _summary(
         next_step = mended
     elif code == FAILED and quarantined and retry:
         next_step = retry
-    left_out = _LeftOut([*planned.complete, *(Path(work.assignment.path) for work in job.shards)], lock_seconds)
+    skipped = _Skipped([*planned.complete, *(Path(work.assignment.path) for work in job.shards)], lock_seconds)
     logs = _logs(session.folder) if progress.crashes or failed or job.never else []
     return Summary(
         exit_code=code,
@@ -234,10 +241,11 @@ def _summary(
         quarantines=progress.quarantines,
         source_problems=problems,
         unreadable=progress.troubles,
-        left_out=dict(left_out.kinds.most_common()),
-        left_out_first=left_out.first,
-        left_out_list=left_out.write(session.folder / "left-out.txt"),
-        read_as=dict(left_out.read_as.most_common()),
+        left_out=planned.look.unwanted() if planned.look else (),
+        skipped_sources=dict(skipped.kinds.most_common()),
+        skipped_first=skipped.first,
+        skipped_list=skipped.write(session.folder / "skipped.txt"),
+        read_as=dict(skipped.read_as.most_common()),
         actions=dict(progress.actions),
         crashes=progress.crashes,
         starts=dict(run.totals.starts),
@@ -257,7 +265,7 @@ def _logs(folder: Path) -> list[str]:
         return []
 
 
-class _LeftOut:
+class _Skipped:
     """The sources that were left out or read otherwise, as the shards have them: also those of earlier runs.
 
     Args:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import argparse
 import os.path
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from helix_crawl_otel.build.options import add_encode_options, read_encode_options
-from helix_crawl_otel.commands.common import Commands, add_command, typed_command, typed_options
+from helix_crawl_otel.commands.common import (
+    Commands,
+    add_command,
+    say,
+    say_json,
+    say_over,
+    typed_command,
+    typed_options,
+)
 from helix_crawl_otel.config import ConfigError
-from helix_crawl_otel.formats import shown_command
+from helix_crawl_otel.exit_codes import DONE
+from helix_crawl_otel.formats import shown_command, size
 from helix_crawl_otel.paths import typed_folder, typed_path
+
+if TYPE_CHECKING:
+    from helix_crawl_otel.build.plan import BuildPlan
+    from helix_crawl_otel.corpus.filters import Filters
 
 __all__ = ["add_build_options", "build", "register"]
 
@@ -23,13 +38,17 @@ Sources that changed are taken in again; what is complete is skipped without loa
 built of and with which model: another one is refused, and a model that is not named is the one that was.
 
 Text is UTF-8, UTF-16, UTF-32, or of an older encoding where that is certain; of HTML the text without tags is taken.
-Left out of SRC: names that begin with a dot, __pycache__, node_modules, the output folder, links to folders, and what
-is no text, such as pictures and PDF; files that are left out are named with the reason. No .gitignore is read."""
+Left out of SRC: names that begin with a dot, __pycache__, node_modules, the output folder, links to folders, and files
+that are no text, which are named; and what the .gitignore files of the tree and of the repository it lies in, and .git/info/exclude
+leave out (git's settings for a user or a machine are not read). Filters are kept: the same command without them goes on
+with those of the last time. Genes of files that are left out later stay until --prune."""
 
 _EPILOG = """\
 examples:
   helix-crawl build ~/notes                                   every file that is text, into ~/notes.shards
   helix-crawl build ~/notes --out ~/notes.shards --device cuda --model BAAI/bge-m3
+  helix-crawl build ~/notes --dry-run                         what is there, how much it is, what is left out
+  helix-crawl build ~/notes --exclude '*.log' --exclude drafts/ --max-file-size 20MB
   helix-crawl build ~/notes --out ~/notes.shards --prune      and remove what is no longer there
   helix-crawl build ~/notes ~/work --out ~/all.shards         several sources in one index
   helix-crawl verify ~/notes.shards                           is every gene there?
@@ -55,15 +74,69 @@ def register(commands: Commands) -> None:
         "--out", metavar="DIR", help="where the shards are written; made if need be (default, of one SRC: SRC.shards)"
     )
     add_build_options(parser)
+    _add_filters(parser)
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is taken")
+    group.add_argument(
+        "--exclude",
+        action="append",
+        metavar="GLOB",
+        help="leave out what a pattern as in a .gitignore means, from the root of SRC: with / on Windows too, letters "
+        "as they are; in quotes, as often as you like",
+    )
+    group.add_argument(
+        "--include", action="append", metavar="GLOB", help="take only what is meant by one of these, in the same way"
+    )
+    group.add_argument(
+        "--no-gitignore", action="store_true", help="take what the .gitignore files of the tree leave out as well"
+    )
+    group.add_argument("--max-file-size", metavar="SIZE", help="leave out larger files; such as 500kB, 20MB, 1GiB")
+    group.add_argument(
+        "--dry-run", action="store_true", help="look at the tree, say what there is, and end; nothing is written"
+    )
 
 
 def add_build_options(parser: argparse.ArgumentParser) -> None:
-    """Offer what `build` reads beside its sources and its output."""
+    """Offer what `build` reads beside its sources and its output; no filter is named without `_add_filters`."""
+    parser.set_defaults(exclude=None, include=None, no_gitignore=False, max_file_size=None, dry_run=False)
     parser.add_argument("--prune", action="store_true", help="remove the genes of sources that are gone")
     parser.add_argument(
         "--moved", action="store_true", help="SRC is a tree that --out was built of, in another place than it was"
     )
     add_encode_options(parser)
+
+
+def _filters(args: argparse.Namespace) -> Filters | None:
+    """What the command says of them, `None` where it says nothing.
+
+    Raises:
+        ConfigError: A pattern or a size is none.
+    """
+    from helix_crawl_otel.corpus.filters import Filters, check_pattern, parse_size
+
+    for option in ("exclude", "include"):
+        for text in getattr(args, option) or ():
+            try:
+                check_pattern(text)
+                if sys.platform == "win32" and "\\" in text:
+                    raise ValueError("accepted: / between folders, on Windows too")
+            except ValueError as error:
+                raise ConfigError(f"--{option} is {text!r}; {error}") from None
+    most = None
+    if args.max_file_size is not None:
+        try:
+            most = parse_size(args.max_file_size)
+        except ValueError as error:
+            raise ConfigError(f"--max-file-size is {args.max_file_size!r}; {error}") from None
+    filters = Filters(tuple(args.exclude or ()), tuple(args.include or ()), not args.no_gitignore, most)
+    return filters if filters.words() else None
+
+
+def _looking(files: int, number_of_bytes: int) -> None:
+    """On a terminal: a large tree takes seconds."""
+    say_over(f"looking at the tree: {files:,} entries, {size(number_of_bytes)}")
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -78,28 +151,61 @@ def _command(args: argparse.Namespace) -> int:
 
 def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
     """Build `out` from `sources`, with the options that `register` offers. Returns the exit code."""
-    from helix_crawl_otel.build.plan import plan_build
+    from helix_crawl_otel.build.plan import look_before, plan_build
     from helix_crawl_otel.build.resume import absolute_model, same_place
     from helix_crawl_otel.build.run import run_build
+    from helix_crawl_otel.console.text import look_lines
     from helix_crawl_otel.corpus.tree import plan_shards
 
-    options = read_encode_options(args)
+    options, filters = read_encode_options(args), _filters(args)
     sources, out = [_absolute(source) for source in sources], out.absolute()
     if out.is_file() or any(same_place(out, source) for source in sources):
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
+    if args.dry_run:
+        look, notes = look_before(
+            sources,
+            out,
+            moved=args.moved,
+            model=args.model,
+            filters=filters,
+            progress=_looking,
+            reencode=args.reencode,
+        )
+        say_over("")
+        if args.json:
+            say_json(look.to_json() | {"notes": notes})
+        else:
+            say(*look_lines(look.event(0.0)), *(f"  note        {note}" for note in notes))
+        return DONE
     if not out.exists():
         for source in sources:
-            plan_shards(source, out)  # nothing is made for a tree that is not there
+            plan_shards(source, out, filters)  # nothing is made for a tree that is not there
     command = typed_command()
     done = shown_command(["helix-crawl", "verify", str(out)])
     words = typed_options(args, but=("--out", "--moved", "--model"))
     if args.model is not None:
         words = ("--model", absolute_model(args.model), *words)
+
+    def make_plan() -> BuildPlan:
+        try:
+            return plan_build(
+                sources,
+                out,
+                options,
+                prune=args.prune,
+                moved=args.moved,
+                words=words,
+                filters=filters,
+                progress=_looking,
+            )
+        finally:
+            say_over("")
+
     return run_build(
         command,
         [out],
         options,
-        lambda: plan_build(sources, out, options, prune=args.prune, moved=args.moved, words=words),
+        make_plan,
         next_steps=(done, f"{command}   # goes on where it was"),
     )
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from helix_crawl_otel.console.output import LogHandler, OutputThread, Piece
 from helix_crawl_otel.console.progress import Progress, ShardProgress
 from helix_crawl_otel.console.screen import Display
-from helix_crawl_otel.console.text import MOST_SHARDS, Summary, activity_text, progress_text, sentence_of, shard_text
+from helix_crawl_otel.console.text import MOST_SHARDS, Summary, activity_text, lines_of, progress_text, shard_text
 from helix_crawl_otel.dates import local_clock
 from helix_crawl_otel.formats import genes, printable, shard_name
 from helix_crawl_otel.supervise import events
@@ -61,12 +61,13 @@ class LiveDisplay(Display):
         self._logger.propagate = self._propagated
 
     def _show(self, event: events.Event) -> None:
-        text = sentence_of(event)
-        if text is None:
+        lines = lines_of(event)
+        if not lines:
             self._refresh(event.t)
             return
         is_behind = self._output.is_behind
-        self._output.say(f"{local_clock(self._now())} {text}")
+        for line in lines:
+            self._output.say(f"{local_clock(self._now())} {line}")
         if not is_behind:
             self._draw(event.t)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from helix_crawl_otel.console.progress import Progress
 from helix_crawl_otel.console.run_record import RunEnd, RunRecord, record_of, standing
-from helix_crawl_otel.console.text import Summary, progress_lines, sentence_of
+from helix_crawl_otel.console.text import Summary, lines_of, progress_lines
 from helix_crawl_otel.dates import local_clock, local_time, utc_time
 from helix_crawl_otel.supervise import events
 
@@ -136,9 +136,8 @@ class PlainDisplay(Display):
         self._say("", *summary.lines())
 
     def _show(self, event: events.Event) -> None:
-        text = sentence_of(event)
-        if text is not None:
-            self._put(text)
+        for line in lines_of(event):
+            self._put(line)
 
     def _refresh(self, now: float) -> None:
         if self._told_at is None:

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from helix_crawl_otel.console.progress import LONG_BATCH_SECONDS, Activity, Progress, ShardProgress
-from helix_crawl_otel.formats import count, duration, genes, gib, rate, shard_name, whole_seconds
+from helix_crawl_otel.formats import (
+    count,
+    duration,
+    genes,
+    gib,
+    rate,
+    shard_name,
+    shown_command,
+    size,
+    whole_seconds,
+)
 from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
 from helix_crawl_otel.shards.inspect import Unread
 from helix_crawl_otel.supervise import events
 
-__all__ = ["Summary", "activity_text", "places", "progress_lines", "progress_text", "sentence_of", "shard_text"]
+__all__ = [
+    "Summary",
+    "activity_text",
+    "lines_of",
+    "look_lines",
+    "places",
+    "progress_lines",
+    "progress_text",
+    "shard_text",
+]
 
 MOST_SHARDS = 8
 """Shards that are shown; those beyond are in the total."""
@@ -25,10 +44,22 @@ MOST_FAILED = 10
 _INTERRUPTS = ("finishing the batches in flight; interrupt again to end at once", "ending at once")
 
 
-def sentence_of(event: events.Event) -> str | None:
-    """An event for people; `None` when it is not worth a line. Actions have theirs in the log, `[crawl-watchdog]`."""
+MOST_REASONS = 6
+LEAST_SHARE = 0.01
+
+_OF_COURSE = ("hidden", "caches", "what Windows", "the folder of the shards")
+"""Reasons for which every build leaves things out: they come last."""
+
+
+def lines_of(event: events.Event) -> list[str]:
+    """An event for people: a line, of a look several, none when it is not worth one. Actions have theirs in the log,
+    `[crawl-watchdog]`.
+    """
+    if isinstance(event, events.TreeLooked):
+        return look_lines(event)
     say = _SENTENCES.get(type(event))
-    return None if say is None else say(event)
+    text = None if say is None else say(event)
+    return [] if text is None else [text]
 
 
 def _started(event: events.RunStarted) -> str:
@@ -42,6 +73,55 @@ def places(devices: Sequence[str]) -> str:
     if list(devices) == [UNKNOWN_DEVICE]:
         return "an unknown device"
     return ", ".join(name if times == 1 else f"{times} x {name}" for name, times in Counter(devices).items())
+
+
+def look_lines(event: events.TreeLooked) -> list[str]:
+    """What a look at the whole tree came to: one line, and one for each thing to be known before it is built."""
+    about = f"about {count(event.passages, 'passage')}"
+    trees = ", ".join(event.sources)
+    lines = [f"{trees}: {count(event.files, 'file')} in {count(event.shards, 'shard')}, {size(event.bytes)}, {about}"]
+    lines += [f"  {title:<11} {text}" for title, text in _look_rows(event)]
+    return lines
+
+
+def _look_rows(event: events.TreeLooked) -> Iterator[tuple[str, str]]:
+    reasons = sorted(event.left_out, key=lambda row: str(row["why"]).startswith(_OF_COURSE))
+    yield from _left_out(reasons[:MOST_REASONS])
+    if len(reasons) > MOST_REASONS:
+        yield "", f"and for {count(len(reasons) - MOST_REASONS, 'other reason')}"
+    if event.unreadable:
+        yield "unreadable", count(event.unreadable, "file or folder", "files and folders")
+    if event.no_text:
+        yield "no text", f"{count(event.no_text, 'file')}, {size(event.no_text_bytes)}: pictures, archives and the like"
+    for number, row in enumerate(event.largest):
+        if number and row["share"] < LEAST_SHARE:
+            break
+        share = f"{100 * row['share']:.0f} %" if row["share"] >= LEAST_SHARE else "< 1 %"
+        yield "" if number else "largest", f"{size(row['bytes']):>8} {share:>5}  {row['source']}"
+    if event.complete or event.pending < event.passages:
+        left = f"about {count(event.pending, 'passage')}" if event.pending else "nothing"
+        yield "to do", f"{left}; {event.complete:,} of {count(event.shards, 'shard')} complete"
+    if event.pending:
+        yield "time", _look_time(event)
+    if event.pending and event.dominating is not None:
+        first = event.largest[0]
+        yield "note", f"{first['source']} alone makes about {100 * first['share']:.0f} % of all passages"
+        yield "", f"{shown_command(['--exclude', event.dominating])} leaves it out, or --max-file-size"
+    for pattern in event.unused:
+        yield "note", f"--exclude {pattern} leaves nothing out; patterns count from the root of SRC, with /"
+
+
+def _left_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for number, row in enumerate(rows):
+        kinds = [("folder", row["folders"]), ("file", row["files"])]
+        what = " and ".join(count(times, kind) for kind, times in kinds if times)
+        yield "" if number else "left out", f"{what}: {row['why']}"
+
+
+def _look_time(event: events.TreeLooked) -> str:
+    if event.seconds is None:
+        return "shown with the first batches: no run here has measured this model on this machine"
+    return f"about {duration(event.seconds)} at {rate(event.rate)}, as the last run here on {event.rate_device}"
 
 
 def _worker(event: events.WorkerStarted) -> str:
@@ -73,7 +153,7 @@ def _ingested(event: events.Ingested) -> str | None:
     if event.removed:
         changes.append(f"{genes(event.removed)} removed")
     if event.skipped:
-        changes.append(f"{event.skipped:,} left out")
+        changes.append(f"{event.skipped:,} skipped")
     return f"shard {shard_name(event.shard)}: {', '.join(changes)}"
 
 
@@ -198,9 +278,10 @@ class Summary:
         logs: Files in which the workers wrote what they did, where something went wrong.
         unread: What the encoder has not read of the genes in these shards.
         can_cut: Their sources are there, to be cut anew.
-        left_out: Sources that were left out, in all shards of the run, by what they are.
-        left_out_first: The first of each kind: `shard`, `source`, `what`, `reason`.
-        left_out_list: The file that names all of them, empty where there are none.
+        left_out: Files and folders left out by the user's wish: `why`, `files`, `folders`.
+        skipped_sources: Sources that were skipped, in all shards of the run, by what they are.
+        skipped_first: The first of each kind: `shard`, `source`, `what`, `reason`.
+        skipped_list: The file that names all of them, empty where there are none.
         read_as: Sources that were not read as they stand, by what they were read as.
     """
 
@@ -224,9 +305,10 @@ class Summary:
     logs: Sequence[str] = ()
     unread: Unread = field(default_factory=Unread)
     can_cut: bool = False
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    left_out_first: Sequence[Mapping[str, str]] = ()
-    left_out_list: str = ""
+    left_out: Sequence[Mapping[str, Any]] = ()
+    skipped_sources: Mapping[str, int] = field(default_factory=dict)
+    skipped_first: Sequence[Mapping[str, str]] = ()
+    skipped_list: str = ""
     read_as: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -259,6 +341,7 @@ class Summary:
         shards = ", ".join(f"{number:,} {state}" for state, number in self.shards.items() if number)
         rows += [("shards", shards)] if shards else []
         rows += self._trouble()
+        rows += _left_out(self.left_out)
         actions = ", ".join(f"{name} {number}" for name, number in self.actions.items())
         rows += [("ladder", actions)] if actions else []
         restarts = ", ".join(f"{number} for {why}" for why, number in self.starts.items() if why != "first")
@@ -294,11 +377,13 @@ class Summary:
             rows += [("", f"{row['source']} in {shard_name(row['shard'])}: {row['reason']}") for row in self.unreadable]
             hidden = self.source_problems - len(self.unreadable)
             rows += [("", f"and {hidden:,} more")] if self.unreadable and hidden > 0 else []
-        if self.left_out:
-            rows.append(("left out", ", ".join(count(number, kind) for kind, number in self.left_out.items())))
-            rows += [("", f"{row['source']}: {row['reason']}") for row in self.left_out_first]
-            named = len(self.left_out_first)
-            rows += [("", f"all are named in {self.left_out_list}")] if sum(self.left_out.values()) > named else []
+        if self.skipped_sources:
+            rows.append(("skipped", ", ".join(count(number, kind) for kind, number in self.skipped_sources.items())))
+            rows += [("", f"{row['source']}: {row['reason']}") for row in self.skipped_first]
+            named = len(self.skipped_first)
+            rows += (
+                [("", f"all are named in {self.skipped_list}")] if sum(self.skipped_sources.values()) > named else []
+            )
         if self.read_as:
             rows.append(("read as", ", ".join(f"{kind} {number:,}" for kind, number in self.read_as.items())))
         return rows

@@ -25,7 +25,7 @@ from typing import Any
 
 from pathspec import GitIgnoreSpec
 
-__all__ = ["GITIGNORE", "Filters", "FolderRules", "rules_of_tree"]
+__all__ = ["GITIGNORE", "Filters", "FolderRules", "check_pattern", "parse_size", "pattern_of", "rules_of_tree"]
 
 GITIGNORE, REPOSITORY = ".gitignore", ".git"
 NOT_INCLUDED = "--include (not among them)"
@@ -99,6 +99,45 @@ def _any_of(compiled: Iterable[Any]) -> re.Pattern[str] | None:
         return re.compile("|".join(_GROUP_NAME.sub("(?:", each.regex.pattern) for each in compiled) or "(?!)")
     except re.error:
         return None
+
+
+_SPECIAL = re.compile(r"([\\*?\[\]]|(?<=.) +\Z)")
+
+
+def pattern_of(name: str) -> str:
+    """The pattern that means one file, or folder, and nothing else.
+
+    Args:
+        name: From the root, with `/`.
+    """
+    return "/" + _SPECIAL.sub(lambda found: "".join(f"\\{letter}" for letter in found[0]), name)
+
+
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?(?:([kmgt]?)(i?)b?|bytes?)", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes: `20MB` is 20,000,000, `20MiB` and `20M` are 20 times 1,048,576, as other programs have it.
+
+    Raises:
+        ValueError: It is no size; the message says what is accepted.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or not float(found[1]):
+        raise ValueError("accepted: a size such as 500kB, 20MB, 1.5GiB, or a number of bytes")
+    letter, is_decimal = (found[2] or "").lower(), text.strip()[-1] in "bB" and not found[3]
+    power = "kmgt".index(letter) + 1 if letter else 0
+    return round(float(found[1]) * float(1000 if is_decimal else 1024) ** power)
+
+
+def check_pattern(text: str) -> None:
+    """Refuse what would leave out nothing whatever is there.
+
+    Raises:
+        ValueError: It is no pattern; the message says what is accepted.
+    """
+    if not Patterns([text]):
+        raise ValueError("accepted: a pattern as in a .gitignore, such as '*.log', 'drafts/' or '/notes/old.md'")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from helix_crawl_otel.corpus.tree import (
     entries_of,
     fingerprint,
     in_order,
+    is_unwanted,
 )
 from helix_crawl_otel.paths import on_disk
 from helix_crawl_otel.shards.genes import SourceMark, SourceNote
@@ -167,7 +168,8 @@ class _Ingest:
         report.gone = sorted(source_id for source_id in left - over if not _lies_in(source_id, unread))
         if prune and report.gone:
             folder = plan.root / plan.folder
-            if report.sources == 0 and plan.folder != ROOT_SHARD and on_disk(folder).exists():
+            is_empty = report.sources == 0 and plan.folder != ROOT_SHARD and on_disk(folder).exists()
+            if is_empty and not is_unwanted(plan):
                 raise UnreadableSource(
                     f"{folder} holds no file any more, so that nothing was pruned: is a disk not mounted? where all of "
                     "it is meant to go, remove the folder as well"

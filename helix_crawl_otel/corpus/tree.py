@@ -45,6 +45,7 @@ __all__ = [
     "fingerprint_of",
     "has_source",
     "in_order",
+    "is_unwanted",
     "is_wish",
     "plan_named",
     "plan_shards",
@@ -263,12 +264,18 @@ def plan_named(
     Raises:
         UnreadableSource: There is none of that name any more.
     """
-    for plan in plan_shards(root, output, filters, label=label_of(name)):
+    loose, plans = plan_tree(root, output, filters, label=label_of(name))
+    for plan in plans:
         if plan.name == name:
             return plan
     if may_be_gone:
-        return ShardPlan(name, file_names([name])[name], root, output)
+        return ShardPlan(name, file_names([name])[name], root, output, loose.rules)
     raise UnreadableSource(f"{root} has no folder {name!r} any more")
+
+
+def is_unwanted(plan: ShardPlan) -> bool:
+    """Whether there is something in a shard that the user does not want."""
+    return any(isinstance(item, LeftOut) and is_wish(item.why) for item in entries_of(plan))
 
 
 def has_source(plan: ShardPlan) -> bool:
@@ -345,6 +352,8 @@ def entries_of(plan: ShardPlan) -> Iterator[Source | SourceProblem | LeftOut]:
         yield from _file(str(root), root.name, shared, is_link=False)
     elif plan.folder == ROOT_SHARD:
         yield from _folder(str(root), "", plan.rules, plan, shared, deep=False)
+    elif (why := plan.rules.why(plan.folder, is_folder=True)) is not None:
+        yield LeftOut(plan.folder, True, why)
     else:
         yield from _folder(str(root / plan.folder), plan.folder, plan.rules, plan, shared, deep=True)
     yield from shared.once()

@@ -523,6 +523,10 @@ class Assignment:
             the shard has been encoded.
         shortages: How many workers in a row had to leave this shard on this device for want of memory.
         is_wary: A worker of this shard has died outside of batches: say which one is looked at before it is.
+        exclude: See `corpus.filters.Filters`, also of the next three.
+        include: See there.
+        gitignore: See there.
+        max_file_bytes: See there.
     """
 
     shard: str
@@ -537,6 +541,10 @@ class Assignment:
     quarantine: dict[str, str] = field(default_factory=dict)
     shortages: int = 0
     is_wary: bool = False
+    exclude: list[str] = field(default_factory=list)
+    include: list[str] = field(default_factory=list)
+    gitignore: bool = True
+    max_file_bytes: int | None = None
 
 
 @dataclass(frozen=True)

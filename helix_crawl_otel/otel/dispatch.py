@@ -14,6 +14,7 @@ from helix_crawl_otel.otel.gauges import ExportedMetrics
 from helix_crawl_otel.otel.logline import decision_line
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.model import Action, ActionKind, Decision, DecisionKind, Evidence, Outcome
+from helix_crawl_otel.policy.policy import Policy
 
 __all__ = ["ActionHook", "ActionSink", "Dispatcher"]
 
@@ -78,22 +79,17 @@ class Dispatcher:
 
     def run(self) -> None:
         """Carry out what has been decided since the last call."""
-        while True:
-            if not self._running.acquire(blocking=False):
-                return
+        waiting = self._feed.decisions
+        while waiting and self._running.acquire(blocking=False):
             try:
-                decision = self._feed.next_decision()
-                while decision is not None:
-                    self._carry_out(decision)
-                    decision = self._feed.next_decision()
+                while waiting:
+                    self._carry_out(waiting.popleft())
             finally:
-                self._running.release()
-            if not self._feed.has_decisions():
-                return
+                self._running.release()  # what came since, when the lock was still held, is seen by the outer loop
 
     def acknowledge(self, action: Action, outcome: Outcome) -> None:
         """Take note of how an action ended, once; a second word about it changes nothing."""
-        self._feed.tell(lambda policy: policy.resolve(action.shard, action.id, outcome))
+        self._feed.tell(Policy.resolve, action.shard, action.id, outcome)
         self._settle(action.id, outcome)
         self.run()
 

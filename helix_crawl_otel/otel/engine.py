@@ -106,7 +106,7 @@ class Pipeline:
     def start_worker(self, worker: str, device: str, reason: str, pid: int) -> None:
         """A worker runs, for one of `gauges.START_REASONS`."""
         t = self._clock()
-        self._feed.tell(lambda policy: policy.start_worker(t, worker, device))
+        self._feed.tell(Policy.start_worker, t, worker, device)
         self._gauge_state.start_worker(worker, device)
         self._exported.begin_worker(device, reason)
         if self._timeline is not None:
@@ -127,22 +127,20 @@ class Pipeline:
         """A worker begins a shard; `can_take` is what its driver can do."""
         t = self._clock()
         kinds = tuple(can_take)
-        self._feed.tell(
-            lambda policy: policy.open_shard(t, shard, worker, device, kinds, can_end_worker=self._can_end_worker)
-        )
+        self._feed.tell(Policy.open_shard, t, shard, worker, device, kinds, can_end_worker=self._can_end_worker)
         self._gauge_state.open_shard(shard)
         self._exported.begin_shard(shard, device)
         self._settle()
 
     def move_shard(self, shard: str, device: str) -> None:
         """An open shard goes on on another device, in the same process."""
-        self._feed.tell(lambda policy: policy.move_shard(shard, device))
+        self._feed.tell(Policy.move_shard, shard, device)
         self._exported.begin_shard(shard, device)
         self._settle()
 
     def open_shards(self, worker: str) -> dict[str, str]:
         """Shards that a worker, or an earlier one of that name, has opened and not closed; and where each is."""
-        return self._feed.ask(lambda policy: policy.open_shards(worker))
+        return self._feed.ask(Policy.open_shards, worker)
 
     def expect_shards(self, shards: Iterable[str], genes: Mapping[str, int] = MappingProxyType({})) -> None:
         """These shards are pending: each is counted so until it is opened, or closed without having been.
@@ -170,8 +168,8 @@ class Pipeline:
     def close_shard(self, shard: str, state: str) -> None:
         """A worker leaves a shard that is now `done`, `paused`, `failed` or `pending`."""
         t = self._clock()
-        was_open = self._feed.ask(lambda policy: shard in policy.open_shards())
-        self._feed.tell(lambda policy: policy.close_shard(t, shard, is_done=state == "done"))
+        was_open = shard in self._feed.ask(Policy.open_shards)
+        self._feed.tell(Policy.close_shard, t, shard, is_done=state == "done")
         self._gauge_state.close_shard(shard, state, was_open=was_open)
         self.actions.drain(shard)  # nobody is left to take them
         self._settle()
@@ -190,7 +188,7 @@ class Pipeline:
         started = self._clock()
         self._stage(info.device, "read", info.read_seconds)
         self._look_for_corpus(info, 0.0)
-        self._feed.tell(lambda policy: policy.start_batch(started, info))
+        self._feed.tell(Policy.start_batch, started, info)
         return info, started
 
     def finish_batch(self, running: RunningBatch, seconds: float) -> None:
@@ -210,7 +208,7 @@ class Pipeline:
 
     def abandon_batch(self, running: RunningBatch) -> None:
         """A batch has raised: it is the driver's affair, and not counted."""
-        self._feed.tell(lambda policy: policy.abandon_batch(running[0].id))
+        self._feed.tell(Policy.abandon_batch, running[0].id)
         self._settle()
 
     def lose_batches(self, worker: str) -> float:
@@ -277,7 +275,7 @@ class Pipeline:
     def use_processor(self, worker: str) -> None:
         """A worker has used the processor until now."""
         t = self._clock()
-        self._feed.tell(lambda policy: policy.use_processor(t, worker))
+        self._feed.tell(Policy.use_processor, t, worker)
 
     def tick(self) -> None:
         """Look at the clock: batches in flight are judged, deadlines pass, the gauges are made new."""
@@ -294,7 +292,7 @@ class Pipeline:
     def status(self, shard: str) -> ShardStatus:
         """A snapshot of a shard."""
         now = self._clock()
-        return self._feed.ask(lambda policy: policy.status(shard, now))
+        return self._feed.ask(Policy.status, shard, now)
 
     def is_demoted(self, shard: str) -> bool:
         """Whether a shard has to be finished on the CPU, or has been."""
@@ -307,7 +305,7 @@ class Pipeline:
 
     def pending_action(self, shard: str) -> ActionKind | None:
         """The remedy that a shard has been asked for and has not come to yet, `None` for none."""
-        return self._feed.ask(lambda policy: policy.pending(shard))
+        return self._feed.ask(Policy.pending, shard)
 
     def ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
         """Count a batch that cannot be judged: one of its numbers, `problem`, is none that is accepted."""
@@ -340,7 +338,7 @@ class Pipeline:
         is_large, is_long = info.genes >= LARGE_GENES, age >= CORPUS_SECONDS
         if not (is_large or is_long):
             return
-        baseline, _ = self._feed.ask(lambda policy: policy.baseline(info.shard, info.device))
+        baseline, _ = self._feed.ask(Policy.baseline, info.shard, info.device)
         cost = info.genes if info.work is None else info.work
         if info.genes >= CORPUS_GENES or (is_large and baseline is not None and cost > TIMES_USUAL * baseline.work):
             what = f"one batch holds {genes(int(info.genes))}"
@@ -371,10 +369,8 @@ class Pipeline:
     def _settle(self) -> None:
         """After every change: carry out what was decided, save what must survive, show what is."""
         self._dispatcher.run()
-        reason = self._feed.next_ignored()
-        while reason is not None:
+        while (reason := self._feed.next_ignored()) is not None:
             self._exported.ignored(reason)
-            reason = self._feed.next_ignored()
         if self._keep_state is not None and self._feed.durable_changed():
             self.save_state()
         now = self._clock()

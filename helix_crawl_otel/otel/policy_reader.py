@@ -16,10 +16,10 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from opentelemetry.metrics import CallbackOptions, NoOpMeter, Observation
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
@@ -36,6 +36,7 @@ from helix_crawl_otel.policy.state import durable_mark
 
 __all__ = ["Collected", "CrawlPolicyReader", "LockedPolicy", "Measurements", "is_known"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 BATCH_DURATION = "helix_dense_policy_batch_duration"
@@ -76,7 +77,7 @@ class Measurements:
         self._collecting = threading.RLock()
         self._has_received = False  # guarded by _collecting
         self._instruments = take_instruments()
-        self._instruments.user = weakref.WeakMethod(self._take)
+        self._instruments.reader.user = weakref.WeakMethod(self._take)
         self._give_back = weakref.finalize(self, self._instruments.give_back)
         self._give_back.atexit = False
         self.disabled = self._instruments.disabled
@@ -150,11 +151,10 @@ class PrivateInstruments:
     """
 
     def __init__(self, free: list[PrivateInstruments]) -> None:
-        self.user: Callable[[], Callable[[MetricsData], None] | None] = lambda: None
         self.readings: dict[str, tuple[float, MemoryReading]] = {}
         self._free = free
         self._pid = os.getpid()
-        self.reader = CrawlPolicyReader(self._collected)
+        self.reader = CrawlPolicyReader()
         provider = MeterProvider(
             metric_readers=[self.reader],
             resource=Resource.get_empty(),
@@ -171,14 +171,9 @@ class PrivateInstruments:
 
     def give_back(self) -> None:
         """It is free again; not in a forked child, where a thread of the parent may have held its locks."""
-        self.user = lambda: None
+        self.reader.user = None
         if os.getpid() == self._pid:
             self._free.append(self)
-
-    def _collected(self, metrics_data: MetricsData) -> None:
-        receive = self.user()
-        if receive is not None:
-            receive(metrics_data)
 
     # The callbacks run inside a collection: all see the same readings, each once.
 
@@ -239,19 +234,20 @@ def batch_attributes(batch: RunningBatch) -> dict[str, str | float]:
 class CrawlPolicyReader(MetricReader):
     """A reader with delta temporality: each collection brings what is new, and the SDK forgets it.
 
-    Args:
-        take: Called with what was collected; must not raise.
+    Attributes:
+        user: Gives what is called with a collection, and must not raise; `None` for nobody.
 
     Threads: the owner serialises `collect`.
     """
 
-    def __init__(self, take: Callable[[MetricsData], None]) -> None:
-        delta = AggregationTemporality.DELTA
-        super().__init__(preferred_temporality={Histogram: delta})
-        self._take = take
+    def __init__(self) -> None:
+        super().__init__(preferred_temporality={Histogram: AggregationTemporality.DELTA})
+        self.user: Callable[[], Callable[[MetricsData], None] | None] | None = None
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
-        self._take(metrics_data)
+        receive = self.user() if self.user is not None else None
+        if receive is not None:
+            receive(metrics_data)
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
         """Nothing to do: the reader holds no resource."""
@@ -262,19 +258,17 @@ def read_collection(metrics_data: MetricsData, collected: Collected) -> None:
 
     Points without a batch are left out: the SDK's overflow series.
     """
-    points = {name: list(values) for name, values in _points_by_name(metrics_data)}
+    points: dict[str, list[tuple[Mapping[str, Any], float]]] = {
+        metric.name: [(point.attributes or {}, _value(point)) for point in metric.data.data_points]
+        for resource in metrics_data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
     collected.memory = _readings(points)
     for attributes, seconds in points.get(BATCH_DURATION, ()):
         if "batch" not in attributes:
             continue
         collected.finished.append((float(attributes["started"]) + seconds, _info(attributes), seconds))
-
-
-def _points_by_name(metrics_data: MetricsData) -> Iterator[tuple[str, Iterator[tuple[Mapping[str, Any], float]]]]:
-    for resource in metrics_data.resource_metrics:
-        for scope in resource.scope_metrics:
-            for metric in scope.metrics:
-                yield metric.name, ((point.attributes or {}, _value(point)) for point in metric.data.data_points)
 
 
 def _value(point: Any) -> float:
@@ -328,14 +322,17 @@ class LockedPolicy:
     Args:
         policy: Owned from now on.
 
+    Attributes:
+        decisions: What was decided and has not been carried out, oldest first.
+
     Threads: any. The lock is held for pure computation only: no instrument, callback, hook or file is touched inside.
     """
 
     def __init__(self, policy: Policy) -> None:
         self._lock = threading.Lock()
         self._policy = policy  # guarded by _lock
-        self._outbox: deque[Decision] = deque()  # appended under _lock, popped anywhere
-        self._ignored: deque[str] = deque()  # likewise
+        self.decisions: deque[Decision] = deque()  # appended under _lock, popped by who carries them out
+        self._ignored: deque[str] = deque()  # appended under _lock, popped anywhere
         self._mark = durable_mark(policy.state)  # guarded by _lock
 
     def apply(self, collected: Collected) -> None:
@@ -345,29 +342,30 @@ class LockedPolicy:
                 self._policy.read_memory(t, device, reading)
             for t, info, seconds in collected.finished:
                 decisions, problem = self._policy.finish_batch(t, info, seconds)
-                self._outbox.extend(decisions)
+                self.decisions.extend(decisions)
                 if problem is not None:
                     self._ignored.append(problem)
             if collected.now is not None:
-                self._outbox.extend(self._policy.advance(collected.now))
+                self.decisions.extend(self._policy.advance(collected.now))
 
-    def tell(self, change: Callable[[Policy], list[Decision] | None]) -> None:
+    def tell(
+        self, change: Callable[Concatenate[Policy, P], list[Decision] | None], *given: P.args, **named: P.kwargs
+    ) -> None:
         """Change the policy's state by one of its own calls, and keep what it decides."""
         with self._lock:
-            self._outbox.extend(change(self._policy) or [])
+            self.decisions.extend(change(self._policy, *given, **named) or [])
 
-    def ask(self, question: Callable[[Policy], T]) -> T:
+    def ask(self, question: Callable[Concatenate[Policy, P], T], *given: P.args, **named: P.kwargs) -> T:
         """Read from the policy. What is returned must not be a part of its state."""
         with self._lock:
-            return question(self._policy)
-
-    def next_decision(self) -> Decision | None:
-        """Take the oldest decision, `None` when there is none."""
-        return _first(self._outbox)
+            return question(self._policy, *given, **named)
 
     def next_ignored(self) -> str | None:
         """Take the reason of an ignored sample, `None` when there is none."""
-        return _first(self._ignored)
+        try:
+            return self._ignored.popleft()
+        except IndexError:  # another thread may have taken the last one
+            return None
 
     def durable_changed(self) -> bool:
         """Whether what must survive this process has changed since the last time this was asked."""
@@ -375,14 +373,3 @@ class LockedPolicy:
             mark = durable_mark(self._policy.state)
             changed, self._mark = mark != self._mark, mark
         return changed
-
-    def has_decisions(self) -> bool:
-        """Whether a decision waits."""
-        return bool(self._outbox)
-
-
-def _first(waiting: deque[T]) -> T | None:
-    try:
-        return waiting.popleft()
-    except IndexError:  # another thread may have taken the last one
-        return None

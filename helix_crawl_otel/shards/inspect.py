@@ -22,12 +22,14 @@ from helix_crawl_otel.shards.errors import NoShards, NotAShard, StoreError, cann
 from helix_crawl_otel.shards.schema import LOCK_SECONDS, RULE_NOTE, VECTOR, Table, right_length
 
 __all__ = [
+    "Held",
     "Salvage",
     "Unread",
     "count_quarantined",
     "count_unread",
     "find_shards",
     "has_vectors",
+    "held",
     "lease_of_sources",
     "names_by_file",
     "notes_of_links",
@@ -207,6 +209,50 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
         own.get(RULE_NOTE),
         unread,
     )
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a shard holds, to estimate by.
+
+    Args:
+        fingerprint: See `Salvage`.
+        rule: See `Salvage`.
+        source_bytes: Of the sources that it was cut from.
+        genes: How many there are.
+        pending: Of those, how many lack a vector; `None` where the file is too large to count them.
+    """
+
+    fingerprint: str | None
+    rule: str | None
+    source_bytes: int
+    genes: int
+    pending: int | None
+
+
+def held(path: Path) -> Held | None:
+    """What a shard that `build` has made holds. Makes nothing beside the file, and waits for nobody.
+
+    Returns:
+        `None` where it is not there, or cannot be read like that, as while somebody writes to it.
+    """
+    try:
+        if not path.is_file() or not path.stat().st_size or _has_log(path):
+            return None
+        with closing(schema.connect_unchanging(path)) as connection:
+            table = schema.read_table(connection, path)
+            if not table.has_own:
+                return None
+            own = stored_meta(connection, table)
+            is_open = table.pending(right_length(connection, table, own.get("encoder")))
+            counting = f"SELECT count(*) FROM genes WHERE {is_open}"
+            is_small = path.stat().st_size <= COUNTED_BYTES
+            (source_bytes,) = connection.execute("SELECT coalesce(sum(size), 0) FROM helix_crawl_sources").fetchone()
+            (genes,) = connection.execute("SELECT count(*) FROM genes").fetchone()
+            pending = connection.execute(counting).fetchone()[0] if is_small else None
+    except (sqlite3.Error, StoreError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return Held(own.get("fingerprint"), own.get(RULE_NOTE), source_bytes, genes, pending)
 
 
 def count_quarantined(path: Path, lock_seconds: float) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,9 +33,10 @@ __all__ = [
     "ShardCounted",
     "ShardEnded",
     "ShardStarted",
-    "SourceLeftOut",
     "SourceReadAs",
+    "SourceSkipped",
     "SourceTrouble",
+    "TreeLooked",
     "WorkerEnded",
     "WorkerStarted",
 ]
@@ -83,6 +84,34 @@ class RunStarted(Event):
     complete: int
     vectors: int = 0
     expected: int | None = None
+
+
+@dataclass(frozen=True)
+class TreeLooked(Event):
+    """Before anything is read, the whole tree was looked at: sizes in bytes, passages estimated from them where nobody
+    has cut the files yet. `pending` of them are to be encoded, at `rate` genes/s, which the last run in this folder
+    came to on `rate_device`, in `seconds`; `null` where none has run with this model on this machine. `no_text` files
+    are taken for pictures, archives and the like. `dominating` is
+    the pattern of a single file that makes most of the work; `unused` patterns of `--exclude` left nothing out.
+    """
+
+    sources: Sequence[str]
+    files: int
+    bytes: int
+    passages: int
+    shards: int
+    complete: int
+    pending: int
+    rate: float | None
+    rate_device: str
+    seconds: float | None
+    left_out: Sequence[Mapping[str, Any]]
+    unreadable: int
+    no_text: int
+    no_text_bytes: int
+    largest: Sequence[Mapping[str, Any]]
+    dominating: str | None
+    unused: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -277,8 +306,8 @@ class SourceTrouble(Event):
 
 
 @dataclass(frozen=True)
-class SourceLeftOut(Event):
-    """A source was left out, in this run or an earlier one: what it is, and why. The first hundred of a shard."""
+class SourceSkipped(Event):
+    """A source was skipped, in this run or an earlier one: what it is, and why. The first hundred of a shard."""
 
     shard: str
     source: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.link.messages import Boundary
@@ -17,6 +17,7 @@ from helix_crawl_otel.timing import SleepMeter
 
 __all__ = ["Backend", "ShardPipeline", "WatchedShard"]
 
+P = ParamSpec("P")
 Value = TypeVar("Value")
 
 
@@ -94,14 +95,14 @@ class Backend(Protocol):
     is_closed: bool
     pipeline: ShardPipeline
 
-    def guarded(self, place: str, step: Callable[[], Value]) -> Value | None:
+    def guarded(self, place: str, step: Callable[P, Value], *given: P.args, **named: P.kwargs) -> Value | None:
         """Do something for the driver.
 
         Returns:
             What came of it; `None` when it went wrong, which is logged and counted and never reaches the job.
         """
         try:
-            return step()
+            return step(*given, **named)
         except Exception as error:  # noqa: BLE001 - nothing in this package may break the job it watches
             self.report(place, error)
             return None

@@ -36,6 +36,9 @@ class RemotePipeline(ShardPipeline):
         link: To the supervisor.
         clock: Seconds, of the watch.
 
+    Attributes:
+        unjudged: The newest end of a batch of each shard whose judgement nobody has waited for yet.
+
     Threads: any.
     """
 
@@ -45,7 +48,7 @@ class RemotePipeline(ShardPipeline):
         self._link = link
         self._clock = clock
         self._ends = itertools.count(1)
-        self._unjudged: dict[str, int] = {}  # newest end of a batch of each shard; single operations only
+        self.unjudged: dict[str, int] = {}  # single operations only
 
     def open_shard(self, shard: str, worker: str, device: str, can_take: Iterable[ActionKind]) -> None:
         """Begin a shard.
@@ -66,7 +69,7 @@ class RemotePipeline(ShardPipeline):
 
     def close_shard(self, shard: str, state: str) -> None:
         """The shard is left."""
-        self._unjudged.pop(shard, None)
+        self.unjudged.pop(shard, None)
         self._link.send(messages.CloseShard(shard, state))
 
     def start_batch(self, info: BatchInfo) -> RunningBatch:
@@ -107,14 +110,8 @@ class RemotePipeline(ShardPipeline):
         """All earlier batches are committed."""
         self._link.send(told)
 
-    def await_judgement(self, shard: str) -> None:
-        """Come back when all that was decided on the batches so far is in the queue."""
-        end = self._unjudged.pop(shard, None)
-        if end is not None:
-            self._link.await_judged(end, ANSWER_SECONDS)
-
     def _next_end(self, shard: str) -> int:
-        end = self._unjudged[shard] = next(self._ends)
+        end = self.unjudged[shard] = next(self._ends)
         return end
 
     def read_memory(self, device: str, reading: MemoryReading, source: str) -> None:
@@ -189,7 +186,9 @@ class RemoteBackend(Backend):
         Raises:
             PauseRequested: Of the main thread: the operator has asked for a pause.
         """
-        self.pipeline.await_judgement(shard)
+        end = self.pipeline.unjudged.pop(shard, None)
+        if end is not None:
+            self._link.await_judged(end, ANSWER_SECONDS)
         if self._link.pausing and _in_main_thread():
             raise PauseRequested(None)
 

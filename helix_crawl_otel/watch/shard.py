@@ -7,7 +7,6 @@ import itertools
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import partial
 from types import TracebackType
 
 from helix_crawl_otel.actions import PauseRequested
@@ -184,7 +183,7 @@ class ShardWatch:
             RuntimeError: The shard or its watch is closed.
         """
         self._check_usable()
-        self._backend.guarded("driver", lambda: self._record(genes, seconds, work))
+        self._backend.guarded("driver", self._record, genes, seconds, work)
 
     def boundary(self) -> list[Action]:
         """Apply what the ladder asks: call it between batches, when all earlier ones are committed.
@@ -204,12 +203,12 @@ class ShardWatch:
 
     def _boundary(self, genes: int | None, pending: int | None) -> list[Action]:
         self._check_usable()
-        self._backend.guarded("driver", lambda: self._tell_boundary(genes, pending))
-        self._backend.guarded("driver", lambda: self._backend.arrive(self.name))
+        self._backend.guarded("driver", self._tell_boundary, genes, pending)
+        self._backend.guarded("driver", self._backend.arrive, self.name)
         applied: list[Action] = []
         for action in self._backend.pipeline.actions.drain(self.name):
             outcome = self._apply(action)
-            self._acknowledge(action, outcome)
+            self._backend.guarded("driver", self._backend.pipeline.actions.acknowledge, action, outcome)
             if outcome is not Outcome.APPLIED:
                 continue
             applied.append(action)
@@ -337,7 +336,7 @@ class ShardWatch:
 
     def _leave(self, state: str) -> None:
         self._is_left = True
-        self._backend.guarded("driver", lambda: self._close(state))
+        self._backend.guarded("driver", self._close, state)
 
     def _close(self, state: str) -> None:
         pipeline = self._backend.pipeline
@@ -355,9 +354,6 @@ class ShardWatch:
 
     # -- actions ------------------------------------------------------------------------------------------------------
 
-    def _acknowledge(self, action: Action, outcome: Outcome) -> None:
-        self._backend.guarded("driver", lambda: self._backend.pipeline.actions.acknowledge(action, outcome))
-
     def _must_exit(self, action: Action) -> bool:
         if action.kind is ActionKind.RECYCLE:
             return True
@@ -374,7 +370,7 @@ class ShardWatch:
                 what = self._demote()
         except Exception as error:  # noqa: BLE001 - torch's or the driver's own; the job must be able to go on
             place = "release" if action.kind is ActionKind.EMPTY_CACHE else "driver"
-            self._backend.guarded(place, partial(self._failed, action, place, error))
+            self._backend.guarded(place, self._failed, action, place, error)
             return Outcome.FAILED
         if what:
             self._backend.tell("applied", action, what)
@@ -400,7 +396,7 @@ class ShardWatch:
         with self._gate.closed_to_others():
             left = self.device
             self._rebuild()
-            self._backend.guarded("driver", lambda: self._move_from(left))
+            self._backend.guarded("driver", self._move_from, left)
         return "the encoder was rebuilt on the CPU"
 
     def _rebuild(self) -> None:

@@ -47,9 +47,9 @@ def test_a_tree_becomes_shards_with_a_vector_for_every_gene(rig: Rig) -> None:
         rows = connection.execute("SELECT DISTINCT source_id FROM genes ORDER BY 1").fetchall()
     assert [row[0] for row in rows] == ["docs/one.md", "docs/sub/two words é.md"]
     assert [event["skipped"] for event in done.of("ingested") if event["shard"] == "docs"] == [4]
-    assert done.summary["left_out"] == {"empty file": 2, "picture": 1, "undecodable text": 1}
+    assert done.summary["skipped_sources"] == {"empty file": 2, "picture": 1, "undecodable text": 1}
     again = rig.build()
-    assert again.summary["left_out"] == done.summary["left_out"]
+    assert again.summary["skipped_sources"] == done.summary["skipped_sources"]
 
 
 def test_the_same_command_again_starts_no_worker(rig: Rig) -> None:

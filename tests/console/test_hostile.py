@@ -38,9 +38,13 @@ def _told(text: str, event: events.Event) -> events.Event:
 
 def _summary(text: str) -> Summary:
     rows = [{"shard": text, "gene": text, "source": text, "reason": text}]
-    many = {text: text}
+    many, out = {text: text}, [{"why": text, "files": 1, "folders": 1}]
     return Summary(
-        1, 12.0, 5, 3, 1, rows, {text: 1}, many, 2, rows, {text: 1}, {text: 1}, next_step=text, reason=text, logs=[text]
+        *(1, 12.0, 5, 3, 1, rows, {text: 1}, many, 2, rows, {text: 1}, {text: 1}),
+        next_step=text,
+        reason=text,
+        logs=[text],
+        left_out=out,
     )
 
 

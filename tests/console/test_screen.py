@@ -88,7 +88,8 @@ def test_json_tells_the_time_to_go_as_soon_as_it_is_known_and_then_every_half_mi
         display.refresh(now)
     told = [row for row in map(json.loads, stream.getvalue().splitlines()) if row["event"] == "progress"]
     assert [row["t"] for row in told] == [20.0, 50.0]
-    assert told[0] == {
+    assert {**told[0], "time": ""} == {
+        "time": "",
         "event": "progress",
         "t": 20.0,
         "shards": 3,
@@ -99,7 +100,6 @@ def test_json_tells_the_time_to_go_as_soon_as_it_is_known_and_then_every_half_mi
         "rate": 16.0,
         "to_go_seconds": 57.0,
         "running": told[0]["running"],
-        "time": told[0]["time"],
     }
     assert [(row["shard"], row["done"], row["total"]) for row in told[0]["running"]] == [(".", 128, 640)]
 
@@ -114,7 +114,7 @@ def test_plain_lines_tell_the_story_once() -> None:
     text = stream.getvalue()
     assert "helix-crawl build a --out b: 3 shards, 1 complete already; minilm on cuda:0 (as asked for)\n" in text
     assert "worker cuda:0 starts, process 4711\n" in text
-    assert "shard . (loose files): 1 source, 640 genes new, 1 left out\n" in text
+    assert "shard . (loose files): 1 source, 640 genes new, 1 skipped\n" in text
     assert "loading minilm on cuda:0\n" in text
     assert "(1 restart left)" in text
     assert "EMPTY_CACHE" not in text
@@ -126,7 +126,7 @@ def test_plain_progress_comes_every_half_minute_also_while_nothing_is_encoded() 
     """A model that loads for a minute is told of."""
     stream = io.StringIO()
     display = PlainDisplay(lambda *lines: print(*lines, sep="\n", file=stream))
-    for event in STORY[:9]:
+    for event in STORY[:10]:
         display.emit(event)
     for second in range(103, 165):
         display.refresh(float(second))

@@ -30,8 +30,8 @@ BEGIN, STARTED = "finish_batch", "worker_started"
 
 NO_FUNCTIONS = ("<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>", "<module>")
 
-ASIDE = ("helix-crawl-ticker", "helix-crawl-memory", "helix-crawl-probe", "helix-crawl-console")
-"""Threads that go their own way meanwhile: what reads memory and the clock, and what draws."""
+ASIDE = ("helix-crawl-ticker", "helix-crawl-memory", "helix-crawl-shared-memory")
+"""Threads that go their own way meanwhile, reading memory and the clock; a `QueueListener` draws."""
 
 
 class Way:
@@ -52,12 +52,13 @@ class Way:
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(str(HOME)) or code.co_name in NO_FUNCTIONS:
             return
-        if threading.current_thread().name.startswith(ASIDE):
+        name = threading.current_thread().name
+        if name.startswith(ASIDE) or name.endswith("(_monitor)"):
             return
         if code.co_name == BEGIN and code.co_filename.endswith(("engine.py", "remote.py")):
             self._called, self._began = set(), True
-        name = getattr(code, "co_qualname", code.co_name)  # from Python 3.11 on
-        self._called.add((os.path.relpath(code.co_filename, HOME), name, code.co_firstlineno))
+        function = getattr(code, "co_qualname", code.co_name)  # from Python 3.11 on
+        self._called.add((os.path.relpath(code.co_filename, HOME), function, code.co_firstlineno))
         if code.co_name == STARTED and self._began:
             self.write()
 

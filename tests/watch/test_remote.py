@@ -396,7 +396,7 @@ def test_a_driver_without_boundaries_is_answered_and_waits_for_nothing(superviso
         for _ in range(5):
             shard.record(GENES, HEALTHY, WORK)
         supervisor.sync()
-        assert supervisor.backend.pipeline._unjudged == {"a": 5}
+        assert supervisor.backend.pipeline.unjudged == {"a": 5}
         assert supervisor.total("helix_dense_genes") == 5 * GENES
-    assert supervisor.backend.pipeline._unjudged == {}
+    assert supervisor.backend.pipeline.unjudged == {}
     assert supervisor.link._answers == {}

@@ -1,0 +1,241 @@
+"""What a look at the tree means for a run: how much is to be encoded, and how long that may take.
+
+The time is what the last run in the same folder came to, with the same model on the same machine: of its genes and its
+seconds, with all that lay between its batches. Where there was none, there is no time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helix_crawl_otel.corpus.cut import ChunkRule
+from helix_crawl_otel.corpus.filters import Filters
+from helix_crawl_otel.corpus.look import ShardLook, TreeLook
+from helix_crawl_otel.corpus.tree import is_wish
+from helix_crawl_otel.formats import shown_command
+from helix_crawl_otel.paths import STATE_FOLDER
+from helix_crawl_otel.shards.build_record import BuildRecord
+from helix_crawl_otel.shards.inspect import Held, Salvage, held
+from helix_crawl_otel.supervise import events
+
+__all__ = ["EarlierRate", "Look", "earlier_rate", "expected", "rule_of", "settle_filters"]
+
+MOST_BATCHES = 2000
+"""Of the end of a run: its beginning may have been on another device, or before a crawl."""
+
+LEAST_BATCHES = 3
+
+
+@dataclass(frozen=True)
+class EarlierRate:
+    """What a run came to.
+
+    Args:
+        genes_per_second: All workers together.
+        device: Where most of its batches were encoded.
+    """
+
+    genes_per_second: float
+    device: str
+
+
+def earlier_rate(timeline: Path, encoder: str) -> EarlierRate | None:
+    """What the last run of a folder came to that encoded with a model on this machine, `None` where there was none.
+
+    Args:
+        timeline: Of the folder; it need not be there.
+        encoder: The model.
+    """
+    found: EarlierRate | None = None
+    batches: deque[bytes] = deque(maxlen=MOST_BATCHES)
+    is_wanted = False
+    try:
+        with timeline.open("rb") as file:
+            for line in file:
+                if line.startswith(b'{"event":"run"') or b'"event": "run"' in line:
+                    found = _rate(batches) or found
+                    batches.clear()
+                    run = _parsed(line)
+                    is_wanted = run.get("encoder") == encoder and run.get("host") == platform.node()
+                elif is_wanted and b'"batch"' in line:
+                    batches.append(line)
+    except OSError:
+        return found
+    return _rate(batches) or found
+
+
+def _rate(lines: Sequence[bytes]) -> EarlierRate | None:
+    batches = [batch for line in lines if (batch := _parsed(line)).get("event") == "batch"]
+    known = [row for row in map(_numbers, batches) if row is not None]
+    if len(known) < LEAST_BATCHES:
+        return None
+    began, ended = min(t - seconds for t, seconds, _ in known), max(t for t, _, _ in known)
+    genes = sum(genes for _, _, genes in known)
+    if not ended > began or not genes > 0:
+        return None
+    device = Counter(str(batch.get("device")) for batch in batches).most_common(1)[0][0]
+    return EarlierRate(genes / (ended - began), device)
+
+
+def _numbers(batch: dict[str, Any]) -> tuple[float, float, float] | None:
+    values = [batch.get(key) for key in ("t", "seconds", "genes")]
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+        return None
+    t, seconds, genes = map(float, values)  # type: ignore[arg-type]  # they are numbers
+    return t, seconds, genes
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+@dataclass
+class Look:
+    """What is told of a look at the trees of a build, before it begins.
+
+    Args:
+        tree: What was seen.
+        sources: The trees.
+        filters: What of them is not wanted.
+        rate: What the last run came to, see `earlier_rate`.
+        complete: Shards that need nothing.
+        pending: Genes that are to be encoded, as far as anybody can say.
+    """
+
+    tree: TreeLook
+    sources: tuple[str, ...]
+    filters: Filters
+    rate: EarlierRate | None = None
+    complete: int = 0
+    pending: int = 0
+
+    def measure(self, folder: Path, model: str) -> None:
+        """Look how fast the last run in a folder of shards was."""
+        self.rate = earlier_rate(folder / STATE_FOLDER / "timeline.jsonl", model)
+
+    def count(self, shard: str, path: Path, *, reencode: bool) -> None:
+        """Look what the file of a shard holds already, where nobody plans it."""
+        genes = expected(self.tree.shards[shard], path, reencode=reencode)
+        self.complete += genes == 0 and path.is_file()
+        self.pending += genes or 0
+
+    def event(
+        self,
+        t: float,
+        *,
+        complete: int | None = None,
+        pending: int | None = None,
+        devices: Collection[str] | None = None,
+    ) -> events.TreeLooked:
+        """As the displays take it.
+
+        Args:
+            t: When.
+            complete: Shards that need nothing, where somebody has planned them.
+            pending: Genes likewise.
+            devices: Where this run encodes; the rate of another device says nothing. `None` while unknown.
+        """
+        looked, rate, first = self.tree, self.rate, self.tree.dominating()
+        if rate is not None and devices is not None and rate.device not in devices:
+            rate = None
+        left = self.pending if pending is None else pending
+        return events.TreeLooked(
+            t,
+            sources=self.sources,
+            files=looked.files,
+            bytes=looked.bytes,
+            passages=looked.passages,
+            shards=sum(not shard.is_empty for shard in looked.shards.values()),
+            complete=self.complete if complete is None else complete,
+            pending=left,
+            rate=None if rate is None else round(rate.genes_per_second, 3),
+            rate_device="" if rate is None else rate.device,
+            seconds=None if rate is None else round(left / rate.genes_per_second, 1),
+            left_out=looked.reasons(),
+            unreadable=sum(shard.problems for shard in looked.shards.values()),
+            no_text=looked.no_text,
+            no_text_bytes=looked.no_text_bytes,
+            largest=list(_largest(looked)),
+            dominating=None if first is None else first.pattern,
+            unused=looked.unused(self.filters.exclude),
+        )
+
+    def unwanted(self) -> list[dict[str, Any]]:
+        """What is left out by the user's wish, by reason."""
+        return [row for row in self.tree.reasons() if is_wish(row["why"])]
+
+    def to_json(self) -> dict[str, Any]:
+        """Of a look alone: what the displays take, and each shard."""
+        told = self.event(0.0).to_json()
+        by_shard = [
+            {"shard": name, "files": shard.files, "bytes": shard.bytes, "passages": shard.passages}
+            for name, shard in self.tree.shards.items()
+            if not shard.is_empty
+        ]
+        return {key: value for key, value in told.items() if key not in ("event", "t")} | {"by_shard": by_shard}
+
+
+def rule_of(known: Salvage | Held | None) -> str | None:
+    """By which rule a shard was cut that says so or is older than that, `None` for one that is not there."""
+    return None if known is None else known.rule or ChunkRule(version=1).fingerprint
+
+
+def expected(seen: ShardLook, path: Path, *, reencode: bool) -> int | None:
+    """About how many genes of a shard are to be encoded, by what its file holds already; `None` where the file is too
+    large to count them. What the shard was seen to hold is put right by it.
+
+    Args:
+        seen: The shard's files.
+        path: Its file, there or not.
+        reencode: Everything is encoded again.
+    """
+    known = held(path)
+    if known is None:
+        return seen.passages
+    new = 0
+    if known.fingerprint != seen.fingerprint and seen.bytes:
+        new = round(seen.passages * max(0.0, 1 - known.source_bytes / seen.bytes))
+    seen.passages = known.genes + new
+    if reencode:
+        return seen.passages
+    return None if known.pending is None else known.pending + new
+
+
+def settle_filters(asked: Filters | None, record: BuildRecord | None) -> tuple[Filters, list[str]]:
+    """What of the trees is not wanted: what the command says, all of it, or what held the last time.
+
+    Args:
+        asked: Of the command; `None` where it says nothing.
+        record: Of the folder.
+
+    Returns:
+        That, and what is to be said of it.
+    """
+    before = Filters()
+    with suppress(ValueError):  # somebody has written into the record
+        before = Filters.of_json(record.filters if record else None)
+    was = shown_command(before.words()) or "no filter"
+    if asked is None:
+        again = f"{was}, as the last time; name a filter to change that, --include '*' takes in all"
+        return before, [again] if before.words() else []
+    if record is None or asked == before:
+        return asked, []
+    return asked, [f"{shown_command(asked.words())}; the last time it was {was}"]
+
+
+def _largest(looked: TreeLook) -> Iterator[dict[str, Any]]:
+    for file in looked.largest:
+        share = round(looked.share(file), 4)
+        yield {"source": file.source, "bytes": file.bytes, "passages": file.passages, "share": share}
