@@ -11,7 +11,7 @@ import os
 import sys
 
 from helix_crawl_otel._version import __version__
-from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, Refusal
+from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, PAUSED, Refusal
 from helix_crawl_otel.import_path import leave_current_folder
 
 TYPE_CHECKING = False
@@ -70,8 +70,8 @@ def main(argv: "Sequence[str] | None" = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a letter shows ? instead
             stream.reconfigure(errors="replace")
+    typed = sys.argv[1:] if argv is None else argv
     try:
-        typed = sys.argv[1:] if argv is None else argv
         args = _parser(typed).parse_args(typed)
         code: int = args.func(args)
         if sys.stdout is not None:
@@ -81,11 +81,16 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         return _say(str(error), error.exit_code)
     except OSError as error:
         from helix_crawl_otel.formats import is_gone_reader
+        from helix_crawl_otel.lacks import passing_cause
 
         _silence_stdout()
         if is_gone_reader(error):
             return DONE
+        if passing_cause(error) is not None:
+            return _lacking(error, is_run=bool(typed) and typed[0] in _RUNS)
         return _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        return _lacking(error, is_run=bool(typed) and typed[0] in _RUNS)
     except KeyboardInterrupt:
         _silence_stdout()
         return INTERRUPTED
@@ -97,6 +102,10 @@ _COMMANDS = (
 )
 """Modules in `commands`, in the order of the help. Each has `register`, which sets `func`: it takes the parsed
 arguments and returns the exit code."""
+
+
+_RUNS = ("demo", "build", "backfill", "run")
+"""Those that go on where they were."""
 
 
 def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
@@ -132,6 +141,20 @@ def _say(message: str, code: int) -> int:
     from helix_crawl_otel.commands.common import say
 
     say(f"helix-crawl: error: {message}", to_stderr=True)
+    return code
+
+
+def _lacking(error: Exception, *, is_run: bool) -> int:
+    """The system has no memory, thread or descriptor to give. Others may give some back, so a run is only paused."""
+    code = PAUSED if is_run else FAILED
+    try:
+        from helix_crawl_otel.lacks import is_passing, lack_sentence
+
+        if not is_passing(error):
+            raise error
+        _say(f"{lack_sentence(error)}{'; the same command goes on where it was' if is_run else ''}", code)
+    except MemoryError:
+        os.write(2, b"helix-crawl: error: out of memory (`ulimit -v`, or the container's limit)\n")
     return code
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 
-__all__ = ["is_passing", "passing_cause"]
+__all__ = ["is_passing", "lack_sentence", "passing_cause"]
 
 _PERMANENT = {
     errno.E2BIG,
@@ -35,6 +35,8 @@ def is_passing(error: BaseException) -> bool:
     or memory, a file in use, a full disk."""
     if isinstance(error, OSError):
         return getattr(error, "winerror", None) in _PASSING_ON_WINDOWS or error.errno not in _PERMANENT
+    if isinstance(error, ImportError):  # what the system's loader says of a library for which there is no memory
+        return any(words in str(error).lower() for words in ("failed to map", "cannot allocate", "paging file"))
     # What `threading` makes of EAGAIN.
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "start new thread" in str(error))
 
@@ -51,3 +53,23 @@ def passing_cause(error: Exception) -> Exception | None:
             return found
         found = found.__cause__ or found.__context__
     return None
+
+
+def lack_sentence(error: BaseException) -> str:
+    """What the system has refused, in words, and which limit may have done so."""
+    if isinstance(error, OSError):
+        what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        limit = _LIMITS.get(error.errno or 0)
+    else:
+        what = str(error) or "out of memory"
+        limit = _LIMITS[errno.EAGAIN if isinstance(error, RuntimeError) else errno.ENOMEM]
+    return what + (f" ({limit})" if limit else "")
+
+
+_LIMITS = {
+    errno.EMFILE: "this process has as many files open as it may: `ulimit -n`",
+    errno.ENFILE: "the system has as many files open as it can",
+    errno.EAGAIN: "there are as many processes or threads as there may be, or no memory for one more: `ulimit -u`, "
+    "`ulimit -v`, or the container's limit",
+    errno.ENOMEM: "there is no memory for it: `ulimit -v`, or the container's limit",
+}

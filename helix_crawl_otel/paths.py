@@ -89,3 +89,17 @@ def verbatim(text: str) -> str:
     if text.startswith((_VERBATIM, _DEVICE)):
         return text
     return f"{_VERBATIM}UNC\\{text.removeprefix(_SHARE)}" if text.startswith(_SHARE) else f"{_VERBATIM}{text}"
+
+
+class LookedAt:
+    """What of the file system is being asked for just now, for who waits for it: a dead network mount never answers.
+
+    Threads: one sets it, any may read.
+    """
+
+    def __init__(self) -> None:
+        self.place = ""
+
+
+looked_at = LookedAt()
+"""Of this process."""

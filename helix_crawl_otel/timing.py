@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from helix_crawl_otel.policy.samples import is_number
 
@@ -277,11 +278,15 @@ class Ticker:
             try:
                 self._work()
             except Exception as error:  # noqa: BLE001 - a watchdog's thread outlives every error; it is handed on
-                self._on_error(error)
+                self._tell(error)
             except SystemExit as error:  # somebody's hook; it cannot end the process from here, only this thread
-                self._on_error(RuntimeError(f"{type(error).__name__} outside the main thread: {error}"))
+                self._tell(RuntimeError(f"{type(error).__name__} outside the main thread: {error}"))
             if self._stopping.wait(self._seconds):
                 return
+
+    def _tell(self, error: Exception) -> None:
+        with suppress(Exception):  # without memory this fails as well
+            self._on_error(error)
 
 
 if sys.platform == "win32":

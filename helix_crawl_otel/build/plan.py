@@ -5,7 +5,7 @@ Source: DESIGN.md, section 8, "Salvage".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,11 @@ from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_m
 from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
-from helix_crawl_otel.corpus.tree import ShardPlan, plan_tree
+from helix_crawl_otel.corpus.tree import ROOT_SHARD, ShardPlan, plan_tree
 from helix_crawl_otel.encoders.load import MINILM, is_of
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
-from helix_crawl_otel.paths import on_disk
+from helix_crawl_otel.paths import looked_at, on_disk
 from helix_crawl_otel.shards.build_record import (
     BuildRecord,
     RecordUnusable,
@@ -128,11 +128,11 @@ def plan_build(
     model, said = _model(options, files, begun, str(output), "another --out")
     wanted, told = settle_filters(filters, known)
     salvaged: dict[str, Salvage | StoreError] = {}
-    looked = TreeLook(lambda plan: _rule_of(plan, salvaged, options.lock_seconds), progress)
+    looked = TreeLook(lambda plan: _rule_of(plan, salvaged, options), progress)
     plans = []
     for label, root in sorted(settled.taken.items()):
         loose, found = plan_tree(root, output, wanted, label=label, known=before)
-        if label in settled.moved and not {plan.name for plan in found} & set(before):
+        if label in settled.moved and not _is_alike([plan.name for plan in found], before, label):
             raise NotThisBuild(
                 f"--moved: {root} has none of the folders that {output} was built of; accepted: the same tree in "
                 "another place"
@@ -160,7 +160,9 @@ def plan_build(
 
     for plan in plans:
         if plan.name not in planned.failures:
-            _plan_shard(planned, plan, looked.shards[plan.name], salvaged, options, assigned, prune=prune)
+            # Of a tree that was moved each shard is looked into, for it says where its tree is.
+            looks_into, seen = prune or plan.label in settled.moved, looked.shards[plan.name]
+            _plan_shard(planned, plan, seen, salvaged, options, assigned, looks_into=looks_into)
     if planned.old:
         planned.notes.append(
             f"{count(planned.old, 'shard')} cut by an earlier version, which counted no tokens, go on so; --reencode "
@@ -177,6 +179,13 @@ def plan_build(
             why = f"of which no file in {root} is wanted now" if is_there else f"which is gone from {root}"
             planned.notes.append(f"{path.name} is of {name!r}, {why}; --prune removes its genes")
     return planned
+
+
+def _is_alike(found: Sequence[str], before: Iterable[str], label: str) -> bool:
+    """Whether a tree has one of the folders that its shards were cut from; loose files are in any."""
+    known = {name for name in before if label_of(name) == label}
+    loose = f"{label}/{ROOT_SHARD}" if label else ROOT_SHARD
+    return bool(set(found) & (known - {loose} or known))
 
 
 def look_before(
@@ -243,13 +252,14 @@ def _model(
     return settle_model(options.model, identities, begun, place, reencode=options.reencode, elsewhere=elsewhere)
 
 
-def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], lock_seconds: float) -> str | None:
+def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], options: EncodeOptions) -> str | None:
     """Look at the file of a shard, and say by which rule it was cut, `None` where there is none."""
     path = Path(str(plan.output)) / plan.file
     if not path.exists():
         return None
     try:
-        salvaged[plan.name] = found = salvage(path, lock_seconds, is_built=True)
+        looked_at.place = str(path)
+        salvaged[plan.name] = found = salvage(path, options.lock_seconds, is_built=True, deep=options.reencode)
     except StoreError as error:
         salvaged[plan.name] = error
         return None
@@ -264,9 +274,9 @@ def _plan_shard(
     options: EncodeOptions,
     assigned: Callable[..., Assignment],
     *,
-    prune: bool,
+    looks_into: bool,
 ) -> None:
-    """Find out what one shard of a tree needs."""
+    """Find out what one shard of a tree needs; `looks_into` one that is complete as well."""
     path = Path(str(plan.output)) / plan.file
     pending, epoch = None, 0
     if plan.name in salvaged:
@@ -295,7 +305,7 @@ def _plan_shard(
             rule = ChunkRule.of(found.rule or ChunkRule(version=1).fingerprint)
             is_old = rule is not None and rule.version < ChunkRule().version
             unchanged = rule is not None and not (is_old and options.reencode) and found.fingerprint == seen.fingerprint
-            if unchanged and not prune and _is_done(found, options, planned.model):
+            if unchanged and not looks_into and _is_done(found, options, planned.model):
                 planned.skip(path, found)
                 seen.passages = found.genes
                 return
@@ -335,9 +345,10 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     model, said = _model(options, paths, begun.pop() if len(begun) == 1 else None, place)
     planned = BuildPlan(model, notes=[*notes, *said])
     for path in paths:
+        looked_at.place = str(path)
         name = shard_of(path, is_alone=len(folders) == 1)
         try:
-            found = salvage(path, options.lock_seconds)
+            found = salvage(path, options.lock_seconds, deep=options.reencode)
         except ShardCorrupt as error:
             planned.failures[name] = judge(error, path, is_built=False, lock_seconds=options.lock_seconds).reason
             continue

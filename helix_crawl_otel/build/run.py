@@ -36,6 +36,7 @@ from helix_crawl_otel.shards.build_record import write_record
 from helix_crawl_otel.shards.inspect import count_quarantined, count_unread
 from helix_crawl_otel.shards.sources import notes_of
 from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.interrupts import hearing
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.session import RunOptions, Session
@@ -82,12 +83,12 @@ def run_build(
         notice = stack.enter_context(Notice(options.common.notify))
         for folder in sorted(set(folders)):
             stack.enter_context(FolderLock(folder / STATE_FOLDER, command, folders[0] / STATE_FOLDER))
-        planned = make_plan()
+        planned = hearing(make_plan)
         if planned.works:
             find_model(planned.model)
         devices = _devices(options, planned.model)
         if planned.look is not None:
-            planned.look.measure(folders[0], planned.model)
+            hearing(partial(planned.look.measure, folders[0], planned.model))
         if planned.record is not None:
             write_record(folders[0], planned.record)
         console = stack.enter_context(Console(options.common, standard_output.shown, notice))

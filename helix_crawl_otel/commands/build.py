@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os.path
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,20 +155,23 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
     from helix_crawl_otel.build.run import run_build
     from helix_crawl_otel.console.text import look_lines
     from helix_crawl_otel.corpus.tree import plan_shards
+    from helix_crawl_otel.supervise.interrupts import hearing
 
     options, filters = read_encode_options(args), _filters(args)
-    sources, out = [_absolute(source) for source in sources], out.absolute()
+    sources, out = [_absolute(source) for source in sources], _absolute(out)
     if out.is_file() or any(same_place(out, source) for source in sources):
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
     if args.dry_run:
-        look, notes = look_before(
-            sources,
-            out,
-            moved=args.moved,
-            model=args.model,
-            filters=filters,
-            progress=_looking,
-            reencode=args.reencode,
+        look, notes = hearing(
+            lambda: look_before(
+                sources,
+                out,
+                moved=args.moved,
+                model=args.model,
+                filters=filters,
+                progress=_looking,
+                reencode=args.reencode,
+            )
         )
         say_over("")
         if args.json:
@@ -178,11 +180,11 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
             say(*look_lines(look.event(0.0)), *(f"  note        {note}" for note in notes))
         return DONE
     if not out.exists():
-        for source in sources:
-            plan_shards(source, out, filters)  # nothing is made for a tree that is not there
+        # Nothing is made for a tree that is not there.
+        hearing(lambda: [plan_shards(source, out, filters) for source in sources])
     command = typed_command()
     done = shown_command(["helix-crawl", "verify", str(out)])
-    words = typed_options(args, but=("--out", "--moved", "--model"))
+    words = typed_options(args, but=("--out", "--moved", "--model", "--reencode", "--retry-quarantined", "--prune"))
     if args.model is not None:
         words = ("--model", absolute_model(args.model), *words)
 
@@ -211,5 +213,5 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
 
 
 def _absolute(path: Path) -> Path:
-    """Without `..` as well: its last name is what the tree is called by."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` follows links, `absolute` leaves `..` where it is
+    """Without `..`: its last name is what the tree is called by."""
+    return path.resolve() if ".." in path.parts else path.absolute()

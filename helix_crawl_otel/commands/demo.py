@@ -78,18 +78,26 @@ def default_folder(environ: Mapping[str, str], platform: str, home: Path) -> Pat
 
 
 def _default_out(environ: Mapping[str, str]) -> Path:
-    """Where the demo builds, made if need be: among the user's caches, or where there can be none among the temporary
-    files, of a name that nobody else has.
-    """
+    """Where the demo builds, made if need be: among the user's caches, else in a temporary folder."""
     try:
         out = default_folder(environ, sys.platform, Path("~").expanduser()).absolute()
         (out / "shards").mkdir(parents=True, exist_ok=True)
         if not os.access(out, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(out))
     except (OSError, RuntimeError) as error:
-        out = Path(tempfile.mkdtemp(prefix="helix-crawl-demo-"))
-        say(f"There is no folder of caches ({getattr(error, 'strerror', None) or error}): the demo builds in {out}")
+        out = _temporary() / "demo"
+        say(f"there is no folder for caches ({getattr(error, 'strerror', None) or error}): the demo builds in {out}")
     return out
+
+
+def _temporary() -> Path:
+    """A temporary folder of this user's, the same each time: a demo that was ended goes on."""
+    user = os.getuid() if sys.platform != "win32" else None  # there the folder of temporary files is a user's own
+    folder = Path(tempfile.gettempdir()) / ("helix-crawl" if user is None else f"helix-crawl-{user}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if user is not None and (folder.is_symlink() or folder.stat().st_uid != user):
+        return Path(tempfile.mkdtemp(prefix="helix-crawl-"))  # somebody else has taken the name
+    return folder
 
 
 def _sources(folder: Path) -> Path:

@@ -54,7 +54,7 @@ class Notice:
             notify(self._target, self.summary)
 
 
-def check_target(target: str | None) -> None:
+def check_target(target: str | None, name: str = "--notify") -> None:
     """Refuse what can tell nobody: before the run, since after it nobody would hear of that.
 
     Raises:
@@ -72,7 +72,7 @@ def check_target(target: str | None) -> None:
         words, why = [], str(error)
     if why and not (words and shutil.which(words[0])):
         accepted = "an http(s) URL, or a command: a program on PATH, or the path of one, and its arguments"
-        raise ConfigError(f"--notify is {_shown(target)!r} ({why}); accepted: {accepted}")
+        raise ConfigError(f"{name} is {_shown(target)!r} ({why}); accepted: {accepted}")
 
 
 def notify(target: str | None, summary: Mapping[str, Any]) -> None:
@@ -90,7 +90,7 @@ def notify(target: str | None, summary: Mapping[str, Any]) -> None:
             _post(target, content)
         else:  # what it prints must not mix with the events on standard output
             subprocess.run(_words(target), input=content, stdout=STDERR, timeout=COMMAND_SECONDS, check=True)
-    except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, IndexError, RuntimeError, MemoryError, subprocess.SubprocessError) as error:
         logger.error("--notify %s failed: %s", _shown(target), _reason(error))
 
 

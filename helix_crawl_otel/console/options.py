@@ -19,6 +19,7 @@ from helix_crawl_otel.console.notify import check_target
 
 __all__ = ["CommonOptions", "add_common_options", "read_common_options"]
 
+NOTIFY = "HELIX_CRAWL_NOTIFY"
 HOST, PORT = "OTEL_EXPORTER_PROMETHEUS_HOST", "OTEL_EXPORTER_PROMETHEUS_PORT"
 
 
@@ -29,7 +30,7 @@ class CommonOptions:
     Args:
         config: The knobs of the rule.
         knobs: The knobs given as options, as text, by variable.
-        environ: Of this process.
+        environ: Of this process, for its children: without `HELIX_CRAWL_NOTIFY`.
         metrics_host: Where the endpoint listens.
         metrics_port: Its port, 0 for a free one.
         insists_on_port: The port was asked for: in use, it ends the run.
@@ -66,7 +67,8 @@ def add_common_options(parser: argparse.ArgumentParser, knobs: Sequence[str] = (
     group.add_argument(
         "--notify",
         metavar="URL_OR_COMMAND",
-        help="told of the end: an http(s) URL gets the summary by POST, a command gets it on standard input, as JSON",
+        help="told of the end: an http(s) URL gets the summary by POST, a command gets it on standard input, as JSON; "
+        f"{NOTIFY} is the same, and in no list of processes",
     )
     group.add_argument("--no-metrics", action="store_true", help="serve no metrics endpoint")
     add_options(parser, (*knobs, HOST, PORT, *(row.variable for row in RULE_KNOBS)))
@@ -78,9 +80,11 @@ def read_common_options(args: argparse.Namespace) -> CommonOptions:
     Raises:
         ConfigError: A value is not accepted; the message names the option or the variable.
     """
-    environ = environment()
+    environ = dict(environment())
     knobs = option_values(args)
-    check_target(args.notify)
+    kept = environ.pop(NOTIFY, None) or None  # a secret may be in it: it is no child's affair
+    notify = args.notify if args.notify is not None else kept
+    check_target(notify, "--notify" if args.notify is not None else NOTIFY)
     return CommonOptions(
         config=config_from_options(knobs, environ),
         knobs=knobs,
@@ -92,5 +96,5 @@ def read_common_options(args: argparse.Namespace) -> CommonOptions:
         as_json=args.json,
         is_plain=args.plain,
         keep_awake=args.keep_awake,
-        notify=args.notify,
+        notify=notify,
     )

@@ -276,7 +276,8 @@ class Summary:
         next_step: What to type next, empty when nothing is left to do.
         reason: Why it ended early, empty when it did not.
         logs: Files in which the workers wrote what they did, where something went wrong.
-        unread: What the encoder has not read of the genes in these shards.
+        unread: What the encoder has not read of the genes in these shards: how many are longer, their characters, how
+            many of those are in no vector, and their `share`.
         can_cut: Their sources are there, to be cut anew.
         left_out: Files and folders left out by the user's wish: `why`, `files`, `folders`.
         skipped_sources: Sources that were skipped, in all shards of the run, by what they are.
@@ -314,7 +315,6 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         fields = dataclasses.asdict(self)
-        del fields["can_cut"]
         return {
             **fields,
             "unread": {**fields["unread"], "share": self.unread.share},

@@ -145,10 +145,8 @@ def _middle(text: str, fill: float) -> int:
         fill: See `Tokens.fills`, above 1.
     """
     parts = min(max(2, math.ceil(SPARE * fill)), len(text))
-    left = parts // 2
-    target = max(1, len(text) * left // parts)
-    # As far from there as both sides need no more parts than that, were the tokens spread evenly.
-    slack = int(len(text) * min(left / fill - left / parts, 1 / (2 * parts)))
+    target = max(1, len(text) * (parts // 2) // parts)
+    slack = len(text) // (2 * parts)  # half a part: what is too long then is cut again, and a sentence stays whole
     least, most = max(1, target - slack), min(len(text) - 1, target + slack)
     for pattern in _BREAKS[2]:
         ends = {match.end() for match in pattern.finditer(text, max(0, least - 1), most)}

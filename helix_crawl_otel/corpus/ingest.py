@@ -91,6 +91,7 @@ def ingest(
     rule: ChunkRule,
     *,
     prune: bool,
+    recheck: bool = False,
     progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> IngestReport:
@@ -101,6 +102,7 @@ def ingest(
         plan: The shard.
         rule: How text is cut.
         prune: Remove the genes of sources that are gone.
+        recheck: Read a source again as well when the content or the id of a gene of it is not what was written.
         progress: Called after each transaction: sources looked at so far, genes added so far.
         should_stop: Asked after each transaction, and in the middle of a large source; that is begun anew next time.
 
@@ -109,7 +111,7 @@ def ingest(
         UnreadableSource: All of its genes are to be removed, and its folder is there.
     """
     try:
-        return _Ingest(store, rule, progress, should_stop).run(plan, prune)
+        return _Ingest(store, rule, progress, should_stop).run(plan, prune, recheck)
     except _Stopped:
         return IngestReport(stopped=True)
 
@@ -136,7 +138,7 @@ class _Ingest:
         self._touched: list[tuple[str, SourceMark]] = []
         self._chars = 0
 
-    def run(self, plan: ShardPlan, prune: bool) -> IngestReport:
+    def run(self, plan: ShardPlan, prune: bool, recheck: bool) -> IngestReport:
         report = self._report
         wanted = fingerprint(plan, taking_rule(self._rule.fingerprint))
         with self._store.writing():
@@ -145,6 +147,8 @@ class _Ingest:
             self._store.set_meta(INGESTING, True)
         marks = self._table.marks()
         left = set(marks)
+        for source_id in self._table.unlike_marks(deep=recheck):
+            marks.pop(source_id, None)
         entries = list(entries_of(plan))
         no_sources = {item.source_id: item for item in entries if isinstance(item, LeftOut) and item.why in _NOTED}
         for item in in_order(plan, (item for item in entries if not isinstance(item, LeftOut))):
@@ -162,7 +166,8 @@ class _Ingest:
         unread = {source_id for source_id, _ in report.problems}
         # What gave no gene has none to lose, and those of a second name are there by the first.
         seconds = {source_id for source_id, item in no_sources.items() if item.why == SAME_FILE}
-        over = {source_id for source_id in left if source_id in seconds or not marks[source_id].genes}
+        has_none = {source_id for source_id, mark in marks.items() if not mark.genes}
+        over = left & (seconds | has_none)
         report.removed_genes += self._table.drop(over)
         self._table.note((source_id, _NOTED[item.why](item.about)) for source_id, item in sorted(no_sources.items()))
         report.gone = sorted(source_id for source_id in left - over if not _lies_in(source_id, unread))

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from helix_crawl_otel.corpus.filters import GITIGNORE, Filters, FolderRules, rules_of_tree
 from helix_crawl_otel.exit_codes import NEVER, Refusal
-from helix_crawl_otel.paths import on_disk
+from helix_crawl_otel.paths import looked_at, on_disk
 from helix_crawl_otel.shards.build_record import label_of
 
 __all__ = [
@@ -197,6 +197,7 @@ def plan_tree(
         known: See `plan_shards`.
     """
     rules, names, unwanted = FolderRules(filters or Filters()), set(), set()
+    looked_at.place = str(root)
     try:
         if on_disk(root).is_file():
             names.add(ROOT_SHARD)
@@ -366,6 +367,7 @@ def _folder(
     waiting = [(folder, prefix, rules)]
     while waiting:
         at, name, rules = waiting.pop()
+        looked_at.place = at
         try:
             with os.scandir(at) as listing:
                 entries = list(listing)

@@ -18,6 +18,7 @@ from helix_crawl_otel._version import __version__
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.config import take_channel
 from helix_crawl_otel.formats import whole_seconds
+from helix_crawl_otel.lacks import lack_sentence
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, ChannelError, ChannelLost
 from helix_crawl_otel.link.messages import Answer, BadMessage, GiveShard, Leave, Message, Welcome
@@ -76,7 +77,12 @@ class Link:
         self.tick_seconds = welcome.tick_seconds
         self.clock_rate = welcome.clock_rate
         self.task = welcome.task
-        threading.Thread(target=self._read, name="helix-crawl-link", daemon=True).start()
+        reader = threading.Thread(target=self._read, name="helix-crawl-link", daemon=True)
+        try:
+            reader.start()
+        except RuntimeError:
+            self.close()
+            raise
 
     # -- to the supervisor --------------------------------------------------------------------------------------------
 
@@ -255,6 +261,8 @@ def _connect() -> Link | None:
         return Link(Channel.from_inherited(text))
     except ChannelError as error:
         why = str(error)
+    except (MemoryError, RuntimeError) as error:  # no thread, say: the job must run all the same
+        why = lack_sentence(error)
     except (KeyError, TypeError, ValueError) as error:
         why = f"what answers is no supervisor of this package: {error}"
     watchdog.warning("no supervisor can be reached (%s); the watch runs in this process", why)

@@ -140,8 +140,7 @@ class Rule:
             deadline = pending.deadline(batch.slice_seconds)
             if deadline < due:
                 due, what = deadline, "deadline"
-        hang_at = math.inf if batch.hung else batch.hang_at(self._busy_at(batch))
-        if hang_at < due:
+        if not batch.hung and (hang_at := batch.hang_at(self._busy_at(batch))) < due:
             due, what = hang_at, "hang"
         return due, what
 
@@ -276,7 +275,7 @@ class Rule:
         return explain.evidence(context, self.settings)
 
     def _busy_at(self, batch: Batch) -> float | None:
-        worker = self.state.workers.get(batch.worker)
+        worker = self.state.workers.get(batch.worker) if batch.device == "cpu" else None
         return worker.busy_at if worker is not None else None
 
     def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:

@@ -120,7 +120,10 @@ def within(seconds: float, ask: Callable[[], _Answer]) -> _Answer:
             failures.append(error if isinstance(error, ProbeFailure) else ProbeFailure(f"NVML: {sentence(error)}"))
 
     asking = threading.Thread(target=run, name="helix-crawl-nvml", daemon=True)
-    asking.start()
+    try:
+        asking.start()
+    except RuntimeError as error:  # the system has no thread to give
+        raise ProbeFailure(f"NVML: {error}", _TIMEOUT) from None
     asking.join(seconds)
     if answers:
         return answers[0]

@@ -106,8 +106,13 @@ class Index:
         self._encoding = threading.Lock()
         self._path = Path(folder)
         self.notes: list[str] = []
-        found = self._look()
-        self._identity = _wanted(self._path, [identity for identity in found.values() if identity], model)
+        try:
+            found = self._look()
+            self._identity = _wanted(self._path, [identity for identity in found.values() if identity], model)
+        except StoreError as error:
+            if isinstance(error, EncoderRefused) or (lack := shortfall(self._path)) is None:
+                raise
+            raise type(error)(lack) from None  # that is why there is nothing, and how there will be something
         self._shards = [shard for shard, identity in found.items() if identity == self._identity]
         if not any(map(has_vectors, self._shards)):
             raise StoreError(f"{self._path} holds no vectors of {shown_identity(self._identity)} yet; build it first")

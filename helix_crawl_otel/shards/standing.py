@@ -15,8 +15,9 @@ from pathlib import Path
 from helix_crawl_otel.formats import count, shard_name
 from helix_crawl_otel.shards.build_record import BuildRecord, RecordUnusable, read_record
 from helix_crawl_otel.shards.errors import EmptyFile, StoreError
-from helix_crawl_otel.shards.inspect import names_by_file, reading, salvage, stored_meta
-from helix_crawl_otel.shards.schema import INGESTING
+from helix_crawl_otel.shards.inspect import names_by_file, reading, salvage
+from helix_crawl_otel.shards.notes import read_notes
+from helix_crawl_otel.shards.schema import INGESTING, require_built
 
 __all__ = ["BEGUN", "DONE", "NOT_BEGUN", "UNREADABLE", "FolderStanding", "Provenance", "provenance", "shortfall"]
 
@@ -42,14 +43,20 @@ class Provenance:
     is_ingested: bool
 
 
-def provenance(path: Path) -> Provenance:
-    """Read it. Raises as `reading` does."""
+def provenance(path: Path, *, is_built: bool = False) -> Provenance:
+    """Read it. Raises as `reading` does.
+
+    Args:
+        path: The file.
+        is_built: It is for `build` to write: another program's file in its place is none of it.
+    """
     with reading(path) as (connection, table):
-        own = stored_meta(connection, table)
+        own = read_notes(connection, table)
+        if is_built:
+            require_built(connection, path)
         sql = "SELECT device FROM helix_crawl_sessions GROUP BY device ORDER BY min(id)"
         devices = [str(device) for (device,) in connection.execute(sql)] if table.has_own else []
-    encoder = own.get("encoder")
-    return Provenance(encoder if isinstance(encoder, dict) else None, tuple(devices), not own.get(INGESTING))
+    return Provenance(own.get("encoder"), tuple(devices), not own.get(INGESTING))
 
 
 @dataclass
@@ -161,7 +168,7 @@ def shortfall(folder: Path) -> str | None:
 
 def _state(path: Path) -> str:
     try:
-        is_done = salvage(path).is_complete and provenance(path).is_ingested
+        is_done = salvage(path, is_built=True).is_complete and provenance(path).is_ingested
     except StoreError:
         return UNREADABLE
     return DONE if is_done else BEGUN

@@ -9,12 +9,21 @@ Source: DESIGN.md, section 3.3: the first finishes the batch, the second ends at
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["Interrupts"]
+from helix_crawl_otel.exit_codes import PAUSED, Refusal
+from helix_crawl_otel.formats import duration
+from helix_crawl_otel.logs import logger
+from helix_crawl_otel.paths import looked_at
+
+__all__ = ["Interrupts", "PausedEarly", "hearing"]
+
+Value = TypeVar("Value")
 
 INTERRUPTS = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
 
@@ -73,3 +82,73 @@ class Interrupts:
         self._times += 1
         self._counted_at = self._clock()
         self._heard(self._times)
+
+
+class PausedEarly(Refusal):
+    """The operator has interrupted before anything was begun."""
+
+    exit_code = PAUSED
+
+
+LOOK_SECONDS = 0.1
+SLOW_SECONDS = 10.0
+"""Without an answer from one place after which that is told, and again after twice as long each time."""
+LEAVE_SECONDS = 1.0
+"""For a step that is interrupted to end with what it is at, the renaming of a file say."""
+
+
+def hearing(step: Callable[[], Value], clock: Callable[[], float] = time.monotonic) -> Value:
+    """Do something that looks through folders, in a thread of its own: of a network mount that is dead no call ever
+    comes back, and the thread that has made it hears no signal.
+
+    Args:
+        step: What to do; where it is stands in `paths.looked_at`.
+        clock: Seconds of the world.
+
+    Returns:
+        What `step` does; what it raises is raised.
+
+    Raises:
+        PausedEarly: An interrupt came first. The thread is left behind.
+        RuntimeError: The system has no thread to give.
+
+    Threads: the main thread's.
+    """
+    done: SimpleQueue[int] = SimpleQueue()  # 0, or how many interrupts there have been
+    values: list[Value] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            values.append(step())
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            failures.append(error)
+        done.put(0)
+
+    thread = threading.Thread(target=run, name="helix-crawl-look", daemon=True)
+    place, since, patience = "", clock(), SLOW_SECONDS
+    with Interrupts(done.put, clock):
+        thread.start()
+        while True:
+            try:
+                interrupts = done.get(timeout=LOOK_SECONDS)  # by turns: on Windows no interrupt ends a wait
+            except Empty:
+                now = clock()
+                if looked_at.place != place:
+                    place, since, patience = looked_at.place, now, SLOW_SECONDS
+                elif place and now - since >= patience:
+                    patience *= 2
+                    logger.warning(
+                        "still looking at %s after %s: does its server not answer? an interrupt ends the wait",
+                        place,
+                        duration(now - since),
+                    )
+                continue
+            if interrupts:
+                thread.join(LEAVE_SECONDS)
+                where = f" while {looked_at.place} was looked at" if looked_at.place else ""
+                raise PausedEarly(f"interrupted{where}; nothing was begun, and the same command begins it")
+            break
+    if failures:
+        raise failures[0]
+    return values[0]

@@ -18,6 +18,7 @@ from typing import Protocol
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.link.channel import Channel, ChannelClosed
 from helix_crawl_otel.link.messages import GiveAction, Message, VoidAction, pack
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import Action, ActionKind
 
 __all__ = ["OutgoingActions", "SendQueue", "Sender"]
@@ -59,6 +60,10 @@ class SendQueue:
             try:
                 self._channel.send(pack(message))
             except ChannelClosed:  # it is gone; its exit is about to be seen
+                return
+            except Exception as error:  # noqa: BLE001 - out of memory, say; it would wait for what is never sent
+                watchdog.error("a worker cannot be told what to do: %r; its channel is closed", error)
+                self._channel.close()
                 return
             message = self._waiting.get()
 

@@ -8,13 +8,13 @@ Source: DESIGN.md, section 3.3, exit codes; section 5, the memory; section 7, th
 
 from __future__ import annotations
 
-import errno
 import signal
 from dataclasses import dataclass
 from enum import Enum
 
 from helix_crawl_otel.exit_codes import DEMOTED, NEVER, PAUSED
 from helix_crawl_otel.formats import MIB
+from helix_crawl_otel.lacks import lack_sentence
 from helix_crawl_otel.policy.model import ActionKind
 
 __all__ = [
@@ -235,21 +235,7 @@ class StartBudget:
 
 def start_reason(error: BaseException) -> str:
     """Why a worker could not be started, in words."""
-    if isinstance(error, OSError):
-        what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-        limit = _LIMITS.get(error.errno or 0)
-    else:
-        what = str(error) or "out of memory"
-        limit = _LIMITS[errno.ENOMEM if isinstance(error, MemoryError) else errno.EAGAIN]
-    return f"the worker cannot be started: {what}" + (f" ({limit})" if limit else "")
-
-
-_LIMITS = {
-    errno.EMFILE: "this process has as many files open as it may: `ulimit -n`",
-    errno.ENFILE: "the system has as many files open as it can",
-    errno.EAGAIN: "there are as many processes or threads as there may be: `ulimit -u`, or the container's limit",
-    errno.ENOMEM: "there is no memory for another process: `ulimit -v`, or the container's limit",
-}
+    return f"the worker cannot be started: {lack_sentence(error)}"
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

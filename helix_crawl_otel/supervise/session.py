@@ -19,6 +19,7 @@ from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel._version import __version__
 from helix_crawl_otel.config import CrawlConfig
+from helix_crawl_otel.lacks import is_passing, lack_sentence
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.paths import job_folder
@@ -83,6 +84,11 @@ def open_metrics(host: str, port: int, *, insists: bool, note: Callable[[str], N
         except OSError:
             raise error from None  # it is the host; of port 0 nobody has heard
         note(f"{error.strerror}; the metrics are at {endpoint.url} instead")
+    except RuntimeError as error:
+        if not is_passing(error):
+            raise
+        note(f"{lack_sentence(error)}; the run goes on and serves no metrics")
+        return Metrics(None, None)
     return Metrics(metrics.get_meter_provider(), endpoint)
 
 

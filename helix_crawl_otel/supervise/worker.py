@@ -92,6 +92,8 @@ class Worker:
             pass
         except BadFrame as error:
             self.broken = f"what it sent is no message: {error}"
+        except Exception as error:  # noqa: BLE001 - out of memory, say: nobody would hear the worker any more
+            self.broken = f"what it says cannot be read: {error!r}"
         finally:
             self._run.wake(_nothing)
 

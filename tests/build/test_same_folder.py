@@ -127,6 +127,19 @@ def test_a_shard_whose_ingest_was_killed_is_not_done(tree: Path, out: Path) -> N
         assert (code, "1 begun" in said) == ((1, True) if value == "true" else (0, False))
 
 
+def test_a_file_of_another_program_in_the_place_of_a_shard(tree: Path, out: Path) -> None:
+    """It may be whole: it is not the shard that was planned."""
+    build(tree, out)
+    for part in out.glob("a.db*"):
+        part.unlink()
+    with opened(made(out / "a.db", "ab")) as store:
+        store.claim(HASHING_IDENTITY)
+        encode_all(store, VECTOR)
+    code, said, errors = run_here("verify", str(out))
+    assert (code, "3 shards planned, 2 done, 1 unreadable" in said, "`build` has not made" in errors) == (1, True, True)
+    assert "1 unreadable" in run_here("query", str(out), "one")[2]
+
+
 def test_query_says_that_a_folder_is_not_complete(tree: Path, out: Path) -> None:
     """On standard error, in one line; what is found is on standard output as ever."""
     build(tree, out, shards=2)
@@ -330,15 +343,21 @@ def test_a_tree_is_the_same_by_whatever_name(tree: Path, out: Path, monkeypatch:
 
 
 def test_a_tree_that_was_moved(tree: Path, out: Path) -> None:
-    """Said with --moved, nothing is read or encoded again; what goes after that is pruned as ever."""
+    """Said with --moved, nothing is read or encoded again; what goes after that is pruned as ever.
+
+    Its shards say where it is as well, so that a record that is lost is made anew.
+    """
     build(tree, out)
     there = tree.with_name("notes-2026")
     tree.rename(there)
     with pytest.raises(NotThisBuild):
         plan(there, out)
     moved = build(there, out, moved=True)
-    assert (moved.works, moved.notes) == ([], [f"{tree} is at {there} now, as --moved says"])
-    assert plan(there, out, moved=True).notes == []
+    assert [work.pending for work in moved.works] == [0, 0, 0]
+    assert moved.notes == [f"{tree} is at {there} now, as --moved says"]
+    assert (plan(there, out, moved=True).works, plan(there, out, moved=True).notes) == ([], [])
+    record_path(out).unlink()
+    assert plan(there, out).works == []
     shutil.rmtree(there / "b")
     assert any("b.db is of 'b', which is gone" in note for note in build(there, out).notes)
     build(there, out, prune=True)
@@ -348,7 +367,7 @@ def test_a_tree_that_was_moved(tree: Path, out: Path) -> None:
 def test_a_tree_that_is_another_one_is_not_one_that_was_moved(tree: Path, out: Path) -> None:
     """It has none of the folders."""
     build(tree, out)
-    write_tree(tree.with_name("strange"), {"x/y.txt": "z"})
+    write_tree(tree.with_name("strange"), {"x/y.txt": "z", "loose.txt": "z"})
     with pytest.raises(NotThisBuild, match="has none of the folders that"):
         plan(tree.with_name("strange"), out, moved=True, prune=True)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import logging
+import os
 import re
 import shlex
 import socket
@@ -22,6 +24,7 @@ from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.console import notify as notify_module
 from helix_crawl_otel.console.console import keep_awake
 from helix_crawl_otel.console.notify import Notice, check_target, notify
+from helix_crawl_otel.console.options import CommonOptions, add_common_options, read_common_options
 from tests.programs import require_module
 
 SUMMARY = {"exit_code": 0, "encoded": 5}
@@ -233,3 +236,34 @@ def test_the_real_wakepy_holds_sleep_off_or_says_that_it_cannot() -> None:
     with keep_awake(True, notes.append):
         pass
     assert len(notes) <= 1
+
+
+def options(monkeypatch: pytest.MonkeyPatch, kept: str | None, *typed: str) -> CommonOptions:
+    """What a command reads of its options, with this in the variable."""
+    if kept is None:
+        monkeypatch.delenv("HELIX_CRAWL_NOTIFY", raising=False)
+    else:
+        monkeypatch.setenv("HELIX_CRAWL_NOTIFY", kept)
+    parser = argparse.ArgumentParser()
+    add_common_options(parser)
+    return read_common_options(parser.parse_args(typed))
+
+
+def test_an_address_that_is_a_secret_goes_into_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No list of processes shows it, and no child gets it. What was typed wins; empty is nobody."""
+    secret = "https://hooks.example/T0/secret"
+    read = options(monkeypatch, secret)
+    assert read.notify == secret
+    assert secret not in read.environ.values()
+    assert os.environ["HELIX_CRAWL_NOTIFY"] == secret
+    typed = options(monkeypatch, secret, "--notify", "https://else.example/")
+    assert typed.notify == "https://else.example/"
+    assert secret not in typed.environ.values()
+    assert options(monkeypatch, "").notify is options(monkeypatch, None).notify is None
+
+
+def test_a_variable_that_tells_nobody_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what may be a secret."""
+    with pytest.raises(ConfigError, match=r"^HELIX_CRAWL_NOTIFY is 'no-such-program ...'") as raised:
+        options(monkeypatch, "no-such-program --token=abc")
+    assert "abc" not in str(raised.value)

@@ -15,6 +15,7 @@ from helix_crawl_otel import Index, ModelError, SourceState, StoreError, query
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY, HashingEncoder
 from helix_crawl_otel.shards.build_record import BuildRecord, record_path, write_record
 from helix_crawl_otel.shards.errors import EncoderRefused
+from helix_crawl_otel.shards.schema import APP_NOTE, TREE_NOTE
 from tests.search.made import BACKUP, LUNCH, make, two_shards
 
 
@@ -115,6 +116,10 @@ def test_shards_that_were_planned_and_are_not_there_are_told_of(shards: Path) ->
     """By the record of the build, with the command that goes on."""
     planned = {name: f"{name}.db" for name in ("docs", "food", "third", "fourth")}
     write_record(shards, BuildRecord({"": "/notes"}, planned, "hashing"))
+    for name in ("docs", "food"):  # as if `build` had made them
+        with closing(sqlite3.connect(shards / planned[name])) as connection, connection:
+            connection.execute("DELETE FROM helix_crawl_meta WHERE key = ?", (APP_NOTE,))
+            connection.execute("INSERT INTO helix_crawl_meta VALUES (?, ?)", (TREE_NOTE, '["/notes", "x"]'))
     with Index(shards) as index:
         (note,) = index.notes
     assert note.startswith(f"{shards} is not complete (4 shards planned, 2 done, 2 not begun: ")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helix_crawl_otel.supervise.interrupts import TOGETHER_SECONDS, Interrupts
+from helix_crawl_otel.corpus.tree import plan_shards
+from helix_crawl_otel.supervise.interrupts import TOGETHER_SECONDS, Interrupts, PausedEarly, hearing
 from tests.watch.rig import Clock
 
 NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
@@ -91,3 +97,100 @@ def test_the_handlers_come_back_when_the_run_raises(before: dict[int, Any]) -> N
     with pytest.raises(LookupError):
         fail()
     assert {number: signal.getsignal(number) for number in NUMBERS} == before
+
+
+# -- while folders are looked through ----------------------------------------------------------------------------------
+
+
+class DeadMount:
+    """A folder on a server that has gone: whoever lists it waits. The clock is looked at by who waits for that."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, dead: Path) -> None:
+        self.answers = threading.Event()
+        self.asked = threading.Event()
+        self.now = 0.0
+        self.at: dict[float, Callable[[], object]] = {}
+        real = os.scandir
+
+        def scandir(path: str) -> Any:
+            if Path(path) == dead:
+                self.asked.set()
+                assert self.answers.wait(50)
+            return real(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+
+    def clock(self) -> float:
+        """A second later at each look, once somebody waits for the server."""
+        self.now += self.asked.is_set()
+        self.at.pop(self.now, lambda: None)()
+        return self.now
+
+
+@pytest.fixture
+def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeadMount]:
+    """One of two folders of a tree is dead."""
+    for name in ("dead", "well"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("a")
+    mount = DeadMount(monkeypatch, tmp_path / "dead")
+    yield mount
+    mount.answers.set()
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_is_heard_while_a_folder_does_not_answer(mount: DeadMount, tmp_path: Path, number: int) -> None:
+    """Nothing was begun, so that there is nothing to wait for: 75, and the sentence names the folder."""
+    mount.at[3.0] = lambda: signal.raise_signal(number)
+    with pytest.raises(PausedEarly, match=r"interrupted while .*dead was looked at; nothing was begun") as raised:
+        hearing(lambda: plan_shards(tmp_path, None), mount.clock)
+    assert raised.value.exit_code == 75
+
+
+def test_a_folder_that_does_not_answer_is_named_and_waited_for(
+    mount: DeadMount, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After 10, 20 and 40 s; a slow server may still answer."""
+    mount.at[45.0] = mount.answers.set
+    with caplog.at_level(logging.WARNING):
+        found = hearing(lambda: plan_shards(tmp_path, None), mount.clock)
+    assert [plan.name for plan in found] == ["dead", "well"]
+    told = [message for message in caplog.messages if "still looking at" in message]
+    assert len(told) == 3
+    assert all(str(tmp_path / "dead") in message for message in told)
+
+
+def test_what_the_step_raises_is_raised(tmp_path: Path) -> None:
+    """As if it had been called."""
+    assert hearing(lambda: 42) == 42
+    with pytest.raises(ZeroDivisionError):
+        hearing(lambda: 1 // 0)
+
+
+_BUILD = """
+import os, sys, time
+real = os.scandir
+def scandir(path="."):
+    if str(path).endswith("dead"):
+        os.write(2, b"asked\\n")
+        time.sleep(3600)
+    return real(path)
+os.scandir = scandir
+from helix_crawl_otel.cli import main
+sys.exit(main(["build", sys.argv[1], "--out", sys.argv[2], "--model", "hashing", "--no-metrics"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal of another process ends one at once there")
+def test_a_build_of_a_dead_mount_ends_for_sigterm(tmp_path: Path) -> None:
+    """A whole process: it hung until it was killed."""
+    (tmp_path / "src" / "dead").mkdir(parents=True)
+    command = [sys.executable, "-c", _BUILD, str(tmp_path / "src"), str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "asked\n"
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.count("\n")) == (75, 1)
+    assert "dead was looked at; nothing was begun" in errors
+    assert not (tmp_path / "out/.helix-crawl/lock.json").exists()

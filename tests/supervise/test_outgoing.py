@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from multiprocessing import Pipe
 
+import pytest
+
 from helix_crawl_otel.actions import ActionQueue
-from helix_crawl_otel.link.channel import Channel
+from helix_crawl_otel.link.channel import Channel, ChannelClosed
 from helix_crawl_otel.link.messages import GiveAction, Message, ReportError, VoidAction
 from helix_crawl_otel.policy.model import Action, ActionKind
 from helix_crawl_otel.supervise.outgoing import OutgoingActions, SendQueue
@@ -72,3 +75,17 @@ def test_nothing_is_told_to_a_worker_that_has_gone() -> None:
     outbound.push(["a"])
     assert sent.messages == []
     assert len(actions) == 1
+
+
+def test_a_sender_without_memory_closes_the_channel() -> None:
+    """What it should have sent would be waited for without end; a worker whose channel is closed ends."""
+
+    class Full(Channel):
+        def send(self, message: Mapping[str, object]) -> None:
+            raise MemoryError
+
+    ours, theirs = Pipe(duplex=True)
+    mailbox = SendQueue(Full(ours), "test")
+    mailbox.send(ReportError("y", "x"))
+    with pytest.raises(ChannelClosed):
+        Channel(theirs).receive()

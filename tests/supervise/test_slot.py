@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helix_crawl_otel.link import channel as channel_module
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, MemoryReading
 from helix_crawl_otel.supervise import events
@@ -446,6 +447,24 @@ def test_who_breaks_its_channel_after_each_batch_is_not_restarted_without_end() 
         assert [crash.retry_in_seconds for crash in stage.of(events.Crash)] == [1.0, 2.0, 4.0, None]
         assert [crash.restarts_left for crash in stage.of(events.Crash)] == [2, 1, 0, 0]
         assert "its channel broke" in stage.run.failures[0]
+
+
+def test_a_worker_whose_words_there_is_no_memory_for_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would hear it any more, and it would wait for answers; another one gets its turn."""
+    real = channel_module._message
+
+    def parsed(frame: bytes) -> dict[str, object]:
+        if b"huge" in frame:
+            raise MemoryError
+        return real(frame)
+
+    monkeypatch.setattr(channel_module, "_message", parsed)
+    with Stage() as stage:
+        worker = stage.begin()
+        worker.hello()
+        worker.channel.send({"type": "huge"})
+        stage.until(lambda: stage.slot.phase is Phase.WAITING)
+        assert stage.whys() == ["its channel broke and it was ended"]
 
 
 def test_a_worker_of_ours_that_falls_silent_is_ended_but_not_inside_a_batch(tmp_path: Path) -> None:
