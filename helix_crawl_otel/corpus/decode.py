@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import codecs
 import functools
-import importlib.metadata
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -151,7 +150,9 @@ UTF8 = Decoding("utf-8")
 @functools.cache
 def detector() -> str:
     """Name and version of what guesses. What was guessed or refused by another is looked at again."""
-    return f"chardet {importlib.metadata.version('chardet')}"
+    from importlib.metadata import version  # which loads the whole of `email`
+
+    return f"chardet {version('chardet')}"
 
 
 def taking_rule(cutting: str) -> str:
