@@ -143,7 +143,15 @@ def _ingest(
     def progress(sources: int, genes: int) -> None:
         report(messages.IngestProgress(assignment.shard, sources, genes))
 
-    done = ingest(store, plan, rule, prune=assignment.prune, progress=progress, should_stop=pausing)
+    done = ingest(
+        store,
+        plan,
+        rule,
+        prune=assignment.prune,
+        recheck=assignment.reencode,
+        progress=progress,
+        should_stop=pausing,
+    )
     if done.stopped:
         raise PauseRequested(None)
     report(
@@ -171,7 +179,8 @@ def _encode(
 ) -> None:
     if store.has_foreign_vectors() and not assignment.reencode:
         adopt_or_refuse(store, encoder)
-    store.claim(encoder.identity, reencode=assignment.reencode)
+        store.adopt(encoder.identity)
+    store.claim(encoder.identity)
     check_other_device(store, encoder)
     store.note_session(encoder.device, encoder.versions, encoder.threads, settings.batch_size)
     report(messages.Encoding(assignment.shard, settings.label, pending, store.vector_count()))

@@ -128,7 +128,7 @@ def plan_build(
     model, said = _model(options, files, begun, str(output), "another --out")
     wanted, told = settle_filters(filters, known)
     salvaged: dict[str, Salvage | StoreError] = {}
-    looked = TreeLook(lambda plan: _rule_of(plan, salvaged, options.lock_seconds), progress)
+    looked = TreeLook(lambda plan: _rule_of(plan, salvaged, options), progress)
     plans = []
     for label, root in sorted(settled.taken.items()):
         loose, found = plan_tree(root, output, wanted, label=label, known=before)
@@ -252,14 +252,14 @@ def _model(
     return settle_model(options.model, identities, begun, place, reencode=options.reencode, elsewhere=elsewhere)
 
 
-def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], lock_seconds: float) -> str | None:
+def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], options: EncodeOptions) -> str | None:
     """Look at the file of a shard, and say by which rule it was cut, `None` where there is none."""
     path = Path(str(plan.output)) / plan.file
     if not path.exists():
         return None
     try:
         looked_at.place = str(path)
-        salvaged[plan.name] = found = salvage(path, lock_seconds, is_built=True)
+        salvaged[plan.name] = found = salvage(path, options.lock_seconds, is_built=True, deep=options.reencode)
     except StoreError as error:
         salvaged[plan.name] = error
         return None
@@ -348,7 +348,7 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
         looked_at.place = str(path)
         name = shard_of(path, is_alone=len(folders) == 1)
         try:
-            found = salvage(path, options.lock_seconds)
+            found = salvage(path, options.lock_seconds, deep=options.reencode)
         except ShardCorrupt as error:
             planned.failures[name] = judge(error, path, is_built=False, lock_seconds=options.lock_seconds).reason
             continue

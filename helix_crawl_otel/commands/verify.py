@@ -10,11 +10,11 @@ from typing import Any
 
 from helix_crawl_otel import exit_codes
 from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over
-from helix_crawl_otel.formats import count, printable
+from helix_crawl_otel.formats import count, printable, shown_command
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shards.accounts import Accounts, account, combine
 from helix_crawl_otel.shards.errors import StoreError, shown_identity
-from helix_crawl_otel.shards.inspect import find_shards, names_by_file
+from helix_crawl_otel.shards.inspect import built_from, find_shards, names_by_file
 from helix_crawl_otel.shards.standing import (
     BEGUN,
     DONE,
@@ -28,17 +28,39 @@ from helix_crawl_otel.shards.standing import (
 __all__ = ["register", "verify"]
 
 _DESCRIPTION = """\
-Counts every gene of the shards, each in exactly one class, and makes a digest of all ids, contents and vectors. Of a
-folder that `build` has made it says which of the planned shards are done, and the command that goes on. Exits with 1 if
-a planned shard is not done, a vector is missing or of the wrong length, a gene is quarantined, a shard cannot be read,
-or a folder holds vectors of several encoders."""
+Counts every gene of the shards, each in exactly one class, looks whether contents, ids and vectors are what was
+written, and makes a digest of all of them. Of a folder that `build` has made it says which of the planned shards are
+done, and the command that goes on. Exits with 1 if a planned shard is not done, a vector is missing or none, a gene is
+quarantined, gone or changed, a shard cannot be read, or a folder holds vectors of several encoders. It names the first
+of each kind, and the command that mends it."""
 
 _EPILOG = """\
-genes = vectors + missing + wrong length + not encodable + quarantined. Two builds of the same tree with the same
-encoder, device, batch size and threads have the same digest, as long as no batch was halved and no shard finished on
-the CPU."""
+genes = vectors + missing + wrong length + not finite + not normalised + not encodable + quarantined. Two builds of the
+same tree with the same encoder, device, batch size and threads have the same digest, as long as no batch was halved and
+no shard finished on the CPU."""
 
 _COLUMNS = ("genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined")
+_RARE_COLUMNS = ("not_finite", "not_normalised")
+"""Shown where there are any."""
+
+AGAIN, REENCODE, RETRY = (), ("--reencode",), ("--retry-quarantined",)
+
+_TROUBLES: Mapping[str, tuple[str, tuple[str, ...] | None]] = {
+    "missing": ("{genes} without a vector", AGAIN),
+    "wrong_length": ("{genes} with a vector of another length", AGAIN),
+    "not_finite": ("{genes} whose vector is not finite, or zero", AGAIN),
+    "not_normalised": ("{genes} whose vector is not of length 1", REENCODE),
+    "quarantined": ("{genes} quarantined", RETRY),
+    "content_changed": ("{genes} whose content is not what its hash says", REENCODE),
+    "wrong_id": ("{genes} whose id is not that of its source and content", REENCODE),
+    "same_id": ("{genes} whose id others have as well: give each an id of its own", None),
+    "no_source": ("{genes} of no source that is known", AGAIN),
+    "genes_gone": ("{genes} that sources gave and that are gone", AGAIN),
+}
+"""What is told of each count that is not 0, and the options of the command that mends it; `None` where none does."""
+
+NAMED = 3
+"""Of each kind, in the text; `--json` has more."""
 
 
 def register(commands: Commands) -> None:
@@ -47,14 +69,17 @@ def register(commands: Commands) -> None:
         commands, "verify", _command, "account for every gene of shards, with a digest", _DESCRIPTION, _EPILOG
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a shard (.db), or a folder that holds some")
+    parser.add_argument(
+        "--quick", action="store_true", help="look at lengths alone, not at what contents, ids and vectors are"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
 def _command(args: argparse.Namespace) -> int:
-    return verify([typed_folder(text, "PATH") for text in args.paths], as_json=args.json)
+    return verify([typed_folder(text, "PATH") for text in args.paths], as_json=args.json, quick=args.quick)
 
 
-def verify(paths: list[Path], *, as_json: bool) -> int:
+def verify(paths: list[Path], *, as_json: bool, quick: bool = False) -> int:
     """Count and print.
 
     Returns:
@@ -74,7 +99,7 @@ def verify(paths: list[Path], *, as_json: bool) -> int:
         if path not in missing:
             standing = folders.of(path.parent)
             name = standing.name_of(path)
-            row = _look_at(path, name or path.stem, is_built=name is not None)
+            row = _look_at(path, name or path.stem, is_built=name is not None, quick=quick)
             rows.append(row)
             if standing in folders.given and row.name in standing.states:
                 standing.states[row.name] = row.state
@@ -87,10 +112,12 @@ def verify(paths: list[Path], *, as_json: bool) -> int:
     if as_json:
         counts = {"shards": total.shards, "shards_planned": planned, **total.to_json()}
         digest, by_shard = counts.pop("digest"), [row.to_json() for row in rows]
+        del counts["named"]  # of each shard
         say_json({**counts, "encoders": encoders, "digest": digest, "by_shard": by_shard})
     else:
         _print_table(rows, total)
         _print_encoders(encoders)
+        _print_troubles(rows, total, folders)
         _print_verdict(rows, total)
     is_complete, is_mixed = _tell_standing(folders.given, as_json=as_json), _tell_mixed(rows, folders, as_json=as_json)
     is_whole = total.is_whole and is_complete and not is_mixed and all(row.state == DONE for row in rows)
@@ -154,17 +181,17 @@ class _Row:
         }
 
 
-def _look_at(path: Path, name: str, *, is_built: bool) -> _Row:
+def _look_at(path: Path, name: str, *, is_built: bool, quick: bool) -> _Row:
     def tell(genes: int) -> None:
         say_over(f"{path.name}: {genes:,} genes")
 
     try:
-        made, accounts = provenance(path, is_built=is_built), account(path, tell)
+        made, accounts = provenance(path, is_built=is_built), account(path, tell, quick=quick)
     except StoreError as error:
         say_over("")
         say(f"helix-crawl: error: {error}", to_stderr=True)
         return _Row(path, name, UNREADABLE, reason=str(error))
-    is_done = made.is_ingested and not accounts.missing and not accounts.wrong_length
+    is_done = made.is_ingested and not accounts.is_pending
     return _Row(path, name, DONE if is_done else BEGUN, accounts, made)
 
 
@@ -222,10 +249,11 @@ def _tell_mixed(rows: Sequence[_Row], folders: _Folders, *, as_json: bool) -> bo
 
 
 def _print_table(shards: Sequence[_Row], total: Accounts) -> None:
-    rows = [("shard", *(column.replace("_", " ") for column in _COLUMNS))]
+    columns = (*_COLUMNS, *(column for column in _RARE_COLUMNS if getattr(total, column)))
+    rows = [("shard", *map(_words, columns))]
     counted = [(row.path.name, row.accounts) for row in shards if row.accounts is not None]
-    rows += [(printable(name), *(f"{getattr(one, column):,}" for column in _COLUMNS)) for name, one in counted]
-    rows.append((count(total.shards, "shard"), *(f"{getattr(total, column):,}" for column in _COLUMNS)))
+    rows += [(printable(name), *(f"{getattr(one, column):,}" for column in columns)) for name, one in counted]
+    rows.append((count(total.shards, "shard"), *(f"{getattr(total, column):,}" for column in columns)))
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
@@ -233,9 +261,55 @@ def _print_table(shards: Sequence[_Row], total: Accounts) -> None:
     say(f"digest {total.digest}")
 
 
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _print_troubles(shards: Sequence[_Row], total: Accounts, folders: _Folders) -> None:
+    """Say what is wrong, which genes it is, and the command that mends it."""
+    for name, (text, options) in _TROUBLES.items():
+        if not (number := getattr(total, name)):
+            continue
+        say(f"{_words(name)}: {text.format(genes=count(number, 'gene'))}{_named(shards, name, number)}")
+        if options is not None:
+            first = next(row for row in shards if row.accounts and getattr(row.accounts, name))
+            say(f"    {_mending(first, folders, options)}")
+    if gone := total.sources_gone:
+        said = f"{count(gone, 'source')} whose file is gone{_named(shards, 'sources_gone', gone)}"
+        say(f"{said}; {'its' if gone == 1 else 'their'} genes stay until `helix-crawl build --prune`")
+
+
+def _named(shards: Sequence[_Row], name: str, number: int) -> str:
+    """The first of a kind, as they are said behind it."""
+    of_all = [(row, which) for row in shards if row.accounts for which in row.accounts.named.get(name, ())]
+    shown = [_which(row, which) for row, which in of_all[:NAMED]]
+    more = ["…"] if number > len(shown) and len(of_all) > len(shown) else []
+    return f": {', '.join([*shown, *more])}" if shown else ""
+
+
+def _which(row: _Row, which: Mapping[str, object]) -> str:
+    source, gene = which.get("source_id"), which.get("gene_id")
+    if gene is None and "expected" in which:
+        return f"{source} ({which['genes']:,} of {which['expected']:,} genes)"
+    if gene is None and "source_id" in which and len(which) == 1:
+        return str(source)
+    why = f" ({which['reason']})" if "reason" in which else ""
+    return f"{gene} of {row.path.name if source is None else source}{why}"
+
+
+def _mending(row: _Row, folders: _Folders, options: Sequence[str]) -> str:
+    """The command that mends what is wrong with a shard."""
+    standing = folders.of(row.path.parent)
+    if row.name in standing.states:
+        return standing.way_on(options)
+    if (tree := built_from(row.path)) is not None:
+        return shown_command(["helix-crawl", "build", tree, "--out", str(row.path.parent.absolute()), *options])
+    return shown_command(["helix-crawl", "backfill", str(row.path), *options])
+
+
 def _print_verdict(shards: Sequence[_Row], total: Accounts) -> None:
     if unreadable := sum(row.state == UNREADABLE for row in shards):
         verb = "is" if unreadable == 1 else "are"
         say(f"not whole: {count(unreadable, 'shard')} that cannot be read {verb} not counted")
     elif not total.is_whole:
-        say("not whole: see missing, wrong length, quarantined")
+        say(f"not whole: see {', '.join(_words(name) for name in _TROUBLES if getattr(total, name))}")

@@ -71,6 +71,7 @@ def ingest(
     rule: ChunkRule,
     *,
     prune: bool,
+    recheck: bool = False,
     progress: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> IngestReport:
@@ -81,6 +82,7 @@ def ingest(
         plan: The shard.
         rule: How text is cut.
         prune: Remove the genes of sources that are gone.
+        recheck: Read a source again as well when the content or the id of a gene of it is not what was written.
         progress: Called after each transaction: sources looked at so far, genes added so far.
         should_stop: Asked after each transaction, and in the middle of a large source; that is begun anew next time.
 
@@ -89,7 +91,7 @@ def ingest(
         UnreadableSource: All of its genes are to be removed, and its folder is there.
     """
     try:
-        return _Ingest(store, rule, progress, should_stop).run(plan, prune)
+        return _Ingest(store, rule, progress, should_stop).run(plan, prune, recheck)
     except _Stopped:
         return IngestReport(stopped=True)
 
@@ -116,7 +118,7 @@ class _Ingest:
         self._touched: list[tuple[str, SourceMark]] = []
         self._chars = 0
 
-    def run(self, plan: ShardPlan, prune: bool) -> IngestReport:
+    def run(self, plan: ShardPlan, prune: bool, recheck: bool) -> IngestReport:
         report = self._report
         wanted = fingerprint(plan, self._rule.fingerprint)
         with self._store.writing():
@@ -125,6 +127,8 @@ class _Ingest:
             self._store.set_meta(INGESTING, True)
         marks = self._table.marks()
         left = set(marks)
+        for source_id in self._table.unlike_marks(deep=recheck):
+            marks.pop(source_id, None)
         for item in sources_of(plan):
             report.sources += 1
             left.discard(item.source_id)

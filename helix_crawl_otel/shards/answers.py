@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helix_crawl_otel.shards.genes import content_hash, gene_id
-from helix_crawl_otel.shards.inspect import reading, stored_meta
+from helix_crawl_otel.shards.inspect import reading
+from helix_crawl_otel.shards.notes import read_notes
 from helix_crawl_otel.shards.schema import TREE_NOTE
 
 __all__ = ["StoredGene", "stored_gene"]
@@ -52,9 +53,9 @@ def stored_gene(path: Path, gene: object) -> StoredGene | None:
         if row is None:
             return None
         source_id, content = row[0], "" if row[1] is None else str(row[1])
-        tree = stored_meta(connection, table).get(TREE_NOTE)
-        if source_id is None or not (isinstance(tree, list) and len(tree) == 2):
+        tree = read_notes(connection, table).get(TREE_NOTE)
+        if source_id is None or tree is None:
             return StoredGene(gene, None if source_id is None else str(source_id), content)
         sql = "SELECT size, mtime_ns FROM helix_crawl_sources WHERE source_id = ?"
         size, mtime_ns = connection.execute(sql, (source_id,)).fetchone() or (None, None)
-    return StoredGene(gene, str(source_id), content, Path(str(tree[0])), str(tree[1]), size, mtime_ns)
+    return StoredGene(gene, str(source_id), content, Path(tree[0]), tree[1], size, mtime_ns)

@@ -19,7 +19,8 @@ from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.shards.errors import StoreError
-from helix_crawl_otel.shards.inspect import reading, stored_meta
+from helix_crawl_otel.shards.inspect import reading
+from helix_crawl_otel.shards.notes import read_notes
 from helix_crawl_otel.shards.schema import TREE_NOTE, require_built
 from helix_crawl_otel.statefile import StateFile
 
@@ -165,9 +166,9 @@ def recovered(folder: Path, lock_seconds: float) -> BuildRecord | None:
         with suppress(StoreError):  # what cannot be read is not known to be ours
             with reading(path, lock_seconds) as (connection, table):
                 require_built(connection, path)
-                note = stored_meta(connection, table).get(TREE_NOTE)
-            if isinstance(note, list) and len(note) == 2:
-                tree, name = map(str, note)
+                note = read_notes(connection, table).get(TREE_NOTE)
+            if note is not None:
+                tree, name = note
                 found.setdefault(label_of(name), {}).setdefault(tree, {})[name] = path.name
     if not found:
         return None

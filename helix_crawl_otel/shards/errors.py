@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from helix_crawl_otel.exit_codes import FAILED, USAGE, Refusal
-from helix_crawl_otel.formats import printable
+from helix_crawl_otel.formats import printable, shown_command
 
 __all__ = [
     "CannotSetAside",
+    "DamagedRow",
+    "DamagedShard",
     "DiskTrouble",
     "EmptyFile",
     "EncoderRefused",
@@ -75,6 +77,23 @@ class StoreReadOnly(StoreError):
     """The file or its folder cannot be written."""
 
 
+class DamagedShard(StoreError):
+    """A row of our own in the file is not what we write there. The rest of the file is sound."""
+
+
+class DamagedRow(Exception):
+    """Raised where our rows are read, and made `DamagedShard` by `store_errors`, which knows the file.
+
+    Args:
+        what: The row, what is wrong with it, and what is accepted.
+        mended_by: SQL that takes it away; empty where only another copy of the file helps.
+    """
+
+    def __init__(self, what: str, mended_by: str = "") -> None:
+        super().__init__(what)
+        self.mended_by = mended_by
+
+
 class NotAShard(StoreError):
     """The file is no shard: it has no table of genes, or `build` is to write into it and has not made it."""
 
@@ -119,6 +138,8 @@ def store_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _translated(error, path) from error
+    except DamagedRow as error:
+        raise _damaged(error, path) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise StoreFull(_full(path)) from error
@@ -164,6 +185,15 @@ _OPERATIONAL_ERRORS = {
 def cannot_write(error: sqlite3.Error) -> bool:
     """Whether it is for want of the right to write or to make a file that SQLite cannot go on."""
     return error_code(error) & 0xFF in (PERM, READONLY, CANTOPEN)
+
+
+def _damaged(error: DamagedRow, path: Path) -> DamagedShard:
+    way_out = f"take that row away: {shown_command(['sqlite3', str(path), error.mended_by])}" if error.mended_by else ""
+    others = "put a copy from before in its place, or move it away and let `build` make it again from its sources"
+    return DamagedShard(
+        f"{path} cannot be used: {error}; the file was left as it is. To mend it {way_out or others}"
+        + (f"; or {others}" if way_out else "")
+    )
 
 
 def _full(path: Path) -> str:

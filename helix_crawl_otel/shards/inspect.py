@@ -8,24 +8,25 @@ Source: DESIGN.md, section 8: a shard whose every encodable gene has a vector of
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.paths import looked_at
 from helix_crawl_otel.shards import schema
-from helix_crawl_otel.shards.errors import NoShards, NotAShard, StoreError, cannot_write, store_errors
-from helix_crawl_otel.shards.schema import LOCK_SECONDS, RULE_NOTE, VECTOR, Table, right_length
+from helix_crawl_otel.shards.errors import EmptyFile, NoShards, NotAShard, StoreError, cannot_write, store_errors
+from helix_crawl_otel.shards.ingested import unlike_sources
+from helix_crawl_otel.shards.notes import read_notes
+from helix_crawl_otel.shards.schema import LOCK_SECONDS, RULE_NOTE, TREE_NOTE, VECTOR, Table, vector_form
 
 __all__ = [
     "Held",
     "Salvage",
     "Unread",
+    "built_from",
     "count_quarantined",
     "count_unread",
     "find_shards",
@@ -37,7 +38,6 @@ __all__ = [
     "reading",
     "salvage",
     "stored_identity",
-    "stored_meta",
     "vector_pages",
 ]
 
@@ -112,8 +112,7 @@ def stored_identity(path: Path, lock_seconds: float = LOCK_SECONDS) -> dict[str,
         StoreError: It cannot be read.
     """
     with reading(path, lock_seconds) as (connection, table):
-        found = stored_meta(connection, table).get("encoder")
-    return found if isinstance(found, dict) else None
+        return read_notes(connection, table).get("encoder")
 
 
 @dataclass(frozen=True)
@@ -170,13 +169,14 @@ class Salvage:
     unread: Unread = Unread()
 
 
-def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = False) -> Salvage:
+def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = False, deep: bool = False) -> Salvage:
     """Look at one shard. As little as possible is read: a run may begin with a thousand of them.
 
     Args:
         path: The file.
         lock_seconds: How long to wait for another program that holds it.
         is_built: It is for `build` to write.
+        deep: Look also for what `--reencode` puts right: vectors that are not of length 1, changed contents and ids.
 
     Raises:
         EmptyFile: There is nothing in it.
@@ -184,11 +184,11 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
         StoreError: It cannot be read.
     """
     with reading(path, lock_seconds) as (connection, table):
+        own = read_notes(connection, table)
         if is_built:
             schema.require_built(connection, path)
-        own = stored_meta(connection, table)
-        identity = own.get("encoder")
-        is_open = table.pending(right_length(connection, table, identity))
+        form = vector_form(connection, table, own)
+        is_open = table.pending(form)
         lacks = connection.execute(f"SELECT 1 FROM genes WHERE {is_open} LIMIT 1").fetchone() is not None
         genes = 0 if lacks else int(connection.execute("SELECT count(*) FROM genes").fetchone()[0])
         quarantined, unread = _quarantined(connection, table), _unread(connection, table)
@@ -197,14 +197,16 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
             is_small = path.stat().st_size <= COUNTED_BYTES
             counting = f"SELECT count(*) FROM genes WHERE {is_open}"
             pending = int(connection.execute(counting).fetchone()[0]) if is_small else None
-    is_complete = not lacks and not own.get("clearing")
-    epoch = own.get("epoch")
+        # Genes that somebody has taken away are made again from their sources, which are read again for that.
+        is_as_ingested = not (is_built and table.has_own) or not unlike_sources(connection, deep=deep)
+        is_complete = not lacks and not own.get("clearing")
+        is_complete = is_complete and not (deep and any(schema.of_other_lengths(connection, table, form)))
     return Salvage(
         is_complete,
         genes,
-        identity,
-        own.get("fingerprint"),
-        epoch if isinstance(epoch, int) else 0,
+        own.get("encoder"),
+        own.get("fingerprint") if is_as_ingested else None,
+        own.get("epoch", 0),
         pending,
         quarantined,
         own.get(RULE_NOTE),
@@ -240,18 +242,18 @@ def held(path: Path) -> Held | None:
     try:
         if not path.is_file() or not path.stat().st_size or _has_log(path):
             return None
-        with closing(schema.connect_unchanging(path)) as connection:
+        with store_errors(path), closing(schema.connect_unchanging(path)) as connection:
             table = schema.read_table(connection, path)
             if not table.has_own:
                 return None
-            own = stored_meta(connection, table)
-            is_open = table.pending(right_length(connection, table, own.get("encoder")))
+            own = read_notes(connection, table)
+            is_open = table.pending(vector_form(connection, table, own))
             counting = f"SELECT count(*) FROM genes WHERE {is_open}"
             is_small = path.stat().st_size <= COUNTED_BYTES
             (source_bytes,) = connection.execute("SELECT coalesce(sum(size), 0) FROM helix_crawl_sources").fetchone()
             (genes,) = connection.execute("SELECT count(*) FROM genes").fetchone()
             pending = connection.execute(counting).fetchone()[0] if is_small else None
-    except (sqlite3.Error, StoreError, OSError, ValueError, KeyError, TypeError):
+    except (StoreError, OSError):
         return None
     return Held(own.get("fingerprint"), own.get(RULE_NOTE), source_bytes, genes, pending)
 
@@ -289,13 +291,6 @@ def _quarantined(connection: sqlite3.Connection, table: Table) -> int:
     if not table.has_own:
         return 0
     return int(connection.execute("SELECT count(*) FROM helix_crawl_quarantine").fetchone()[0])
-
-
-def stored_meta(connection: sqlite3.Connection, table: Table) -> dict[str, Any]:
-    """Our own values in a shard that is open for reading, see `ShardStore.meta`."""
-    if not table.has_own:
-        return {}
-    return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM helix_crawl_meta")}
 
 
 def find_shards(paths: Sequence[Path], may_be_empty: Collection[Path] = ()) -> tuple[list[Path], list[str]]:
@@ -369,10 +364,12 @@ def notes_of_links(path: Path) -> list[str]:
 
 
 def _is_shard(path: Path) -> bool:
-    """A file that cannot be read counts: it is for the command to say so, not to leave it out."""
+    """What cannot be read counts, or has nothing in it yet: it is for the command to say so, not to leave it out."""
     try:
         with reading(path):
             return True
+    except EmptyFile:
+        return True
     except NotAShard:
         return False
     except StoreError:
@@ -390,7 +387,7 @@ def lease_of_sources(path: Path, lock_seconds: float) -> int | None:
         with reading(path, lock_seconds) as (connection, table):
             if not table.has_own or not connection.execute("SELECT 1 FROM helix_crawl_sources LIMIT 1").fetchone():
                 return None
-            return int(stored_meta(connection, table).get("epoch", 0))
+            return int(read_notes(connection, table).get("epoch", 0))
     except StoreError:
         return None  # what cannot be read is not known to be ours
 
@@ -412,3 +409,10 @@ def vector_pages(path: Path, length: int) -> Iterator[list[tuple[object, bytes]]
         cursor = connection.execute(f"SELECT gene_id, {VECTOR} FROM genes WHERE length({VECTOR}) = ?", (length,))
         while rows := cursor.fetchmany(PAGE):
             yield [(gene_id, vector) for gene_id, vector in rows if isinstance(vector, bytes)]
+
+
+def built_from(path: Path) -> str | None:
+    """The tree that a shard was cut from, `None` where `build` has not made it. Raises as `reading` does."""
+    with reading(path) as (connection, table):
+        tree = read_notes(connection, table).get(TREE_NOTE)
+    return None if tree is None else str(tree[0])

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from helix_crawl_otel.shards.errors import EmptyFile, NotAShard
+from helix_crawl_otel.shards.vectors import are_of_length_1, is_vector
 
 __all__ = [
+    "ANY_LENGTH_NOTE",
     "APP_NOTE",
     "BESIDE",
     "BLANK",
@@ -24,9 +27,10 @@ __all__ = [
     "TREE_NOTE",
     "VECTOR",
     "Table",
+    "VectorForm",
     "beside",
     "clear_some",
-    "columns_of_genes",
+    "columns_of",
     "connect",
     "connect_unchanging",
     "create_genes",
@@ -34,10 +38,11 @@ __all__ = [
     "index_sources",
     "is_all_own",
     "is_own_name",
+    "of_other_lengths",
     "read_table",
     "require_built",
-    "right_length",
     "spread_sample",
+    "vector_form",
 ]
 
 VECTOR = "embedding_dense_v2"
@@ -51,6 +56,9 @@ APP_NOTE = "of the app"
 TREE_NOTE = "tree"
 """Note of an ingest: the tree and the name of the shard. The shards of another tree are none of this one's."""
 
+ANY_LENGTH_NOTE = "vectors of any length"
+"""Note of an adoption: the application's vectors are of this encoder, and not all of length 1. That is their affair."""
+
 RULE_NOTE = "rule"
 """Note of an ingest: the rule by which text was cut, see `corpus.cut.ChunkRule`. Those before it wrote none down."""
 
@@ -59,6 +67,9 @@ INGESTING = "ingesting"
 
 LOCK_SECONDS = 10.0
 """How long one who only reads a shard waits for a program that holds it."""
+
+PAGE = 2000
+"""Vectors looked at at once."""
 
 OWN_COLUMNS = frozenset({"gene_id", "content", "source_id", "content_hash", VECTOR})
 
@@ -75,6 +86,19 @@ _OWN = (
     "CREATE TABLE IF NOT EXISTS helix_crawl_unread (gene_id PRIMARY KEY, chars INTEGER NOT NULL,"
     " unread INTEGER NOT NULL)",
 )
+
+
+@dataclass(frozen=True)
+class VectorForm:
+    """What the vectors of a shard have to be.
+
+    Args:
+        length: Of each, in bytes; 0 where nothing that is there can be one.
+        is_normalised: Each is of length 1.
+    """
+
+    length: int
+    is_normalised: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,13 +126,23 @@ class Table:
         """SQL: the vector of a gene, NULL in a table without the column."""
         return VECTOR if VECTOR in self.columns else "NULL"
 
-    def lacking(self, length: int) -> str:
-        """SQL: whether a gene has no vector of the right length, see `right_length`."""
-        return f"(typeof({self.vector}) <> 'blob' OR length({self.vector}) <> {length})" if length else "1"
+    def lacking(self, form: VectorForm) -> str:
+        """SQL: whether a gene has no vector of the right length: a number that is not finite or zeros are none.
 
-    def pending(self, length: int) -> str:
-        """SQL: whether a gene has no vector of the right length, and can have one."""
-        return f"{self.lacking(length)} AND NOT {BLANK} AND NOT {self.quarantined}"
+        That each is of length 1 is not asked here, of each shard that a run looks at: `verify` does, and `--reencode`.
+        """
+        if not form.length:
+            return "1"
+        vector = self.vector
+        return f"(typeof({vector}) <> 'blob' OR length({vector}) <> {form.length} OR NOT {_IS_VECTOR}({vector}))"
+
+    def pending(self, form: VectorForm) -> str:
+        """SQL: whether a gene has no vector, see `lacking`, and can have one."""
+        return f"{self.lacking(form)} AND NOT {BLANK} AND NOT {self.quarantined}"
+
+
+_IS_VECTOR = "helix_crawl_is_vector"
+"""Name of `is_vector` in SQL, on each connection that is made here. Nothing that is kept in a file uses it."""
 
 
 BESIDE = ("-journal", "-wal", "-shm")
@@ -141,6 +175,7 @@ def connect_unchanging(path: Path) -> sqlite3.Connection:
 def _lenient(connection: sqlite3.Connection) -> sqlite3.Connection:
     # An application's text may be anything; what cannot be decoded must not stop a build.
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    connection.create_function(_IS_VECTOR, 1, is_vector, deterministic=True)
     return connection
 
 
@@ -150,12 +185,16 @@ def read_table(connection: sqlite3.Connection, path: Path) -> Table:
     Raises:
         NotAShard: It has no table of genes with the columns that every shard has.
     """
-    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    tables = {str(name).lower() for (name,) in rows}
+    rows = connection.execute("SELECT name, type FROM sqlite_master").fetchall()
+    tables = {str(name).lower() for name, kind in rows if kind == "table"}
     if "genes" not in tables:
-        kind = NotAShard if tables else EmptyFile
-        raise kind(f"{path} is no shard: it has no table `genes`")
-    columns = columns_of_genes(connection)
+        if rows:
+            raise NotAShard(f"{path} is no shard: it has no table `genes`")
+        raise EmptyFile(
+            f"{path} is no shard yet: there is nothing in it, as a full disk or a kill leaves a file just "
+            "begun; the same `helix-crawl build` makes it again, and a file of something else can be removed"
+        )
+    columns = columns_of(connection, "genes")
     missing = {"gene_id", "content"} - columns
     if missing:
         raise NotAShard(f"{path} is no shard: its table `genes` has no column {' and no '.join(sorted(missing))}")
@@ -163,15 +202,15 @@ def read_table(connection: sqlite3.Connection, path: Path) -> Table:
     return Table(columns, "rowid" if has_rowid else "gene_id", "helix_crawl_meta" in tables)
 
 
-def columns_of_genes(connection: sqlite3.Connection) -> frozenset[str]:
-    """Names of the columns of the table of genes, in lower case; none where there is no such table."""
-    return frozenset(str(row[1]).lower() for row in connection.execute("PRAGMA table_info(genes)"))
+def columns_of(connection: sqlite3.Connection, table: str) -> frozenset[str]:
+    """Names of a table's columns, in lower case; none where there is no such table."""
+    return frozenset(str(row[1]).lower() for row in connection.execute(f"PRAGMA table_info({table})"))
 
 
 def is_all_own(connection: sqlite3.Connection) -> bool:
     """Whether `build` makes all the tables, columns, indexes, triggers and views that are in the file."""
     names = {str(row[0]).lower() for row in connection.execute("SELECT name FROM sqlite_master")}
-    return is_own_name(names) and columns_of_genes(connection) <= OWN_COLUMNS
+    return is_own_name(names) and columns_of(connection, "genes") <= OWN_COLUMNS
 
 
 def is_own_name(names: Iterable[str]) -> bool:
@@ -243,22 +282,25 @@ def ensure_own(connection: sqlite3.Connection, table: Table) -> None:
             connection.execute(f"ALTER TABLE genes ADD COLUMN {name} {kind}")
 
 
-def right_length(connection: sqlite3.Connection, table: Table, identity: object) -> int:
-    """Bytes of a vector: by the encoder's identity, else the commonest length that is whole floats; 0 for none.
+def vector_form(connection: sqlite3.Connection, table: Table, own: Mapping[str, Any]) -> VectorForm:
+    """What the vectors are by the encoder's identity; without one the commonest length that is whole floats.
 
     Args:
         connection: Open.
         table: As it is.
-        identity: The encoder's, `None` when nothing says whose the vectors are.
+        own: Our notes in the file, see `notes.read_notes`.
     """
-    if isinstance(identity, dict):
-        return 4 * int(identity["dim"])
+    if own.get("clearing"):
+        return VectorForm(0)  # a `reencode` is not through: whatever is there is another encoder's
+    identity = own.get("encoder")
+    if identity is not None:
+        return VectorForm(4 * identity["dim"], identity.get("normalised") is True and not own.get(ANY_LENGTH_NOTE))
     vector = table.vector
     row = connection.execute(
         f"SELECT length({vector}) FROM genes WHERE typeof({vector}) = 'blob' AND length({vector}) > 0"
-        f" AND length({vector}) % 4 = 0 GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
+        f" AND length({vector}) % 4 = 0 AND {_IS_VECTOR}({vector}) GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
     ).fetchone()
-    return 0 if row is None else int(row[0])
+    return VectorForm(0 if row is None else int(row[0]))
 
 
 def clear_some(connection: sqlite3.Connection, table: Table, after: int | str | None, limit: int) -> int | str | None:
@@ -283,18 +325,39 @@ def clear_some(connection: sqlite3.Connection, table: Table, after: int | str | 
     return last  # type: ignore[no-any-return]  # a key, as SQLite has it
 
 
+def of_other_lengths(connection: sqlite3.Connection, table: Table, form: VectorForm) -> Iterator[list[int | str]]:
+    """Keys of the genes whose vector is not of length 1, where it has to be, some at once and never none.
+
+    Args:
+        connection: Open. Between two lots the genes may be written to.
+        table: As it is.
+        form: Of the vectors.
+    """
+    key, after = table.key, None
+    while form.is_normalised:
+        where, values = ("1", ()) if after is None else (f"{key} > ?", (after,))
+        sql = f"SELECT {key}, {VECTOR} FROM genes WHERE {where} AND NOT {table.lacking(form)} ORDER BY {key} LIMIT ?"
+        page = connection.execute(sql, (*values, PAGE)).fetchall()
+        if not page:
+            return
+        after = page[-1][0]
+        is_right = are_of_length_1([vector for _, vector in page])
+        if not all(is_right):
+            yield [one for (one, _), right in zip(page, is_right, strict=True) if not right]
+
+
 def spread_sample(
-    connection: sqlite3.Connection, table: Table, length: int, count: int
+    connection: sqlite3.Connection, table: Table, form: VectorForm, count: int
 ) -> list[tuple[str, str, bytes]]:
-    """A few genes that have a vector of the right length, spread over those that have, the same ones each time.
+    """A few genes that have a vector, see `Table.lacking`, spread over those that have, the same ones each time.
 
     Args:
         connection: Open.
         table: As it is.
-        length: See `right_length`.
+        form: Of the vectors.
         count: At most so many.
     """
-    wanted, key = f"NOT {table.lacking(length)} AND NOT {BLANK}", table.key
+    wanted, key = f"NOT {table.lacking(form)} AND NOT {BLANK}", table.key
     columns = f"gene_id, content, {table.vector}"
     if key != "rowid":
         (there,) = connection.execute(f"SELECT count(*) FROM genes WHERE {wanted}").fetchone()

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from helix_crawl_otel.shards.genes import SourceMark, content_hash, gene_id
+from helix_crawl_otel.shards.ingested import unlike_sources
+from helix_crawl_otel.shards.schema import VECTOR
 from helix_crawl_otel.shards.store import ShardStore
 
 __all__ = ["SourceTable"]
@@ -39,6 +41,11 @@ class SourceTable:
         """What is known of each source."""
         rows = self._store.read("SELECT source_id, size, mtime_ns, digest, genes FROM helix_crawl_sources")
         return {str(row[0]): SourceMark(*row[1:]) for row in rows}
+
+    def unlike_marks(self, *, deep: bool) -> set[str]:
+        """See `ingested.unlike_sources`."""
+        with self._store.reading() as connection:
+            return unlike_sources(connection, deep=deep)
 
     def touch(self, marks: Sequence[tuple[str, SourceMark]]) -> None:
         """Sources whose content is as it was, whatever their times say now."""
@@ -93,9 +100,12 @@ def _replace(connection: sqlite3.Connection, source_id: str, passages: Iterable[
             connection.execute("UPDATE temp.helix_crawl_seen SET times = times + 1 WHERE gene_id = ?", (first,))
             gene = gene_id(source_id, digest, times)
             connection.execute("INSERT INTO temp.helix_crawl_seen VALUES (?, 1)", (gene,))
+        # What was changed behind our back is put right, and encoded again.
         sql = (
             "INSERT INTO genes (gene_id, content, source_id, content_hash) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT (gene_id) DO NOTHING"
+            " ON CONFLICT (gene_id) DO UPDATE SET content = excluded.content, source_id = excluded.source_id,"
+            f" content_hash = excluded.content_hash, {VECTOR} = NULL WHERE content IS NOT excluded.content"
+            " OR source_id IS NOT excluded.source_id OR content_hash IS NOT excluded.content_hash"
         )
         added += connection.execute(sql, (gene, passage, source_id, digest)).rowcount
         total += 1

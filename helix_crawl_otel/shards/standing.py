@@ -15,7 +15,8 @@ from pathlib import Path
 from helix_crawl_otel.formats import count, shard_name
 from helix_crawl_otel.shards.build_record import BuildRecord, RecordUnusable, read_record
 from helix_crawl_otel.shards.errors import EmptyFile, StoreError
-from helix_crawl_otel.shards.inspect import names_by_file, reading, salvage, stored_meta
+from helix_crawl_otel.shards.inspect import names_by_file, reading, salvage
+from helix_crawl_otel.shards.notes import read_notes
 from helix_crawl_otel.shards.schema import INGESTING, require_built
 
 __all__ = ["BEGUN", "DONE", "NOT_BEGUN", "UNREADABLE", "FolderStanding", "Provenance", "provenance", "shortfall"]
@@ -50,13 +51,12 @@ def provenance(path: Path, *, is_built: bool = False) -> Provenance:
         is_built: It is for `build` to write: another program's file in its place is none of it.
     """
     with reading(path) as (connection, table):
+        own = read_notes(connection, table)
         if is_built:
             require_built(connection, path)
-        own = stored_meta(connection, table)
         sql = "SELECT device FROM helix_crawl_sessions GROUP BY device ORDER BY min(id)"
         devices = [str(device) for (device,) in connection.execute(sql)] if table.has_own else []
-    encoder = own.get("encoder")
-    return Provenance(encoder if isinstance(encoder, dict) else None, tuple(devices), not own.get(INGESTING))
+    return Provenance(own.get("encoder"), tuple(devices), not own.get(INGESTING))
 
 
 @dataclass

@@ -20,7 +20,8 @@ from typing import Any
 from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import EncoderRefused, LeaseLost, StoreReadOnly, shown_identity, store_errors
 from helix_crawl_otel.shards.genes import PendingGene
-from helix_crawl_otel.shards.schema import VECTOR, Table
+from helix_crawl_otel.shards.notes import parse_note, read_notes
+from helix_crawl_otel.shards.schema import ANY_LENGTH_NOTE, VECTOR, Table, VectorForm
 
 __all__ = ["ShardStore"]
 
@@ -108,6 +109,7 @@ class ShardStore:
             schema.ensure_own(self._connection, self.table)
             if index:
                 schema.index_sources(self._connection)
+            read_notes(self._connection, schema.read_table(self._connection, self.path))
             stored = self._stored_epoch()
             if stored >= self.epoch:
                 raise LeaseLost(f"{self.path} has been taken over by another worker (lease {stored}, not {self.epoch})")
@@ -118,8 +120,7 @@ class ShardStore:
             raise
 
     def _stored_epoch(self) -> int:
-        stored = self.meta("epoch")
-        return stored if isinstance(stored, int) else 0
+        return self.meta("epoch") or 0
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -153,7 +154,7 @@ class ShardStore:
         """A value of our own, `None` when there is none. Plain JSON."""
         with store_errors(self.path):
             row = self._connection.execute("SELECT value FROM helix_crawl_meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+            return None if row is None else parse_note(key, row[0])
 
     def set_meta(self, key: str, value: object) -> None:
         """Keep a value. Within a transaction."""
@@ -165,6 +166,12 @@ class ShardStore:
         with self.writing():
             self.set_meta(key, value)
 
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for queries that change nothing."""
+        with store_errors(self.path):
+            yield self._connection
+
     def read(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of a query that changes nothing."""
         with store_errors(self.path):
@@ -172,15 +179,14 @@ class ShardStore:
 
     def identity(self) -> dict[str, object] | None:
         """The encoder that the vectors are of, `None` when nothing says so."""
-        found = self.meta("encoder")
-        return found if isinstance(found, dict) else None
+        return self.meta("encoder")  # type: ignore[no-any-return]  # as `parse_note` lets it pass
 
     def has_foreign_vectors(self) -> bool:
         """Whether there are vectors whose encoder nobody has written down: the app's own."""
         if self.identity() is not None:
             return False
         with store_errors(self.path):
-            return self._right_length() > 0
+            return self._form().length > 0
 
     def claim(self, identity: Mapping[str, object], *, reencode: bool = False) -> None:
         """Write down whose vectors these are.
@@ -188,7 +194,8 @@ class ShardStore:
         Args:
             identity: The encoder's.
             reencode: Take it in place of another one: the vectors there are go first. Until the last of them has gone
-                every gene counts as pending, so that a kill half-way leaves none under the wrong name.
+                every gene counts as pending, so that a kill half-way leaves none under the wrong name. In place of the
+                same one the vectors go that are not of length 1, where its vectors are.
 
         Raises:
             EncoderRefused: The vectors are another encoder's.
@@ -196,6 +203,8 @@ class ShardStore:
         present = self.identity()
         if (reencode and present != identity) or (present == identity and self.meta("clearing")):
             self._clear(identity)
+        elif present == identity and reencode:
+            self._clear_other_lengths()
         elif present is None:
             self.keep("encoder", dict(identity))
         elif present != identity:
@@ -205,6 +214,7 @@ class ShardStore:
         with self.writing() as connection:
             self.set_meta("encoder", dict(identity))
             self.set_meta("clearing", True)
+            self.set_meta(ANY_LENGTH_NOTE, False)
             connection.execute("DELETE FROM helix_crawl_unread")
         after, is_done = None, False
         while not is_done:
@@ -213,6 +223,23 @@ class ShardStore:
                 is_done = after is None
                 if is_done:
                     self.set_meta("clearing", False)
+
+    def _clear_other_lengths(self) -> None:
+        clear = f"UPDATE genes SET {VECTOR} = NULL WHERE {self.table.key} = ?"
+        with store_errors(self.path):
+            for keys in schema.of_other_lengths(self._connection, self.table, self._form()):
+                with self.writing() as connection:
+                    connection.executemany(clear, ((key,) for key in keys))
+
+    def adopt(self, identity: Mapping[str, object]) -> None:
+        """Vectors that another program has made are this encoder's, and need not be of length 1 as its own are.
+
+        Before `claim`.
+        """
+        form = VectorForm(self._form().length, is_normalised=identity.get("normalised") is True)
+        with store_errors(self.path):
+            if any(schema.of_other_lengths(self._connection, self.table, form)):
+                self.keep(ANY_LENGTH_NOTE, True)
 
     def note_session(self, device: str, versions: Mapping[str, str], threads: int, batch_size: int) -> None:
         """Keep with the vectors where and with what they were made; the same as last time is not said twice."""
@@ -234,11 +261,11 @@ class ShardStore:
     # -- pending ------------------------------------------------------------------------------------------------------
 
     def _pending(self) -> str:
-        # While a `reencode` is clearing, whatever is there is another encoder's.
-        return self.table.pending(0 if self.meta("clearing") else self._right_length())
+        return self.table.pending(self._form())
 
-    def _right_length(self) -> int:
-        return schema.right_length(self._connection, self.table, self.identity())
+    def _form(self) -> VectorForm:
+        notes = {key: self.meta(key) for key in ("encoder", "clearing", ANY_LENGTH_NOTE)}
+        return schema.vector_form(self._connection, self.table, notes)
 
     def pending_count(self) -> int:
         """Genes that lack a vector and can have one."""
@@ -312,7 +339,7 @@ class ShardStore:
 
     def longest_encoded(self) -> str:
         """The longest text that has a vector, empty where none has. Reads the whole file."""
-        wanted = f"NOT {self.table.lacking(self._right_length())} AND NOT {schema.BLANK}"
+        wanted = f"NOT {self.table.lacking(self._form())} AND NOT {schema.BLANK}"
         rows = self.read(f"SELECT content FROM genes WHERE {wanted} ORDER BY length(content) DESC LIMIT 1")
         return str(rows[0][0]) if rows else ""
 
@@ -326,7 +353,7 @@ class ShardStore:
         if not_of_device is not None and self.devices() <= {not_of_device.partition(":")[0]}:
             return []
         with store_errors(self.path):
-            return schema.spread_sample(self._connection, self.table, self._right_length(), count)
+            return schema.spread_sample(self._connection, self.table, self._form(), count)
 
 
 def _note_unread(connection: sqlite3.Connection, gene: PendingGene, chars: int) -> None:

@@ -14,8 +14,9 @@ from helix_crawl_otel.cli import main
 from tests.build.rig import COMMAND, SECONDS
 from tests.shards.shards import VECTOR, encode_all, made, opened, sql
 
-COUNTS = ["genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined"]
-KEYS = ["shards", "shards_planned", *COUNTS, "encoders", "digest", "by_shard"]
+COUNTS = ["genes", "vectors", "missing", "wrong_length", "not_finite", "not_normalised", "not_encodable", "quarantined"]
+FOUND = ["content_changed", "wrong_id", "same_id", "no_source", "genes_gone", "sources_gone"]
+KEYS = ["shards", "shards_planned", *COUNTS, *FOUND, "encoders", "digest", "by_shard"]
 IDENTITY = {"model": "test", "revision": "1", "dim": 2, "normalised": True}
 
 
@@ -50,7 +51,7 @@ def test_scripts_get_exactly_the_promised_keys(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert list(found) == KEYS
     assert len(found["digest"]) == 64
-    assert [found[key] for key in KEYS[:8]] == [1, 1, 6, 2, 1, 1, 1, 1]
+    assert [found[key] for key in KEYS[:10]] == [1, 1, 6, 2, 1, 1, 0, 0, 1, 1]
     assert found["encoders"] == [{"encoder": IDENTITY, "shards": 1, "vectors": 2, "devices": {}}]
     (one,) = found["by_shard"]
     assert (one["name"], one["file"], one["state"], one["encoder"], one["devices"]) == (
@@ -60,7 +61,7 @@ def test_scripts_get_exactly_the_promised_keys(tmp_path: Path) -> None:
         IDENTITY,
         [],
     )
-    assert [one[key] for key in COUNTS] == [6, 2, 1, 1, 1, 1]
+    assert [one[key] for key in COUNTS] == [6, 2, 1, 1, 0, 0, 1, 1]
     assert (done.returncode, done.stderr) == (1, "")
 
 
@@ -105,7 +106,7 @@ def test_people_get_a_table(tmp_path: Path) -> None:
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[4].startswith("digest ")
     assert lines[5] == "encoder test (1, 2 dimensions): 5 vectors in 2 shards"
-    assert lines[6:] == ["not whole: see missing, wrong length, quarantined"]
+    assert lines[-1:] == ["not whole: see missing, wrong length, quarantined"]
     assert done.returncode == 1
 
 

@@ -80,7 +80,7 @@ def test_a_vector_of_the_wrong_length_or_kind_is_pending(tmp_path: Path, wrong: 
 def test_wrong_lengths_are_found_without_an_identity_too(tmp_path: Path, wrong: str) -> None:
     """The app's vectors: most are of one length, and what `verify` complains of is what a run repairs."""
     path = made(tmp_path / "a.db", "abc", "CREATE TABLE genes (gene_id TEXT, content TEXT, embedding_dense_v2)")
-    sql(path, "UPDATE genes SET embedding_dense_v2 = zeroblob(8)")
+    sql(path, "UPDATE genes SET embedding_dense_v2 = X'0000803F00000000'")
     assert salvage(path).is_complete
     sql(path, f"UPDATE genes SET embedding_dense_v2 = {wrong} WHERE gene_id = 'b'")
     assert account(path).wrong_length == 1
