@@ -69,6 +69,8 @@ def settle_sources(given: Sequence[Path], record: BuildRecord | None, output: Pa
         else:
             taken[label] = path
     left = {label: place for label, place in known.items() if label not in taken}
+    if not moved and taken:
+        _refuse_what_seems_moved(new, left, output)
     again = _moved(new, left, output) if moved and new and left else {}
     for label, path in again.items():
         notes.append(f"{left.pop(label)} is at {path} now, as --moved says")
@@ -113,6 +115,17 @@ def _another(output: Path, known: Sequence[str], given: Sequence[Path]) -> str:
         f"{output} was built of {was}, and not of {now}; accepted: {was}; both, which adds the one to the other; "
         "--moved, where it is the same tree in another place; or another --out"
     )
+
+
+def _refuse_what_seems_moved(new: Sequence[Path], left: Mapping[str, str], output: Path) -> None:
+    """Added beside the place where it was, a tree would be there twice."""
+    for path in new:
+        for place in left.values():
+            if _last_name(place) == _last_name(str(path)) and not Path(place).exists():
+                raise NotThisBuild(
+                    f"{path} is new to {output}, and {place}, which is called the same, is not there any more; "
+                    f"accepted: --moved, where it is that tree in another place; {place} where it was; or another --out"
+                )
 
 
 def _moved(new: Sequence[Path], left: Mapping[str, str], output: Path) -> dict[str, Path]:

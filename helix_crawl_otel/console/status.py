@@ -291,7 +291,8 @@ def judge(
         return found(_ENDS.get(record.end.exit_code, "failed"))
     who: RunRecord | LockHolder | None = record or holder
     if who is None:
-        return found("silent", f"its timeline is all that is left of a run: `helix-crawl report {folder}` tells of it")
+        left = f"`helix-crawl report {folder}` tells what its timeline knows"
+        return found("silent", f"no run of this version has told anything of itself here; {left}")
     if who.host != host:
         if quiet_seconds is not None and quiet_seconds <= FRESH_SECONDS:
             return found("running")

@@ -99,7 +99,7 @@ def test_a_full_disk_is_told_of_once_and_ends_nothing(tmp_path: Path, caplog: py
         ({"end": 75, "mark": None}, "paused", "", 75),
         ({"record": None}, "running", "it has told nothing more yet", 0),
         ({"record": None, "quiet": None, "host": "other"}, "silent", "it has told nothing", 1),
-        ({"record": None, "holder": None}, "silent", "its timeline is all", 1),
+        ({"record": None, "holder": None}, "silent", "no run of this version has told", 1),
     ],
 )
 def test_what_is_made_of_it(what: dict[str, Any], state: str, why: str, code: int) -> None:
