@@ -479,7 +479,7 @@ def file_names(shards: Iterable[str], known: Mapping[str, str] | None = None) ->
     names = {shard: known[shard] for shard in shards if shard in known}
     taken = {_folded(file.removesuffix(".db")) for file in known.values()}
     for shard in sorted(shards - set(names)):
-        name = "_root" if shard == ROOT_SHARD else _safe(shard)
+        name = "_root" if shard == ROOT_SHARD else _safe(f"{shard[:-1]}_root" if shard.endswith("/.") else shard)
         while _folded(name) in taken or (shard != ROOT_SHARD and _folded(name) == "_root"):
             name = f"{name}-{_hash(shard)}"
         taken.add(_folded(name))

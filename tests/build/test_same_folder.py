@@ -407,6 +407,20 @@ def test_a_tree_is_added_later_and_left_out_again(tree: Path, other: Path, out: 
     assert sum(map(len, genes(out).values())) == 5
 
 
+def test_one_of_several_trees_that_was_moved_is_not_added_to_itself(tree: Path, other: Path, out: Path) -> None:
+    """What it was called by is not there any more: it would be there twice."""
+    build([tree, other], out)
+    there = tree.parent / "renamed" / tree.name
+    there.parent.mkdir()
+    tree.rename(there)
+    with pytest.raises(NotThisBuild, match=re.escape(f"and {tree}, which is called the same, is not there any more")):
+        plan([there, other], out)
+    before = files(out)
+    build([there, other], out, moved=True)
+    assert files(out) == before
+    assert plan([other, there], out).works == []
+
+
 def test_trees_of_one_name(tmp_path: Path, out: Path) -> None:
     """Each gets digits of its place, whatever the order; the one that is there already keeps what it has."""
     trees = [tmp_path / place / "docs" for place in ("x", "y", "z")]
