@@ -314,10 +314,9 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
-        fields = dataclasses.asdict(self)
         return {
-            **fields,
-            "unread": {**fields["unread"], "share": self.unread.share},
+            **dataclasses.asdict(self),
+            "unread": self.unread.to_json(),
             "seconds": round(self.seconds, 3),
             "lost_seconds": round(self.lost_seconds, 3),
             "gate_seconds": round(self.gate_seconds, 3),
