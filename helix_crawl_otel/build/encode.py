@@ -448,5 +448,6 @@ class _Session:
     def _quarantine(self, gene_id: str, reason: str) -> None:
         self._store.quarantine(gene_id, reason)
         self._pending = max(0, self._pending - 1)
-        watchdog.error("gene %s of shard %s is quarantined: %s", gene_id, self._shard.name, reason)
-        self._report(messages.QuarantineGene(self._shard.name, gene_id, reason))
+        source = self._store.source_of(gene_id)
+        watchdog.error("gene %s (%s) of shard %s is quarantined: %s", gene_id, source, self._shard.name, reason)
+        self._report(messages.QuarantineGene(self._shard.name, gene_id, reason, source))

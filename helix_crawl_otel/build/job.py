@@ -349,8 +349,8 @@ class BuildJob:
                 self._emit(events.Ingested(t, shard, sources, added, removed, skipped))
             case messages.StartBatch(shard=shard, genes=genes):
                 self._emit(events.BatchStarted(t, shard, slot, int(genes)))
-            case messages.QuarantineGene(shard, gene, reason):
-                self._emit(events.Quarantined(t, shard, gene, reason))
+            case messages.QuarantineGene(shard, gene, reason, source):
+                self._emit(events.Quarantined(t, shard, gene, reason, source))
             case messages.Encoding(shard, label, pending, vectors) if work is not None:
                 self._pipeline.set_pending(shard, pending)
                 self._find_unsaid(slot, work, pending)

@@ -179,12 +179,20 @@ _SENTENCES: dict[type, Callable[[Any], str | None]] = {
     events.Gate: _gate,
     events.Crash: _crash,
     events.Quarantined: lambda event: (
-        f"shard {shard_name(event.shard)}: gene {event.gene} is quarantined: {event.reason}"
+        f"shard {shard_name(event.shard)}: gene {event.gene}{_of(event.source)} is quarantined: {event.reason}"
     ),
     events.SourceTrouble: lambda event: f"shard {shard_name(event.shard)}: {event.source}: {event.reason}",
     events.ShardEnded: _ended,
     events.Interrupted: lambda event: _INTERRUPTS[min(event.times, 2) - 1],
 }
+
+
+def _of(source: str) -> str:
+    return f" of {source}" if source else ""
+
+
+def _quarantined(row: Mapping[str, str]) -> str:
+    return f"{row['gene']}{_of(row.get('source', ''))} in {shard_name(row['shard'])}: {row['reason']}"
 
 
 def progress_text(now: float, progress: Progress) -> str:
@@ -353,7 +361,7 @@ class Summary:
             rows.append(("", f"and {len(self.failed) - MOST_FAILED:,} more"))
         if self.quarantined:
             rows.append(("quarantined", f"{genes(self.quarantined)}; --retry-quarantined tries again"))
-            rows += [("", f"{row['gene']} in {shard_name(row['shard'])}: {row['reason']}") for row in self.quarantines]
+            rows += [("", _quarantined(row)) for row in self.quarantines]
         if self.unread.genes:
             rows.append(("not read", f"{self.unread}" + ("; --reencode cuts them anew" if self.can_cut else "")))
         if self.source_problems:

@@ -382,11 +382,12 @@ class NextBatch(Message):
 
 @dataclass(frozen=True)
 class QuarantineGene(Message):
-    """A gene cannot be encoded."""
+    """A gene cannot be encoded. `source` is where it comes from, empty where nobody knows."""
 
     shard: str
     gene: str
     reason: str
+    source: str = ""
 
 
 @dataclass(frozen=True)

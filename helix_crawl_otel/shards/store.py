@@ -332,6 +332,13 @@ class ShardStore:
                 "INSERT OR REPLACE INTO helix_crawl_quarantine VALUES (?, ?, ?)", (gene_id, reason[:1000], _now())
             )
 
+    def source_of(self, gene_id: object) -> str:
+        """Where a gene comes from, empty where nothing says so."""
+        with store_errors(self.path):
+            sql = "SELECT source_id FROM genes WHERE gene_id = ? AND source_id IS NOT NULL"
+            row = self._connection.execute(sql, (gene_id,)).fetchone()
+        return "" if row is None else str(row[0])
+
     def retry_quarantined(self) -> int:
         """Let all of them be tried again. Returns how many there were."""
         with self.writing() as connection:

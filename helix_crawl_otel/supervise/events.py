@@ -285,11 +285,12 @@ class Crash(Event):
 
 @dataclass(frozen=True)
 class Quarantined(Event):
-    """A gene cannot be encoded and is left out."""
+    """A gene cannot be encoded and is left out. `source` is where it comes from, empty where nobody knows."""
 
     shard: str
     gene: str
     reason: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
