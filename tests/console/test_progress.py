@@ -117,7 +117,7 @@ def test_troubles_are_named_up_to_a_few() -> None:
     progress = Progress()
     for n in range(9):
         progress.take(events.SourceTrouble(0.0, "a", f"{n}.txt", "gone"))
-        progress.take(events.Quarantined(0.0, "a", f"g{n}", "poison"))
+        progress.take(events.Quarantined(0.0, "a", f"g{n}", "b.txt", "Once", "poison"))
     assert [row["source"] for row in progress.troubles] == [f"{n}.txt" for n in range(5)]
     assert len(progress.quarantines) == 5
     assert progress.quarantined == 9
