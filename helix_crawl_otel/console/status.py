@@ -123,7 +123,7 @@ class RunStatus:
 
     def _rows(self, now: float) -> Iterator[tuple[str, str]]:
         if self.why:
-            yield "", self.why
+            yield "why", self.why
         record, holder = self.record, self.holder
         if record is None:
             if holder is not None:
@@ -325,6 +325,8 @@ def _state_folder(folder: Path) -> Path:
 
 
 def _holder(path: Path) -> LockHolder | None:
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         given: Mapping[str, Any] = content if isinstance(content, dict) else {}
