@@ -65,9 +65,11 @@ class LineFormatter(logging.Formatter):
 def _short(line: str) -> str:
     if len(line) <= TERMINAL_LETTERS:
         return line
-    if _NUMBERS.search(line):
+    if numbers := _NUMBERS.search(line):
         kept = line[: TERMINAL_LETTERS - 3]
-        return f"{kept.rpartition(' ')[0].rstrip(' ;,:')} ..."
+        sentence = numbers.start()  # it stays whole, and so does each field behind it, or each part of a longer one
+        end = max(sentence, kept.rfind(" ")) if sentence <= len(kept) else kept.rfind(",")
+        return f"{kept[:end].rstrip(' ;,:')} ..."
     return "\n".join(textwrap.wrap(line, TERMINAL_LETTERS, subsequent_indent="  ", break_on_hyphens=False))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from helix_crawl_otel.encoders.base import BadVector, Encoder
-from helix_crawl_otel.encoders.load import is_of
+from helix_crawl_otel.encoders.load import is_of, other_prompt
 from helix_crawl_otel.shards.errors import EncoderRefused
 from helix_crawl_otel.shards.store import ShardStore
 from helix_crawl_otel.shards.vectors import cosine
@@ -30,7 +30,9 @@ def refuse_another(store: ShardStore, model: str) -> None:
     """
     stored = store.identity()
     if stored is not None and not is_of(stored, model):
-        raise EncoderRefused.of(store.path, stored, model)
+        prompt = other_prompt(stored, model)
+        asked = model if prompt is None else f"{model} with its prompt {prompt!r} before each passage"
+        raise EncoderRefused.of(store.path, stored, asked)
 
 
 def adopt_or_refuse(store: ShardStore, encoder: Encoder) -> None:

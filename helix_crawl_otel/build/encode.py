@@ -57,7 +57,7 @@ FIRST_ON_CPU = 4
 goes."""
 
 MOST_PROBLEMS = 100
-"""Sources that cannot be read which are named one by one."""
+"""Sources that cannot be read, are left out or are read otherwise which are named one by one."""
 
 PAGE = 16
 """Batches of pending genes read at once."""
@@ -154,13 +154,16 @@ def _ingest(
     )
     if done.stopped:
         raise PauseRequested(None)
+    left_out = [(source, note.kind, note.reason) for source, note in done.notes.items() if note.reason]
     report(
         messages.IngestEnd(
             assignment.shard,
             sources=done.sources,
             added=done.added_genes,
             removed=done.removed_genes,
-            skipped=len(done.skipped),
+            skipped=len(left_out),
+            left_out=left_out[:MOST_PROBLEMS],
+            read_as=[(source, note.kind) for source, note in done.notes.items() if not note.reason][:MOST_PROBLEMS],
             problems=done.problems[:MOST_PROBLEMS],
             problem_count=len(done.problems),
         )
@@ -448,6 +451,8 @@ class _Session:
     def _quarantine(self, gene_id: str, reason: str) -> None:
         self._store.quarantine(gene_id, reason)
         self._pending = max(0, self._pending - 1)
-        source = self._store.source_of(gene_id)
-        watchdog.error("gene %s (%s) of shard %s is quarantined: %s", gene_id, source, self._shard.name, reason)
-        self._report(messages.QuarantineGene(self._shard.name, gene_id, reason, source))
+        source, begins = self._store.place_of(gene_id)
+        watchdog.error(
+            "gene %s of shard %s (%s: %s) is quarantined: %s", gene_id, self._shard.name, source, begins, reason
+        )
+        self._report(messages.QuarantineGene(self._shard.name, str(gene_id), source, begins, reason))

@@ -343,14 +343,18 @@ class BuildJob:
                 self._emit(events.ModelLoaded(t, slot, model, device, seconds))
             case messages.IngestProgress(shard, sources, genes):
                 self._emit(events.Ingesting(t, shard, slot, sources, genes))
-            case messages.IngestEnd(shard, sources, added, removed, skipped, problems):
+            case messages.IngestEnd(shard, sources, added, removed, skipped, left_out, read_as, problems):
+                for source, kind, reason in left_out:
+                    self._emit(events.SourceSkipped(t, shard, source, kind, reason))
+                for source, kind in read_as:
+                    self._emit(events.SourceReadAs(t, shard, source, kind))
                 for source, reason in problems:
                     self._emit(events.SourceTrouble(t, shard, source, reason))
                 self._emit(events.Ingested(t, shard, sources, added, removed, skipped))
             case messages.StartBatch(shard=shard, genes=genes):
                 self._emit(events.BatchStarted(t, shard, slot, int(genes)))
-            case messages.QuarantineGene(shard, gene, reason, source):
-                self._emit(events.Quarantined(t, shard, gene, reason, source))
+            case messages.QuarantineGene(shard, gene, source, begins, reason):
+                self._emit(events.Quarantined(t, shard, gene, source, begins, reason))
             case messages.Encoding(shard, label, pending, vectors) if work is not None:
                 self._pipeline.set_pending(shard, pending)
                 self._find_unsaid(slot, work, pending)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_crawl_otel.encoders.load import HASHING, MINILM, is_of, model_of
+from helix_crawl_otel.encoders.load import HASHING, MINILM, is_of, model_of, other_prompt
 from helix_crawl_otel.encoders.models import full_id
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.shards.build_record import BuildRecord
@@ -69,6 +69,8 @@ def settle_sources(given: Sequence[Path], record: BuildRecord | None, output: Pa
         else:
             taken[label] = path
     left = {label: place for label, place in known.items() if label not in taken}
+    if not moved and taken:
+        _refuse_what_seems_moved(new, left, output)
     again = _moved(new, left, output) if moved and new and left else {}
     for label, path in again.items():
         notes.append(f"{left.pop(label)} is at {path} now, as --moved says")
@@ -113,6 +115,17 @@ def _another(output: Path, known: Sequence[str], given: Sequence[Path]) -> str:
         f"{output} was built of {was}, and not of {now}; accepted: {was}; both, which adds the one to the other; "
         "--moved, where it is the same tree in another place; or another --out"
     )
+
+
+def _refuse_what_seems_moved(new: Sequence[Path], left: Mapping[str, str], output: Path) -> None:
+    """Added beside the place where it was, a tree would be there twice."""
+    for path in new:
+        for place in left.values():
+            if _last_name(place) == _last_name(str(path)) and not Path(place).exists():
+                raise NotThisBuild(
+                    f"{path} is new to {output}, and {place}, which is called the same, is not there any more; "
+                    f"accepted: --moved, where it is that tree in another place; {place} where it was; or another --out"
+                )
 
 
 def _moved(new: Sequence[Path], left: Mapping[str, str], output: Path) -> dict[str, Path]:
@@ -208,18 +221,20 @@ def _another_model(
     names = " and by ".join(map(shown_identity, others))
     known = model_of(others[0])
     ways = []
-    if asked is not None and several == 1:
+    prompt = other_prompt(others[0], model)
+    if asked is not None and several == 1 and prompt is None:
         ways.append(f"no --model{f', or --model {known}' if known else ''}, which goes on with it")
     ways.append("--reencode, which encodes everything again")
     if elsewhere:
         ways.append(elsewhere)
-    return f"{place} was encoded by {names}, not by {model}; accepted: {'; or '.join(ways)}"
+    wanted = model if prompt is None else f"{model} with its prompt {prompt!r} before each passage"
+    return f"{place} was encoded by {names}, not by {wanted}; accepted: {'; or '.join(ways)}"
 
 
 def _own(several: Sequence[Mapping[str, object]], begun: str | None) -> str | None:
     if not several:
         return begun or MINILM
-    if begun is not None and any(is_of(identity, begun) for identity in several):
+    if begun is not None and any(is_of(one, begun) or other_prompt(one, begun) is not None for one in several):
         return begun
     return model_of(several[0]) if len(several) == 1 else None
 

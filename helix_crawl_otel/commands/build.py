@@ -36,10 +36,11 @@ replaced, the shard finished on the CPU. It can be ended at any moment, and the 
 Sources that changed are taken in again; what is complete is skipped without loading a model. DIR remembers what it was
 built of and with which model: another one is refused, and a model that is not named is the one that was.
 
-Left out of SRC: names that begin with a dot, __pycache__, node_modules, the output folder, links to folders, and files
-that are no text; and what the .gitignore files of the tree and of the repository it lies in, and .git/info/exclude
-leave out (git's settings for a user or a machine are not read). Filters are kept: the same command without them goes on
-with those of the last time. Genes of files that are left out later stay until --prune."""
+Text is UTF-8, UTF-16, UTF-32, or of an older encoding where that is certain; of HTML the text without tags is taken.
+Left out of SRC: names that begin with a dot, __pycache__, node_modules, the output folder, links to folders; files that
+are no text, which are named; and what the .gitignore files of the tree and of the repository it lies in, and
+.git/info/exclude leave out (git's settings for a user or a machine are not read). Filters are kept: the same command
+without them goes on with those of the last time. Genes of files that are left out later stay until --prune."""
 
 _EPILOG = """\
 examples:

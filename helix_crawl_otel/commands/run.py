@@ -14,8 +14,8 @@ from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED
 from helix_crawl_otel.paths import job_folder, typed_path
 from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
-from helix_crawl_otel.probes.cards import describe
 from helix_crawl_otel.probes.device import parse_device
+from helix_crawl_otel.probes.torch_cuda import may_have_card
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.external import RunJob, job_command
 from helix_crawl_otel.supervise.lock import FolderLock
@@ -77,7 +77,7 @@ def register(commands: Commands) -> None:
 
 def _likely_device(environ: Mapping[str, str]) -> str:
     """Where a job encodes that has not said so yet: on the card, where there is one, whose memory is read before."""
-    return "cuda:0" if describe(environ).visible else UNKNOWN_DEVICE
+    return "cuda:0" if may_have_card(environ) else UNKNOWN_DEVICE
 
 
 def _encoded_before(folder: Path, total: int) -> int:

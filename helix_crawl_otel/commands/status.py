@@ -18,7 +18,8 @@ __all__ = ["register"]
 
 WATCH_SECONDS = 2.0
 LEAST_COLUMNS = 40
-HANGING = " " * 16
+HANGING, HANGING_IF_NARROW = " " * 16, " " * 4
+NARROW_COLUMNS = 60
 
 _DESCRIPTION = """\
 What runs in a folder, since when, where it stands and what was done; or how it ended. It reads what the run tells of
@@ -97,8 +98,10 @@ def _fitted(lines: list[str]) -> list[str]:
     if not sys.stdout.isatty():
         return lines
     width = max(LEAST_COLUMNS, shutil.get_terminal_size().columns) - 1
-    return [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent=_indent(line)) or [""]]
+    rest = HANGING if width >= NARROW_COLUMNS else HANGING_IF_NARROW
 
+    def wrapped(line: str) -> list[str]:
+        indent = rest if line.startswith("  ") else "  "
+        return textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
-def _indent(line: str) -> str:
-    return HANGING if line.startswith("  ") else "  "
+    return [part for line in lines for part in wrapped(line)]

@@ -14,7 +14,7 @@ from helix_crawl_otel.formats import count, printable, shown_command
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shards.accounts import Accounts, account, combine
 from helix_crawl_otel.shards.errors import StoreError, shown_identity
-from helix_crawl_otel.shards.inspect import built_from, find_shards, names_by_file
+from helix_crawl_otel.shards.inspect import Unread, built_from, count_unread, find_shards, names_by_file
 from helix_crawl_otel.shards.standing import (
     BEGUN,
     DONE,
@@ -109,14 +109,17 @@ def verify(paths: list[Path], *, as_json: bool, quick: bool = False) -> int:
     rows.sort(key=lambda row: row.path)
     total = combine([(row.path.name, row.accounts) for row in rows if row.accounts is not None])
     encoders = _encoders(rows)
+    unread = sum((count_unread(row.path) for row in rows if row.accounts is not None), Unread())
     if as_json:
         counts = {"shards": total.shards, "shards_planned": planned, **total.to_json()}
         digest, by_shard = counts.pop("digest"), [row.to_json() for row in rows]
         del counts["named"]  # of each shard
-        say_json({**counts, "encoders": encoders, "digest": digest, "by_shard": by_shard})
+        say_json({**counts, "unread": unread.to_json(), "encoders": encoders, "digest": digest, "by_shard": by_shard})
     else:
         _print_table(rows, total)
         _print_encoders(encoders)
+        if unread.genes:
+            say(str(unread))
         _print_troubles(rows, total, folders)
         _print_verdict(rows, total)
     is_complete, is_mixed = _tell_standing(folders.given, as_json=as_json), _tell_mixed(rows, folders, as_json=as_json)

@@ -179,7 +179,8 @@ class Progress:
             self.crashes += 1
         elif isinstance(event, events.Quarantined):
             self.quarantined += 1
-            _name(self.quarantines, shard=event.shard, gene=event.gene, reason=event.reason, source=event.source)
+            row = {"shard": event.shard, "gene": event.gene, "source": event.source, "begins": event.begins}
+            _name(self.quarantines, **row, reason=event.reason)
         elif isinstance(event, events.SourceTrouble):
             _name(self.troubles, shard=event.shard, source=event.source, reason=event.reason)
         self._note_activity(event)

@@ -123,7 +123,7 @@ class RunStatus:
 
     def _rows(self, now: float) -> Iterator[tuple[str, str]]:
         if self.why:
-            yield "", self.why
+            yield "why", self.why
         record, holder = self.record, self.holder
         if record is None:
             if holder is not None:
@@ -291,7 +291,8 @@ def judge(
         return found(_ENDS.get(record.end.exit_code, "failed"))
     who: RunRecord | LockHolder | None = record or holder
     if who is None:
-        return found("silent", f"its timeline is all that is left of a run: `helix-crawl report {folder}` tells of it")
+        left = f"`helix-crawl report {folder}` tells what its timeline knows"
+        return found("silent", f"no run of this version has told anything of itself here; {left}")
     if who.host != host:
         if quiet_seconds is not None and quiet_seconds <= FRESH_SECONDS:
             return found("running")
@@ -324,6 +325,8 @@ def _state_folder(folder: Path) -> Path:
 
 
 def _holder(path: Path) -> LockHolder | None:
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         given: Mapping[str, Any] = content if isinstance(content, dict) else {}

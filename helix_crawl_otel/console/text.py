@@ -153,7 +153,7 @@ def _ingested(event: events.Ingested) -> str | None:
     if event.removed:
         changes.append(f"{genes(event.removed)} removed")
     if event.skipped:
-        changes.append(f"{count(event.skipped, 'source')} skipped (no text)")
+        changes.append(f"{event.skipped:,} skipped")
     return f"shard {shard_name(event.shard)}: {', '.join(changes)}"
 
 
@@ -165,6 +165,11 @@ def _begun(event: events.ShardStarted) -> str:
 def _ended(event: events.ShardEnded) -> str:
     reason = f": {event.reason}" if event.reason else ""
     return f"shard {shard_name(event.shard)} {event.state}, {genes(event.encoded)} encoded{reason}"
+
+
+def _text_of(row: Mapping[str, str]) -> str:
+    """Which text a gene is, as somebody would look for it: its file, and how it begins."""
+    return f" ({row['source']}: “{row['begins']}”)" if row.get("begins") else ""
 
 
 _SENTENCES: dict[type, Callable[[Any], str | None]] = {
@@ -179,20 +184,12 @@ _SENTENCES: dict[type, Callable[[Any], str | None]] = {
     events.Gate: _gate,
     events.Crash: _crash,
     events.Quarantined: lambda event: (
-        f"shard {shard_name(event.shard)}: gene {event.gene}{_of(event.source)} is quarantined: {event.reason}"
+        f"shard {shard_name(event.shard)}: gene {event.gene}{_text_of(vars(event))} is quarantined: {event.reason}"
     ),
     events.SourceTrouble: lambda event: f"shard {shard_name(event.shard)}: {event.source}: {event.reason}",
     events.ShardEnded: _ended,
     events.Interrupted: lambda event: _INTERRUPTS[min(event.times, 2) - 1],
 }
-
-
-def _of(source: str) -> str:
-    return f" of {source}" if source else ""
-
-
-def _quarantined(row: Mapping[str, str]) -> str:
-    return f"{row['gene']}{_of(row.get('source', ''))} in {shard_name(row['shard'])}: {row['reason']}"
 
 
 def progress_text(now: float, progress: Progress) -> str:
@@ -266,7 +263,7 @@ class Summary:
         encoded: Genes.
         skipped: Genes in shards that were complete before.
         quarantined: Genes left out, in all shards of the run.
-        quarantines: The first of them that this run put there: `shard`, `gene`, `reason`.
+        quarantines: The first of them that this run put there: `shard`, `gene`, `source`, `begins`, `reason`.
         shards: How many there are in each state, `complete before` for those that were so.
         failed: Shards that failed, with the reason.
         source_problems: Sources that could not be read.
@@ -283,6 +280,10 @@ class Summary:
             many of those are in no vector, and their `share`.
         can_cut: Their sources are there, to be cut anew.
         left_out: Files and folders left out by the user's wish: `why`, `files`, `folders`.
+        skipped_sources: Sources that were skipped, in all shards of the run, by what they are.
+        skipped_first: The first of each kind: `shard`, `source`, `what`, `reason`.
+        skipped_list: The file that names all of them, empty where there are none.
+        read_as: Sources that were not read as they stand, by what they were read as.
     """
 
     exit_code: int
@@ -306,13 +307,16 @@ class Summary:
     unread: Unread = field(default_factory=Unread)
     can_cut: bool = False
     left_out: Sequence[Mapping[str, Any]] = ()
+    skipped_sources: Mapping[str, int] = field(default_factory=dict)
+    skipped_first: Sequence[Mapping[str, str]] = ()
+    skipped_list: str = ""
+    read_as: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
-        fields = dataclasses.asdict(self)
         return {
-            **fields,
-            "unread": {**fields["unread"], "share": self.unread.share},
+            **dataclasses.asdict(self),
+            "unread": self.unread.to_json(),
             "seconds": round(self.seconds, 3),
             "lost_seconds": round(self.lost_seconds, 3),
             "gate_seconds": round(self.gate_seconds, 3),
@@ -361,7 +365,10 @@ class Summary:
             rows.append(("", f"and {len(self.failed) - MOST_FAILED:,} more"))
         if self.quarantined:
             rows.append(("quarantined", f"{genes(self.quarantined)}; --retry-quarantined tries again"))
-            rows += [("", _quarantined(row)) for row in self.quarantines]
+            rows += [
+                ("", f"{row['gene']} in {shard_name(row['shard'])}{_text_of(row)}: {row['reason']}")
+                for row in self.quarantines
+            ]
         if self.unread.genes:
             rows.append(("not read", f"{self.unread}" + ("; --reencode cuts them anew" if self.can_cut else "")))
         if self.source_problems:
@@ -369,6 +376,15 @@ class Summary:
             rows += [("", f"{row['source']} in {shard_name(row['shard'])}: {row['reason']}") for row in self.unreadable]
             hidden = self.source_problems - len(self.unreadable)
             rows += [("", f"and {hidden:,} more")] if self.unreadable and hidden > 0 else []
+        if self.skipped_sources:
+            rows.append(("skipped", ", ".join(count(number, kind) for kind, number in self.skipped_sources.items())))
+            rows += [("", f"{row['source']}: {row['reason']}") for row in self.skipped_first]
+            named = len(self.skipped_first)
+            rows += (
+                [("", f"all are named in {self.skipped_list}")] if sum(self.skipped_sources.values()) > named else []
+            )
+        if self.read_as:
+            rows.append(("read as", ", ".join(f"{kind} {number:,}" for kind, number in self.read_as.items())))
         return rows
 
 

@@ -15,12 +15,25 @@ takes French, Portuguese and Danish in cp1252 for cp1257 and cp1250.
 from __future__ import annotations
 
 import codecs
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["HEAD", "READER", "SAMPLE", "Decoding", "NotText", "decoding_of", "detector", "guess", "look"]
+__all__ = [
+    "HEAD",
+    "READER",
+    "SAMPLE",
+    "UTF8",
+    "Decoding",
+    "NotText",
+    "decoding_of",
+    "detector",
+    "guess",
+    "look",
+    "taking_rule",
+]
 
 READER = "2"
 """Changes when text that was read before is read otherwise. 1: UTF-8, UTF-16 with a mark, HTML with its tags."""
@@ -134,11 +147,21 @@ class Decoding:
 UTF8 = Decoding("utf-8")
 
 
+@functools.cache
 def detector() -> str:
     """Name and version of what guesses. What was guessed or refused by another is looked at again."""
-    import chardet
+    from importlib.metadata import version  # which loads the whole of `email`
 
-    return f"chardet {chardet.__version__}"
+    return f"chardet {version('chardet')}"
+
+
+def taking_rule(cutting: str) -> str:
+    """Fingerprint of all that decides what is taken from a tree; a shard of another one is looked into again.
+
+    Args:
+        cutting: Fingerprint of the rule by which text is cut.
+    """
+    return f"{cutting}:read-{READER}:{detector()}"
 
 
 def look(head: bytes) -> Decoding:
@@ -299,25 +322,28 @@ def guess(sample: bytes) -> tuple[Decoding | None, Sequence[str]]:
     """The encoding of a text, `None` where that is not certain, and what it may be, likeliest first."""
     if _controls(sample):
         return None, ()
-    if _is_ascii_but_for_signs(sample):
+    letters = _without_signs(sample)
+    if letters.isascii():
         return Decoding("cp1252", is_guessed=True), ("cp1252",)
     for codec in ("cp932", "euc_jis_2004"):
         if _is_kana(sample, codec):
             return Decoding(codec, is_guessed=True), (_NAMES[codec],)
+    # Only Windows has these signs there.
+    candidates = _CANDIDATES if letters is sample else [codec for codec in _CANDIDATES if codec.startswith("cp125")]
     import chardet
 
     found: list[tuple[float, str, str]] = []
     for one in chardet.detect_all(
-        b"\n" + sample,  # a text may begin with BM, which is no picture
+        b"\n" + letters,  # a text may begin with BM, which is no picture
         ignore_threshold=True,
         compat_names=False,
-        max_bytes=len(sample) + 1,
-        include_encodings=("ascii", *_CANDIDATES),
+        max_bytes=len(letters) + 1,
+        include_encodings=("ascii", *candidates),
         no_match_encoding="ascii",  # which it is not, so that it is left out below
     ):
         codec = one["encoding"] or "ascii"
         try:
-            text = codecs.getincrementaldecoder(codec)("strict").decode(sample)
+            text = codecs.getincrementaldecoder(codec)("strict").decode(letters)
         except UnicodeDecodeError:
             continue
         if not any("\x80" <= char <= "\x9f" for char in text):
@@ -348,11 +374,15 @@ _SIGNS = re.compile(
 )
 
 
-def _is_ascii_but_for_signs(sample: bytes) -> bool:
-    """Whether what is not ASCII are quotation marks, dashes and the like of cp1252, where no letter would stand:
-    English as Windows writes it, of which a count of letters cannot tell anything.
+def _without_signs(sample: bytes) -> bytes:
+    """The sample without the quotation marks, dashes and the like of cp1252, where no letter would stand: English as
+    Windows writes it, of which a count of letters cannot tell anything.
     """
-    return sample.count(b"\x94") == sample.count(b"\x93") and _SIGNS.sub(b"", sample).isascii()
+    high = sum(byte > 127 for byte in sample)
+    if 5 * high > len(sample) or sample.count(b"\x94") != sample.count(b"\x93"):
+        return sample
+    without, signs = _SIGNS.subn(b"'", sample)
+    return without if 2 * signs >= high else sample
 
 
 def _is_kana(sample: bytes, codec: str) -> bool:

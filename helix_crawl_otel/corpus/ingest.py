@@ -9,29 +9,48 @@ Source: DESIGN.md, section 8.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from helix_crawl_otel.corpus.cut import ChunkRule, chunks
-from helix_crawl_otel.corpus.decode import NotText
+from helix_crawl_otel.corpus.decode import READER, NotText, detector, taking_rule
 from helix_crawl_otel.corpus.text import CannotRead, SourceText, read_text
 from helix_crawl_otel.corpus.tree import (
+    LINKED,
+    NO_FILE,
+    NOWHERE,
     ROOT_SHARD,
+    SAME_FILE,
+    TOO_LARGE,
+    LeftOut,
     ShardPlan,
     Source,
     SourceProblem,
     UnreadableSource,
+    entries_of,
     fingerprint,
+    in_order,
     is_unwanted,
-    sources_of,
 )
 from helix_crawl_otel.paths import on_disk
-from helix_crawl_otel.shards.genes import SourceMark
+from helix_crawl_otel.shards.genes import SourceMark, SourceNote
 from helix_crawl_otel.shards.schema import INGESTING, RULE_NOTE, TREE_NOTE
 from helix_crawl_otel.shards.sources import SourceTable
 from helix_crawl_otel.shards.store import ShardStore
 
 __all__ = ["IngestReport", "ingest"]
+
+_READ = f"read-{READER}:"
+"""In the digest of a source. The first version wrote none: such a source is read again, and kept if it is the same."""
+
+_NOTED: Mapping[str, Callable[[str], SourceNote]] = {
+    LINKED: lambda _: SourceNote("linked folder", "it is a link to a folder, which is not followed"),
+    NOWHERE: lambda _: SourceNote("dead link", "it is a link to nothing"),
+    NO_FILE: lambda sort: SourceNote(sort, f"it is no file, but a {sort}"),
+    SAME_FILE: lambda first: SourceNote("second name", f"it is the same file as {first}"),
+    TOO_LARGE: lambda _: SourceNote("large file", "it is larger than --max-file-size"),
+}
+"""What of a tree is named though it is no source. What a rule for whole folders leaves out is not."""
 
 TOGETHER_SOURCES = 256
 TOGETHER_CHARS = 1_000_000
@@ -48,7 +67,8 @@ class IngestReport:
         added_genes: New.
         removed_genes: Of changed sources, or pruned.
         kept_genes: Of changed sources, with their vectors.
-        skipped: Sources that are no text, with the reason.
+        notes: What is to be said of sources that were left out, and of those that were not read as they stand, by id;
+            those of earlier runs among them.
         problems: Sources that cannot be read, with the reason.
         gone: Ids of sources that are there no longer.
         stopped: It ended early, because it was asked to.
@@ -59,7 +79,7 @@ class IngestReport:
     added_genes: int = 0
     removed_genes: int = 0
     kept_genes: int = 0
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: dict[str, SourceNote] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     stopped: bool = False
@@ -120,7 +140,7 @@ class _Ingest:
 
     def run(self, plan: ShardPlan, prune: bool, recheck: bool) -> IngestReport:
         report = self._report
-        wanted = fingerprint(plan, self._rule.fingerprint)
+        wanted = fingerprint(plan, taking_rule(self._rule.fingerprint))
         with self._store.writing():
             self._store.set_meta(TREE_NOTE, [str(plan.root), plan.name])
             self._store.set_meta(RULE_NOTE, self._rule.fingerprint)
@@ -129,7 +149,9 @@ class _Ingest:
         left = set(marks)
         for source_id in self._table.unlike_marks(deep=recheck):
             marks.pop(source_id, None)
-        for item in sources_of(plan):
+        entries = list(entries_of(plan))
+        no_sources = {item.source_id: item for item in entries if isinstance(item, LeftOut) and item.why in _NOTED}
+        for item in in_order(plan, (item for item in entries if not isinstance(item, LeftOut))):
             report.sources += 1
             left.discard(item.source_id)
             if isinstance(item, SourceProblem):
@@ -142,7 +164,13 @@ class _Ingest:
                 self._stop_if_asked()
         self._write()
         unread = {source_id for source_id, _ in report.problems}
-        report.gone = sorted(source_id for source_id in left if not _lies_in(source_id, unread))
+        # What gave no gene has none to lose, and those of a second name are there by the first.
+        seconds = {source_id for source_id, item in no_sources.items() if item.why == SAME_FILE}
+        has_none = {source_id for source_id, mark in marks.items() if not mark.genes}
+        over = left & (seconds | has_none)
+        report.removed_genes += self._table.drop(over)
+        self._table.note((source_id, _NOTED[item.why](item.about)) for source_id, item in sorted(no_sources.items()))
+        report.gone = sorted(source_id for source_id in left - over if not _lies_in(source_id, unread))
         if prune and report.gone:
             folder = plan.root / plan.folder
             is_empty = report.sources == 0 and plan.folder != ROOT_SHARD and on_disk(folder).exists()
@@ -152,7 +180,8 @@ class _Ingest:
                     "it is meant to go, remove the folder as well"
                 )
             report.removed_genes += self._table.drop(report.gone)
-        is_as_it_was = fingerprint(plan, self._rule.fingerprint) == wanted
+        report.notes = self._table.notes()
+        is_as_it_was = fingerprint(plan, taking_rule(self._rule.fingerprint)) == wanted
         with self._store.writing():
             self._store.set_meta(INGESTING, False)
             # Only now: a shard whose fingerprint is right is not looked into by the next run.
@@ -162,25 +191,31 @@ class _Ingest:
 
     def _look_at(self, source: Source, mark: SourceMark | None) -> None:
         rule = f"{self._rule.fingerprint}:"
-        is_of_rule = mark is not None and mark.digest.startswith(rule)
-        if mark is not None and is_of_rule and (mark.size, mark.mtime_ns) == (source.size, source.mtime_ns):
+        if (
+            mark is not None
+            and self._is_valid(mark, rule)
+            and (mark.size, mark.mtime_ns) == (source.size, source.mtime_ns)
+        ):
             self._report.unchanged += 1
             return
+        note = None
         try:
             read = read_text(source.path, self._stop_if_asked)
         except FileNotFoundError:
             return  # it has gone since the folder was listed
         except NotText as error:
-            self._report.skipped.append((source.source_id, str(error)))
-            read = SourceText((), 0, True, "not text", "", source.size, source.mtime_ns)
+            note = SourceNote(error.kind, error.reason)
+            read = SourceText((), 0, True, f"no text:{detector()}", "", source.size, source.mtime_ns)
         except (CannotRead, MemoryError) as error:
             self._leave_out(source.source_id, error)
             return
-        digest = rule + read.digest
-        if mark is not None and mark.digest == digest:
-            self._touched.append((source.source_id, SourceMark(read.size, read.mtime_ns, digest, mark.genes)))
+        if read.read_as:
+            note = SourceNote(read.read_as, "")
+        # Genes are counted when they are written.
+        new = SourceMark(read.size, read.mtime_ns, f"{rule}{_READ}{read.digest}", genes=0, note=note)
+        if mark is not None and mark.digest in (new.digest, rule + read.digest):
+            self._touched.append((source.source_id, replace(new, genes=mark.genes)))
             return
-        new = SourceMark(read.size, read.mtime_ns, digest, genes=0)  # they are counted when they are written
         if read.is_kept:
             self._waiting.append((source.source_id, new, chunks(read.pieces, self._rule)))
             self._chars += read.chars
@@ -193,6 +228,11 @@ class _Ingest:
         except CannotRead as error:
             self._waiting = []
             self._leave_out(source.source_id, error)
+
+    def _is_valid(self, mark: SourceMark, rule: str) -> bool:
+        """Whether a source would be read and cut today as it was then, if it is as it was."""
+        is_of_this_detector = "chardet " not in mark.digest or detector() in mark.digest
+        return mark.digest.startswith(rule + _READ) and is_of_this_detector
 
     def _leave_out(self, source_id: str, error: Exception) -> None:
         self._report.problems.append((source_id, f"it cannot be read: {str(error) or type(error).__name__}"))

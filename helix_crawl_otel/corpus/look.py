@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from helix_crawl_otel.corpus.decode import taking_rule
 from helix_crawl_otel.corpus.filters import pattern_of
 from helix_crawl_otel.corpus.tree import (
     LeftOut,
@@ -136,7 +137,7 @@ class TreeLook:
         shard = ShardLook()
         found = list(in_order(plan, self._sources(plan)))
         rule = self.rule_of(plan) if plan.file else None
-        shard.fingerprint = None if rule is None else fingerprint_of(found, rule)
+        shard.fingerprint = None if rule is None else fingerprint_of(found, taking_rule(rule))
         for item in found:
             if isinstance(item, SourceProblem):
                 shard.problems += 1

@@ -2,7 +2,7 @@
 
 Top-level folders are shards, `.` holds the loose files. Left out: hidden entries, caches, the output folder, what is no
 regular file, and what the user does not want (`filters`). Links to folders are not followed (a loop would never end),
-links to files are.
+links to files are; but a file that has several names in a shard, or is meant by a link of the same tree, is one source.
 
 Source: DESIGN.md, section 3.3.
 """
@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -28,7 +28,12 @@ from helix_crawl_otel.paths import looked_at, on_disk
 from helix_crawl_otel.shards.build_record import label_of
 
 __all__ = [
+    "LINKED",
+    "NOWHERE",
+    "NO_FILE",
     "ROOT_SHARD",
+    "SAME_FILE",
+    "TOO_LARGE",
     "LeftOut",
     "ShardPlan",
     "Source",
@@ -136,11 +141,18 @@ class LeftOut(NamedTuple):
         name: From the root, with `/`.
         is_folder: What is in it was not looked at.
         why: Such as `.gitignore`; the same words for all of a kind.
+        about: What it is in place of a file, or the source that is the same file.
     """
 
     name: str
     is_folder: bool
     why: str
+    about: str = ""
+
+    @property
+    def source_id(self) -> str:
+        """What it would be called as a source."""
+        return _source_id(self.name)
 
 
 def plan_shards(
@@ -328,6 +340,7 @@ OUTPUT, LINKED, NO_FILE, NOWHERE = (
     "no regular files",
     "links to nothing",
 )
+SAME_FILE = "other names of a file"
 TOO_LARGE = "--max-file-size (larger)"
 
 MOST_WISHES = 5
@@ -335,21 +348,22 @@ MOST_WISHES = 5
 
 def entries_of(plan: ShardPlan) -> Iterator[Source | SourceProblem | LeftOut]:
     """What there is of a shard, in no order; with the loose files also which of the root's folders are left out."""
-    root, most = on_disk(plan.root), plan.rules.filters.max_file_bytes
+    root, shared = on_disk(plan.root), _SharedFiles(plan)
     if root.is_file():
-        yield from _file(str(root), root.name, most)
+        yield from _file(str(root), root.name, shared, is_link=False)
     elif plan.folder == ROOT_SHARD:
-        yield from _folder(str(root), "", plan.rules, plan, deep=False)
+        yield from _folder(str(root), "", plan.rules, plan, shared, deep=False)
     elif (why := plan.rules.why(plan.folder, is_folder=True)) is not None:
         yield LeftOut(plan.folder, True, why)
     else:
-        yield from _folder(str(root / plan.folder), plan.folder, plan.rules, plan, deep=True)
+        yield from _folder(str(root / plan.folder), plan.folder, plan.rules, plan, shared, deep=True)
+    yield from shared.once()
 
 
 def _folder(
-    folder: str, prefix: str, rules: FolderRules, plan: ShardPlan, deep: bool
+    folder: str, prefix: str, rules: FolderRules, plan: ShardPlan, shared: _SharedFiles, *, deep: bool
 ) -> Iterator[Source | SourceProblem | LeftOut]:
-    is_output, most = _is_output(plan.output), rules.filters.max_file_bytes
+    is_output = _is_output(plan.output)
     waiting = [(folder, prefix, rules)]
     while waiting:
         at, name, rules = waiting.pop()
@@ -371,27 +385,86 @@ def _folder(
             if why is not None:
                 yield LeftOut(inside, is_folder, why)
             elif not is_folder:
-                yield from _file(entry.path, inside, most)
+                yield from _file(entry.path, inside, shared, is_link=entry.is_symlink())
             elif deep:
                 waiting.append((entry.path, inside, rules))
 
 
-def _file(place: str, name: str, most: int | None) -> Iterator[Source | SourceProblem | LeftOut]:
+def _file(place: str, name: str, shared: _SharedFiles, *, is_link: bool) -> Iterator[Source | SourceProblem | LeftOut]:
+    most = shared.plan.rules.filters.max_file_bytes
     try:
         about = os.stat(place)  # noqa: PTH116 - a `Path` costs more than the call
     except FileNotFoundError:
-        if os.path.islink(place):  # noqa: PTH114 - see above
+        if is_link:
             yield LeftOut(name, False, NOWHERE)
         return  # else it has just gone
     except OSError as error:
         yield SourceProblem(_source_id(name), f"it cannot be read: {error.strerror or error}")
         return
     if not stat.S_ISREG(about.st_mode):
-        yield LeftOut(name, False, LINKED if stat.S_ISDIR(about.st_mode) else NO_FILE)
+        is_folder = stat.S_ISDIR(about.st_mode)
+        yield LeftOut(name, False, LINKED if is_folder else NO_FILE, _SORTS.get(stat.S_IFMT(about.st_mode), "device"))
     elif most is not None and about.st_size > most:
         yield LeftOut(name, False, TOO_LARGE)
     else:
-        yield Source(_source_id(name), place, *size_and_time(about))
+        source = Source(_source_id(name), place, *size_and_time(about))
+        if is_link or about.st_nlink > 1:
+            yield from shared.take(name, source, about, is_link=is_link)
+        else:
+            yield source
+
+
+_SORTS = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+
+
+class _SharedFiles:
+    """Files of a shard that have, or may have, more than one name: each is a source once, by the first of its names.
+
+    Args:
+        plan: The shard.
+    """
+
+    def __init__(self, plan: ShardPlan) -> None:
+        self.plan = plan
+        self._names: dict[tuple[int, int], list[tuple[Source, str]]] = defaultdict(list)
+
+    def take(self, name: str, source: Source, about: os.stat_result, *, is_link: bool) -> Iterator[LeftOut]:
+        """One name of a file: kept until all are known, but for a link to what is a source by its own name."""
+        if is_link and (own := self._own_name(source.place)) is not None:
+            yield LeftOut(name, False, SAME_FILE, own)
+        else:
+            # Where a file system does not number its files, none is known to be another's.
+            key = (about.st_dev, about.st_ino) if about.st_ino else (-1, len(self._names))
+            self._names[key].append((source, name))
+
+    def once(self) -> Iterator[Source | LeftOut]:
+        """Each file once, and its other names."""
+        for names in self._names.values():
+            (first, _), *others = sorted(names)
+            yield first
+            for _, name in others:
+                yield LeftOut(name, False, SAME_FILE, first.source_id)
+
+    def _own_name(self, place: str) -> str | None:
+        """The id of the source that a link means, `None` where that is outside of the tree, or left out."""
+        root = os.path.realpath(on_disk(self.plan.root))
+        try:
+            parts = Path(os.path.realpath(place)).relative_to(root).parts
+            rules, is_output = self.plan.rules, _is_output(self.plan.output)
+            at = root
+            for depth, part in enumerate(parts, start=1):
+                name, is_folder = "/".join(parts[:depth]), depth < len(parts)
+                with os.scandir(at) as listing:
+                    entries = {entry.name: entry for entry in listing}
+                if depth > 1:
+                    rules = rules.of(at, "/".join(parts[: depth - 1]), entries)
+                entry = entries[part]
+                if _why_never(entry, is_output) or rules.why(name, is_folder=is_folder):
+                    return None
+                at = entry.path
+        except (KeyError, OSError, ValueError):
+            return None
+        return _source_id("/".join(parts))
 
 
 def _why_never(entry: os.DirEntry[str], is_output: Callable[[os.DirEntry[str]], bool]) -> str | None:
@@ -479,7 +552,7 @@ def file_names(shards: Iterable[str], known: Mapping[str, str] | None = None) ->
     names = {shard: known[shard] for shard in shards if shard in known}
     taken = {_folded(file.removesuffix(".db")) for file in known.values()}
     for shard in sorted(shards - set(names)):
-        name = "_root" if shard == ROOT_SHARD else _safe(shard)
+        name = "_root" if shard == ROOT_SHARD else _safe(f"{shard[:-1]}_root" if shard.endswith("/.") else shard)
         while _folded(name) in taken or (shard != ROOT_SHARD and _folded(name) == "_root"):
             name = f"{name}-{_hash(shard)}"
         taken.add(_folded(name))

@@ -31,6 +31,7 @@ __all__ = [
     "known_identity",
     "load_encoder",
     "model_of",
+    "other_prompt",
     "tokens_id",
 ]
 
@@ -120,28 +121,44 @@ def is_of(identity: Mapping[str, object], model: str) -> bool:
         ModelError: The model's settings cannot be read.
         OSError: The model's folder cannot be read.
     """
+    return _has_weights(identity, model) and other_prompt(identity, model) is None
+
+
+def other_prompt(identity: Mapping[str, object], model: str) -> str | None:
+    """The prompt that a model puts before a passage, where vectors are its own but for that; else `None`.
+
+    Args:
+        identity: Kept with the vectors.
+        model: As given to `--model`.
+
+    Raises:
+        ModelError: The model's settings cannot be read.
+        OSError: The model's folder cannot be read.
+    """
+    if known_identity(model) is not None or not _has_weights(identity, model):
+        return None
+    folder = Path(model)
+    if folder.is_dir():
+        prompts: Prompts | None = prompts_of_folder(folder)
+    else:
+        prompts = downloaded_prompts(full_id(model)[0], str(identity.get("revision")))
+    if prompts is None or identity.get("prompt") == prompts.identity().get("prompt"):
+        return None
+    return prompts.document
+
+
+def _has_weights(identity: Mapping[str, object], model: str) -> bool:
     known = known_identity(model)
     if known is not None:
         return dict(identity) == dict(known)
-    folder = Path(model)
-    if folder.is_dir():
-        folder = folder.resolve()
+    if Path(model).is_dir():
+        folder = Path(model).resolve()
         wanted = {"model": folder.name, "revision": folder_digest(folder)}
-        return _has(identity, wanted) and _is_prompted(identity, prompts_of_folder(folder))
-    name, revision = full_id(model)
-    is_commit = revision is not None and _COMMIT.fullmatch(revision) is not None
-    if not _has(identity, {"model": name} | ({"revision": revision} if is_commit else {})):
-        return False
-    prompts = downloaded_prompts(name, str(identity.get("revision")))
-    return prompts is None or _is_prompted(identity, prompts)
-
-
-def _has(identity: Mapping[str, object], wanted: Mapping[str, object]) -> bool:
+    else:
+        name, revision = full_id(model)
+        is_commit = revision is not None and _COMMIT.fullmatch(revision) is not None
+        wanted = {"model": name} | ({"revision": str(revision)} if is_commit else {})
     return all(identity.get(key) == value for key, value in wanted.items())
-
-
-def _is_prompted(identity: Mapping[str, object], prompts: Prompts) -> bool:
-    return identity.get("prompt") == prompts.identity().get("prompt")
 
 
 def tokens_id(model: str) -> str:

@@ -70,7 +70,7 @@ __all__ = [
     "unpack",
 ]
 
-VERSION = 2
+VERSION = 3
 
 _BIG_LETTER = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -347,7 +347,9 @@ class IngestEnd(Message):
         sources: How many.
         added: Genes.
         removed: Genes.
-        skipped: How many files were left out.
+        skipped: How many files were left out, in earlier runs too.
+        left_out: The first hundred of them: source, what it is, and the reason.
+        read_as: The first hundred sources that were not read as they stand, with what they were read as.
         problems: Sources that cannot be read, with the reason: the first hundred.
         problem_count: How many there are.
     """
@@ -357,6 +359,8 @@ class IngestEnd(Message):
     added: int
     removed: int
     skipped: int
+    left_out: list[tuple[str, str, str]]
+    read_as: list[tuple[str, str]]
     problems: list[tuple[str, str]]
     problem_count: int
 
@@ -382,12 +386,21 @@ class NextBatch(Message):
 
 @dataclass(frozen=True)
 class QuarantineGene(Message):
-    """A gene cannot be encoded. `source` is where it comes from, empty where nobody knows."""
+    """A gene cannot be encoded.
+
+    Args:
+        shard: Of the shard.
+        gene: Its id.
+        source: The file that it was cut from, empty where nothing says so.
+        begins: The first words of its text.
+        reason: Why.
+    """
 
     shard: str
     gene: str
+    source: str
+    begins: str
     reason: str
-    source: str = ""
 
 
 @dataclass(frozen=True)

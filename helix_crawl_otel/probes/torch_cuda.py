@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.probes.cards import Description, describe
 from helix_crawl_otel.probes.device import parse_cuda
 from helix_crawl_otel.probes.probe import Probe, ProbeFailure
 
-__all__ = ["TorchProbe", "main"]
+__all__ = ["TorchProbe", "main", "may_have_card"]
+
+_AMD = Path("/dev/kfd")
 
 
 class TorchProbe(Probe):
@@ -71,6 +75,27 @@ class TorchProbe(Probe):
         if not cuda.is_initialized():
             raise ProbeFailure("torch does not use CUDA in this process")
         return cuda
+
+
+def may_have_card(
+    environ: Mapping[str, str],
+    modules: Mapping[str, Any] | None = None,
+    seen: Callable[[Mapping[str, str]], Description] = describe,
+) -> bool:
+    """Whether a process can encode on a card: NVML sees one, or the system has one of AMD's, or torch says so.
+
+    Args:
+        environ: Of the process.
+        modules: Modules that are loaded; `sys.modules` unless a test replaces it.
+        seen: What NVML sees; a seam for tests.
+    """
+    if seen(environ).visible or _AMD.exists():
+        return True
+    cuda = getattr((sys.modules if modules is None else modules).get("torch"), "cuda", None)
+    try:
+        return cuda is not None and bool(cuda.is_available())
+    except Exception:  # noqa: BLE001 - it is the job's torch
+        return False
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-__all__ = ["PendingGene", "SourceMark", "content_hash", "gene_id"]
+__all__ = ["PendingGene", "SourceMark", "SourceNote", "content_hash", "gene_id"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,19 @@ class PendingGene:
 
 
 @dataclass(frozen=True)
+class SourceNote:
+    """What is to be said of a source that was left out, or was not read as it stands.
+
+    Args:
+        kind: What it is, for counting: one of few words, such as `picture`; of one that was read, as what.
+        reason: Why it was left out, a clause with `it`; empty for one that was read.
+    """
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class SourceMark:
     """What a source was when it was ingested.
 
@@ -32,12 +45,14 @@ class SourceMark:
         mtime_ns: Nanoseconds.
         digest: Of its bytes and of the rule by which it was cut.
         genes: How many it gave.
+        note: What is to be said of it, `None` for nothing.
     """
 
     size: int
     mtime_ns: int
     digest: str
     genes: int
+    note: SourceNote | None = None
 
 
 def content_hash(content: str) -> str:

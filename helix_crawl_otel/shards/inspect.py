@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from helix_crawl_otel.formats import count
@@ -142,9 +142,14 @@ class Unread:
         """Of the text of these genes, 0 to 1."""
         return round(self.unread / self.chars, 4) if self.chars else 0.0
 
+    def to_json(self) -> dict[str, float]:
+        """A JSON object."""
+        return {**asdict(self), "share": self.share}
+
     def __str__(self) -> str:
-        longer = f"{count(self.genes, 'gene')} {'is' if self.genes == 1 else 'are'} longer than the model reads"
-        return f"{longer}; {max(1, round(100 * self.share))} % of their text is in no vector"
+        verb, whose = ("is", "its") if self.genes == 1 else ("are", "their")
+        longer = f"{count(self.genes, 'gene')} {verb} longer than the model reads"
+        return f"{longer}; {max(1, round(100 * self.share))} % of {whose} text is in no vector"
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,8 @@ _OWN = (
     "CREATE TABLE IF NOT EXISTS helix_crawl_quarantine (gene_id PRIMARY KEY, reason TEXT NOT NULL, at TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS helix_crawl_sources (source_id TEXT PRIMARY KEY, size INTEGER NOT NULL,"
     " mtime_ns INTEGER NOT NULL, digest TEXT NOT NULL, genes INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS helix_crawl_source_notes (source_id TEXT PRIMARY KEY, kind TEXT NOT NULL,"
+    " reason TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS helix_crawl_sessions (id INTEGER PRIMARY KEY, device TEXT NOT NULL,"
     " versions TEXT NOT NULL, threads INTEGER NOT NULL, batch_size INTEGER NOT NULL, at TEXT NOT NULL)",
     # Genes of which the encoder has not read all: their characters, and how many of those are in no vector.

@@ -11,13 +11,19 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from helix_crawl_otel.shards.genes import SourceMark, content_hash, gene_id
+from helix_crawl_otel.shards.errors import StoreError
+from helix_crawl_otel.shards.genes import SourceMark, SourceNote, content_hash, gene_id
 from helix_crawl_otel.shards.ingested import unlike_sources
+from helix_crawl_otel.shards.inspect import reading
 from helix_crawl_otel.shards.schema import VECTOR
 from helix_crawl_otel.shards.store import ShardStore
 
-__all__ = ["SourceTable"]
+__all__ = ["SourceTable", "notes_of"]
+
+NOTES = "helix_crawl_source_notes"
+"""A file of an older version has no such table."""
 
 _SEEN = """
     CREATE TEMP TABLE IF NOT EXISTS helix_crawl_seen (gene_id TEXT PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID
@@ -53,6 +59,20 @@ class SourceTable:
             for source_id, mark in marks:
                 _mark(connection, source_id, mark)
 
+    def note(self, notes: Iterable[tuple[str, SourceNote]]) -> None:
+        """Say this of what is in the tree and no source at all, in place of what was said before."""
+        with self._store.writing() as connection:
+            connection.execute(
+                f"DELETE FROM {NOTES} WHERE source_id NOT IN (SELECT source_id FROM helix_crawl_sources)"
+            )
+            for source_id, note in notes:
+                _note(connection, source_id, note)
+
+    def notes(self) -> dict[str, SourceNote]:
+        """What is to be said of sources, by id and in the order of their ids."""
+        rows = self._store.read(f"SELECT source_id, kind, reason FROM {NOTES} ORDER BY source_id")
+        return {str(row[0]): SourceNote(*row[1:]) for row in rows}
+
     def put(self, many: Iterable[tuple[str, SourceMark, Iterable[str]]]) -> tuple[int, int, int]:
         """Put sources in place of what they were, in one transaction.
 
@@ -77,6 +97,7 @@ class SourceTable:
             for source_id in source_ids:
                 removed += connection.execute("DELETE FROM genes WHERE source_id = ?", (source_id,)).rowcount
                 connection.execute("DELETE FROM helix_crawl_sources WHERE source_id = ?", (source_id,))
+                connection.execute(f"DELETE FROM {NOTES} WHERE source_id = ?", (source_id,))
             _forget_quarantined(connection)
         return removed
 
@@ -84,6 +105,14 @@ class SourceTable:
 def _mark(connection: sqlite3.Connection, source_id: str, mark: SourceMark) -> None:
     values = (source_id, mark.size, mark.mtime_ns, mark.digest, mark.genes)
     connection.execute("INSERT OR REPLACE INTO helix_crawl_sources VALUES (?, ?, ?, ?, ?)", values)
+    if mark.note is None:
+        connection.execute(f"DELETE FROM {NOTES} WHERE source_id = ?", (source_id,))
+    else:
+        _note(connection, source_id, mark.note)
+
+
+def _note(connection: sqlite3.Connection, source_id: str, note: SourceNote) -> None:
+    connection.execute(f"INSERT OR REPLACE INTO {NOTES} VALUES (?, ?, ?)", (source_id, note.kind, note.reason))
 
 
 def _replace(connection: sqlite3.Connection, source_id: str, passages: Iterable[str]) -> tuple[int, int, int]:
@@ -118,3 +147,20 @@ def _replace(connection: sqlite3.Connection, source_id: str, passages: Iterable[
 
 def _forget_quarantined(connection: sqlite3.Connection) -> None:
     connection.execute("DELETE FROM helix_crawl_quarantine WHERE gene_id NOT IN (SELECT gene_id FROM genes)")
+
+
+def notes_of(path: Path, lock_seconds: float) -> list[tuple[str, SourceNote]]:
+    """What is to be said of the sources of a shard, in the order of their ids; nothing where that cannot be told.
+
+    Args:
+        path: Its file.
+        lock_seconds: How long to wait for another program that holds it.
+    """
+    try:
+        with reading(path, lock_seconds) as (connection, _):
+            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (NOTES,)).fetchone() is None:
+                return []
+            rows = connection.execute(f"SELECT source_id, kind, reason FROM {NOTES} ORDER BY source_id").fetchall()
+    except StoreError:
+        return []
+    return [(str(row[0]), SourceNote(str(row[1]), str(row[2]))) for row in rows]

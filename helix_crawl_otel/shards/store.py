@@ -25,6 +25,9 @@ from helix_crawl_otel.shards.schema import ANY_LENGTH_NOTE, VECTOR, Table, Vecto
 
 __all__ = ["ShardStore"]
 
+BEGINNING = 60
+"""Letters of a text that are shown, so that it can be found in its file."""
+
 CLEARED_AT_ONCE = 5000
 """Vectors that one transaction of a `reencode` takes away."""
 
@@ -332,12 +335,14 @@ class ShardStore:
                 "INSERT OR REPLACE INTO helix_crawl_quarantine VALUES (?, ?, ?)", (gene_id, reason[:1000], _now())
             )
 
-    def source_of(self, gene_id: object) -> str:
-        """Where a gene comes from, empty where nothing says so."""
+    def place_of(self, gene_id: object) -> tuple[str, str]:
+        """The source of a gene and its first words; empty where nothing says so."""
+        sql = "SELECT source_id, substr(content, 1, 200) FROM genes WHERE gene_id = ?"
         with store_errors(self.path):
-            sql = "SELECT source_id FROM genes WHERE gene_id = ? AND source_id IS NOT NULL"
             row = self._connection.execute(sql, (gene_id,)).fetchone()
-        return "" if row is None else str(row[0])
+        source, content = row or ("", "")
+        words = " ".join(str(content or "").split())
+        return str(source or ""), words if len(words) <= BEGINNING else f"{words[: BEGINNING - 1]}…"
 
     def retry_quarantined(self) -> int:
         """Let all of them be tried again. Returns how many there were."""

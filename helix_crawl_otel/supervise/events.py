@@ -33,6 +33,8 @@ __all__ = [
     "ShardCounted",
     "ShardEnded",
     "ShardStarted",
+    "SourceReadAs",
+    "SourceSkipped",
     "SourceTrouble",
     "TreeLooked",
     "WorkerEnded",
@@ -285,12 +287,13 @@ class Crash(Event):
 
 @dataclass(frozen=True)
 class Quarantined(Event):
-    """A gene cannot be encoded and is left out. `source` is where it comes from, empty where nobody knows."""
+    """A gene cannot be encoded and is left out: of which source, and how its text begins."""
 
     shard: str
     gene: str
+    source: str
+    begins: str
     reason: str
-    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -300,6 +303,25 @@ class SourceTrouble(Event):
     shard: str
     source: str
     reason: str
+
+
+@dataclass(frozen=True)
+class SourceSkipped(Event):
+    """A source was skipped, in this run or an earlier one: what it is, and why. The first hundred of a shard."""
+
+    shard: str
+    source: str
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SourceReadAs(Event):
+    """A source was not read as it stands, but as text of this encoding. The first hundred of a shard."""
+
+    shard: str
+    source: str
+    what: str
 
 
 @dataclass(frozen=True)

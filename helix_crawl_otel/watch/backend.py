@@ -112,8 +112,8 @@ class Backend(Protocol):
         with suppress(Exception):  # counting an error failed as well; the job goes on all the same
             self.pipeline.error(place, error)
 
-    def device_of(self, device: str) -> str:
-        """Where a shard is encoded whose driver says this."""
+    def device_of(self, device: str, *, is_said: bool = True) -> str:
+        """Where a shard is encoded whose driver says this, or says nothing: then it is the default."""
 
     def admit(self, shard: str) -> None:
         """A driver begins a shard.

@@ -28,6 +28,13 @@ __all__ = ["CrawlWatch"]
 Hook = TypeVar("Hook", bound=Callable[[Action], object])
 
 
+class _DefaultDevice(str):
+    """The default, told from a driver that says the same."""
+
+
+_NOT_SAID = _DefaultDevice("cuda:0")
+
+
 class CrawlWatch:
     """Watches an embedding job from inside its process.
 
@@ -135,7 +142,7 @@ class CrawlWatch:
         self,
         name: str,
         *,
-        device: str | int | TorchDevice = "cuda:0",
+        device: str | int | TorchDevice = _NOT_SAID,
         on_demote: Callable[[], object] | None = None,
         exit_to_recycle: bool | None = None,
     ) -> ShardWatch:
@@ -145,6 +152,7 @@ class CrawlWatch:
             name: Of the shard, the same each time the job runs.
             device: Where it is encoded: `cuda:0`, `cuda` (the same), `cpu`, or another of torch's names, in letters of
                 any size; a number, 0 or more, of a CUDA card; or a `torch.device`, such as a model's `.device`.
+                A driver that says nothing is shown on no card under `helix-crawl run` where none can be seen.
             on_demote: Rebuilds the driver's encoder on the CPU, in place, for this shard. Called at the boundary, in
                 the thread that calls it; `batch` waits meanwhile in all others. With it, DEMOTE_CPU does not end the
                 process. What it raises is logged, and the job goes on as it is. No coroutine function.
@@ -165,7 +173,8 @@ class CrawlWatch:
         fits = exit_to_recycle is None or isinstance(exit_to_recycle, bool)
         _accept(fits, "exit_to_recycle", exit_to_recycle, "True, False or None")
         may_exit = self._backend.may_exit if exit_to_recycle is None else exit_to_recycle
-        return ShardWatch(self._backend, name, self._backend.device_of(str(place)), on_demote, may_exit)
+        device = self._backend.device_of(str(place), is_said=not isinstance(device, _DefaultDevice))
+        return ShardWatch(self._backend, name, device, on_demote, may_exit)
 
     def on_action(self, hook: Hook) -> Hook:
         """Have a callable asked about each `Action` before it is queued; usable as a decorator.

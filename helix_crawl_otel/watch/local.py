@@ -131,8 +131,8 @@ class LocalBackend(Backend):
     may_exit = False
     """Nothing is known to restart this process: a library must not end a job that nobody restarts."""
 
-    def device_of(self, device: str) -> str:
-        """The driver's word counts."""
+    def device_of(self, device: str, *, is_said: bool = True) -> str:
+        """The driver's word counts, and the default where it has none."""
         return device
 
     def admit(self, shard: str) -> None:

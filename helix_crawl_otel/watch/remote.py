@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from helix_crawl_otel.actions import PauseRequested
+from helix_crawl_otel.config import environment
 from helix_crawl_otel.exit_codes import DEMOTED
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
-from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, ShardStatus
+from helix_crawl_otel.policy.model import UNKNOWN_DEVICE, Action, ActionKind, MemoryReading, ShardStatus
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
-from helix_crawl_otel.probes.torch_cuda import TorchProbe
+from helix_crawl_otel.probes.torch_cuda import TorchProbe, may_have_card
 from helix_crawl_otel.timing import SleepMeter, Ticker, scaled_clock
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline, WatchedShard
 
@@ -162,9 +163,13 @@ class RemoteBackend(Backend):
 
     # -- what a shard asks --------------------------------------------------------------------------------------------
 
-    def device_of(self, device: str) -> str:
-        """A process that was started for a demoted shard encodes on the CPU, whatever its driver calls that."""
-        return device if self._link.demoted_shard is None else "cpu"
+    def device_of(self, device: str, *, is_said: bool = True) -> str:
+        """A process that was started for a demoted shard encodes on the CPU, whatever its driver calls that. One that
+        says nothing, and reads no memory of its own, is on no card where there is none.
+        """
+        if self._link.demoted_shard is not None:
+            return "cpu"
+        return device if is_said or self._memory is not None or may_have_card(environment()) else UNKNOWN_DEVICE
 
     def admit(self, shard: str) -> None:
         """A driver begins a shard.

@@ -28,7 +28,7 @@ def test_a_tree_becomes_shards_with_a_vector_for_every_gene(rig: Rig) -> None:
             "docs/sub/two words é.md": prose(2, 5),
             "docs/empty.txt": "",
             "docs/blank.txt": " \n\n\t",
-            "docs/picture.bin": b"\x89PNG\x00\x01",
+            "docs/picture.bin": b"\x89PNG\r\n\x1a\n\x00\x01",
             "docs/latin.txt": "caf\xe9".encode("latin-1"),
             f"{RESERVED}/three.txt": prose(3, 2),
             ".hidden/four.txt": "not this",
@@ -46,7 +46,10 @@ def test_a_tree_becomes_shards_with_a_vector_for_every_gene(rig: Rig) -> None:
     with sqlite3.connect(rig.out / "docs.db") as connection:
         rows = connection.execute("SELECT DISTINCT source_id FROM genes ORDER BY 1").fetchall()
     assert [row[0] for row in rows] == ["docs/one.md", "docs/sub/two words é.md"]
-    assert [event["skipped"] for event in done.of("ingested") if event["shard"] == "docs"] == [2]
+    assert [event["skipped"] for event in done.of("ingested") if event["shard"] == "docs"] == [4]
+    assert done.summary["skipped_sources"] == {"empty file": 2, "picture": 1, "undecodable text": 1}
+    again = rig.build()
+    assert again.summary["skipped_sources"] == done.summary["skipped_sources"]
 
 
 def test_the_same_command_again_starts_no_worker(rig: Rig) -> None:

@@ -240,6 +240,8 @@ def test_another_model_is_refused_before_anything_is_done(tree: Path, out: Path)
             f"{out} was encoded by hashing (1, 256 dimensions), not by minilm; accepted: no --model, or --model "
             "hashing, which goes on with it; or --reencode, which encodes everything again; or another --out"
         )
+        words = ("build", str(tree), "--out", str(out), "--model", "minilm", "--dry-run")
+        assert run_here(*words) == (2, "", f"helix-crawl: error: {refused.value}\n")
         record_path(out).unlink(missing_ok=True)
     assert plan(tree, out, model="minilm", reencode=True).model == "minilm"
 
@@ -405,6 +407,20 @@ def test_a_tree_is_added_later_and_left_out_again(tree: Path, other: Path, out: 
     shutil.rmtree(other / "c")
     build([tree, other], out, prune=True)
     assert sum(map(len, genes(out).values())) == 5
+
+
+def test_one_of_several_trees_that_was_moved_is_not_added_to_itself(tree: Path, other: Path, out: Path) -> None:
+    """What it was called by is not there any more: it would be there twice."""
+    build([tree, other], out)
+    there = tree.parent / "renamed" / tree.name
+    there.parent.mkdir()
+    tree.rename(there)
+    with pytest.raises(NotThisBuild, match=re.escape(f"and {tree}, which is called the same, is not there any more")):
+        plan([there, other], out)
+    before = files(out)
+    build([there, other], out, moved=True)
+    assert files(out) == before
+    assert plan([other, there], out).works == []
 
 
 def test_trees_of_one_name(tmp_path: Path, out: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.encoders.hashing import HashingEncoder
 from helix_crawl_otel.shards.inspect import Unread, count_unread, salvage
-from tests.build.rig import COMMAND, Rig, prose
+from tests.build.rig import COMMAND, Rig, prose, run_here
 from tests.corpus.trees import taken_in
 
 DENSE = "1;2;3;4;5;" * 100
@@ -112,6 +112,9 @@ def test_genes_that_are_given_are_counted(rig: Rig) -> None:
     again = rig.run([*command, "--json"])
     assert (again.of("model_loading"), again.summary["unread"]) == ([], done.summary["unread"])
     assert count_unread(shard) == Unread(2, 3000, 1976)
+    assert rig.verify(shard)["unread"] == done.summary["unread"]
+    assert "2 genes are longer than the model reads; 66 %" in run_here("verify", str(shard))[1]
     with closing(sqlite3.connect(shard)) as database, database:
         database.execute("DELETE FROM genes WHERE gene_id = 'g0'")
     assert count_unread(shard) == Unread(1, 1000, 488)
+    assert str(count_unread(shard)) == "1 gene is longer than the model reads; 49 % of its text is in no vector"

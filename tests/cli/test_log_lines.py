@@ -48,3 +48,14 @@ def test_what_has_no_numbers_is_never_cut(caplog: pytest.LogCaptureFixture) -> N
     lines = shown(caplog, words, is_terminal=True).split("\n")
     assert max(map(len, lines)) <= 160
     assert " ".join(" ".join(lines).split()).endswith(words)
+
+
+def test_a_sentence_that_is_too_long_loses_whole_parts(caplog: pytest.LogCaptureFixture) -> None:
+    """Not half of what it says of the batch."""
+    reason = f"{REASON}, a batch running for 3720 s"
+    decision = Decision(
+        1.0, DecisionKind.ISSUE, "slack__eng-oncall", "cuda:0", "w", ActionKind.DEMOTE_CPU, 7, 3, reason=reason
+    )
+    line = shown(caplog, decision_line("issued", decision), is_terminal=True)
+    assert len(line) <= 160
+    assert line.endswith("memory 99.0 % full ...")

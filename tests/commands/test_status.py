@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.console.status import NoRun, status_of
+from helix_crawl_otel.probes.torch_cuda import may_have_card
 from tests.build.rig import COMMAND, SECONDS, Rig, run_here
 
 JOB = """
@@ -99,6 +101,22 @@ def test_a_job_on_the_cpu_that_is_paused_and_goes_on(rig: Rig) -> None:
     told = asked(state)
     assert (told["state"], told["run"]["standing"]["encoded"]) == ("done", 64)
     assert told["run"]["standing"]["vectors"] == before + 64
+
+
+@pytest.mark.skipif(may_have_card(os.environ), reason="there a job that says nothing may be on the card")
+def test_a_job_that_says_nothing_is_on_no_card_where_there_is_none(rig: Rig) -> None:
+    """Its batches, its worker and its shard have an unknown device; one that says `cuda:0` has that."""
+    for said in ("", ", device='cuda:0'"):
+        code = (
+            "from helix_crawl_otel import CrawlWatch\n"
+            f"with CrawlWatch() as watch, watch.shard('a'{said}) as shard, shard.batch(genes=1): pass\n"
+        )
+        (rig.folder / "job.py").write_text(code)
+        done = rig.run([*COMMAND, "run", "--json", "--no-metrics", "--", sys.executable, "job.py"])
+        assert done.code == 0, done.errors
+        device = "cuda:0" if said else "unknown"
+        assert [event["device"] for event in done.of("shard_started")] == [device]
+        assert asked(rig.folder)["run"]["devices"] == [device]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from tests.shards.shards import VECTOR, encode_all, made, opened, sql
 
 COUNTS = ["genes", "vectors", "missing", "wrong_length", "not_finite", "not_normalised", "not_encodable", "quarantined"]
 FOUND = ["content_changed", "wrong_id", "same_id", "no_source", "genes_gone", "sources_gone"]
-KEYS = ["shards", "shards_planned", *COUNTS, *FOUND, "encoders", "digest", "by_shard"]
+KEYS = ["shards", "shards_planned", *COUNTS, *FOUND, "unread", "encoders", "digest", "by_shard"]
 IDENTITY = {"model": "test", "revision": "1", "dim": 2, "normalised": True}
 
 

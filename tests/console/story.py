@@ -45,7 +45,9 @@ STORY: tuple[events.Event, ...] = (
     events.Gate(202.0, "cuda:0", "cuda:0", 11 * 1024**3, 1024**3, "waiting"),
     events.Gate(206.0, "cuda:0", "cuda:0", 1024**3, 1024**3, "back"),
     events.Crash(207.0, "cuda:0", ".", "killed", 1, 2.0),
-    events.Quarantined(208.0, ".", "g1", "it killed its worker"),
+    events.SourceSkipped(208.0, ".", "one.png", "picture", "it is a picture"),
+    events.SourceReadAs(208.0, ".", "two.txt", "cp1252"),
+    events.Quarantined(208.0, ".", "g1", "no.txt", "Once upon a time", "it killed its worker"),
     events.Interrupted(209.0, 1),
     events.ShardEnded(210.0, ".", "paused", 128, ""),
 )

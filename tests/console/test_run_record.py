@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,7 @@ def test_a_full_disk_is_told_of_once_and_ends_nothing(tmp_path: Path, caplog: py
         ({"end": 75, "mark": None}, "paused", "", 75),
         ({"record": None}, "running", "it has told nothing more yet", 0),
         ({"record": None, "quiet": None, "host": "other"}, "silent", "it has told nothing", 1),
-        ({"record": None, "holder": None}, "silent", "its timeline is all", 1),
+        ({"record": None, "holder": None}, "silent", "no run of this version has told", 1),
     ],
 )
 def test_what_is_made_of_it(what: dict[str, Any], state: str, why: str, code: int) -> None:
@@ -171,3 +173,12 @@ def test_a_second_folder_of_a_backfill_leads_to_the_first(tmp_path: Path) -> Non
         (folder / "lock.json").write_text(json.dumps(lock))
     RunRecorder(first, lambda end: record(host="far", as_of=utc_time(NOW))).write()
     assert [status_of(folder.parent).folder for folder in (first, second)] == [tmp_path / "first"] * 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a named pipe as files are, which Windows has elsewhere")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """Whoever opens it waits for its other end, for ever."""
+    (tmp_path / "timeline.jsonl").touch()
+    for name in ("lock.json", FILE):
+        os.mkfifo(tmp_path / name)
+    assert status_of(tmp_path).state == "silent"

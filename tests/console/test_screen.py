@@ -114,7 +114,7 @@ def test_plain_lines_tell_the_story_once() -> None:
     text = stream.getvalue()
     assert "helix-crawl build a --out b: 3 shards, 1 complete already; minilm on cuda:0 (as asked for)\n" in text
     assert "worker cuda:0 starts, process 4711\n" in text
-    assert "shard . (loose files): 1 source, 640 genes new, 1 source skipped (no text)\n" in text
+    assert "shard . (loose files): 1 source, 640 genes new, 1 skipped\n" in text
     assert "loading minilm on cuda:0\n" in text
     assert "(1 restart left)" in text
     assert "EMPTY_CACHE" not in text

@@ -40,6 +40,10 @@ def decoded(raw: bytes) -> tuple[str, Decoding]:
         *((GERMAN, encoding) for encoding in ("cp1252", "latin-1", "cp437")),
         *((FRENCH, encoding) for encoding in ("cp1252", "latin-1")),
         (ENGLISH, "cp1252"),
+        (
+            ENGLISH + " The na\u00efve reader won\u2019t notice; the caf\u00e9\u2019s r\u00e9sum\u00e9 is fine.",
+            "cp1252",
+        ),
         (POLISH, "cp1250"),
         *((RUSSIAN, encoding) for encoding in ("koi8-r", "cp1251", "cp866")),
         *((JAPANESE, encoding) for encoding in ("shift_jis", "euc_jp")),

@@ -104,7 +104,10 @@ def test_a_source_that_has_become_empty_or_no_text_gives_up_its_genes(root: Path
     (root / "a/one.txt").write_bytes(b"")
     (root / "a/two.txt").write_bytes(b"\0binary")
     report = taken_in(path, root)
-    assert report.skipped == [("a/one.txt", "it is empty"), ("a/two.txt", "it is binary")]
+    assert [(source, note.reason) for source, note in report.notes.items()] == [
+        ("a/one.txt", "it is empty"),
+        ("a/two.txt", "it is binary"),
+    ]
     assert {row[2] for row in contents(path)} == {"a/x/three.txt"}
     assert taken_in(path, root).unchanged == 3
 

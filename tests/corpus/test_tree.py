@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.corpus.tree import UnreadableSource, fingerprint, plan_named, plan_shards
+from helix_crawl_otel.corpus.tree import LeftOut, UnreadableSource, entries_of, fingerprint, plan_named, plan_shards
 from tests.build.rig import write_tree
 from tests.corpus.trees import problems, shards, sources
 
@@ -76,18 +76,28 @@ def test_a_tree_without_a_file_is_an_error_and_so_is_a_missing_one(tmp_path: Pat
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links to files under Wine are not those of Windows")
 def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path) -> None:
-    """So a loop ends; a link to nothing is nothing, one in a circle is told of."""
+    """So a loop ends; a link to nothing is nothing, one in a circle is told of. What is a source by its own name, in
+    this shard or another one, is none by a link; what is outside of the tree or hidden is one, once.
+    """
     write_tree(tmp_path, {"a/one.txt": "text", "b/two.txt": "text"})
     try:
         (tmp_path / "a/link.txt").symlink_to(tmp_path / "b/two.txt")
     except OSError:
         pytest.skip("this user may not make links here")
+    write_tree(tmp_path, {".hidden/three.txt": "text"})
+    (tmp_path / "a/three.txt").symlink_to(tmp_path / ".hidden/three.txt")
+    (tmp_path / "a/x.txt").symlink_to(tmp_path / ".hidden/three.txt")
     (tmp_path / "a/loop").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "c").symlink_to(tmp_path / "b", target_is_directory=True)
     (tmp_path / "a/nowhere.txt").symlink_to(tmp_path / "missing")
     (tmp_path / "a/circle.txt").symlink_to(tmp_path / "a/circle.txt")
     assert shards(tmp_path) == ["a", "b"]
-    assert sources(tmp_path, "a") == ["a/link.txt", "a/one.txt"]
+    assert sources(tmp_path, "a") == ["a/one.txt", "a/three.txt"]
+    others = {
+        item.name: item.about for item in entries_of(plan_named(tmp_path, None, "a")) if isinstance(item, LeftOut)
+    }
+    assert others["a/link.txt"] == "b/two.txt"
+    assert others["a/x.txt"] == "a/three.txt"
     assert list(problems(tmp_path, "a")) == ["a/circle.txt"]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.encoders.load import is_of, tokens_id
+from helix_crawl_otel.build.resume import NotThisBuild, settle_model
+from helix_crawl_otel.encoders.load import is_of, other_prompt, tokens_id
 from helix_crawl_otel.encoders.models import CONFIG, Prompts, folder_digest, read_prompts
 from helix_crawl_otel.shards.errors import shown_identity
 from tests.encoders.models import write_model
@@ -75,6 +76,22 @@ def test_vectors_made_without_the_prompt_are_anothers(model: Path) -> None:
     assert is_of(identity_of(model, prompt="passage: "), str(model))
     assert not is_of(identity_of(model), str(model))
     assert not is_of(identity_of(model, prompt="other: "), str(model))
+    assert other_prompt(identity_of(model), str(model)) == "passage: "
+    assert other_prompt(identity_of(model, prompt="passage: "), str(model)) is None
+    assert other_prompt({**identity_of(model), "revision": "another"}, str(model)) is None
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["named", "not named"])
+def test_who_goes_on_without_the_prompt_is_told(model: Path, asked: bool) -> None:
+    """Before anything is encoded, with the prompt and the ways out; `--reencode` is one, the same model is none."""
+    (model / CONFIG).write_text(json.dumps({"prompts": E5}))
+    before, name = [identity_of(model)], str(model)
+    with pytest.raises(NotThisBuild) as caught:
+        settle_model(name if asked else None, before, name, "out", reencode=False, elsewhere="another --out")
+    said = str(caught.value)
+    assert f"not by {name} with its prompt 'passage: ' before each passage; accepted: --reencode, " in said
+    assert said.endswith("; or another --out")
+    assert settle_model(name, before, name, "out", reencode=True)[0] == name
 
 
 def test_vectors_of_a_plain_model_are_its_own(model: Path) -> None:

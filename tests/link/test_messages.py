@@ -43,10 +43,12 @@ SAID: tuple[Message, ...] = (
     messages.LoadStart("hashing", "cpu"),
     messages.LoadEnd("hashing", "cpu", 0.5),
     messages.IngestProgress("a", 1, 2),
-    messages.IngestEnd("a", 3, 2, 1, 0, [("file", "unreadable")], 1),
+    messages.IngestEnd(
+        "a", 3, 2, 1, 1, [("b.png", "picture", "it is one")], [("c.txt", "cp1252")], [("file", "unreadable")], 1
+    ),
     messages.Encoding("a", "cuda:0", 100),
     messages.NextBatch("a", "g1", 4),
-    messages.QuarantineGene("a", "g1", "it dies"),
+    messages.QuarantineGene("a", "g1", "a/one.txt", "Once upon", "it dies"),
     messages.ShardDone("a"),
     messages.ShardFailed("a", "corrupt", is_corrupt=True),
     messages.PassOnShard("a", "out of memory", lacks_memory=True, is_loading=False),

@@ -15,8 +15,10 @@ import pytest
 from helix_crawl_otel.probes.processes import (
     Process,
     ProcessorUse,
+    booted_at,
     creation_time,
     descendants,
+    process_mark,
     process_names,
     process_tree,
     processes,
@@ -210,3 +212,35 @@ def test_processor_use_is_looked_at_once_a_minute() -> None:
     assert not use.feed(180.0, 100.0)
     assert not use.feed(240.0, None)
     assert use.feed(240.0, 103.0)
+
+
+def test_a_process_is_told_from_a_later_one_with_its_id() -> None:
+    """By a mark that it keeps; one that has ended has none, also before anybody has taken note of that."""
+    own = process_mark(os.getpid())
+    assert own == process_mark(os.getpid()) is not None
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        mark = process_mark(child.pid)
+        assert mark is not None
+        assert mark != own or mark == ""
+        child.stdin.close()
+        deadline = time.monotonic() + 60
+        while process_mark(child.pid) is not None and sys.platform in ("linux", "win32"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert process_mark(child.pid) is None
+    assert [process_mark(pid) for pid in (0, -1, 2**40)] == [None] * 3
+
+
+@linux
+def test_what_the_kernel_says_of_a_process(tmp_path: Path) -> None:
+    """The moment of its start, whatever its name holds; a zombie is gone."""
+    for pid, state, mark in ((1, "S", "7654"), (2, "Z", None)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) (b c) {state} " + " ".join(["0"] * 18) + " 7654 0 0\n")
+        assert process_mark(pid, tmp_path) == mark
+
+
+def test_this_machine_was_started_before_now() -> None:
+    """And not before computers were."""
+    assert 0 < booted_at() < time.time()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.probes.cards import Description
 from helix_crawl_otel.probes.probe import UNKNOWN
-from helix_crawl_otel.probes.torch_cuda import TorchProbe
+from helix_crawl_otel.probes.torch_cuda import TorchProbe, may_have_card
 from tests.programs import require_module
 
 
@@ -198,3 +200,19 @@ def test_the_real_torch_without_cuda_in_use_is_unknown() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == "None None torch does not use CUDA in this process\n"
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_whether_a_process_may_be_on_a_card(is_there: bool) -> None:
+    """Where NVML sees one, or the torch that is loaded can use one; a torch that fails knows of none."""
+
+    def fails() -> bool:
+        raise RuntimeError("no driver")
+
+    card: Any = SimpleNamespace(visible=["a card"] if is_there else [])
+    torch = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: is_there))
+    broken = SimpleNamespace(cuda=SimpleNamespace(is_available=fails))
+    if not Path("/dev/kfd").exists():
+        assert may_have_card({}, {}, lambda _: card) is is_there
+        assert may_have_card({}, {"torch": torch}, lambda _: Description()) is is_there
+        assert not may_have_card({}, {"torch": broken}, lambda _: Description())

@@ -3,12 +3,12 @@
 Run by hand: `python -m tests.run.way`. It starts `helix-crawl run` on a driver of its own, whose card falls into a
 crawl, both under a profiler, and prints how many functions and files were touched between `finish_batch` of the batch
 that brought the RECYCLE and the moment the next worker's process is there: the driver's, the supervisor's, and both.
+`--list` names them.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,8 +21,11 @@ import helix_crawl_otel
 
 HOME = Path(helix_crawl_otel.__file__).parent
 
-RATE = 500
-"""How much faster the run's clock is: a batch of 4 s takes 8 ms."""
+RATE = 200
+"""How much faster the run's clock is: a batch of 4 s takes 20 ms."""
+
+HEALTHY, SLOW = 4.0, 24.0
+"""Seconds of a batch. A slow one ends before its worker would be ended for what it keeps from its boundary."""
 
 BEGIN, STARTED = "finish_batch", "worker_started"
 """The way begins anew with each batch that ends, and is there once a worker has been started after one."""
@@ -34,6 +37,13 @@ ASIDE = ("helix-crawl-ticker", "helix-crawl-memory", "helix-crawl-shared-memory"
 """Threads that go their own way meanwhile, reading memory and the clock; a `QueueListener` draws."""
 
 
+SHOWN = ("console/", "formats.py", "dates.py", "logs.py", "otel/logline.py")
+"""What a terminal and the log show of it on the way is no part of it."""
+
+Function = tuple[str, str, int]
+"""File, name, line."""
+
+
 class Way:
     """What was called since the last batch ended: (file, function, line), of the threads that a batch goes through.
 
@@ -43,7 +53,7 @@ class Way:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._called: set[tuple[str, str, int]] = set()
+        self._called: set[Function] = set()
         self._began = False
         threading.setprofile(self._called_one)
         sys.setprofile(self._called_one)
@@ -58,7 +68,7 @@ class Way:
         if code.co_name == BEGIN and code.co_filename.endswith(("engine.py", "remote.py")):
             self._called, self._began = set(), True
         function = getattr(code, "co_qualname", code.co_name)  # from Python 3.11 on
-        self._called.add((os.path.relpath(code.co_filename, HOME), function, code.co_firstlineno))
+        self._called.add((Path(code.co_filename).relative_to(HOME).as_posix(), function, code.co_firstlineno))
         if code.co_name == STARTED and self._began:
             self.write()
 
@@ -70,7 +80,7 @@ class Way:
 
 
 def driver(folder: Path) -> None:
-    """Encodes in 4 s a batch, and from the 12th on in 80 s, on a full card. The second process has nothing to do."""
+    """Encodes, from the 12th batch on slowly and on a full card. The second process has nothing to do."""
     if (folder / "driver.json").exists():
         return
     way = Way(folder / "driver.json")
@@ -79,10 +89,10 @@ def driver(folder: Path) -> None:
     full = False
     try:
         with CrawlWatch(memory=lambda: MemoryReading(99 if full else 50, 100)) as watch, watch.shard("a") as shard:
-            for number in range(60):
+            for number in range(200):
                 full = number > 12
                 with shard.batch(genes=64, work=4000.0):
-                    time.sleep((80.0 if full else 4.0) / RATE)
+                    time.sleep((SLOW if full else HEALTHY) / RATE)
                 shard.boundary()
     finally:
         way.write()
@@ -97,24 +107,33 @@ def supervisor(folder: Path) -> int:
     return main(["run", "--state", str(folder / "state"), "--no-metrics", "--clock-rate", str(RATE), "--", *job])
 
 
-def count(listed: bool) -> None:
-    """Run it and print the counts."""
+def measured() -> dict[str, set[Function]]:
+    """Run it. Returns what each side has called, and `both`; without what is shown."""
     with tempfile.TemporaryDirectory() as name:
         command = [sys.executable, "-m", "tests.run.way", "supervisor", name]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        found = {
-            side: {tuple(one) for one in json.loads((Path(name) / f"{side}.json").read_text("utf-8"))}
-            for side in ("driver", "supervisor")
-        }
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found["both"] = found["driver"] | found["supervisor"]
+        if done.returncode:
+            raise RuntimeError(f"the run has failed: {done.stderr}")
+        found: dict[str, set[Function]] = {}
+        for side in ("driver", "supervisor"):
+            called = json.loads((Path(name) / f"{side}.json").read_text("utf-8"))
+            found[side] = {(file, function, line) for file, function, line in called if not file.startswith(SHOWN)}
+    return {**found, "both": found["driver"] | found["supervisor"]}
+
+
+def files(called: set[Function]) -> int:
+    """How many they are in."""
+    return len({file for file, _, _ in called})
+
+
+def main(*, listed: bool) -> None:
+    """Print the counts, and the functions where they are asked for."""
+    found = measured()
     for side, called in found.items():
-        print(f"{side}: {len(called)} functions in {len({file for file, _, _ in called})} files")
-    if listed:
-        for file, function, line in sorted(found["both"]):
-            sides = " ".join(side for side in ("driver", "supervisor") if (file, function, line) in found[side])
-            print(f"{file}:{line} {function} ({sides})")
+        print(f"{side}: {len(called)} functions in {files(called)} files")
+    for one in sorted(found["both"]) if listed else ():
+        sides = " ".join(side for side in ("driver", "supervisor") if one in found[side])
+        print(f"{one[0]}:{one[2]} {one[1]} ({sides})")
 
 
 if __name__ == "__main__":
@@ -123,4 +142,4 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["supervisor"]:
         sys.exit(supervisor(Path(sys.argv[2])))
     else:
-        count(listed="--list" in sys.argv)
+        main(listed="--list" in sys.argv)

@@ -646,7 +646,7 @@ def test_genes_that_a_worker_could_not_tell_of_are_counted(
         first.open("a")
         first.say(messages.Encoding("a", "cuda:0", 8))
         for gene in range(quarantined):
-            first.say(messages.QuarantineGene("a", str(gene), "bad"))
+            first.say(messages.QuarantineGene("a", str(gene), "b.txt", "Once", "bad"))
         first.start("a", 4, 1.0)
         first.finish(1.0)
         first.leave(-9)

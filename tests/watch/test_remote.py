@@ -400,3 +400,41 @@ def test_a_driver_without_boundaries_is_answered_and_waits_for_nothing(superviso
         assert supervisor.total("helix_dense_genes") == 5 * GENES
     assert supervisor.backend.pipeline.unjudged == {}
     assert supervisor.link._answers == {}
+
+
+def test_a_closed_watch_of_a_supervised_job_is_not_used_again(supervisor: Supervisor) -> None:
+    """As in a job that nobody supervises; a batch in flight ends as usual, and is judged."""
+    shard = supervisor.shard()
+    with shard.batch(GENES, WORK):
+        supervisor.clock.now += HEALTHY
+        supervisor.backend.close()
+    supervisor.sync()
+    assert collected(supervisor.reader)["helix_dense_genes"]["device=cuda:0", "shard=a"] == GENES
+    for again in (lambda: shard.batch(GENES), shard.boundary):
+        with pytest.raises(RuntimeError, match=r"^the CrawlWatch of shard 'a' is closed; make another one$"):
+            again()
+    shard.close()
+
+
+def test_a_pool_of_a_supervised_job_is_kept_out_of_encode(supervisor: Supervisor) -> None:
+    """The gate is the shard's own, whoever decides."""
+    encoded: list[str] = []
+
+    def on_demote() -> None:
+        thread = threading.Thread(target=encode, daemon=True)
+        threads.append(thread)
+        thread.start()
+        thread.join(0.05)
+        assert encoded == []
+
+    def encode() -> None:
+        with shard.batch(GENES, WORK):
+            encoded.append(shard.device)
+
+    threads: list[threading.Thread] = []
+    shard = supervisor.shard(on_demote=on_demote, exit_to_recycle=False)
+    with shard:
+        supervisor.crawl(shard, kind="EMPTY_CACHE")
+        supervisor.crawl(shard, kind="DEMOTE_CPU")
+        threads[0].join(30)
+        assert encoded == ["cpu"]
