@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from helix_crawl_otel.formats import MIB
-from helix_crawl_otel.policy.model import MemoryReading
 
-__all__ = ["RISE_BYTES", "STALE_SECONDS", "MemoryTrack", "Peaks", "Shared", "SharedFloor"]
+__all__ = ["RISE_BYTES", "STALE_SECONDS", "AnyReading", "MemoryTrack", "Peaks", "Shared", "SharedFloor"]
 
 STALE_SECONDS = 60.0
 """With no reading since the batch began, the last one counts for so long."""
@@ -29,6 +29,23 @@ SAME_MOMENT_SECONDS = 0.001
 RISE_BYTES = 512 * MIB
 """A rise by more than that counts as full. What a driver shifts about on its own is less, what an encoder spills more:
 a batch of BGE-M3 alone takes gigabytes."""
+
+
+class AnyReading(Protocol):
+    """What counts of a `MemoryReading`, or of a timeline's line of one."""
+
+    @property
+    def fraction(self) -> float | None:
+        """Dedicated memory in use, over the limit; `None` when either is unknown."""
+
+    @property
+    def shared_bytes(self) -> int | None:
+        """Of the workers; `None` is unknown."""
+
+    @property
+    def other_shared_bytes(self) -> int | None:
+        """Of everybody else."""
+
 
 _PEAKS_KEPT = 4096
 _LOWS_KEPT = 64
@@ -83,11 +100,13 @@ class MemoryTrack(Peaks):
     shared: Peaks = field(default_factory=Peaks)
     other_shared: Peaks = field(default_factory=Peaks)
 
-    def add(self, t: float, reading: MemoryReading) -> None:
+    def add(self, t: float, reading: AnyReading) -> None:
         """Take a reading of time `t`, in seconds, not before the previous one. What is unknown in it adds nothing."""
         self.put(t, reading.fraction)
-        self.shared.put(t, reading.shared_bytes)
-        self.other_shared.put(t, reading.other_shared_bytes)
+        if reading.shared_bytes is not None:
+            self.shared.put(t, reading.shared_bytes)
+        if reading.other_shared_bytes is not None:
+            self.other_shared.put(t, reading.other_shared_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable
 
 from helix_crawl_otel.policy.baseline import Baseline
 from helix_crawl_otel.policy.batch import Batch, BatchInfo
-from helix_crawl_otel.policy.memory import MemoryTrack, SharedFloor
+from helix_crawl_otel.policy.memory import AnyReading, MemoryTrack, SharedFloor
 from helix_crawl_otel.policy.model import (
     REMEDIES,
     ActionKind,
     Decision,
     DecisionKind,
-    MemoryReading,
     Outcome,
     ShardStatus,
     Verdict,
@@ -128,7 +127,7 @@ class Policy:
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
+    def read_memory(self, t: float, device: str, reading: AnyReading) -> None:
         """Take a memory reading of a device. What is unknown in it changes nothing."""
         if device not in self.state.memory:
             self.state.memory[device] = MemoryTrack()

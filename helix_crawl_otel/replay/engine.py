@@ -188,7 +188,7 @@ class ReplayEngine(PolicyInRuns):
 
     def read(self, t: float, number: int, event: timeline.MemoryEvent) -> None:
         """The policy takes the reading."""
-        self.policy.read_memory(t, event.device, event.reading)
+        self.policy.read_memory(t, event.device, event)
 
     def start(self, t: float, number: int, event: timeline.WorkerEvent) -> None:
         """It takes the place of the one before."""

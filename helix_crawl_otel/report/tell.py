@@ -116,10 +116,12 @@ class _ReportBuilder(PolicyInRuns):
         info = self._infos.pop(number, None) or self._info(t, number, batch)
         self._newest[batch.shard] = batch
         decisions, problem = self.policy.finish_batch(t, info, batch.seconds)
-        self._take([decision for decision in decisions if decision.t < t])
+        if decisions:
+            self._take([decision for decision in decisions if decision.t < t])
         told = self._batch(t, info, batch, is_judged=problem is None)
         self._tell(number, told, self._tale(batch.shard), is_end=True)
-        self._take([decision for decision in decisions if decision.t >= t])
+        if decisions:
+            self._take([decision for decision in decisions if decision.t >= t])
 
     def lose(self, t: float, number: int, batch: timeline.UnfinishedEvent) -> None:
         """It is told as one that came to nothing; its worker's crawls end here. What was due by then has been seen."""
@@ -133,11 +135,10 @@ class _ReportBuilder(PolicyInRuns):
 
     def read(self, t: float, number: int, event: timeline.MemoryEvent) -> None:
         """A point of the memory's line."""
-        reading = event.reading
-        self.policy.read_memory(t, event.device, reading)
-        is_known = reading.shared_bytes is not None and reading.limit_bytes is not None
-        shared = (reading.shared_bytes or 0) / (reading.limit_bytes or 1) if is_known else None
-        self._readings[event.device].append(Reading(t, event.device, reading.fraction, shared))
+        self.policy.read_memory(t, event.device, event)
+        is_known = event.shared_bytes is not None and event.limit_bytes is not None
+        shared = (event.shared_bytes or 0) / (event.limit_bytes or 1) if is_known else None
+        self._readings[event.device].append(Reading(t, event.device, event.fraction, shared))
 
     def start(self, t: float, number: int, event: timeline.WorkerEvent) -> None:
         """The crawls of the one before end here."""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from helix_crawl_otel.dates import moment_of
-from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.samples import LEAST, MOST, is_number
 
 __all__ = [
@@ -106,9 +105,9 @@ class MemoryEvent(NamedTuple):
     other_shared_bytes: int | None = None
 
     @property
-    def reading(self) -> MemoryReading:
-        """What the policy takes."""
-        return MemoryReading(self.used_bytes, self.limit_bytes, self.shared_bytes, self.other_shared_bytes)
+    def fraction(self) -> float | None:
+        """Used over limit; see `MemoryReading`, whose place it takes for the policy."""
+        return None if self.used_bytes is None or self.limit_bytes is None else self.used_bytes / self.limit_bytes
 
 
 class ActionEvent(NamedTuple):

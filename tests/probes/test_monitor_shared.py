@@ -94,7 +94,7 @@ def test_shared_memory_is_exported_and_recorded_with_the_readings_of_the_card(wa
     """One line of the timeline has both; before the counters have answered it has no such keys."""
     wait_until(lambda: watched.has(200, 10))
     assert watched.series("vram_used") == {("device=cuda:0",): 9 * GIB}
-    readings = [event.reading for event in read_timeline(watched.path) if isinstance(event, MemoryEvent)]
+    readings = [MemoryReading(*event[2:]) for event in read_timeline(watched.path) if isinstance(event, MemoryEvent)]
     assert readings[-1] == MemoryReading(9 * GIB, CARD, 200 * MIB, 10 * MIB)
 
 

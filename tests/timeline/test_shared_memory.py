@@ -24,11 +24,11 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         writer.memory(3.0, "cuda:0", None, None, None, 4)
     keys = [sorted(json.loads(line).keys() - LINE.keys()) for line in path.read_text(encoding="utf-8").splitlines()]
     assert keys == [[], ["other_shared_bytes", "shared_bytes"], ["other_shared_bytes"]]
-    readings = [event.reading for event in read_timeline(path) if isinstance(event, MemoryEvent)]
+    readings = [event[2:] for event in read_timeline(path) if isinstance(event, MemoryEvent)]
     assert readings == [
-        MemoryReading(6, 12),
-        MemoryReading(6, 12, 3, 0),
-        MemoryReading(None, None, None, 4),
+        (6, 12, None, None),
+        (6, 12, 3, 0),
+        (None, None, None, 4),
     ]
 
 
@@ -42,4 +42,5 @@ def test_a_value_that_cannot_be_is_named(key: str) -> None:
         assert reader.skipped[0].reason.startswith(f"{key} is {value!r}; accepted: 0 or more bytes, or null")
     [event] = read_timeline(io.BytesIO(json.dumps({**LINE, key: None}).encode()))
     assert isinstance(event, MemoryEvent)
-    assert event.reading == MemoryReading(6, 12)
+    assert event[2:] == (6, 12, None, None)
+    assert event.fraction == MemoryReading(6, 12).fraction == 0.5
