@@ -101,6 +101,9 @@ def test_filters_from_the_first_build_to_prune(rig: Rig) -> None:
     more = rig.build("--include", "*")
     assert [event["shard"] for event in more.of("ingested")] == ["a"]
     genes = rig.verify()["genes"]
+    less = rig.build("--exclude", "*.log")
+    told = "shard a: 1 source is there no longer, or is left out now; the genes stay until --prune"
+    assert told in [event["text"] for event in less.of("note")]
     assert rig.build("--exclude", "b/").code == 0
     assert rig.verify()["genes"] == genes
     assert rig.build("--prune").code == 0
