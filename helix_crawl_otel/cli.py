@@ -63,7 +63,8 @@ def main(argv: "Sequence[str] | None" = None) -> int:
             that its path may be changed.
 
     Returns:
-        The exit code. Wrong usage raises `SystemExit` with code 2, as `argparse` does.
+        The exit code; that of help is 0, also where nothing was typed. Wrong usage raises `SystemExit` with code 2, as
+        `argparse` does.
     """
     if argv is None:
         leave_current_folder()
@@ -72,7 +73,11 @@ def main(argv: "Sequence[str] | None" = None) -> int:
             stream.reconfigure(errors="replace")
     typed = sys.argv[1:] if argv is None else argv
     try:
-        args = _parser(typed).parse_args(typed)
+        parser = _parser(typed)
+        if not typed:
+            parser.print_help()
+            return DONE
+        args = parser.parse_args(typed)
         code: int = args.func(args)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -116,10 +121,10 @@ def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
     from helix_crawl_otel.formats import printable
 
     class Parser(argparse.ArgumentParser):
-        """Of the commands as well. What was typed is part of its errors."""
+        """Of the commands as well. What was typed is part of its errors, and what may have been meant."""
 
         def error(self, message: str) -> "NoReturn":
-            super().error(printable(message))
+            super().error(printable(_with_hint(message, typed)))
 
     parser = Parser(
         prog="helix-crawl",
@@ -131,10 +136,49 @@ def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
     parser.add_argument("--version", action="version", version=f"helix-crawl {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     first = typed[0] if typed else ""
+    if first and first not in (*_COMMANDS, "-h", "--help", "--version"):
+        parser.error(_no_command(first))
     names = () if first == "--version" else (first,) if first in _COMMANDS else _COMMANDS
     for name in names:
         import_module(f"helix_crawl_otel.commands.{name}").register(subparsers)
     return parser
+
+
+def _no_command(first: str) -> str:
+    """What is said of a first word that is none."""
+    from helix_crawl_otel.formats import nearest
+
+    if first.startswith("-"):
+        return f"{first} stands before a command; accepted: helix-crawl COMMAND, and its options behind it"
+    return f"no command {first!r}{nearest(first, _COMMANDS)}; `helix-crawl --help` lists them"
+
+
+def _with_hint(message: str, typed: "Sequence[str]") -> str:
+    """What argparse says of wrong usage, with the option that may have been meant, or whose option it is."""
+    from helix_crawl_otel.formats import nearest
+
+    says, _, words = message.partition("unrecognized arguments: ")
+    unknown = next((word.partition("=")[0] for word in words.split() if word.startswith("-")), None)
+    if says or unknown is None or not typed or typed[0] not in _COMMANDS:
+        return message
+    known = _options_by_command()
+    if near := nearest(unknown, known[typed[0]]):
+        return message + near
+    homes = [command for command, options in known.items() if unknown in options]
+    if homes:
+        return f"{message}; {unknown} is an option of {', '.join(homes)}"
+    return f"{message}; `helix-crawl {typed[0]} --help` lists the options"
+
+
+def _options_by_command() -> dict[str, list[str]]:
+    import argparse
+
+    found = {}
+    for action in _parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, parser in action.choices.items():
+                found[name] = [option for each in parser._actions for option in each.option_strings]
+    return found
 
 
 def _say(message: str, code: int) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from helix_crawl_otel.exit_codes import Refusal
+from helix_crawl_otel.formats import nearest
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.settings import ACTION_MODES, Settings
 
@@ -165,7 +166,9 @@ class Knob:
         try:
             return self.accepted.parse(text.strip())
         except ValueError:
-            raise ConfigError(f"{name} is {text[:80]!r}; accepted: {self.accepted.text}") from None
+            words = [word for word in re.split(", | or ", self.accepted.text) if " " not in word]
+            near = nearest(text.strip()[:80], words)
+            raise ConfigError(f"{name} is {text[:80]!r}; accepted: {self.accepted.text}{near}") from None
 
 
 def _rule(name: str, field: str, accepted: Accepted, meaning: str, *, alias: bool = False) -> Knob:

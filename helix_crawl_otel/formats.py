@@ -25,6 +25,7 @@ __all__ = [
     "html_text",
     "is_gone_reader",
     "mib",
+    "nearest",
     "number",
     "printable",
     "printable_lines",
@@ -148,6 +149,14 @@ def size(number_of_bytes: float) -> str:
         if number_of_bytes >= 0.9995 * 1000**power:
             return f"{number_of_bytes / 1000**power:,.1f} {unit}"
     return count(round(number_of_bytes), "byte")
+
+
+def nearest(given: str, accepted: Iterable[str]) -> str:
+    """Such as `; did you mean build?`, where one of what is accepted is nearly what was given, and else nothing."""
+    from difflib import get_close_matches  # late: only errors need it
+
+    found = get_close_matches(given, list(accepted), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def shard_name(shard: str) -> str:

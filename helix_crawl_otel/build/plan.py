@@ -19,7 +19,7 @@ from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
 from helix_crawl_otel.corpus.tree import ROOT_SHARD, ShardPlan, plan_tree
-from helix_crawl_otel.encoders.load import MINILM, is_of
+from helix_crawl_otel.encoders.load import is_of
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
 from helix_crawl_otel.paths import looked_at, on_disk
@@ -42,10 +42,13 @@ from helix_crawl_otel.shards.inspect import (
     salvage,
     stored_identity,
 )
+from helix_crawl_otel.shards.schema import LOCK_SECONDS
 
 __all__ = ["BuildPlan", "name_in_folder", "plan_backfill", "plan_build", "shard_of"]
 
 SUFFIX = ".db"
+
+ANOTHER_OUT = "another --out"
 
 
 @dataclass
@@ -125,7 +128,15 @@ def plan_build(
     settled = settle_sources(sources, known, output, moved=moved)
     before, begun = (known.shards, known.model) if known else ({}, None)
     files = [output / file for file in before.values()]
-    model, said = _model(options, files, begun, str(output), "another --out")
+    model, said = _model(
+        options.model,
+        files,
+        begun,
+        str(output),
+        reencode=options.reencode,
+        lock_seconds=options.lock_seconds,
+        elsewhere=ANOTHER_OUT,
+    )
     wanted, told = settle_filters(filters, known)
     salvaged: dict[str, Salvage | StoreError] = {}
     looked = TreeLook(lambda plan: _rule_of(plan, salvaged, options), progress)
@@ -176,7 +187,7 @@ def plan_build(
             planned.works.append(ShardWork(assigned(name, str(path), epoch, str(root))))
         else:
             is_there = on_disk(root / name.rpartition("/")[2]).exists()
-            why = f"of which no file in {root} is wanted now" if is_there else f"which is gone from {root}"
+            why = f"whose folder in {root} holds no file that is taken" if is_there else f"which is gone from {root}"
             planned.notes.append(f"{path.name} is of {name!r}, {why}; --prune removes its genes")
     return planned
 
@@ -212,18 +223,23 @@ def look_before(
     Returns:
         What was seen, and what is to be said of it.
     """
-    known = read_record(output)
+    known, notes = _record(output, LOCK_SECONDS)
     settled = settle_sources(sources, known, output, moved=moved)
+    before, begun = (known.shards, known.model) if known else ({}, None)
+    files, place = [output / file for file in before.values()], str(output)
+    chosen, said = _model(
+        model, files, begun, place, reencode=reencode, lock_seconds=LOCK_SECONDS, elsewhere=ANOTHER_OUT
+    )
     wanted, told = settle_filters(filters, known)
     looked = TreeLook(lambda plan: rule_of(held(output / plan.file)), progress)
     look = Look(looked, tuple(map(str, settled.taken.values())), wanted)
     for label, root in sorted(settled.taken.items()):
-        loose, found = plan_tree(root, output, wanted, label=label, known=known.shards if known else None)
+        loose, found = plan_tree(root, output, wanted, label=label, known=before)
         look.tree.take(loose, found)
         for plan in found:
             look.count(plan.name, output / plan.file, reencode=reencode)
-    look.measure(output, absolute_model(model or (known and known.model) or MINILM))
-    return look, [*settled.notes, *told]
+    look.measure(output, absolute_model(chosen))
+    return look, [*notes, *settled.notes, *told, *said]
 
 
 def _record(output: Path, lock_seconds: float) -> tuple[BuildRecord | None, list[str]]:
@@ -241,15 +257,22 @@ def _record(output: Path, lock_seconds: float) -> tuple[BuildRecord | None, list
 
 
 def _model(
-    options: EncodeOptions, paths: Sequence[Path], begun: str | None, place: str, elsewhere: str = ""
+    asked: str | None,
+    paths: Sequence[Path],
+    begun: str | None,
+    place: str,
+    *,
+    reencode: bool,
+    lock_seconds: float,
+    elsewhere: str = "",
 ) -> tuple[str, list[str]]:
     """The model of a run, by what the shards that are there say of theirs."""
     identities = []
     for path in paths:
         with suppress(StoreError):  # the plan says what is wrong with it
-            if (identity := stored_identity(path, options.lock_seconds)) is not None:
+            if (identity := stored_identity(path, lock_seconds)) is not None:
                 identities.append(identity)
-    return settle_model(options.model, identities, begun, place, reencode=options.reencode, elsewhere=elsewhere)
+    return settle_model(asked, identities, begun, place, reencode=reencode, elsewhere=elsewhere)
 
 
 def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], options: EncodeOptions) -> str | None:
@@ -342,7 +365,8 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     folders = list(dict.fromkeys(path.parent for path in paths))
     begun = {known.model for folder in folders for known in [_known(folder)] if known and known.model}
     place = str(paths[0] if len(paths) == 1 else " and ".join(map(str, folders)))
-    model, said = _model(options, paths, begun.pop() if len(begun) == 1 else None, place)
+    own = begun.pop() if len(begun) == 1 else None
+    model, said = _model(options.model, paths, own, place, reencode=options.reencode, lock_seconds=options.lock_seconds)
     planned = BuildPlan(model, notes=[*notes, *said])
     for path in paths:
         looked_at.place = str(path)

@@ -6,16 +6,18 @@ Source: DESIGN.md, section 3.3.
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from helix_crawl_otel.charts import ChartError
-from helix_crawl_otel.commands.common import Commands, add_command, say, say_json
+from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over
 from helix_crawl_otel.config import ConfigError, add_options, config_from_options, option_values
+from helix_crawl_otel.formats import count, nearest
 from helix_crawl_otel.paths import typed_path
-from helix_crawl_otel.simulate.compare import compare, legend, table
+from helix_crawl_otel.simulate.compare import DRAWS, compare, compare_draws, legend, table
 from helix_crawl_otel.simulate.picture import check_picture, draw_into
 from helix_crawl_otel.simulate.policies import DEFINITIONS
 from helix_crawl_otel.simulate.recording import write_timeline
@@ -23,6 +25,8 @@ from helix_crawl_otel.simulate.scenario import SCENARIOS, Scenario, by_name
 from helix_crawl_otel.simulate.scenario_file import EXAMPLE, ScenarioFileError, load_scenario
 
 __all__ = ["register", "run"]
+
+MOST_DRAWS = 1000
 
 
 def register(commands: Commands) -> None:
@@ -46,8 +50,9 @@ def register(commands: Commands) -> None:
     parser.add_argument("--record", metavar="FILE", help="write one policy's run as a timeline (.jsonl)")
     parser.add_argument("--policy", default="ladder", metavar="NAME", help="whose run --record writes; default: ladder")
     parser.add_argument(
-        "--seed", metavar="N", help="another draw of the batches, a whole number (default: the scenario's)"
+        "--seed", metavar="N", help="of the first draw, a whole number (default: the scenario's); the next ones follow"
     )
+    parser.add_argument("--draws", metavar="N", default=str(DRAWS), help=f"of each scenario (default {DRAWS})")
     add_options(parser)
 
 
@@ -72,7 +77,7 @@ def _run(args: argparse.Namespace) -> int:
             say(f"{scenario.name:16} {scenario.text}")
         return 0
     settings = config_from_options(option_values(args))
-    scenarios = _scenarios(args.scenario, args.seed)
+    scenarios, draws = _scenarios(args.scenario, args.seed), _draws(args.draws)
     plot = None if args.plot is None else typed_path(args.plot, "--plot")
     record = None if args.record is None else typed_path(args.record, "--record")
     for option, path in (("--plot", plot), ("--record", record)):
@@ -81,24 +86,45 @@ def _run(args: argparse.Namespace) -> int:
     if plot is not None and plot == record:
         raise ConfigError(f"--plot and --record are both {str(plot)!r}; accepted: two files")
     if args.policy not in DEFINITIONS:
-        raise ConfigError(f"--policy is {args.policy!r}; accepted: {', '.join(DEFINITIONS)}")
+        near = nearest(args.policy, DEFINITIONS)
+        raise ConfigError(f"--policy is {args.policy!r}; accepted: {', '.join(DEFINITIONS)}{near}")
     if plot is not None:
         check_picture(plot)
-    comparisons = [compare(scenario, settings) for scenario in scenarios]
+    rows = []
+    for number, scenario in enumerate(scenarios):
+        rows.append(compare_draws(scenario, settings, draws, functools.partial(_drawing, number, len(scenarios))))
+    say_over("")
     if args.json:
-        say_json([row.as_json() for item in comparisons for row in item.rows], indent=1)
+        say_json([row.as_json() for each in rows for row in each], indent=1)
     else:
-        say(*table(comparisons).split("\n"), "")
+        say(*table(rows).split("\n"), "")
         say("A model in virtual time, not a measurement. `helix-crawl simulate --help` says what the policies are.")
+        say(f"Of {count(draws, 'draw')} of each scenario: the middle one, and the worst.")
+    shown = {row.policy: replace(scenarios[0], seed=row.seed) for row in rows[0]}
     if plot is not None:
+        drawn = shown["ladder"]
         with _writing("--plot", plot):
-            draw_into(plot, comparisons[0])
-        say(f"picture: {plot}", to_stderr=True)
+            draw_into(plot, compare(drawn, settings), rows[0])
+        say(f"picture: {plot}, of seed {drawn.seed}, the middle draw of ladder", to_stderr=True)
     if record is not None:
+        drawn = shown[args.policy]
         with _writing("--record", record):
-            write_timeline(record, scenarios[0], comparisons[0].runs[args.policy], settings)
-        say(f"timeline of {args.policy}: {record}", to_stderr=True)
+            write_timeline(record, drawn, compare(drawn, settings).runs[args.policy], settings)
+        say(f"timeline of {args.policy}: {record}, of seed {drawn.seed}, its middle draw", to_stderr=True)
     return 0
+
+
+def _drawing(number: int, scenarios: int, done: int) -> None:
+    """On a terminal: all of them take seconds."""
+    say_over(f"scenario {number + 1} of {scenarios}: {count(done, 'draw')}")
+
+
+def _draws(text: str) -> int:
+    if not (
+        text.isascii() and text.isdigit() and 1 <= int(text[:5]) <= MOST_DRAWS and len(text) <= len(str(MOST_DRAWS))
+    ):
+        raise ConfigError(f"--draws is {text[:80]!r}; accepted: a whole number from 1 to {MOST_DRAWS}")
+    return int(text)
 
 
 @contextmanager
@@ -118,7 +144,8 @@ def _scenarios(name: str | None, seed: str | None) -> list[Scenario]:
         scenario = by_name(name)
         if scenario is None:
             names = ", ".join(item.name for item in SCENARIOS)
-            raise ConfigError(f"no scenario {name!r}; accepted: {names}, or a FILE.toml")
+            near = nearest(name, (item.name for item in SCENARIOS))
+            raise ConfigError(f"no scenario {name!r}; accepted: {names}, or a FILE.toml{near}")
         chosen = [scenario]
     if seed is None:
         return chosen

@@ -142,8 +142,9 @@ class Unread:
         return {**asdict(self), "share": self.share}
 
     def __str__(self) -> str:
-        longer = f"{count(self.genes, 'gene')} {'is' if self.genes == 1 else 'are'} longer than the model reads"
-        return f"{longer}; {max(1, round(100 * self.share))} % of their text is in no vector"
+        verb, whose = ("is", "its") if self.genes == 1 else ("are", "their")
+        longer = f"{count(self.genes, 'gene')} {verb} longer than the model reads"
+        return f"{longer}; {max(1, round(100 * self.share))} % of {whose} text is in no vector"
 
 
 @dataclass(frozen=True)

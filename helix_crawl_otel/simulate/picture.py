@@ -30,7 +30,7 @@ from helix_crawl_otel.charts import (
     write,
 )
 from helix_crawl_otel.formats import html_text, span
-from helix_crawl_otel.simulate.compare import Comparison, legend, table
+from helix_crawl_otel.simulate.compare import Comparison, Row, legend, table
 from helix_crawl_otel.simulate.loop import GIVE_UP_SECONDS, Mark, SimulatedRun
 from helix_crawl_otel.simulate.policies import CARD
 
@@ -71,12 +71,13 @@ def check_picture(path: Path) -> None:
     check_matplotlib("--plot")
 
 
-def draw_into(path: Path, comparison: Comparison) -> None:
+def draw_into(path: Path, comparison: Comparison, rows: Sequence[Row] = ()) -> None:
     """Draw a scenario into a file.
 
     Args:
         path: Ends in `.png` or `.html`. The page loads nothing.
-        comparison: All policies on one scenario.
+        comparison: All policies on one draw of a scenario.
+        rows: Of the table below the picture; none for those of this draw.
 
     Raises:
         ChartError: See `check_picture`.
@@ -85,7 +86,9 @@ def draw_into(path: Path, comparison: Comparison) -> None:
     check_picture(path)
     page = figure_of(comparison)
     if path.suffix.lower() == ".html":
-        path.write_text(_page(comparison, svg_of(page, "f", "Speed and memory under each policy")), encoding="utf-8")
+        path.write_text(
+            _page(comparison, rows, svg_of(page, "f", "Speed and memory under each policy")), encoding="utf-8"
+        )
     else:
         path.write_bytes(png_of(page, 130))
 
@@ -225,7 +228,7 @@ def _memory(comparison: Comparison, end: float) -> Panel:
     )
 
 
-def _page(comparison: Comparison, svg: str) -> str:
+def _page(comparison: Comparison, rows: Sequence[Row], svg: str) -> str:
     title = html_text(f"helix-crawl simulate {comparison.scenario.name}")
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -242,7 +245,7 @@ pre {{ overflow-x: auto; font-size: 13px; }}
 <body>
 {svg}
 <h2>Figures</h2>
-<pre>{html_text(table([comparison]))}</pre>
+<pre>{html_text(table([rows or comparison.rows]))}</pre>
 <h2>What is compared</h2>
 <pre>{html_text(legend())}</pre>
 <p>A model in virtual time, not a measurement.</p>

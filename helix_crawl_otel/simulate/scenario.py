@@ -15,12 +15,15 @@ from functools import partial
 
 from helix_crawl_otel.modelled_card import BatchLoad, CardModel, check_number
 
-__all__ = ["MAX_BATCHES", "SCENARIOS", "Scenario", "Stretch", "by_name"]
+__all__ = ["MAX_BATCHES", "MOST_SEEDS", "SCENARIOS", "Scenario", "Stretch", "by_name"]
 
 MAX_BATCHES = 20_000
 """Batches a run may have: 1.28 million genes in batches of 64. Keeps a typing error from running for hours."""
 
 _MOST = 1_000_000_000
+
+MOST_SEEDS = _MOST + 1
+"""Seeds that there are, from 0 on."""
 
 
 def _whole(name: str, value: object, least: int) -> None:

@@ -240,6 +240,8 @@ def test_another_model_is_refused_before_anything_is_done(tree: Path, out: Path)
             f"{out} was encoded by hashing (1, 256 dimensions), not by minilm; accepted: no --model, or --model "
             "hashing, which goes on with it; or --reencode, which encodes everything again; or another --out"
         )
+        words = ("build", str(tree), "--out", str(out), "--model", "minilm", "--dry-run")
+        assert run_here(*words) == (2, "", f"helix-crawl: error: {refused.value}\n")
         record_path(out).unlink(missing_ok=True)
     assert plan(tree, out, model="minilm", reencode=True).model == "minilm"
 

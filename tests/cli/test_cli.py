@@ -144,7 +144,7 @@ def test_knobs_come_from_options_then_the_environment(capsys: Output, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["no-such-command"], ["replay"], ["replay", "x", "--no-such"], ["replay", "x", "--fact=3"]]
+    "argv", [["no-such-command"], ["replay"], ["replay", "x", "--no-such"], ["replay", "x", "--fact=3"]]
 )
 def test_wrong_usage(argv: list[str], capsys: Output) -> None:
     """Exit code 2 with the usage; options are never guessed from their first letters."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -205,7 +206,8 @@ def test_examples_with_a_prompt_are_accepted(name: str) -> None:
 
 def test_the_rows_of_simulate_are_documented() -> None:
     """Each key of `--json`."""
-    row = Row("scenario", "policy", None, None, None, 0, 0)
+    drawn = Row("scenario", "policy", None, None, None, 0, 0, 7)
+    row = replace(drawn, draws=(drawn,))
     assert page("commands").table("simulate", "key").column("key") == list(row.as_json())
 
 

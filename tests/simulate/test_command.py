@@ -29,6 +29,7 @@ KEYS = [
     "detect_seconds",
     "interventions",
     "false_interventions",
+    "seed",
 ]
 POLICIES = ["none", "release", "finished-batches", "ladder", "best"]
 
@@ -50,13 +51,14 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_json_is_a_list_of_rows_with_the_fixed_keys(capsys: pytest.CaptureFixture[str]) -> None:
     """DESIGN.md, section 3.3: every scenario, five policies each, in this order."""
-    assert simulate("--json") == 0
+    assert simulate("--json", "--draws", "1") == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["scenario"], row["policy"]) for row in rows] == [
         (scenario.name, policy) for scenario in SCENARIOS for policy in POLICIES
     ]
     for row in rows:
-        assert list(row) == KEYS
+        assert list(row) == [*KEYS, "worst", "draws"]
+        assert row["worst"] == row["draws"][0] == {key: row[key] for key in KEYS}
         assert row["finish_seconds"] is None or row["finish_seconds"] > 0
         assert (row["ratio_to_best"] is None) == (row["finish_seconds"] is None)
         assert isinstance(row["interventions"], int)
@@ -74,7 +76,7 @@ def test_json_of_an_endless_run_has_null(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_table_of_everything_has_every_scenario_and_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     """A run that was given up is shown as one; nobody takes the model for a measurement."""
-    assert simulate() == 0
+    assert simulate("--draws", "1") == 0
     out = capsys.readouterr().out
     for scenario in SCENARIOS:
         assert f"\n{scenario.name} " in out
@@ -100,11 +102,43 @@ def test_help_holds_the_definitions(capsys: pytest.CaptureFixture[str]) -> None:
     assert "over best" in out
 
 
+def test_the_verdict_comes_from_ten_draws(capsys: pytest.CaptureFixture[str]) -> None:
+    """No seed is chosen: the middle one is shown and the worst, each a run that took place; false ones in any count."""
+    assert simulate("recurring-crawl", "--json") == 0
+    rows = {row["policy"]: row for row in json.loads(capsys.readouterr().out)}
+    for row in rows.values():
+        assert [draw["seed"] for draw in row["draws"]] == list(range(7, 17))
+        ratios = sorted(draw["ratio_to_best"] for draw in row["draws"])
+        assert (row["ratio_to_best"], row["worst"]["ratio_to_best"]) == (ratios[4], ratios[-1])
+        assert {key: row[key] for key in KEYS} in row["draws"]
+    ladder = rows["ladder"]
+    assert len({draw["finish_seconds"] for draw in ladder["draws"]}) == 10
+    assert ladder["worst"]["ratio_to_best"] > ladder["ratio_to_best"]
+
+
+def test_a_draw_that_was_given_up_is_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
+    """And one policy's draws are other ones than another's only where it acts."""
+    assert simulate("endless-batch", "--json", "--draws", "2") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0]["worst"]["finish_seconds"] is None
+    assert simulate("endless-batch", "--draws", "2") == 0
+    out = capsys.readouterr().out
+    assert "Of 2 draws of each scenario" in out
+    assert " worst " in out.splitlines()[0]
+
+
+def test_the_last_seed_is_followed_by_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever `--seed` accepts can be drawn from."""
+    assert simulate("throttling", "--seed", "999999999", "--draws", "3", "--json") == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert [draw["seed"] for draw in row["draws"]] == [999_999_999, 1_000_000_000, 0]
+
+
 def test_knobs_and_seed_reach_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     """`--window 4` notices sooner; another seed draws other batches."""
     found = []
     for words in ([], ["--window", "4"], ["--seed", "8"]):
-        assert simulate("incident-06-10", "--json", *words) == 0
+        assert simulate("incident-06-10", "--json", "--draws", "1", *words) == 0
         found.append(json.loads(capsys.readouterr().out)[3]["detect_seconds"])
     assert found[1] < found[0]
     assert found[2] != found[0]
@@ -124,6 +158,11 @@ def test_an_unknown_scenario_lists_what_exists(capsys: pytest.CaptureFixture[str
         (["--factor", "1"], "--factor is '1'; accepted: a number > 1"),
         (["--seed", "-1"], "--seed is '-1'; accepted: a whole number"),
         (["--seed", "x"], "--seed is 'x'"),
+        (["--draws", "0"], "--draws is '0'; accepted: a whole number from 1 to 1000"),
+        (["--draws", "1001"], "--draws is '1001'"),
+        (["incidnt-06-10"], "did you mean incident-06-10?"),
+        (["slow-disk", "--policy", "lader"], "did you mean ladder?"),
+        (["--action", "laddder"], "did you mean ladder?"),
         (["--policy", "x", "slow-disk"], "--policy is 'x'; accepted: none, release, finished-batches, ladder, best"),
         (["--plot", "a.png"], "--plot is for one scenario"),
         (["--record", "a.jsonl"], "--record is for one scenario"),
