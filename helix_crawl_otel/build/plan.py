@@ -187,7 +187,7 @@ def plan_build(
             planned.works.append(ShardWork(assigned(name, str(path), epoch, str(root))))
         else:
             is_there = on_disk(root / name.rpartition("/")[2]).exists()
-            why = f"of which no file in {root} is wanted now" if is_there else f"which is gone from {root}"
+            why = f"whose folder in {root} holds no file that is taken" if is_there else f"which is gone from {root}"
             planned.notes.append(f"{path.name} is of {name!r}, {why}; --prune removes its genes")
     return planned
 
