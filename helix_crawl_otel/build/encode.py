@@ -166,6 +166,7 @@ def _ingest(
             read_as=[(source, note.kind) for source, note in done.notes.items() if not note.reason][:MOST_PROBLEMS],
             problems=done.problems[:MOST_PROBLEMS],
             problem_count=len(done.problems),
+            gone=0 if assignment.prune else len(done.gone),
         )
     )
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from helix_crawl_otel.formats import shard_name
+from helix_crawl_otel.formats import count, shard_name
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
@@ -351,6 +351,8 @@ class BuildJob:
                 for source, reason in problems:
                     self._emit(events.SourceTrouble(t, shard, source, reason))
                 self._emit(events.Ingested(t, shard, sources, added, removed, skipped))
+                if message.gone:
+                    self._emit(events.Note(t, "warning", _kept(shard, message.gone)))
             case messages.StartBatch(shard=shard, genes=genes):
                 self._emit(events.BatchStarted(t, shard, slot, int(genes)))
             case messages.QuarantineGene(shard, gene, source, begins, reason):
@@ -500,6 +502,13 @@ class BuildJob:
         work.state, work.reason = "failed", reason
         self._pipeline.close_shard(work.assignment.shard, "failed")
         self._emit(events.ShardEnded(self._clock(), work.assignment.shard, "failed", work.encoded, reason))
+
+
+def _kept(shard: str, gone: int) -> str:
+    """What is said of sources whose genes stay although nothing of them is taken any more."""
+    are = "is" if gone == 1 else "are"
+    where = f"shard {shard_name(shard)}: {count(gone, 'source')} {are} there no longer, or {are} left out now"
+    return f"{where}; the genes stay until --prune"
 
 
 def _device_variables(start: WorkerStart) -> dict[str, str]:

@@ -202,3 +202,18 @@ def test_a_batch_that_has_raised_does_not_age() -> None:
     progress = hung(21.0)
     progress.take(events.BatchAbandoned(22.0, "a", "job"))
     assert "running for" not in "\n".join(progress_lines(1621.0, progress))
+
+
+def test_a_job_whose_user_says_how_many_genes_there_are_has_a_time_to_go() -> None:
+    """Those of earlier runs are done; more than was said is no negative rest."""
+    progress = Progress()
+    progress.take(events.RunStarted(0.0, "c", "o", "job.py", ("unknown",), "w", 0, 0, 100, 500))
+    progress.take(events.ShardStarted(1.0, "a", "job", "cpu", None))
+    for n in range(5):
+        progress.take(events.Committed(2.0 + n, "a", "job", "cpu", 20, None, 20.0, 20.0, None, 0, False))
+    assert (progress.left, progress.share, progress.is_all_known) == (300, 0.4, True)
+    assert progress_text(6.0, progress) == "200 of 500 genes (40 %), 20.0 genes/s, 15 s to go"
+    assert progress.run is not None
+    assert progress.run.devices == ("cpu",)
+    progress.take(events.Committed(7.0, "a", "job", "cpu", 400, None, 20.0, 20.0, None, 0, False))
+    assert (progress.left, progress.to_go(7.0)) == (0, None)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
+from typing import cast
 
-from helix_crawl_otel.otel.gauges import GaugeState, Snapshot
+from helix_crawl_otel.otel.gauges import ExportedMetrics, GaugeState, Snapshot
+from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
@@ -122,3 +125,16 @@ def test_the_throughput_of_a_hung_batch_is_what_it_can_still_come_to() -> None:
     assert board.snapshot(18.0).shards["a"].rate == 16.0
     assert board.snapshot(656.0).shards["a"].rate == 0.1
     assert board.snapshot(656.0).shards["a"].status.ema == 16.0
+
+
+def test_what_is_left_of_a_whole_job_has_no_shard() -> None:
+    """Its user has said how many genes it has, of no shard in particular."""
+    board = Board()
+    assert _seen(board).pending_in_all is None
+    board.set_pending_in_all(680)
+    hub = SimpleNamespace(labels=None, add=None, count=lambda *_: None)
+    exported = ExportedMetrics(
+        cast("Instruments", hub), limit_ratio=0.2, batch_age=lambda _: 0.0, queue_length=lambda: 0
+    )
+    exported.snapshot = _seen(board)
+    assert list(exported.rows("helix_dense_genes_pending")) == [(680, {})]
