@@ -132,12 +132,12 @@ def _parsed(content: Mapping[str, Any]) -> BuildRecord:
     model, filters = content["model"], content["filters"]
     if not (model is None or isinstance(model, str)) or not isinstance(filters, dict):
         raise ValueError("its model is no text, or its filters are no object")
-    sources = _each_once([(_text(one["label"]), _text(one["path"])) for one in content["sources"]])
+    sources = _each_once([(_text(one["label"]), _text(one["path"])) for one in content["sources"]], "sources")
     for path in sources.values():
         if not path or "\0" in path:
             raise ValueError(f"{path!r} is no path of a source")
-    shards = _each_once([(_text(one["name"]), _text(one["file"])) for one in content["shards"]])
-    _each_once([(file, name) for name, file in shards.items()])
+    shards = _each_once([(_text(one["name"]), _text(one["file"])) for one in content["shards"]], "shards")
+    _each_once([(file, name) for name, file in shards.items()], "files")
     for name, file in shards.items():
         if not file.strip(".") or set(file) & set("/\\:\0"):
             raise ValueError(f"{file!r} is no name of a file")
@@ -147,10 +147,12 @@ def _parsed(content: Mapping[str, Any]) -> BuildRecord:
     return BuildRecord(sources, shards, model=model, options=options, filters=filters)
 
 
-def _each_once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("of its sources, or of its shards, two bear one name, or are one file")
+def _each_once(pairs: Sequence[tuple[str, str]], what: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"two of its {what} are {key!r}")
+        found[key] = value
     return found
 
 
