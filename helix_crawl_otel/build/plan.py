@@ -42,7 +42,7 @@ from helix_crawl_otel.shards.inspect import (
     salvage,
     stored_identity,
 )
-from helix_crawl_otel.shards.schema import LOCK_SECONDS
+from helix_crawl_otel.shards.schema import LOCK_SECONDS, beside
 
 __all__ = ["BuildPlan", "name_in_folder", "plan_backfill", "plan_build", "shard_of"]
 
@@ -334,6 +334,13 @@ def _plan_shard(
                 return
             pending, epoch = found.pending if unchanged and not options.reencode else None, found.epoch
             planned.old += is_old and found.identity is not None and not options.reencode
+    elif any(part.is_file() and part.stat().st_size for part in beside(path)[:2]):
+        # SQLite would delete a log without its file, and the file may only have been moved.
+        try:
+            planned.notes.append(f"what SQLite kept beside {path}, which is gone, is now beside {set_aside(path).name}")
+        except CannotSetAside as failure:
+            planned.failures[plan.name] = f"{path} is gone, and what SQLite kept beside it is in the way: {failure}"
+            return
     again = {"reencode": options.reencode, "retry_quarantined": options.retry_quarantined}
     assignment = assigned(plan.name, str(path), epoch, str(plan.root), **again)
     planned.works.append(ShardWork(assignment, pending, expected(seen, path, reencode=options.reencode)))
