@@ -121,6 +121,10 @@ class FolderStanding:
         named = f": {', '.join(missing[:NAMED])}{', …' if len(missing) > NAMED else ''}" if missing else ""
         return ", ".join(parts) + named
 
+    def lack(self) -> str:
+        """That a folder is not complete, and the command that goes on."""
+        return f"{self.folder} is not complete ({self.sentence()}); to go on: {self.way_on()}"
+
     def way_on(self, more: Sequence[str] = ()) -> str:
         """The command that goes on, empty where nobody knows it.
 
@@ -161,9 +165,7 @@ def shortfall(folder: Path) -> str | None:
             standing.states[name] = _state(folder / files[name])
     if standing.is_complete:
         return None
-    if standing.trouble:
-        return standing.trouble
-    return f"{folder} is not complete ({standing.sentence()}); to go on: {standing.way_on()}"
+    return standing.trouble or standing.lack()
 
 
 def _state(path: Path) -> str:
