@@ -189,7 +189,7 @@ def _look_at(path: Path, planned: str | None, *, quick: bool) -> _Row:
     name = planned or path.stem
 
     def tell(genes: int) -> None:
-        say_over(f"{path.name}: {genes:,} genes")
+        say_over(f"{path.name}: {count(genes, 'gene')}")
 
     try:
         made, accounts = provenance(path, planned=planned), account(path, tell, quick=quick)
