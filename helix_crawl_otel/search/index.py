@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from helix_crawl_otel.search.place import SourceState, place_of
 from helix_crawl_otel.shards.answers import count_without_vector, stored_gene
 from helix_crawl_otel.shards.errors import EmptyFile, EncoderRefused, NoShards, StoreError, shown_identity
 from helix_crawl_otel.shards.inspect import find_shards, has_vectors, stored_identity, vector_pages
-from helix_crawl_otel.shards.standing import BEGUN, DONE, UNREADABLE, FolderStanding, provenance, shortfall
+from helix_crawl_otel.shards.standing import BEGUN, FolderStanding, shortfall, state_of
 from helix_crawl_otel.shards.vectors import nearest
 
 __all__ = ["Index", "Match", "query"]
@@ -201,8 +201,9 @@ class Index:
             self.notes.append(standing.trouble)
         if standing.record is not None:
             for name, file in standing.record.shards.items():
+                path = self._path / file
                 if standing.states[name] == BEGUN:
-                    standing.states[name] = _state(self._path / file, open_genes)
+                    standing.states[name] = state_of(path, name, is_encoded=open_genes.get(path) == 0)
             if not standing.is_complete:
                 self.notes.append(standing.lack())
         elif lacking := sum(open_genes.values()):
@@ -341,12 +342,3 @@ def _matches(best: Sequence[tuple[float, tuple[Path, object]]], count: int) -> l
             continue
         found.append(Match(gene_id, gene.source_id, round(score, 6), gene.content, place.line, place.state))
     return found
-
-
-def _state(path: Path, open_genes: Mapping[Path, int]) -> str:
-    """The state of a planned shard, as far as it is known without a look at each vector."""
-    try:
-        is_ingested = provenance(path, is_built=True).is_ingested
-    except StoreError:
-        return UNREADABLE
-    return DONE if is_ingested and open_genes.get(path) == 0 else BEGUN
