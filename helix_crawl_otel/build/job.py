@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from helix_crawl_otel.formats import shard_name
+from helix_crawl_otel.formats import count, shard_name
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
@@ -141,7 +141,7 @@ class ShardWork:
         bad_batches: Batches that killed a worker.
         batch: The batch that its worker is on: first gene and size.
         is_wary: A worker has died while it was on none.
-        state: `pending`, `running`, `done`, `failed` or `paused`.
+        state: `pending`, `running`, `done`, `failed`, `paused` or `not begun`.
         reason: Why it failed.
         was_set_aside: Its file was corrupt and has been replaced once.
         shortages: How many workers in a row had to leave it on its device for want of memory.
@@ -351,6 +351,8 @@ class BuildJob:
                 for source, reason in problems:
                     self._emit(events.SourceTrouble(t, shard, source, reason))
                 self._emit(events.Ingested(t, shard, sources, added, removed, skipped))
+                if message.gone:
+                    self._emit(events.Note(t, "warning", _kept(shard, message.gone)))
             case messages.StartBatch(shard=shard, genes=genes):
                 self._emit(events.BatchStarted(t, shard, slot, int(genes)))
             case messages.QuarantineGene(shard, gene, source, begins, reason):
@@ -489,17 +491,24 @@ class BuildJob:
             return True
 
     def paused(self) -> None:
-        """The run has ended early: what is not done is paused."""
+        """The run has ended early: what is not done is paused, or has not been begun where there is no file."""
         with self._lock:
             for work in self.shards:
                 if work.state in ("pending", "running"):
-                    work.state = "paused"
+                    work.state = "paused" if Path(work.assignment.path).exists() else "not begun"
 
     def _fail(self, work: ShardWork, reason: str) -> None:
         """The shard cannot be finished in this run."""
         work.state, work.reason = "failed", reason
         self._pipeline.close_shard(work.assignment.shard, "failed")
         self._emit(events.ShardEnded(self._clock(), work.assignment.shard, "failed", work.encoded, reason))
+
+
+def _kept(shard: str, gone: int) -> str:
+    """What is said of sources whose genes stay although nothing of them is taken any more."""
+    are = "is" if gone == 1 else "are"
+    where = f"shard {shard_name(shard)}: {count(gone, 'source')} {are} there no longer, or {are} left out now"
+    return f"{where}; the genes stay until --prune"
 
 
 def _device_variables(start: WorkerStart) -> dict[str, str]:

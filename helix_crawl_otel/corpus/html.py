@@ -36,6 +36,8 @@ _BLOCKS = frozenset(
 # fmt: on
 _APART = frozenset({"blockquote", "dl", "h1", "h2", "h3", "h4", "h5", "h6", "ol", "p", "pre", "table", "title", "ul"})
 _CELLS = frozenset({"td", "th"})
+_GAPS = ("", " ", "\t", "\n", "\n\n")
+_GAP_AT = {**dict.fromkeys(_CELLS, 2), **dict.fromkeys(_BLOCKS, 3), **dict.fromkeys(_APART, 4)}
 _BLANKS = re.compile(r"[ \t\n\r\f\u00a0]+")
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
 
@@ -76,7 +78,7 @@ class _Text:
 
     def __init__(self) -> None:
         self._parts: list[str] = []
-        self._gap = ""
+        self._gap = 0  # before the next text, the widest that was asked for; none before the first
         self._has_text = False
         self._hidden: list[str] = []
         self._pre = 0
@@ -114,11 +116,11 @@ class _Text:
             return
         text = _BLANKS.sub(" ", text)
         if text.startswith(" "):
-            self._want(" ")
+            self._gap = self._gap or 1
         if core := text.strip(" "):
             self._put(core)
             if text.endswith(" "):
-                self._want(" ")
+                self._gap = 1
 
     def comment(self, text: str) -> None:
         """Is nobody's text."""
@@ -127,21 +129,12 @@ class _Text:
         """At the end."""
 
     def _break_at(self, tag: str) -> None:
-        if tag in _APART:
-            self._want("\n\n")
-        elif tag in _BLOCKS:
-            self._want("\n")
-        elif tag in _CELLS:
-            self._want("\t")
-
-    def _want(self, gap: str) -> None:
-        """A gap before the next text, the widest that was asked for; none before the first."""
-        order = ("", " ", "\t", "\n", "\n\n")
-        if order.index(gap) > order.index(self._gap):
+        gap = _GAP_AT.get(tag, 0)
+        if gap > self._gap:
             self._gap = gap
 
     def _put(self, text: str) -> None:
         if self._has_text:
-            self._parts.append(self._gap)
+            self._parts.append(_GAPS[self._gap])
         self._parts.append(text)
-        self._gap, self._has_text = "", True
+        self._gap, self._has_text = 0, True

@@ -352,6 +352,7 @@ class IngestEnd(Message):
         read_as: The first hundred sources that were not read as they stand, with what they were read as.
         problems: Sources that cannot be read, with the reason: the first hundred.
         problem_count: How many there are.
+        gone: How many sources are there no longer, or are left out now, and keep their genes.
     """
 
     shard: str
@@ -363,6 +364,7 @@ class IngestEnd(Message):
     read_as: list[tuple[str, str]]
     problems: list[tuple[str, str]]
     problem_count: int
+    gone: int = 0
 
 
 @dataclass(frozen=True)

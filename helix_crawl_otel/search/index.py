@@ -21,10 +21,10 @@ from helix_crawl_otel.formats import count as counted
 from helix_crawl_otel.formats import genes
 from helix_crawl_otel.probes.device import TorchDevice, device_name
 from helix_crawl_otel.search.place import SourceState, place_of
-from helix_crawl_otel.shards.answers import stored_gene
-from helix_crawl_otel.shards.errors import EncoderRefused, StoreError, shown_identity
-from helix_crawl_otel.shards.inspect import find_shards, has_vectors, salvage, stored_identity, vector_pages
-from helix_crawl_otel.shards.standing import FolderStanding, shortfall
+from helix_crawl_otel.shards.answers import count_without_vector, stored_gene
+from helix_crawl_otel.shards.errors import EmptyFile, EncoderRefused, NoShards, StoreError, shown_identity
+from helix_crawl_otel.shards.inspect import find_shards, has_vectors, stored_identity, vector_pages
+from helix_crawl_otel.shards.standing import DONE, FolderStanding, provenance, shortfall
 from helix_crawl_otel.shards.vectors import nearest
 
 __all__ = ["Index", "Match", "query"]
@@ -110,13 +110,19 @@ class Index:
             found = self._look()
             self._identity = _wanted(self._path, [identity for identity in found.values() if identity], model)
         except StoreError as error:
-            if isinstance(error, EncoderRefused) or (lack := shortfall(self._path)) is None:
+            is_lack = type(error) in (StoreError, NoShards, EmptyFile)  # the others say what is wrong with a file
+            if not is_lack or (lack := shortfall(self._path)) is None:
                 raise
             raise type(error)(lack) from None  # that is why there is nothing, and how there will be something
         self._shards = [shard for shard, identity in found.items() if identity == self._identity]
         if not any(map(has_vectors, self._shards)):
             raise StoreError(f"{self._path} holds no vectors of {shown_identity(self._identity)} yet; build it first")
-        self._note_open()
+        self.notes += [
+            f"{shard} says nothing of the encoder of its vectors; it is left out: `helix-crawl backfill` adopts them"
+            for shard, identity in found.items()
+            if identity is None and has_vectors(shard)
+        ]
+        self._note_open(list(found))
         self._model, self._encoder = self._load(model, where)
 
     def __enter__(self) -> Index:
@@ -187,17 +193,25 @@ class Index:
             raise failed
         return found
 
-    def _note_open(self) -> None:
+    def _note_open(self, looked_at: Sequence[Path]) -> None:
         """Say what is not there yet, by the record of the build where there is one, else by the shards themselves."""
-        lack = shortfall(self._path)
-        if lack is None and not (self._path.is_dir() and FolderStanding.of(self._path).record):
-            still = [one.pending for one in map(salvage, self._shards) if not one.is_complete]
-            if still:
-                lacks = "some genes lack" if None in still else _lack(sum(number or 0 for number in still))
-                of = counted(len(self._shards), "shard")
-                lack = f"{self._path} is not complete: {lacks} a vector, in {len(still)} of {of}"
-        if lack is not None:
-            self.notes.append(lack)
+        open_genes = {shard: count_without_vector(shard) for shard in looked_at}
+        standing = FolderStanding.of(self._path) if self._path.is_dir() else FolderStanding(self._path)
+        if standing.trouble:
+            self.notes.append(standing.trouble)
+        if standing.record is not None:
+            for name, file in standing.record.shards.items():
+                path = self._path / file
+                if open_genes.get(path) == 0 and provenance(path).is_ingested:
+                    standing.states[name] = DONE
+            if not standing.is_complete:
+                said, way_on = standing.sentence(), standing.way_on()
+                self.notes.append(f"{self._path} is not complete ({said}); to go on: {way_on}")
+        elif lacking := sum(open_genes.values()):
+            lack = f"{genes(lacking)} {'lacks' if lacking == 1 else 'lack'} a vector"
+            shards = sum(number > 0 for number in open_genes.values())
+            of = counted(len(looked_at), "shard")
+            self.notes.append(f"{self._path} is not complete: {lack}, in {shards} of {of}")
 
     def _load(self, model: str | None, device: str) -> tuple[str, Encoder | None]:
         name = model if model is not None else model_of(self._identity)
@@ -302,10 +316,6 @@ def _chosen(model: str) -> str:
         count_torch=lambda: devices.count_torch_devices(environ),
     )
     return plan.slots[0][1]
-
-
-def _lack(number: int) -> str:
-    return f"{genes(number)} {'lacks' if number == 1 else 'lack'}"
 
 
 def _guarded(step: Callable[[], Value], what: str) -> Value:

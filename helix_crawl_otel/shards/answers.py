@@ -8,9 +8,9 @@ from pathlib import Path
 from helix_crawl_otel.shards.genes import content_hash, gene_id
 from helix_crawl_otel.shards.inspect import reading
 from helix_crawl_otel.shards.notes import read_notes
-from helix_crawl_otel.shards.schema import TREE_NOTE
+from helix_crawl_otel.shards.schema import BLANK, TREE_NOTE
 
-__all__ = ["StoredGene", "stored_gene"]
+__all__ = ["StoredGene", "count_without_vector", "stored_gene"]
 
 MOST_OCCURRENCES = 64
 """Of a passage that is repeated in its source: so many are told apart."""
@@ -59,3 +59,13 @@ def stored_gene(path: Path, gene: object) -> StoredGene | None:
         sql = "SELECT size, mtime_ns FROM helix_crawl_sources WHERE source_id = ?"
         size, mtime_ns = connection.execute(sql, (source_id,)).fetchone() or (None, None)
     return StoredGene(gene, str(source_id), content, Path(tree[0]), tree[1], size, mtime_ns)
+
+
+def count_without_vector(path: Path) -> int:
+    """Genes of a shard that have no vector yet and can have one. Raises as `reading` does.
+
+    What stands there is not looked at, as `salvage` does: of a million vectors that takes seconds.
+    """
+    with reading(path) as (connection, table):
+        lacks = f"typeof({table.vector}) <> 'blob' AND NOT {BLANK} AND NOT {table.quarantined}"
+        return int(connection.execute(f"SELECT count(*) FROM genes WHERE {lacks}").fetchone()[0])

@@ -11,7 +11,7 @@ from contextlib import closing
 
 from tests.build.rig import Rig, prose
 
-DIGEST = "a31f6161685b69dfd2836518955e57bec0c3ee04259f945b02b9d4562a22cd6f"
+DIGEST = "c3b85b24f2c3150fe412b22dcc856fa22f07d3587061f1b8d801d22a383e083a"
 
 TREE: dict[str, str | bytes] = {
     "loose.txt": "A loose file.\r\nOf two lines.\r\n",

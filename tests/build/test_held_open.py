@@ -19,7 +19,7 @@ from tests.build.rig import Rig
 
 pytestmark = pytest.mark.skipif(sys.platform != "win32", reason="needs Windows: here an open file can be renamed")
 
-DIGEST = "62555182f245fd0dc3393f8ff412155c61c10a233e576413507a7d7bc2af5cc4"
+DIGEST = "2d5342ac10da95fc2058662d346615467a76c8c6b7624949599657b521b9ee00"
 """Of three shards of two files of six paragraphs; recorded on Linux."""
 
 OPEN_EXISTING = 3

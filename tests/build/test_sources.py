@@ -61,9 +61,12 @@ def test_sources_that_go_and_change_while_a_build_runs(rig: Rig) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a named pipe as files are, which Windows has elsewhere")
 def test_what_is_no_regular_file_is_left_alone(rig: Rig) -> None:
-    """A pipe that nobody writes to would be waited for for ever."""
+    """A pipe that nobody writes to would be waited for for ever. It is named, and nothing has failed."""
     rig.write({"a/one.txt": "One passage."})
     os.mkfifo(rig.source / "a/pipe.txt")
     os.mkfifo(rig.source / "loose.txt")
-    assert rig.build().code == 0
+    done = rig.build()
+    assert done.code == 0
     assert rig.verify()["genes"] == 1
+    assert [(event["source"], event["what"]) for event in done.of("source_skipped")] == [("a/pipe.txt", "pipe")]
+    assert done.summary["skipped_sources"] == rig.build().summary["skipped_sources"] == {"pipe": 1}

@@ -117,3 +117,4 @@ def test_genes_that_are_given_are_counted(rig: Rig) -> None:
     with closing(sqlite3.connect(shard)) as database, database:
         database.execute("DELETE FROM genes WHERE gene_id = 'g0'")
     assert count_unread(shard) == Unread(1, 1000, 488)
+    assert str(count_unread(shard)) == "1 gene is longer than the model reads; 49 % of its text is in no vector"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import sqlite3
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -284,3 +286,62 @@ def test_a_file_of_any_date_is_taken_in(year: int, root: Path, path: Path, monke
     assert report.problems == []
     assert report.added_genes > 0
     assert taken_in(path, root).unchanged == 3
+
+
+def test_a_folder_of_an_earlier_version_keeps_what_is_read_as_it_was(root: Path, path: Path) -> None:
+    """HTML and what could not be read are taken in again; all else is read, found to be the same, and left alone."""
+    write_tree(root, {"a/page.html": "<p>Boil <b>wa</b>ter.", "a/old.txt": "Die Straße wird größer.".encode("cp1252")})
+    taken_in(path, root)
+    encoded(path)
+    before = contents(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE helix_crawl_sources SET digest = replace(digest, 'read-2:', '')")
+        connection.execute("DELETE FROM genes WHERE source_id = 'a/old.txt'")
+        old = f"{RULE.fingerprint}:not text"
+        connection.execute("UPDATE helix_crawl_sources SET digest = ?, genes = 0 WHERE source_id = 'a/old.txt'", (old,))
+        connection.execute("UPDATE genes SET gene_id = 'tags', content = '<p>' WHERE source_id = 'a/page.html'")
+        tags = f"{RULE.fingerprint}:{hashlib.sha256((root / 'a/page.html').read_bytes()).hexdigest()}"
+        connection.execute("UPDATE helix_crawl_sources SET digest = ? WHERE source_id = 'a/page.html'", (tags,))
+        connection.execute("DROP TABLE helix_crawl_source_notes")
+    report = taken_in(path, root)
+    assert (report.added_genes, report.removed_genes, report.unchanged) == (2, 1, 0)
+    assert {source: note.kind for source, note in report.notes.items()} == {"a/old.txt": "cp1252"}
+    assert encoded(path) == 2
+    assert sorted(contents(path), key=str) == sorted(before, key=str)
+    assert taken_in(path, root).unchanged == 5
+
+
+def test_what_was_guessed_or_refused_is_looked_at_again_by_another_detector(
+    root: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may know more; what was certain is not read again. Notes of what is as it was stay, run after run."""
+    write_tree(root, {"a/old.txt": "Die Straße wird größer.".encode("cp1252"), "a/word.txt": b"caf\xe9\xe9\n"})
+    first = taken_in(path, root)
+    assert set(first.notes) == {"a/old.txt", "a/word.txt"}
+    again = taken_in(path, root)
+    assert (again.unchanged, again.notes) == (5, first.notes)
+    monkeypatch.setattr(module, "detector", lambda: "chardet 99")
+    assert taken_in(path, root).unchanged == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and links as Windows does not have them")
+def test_what_is_no_file_of_its_own_is_named_and_a_file_of_two_names_is_one_source(root: Path, path: Path) -> None:
+    """Its genes under a second name, which an earlier version took in, go at once: they are there by the first."""
+    (root / "a/zwei.txt").write_text((root / "a/two.txt").read_text(encoding="utf-8"), encoding="utf-8")
+    before = taken_in(path, root)
+    (root / "a/zwei.txt").unlink()
+    os.link(root / "a/two.txt", root / "a/zwei.txt")
+    (root / "a/link.txt").symlink_to("one.txt")
+    (root / "a/dead").symlink_to("nowhere")
+    os.mkfifo(root / "a/pipe")
+    report = taken_in(path, root)
+    assert {source: note.reason for source, note in report.notes.items()} == {
+        "a/dead": "it is a link to nothing",
+        "a/link.txt": "it is the same file as a/one.txt",
+        "a/pipe": "it is no file, but a pipe",
+        "a/zwei.txt": "it is the same file as a/two.txt",
+    }
+    assert (before.sources, report.sources, report.gone) == (4, 3, [])
+    assert {row[2] for row in contents(path)} == {"a/one.txt", "a/two.txt", "a/x/three.txt"}
+    (root / "a/pipe").unlink()
+    assert "a/pipe" not in taken_in(path, root).notes

@@ -15,7 +15,7 @@ from tests.programs import require_program
 
 pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")
 
-DIGEST = "09e43118b9cdb5dbb90f4c7ce09e8de7ee81b2998c252db3f2dbdd602cf67888"
+DIGEST = "2df0744d2de6f8e25d99eeccc685d991aefb40b285e853e14438c05a0b838677"
 """Of `small_second_shard`, built without any fault, on every system; recorded on Linux."""
 
 RATE = "clock:rate=25"

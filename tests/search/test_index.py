@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -221,3 +222,13 @@ def test_equal_scores_come_in_the_order_of_the_shards(tmp_path: Path) -> None:
     make(tmp_path / "b.db", {f"b/{n}": "the same words" for n in range(30)})
     found = query(tmp_path, "the same words", 40)
     assert [match.gene_id for match in found] == [f"a-{n}" for n in range(30)] + [f"b-{n}" for n in range(10)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_what_is_no_vector_is_left_out(shards: Path, value: float) -> None:
+    """It is near to nothing."""
+    with closing(sqlite3.connect(shards / "docs.db")) as connection:
+        vector = array("f", [value] * 256).tobytes()
+        connection.execute("UPDATE genes SET embedding_dense_v2 = ? WHERE gene_id = 'docs-0'", (vector,))
+        connection.commit()
+    assert {match.gene_id for match in query(shards, "rotate the backup key", 10)} == {"docs-1", "food-0"}

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helix_crawl_otel.timeline import TimelineWriter
+from helix_crawl_otel.timeline.events import VERSION
 
 GB = 1_000_000_000
 CARD_BYTES = 12 * GB
@@ -36,7 +37,9 @@ class Job:
         self.t = 0.0
         self.random = random.Random(path.name)
         self.writer = TimelineWriter(path, lambda: 0.0)
-        self.writer.run(encoder=ENCODER, reconstructed=True, source=source)
+        # Not `run`: that writes today's date, and nobody knows this one's.
+        about = {"encoder": ENCODER, "reconstructed": True, "source": source}
+        self.writer.write("run", 0.0, version=VERSION, config={}, **about)
         self.start("first")
 
     def start(self, reason: str, device: str = "cuda:0", seconds: float = 12.0) -> None:
