@@ -196,6 +196,8 @@ def fitted(text: str, columns: int, *, keeps_end: bool = False) -> str:
         if left < 0:
             break
         kept.append(letter)
+    while cell_len("".join(kept)) >= columns > 1:
+        kept.pop()  # a mark has made a letter before it a wide one, as of many emoji
     return "…" + "".join(reversed(kept)) if keeps_end else "".join(kept).rstrip() + "…"
 
 

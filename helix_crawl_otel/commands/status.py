@@ -17,7 +17,7 @@ from helix_crawl_otel.paths import typed_path
 __all__ = ["register"]
 
 WATCH_SECONDS = 2.0
-LEAST_COLUMNS = 40
+LEAST_COLUMNS = 20
 HANGING, HANGING_IF_NARROW = " " * 16, " " * 4
 NARROW_COLUMNS = 60
 

@@ -120,6 +120,7 @@ class Progress:
         troubles: The first sources that could not be read, with their shard and the reason.
         quarantines: The first genes that were quarantined, with their shard and the reason.
         failed: Shards that failed, with the reason.
+        given_up: Genes that lack a vector in those, as far as they have been counted: nobody comes to them in this run.
         paused: Shards that were left before their end.
         vectors: Genes that had a vector before this run, as far as they have been counted.
         newest_actions: The last ones, in order.
@@ -141,6 +142,7 @@ class Progress:
     troubles: list[dict[str, str]] = field(default_factory=list)
     quarantines: list[dict[str, str]] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    given_up: int = 0
     paused: set[str] = field(default_factory=set)
     vectors: int = 0
     newest_actions: list[TakenAction] = field(default_factory=list)
@@ -172,8 +174,8 @@ class Progress:
         elif isinstance(event, events.Committed):
             self._commit(event)
         elif isinstance(event, events.ShardEnded):
-            self.running.pop(event.shard, None)
-            self.waiting.pop(event.shard, None)
+            begun = self.running.pop(event.shard, None)
+            not_begun = self.waiting.pop(event.shard, 0)
             self.reading.discard(event.shard)
             self._check_estimate(event.shard, 0 if event.state == "done" else None)
             self.ended += event.state != "paused"
@@ -181,6 +183,7 @@ class Progress:
                 self.paused.add(event.shard)
             elif event.state == "failed":
                 self.failed[event.shard] = event.reason
+                self.given_up += not_begun if begun is None else begun.left
         elif isinstance(event, events.ActionEnded):
             self._act(event)
             self.newest_actions.append(TakenAction(moment, event.shard, event.action, event.outcome))
@@ -253,7 +256,9 @@ class Progress:
 
     def _note_activity(self, event: events.Event) -> None:
         if isinstance(event, events.WorkerStarted):
-            self._now_does(event.slot, f"process {event.pid} starts", event.t)
+            # A driver of the user's own may be silent for hours, also one that uses no CrawlWatch.
+            does = "starts" if self.shards else "runs and has begun no shard yet"
+            self._now_does(event.slot, f"process {event.pid} {does}", event.t)
         elif isinstance(event, events.Ingesting):
             text = f"reading {shard_name(event.shard)}: {count(event.sources, 'source')}, {genes(event.genes)}"
             self._now_does(event.slot, text, event.t, goes_on="reading")

@@ -48,6 +48,7 @@ WRITE_SECONDS = 2.0
 """Between two writes, the world's. Who reads takes a run that has been silent for many times that for a dead one."""
 
 MOST_BYTES = 1 << 20
+MOST_DIGITS = 18
 MOST_SHARDS = 50
 MOST_FAILED = 20
 
@@ -98,7 +99,7 @@ class Standing:
         shards: How many there are in each state; empty where nobody knows.
         encoded: Genes of this run.
         vectors: Genes that have a vector, those of earlier runs included, as far as they have been counted.
-        left: Genes that lack one, as far as they have been counted or estimated.
+        left: Genes that lack one, those of failed shards included, as far as they have been counted or estimated.
         is_all_known: Whether that is all of them.
         rate: Genes/s, `None` while unknown.
         is_at_most: A batch takes longer than its share: the rate is the most that it can be.
@@ -190,7 +191,7 @@ def standing(progress: Progress, now: float) -> Standing:
         shards=progress.counts(),
         encoded=progress.encoded,
         vectors=progress.vectors + progress.encoded,
-        left=progress.left,
+        left=progress.left + progress.given_up,
         is_all_known=progress.is_all_known,
         rate=_rounded(progress.rate(now)),
         is_at_most=progress.is_late(now),
@@ -213,8 +214,8 @@ def standing(progress: Progress, now: float) -> Standing:
 def left_off(stands: Standing) -> Standing:
     """Of a run that is over: nothing runs any more."""
     shards = dict(stands.shards)
-    if shards:
-        shards["paused"], shards["running"] = shards["paused"] + shards["running"], 0
+    if "running" in shards:
+        shards["paused"], shards["running"] = shards.get("paused", 0) + shards["running"], 0
     return replace(stands, shards=shards, running=[], activities=[], rate=None, is_at_most=False, to_go_seconds=None)
 
 
@@ -266,10 +267,18 @@ def read_record(folder: Path) -> RunRecord | None:
     try:
         if not path.is_file() or path.stat().st_size > MOST_BYTES:
             return None
-        found = decode(RunRecord, json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        found = decode(RunRecord, json.loads(text, parse_int=_counted))
     except (OSError, ValueError, RecursionError):
         return None
     return found if found.version == VERSION else None
+
+
+def _counted(digits: str) -> int:
+    """No count has more of them, and one that has is no number that can be reckoned with."""
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 @dataclass

@@ -8,6 +8,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,9 @@ class RunStatus:
         head = f"{_HEADS[self.state]}: {self.command}" if self.command else _HEADS[self.state]
         lines = [head, *(f"  {title:<13} {text}" for title, text in self._rows(now))]
         if self.record is not None and self.record.end is not None:
-            first, *rows = self.record.end.lines
-            lines += [f"  {'result':<13} {first}", *(row for row in rows if not row.startswith("  shards "))]
+            result, rows = self.record.end.lines[:1], self.record.end.lines[1:]
+            lines += [f"  {'result':<13} {first}" for first in result]
+            lines += [row for row in rows if not row.startswith("  shards ")]
         return lines
 
     def _rows(self, now: float) -> Iterator[tuple[str, str]]:
@@ -206,6 +208,8 @@ def _genes(record: RunRecord) -> str:
         return f"{stands.encoded:,} encoded"
     if record.expected is not None:
         return f"{stands.vectors:,} of {record.expected:,} encoded"
+    if not (stands.is_all_known or stands.vectors or stands.left):
+        return "not counted yet"
     text = f"{stands.vectors:,} of {least}{genes(stands.vectors + stands.left)} have a vector"
     return text if stands.vectors == stands.encoded else f"{text}, {stands.encoded:,} of this run"
 
@@ -249,7 +253,8 @@ def status_of(folder: Path) -> RunStatus:
     holder = _holder(state / LOCK)
     if holder is not None and holder.home and Path(holder.home) != state:
         home = Path(holder.home)  # a backfill of several folders: the first keeps what it tells
-        state = home if home.is_dir() else state
+        with suppress(OSError):  # a name that is none
+            state = home if home.is_dir() else state
     record, now = read_record(state), time.time()
     quiet = None
     if record is not None:
@@ -292,7 +297,7 @@ def judge(
     who: RunRecord | LockHolder | None = record or holder
     if who is None:
         left = f"`helix-crawl report {folder}` tells what its timeline knows"
-        return found("silent", f"no run of this version has told anything of itself here; {left}")
+        return found("silent", f"no run has told anything of itself here that this version can read; {left}")
     if who.host != host:
         if quiet_seconds is not None and quiet_seconds <= FRESH_SECONDS:
             return found("running")

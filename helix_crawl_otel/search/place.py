@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ def place_of(gene: StoredGene) -> Place:
         if path is None:
             return Place(SourceState.GONE)
         about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            return Place(SourceState.CHANGED)  # a pipe would be waited for
         file = (about.st_dev, about.st_ino) if about.st_ino else str(path)
         is_as_it_was = size_and_time(about) == (gene.size, gene.mtime_ns)
         line = _line(path, gene) if about.st_size <= MOST_BYTES else None

@@ -8,12 +8,14 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from helix_crawl_otel.formats import (
     GIB,
     clock,
     count,
     duration,
+    fitted,
     genes,
     gib,
     gib_number,
@@ -170,3 +172,15 @@ def test_names_cannot_steer_the_terminal() -> None:
     assert shard_name(".") == ". (loose files)"
     assert shard_name("docs") == "docs"
     assert printable("a\x1b[2Jb\nc\udcff é") == r"a\x1b[2Jb\nc\udcff é"
+
+
+@given(
+    st.text(st.sampled_from("ab\u65e5\u0301\ufe0f\U0001f3f3\U0001f308 "), max_size=60),
+    st.integers(20, 60),
+    st.booleans(),
+)
+def test_no_line_is_wider_than_its_terminal(text: str, columns: int, keeps_end: bool) -> None:
+    """Wide letters, marks that stand over the letter before them, and those that make it a wide one."""
+    shown = fitted(printable(text), columns, keeps_end=keeps_end)
+    assert cell_len(shown) <= columns
+    assert "\u2026" in shown or shown == printable(text)

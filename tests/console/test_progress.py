@@ -169,6 +169,16 @@ def test_a_driver_of_the_users_own_has_no_totals() -> None:
     assert progress_lines(4.0, progress) == ["16 genes, 4.0 genes/s", "  a: cuda:0 4.0 of 4.0 genes/s"]
 
 
+def test_a_driver_that_says_nothing_is_not_starting_for_ever() -> None:
+    """It may load a model for an hour, or use no `CrawlWatch` at all: it runs, and that is all that is known."""
+    progress = Progress()
+    progress.take(events.RunStarted(0.0, "c", "o", "job.py", ("unknown",), "w", 0, 0))
+    progress.take(events.WorkerStarted(1.0, "job", "unknown", 4711, "first"))
+    assert progress_lines(7201.0, progress)[1:] == [
+        "  job: process 4711 runs and has begun no shard yet, for 2 h 00 min"
+    ]
+
+
 def test_nothing_known_is_no_number() -> None:
     """Before the first event, and at a clock that stands still."""
     progress = Progress()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helix_crawl_otel.console.progress import Progress
 from helix_crawl_otel.console.run_record import (
     FILE,
     RunEnd,
@@ -19,9 +20,10 @@ from helix_crawl_otel.console.run_record import (
     read_record,
     record_of,
 )
-from helix_crawl_otel.console.status import LockHolder, NoRun, judge, status_of
+from helix_crawl_otel.console.status import LockHolder, NoRun, RunStatus, judge, status_of
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.dates import moment_of, utc_time
+from helix_crawl_otel.supervise import events
 from tests.console.story import told
 
 NOW = 1795896611.25
@@ -70,6 +72,52 @@ def test_what_cannot_be_read_is_nothing(tmp_path: Path, content: bytes) -> None:
     assert (found.state, found.command) == ("silent", "c")
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        (("standing", "shards"), {}),
+        (("standing", "shards"), {"a": 1}),
+        (("standing", "shards"), {"running": 3}),
+        (("standing", "running", 0, "batch_genes"), 10**400),
+        (("standing", "encoded"), 10**19),
+        (("standing", "to_go_seconds"), 1e308),
+        (("standing", "running", 0, "rate"), -1e308),
+        (("started",), "9999-12-31T23:59:59Z"),
+        (("as_of",), "0001-01-01T00:00:00Z"),
+        (("devices",), []),
+        (("pid",), -(2**63)),
+        (("end", "lines"), []),
+        (("end", "exit_code"), 10**15),
+        (("host",), "x" * 9000),
+    ],
+)
+def test_what_can_be_read_is_shown_whatever_it_says(tmp_path: Path, part: tuple[str | int, ...], value: object) -> None:
+    """A file that somebody has edited, or of a program of another mind: `status` says something, and never fails."""
+    for end in (None, ended(1)) if part[0] != "end" else (ended(1),):
+        whole: Any = json.loads(json.dumps(asdict(record(end=end))))
+        place = whole
+        for key in part[:-1]:
+            place = place[key]
+        place[part[-1]] = value
+        (tmp_path / FILE).write_text(json.dumps(whole))
+        found = status_of_this_record(tmp_path)
+        assert found.lines(NOW)
+        assert json.loads(json.dumps(found.to_json(), allow_nan=False))["exit_code"] == found.exit_code
+
+
+def status_of_this_record(folder: Path) -> RunStatus:
+    """As on the machine of the run, whose process is there."""
+    return judge(folder, None, read_record(folder), 1.0, HERE, lambda pid: "77", BOOTED)
+
+
+@pytest.mark.parametrize("home", ["x" * 9000, "a\0b", "/nowhere", "."])
+def test_a_home_that_is_none_is_not_gone_to(tmp_path: Path, home: str) -> None:
+    """Of the lock of a folder: what stands beside it is told."""
+    lock = {"pid": 4711, "process": "77", "host": "far", "command": "c", "since": "", "home": home}
+    (tmp_path / "lock.json").write_text(json.dumps(lock))
+    assert status_of(tmp_path).command == "c"
+
+
 def test_a_full_disk_is_told_of_once_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where the file cannot be made, here because a folder has its name."""
     (tmp_path / FILE).mkdir()
@@ -101,7 +149,7 @@ def test_a_full_disk_is_told_of_once_and_ends_nothing(tmp_path: Path, caplog: py
         ({"end": 75, "mark": None}, "paused", "", 75),
         ({"record": None}, "running", "it has told nothing more yet", 0),
         ({"record": None, "quiet": None, "host": "other"}, "silent", "it has told nothing", 1),
-        ({"record": None, "holder": None}, "silent", "no run of this version has told", 1),
+        ({"record": None, "holder": None}, "silent", "no run has told anything of itself here that this", 1),
     ],
 )
 def test_what_is_made_of_it(what: dict[str, Any], state: str, why: str, code: int) -> None:
@@ -155,6 +203,28 @@ def test_a_run_that_is_over_runs_nothing() -> None:
     text = "\n".join(killed.lines(NOW))
     assert "shards        1 done, 2 paused, of 3" in text
     assert "next          helix-crawl build a --out b   # it goes on where it was" in text
+
+
+def test_genes_of_a_shard_that_failed_still_lack_a_vector() -> None:
+    """Nobody comes to them in this run, so that they are none of its time to go; of all genes they are some."""
+    progress = told(206.0)
+    left = progress.left
+    for shard in list(progress.running):
+        progress.take(events.ShardEnded(207.0, shard, "failed", 0, "its worker crashed again and again"))
+    whole = record_of(progress, 207.0, NOW, NOW, None)
+    assert whole is not None
+    assert (progress.left + progress.given_up, whole.standing.left) == (left, left)
+    assert progress.given_up > 0
+    assert progress.left < left
+
+
+def test_what_nobody_has_counted_is_no_number() -> None:
+    """Before the first worker has looked at its shard."""
+    progress = Progress()
+    progress.take(events.RunStarted(0.0, "c", "o", "minilm", ("cpu",), "w", 3, 0))
+    whole = record_of(progress, 1.0, NOW, NOW, None)
+    found = judge(Path("/b"), None, replace(whole, host=HERE) if whole else None, 1.0, HERE, lambda pid: "", BOOTED)
+    assert "genes         not counted yet" in "\n".join(found.lines(NOW))
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:

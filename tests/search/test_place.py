@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,26 @@ def test_a_file_that_is_gone_or_has_changed_is_marked(tmp_path: Path) -> None:
         ("docs/same.txt", 1, "there"),
         ("docs/touched.txt", 1, "there"),
     ]
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder", "dead link"])
+def test_what_is_no_file_any_more_is_not_read(tmp_path: Path, what: str) -> None:
+    """A pipe in the place of a source would be waited for, by whoever asks, for ever."""
+    tree = Tree(tmp_path, {"docs/a.txt": FOX})
+    tree.build()
+    path = tree.root / "docs" / "a.txt"
+    path.unlink()
+    make: dict[str, Any] = {
+        "pipe": getattr(os, "mkfifo", None),
+        "folder": Path.mkdir,
+        "dead link": lambda path: path.symlink_to("gone"),
+    }
+    try:
+        make[what](path)
+    except (OSError, TypeError):
+        pytest.skip(f"no {what} can be made here")
+    (match,) = tree.ask("quick fox")
+    assert (match.line, match.state.value) == (None, "gone" if what == "dead link" else "changed")
 
 
 def test_a_tree_that_is_not_there_says_nothing_of_its_files(tmp_path: Path) -> None:
