@@ -14,7 +14,7 @@ from typing import Any
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.outlook import Look, expected, rule_of, settle_filters
-from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_model, settle_sources
+from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, same_place, settle_model, settle_sources
 from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
@@ -171,9 +171,7 @@ def plan_build(
 
     for plan in plans:
         if plan.name not in planned.failures:
-            # Of a tree that was moved each shard is looked into, for it says where its tree is.
-            looks_into, seen = prune or plan.label in settled.moved, looked.shards[plan.name]
-            _plan_shard(planned, plan, seen, salvaged, options, assigned, looks_into=looks_into)
+            _plan_shard(planned, plan, looked.shards[plan.name], salvaged, options, assigned, looks_into=prune)
     if planned.old:
         planned.notes.append(
             f"{count(planned.old, 'shard')} cut by an earlier version, which counted no tokens, go on so; --reencode "
@@ -328,7 +326,9 @@ def _plan_shard(
             rule = ChunkRule.of(found.rule or ChunkRule(version=1).fingerprint)
             is_old = rule is not None and rule.version < ChunkRule().version
             unchanged = rule is not None and not (is_old and options.reencode) and found.fingerprint == seen.fingerprint
-            if unchanged and not looks_into and _is_done(found, options, planned.model):
+            # Where the shard says that its tree is elsewhere, the run that was told of the move has not come here.
+            is_moved = found.tree is not None and not same_place(Path(found.tree), plan.root)
+            if unchanged and not (looks_into or is_moved) and _is_done(found, options, planned.model):
                 planned.skip(path, found)
                 seen.passages = found.genes
                 return

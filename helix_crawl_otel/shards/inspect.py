@@ -9,10 +9,11 @@ Source: DESIGN.md, section 8: a shard whose every encodable gene has a vector of
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.paths import looked_at
@@ -166,6 +167,7 @@ class Salvage:
         quarantined: Genes that are left out.
         rule: By which its sources were cut, `None` where nobody has written it down.
         unread: What its encoder has not read.
+        tree: That it was cut from the last time, `None` where nobody has written it down.
     """
 
     is_complete: bool
@@ -177,6 +179,7 @@ class Salvage:
     quarantined: int = 0
     rule: str | None = None
     unread: Unread = Unread()
+    tree: str | None = None
 
 
 def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = False, deep: bool = False) -> Salvage:
@@ -221,6 +224,7 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
         quarantined,
         own.get(RULE_NOTE),
         unread,
+        _tree(own),
     )
 
 
@@ -438,5 +442,9 @@ def vector_pages(path: Path, length: int) -> Iterator[list[tuple[object, bytes]]
 def built_from(path: Path) -> str | None:
     """The tree that a shard was cut from, `None` where `build` has not made it. Raises as `reading` does."""
     with reading(path) as (connection, table):
-        tree = read_notes(connection, table).get(TREE_NOTE)
-    return None if tree is None else str(tree[0])
+        return _tree(read_notes(connection, table))
+
+
+def _tree(own: Mapping[str, Any]) -> str | None:
+    note = own.get(TREE_NOTE)
+    return None if note is None else str(note[0])
