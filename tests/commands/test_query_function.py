@@ -151,7 +151,12 @@ def test_a_piped_file_is_utf_8_whatever_the_system_has(
     """As on Windows, where the text of a pipe is of an older encoding: what is no UTF-8 is read as that."""
     asked: list[str] = []
     of_text = HashingEncoder.encode_query
-    monkeypatch.setattr(HashingEncoder, "encode_query", lambda self, text: asked.append(text) or of_text(self, text))
+
+    def encode(self: HashingEncoder, text: str) -> bytes:
+        asked.append(text)
+        return of_text(self, text)
+
+    monkeypatch.setattr(HashingEncoder, "encode_query", encode)
     monkeypatch.setattr("locale.getpreferredencoding", lambda do_setlocale=True: "cp1252")
     given = "\ufeffMüsli\r\n昼食\n".encode() + "Müsli\n".encode("cp1252")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="cp1252"))
