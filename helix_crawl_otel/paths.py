@@ -112,6 +112,8 @@ def same_place(one: Path, other: Path) -> bool:
         return are_same(one, one.stat(), other, other.stat())
     except OSError:
         return _real(one) == _real(other)
+    except ValueError:  # a text that can be no path: a hand has changed a record or a note
+        return False
 
 
 def are_same(one: str | Path, of_one: os.stat_result, other: str | Path, of_other: os.stat_result) -> bool:
