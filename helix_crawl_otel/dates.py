@@ -23,9 +23,15 @@ def local_clock(moment: float) -> str:
 
 
 def moment_of(text: str) -> float | None:
-    """The moment of a date that tells its distance from UTC; `None` where it is none."""
+    """The moment of a date that tells its distance from UTC; `None` where it is none, or none that this system can
+    write as local time: on Windows what is before 1970 or after 3000.
+    """
     try:
         read = datetime.fromisoformat(text.replace("Z", "+00:00"))
-        return read.timestamp() if read.tzinfo is not None else None
+        if read.tzinfo is None:
+            return None
+        moment = read.timestamp()
+        local_time(moment)
+        return moment
     except (ValueError, OverflowError, OSError):
         return None

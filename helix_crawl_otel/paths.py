@@ -16,7 +16,17 @@ from pathlib import Path
 
 from helix_crawl_otel.config import ConfigError
 
-__all__ = ["STATE_FOLDER", "job_folder", "on_disk", "typed_folder", "typed_path", "verbatim"]
+__all__ = [
+    "STATE_FOLDER",
+    "are_same",
+    "job_folder",
+    "looked_at",
+    "on_disk",
+    "same_place",
+    "typed_folder",
+    "typed_path",
+    "verbatim",
+]
 
 STATE_FOLDER = ".helix-crawl"
 """In the folder of a job: its timeline, its ladder, its lock."""
@@ -89,6 +99,35 @@ def verbatim(text: str) -> str:
     if text.startswith((_VERBATIM, _DEVICE)):
         return text
     return f"{_VERBATIM}UNC\\{text.removeprefix(_SHARE)}" if text.startswith(_SHARE) else f"{_VERBATIM}{text}"
+
+
+def same_place(one: Path, other: Path) -> bool:
+    """Whether two paths mean one file or folder, there or not.
+
+    Args:
+        one: Absolute.
+        other: Absolute.
+    """
+    try:
+        return are_same(one, one.stat(), other, other.stat())
+    except OSError:
+        return _real(one) == _real(other)
+    except ValueError:  # a text that can be no path: a hand has changed a record or a note
+        return False
+
+
+def are_same(one: str | Path, of_one: os.stat_result, other: str | Path, of_other: os.stat_result) -> bool:
+    """The same of what is there, by what `stat` says: by the paths where the file system does not number its files,
+    as some network drives of Windows do not. There `samefile` takes all for one.
+    """
+    if of_one.st_ino or of_other.st_ino:
+        return os.path.samestat(of_one, of_other)
+    return _real(one) == _real(other)
+
+
+def _real(path: str | Path) -> str:
+    real = os.path.normcase(os.path.realpath(path))
+    return verbatim(real) if sys.platform == "win32" else real
 
 
 class LookedAt:

@@ -14,7 +14,7 @@ from typing import Any
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.outlook import Look, expected, rule_of, settle_filters
-from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, same_place, settle_model, settle_sources
+from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_model, settle_sources
 from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
@@ -22,7 +22,7 @@ from helix_crawl_otel.corpus.tree import ROOT_SHARD, ShardPlan, plan_tree
 from helix_crawl_otel.encoders.load import is_of
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
-from helix_crawl_otel.paths import looked_at, on_disk
+from helix_crawl_otel.paths import looked_at, on_disk, same_place
 from helix_crawl_otel.shards.build_record import (
     BuildRecord,
     RecordUnusable,

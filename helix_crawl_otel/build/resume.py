@@ -16,10 +16,11 @@ from pathlib import Path
 from helix_crawl_otel.encoders.load import HASHING, MINILM, is_of, model_of, other_prompt
 from helix_crawl_otel.encoders.models import full_id
 from helix_crawl_otel.exit_codes import Refusal
+from helix_crawl_otel.paths import same_place
 from helix_crawl_otel.shards.build_record import BuildRecord
 from helix_crawl_otel.shards.errors import shown_identity
 
-__all__ = ["NotThisBuild", "TakenSources", "absolute_model", "same_place", "settle_model", "settle_sources"]
+__all__ = ["NotThisBuild", "TakenSources", "absolute_model", "settle_model", "settle_sources"]
 
 
 class NotThisBuild(Refusal):
@@ -83,16 +84,6 @@ def settle_sources(given: Sequence[Path], record: BuildRecord | None, output: Pa
         notes += [f"{path} is added to what {output} was built of" for path in added.values()]
     notes += [f"{place} is left out this time: its shards stay as they are" for place in left.values()]
     return TakenSources(taken | added, left, frozenset(again), notes)
-
-
-def same_place(one: Path, other: Path) -> bool:
-    """Whether two paths mean one file or folder, there or not."""
-    try:
-        return one.samefile(other)
-    except OSError:
-        return os.path.normcase(os.path.realpath(one)) == os.path.normcase(os.path.realpath(other))
-    except ValueError:  # a text that can be no path: a hand has changed a record or a note
-        return False
 
 
 def _each_once(given: Sequence[Path]) -> tuple[list[Path], list[str]]:

@@ -21,7 +21,7 @@ from helix_crawl_otel.commands.common import (
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.exit_codes import DONE
 from helix_crawl_otel.formats import shown_command, size
-from helix_crawl_otel.paths import typed_folder, typed_path
+from helix_crawl_otel.paths import same_place, typed_folder, typed_path
 
 if TYPE_CHECKING:
     from helix_crawl_otel.build.plan import BuildPlan
@@ -151,7 +151,7 @@ def _command(args: argparse.Namespace) -> int:
 def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
     """Build `out` from `sources`, with the options that `register` offers. Returns the exit code."""
     from helix_crawl_otel.build.plan import look_before, plan_build
-    from helix_crawl_otel.build.resume import absolute_model, same_place
+    from helix_crawl_otel.build.resume import absolute_model
     from helix_crawl_otel.build.run import run_build
     from helix_crawl_otel.console.text import look_lines
     from helix_crawl_otel.corpus.tree import plan_shards

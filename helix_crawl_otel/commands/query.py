@@ -6,6 +6,7 @@ Source: DESIGN.md, section 3.3.
 from __future__ import annotations
 
 import argparse
+import locale
 import os.path
 import re
 import shutil
@@ -41,7 +42,7 @@ it, each with its file and line. A file that was deleted or changed since is mar
 _EPILOG = """\
 examples:
   helix-crawl query ~/notes.shards how do I rotate the backup key
-  helix-crawl query ~/notes.shards --interactive              the model is loaded once; Ctrl-D ends
+  helix-crawl query ~/notes.shards --interactive              the model is loaded once; Ctrl-D ends (Windows: Ctrl-Z)
   helix-crawl query ~/notes.shards -i --json < questions.txt  a JSON line for each line"""
 
 
@@ -152,12 +153,12 @@ def _typed_lines() -> Iterator[str]:
     """What is typed, or piped, a line at a time, without its end."""
     if sys.stdin is None:
         return
-    with suppress(AttributeError):  # not a file: a test's, or a notebook's
-        sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # a text file of a process has it
     if not sys.stdin.isatty():
-        for line in sys.stdin:
-            yield line.rstrip("\r\n")
+        for given in getattr(sys.stdin, "buffer", sys.stdin):  # a notebook's has none
+            yield (given if isinstance(given, str) else _decoded(given)).rstrip("\r\n")
         return
+    with suppress(AttributeError):  # not a file: a test's
+        sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # a text file of a process has it
     with suppress(ImportError):  # not on Windows
         import readline  # noqa: F401 - `input` then has a history
     while True:
@@ -166,6 +167,14 @@ def _typed_lines() -> Iterator[str]:
         except EOFError:
             say("", to_stderr=True)
             return
+
+
+def _decoded(line: bytes) -> str:
+    """UTF-8, as a file of questions is; else as the system has it, which on Windows is an older encoding."""
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return line.decode(locale.getpreferredencoding(do_setlocale=False), "replace")
 
 
 def _asked_on_stderr() -> str:

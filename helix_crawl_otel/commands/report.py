@@ -14,7 +14,7 @@ from helix_crawl_otel.charts import ChartError, check_matplotlib
 from helix_crawl_otel.commands.common import Commands, add_command, add_timeline, say, timeline_path, timeline_reader
 from helix_crawl_otel.config import KNOBS, ConfigError, add_options, config_from_options, option_values
 from helix_crawl_otel.exit_codes import DONE
-from helix_crawl_otel.paths import typed_path
+from helix_crawl_otel.paths import same_place, typed_path
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.order import in_runs
 from helix_crawl_otel.replay.text import skipped_lines
@@ -104,7 +104,7 @@ def _check(timeline: Path | None, out: Path | None, png: Path | None) -> None:
     for option, path in (("-o", out), ("--png", png)):
         if path is None:
             continue
-        if timeline is not None and path.exists() and path.samefile(timeline):
+        if timeline is not None and path.exists() and same_place(path.absolute(), timeline.absolute()):
             raise ConfigError(f"{option} is {str(path)!r}, which is the timeline itself")
         if not path.absolute().parent.is_dir():
             raise ConfigError(f"{option} is {str(path)!r}; accepted: a file in a folder that exists")

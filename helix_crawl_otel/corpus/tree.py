@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from helix_crawl_otel.corpus.filters import GITIGNORE, Filters, FolderRules, rules_of_tree
 from helix_crawl_otel.exit_codes import NEVER, Refusal
-from helix_crawl_otel.paths import looked_at, on_disk
+from helix_crawl_otel.paths import are_same, looked_at, on_disk
 from helix_crawl_otel.shards.build_record import label_of
 
 __all__ = [
@@ -485,13 +485,13 @@ def _is_output(output: Path | None) -> Callable[[os.DirEntry[str]], bool]:
         known = None if output is None else output.stat()
     except OSError:
         known = None
-    if known is None:
+    if output is None or known is None:
         return lambda entry: False
 
     def is_output(entry: os.DirEntry[str]) -> bool:
         try:
             # Not the entry's own: on Windows that does not say which file it is.
-            return _is_folder(entry) and os.path.samestat(os.stat(entry.path), known)  # noqa: PTH116 - see above
+            return _is_folder(entry) and are_same(entry.path, os.stat(entry.path), output, known)  # noqa: PTH116 - as above
         except OSError:
             return False
 

@@ -20,7 +20,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from helix_crawl_otel.config import environment
@@ -130,7 +130,7 @@ def check_modules(modules: object, source: str) -> dict[str, str]:
 
 def _inside(path: str, source: str) -> str:
     found = PurePosixPath(path.replace("\\", "/"))
-    if found.is_absolute() or ".." in found.parts:
+    if PureWindowsPath(path).anchor or ".." in found.parts:  # `/x` has one there as well
         raise ModelError(f"{source} names a module outside of its own folder ({str(found)!r}), which is refused")
     return str(found)
 

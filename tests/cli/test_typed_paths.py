@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from helix_crawl_otel import cli
-from helix_crawl_otel.paths import PLAIN_CHARACTERS, on_disk, typed_folder, typed_path, verbatim
+from helix_crawl_otel.paths import PLAIN_CHARACTERS, are_same, on_disk, same_place, typed_folder, typed_path, verbatim
 
 needs_windows = pytest.mark.skipif(sys.platform != "win32", reason="paths of Windows: runs under Wine")
 
@@ -26,6 +27,25 @@ needs_windows = pytest.mark.skipif(sys.platform != "win32", reason="paths of Win
 def test_the_verbatim_form(path: str, expected: str) -> None:
     """A drive and a share each have their own; what has it already, and a device, stay."""
     assert verbatim(path) == expected
+
+
+def test_where_files_have_no_numbers_paths_tell(tmp_path: Path) -> None:
+    """As on some network drives of Windows, where `samefile` takes all files of one for the same."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    unnumbered = os.stat_result((0o040777, 0, 7, 1, 0, 0, 0, 0, 0, 0))
+    assert os.path.samestat(unnumbered, unnumbered)
+    assert not are_same(one, unnumbered, other, unnumbered)
+    assert are_same(one, unnumbered, on_disk(one), unnumbered)
+    assert are_same(one, unnumbered, other / ".." / "one", unnumbered)
+
+
+def test_the_same_place(tmp_path: Path) -> None:
+    """There or not, and on Windows in both forms of a path."""
+    assert same_place(tmp_path, on_disk(tmp_path))
+    assert not same_place(tmp_path, tmp_path / "gone")
+    assert same_place(tmp_path / "gone", on_disk(tmp_path / "gone"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="paths of other systems")

@@ -145,6 +145,26 @@ def test_piped_lines_are_answered_one_by_one(
     assert output.err == ""
 
 
+def test_a_piped_file_is_utf_8_whatever_the_system_has(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on Windows, where the text of a pipe is of an older encoding: what is no UTF-8 is read as that."""
+    asked: list[str] = []
+    of_text = HashingEncoder.encode_query
+
+    def encode(self: HashingEncoder, text: str) -> bytes:
+        asked.append(text)
+        return of_text(self, text)
+
+    monkeypatch.setattr(HashingEncoder, "encode_query", encode)
+    monkeypatch.setattr("locale.getpreferredencoding", lambda do_setlocale=True: "cp1252")
+    given = "\ufeffMüsli\r\n昼食\n".encode() + "Müsli\n".encode("cp1252")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="cp1252"))
+    assert main(["query", str(shards), "-i", "--json", "-k", "1"]) == 0
+    assert asked == ["Müsli", "昼食", "Müsli"]
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_an_error_does_not_end_it(
     shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

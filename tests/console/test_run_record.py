@@ -22,7 +22,7 @@ from helix_crawl_otel.console.run_record import (
 )
 from helix_crawl_otel.console.status import LockHolder, NoRun, RunStatus, judge, status_of
 from helix_crawl_otel.console.text import Summary
-from helix_crawl_otel.dates import moment_of, utc_time
+from helix_crawl_otel.dates import local_time, moment_of, utc_time
 from helix_crawl_otel.supervise import events
 from tests.console.story import told
 
@@ -252,3 +252,17 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("lock.json", FILE):
         os.mkfifo(tmp_path / name)
     assert status_of(tmp_path).state == "silent"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00Z", "1601-01-01T00:00:00Z", "1969-12-31T23:59:59Z"),
+        *("2026-11-28T20:10:11.250Z", "3001-01-02T00:00:00Z", "9999-12-31T23:59:59Z", "9999-12-31T23:59:59-12:00"),
+    ],
+)
+def test_a_date_that_is_read_can_be_written(text: str) -> None:
+    """On each system as far as it goes: a file that somebody has written may hold any date."""
+    moment = moment_of(text)
+    assert moment is None or local_time(moment)
+    assert moment is not None or not text.startswith("2026")

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lxml import etree
 
 from helix_crawl_otel.corpus.html import is_html, text_of_html
 
@@ -19,6 +20,10 @@ PAGE = """<!DOCTYPE html><html><head><title>Pasta &amp; more</title><meta charse
 <pre>a  b
   c</pre><table><tr><th>min<td>8<tr><td>end</table><svg><text>drawn</text></svg>1 &lt; 2 &eacute;&#x1F35D;</body>
 </html>"""
+
+reads_as_browsers = pytest.mark.skipif(
+    etree.LIBXML_VERSION < (2, 14), reason="libxml2 before 2.14, as in lxml for Windows, reads broken pages otherwise"
+)
 
 TEXT = "Pasta & more\n\nPasta\n\nBoil\nwater, salt it.\n\ntwo eggs\nflour\n\na  b\n  c\n\nmin\t8\nend\n\n1 < 2 é🍝\n"
 
@@ -33,6 +38,7 @@ def test_a_page_is_its_text() -> None:
     assert read(PAGE) == TEXT
 
 
+@reads_as_browsers
 @given(st.lists(st.integers(0, len(PAGE)), max_size=6))
 def test_where_a_piece_ends_makes_no_difference(cuts: list[int]) -> None:
     """In the middle of a tag, an entity or a comment."""
@@ -57,6 +63,7 @@ def test_what_is_html(name: str, text: str, is_one: bool) -> None:
     assert is_html(name, text) == is_one
 
 
+@reads_as_browsers
 @pytest.mark.parametrize(
     "part",
     [
@@ -93,6 +100,7 @@ def test_a_hostile_page_costs_no_more_than_its_bytes(part: str) -> None:
     assert peak < 3_000_000
 
 
+@reads_as_browsers
 @pytest.mark.parametrize(
     ("page", "text"),
     [

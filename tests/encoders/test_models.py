@@ -77,6 +77,10 @@ BAD = {
         changed(modules_dot_json=[TRANSFORMER, {**POOLING, "path": "..\\other"}]),
         "outside of its own folder",
     ),
+    "a module on another drive": (
+        changed(modules_dot_json=[TRANSFORMER, {**POOLING, "path": "D:other"}]),
+        "outside of its own folder",
+    ),
     "code in the configuration": (
         changed(config_dot_json={"auto_map": {"AutoModel": "modeling_evil.Evil"}}),
         "auto_map in config.json",

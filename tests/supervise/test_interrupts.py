@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.corpus.tree import plan_shards
+from helix_crawl_otel.paths import on_disk
 from helix_crawl_otel.supervise.interrupts import TOGETHER_SECONDS, Interrupts, PausedEarly, hearing
 from tests.watch.rig import Clock
 
@@ -113,7 +114,7 @@ class DeadMount:
         real = os.scandir
 
         def scandir(path: str) -> Any:
-            if Path(path) == dead:
+            if Path(path) == on_disk(dead):
                 self.asked.set()
                 assert self.answers.wait(50)
             return real(path)

@@ -17,7 +17,6 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import requires
 from pathlib import Path
 
 from tests.rules.tree import ROOT
@@ -152,7 +151,11 @@ def _make_prefix(prefix: Path, wine: Path, server: Path) -> None:
 
 
 def _base_dependencies() -> list[str]:
-    return sorted(each for each in requires("helix-crawl-otel") or () if "extra ==" not in each)
+    """As the tree says it: an environment keeps what the tree said when it was installed."""
+    import tomllib  # Python 3.10 has none, and is told so before
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return sorted(project["dependencies"])
 
 
 def _recipe() -> str:
