@@ -14,7 +14,7 @@ from typing import Any
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.outlook import Look, expected, rule_of, settle_filters
-from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_model, settle_sources
+from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, same_place, settle_model, settle_sources
 from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
@@ -42,7 +42,7 @@ from helix_crawl_otel.shards.inspect import (
     salvage,
     stored_identity,
 )
-from helix_crawl_otel.shards.schema import LOCK_SECONDS
+from helix_crawl_otel.shards.schema import LOCK_SECONDS, beside
 
 __all__ = ["BuildPlan", "name_in_folder", "plan_backfill", "plan_build", "shard_of"]
 
@@ -171,9 +171,7 @@ def plan_build(
 
     for plan in plans:
         if plan.name not in planned.failures:
-            # Of a tree that was moved each shard is looked into, for it says where its tree is.
-            looks_into, seen = prune or plan.label in settled.moved, looked.shards[plan.name]
-            _plan_shard(planned, plan, seen, salvaged, options, assigned, looks_into=looks_into)
+            _plan_shard(planned, plan, looked.shards[plan.name], salvaged, options, assigned, looks_into=prune)
     if planned.old:
         planned.notes.append(
             f"{count(planned.old, 'shard')} cut by an earlier version, which counted no tokens, go on so; --reencode "
@@ -328,12 +326,21 @@ def _plan_shard(
             rule = ChunkRule.of(found.rule or ChunkRule(version=1).fingerprint)
             is_old = rule is not None and rule.version < ChunkRule().version
             unchanged = rule is not None and not (is_old and options.reencode) and found.fingerprint == seen.fingerprint
-            if unchanged and not looks_into and _is_done(found, options, planned.model):
+            # Where the shard says that its tree is elsewhere, the run that was told of the move has not come here.
+            is_moved = found.tree is not None and not same_place(Path(found.tree), plan.root)
+            if unchanged and not (looks_into or is_moved) and _is_done(found, options, planned.model):
                 planned.skip(path, found)
                 seen.passages = found.genes
                 return
             pending, epoch = found.pending if unchanged and not options.reencode else None, found.epoch
             planned.old += is_old and found.identity is not None and not options.reencode
+    elif any(part.is_file() and part.stat().st_size for part in beside(path)[:2]):
+        # SQLite would delete a log without its file, and the file may only have been moved.
+        try:
+            planned.notes.append(f"what SQLite kept beside {path}, which is gone, is now beside {set_aside(path).name}")
+        except CannotSetAside as failure:
+            planned.failures[plan.name] = f"{path} is gone, and what SQLite kept beside it is in the way: {failure}"
+            return
     again = {"reencode": options.reencode, "retry_quarantined": options.retry_quarantined}
     assignment = assigned(plan.name, str(path), epoch, str(plan.root), **again)
     planned.works.append(ShardWork(assignment, pending, expected(seen, path, reencode=options.reencode)))

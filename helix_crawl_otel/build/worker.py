@@ -135,8 +135,11 @@ class _Worker:
                 raise LacksMemory(f"out of memory {place}: {first_line(error)}") from error
             if is_device_error(error):
                 raise EncoderBroken(f"the device fails {place}: {first_line(error)}", is_device=True) from error
-            reason = f"its worker failed: {type(error).__name__}: {first_line(error)}"
-            self._link.send(messages.LastWords(reason, is_device=False))
+            # Of a model `run` says what comes of it. Last words would be of a crash: after them a worker that takes
+            # long to end, as with torch on a busy machine, is ended by force and started again.
+            if not isinstance(error, ModelError):
+                reason = f"its worker failed: {type(error).__name__}: {first_line(error)}"
+                self._link.send(messages.LastWords(reason, is_device=False))
             raise
         else:
             self._link.send(messages.ShardDone(shard))

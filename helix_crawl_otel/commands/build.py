@@ -184,7 +184,8 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
         hearing(lambda: [plan_shards(source, out, filters) for source in sources])
     command = typed_command()
     done = shown_command(["helix-crawl", "verify", str(out)])
-    words = typed_options(args, but=("--out", "--moved", "--model", "--reencode", "--retry-quarantined", "--prune"))
+    once = ("--moved", "--reencode", "--retry-quarantined", "--prune", "--fault")
+    words = typed_options(args, but=("--out", "--model", *once))
     if args.model is not None:
         words = ("--model", absolute_model(args.model), *words)
 

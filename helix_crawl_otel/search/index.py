@@ -22,7 +22,7 @@ from helix_crawl_otel.formats import genes
 from helix_crawl_otel.probes.device import TorchDevice, device_name
 from helix_crawl_otel.search.place import SourceState, place_of
 from helix_crawl_otel.shards.answers import count_without_vector, stored_gene
-from helix_crawl_otel.shards.errors import EncoderRefused, StoreError, shown_identity
+from helix_crawl_otel.shards.errors import EmptyFile, EncoderRefused, NoShards, StoreError, shown_identity
 from helix_crawl_otel.shards.inspect import find_shards, has_vectors, stored_identity, vector_pages
 from helix_crawl_otel.shards.standing import DONE, FolderStanding, provenance, shortfall
 from helix_crawl_otel.shards.vectors import nearest
@@ -110,12 +110,18 @@ class Index:
             found = self._look()
             self._identity = _wanted(self._path, [identity for identity in found.values() if identity], model)
         except StoreError as error:
-            if isinstance(error, EncoderRefused) or (lack := shortfall(self._path)) is None:
+            is_lack = type(error) in (StoreError, NoShards, EmptyFile)  # the others say what is wrong with a file
+            if not is_lack or (lack := shortfall(self._path)) is None:
                 raise
             raise type(error)(lack) from None  # that is why there is nothing, and how there will be something
         self._shards = [shard for shard, identity in found.items() if identity == self._identity]
         if not any(map(has_vectors, self._shards)):
             raise StoreError(f"{self._path} holds no vectors of {shown_identity(self._identity)} yet; build it first")
+        self.notes += [
+            f"{shard} says nothing of the encoder of its vectors; it is left out: `helix-crawl backfill` adopts them"
+            for shard, identity in found.items()
+            if identity is None and has_vectors(shard)
+        ]
         self._note_open(list(found))
         self._model, self._encoder = self._load(model, where)
 

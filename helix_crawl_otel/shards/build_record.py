@@ -9,7 +9,7 @@ Source: DESIGN.md, sections 3.3 and 3.7.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +111,8 @@ def read_record(folder: Path) -> BuildRecord | None:
                 return None
             raise ValueError("it is no file")
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
         number = content["format"]
         if isinstance(number, int) and number > FORMAT:
             raise RecordUnusable(
@@ -130,17 +132,28 @@ def _parsed(content: Mapping[str, Any]) -> BuildRecord:
     model, filters = content["model"], content["filters"]
     if not (model is None or isinstance(model, str)) or not isinstance(filters, dict):
         raise ValueError("its model is no text, or its filters are no object")
-    shards = {_text(one["name"]): _text(one["file"]) for one in content["shards"]}
-    for file in shards.values():
-        if not file or set(file) & set("/\\:\0"):
+    sources = _each_once([(_text(one["label"]), _text(one["path"])) for one in content["sources"]], "sources")
+    for path in sources.values():
+        if not path or "\0" in path:
+            raise ValueError(f"{path!r} is no path of a source")
+    shards = _each_once([(_text(one["name"]), _text(one["file"])) for one in content["shards"]], "shards")
+    _each_once([(file, name) for name, file in shards.items()], "files")
+    for name, file in shards.items():
+        if not file.strip(".") or set(file) & set("/\\:\0"):
             raise ValueError(f"{file!r} is no name of a file")
-    return BuildRecord(
-        sources={_text(one["label"]): _text(one["path"]) for one in content["sources"]},
-        shards=shards,
-        model=model,
-        options=tuple(map(_text, content["options"])),
-        filters=filters,
-    )
+        if label_of(name) not in sources:
+            raise ValueError(f"its shard {name!r} is of none of its sources")
+    options = tuple(map(_text, content["options"]))
+    return BuildRecord(sources, shards, model=model, options=options, filters=filters)
+
+
+def _each_once(pairs: Sequence[tuple[str, str]], what: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"two of its {what} are {key!r}")
+        found[key] = value
+    return found
 
 
 def _text(value: object) -> str:

@@ -225,7 +225,7 @@ def set_aside(path: Path) -> Path:
         # in its place.
         for suffix in suffixes:
             beside = path.with_name(path.name + suffix)
-            if beside.exists() or not suffix:
+            if beside.exists():
                 moved.append((beside, beside.replace(kept.with_name(kept.name + suffix))))
     except OSError as error:
         for before, now in reversed(moved):

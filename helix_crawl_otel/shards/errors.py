@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from helix_crawl_otel.exit_codes import FAILED, USAGE, Refusal
+from helix_crawl_otel.file_locks import lacks_locks, no_locks
 from helix_crawl_otel.formats import printable, shown_command
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "EmptyFile",
     "EncoderRefused",
     "LeaseLost",
+    "NoLocks",
     "NoShards",
     "NotAShard",
     "ShardCorrupt",
@@ -40,6 +42,9 @@ more. Source: sqlite.org/rescode.html."""
 
 # Write, fsync, truncate, and the size and mapping of the -shm file. A full disk or a quota may be behind these, and
 # behind one of which nothing more is known.
+_OF_LOCKS = frozenset({PROTOCOL, *(IOERR | more << 8 for more in (8, 9, 14, 15, 18, 20))})
+"""UNLOCK, RDLOCK, CHECKRESERVEDLOCK, LOCK, and the -shm file that cannot be opened or locked: the locks of a log."""
+
 _MAY_BE_FULL = frozenset(IOERR | more << 8 for more in (0, 3, 4, 6, 19, 21))
 
 
@@ -59,6 +64,10 @@ class ShardCorrupt(StoreError):
 
 class CannotSetAside(StoreError):
     """A damaged file is where it was: it cannot be renamed."""
+
+
+class NoLocks(StoreError):
+    """The file system knows no locks, or not those that SQLite needs."""
 
 
 class ShardLocked(StoreError):
@@ -204,9 +213,11 @@ def _translated(error: sqlite3.Error, path: Path) -> StoreError:
     """By the code alone: the words may be those of the app's triggers, tables and columns."""
     code, said = error_code(error), printable(str(error))
     kind = code & 0xFF
+    if code in _OF_LOCKS or (kind in (BUSY, LOCKED) and (said := lacks_locks(path.parent) or "")):
+        return NoLocks(no_locks(path, f"{said}, code {code} of SQLite"))
     if kind == FULL:
         return StoreFull(_full(path))
-    if kind in (BUSY, LOCKED, PROTOCOL):
+    if kind in (BUSY, LOCKED):
         return ShardLocked(f"{path} is locked by another program; close what has it open and start again")
     if cannot_write(error):
         return StoreReadOnly(f"{path} cannot be written ({said}); check the rights, and who has it open")

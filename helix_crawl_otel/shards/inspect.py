@@ -9,10 +9,11 @@ Source: DESIGN.md, section 8: a shard whose every encodable gene has a vector of
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.paths import looked_at
@@ -20,7 +21,7 @@ from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import EmptyFile, NoShards, NotAShard, StoreError, cannot_write, store_errors
 from helix_crawl_otel.shards.ingested import unlike_sources
 from helix_crawl_otel.shards.notes import read_notes
-from helix_crawl_otel.shards.schema import LOCK_SECONDS, RULE_NOTE, TREE_NOTE, VECTOR, Table, vector_form
+from helix_crawl_otel.shards.schema import LOCK_SECONDS, RULE_NOTE, TREE_NOTE, Table, vector_form
 
 __all__ = [
     "Held",
@@ -60,6 +61,11 @@ def reading(path: Path, lock_seconds: float = LOCK_SECONDS) -> Iterator[tuple[sq
         StoreError: It cannot be read; the message says why.
     """
     if not path.is_file():
+        if left := [part.name for part in schema.beside(path)[:2] if part.is_file()]:
+            raise EmptyFile(
+                f"{path} is not there, but {' and '.join(left)} of it: put the file back beside it, or let the same "
+                "`helix-crawl build` make it again"
+            )
         raise StoreError(f"{path} is not there")
     with store_errors(path):
         connection, table = _opened(path, lock_seconds)
@@ -161,6 +167,7 @@ class Salvage:
         quarantined: Genes that are left out.
         rule: By which its sources were cut, `None` where nobody has written it down.
         unread: What its encoder has not read.
+        tree: That it was cut from the last time, `None` where nobody has written it down.
     """
 
     is_complete: bool
@@ -172,6 +179,7 @@ class Salvage:
     quarantined: int = 0
     rule: str | None = None
     unread: Unread = Unread()
+    tree: str | None = None
 
 
 def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = False, deep: bool = False) -> Salvage:
@@ -216,6 +224,7 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
         quarantined,
         own.get(RULE_NOTE),
         unread,
+        _tree(own),
     )
 
 
@@ -316,7 +325,7 @@ def find_shards(paths: Sequence[Path], may_be_empty: Collection[Path] = ()) -> t
     for path in paths:
         looked_at.place = str(path)
         if path.is_dir():
-            inside = sorted(item for item in path.glob("*.db") if item.is_file() and _is_shard(item))
+            inside = sorted({item for item in (*path.glob("*.db"), *_left_behind(path)) if _is_shard(item)})
             if not inside and path not in may_be_empty:
                 raise NoShards(f"{path} holds no shard; accepted: a folder with .db files that have a table `genes`")
             found += inside
@@ -328,6 +337,15 @@ def find_shards(paths: Sequence[Path], may_be_empty: Collection[Path] = ()) -> t
     # What a killed program has left beside one of the names belongs to the file: SQLite looks for it beside that alone.
     files = [next(filter(_has_log, same), same[0]) for same in names]
     return files, [note for file, same in zip(files, names, strict=True) for note in _of_links(file, same)]
+
+
+def _left_behind(folder: Path) -> Iterator[Path]:
+    """Shards that are not there, and of which a journal or a log is: after a full disk, or a move of the file alone."""
+    for suffix in schema.BESIDE[:2]:
+        for part in folder.glob(f"*.db{suffix}"):
+            path = part.with_name(part.name.removesuffix(suffix))
+            if part.is_file() and not path.exists():
+                yield path
 
 
 def names_by_file(paths: Sequence[Path]) -> list[list[Path]]:
@@ -370,6 +388,8 @@ def notes_of_links(path: Path) -> list[str]:
 
 def _is_shard(path: Path) -> bool:
     """What cannot be read counts, or has nothing in it yet: it is for the command to say so, not to leave it out."""
+    if path.exists() and not path.is_file():
+        return False
     try:
         with reading(path):
             return True
@@ -399,8 +419,10 @@ def lease_of_sources(path: Path, lock_seconds: float) -> int | None:
 
 def has_vectors(path: Path) -> bool:
     """Whether any gene of a shard has a vector. Raises as `reading` does."""
-    with reading(path) as (connection, _):
-        return connection.execute(f"SELECT 1 FROM genes WHERE {VECTOR} IS NOT NULL LIMIT 1").fetchone() is not None
+    with reading(path) as (connection, table):
+        return (
+            connection.execute(f"SELECT 1 FROM genes WHERE {table.vector} IS NOT NULL LIMIT 1").fetchone() is not None
+        )
 
 
 def vector_pages(path: Path, length: int) -> Iterator[list[tuple[object, bytes]]]:
@@ -410,8 +432,9 @@ def vector_pages(path: Path, length: int) -> Iterator[list[tuple[object, bytes]]
         path: The file.
         length: Of a vector, in bytes; others are left out.
     """
-    with reading(path) as (connection, _):
-        cursor = connection.execute(f"SELECT gene_id, {VECTOR} FROM genes WHERE length({VECTOR}) = ?", (length,))
+    with reading(path) as (connection, table):
+        vector = table.vector
+        cursor = connection.execute(f"SELECT gene_id, {vector} FROM genes WHERE length({vector}) = ?", (length,))
         while rows := cursor.fetchmany(PAGE):
             yield [(gene_id, vector) for gene_id, vector in rows if isinstance(vector, bytes)]
 
@@ -419,5 +442,9 @@ def vector_pages(path: Path, length: int) -> Iterator[list[tuple[object, bytes]]
 def built_from(path: Path) -> str | None:
     """The tree that a shard was cut from, `None` where `build` has not made it. Raises as `reading` does."""
     with reading(path) as (connection, table):
-        tree = read_notes(connection, table).get(TREE_NOTE)
-    return None if tree is None else str(tree[0])
+        return _tree(read_notes(connection, table))
+
+
+def _tree(own: Mapping[str, Any]) -> str | None:
+    note = own.get(TREE_NOTE)
+    return None if note is None else str(note[0])

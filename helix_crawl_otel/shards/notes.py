@@ -127,7 +127,9 @@ def _is_identity(found: object) -> bool:
 
 
 def _is_tree(found: object) -> bool:
-    return isinstance(found, list) and len(found) == 2 and all(isinstance(part, str) for part in found)
+    if not isinstance(found, list) or len(found) != 2:
+        return False
+    return all(isinstance(part, str) and bool(part) and "\0" not in part for part in found)
 
 
 def _is_flag(found: object) -> bool:
@@ -143,7 +145,7 @@ _NOTES: Mapping[str, tuple[Callable[[object], bool], str]] = {
     ),
     "epoch": (lambda found: type(found) is int and 0 <= found < MOST_EPOCHS, "an integer from 0 on, as the lease"),
     "fingerprint": (lambda found: found is None or isinstance(found, str), "a text or null"),
-    TREE_NOTE: (_is_tree, "two texts, the tree and the shard's name"),
+    TREE_NOTE: (_is_tree, "two texts, the tree and the shard's name, neither empty"),
     "clearing": (_is_flag, "true or false"),
     RULE_NOTE: (lambda found: isinstance(found, str), "a text"),
     INGESTING: (_is_flag, "true or false"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helix_crawl_otel.shards.errors import EmptyFile, NotAShard
+from helix_crawl_otel.shards.errors import DamagedRow, EmptyFile, NotAShard
 from helix_crawl_otel.shards.vectors import are_of_length_1, is_vector
 
 __all__ = [
@@ -186,9 +186,12 @@ def read_table(connection: sqlite3.Connection, path: Path) -> Table:
 
     Raises:
         NotAShard: It has no table of genes with the columns that every shard has.
+        DamagedRow: It is ours, and that table is gone.
     """
     rows = connection.execute("SELECT name, type FROM sqlite_master").fetchall()
     tables = {str(name).lower() for name, kind in rows if kind == "table"}
+    if "genes" not in tables and "helix_crawl_meta" in tables:
+        raise DamagedRow("its table `genes` is gone")
     if "genes" not in tables:
         if rows:
             raise NotAShard(f"{path} is no shard: it has no table `genes`")

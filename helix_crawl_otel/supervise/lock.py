@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from helix_crawl_otel.dates import local_time
 from helix_crawl_otel.exit_codes import Refusal
+from helix_crawl_otel.file_locks import NO_LOCKS, lacks_locks, no_locks
 from helix_crawl_otel.probes.processes import process_mark
 
 __all__ = ["FolderLock", "FolderLocked"]
@@ -54,12 +55,18 @@ class FolderLock:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
+            # SQLite takes locks of the other kind, and would wait for those as if somebody held them.
+            if (why := lacks_locks(self._folder)) is not None:
+                self._lock.release()
+                raise OSError(errno.ENOLCK, why)
         except Timeout:
             raise FolderLocked(self._sentence()) from None
         except NotImplementedError as error:
-            raise OSError(f"the file system of {self._folder} knows no locks: {error}") from None
+            raise OSError(errno.ENOLCK, no_locks(self._folder, str(error))) from None
         except OSError as error:
             why = error.strerror or str(error)
+            if error.errno in NO_LOCKS:
+                raise OSError(error.errno, no_locks(self._folder, why)) from None
             accepted = "a folder in which files can be made, or a place where one can be"
             raise OSError(error.errno, f"{self._folder} cannot be written: {why}; accepted: {accepted}") from None
         content = {

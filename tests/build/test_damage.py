@@ -53,7 +53,7 @@ def test_a_missing_model_cannot_ever_start(rig: Rig) -> None:
     (broken / "model.safetensors").write_bytes(b"no tensors")
     done = rig.build("--model", str(broken))
     assert done.code == 78, (done.errors, done.events)
-    assert len(done.of("worker_started")) == 1
+    assert len(done.of("worker_started")) == 1, done.events
     assert rig.build().code == 0
     assert rig.verify()["code"] == 0
 

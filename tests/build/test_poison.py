@@ -28,7 +28,7 @@ def test_one_poisonous_gene_is_quarantined_alone(rig: Rig, fault: str) -> None:
     assert done.summary["quarantined"] == 1
     assert done.summary["failed"] == {}
     (told,) = done.of("quarantined")
-    assert done.summary["quarantines"] == [{key: told[key] for key in ("shard", "gene", "reason")}]
+    assert done.summary["quarantines"] == [{key: told[key] for key in ("shard", "gene", "source", "begins", "reason")}]
     verified = rig.verify()
     assert verified["code"] == 1
     assert (verified["vectors"], verified["quarantined"]) == (whole["genes"] - 1, 1)

@@ -366,6 +366,19 @@ def test_a_tree_that_was_moved(tree: Path, out: Path) -> None:
     assert genes(out)["b.db"] == []
 
 
+def test_a_move_that_was_killed_half_way(tree: Path, out: Path) -> None:
+    """The record and one shard know of it. The same command, without --moved, tells the others."""
+    build(tree, out)
+    there = tree.with_name("notes-2026")
+    tree.rename(there)
+    build(there, out, moved=True, shards=1)
+    assert [work.pending for work in build(there, out).works] == [0, 0]
+    assert {rows(file, "SELECT value FROM helix_crawl_meta WHERE key = 'tree'")[0] for file in out.glob("*.db")} == {
+        (json.dumps([str(there), name]),) for name in (".", "a", "b")
+    }
+    assert plan(there, out).works == []
+
+
 def test_a_tree_that_is_another_one_is_not_one_that_was_moved(tree: Path, out: Path) -> None:
     """It has none of the folders."""
     build(tree, out)

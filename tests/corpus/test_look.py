@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.corpus.cut import ChunkRule, chunks
+from helix_crawl_otel.corpus.decode import taking_rule
 from helix_crawl_otel.corpus.filters import Filters, check_pattern, parse_size, pattern_of
 from helix_crawl_otel.corpus.look import TreeLook
 from helix_crawl_otel.corpus.tree import fingerprint, plan_named, plan_tree
@@ -77,7 +78,7 @@ def test_the_fingerprint_of_a_look_is_that_of_the_shard(tmp_path: Path) -> None:
     """So that what is complete is known without listing its folder again."""
     write_tree(tmp_path, {"a/x.md": "text", "a/b/y.md": "text", "c/z.md": "text"})
     looked = look(tmp_path, rule="rule")
-    assert looked.shards["a"].fingerprint == fingerprint(plan_named(tmp_path, None, "a"), "rule")
+    assert looked.shards["a"].fingerprint == fingerprint(plan_named(tmp_path, None, "a"), taking_rule("rule"))
     assert look(tmp_path).shards["a"].fingerprint is None
 
 

@@ -13,6 +13,7 @@ import pytest
 from helix_crawl_otel.shards import errors
 from helix_crawl_otel.shards.errors import (
     DiskTrouble,
+    NoLocks,
     ShardCorrupt,
     ShardLocked,
     StoreError,
@@ -72,7 +73,13 @@ def coded(code: int, text: str = "words that say nothing") -> sqlite3.Error:
         (517, ShardLocked),  # BUSY_SNAPSHOT
         (6, ShardLocked),
         (262, ShardLocked),  # LOCKED_SHAREDCACHE
-        (15, ShardLocked),
+        (15, NoLocks),
+        (2058, NoLocks),  # IOERR_UNLOCK
+        (2314, NoLocks),  # IOERR_RDLOCK
+        (3594, NoLocks),  # IOERR_CHECKRESERVEDLOCK
+        (3850, NoLocks),  # IOERR_LOCK
+        (4618, NoLocks),  # IOERR_SHMOPEN
+        (5130, NoLocks),  # IOERR_SHMLOCK
         (8, StoreReadOnly),
         (776, StoreReadOnly),  # READONLY_ROLLBACK
         (1544, StoreReadOnly),  # READONLY_DIRECTORY
