@@ -107,6 +107,8 @@ def work_on(
         pending = store.pending_count()
         if pending:
             _encode(store, assignment, settings, encoder(), watch, report, pending, None if is_cut else room)
+        else:
+            report(messages.Encoding(assignment.shard, settings.label, 0, store.vector_count()))  # they count as well
 
 
 def _rule(store: ShardStore, model: str, room: TokenRoom, *, anew: bool) -> ChunkRule:

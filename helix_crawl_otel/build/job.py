@@ -141,7 +141,7 @@ class ShardWork:
         bad_batches: Batches that killed a worker.
         batch: The batch that its worker is on: first gene and size.
         is_wary: A worker has died while it was on none.
-        state: `pending`, `running`, `done`, `failed` or `paused`.
+        state: `pending`, `running`, `done`, `failed`, `paused` or `not begun`.
         reason: Why it failed.
         was_set_aside: Its file was corrupt and has been replaced once.
         shortages: How many workers in a row had to leave it on its device for want of memory.
@@ -491,11 +491,11 @@ class BuildJob:
             return True
 
     def paused(self) -> None:
-        """The run has ended early: what is not done is paused."""
+        """The run has ended early: what is not done is paused, or has not been begun where there is no file."""
         with self._lock:
             for work in self.shards:
                 if work.state in ("pending", "running"):
-                    work.state = "paused"
+                    work.state = "paused" if Path(work.assignment.path).exists() else "not begun"
 
     def _fail(self, work: ShardWork, reason: str) -> None:
         """The shard cannot be finished in this run."""

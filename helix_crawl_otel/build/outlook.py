@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helix_crawl_otel.console.progress import tells_speed
 from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
@@ -41,10 +42,12 @@ class EarlierRate:
     Args:
         genes_per_second: All workers together.
         device: Where most of its batches were encoded.
+        genes: How many they were.
     """
 
     genes_per_second: float
     device: str
+    genes: int
 
 
 def earlier_rate(timeline: Path, encoder: str) -> EarlierRate | None:
@@ -82,7 +85,7 @@ def _rate(lines: Sequence[bytes]) -> EarlierRate | None:
     if not ended > began or not genes > 0:
         return None
     device = Counter(str(batch.get("device")) for batch in batches).most_common(1)[0][0]
-    return EarlierRate(genes / (ended - began), device)
+    return EarlierRate(genes / (ended - began), device, round(genes))
 
 
 def _numbers(batch: dict[str, Any]) -> tuple[float, float, float] | None:
@@ -151,6 +154,8 @@ class Look:
         if rate is not None and devices is not None and rate.device not in devices:
             rate = None
         left = self.pending if pending is None else pending
+        if rate is not None and not tells_speed(rate.genes, left):
+            rate = None
         return events.TreeLooked(
             t,
             sources=self.sources,

@@ -218,7 +218,7 @@ def _summary(
     problems = sum(work.problems for work in job.shards)
     if code == DONE and (failed or quarantined or problems):
         code = FAILED
-    counts = {state: states.count(state) for state in ("done", "failed", "paused")}
+    counts = {state: states.count(state) for state in ("done", "failed", "paused", "not begun")}
     counts["failed"] += len(planned.failures)
     progress = console.progress
     verify, resume, retry, mended = next_steps

@@ -186,7 +186,7 @@ class _Row:
 
 def _look_at(path: Path, name: str, *, is_built: bool, quick: bool) -> _Row:
     def tell(genes: int) -> None:
-        say_over(f"{path.name}: {genes:,} genes")
+        say_over(f"{path.name}: {count(genes, 'gene')}")
 
     try:
         made, accounts = provenance(path, is_built=is_built), account(path, tell, quick=quick)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from helix_crawl_otel.formats import gib, shard_name
+from helix_crawl_otel.formats import count, genes, gib, shard_name
 from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
 from helix_crawl_otel.supervise import events
 
-__all__ = ["Activity", "Progress", "ShardProgress"]
+__all__ = ["Activity", "Progress", "ShardProgress", "tells_speed"]
 
 RATE_WINDOW_SECONDS = 60.0
 LEAST_COMMITS = 4
 LEAST_GUESSED = 50
+
+LEAST_MEASURED = 64
+MOST_TIMES_MEASURED = 100
+"""So many genes tell how long any number takes; fewer how long so many times as many do."""
+
 MOST_NAMED = 5
 MOST_ACTIONS = 10
 
@@ -103,7 +108,8 @@ class Progress:
         metrics: Where they are served, empty for nowhere.
         shards: How many there are, 0 when nobody knows.
         ended: How many of them are over, those that were complete before included.
-        running: Those that a worker is on, by name.
+        running: Those that a worker encodes, by name.
+        reading: Those of which a worker reads the sources.
         waiting: Genes that lack a vector in shards that nobody is on yet, by name, where they have been counted.
         estimated: The same, where they were estimated from the bytes of their files.
         activities: What slots do that encode nothing at the moment.
@@ -124,6 +130,7 @@ class Progress:
     shards: int = 0
     ended: int = 0
     running: dict[str, ShardProgress] = field(default_factory=dict)
+    reading: set[str] = field(default_factory=set)
     waiting: dict[str, int] = field(default_factory=dict)
     estimated: dict[str, int] = field(default_factory=dict)
     activities: dict[str, Activity] = field(default_factory=dict)
@@ -151,6 +158,8 @@ class Progress:
         elif isinstance(event, events.ShardCounted):
             waiting = self.estimated if event.is_estimate else self.waiting
             waiting[event.shard] = event.pending
+        elif isinstance(event, events.Ingesting):
+            self.reading.add(event.shard)
         elif isinstance(event, events.ShardStarted):
             self._start(event)
         elif isinstance(event, events.BatchStarted):
@@ -165,6 +174,7 @@ class Progress:
         elif isinstance(event, events.ShardEnded):
             self.running.pop(event.shard, None)
             self.waiting.pop(event.shard, None)
+            self.reading.discard(event.shard)
             self._check_estimate(event.shard, 0 if event.state == "done" else None)
             self.ended += event.state != "paused"
             if event.state == "paused":
@@ -190,6 +200,7 @@ class Progress:
         done = before.done if before else 0
         total = None if event.pending is None else event.pending + done
         self.waiting.pop(event.shard, None)
+        self.reading.discard(event.shard)
         self.paused.discard(event.shard)
         if before is None:
             self.vectors += event.vectors
@@ -244,7 +255,7 @@ class Progress:
         if isinstance(event, events.WorkerStarted):
             self._now_does(event.slot, f"process {event.pid} starts", event.t)
         elif isinstance(event, events.Ingesting):
-            text = f"reading {shard_name(event.shard)}: {event.sources:,} sources, {event.genes:,} genes"
+            text = f"reading {shard_name(event.shard)}: {count(event.sources, 'source')}, {genes(event.genes)}"
             self._now_does(event.slot, text, event.t, goes_on="reading")
         elif isinstance(event, events.ModelLoading):
             self._now_does(event.slot, f"loading {event.model}", event.t)
@@ -270,10 +281,10 @@ class Progress:
         """Shards in each state, all of them first; empty where nobody knows how many there are."""
         if not self.shards:
             return {}
-        paused = len(self.paused) + len(self.waiting)  # of a shard that is counted there is a file
+        paused = len((self.paused | set(self.waiting)) - self.reading)  # of a shard that is counted there is a file
         known = {
             "done": self.ended - len(self.failed),
-            "running": len(self.running),
+            "running": len(self.running) + len(self.reading),
             "paused": paused,
             "failed": len(self.failed),
         }
@@ -319,8 +330,8 @@ class Progress:
         return self.encoded / (self.encoded + self.left) if self.left else 1.0
 
     def to_go(self, now: float) -> float | None:
-        """Seconds that what is left still needs at the rate of now. `None` while unknown."""
-        rate = self.rate(now)
+        """Seconds that what is left still needs at the rate of now. `None` while nobody can say."""
+        rate = self.rate(now) if tells_speed(self.encoded, self.left) else None
         is_known = not self._is_blind and bool(self.running or self.waiting or self.estimated)
         is_known = self.left > 0 if self._expected is not None else is_known
         return self.left / rate if rate and is_known else None
@@ -337,6 +348,11 @@ class Progress:
     def is_all_known(self) -> bool:
         """Whether no shard waits whose genes nobody has counted or estimated."""
         return self.ended + len(self.running) + len(self.waiting) + len(self.estimated) >= self.shards
+
+
+def tells_speed(measured: int, left: int) -> bool:
+    """Whether the speed of so many genes says how long others take: that of the first three is that of beginning."""
+    return measured >= min(LEAST_MEASURED, left / MOST_TIMES_MEASURED)
 
 
 def _name(named: list[dict[str, str]], **content: str) -> None:

@@ -120,8 +120,12 @@ def _left_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
 
 def _look_time(event: events.TreeLooked) -> str:
     if event.seconds is None:
-        return "shown with the first batches: no run here has measured this model on this machine"
-    return f"about {duration(event.seconds)} at {rate(event.rate)}, as the last run here on {event.rate_device}"
+        return "shown with the first batches: no run here says how fast this model is on this machine"
+    return f"about {_rough(event.seconds)} at {rate(event.rate)}, as the last run here on {event.rate_device}"
+
+
+def _rough(seconds: float) -> str:
+    return duration(max(1.0, seconds))
 
 
 def _worker(event: events.WorkerStarted) -> str:
@@ -157,7 +161,9 @@ def _ingested(event: events.Ingested) -> str | None:
     return f"shard {shard_name(event.shard)}: {', '.join(changes)}"
 
 
-def _begun(event: events.ShardStarted) -> str:
+def _begun(event: events.ShardStarted) -> str | None:
+    if event.pending == 0:
+        return None
     what = "" if event.pending is None else f": {genes(event.pending)} to encode"
     return f"shard {shard_name(event.shard)}{what} on {event.device}"
 
@@ -209,7 +215,7 @@ def progress_text(now: float, progress: Progress) -> str:
         parts.append(f"at most {rate(speed)}" if progress.is_late(now) else rate(speed))
     least = "at least " if progress.is_late(now) else least
     if (to_go := progress.to_go(now)) is not None:
-        parts.append(f"{least}{duration(to_go)} to go")
+        parts.append(f"{least}{_rough(to_go)} to go")
     return ", ".join(parts)
 
 
@@ -264,7 +270,7 @@ class Summary:
         skipped: Genes in shards that were complete before.
         quarantined: Genes left out, in all shards of the run.
         quarantines: The first of them that this run put there: `shard`, `gene`, `source`, `begins`, `reason`.
-        shards: How many there are in each state, `complete before` for those that were so.
+        shards: How many there are in each state: `paused` ones have been begun, those `not begun` have no file yet.
         failed: Shards that failed, with the reason.
         source_problems: Sources that could not be read.
         unreadable: The first of them: `shard`, `source`, `reason`.

@@ -218,7 +218,7 @@ def plan_tree(
                     unwanted.add(entry.name)
     except OSError as error:
         raise UnreadableSource(
-            f"{root} cannot be read: {error.strerror or error}; accepted: a folder of files"
+            f"{root} cannot be read: {error.strerror or error}; accepted: a folder of files, or a file"
         ) from None
     if label:
         names, unwanted = ({f"{label}/{name}" for name in some} for some in (names, unwanted))

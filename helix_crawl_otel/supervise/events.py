@@ -90,8 +90,8 @@ class RunStarted(Event):
 class TreeLooked(Event):
     """Before anything is read, the whole tree was looked at: sizes in bytes, passages estimated from them where nobody
     has cut the files yet. `pending` of them are to be encoded, at `rate` genes/s, which the last run in this folder
-    came to on `rate_device`, in `seconds`; `null` where none has run with this model on this machine. `no_text` files
-    are taken for pictures, archives and the like. `dominating` is
+    came to on `rate_device`, in `seconds`; `null` where none, or hardly one, has run with this model on this machine.
+    `no_text` files are taken for pictures, archives and the like. `dominating` is
     the pattern of a single file that makes most of the work; `unused` patterns of `--exclude` left nothing out.
     """
 

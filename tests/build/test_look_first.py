@@ -39,6 +39,7 @@ def test_the_rate_is_that_of_the_last_run_with_this_model_on_this_machine(tmp_pa
     assert found is not None
     assert (found.genes_per_second, found.device) == (10.0, "cpu")
     assert earlier_rate(path, "nobody's") is None
+    assert found.genes == 40
 
 
 def test_filters_hold_until_others_are_named() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helix_crawl_otel.console.progress import Progress
-from helix_crawl_otel.console.text import progress_lines, progress_text
+from helix_crawl_otel.console.text import lines_of, progress_lines, progress_text
 from helix_crawl_otel.supervise import events
 from tests.console.story import told
 
@@ -73,6 +73,33 @@ def test_between_two_shards_the_time_to_go_stays() -> None:
     progress.take(events.ShardEnded(11.0, "s0", "done", 200, ""))
     assert progress.to_go(11.0) is not None
     assert not Progress().to_go(11.0)
+
+
+@pytest.mark.parametrize(("left", "says"), [(24_000, False), (300, True)])
+def test_a_few_genes_tell_no_time_for_many(left: int, says: bool) -> None:
+    """Two tiny shards were encoded in a second, and a large one is being read: it was 17 hours, and took a minute."""
+    progress = Progress()
+    progress.take(events.RunStarted(0.0, "build", "/b", "minilm", ("cpu",), "", 3, 0))
+    progress.take(events.ShardCounted(0.0, "large", left, is_estimate=True))
+    for n, name in enumerate(("a", "b")):
+        progress.take(events.ShardStarted(n, name, "cpu", "cpu", 2))
+        progress.take(events.Committed(n + 0.5, name, "cpu", "cpu", 2, 0, 4.0, None, None, 0, False))
+        progress.take(events.ShardEnded(n + 0.5, name, "done", 2, ""))
+    progress.take(events.Ingesting(3.0, "large", "cpu", 1, 0))
+    assert (progress.to_go(10.0) is not None) is says
+    assert "reading large: 1 source, 0 genes, for 7.0 s" in progress_lines(10.0, progress)[1]
+    assert progress.counts() == {"planned": 3, "done": 2, "running": 1, "paused": 0, "failed": 0, "not_begun": 0}
+
+
+def test_vectors_of_a_shard_in_which_nothing_is_left_to_encode_count() -> None:
+    """Its sources were read again, for a filter or a file that went; no line says that nothing is encoded."""
+    progress = Progress()
+    progress.take(events.RunStarted(0.0, "build", "/b", "minilm", ("cpu",), "", 1, 0))
+    started = events.ShardStarted(1.0, "a", "cpu", "cpu", 0, 40)
+    progress.take(started)
+    progress.take(events.ShardEnded(1.0, "a", "done", 0, ""))
+    assert (progress.vectors, progress.ended, progress.running) == (40, 1, {})
+    assert lines_of(started) == []
 
 
 def test_a_batch_that_crawls_shows_its_age_and_its_crawl() -> None:
