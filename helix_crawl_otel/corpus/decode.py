@@ -90,7 +90,14 @@ _CANDIDATES = (
 )
 """What files of the last forty years are in. Not those of mainframes: any bytes are text in one of them."""
 
-_NAMES = {"iso2022_jp": "ISO-2022-JP", "big5hkscs": "Big5", "cp949": "EUC-KR", "cp932": "Shift-JIS", "euc_jis_2004": "EUC-JP", "gb18030": "GB18030"}
+_NAMES = {
+    "iso2022_jp": "ISO-2022-JP",
+    "big5hkscs": "Big5",
+    "cp949": "EUC-KR",
+    "cp932": "Shift-JIS",
+    "euc_jis_2004": "EUC-JP",
+    "gb18030": "GB18030",
+}
 
 _KINDS = {
     "application/epub+zip": ("office file", "an e-book"),
@@ -316,8 +323,15 @@ def decoding_of(sample: bytes, at: int, *, is_end: bool, head: bytes = b"") -> D
 
 _DECLARATION = re.compile(rb"(?:charset|coding)[ \t]*[=:][ \t]*[\"']?([A-Za-z0-9_-]{2,30})", re.IGNORECASE)
 _MEANT = {
-    **{"iso8859-1": "cp1252", "iso8859-9": "cp1254", "gb2312": "gb18030", "gbk": "gb18030"},
-    **{"shift_jis": "cp932", "euc_jp": "euc_jis_2004", "euc_kr": "cp949", "big5": "big5hkscs", "tis-620": "cp874"},
+    "iso8859-1": "cp1252",
+    "iso8859-9": "cp1254",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "euc_jp": "euc_jis_2004",
+    "euc_kr": "cp949",
+    "big5": "big5hkscs",
+    "tis-620": "cp874",
 }
 """What files hold that name an encoding of which there is a larger one. Source: WHATWG, Encoding Standard."""
 

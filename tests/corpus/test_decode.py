@@ -152,9 +152,7 @@ def test_a_short_note_is_read_as_it_is_or_left_out(text: str, encoding: str, tim
     assert found == text
 
 
-@pytest.mark.parametrize(
-    "text", ["time;temperature (°C)\n" + "1;20.5\n" * 400, "1;20.5 °C\n" * 9, "-4 °F, £500"]
-)
+@pytest.mark.parametrize("text", ["time;temperature (°C)\n" + "1;20.5\n" * 400, "1;20.5 °C\n" * 9, "-4 °F, £500"])
 def test_signs_that_stand_by_numbers_are_those_of_windows(text: str) -> None:
     """A table with a degree sign is no text of another language."""
     assert decoded(text.encode("cp1252"))[0] == text
