@@ -161,7 +161,7 @@ def test_signs_that_stand_by_numbers_are_those_of_windows(text: str) -> None:
 @pytest.mark.parametrize(
     ("page", "encoding"),
     [
-        ('<html><meta charset="windows-1252">25 °C, 3 m² – naïve</html>', "cp1252"),
+        ('<html><meta charset="windows-1252">25 °C, 3 m² \u2013 naïve</html>', "cp1252"),
         ('<html><meta charset="gb2312">你好世界</html>', "gbk"),
         ('<meta http-equiv="Content-Type" content="text/html; charset=Shift_JIS">売上報告書', "cp932"),
         ('<?xml version="1.0" encoding="iso-8859-2"?><a>Wałęsa</a>', "iso8859-2"),
