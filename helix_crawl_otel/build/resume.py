@@ -91,6 +91,8 @@ def same_place(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return os.path.normcase(os.path.realpath(one)) == os.path.normcase(os.path.realpath(other))
+    except ValueError:  # a text that can be no path: a hand has changed a record or a note
+        return False
 
 
 def _each_once(given: Sequence[Path]) -> tuple[list[Path], list[str]]:

@@ -90,6 +90,7 @@ def verify(paths: list[Path], *, as_json: bool, quick: bool = False) -> int:
     """
     folders = _Folders([path for path in paths if path.is_dir()])
     shards, notes = find_shards(paths, [one.folder for one in folders.given if one.states])
+    shards += [path for one in folders.given for path in one.no_files]
     for note in notes:
         say(f"helix-crawl: {note}", to_stderr=True)
     rows = [_Row(path, name, NOT_BEGUN) for one in folders.given for name, path in one.not_begun]
@@ -99,7 +100,7 @@ def verify(paths: list[Path], *, as_json: bool, quick: bool = False) -> int:
         if path not in missing:
             standing = folders.of(path.parent)
             name = standing.name_of(path)
-            row = _look_at(path, name or path.stem, is_built=name is not None, quick=quick)
+            row = _look_at(path, name, quick=quick)
             rows.append(row)
             if standing in folders.given and row.name in standing.states:
                 standing.states[row.name] = row.state
@@ -184,12 +185,14 @@ class _Row:
         }
 
 
-def _look_at(path: Path, name: str, *, is_built: bool, quick: bool) -> _Row:
+def _look_at(path: Path, planned: str | None, *, quick: bool) -> _Row:
+    name = planned or path.stem
+
     def tell(genes: int) -> None:
         say_over(f"{path.name}: {count(genes, 'gene')}")
 
     try:
-        made, accounts = provenance(path, is_built=is_built), account(path, tell, quick=quick)
+        made, accounts = provenance(path, planned=planned), account(path, tell, quick=quick)
     except StoreError as error:
         say_over("")
         say(f"helix-crawl: error: {error}", to_stderr=True)

@@ -24,7 +24,7 @@ from helix_crawl_otel.search.place import SourceState, place_of
 from helix_crawl_otel.shards.answers import count_without_vector, stored_gene
 from helix_crawl_otel.shards.errors import EmptyFile, EncoderRefused, NoShards, StoreError, shown_identity
 from helix_crawl_otel.shards.inspect import find_shards, has_vectors, stored_identity, vector_pages
-from helix_crawl_otel.shards.standing import DONE, FolderStanding, provenance, shortfall
+from helix_crawl_otel.shards.standing import BEGUN, FolderStanding, shortfall, state_of
 from helix_crawl_otel.shards.vectors import nearest
 
 __all__ = ["Index", "Match", "query"]
@@ -202,8 +202,8 @@ class Index:
         if standing.record is not None:
             for name, file in standing.record.shards.items():
                 path = self._path / file
-                if open_genes.get(path) == 0 and provenance(path).is_ingested:
-                    standing.states[name] = DONE
+                if standing.states[name] == BEGUN:
+                    standing.states[name] = state_of(path, name, is_encoded=open_genes.get(path) == 0)
             if not standing.is_complete:
                 said, way_on = standing.sentence(), standing.way_on()
                 self.notes.append(f"{self._path} is not complete ({said}); to go on: {way_on}")

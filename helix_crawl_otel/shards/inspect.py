@@ -21,7 +21,7 @@ from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import EmptyFile, NoShards, NotAShard, StoreError, cannot_write, store_errors
 from helix_crawl_otel.shards.ingested import unlike_sources
 from helix_crawl_otel.shards.notes import read_notes
-from helix_crawl_otel.shards.schema import LOCK_SECONDS, RULE_NOTE, TREE_NOTE, Table, vector_form
+from helix_crawl_otel.shards.schema import INGESTING, LOCK_SECONDS, RULE_NOTE, TREE_NOTE, Table, vector_form
 
 __all__ = [
     "Held",
@@ -61,6 +61,8 @@ def reading(path: Path, lock_seconds: float = LOCK_SECONDS) -> Iterator[tuple[sq
         StoreError: It cannot be read; the message says why.
     """
     if not path.is_file():
+        if path.exists():
+            raise StoreError(f"{path} is no file, but a folder, a pipe or a device: move it away")
         if left := [part.name for part in schema.beside(path)[:2] if part.is_file()]:
             raise EmptyFile(
                 f"{path} is not there, but {' and '.join(left)} of it: put the file back beside it, or let the same "
@@ -212,6 +214,8 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
             pending = int(connection.execute(counting).fetchone()[0]) if is_small else None
         # Genes that somebody has taken away are made again from their sources, which are read again for that.
         is_as_ingested = not (is_built and table.has_own) or not unlike_sources(connection, deep=deep)
+        # An ingest that was killed, as of `--prune`, leaves the fingerprint of the one before.
+        is_as_ingested = is_as_ingested and not own.get(INGESTING)
         is_complete = not lacks and not own.get("clearing")
         is_complete = is_complete and not (deep and any(schema.of_other_lengths(connection, table, form)))
     return Salvage(

@@ -14,12 +14,22 @@ from pathlib import Path
 
 from helix_crawl_otel.formats import count, shard_name
 from helix_crawl_otel.shards.build_record import BuildRecord, RecordUnusable, read_record
-from helix_crawl_otel.shards.errors import EmptyFile, StoreError
+from helix_crawl_otel.shards.errors import EmptyFile, NotAShard, StoreError
 from helix_crawl_otel.shards.inspect import names_by_file, reading, salvage
 from helix_crawl_otel.shards.notes import read_notes
-from helix_crawl_otel.shards.schema import INGESTING, require_built
+from helix_crawl_otel.shards.schema import INGESTING, TREE_NOTE, require_built
 
-__all__ = ["BEGUN", "DONE", "NOT_BEGUN", "UNREADABLE", "FolderStanding", "Provenance", "provenance", "shortfall"]
+__all__ = [
+    "BEGUN",
+    "DONE",
+    "NOT_BEGUN",
+    "UNREADABLE",
+    "FolderStanding",
+    "Provenance",
+    "provenance",
+    "shortfall",
+    "state_of",
+]
 
 DONE, BEGUN, NOT_BEGUN, UNREADABLE = "done", "begun", "not begun", "unreadable"
 """States of a shard."""
@@ -43,17 +53,20 @@ class Provenance:
     is_ingested: bool
 
 
-def provenance(path: Path, *, is_built: bool = False) -> Provenance:
+def provenance(path: Path, *, planned: str | None = None) -> Provenance:
     """Read it. Raises as `reading` does.
 
     Args:
         path: The file.
-        is_built: It is for `build` to write: another program's file in its place is none of it.
+        planned: The name of the shard that `build` keeps there: another program's file, or another shard, is not it.
     """
     with reading(path) as (connection, table):
         own = read_notes(connection, table)
-        if is_built:
+        if planned is not None:
             require_built(connection, path)
+            _, found = own.get(TREE_NOTE, ("", planned))
+            if found.casefold() != planned.casefold():  # a folder may have been renamed in the case of its letters
+                raise NotAShard(f"{path} is the shard {found!r} and not {planned!r}, as if it had been copied there")
         sql = "SELECT device FROM helix_crawl_sessions GROUP BY device ORDER BY min(id)"
         devices = [str(device) for (device,) in connection.execute(sql)] if table.has_own else []
     return Provenance(own.get("encoder"), tuple(devices), not own.get(INGESTING))
@@ -93,6 +106,12 @@ class FolderStanding:
         """Names and files of the shards that are not there yet."""
         files = self.record.shards if self.record else {}
         return [(name, self.folder / files[name]) for name, state in self.states.items() if state == NOT_BEGUN]
+
+    @property
+    def no_files(self) -> list[Path]:
+        """Where a folder, a pipe or a device stands in the place of a planned shard."""
+        files = [self.folder / file for file in (self.record.shards if self.record else {}).values()]
+        return [path for path in files if path.exists() and not path.is_file()]
 
     def name_of(self, path: Path) -> str | None:
         """The name of a planned shard, by its file; `None` of another one."""
@@ -158,7 +177,7 @@ def shortfall(folder: Path) -> str | None:
     files = standing.record.shards if standing.record else {}
     for name, state in standing.states.items():
         if state == BEGUN:
-            standing.states[name] = _state(folder / files[name])
+            standing.states[name] = state_of(folder / files[name], name)
     if standing.is_complete:
         return None
     if standing.trouble:
@@ -166,9 +185,17 @@ def shortfall(folder: Path) -> str | None:
     return f"{folder} is not complete ({standing.sentence()}); to go on: {standing.way_on()}"
 
 
-def _state(path: Path) -> str:
+def state_of(path: Path, name: str, *, is_encoded: bool | None = None) -> str:
+    """How far a shard is that has been begun.
+
+    Args:
+        path: Its file.
+        name: As its build has it.
+        is_encoded: Each of its genes has a vector; `None` to look.
+    """
     try:
-        is_done = salvage(path, is_built=True).is_complete and provenance(path).is_ingested
+        is_done = provenance(path, planned=name).is_ingested
+        is_done = is_done and (salvage(path, is_built=True).is_complete if is_encoded is None else is_encoded)
     except StoreError:
         return UNREADABLE
     return DONE if is_done else BEGUN

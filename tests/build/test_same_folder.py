@@ -140,6 +140,24 @@ def test_a_file_of_another_program_in_the_place_of_a_shard(tree: Path, out: Path
     assert "1 unreadable" in run_here("query", str(out), "one")[2]
 
 
+def test_what_stands_in_the_place_of_a_shard_is_not_that_shard(tree: Path, out: Path) -> None:
+    """A copy of another one, a folder: named, and not counted as what was planned. A build makes the copy good."""
+    build(tree, out)
+    shutil.copyfile(out / "a.db", out / "b.db")
+    code, said, errors = run_here("verify", str(out))
+    assert (code, "3 shards planned, 2 done, 1 unreadable" in said) == (1, True)
+    assert "b.db is the shard 'a' and not 'b'" in errors
+    assert "1 unreadable" in run_here("query", str(out), "one")[2]
+    build(tree, out)
+    assert run_here("verify", str(out))[0] == 0
+    (out / "b.db").unlink()
+    (out / "b.db").mkdir()
+    code, said, errors = run_here("verify", str(out))
+    assert (code, "2 done, 1 unreadable" in said) == (1, True), said
+    assert "b.db is no file, but a folder" in errors
+    assert "is no file, but a folder" in plan(tree, out).failures["b"]
+
+
 def test_query_says_that_a_folder_is_not_complete(tree: Path, out: Path) -> None:
     """On standard error, in one line; what is found is on standard output as ever."""
     build(tree, out, shards=2)
@@ -377,6 +395,23 @@ def test_a_move_that_was_killed_half_way(tree: Path, out: Path) -> None:
         (json.dumps([str(there), name]),) for name in (".", "a", "b")
     }
     assert plan(there, out).works == []
+
+
+def test_an_ingest_that_was_killed_is_gone_on_with(tree: Path, out: Path) -> None:
+    """Also one of `--prune`, which leaves the fingerprint of the one before: else it were begun for ever."""
+    build(tree, out)
+    sql(out / "a.db", "UPDATE helix_crawl_meta SET value = 'true' WHERE key = 'ingesting'")
+    assert run_here("verify", str(out))[0] == 1
+    assert [work.pending for work in build(tree, out).works] == [None]
+    assert run_here("verify", str(out))[0] == 0
+
+
+def test_a_note_of_a_tree_that_can_be_no_path(tree: Path, out: Path) -> None:
+    """It is put right by the next run, whatever a hand has written there."""
+    build(tree, out)
+    sql(out / "a.db", """UPDATE helix_crawl_meta SET value = '["/\\ud800", "a"]' WHERE key = 'tree'""")
+    assert [work.assignment.shard for work in build(tree, out).works] == ["a"]
+    assert plan(tree, out).works == []
 
 
 def test_a_tree_that_is_another_one_is_not_one_that_was_moved(tree: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from array import array
@@ -120,7 +121,7 @@ def test_shards_that_were_planned_and_are_not_there_are_told_of(shards: Path) ->
     for name in ("docs", "food"):  # as if `build` had made them
         with closing(sqlite3.connect(shards / planned[name])) as connection, connection:
             connection.execute("DELETE FROM helix_crawl_meta WHERE key = ?", (APP_NOTE,))
-            connection.execute("INSERT INTO helix_crawl_meta VALUES (?, ?)", (TREE_NOTE, '["/notes", "x"]'))
+            connection.execute("INSERT INTO helix_crawl_meta VALUES (?, ?)", (TREE_NOTE, json.dumps(["/notes", name])))
     with Index(shards) as index:
         (note,) = index.notes
     assert note.startswith(f"{shards} is not complete (4 shards planned, 2 done, 2 not begun: ")
