@@ -22,7 +22,8 @@ FED_CHARS = 65536
 _NAMES = (".html", ".htm", ".xhtml", ".shtml")
 _BEGINS = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
 
-_HIDDEN = frozenset({"script", "style", "noscript", "template", "svg", "math", "object", "iframe", "canvas"})
+_HIDDEN = frozenset({"script", "style", "noscript", "template", "svg", "math", "iframe", "canvas"})
+_DRAWN = frozenset({"svg", "math"})
 # fmt: off
 _BLOCKS = frozenset(
     {
@@ -91,6 +92,8 @@ class _Text:
 
     def start(self, tag: str, attributes: object) -> None:
         """A tag opens."""
+        if self._hidden and self._hidden[-1] in _DRAWN and tag in _BLOCKS - {"title"}:
+            self._hidden.pop()  # it was never closed: as browsers have it
         if self._hidden or tag in _HIDDEN:
             if tag in _HIDDEN:
                 self._hidden.append(tag)

@@ -230,6 +230,8 @@ class _Reading:
             what = "it may be" if decoding.is_guessed else "it begins as"
             raise NotText("undecodable text", f"{what} {decoding.name}, but byte {at} is not")
         start = max(0, at - decode.SAMPLE // 16)
+        self._file.seek(0)
+        head = self._file.read(decode.HEAD)
         self._file.seek(start)
         sample = self._file.read(decode.SAMPLE)
         is_end = start + len(sample) >= self.stamp[0]
@@ -237,7 +239,7 @@ class _Reading:
             sample = sample[sample.find(b"\n", 0, at - start) + 1 :]
         if not is_end:
             sample = sample[: sample.rfind(b"\n") + 1] or sample
-        raise _OtherEncoding(decode.decoding_of(sample, at, is_end=is_end))
+        raise _OtherEncoding(decode.decoding_of(sample, at, is_end=is_end, head=head))
 
     def _read(self, most: int) -> bytes:
         if self.at >= BLOCK:

@@ -120,3 +120,73 @@ def test_a_text_may_begin_like_something_else(word: str) -> None:
     """Two letters are no picture."""
     assert decoded(f"{word} is a word, and so on.\n".encode())[0].startswith(word)
     assert decoded(f"{word}: {GERMAN}".encode("cp1252"))[0] == f"{word}: {GERMAN}"
+
+
+@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Réunion prévue à 10h. Voilà le résumé, déjà envoyé à Élodie.", "cp1252"),
+        ("Mañana será otro día. ¿Qué pasó con el niño? Así está mejor, señor.", "cp1252"),
+        ("Mañana será otro día. ¿Qué pasó con el niño? Así está mejor, señor.", "cp850"),
+        ("ÜBERSICHT DER GESCHÄFTE, GRÖSSE UND ÄNDERUNG", "cp1252"),
+        ("DÉPÊCHE ÉLECTRICITÉ À PAYER", "cp850"),
+        ("ВНИМАНИЕ! ПАСПОРТ ОБЯЗАТЕЛЕН", "cp1251"),
+        ("ВНИМАНИЕ! ПАСПОРТ ОБЯЗАТЕЛЕН", "koi8-r"),
+        ("Встреча состоится в пятницу в офисе. Пожалуйста, принесите документы.", "mac-cyrillic"),
+        ("time;20.5 °C\ntime;21.5 °C", "cp850"),
+        ("time;20.5 °C\ntime;21.5 °C", "mac-roman"),
+        ("Total: £500", "cp850"),
+        ("Price: 5 €, 6 €, 7 €, 8 €", "iso8859-15"),
+        ("# Łukasz Wiśniewski\nprint(x)", "cp1250"),
+        ("/* 初期化処理 */\nint main(void) { return 0; }\n/* 終了 */", "euc-jp"),
+    ],
+)
+def test_a_short_note_is_read_as_it_is_or_left_out(text: str, encoding: str, times: int) -> None:
+    """Never as letters of another alphabet, of another size in the middle of words, or as a few of another language."""
+    text = "\n".join([text] * times)
+    try:
+        found, _ = decoded(text.encode(encoding))
+    except NotText:
+        return
+    assert found == text
+
+
+@pytest.mark.parametrize("text", ["time;temperature (°C)\n" + "1;20.5\n" * 400, "1;20.5 °C\n" * 9, "-4 °F, £500"])
+def test_signs_that_stand_by_numbers_are_those_of_windows(text: str) -> None:
+    """A table with a degree sign is no text of another language."""
+    assert decoded(text.encode("cp1252"))[0] == text
+
+
+@pytest.mark.parametrize(
+    ("page", "encoding"),
+    [
+        ('<html><meta charset="windows-1252">25 °C, 3 m² \u2013 naïve</html>', "cp1252"),
+        ('<html><meta charset="gb2312">你好世界</html>', "gbk"),
+        ('<meta http-equiv="Content-Type" content="text/html; charset=Shift_JIS">売上報告書', "cp932"),
+        ('<?xml version="1.0" encoding="iso-8859-2"?><a>Wałęsa</a>', "iso8859-2"),
+        ("# -*- coding: cp1250 -*-\n# Łukasz Wiśniewski\n", "cp1250"),
+        ("会議は金曜日です。\n", "iso2022_jp"),
+    ],
+)
+def test_what_is_uncertain_is_what_it_says_itself(page: str, encoding: str) -> None:
+    """A page, an XML file and a source code say how they are written."""
+    raw = page.encode(encoding)
+    found = look(raw)
+    if found == UTF8:
+        found = decoding_of(raw, raw.index(min(byte for byte in raw if byte > 127)), is_end=True, head=raw)
+    assert raw.decode(found.codec) == page
+
+
+@pytest.mark.parametrize("says", ["utf-8", "ascii", "utf-16", "rot13", "base64", "nonsense", "iso8859-6", "mbcs"])
+def test_what_it_says_and_cannot_be_is_not_believed(says: str) -> None:
+    """A lie changes nothing."""
+    raw = f'<meta charset="{says}">'.encode() + RUSSIAN.encode("cp1251")
+    assert decoding_of(raw, 30, is_end=True, head=raw) == Decoding("cp1251", is_guessed=True)
+
+
+@pytest.mark.parametrize("pages", [1, 50])
+def test_ascii_with_some_nuls_is_no_chinese(pages: int) -> None:
+    """Two of its letters would make one."""
+    with pytest.raises(NotText, match="it is binary"):
+        look(b"<html><body>a\0b<p>c\0\0d</p></body></html>\n" * pages)
