@@ -209,10 +209,12 @@ def expected(seen: ShardLook, path: Path, *, reencode: bool) -> int | None:
     known = held(path)
     if known is None:
         return seen.passages
-    new = 0
-    if known.fingerprint != seen.fingerprint and seen.bytes:
-        new = round(seen.passages * max(0.0, 1 - known.source_bytes / seen.bytes))
-    seen.passages = known.genes + new
+    kept, new = known.genes, 0
+    if known.fingerprint != seen.fingerprint and seen.bytes > known.source_bytes:
+        new = round(seen.passages * (1 - known.source_bytes / seen.bytes))
+    elif known.source_bytes > seen.bytes:
+        kept = round(known.genes * seen.bytes / known.source_bytes)  # of files that are gone, or left out by now
+    seen.passages = kept + new
     if reencode:
         return seen.passages
     return None if known.pending is None else known.pending + new

@@ -152,8 +152,9 @@ def _labels(new: Sequence[Path], known: Mapping[str, str]) -> dict[str, Path]:
     names = [_last_name(str(path)) for path in new] + [label.casefold() for label in known]
     found = {}
     for path in new:
-        label = path.name or "root"
-        if names.count(label.casefold()) > 1 or not path.name:
+        # Letters that are no UTF-8 cannot be written into a shard.
+        label = os.fsencode(path.name).decode("utf-8", "backslashreplace") or "root"
+        if names.count(_last_name(str(path))) > 1 or not path.name:
             place = os.path.normcase(os.path.realpath(path))
             label = f"{label}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
         found[label] = path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,6 +281,10 @@ def _print_troubles(shards: Sequence[_Row], total: Accounts, folders: _Folders) 
         if options is not None:
             first = next(row for row in shards if row.accounts and getattr(row.accounts, name))
             say(f"    {_mending(first, folders, options)}")
+        for row in shards if name == "no_source" else ():
+            if row.accounts and any(one["source_id"] is None for one in row.accounts.named.get(name, ())):
+                mended = shlex.join(["sqlite3", str(row.path), "DELETE FROM genes WHERE source_id IS NULL"])
+                say(f"    {mended}   # `build` leaves a row that names no source")
     if gone := total.sources_gone:
         said = f"{count(gone, 'source')} whose file is gone{_named(shards, 'sources_gone', gone)}"
         say(f"{said}; {'its' if gone == 1 else 'their'} genes stay until `helix-crawl build --prune`")

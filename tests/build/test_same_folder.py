@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from helix_crawl_otel.build.plan import BuildPlan, plan_backfill, plan_build
 from helix_crawl_otel.build.resume import NotThisBuild
 from helix_crawl_otel.commands import verify
 from helix_crawl_otel.corpus.cut import ChunkRule
+from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.ingest import ingest
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.encoders.base import ModelError
@@ -487,6 +489,30 @@ def test_trees_of_one_name(tmp_path: Path, out: Path) -> None:
     build(trees[0], one)
     build(trees[:2], one)
     assert sorted(files(one)) == [".", "docs/."]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a name is made of letters")
+def test_trees_whose_names_are_no_letters(tmp_path: Path, out: Path) -> None:
+    """What stands before ids of sources and names of shards can be written into a shard."""
+    trees = [tmp_path / place / os.fsdecode(b"src\xff") for place in ("x", "y")]
+    for number, root in enumerate(trees):
+        write_tree(root, {"a.txt": f"text {number}"})
+    build(trees, out)
+    assert [bool(re.fullmatch(r"src\\xff-[0-9a-f]{8}/\.", name)) for name in files(out)] == [True, True]
+    assert [len(found) for found in genes(out).values()] == [1, 1]
+
+
+@pytest.mark.parametrize("left_out", ["logs/", "b.log"])
+def test_what_is_left_out_by_now_is_no_longer_expected(left_out: str, tmp_path: Path, out: Path) -> None:
+    """A look counts what a run would find, whether or not the genes of earlier runs are still there."""
+    tree = tmp_path / "tree"
+    write_tree(tree, {"logs/b.log": "much ado about this\n\n" * 4000, "a.txt": "one", "logs/c.txt": "two words"})
+    build(tree, out)
+    before, after = (plan(tree, out, filters=Filters(exclude=one)).look for one in ((), (left_out,)))
+    assert before is not None
+    assert after is not None
+    assert before.tree.passages > 50
+    assert 1 <= after.tree.passages <= 3
 
 
 def test_a_tree_in_another_is_refused_and_one_named_twice_is_taken_once(tree: Path, out: Path) -> None:
