@@ -24,7 +24,7 @@ __all__ = ["default_folder", "register"]
 FOLDERS = ("json", "logging", "sqlite3", "wsgiref", "urllib")
 """Of Python's own standard library: some 700 passages, a few minutes on two cores."""
 
-QUESTION = "error for invalid JSON with line and column number"
+QUESTION = "exception that tells the line and column where JSON could not be decoded"
 """Its best answer is `json/decoder.py`, where `JSONDecodeError` is."""
 
 _DESCRIPTION = f"""\
