@@ -150,7 +150,7 @@ def _no_command(first: str) -> str:
 
     if first.startswith("-"):
         return f"{first} stands before a command; accepted: helix-crawl COMMAND, and its options behind it"
-    return f"no command {first!r}{nearest(first, _COMMANDS)}; `helix-crawl --help` lists them"
+    return f"no command {first!r}{nearest(first, _COMMANDS) or ';'} `helix-crawl --help` lists them"
 
 
 def _with_hint(message: str, typed: "Sequence[str]") -> str:
