@@ -5,6 +5,7 @@ Source: DESIGN.md, section 8: never drop or reorder the app's columns, add only 
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helix_crawl_otel.file_locks import lacks_locks
 from helix_crawl_otel.shards.errors import DamagedRow, EmptyFile, NotAShard
 from helix_crawl_otel.shards.vectors import are_of_length_1, is_vector
 
@@ -166,7 +168,14 @@ def connect(path: Path, lock_seconds: float) -> sqlite3.Connection:
     for part in (path, *beside(path)):
         if part.exists() and not part.is_file():
             raise NotAShard(f"{path} cannot be used: {part.name} is no file, but a folder, a pipe or a device")
-    return _lenient(sqlite3.connect(path, timeout=lock_seconds, isolation_level=None))
+    # Where files cannot be locked SQLite would wait for a lock that nobody holds.
+    timeout = 0.0 if _lacks_locks(path.parent) else lock_seconds
+    return _lenient(sqlite3.connect(path, timeout=timeout, isolation_level=None))
+
+
+@functools.cache
+def _lacks_locks(folder: Path) -> bool:
+    return lacks_locks(folder) is not None
 
 
 def connect_unchanging(path: Path) -> sqlite3.Connection:

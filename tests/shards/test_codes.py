@@ -22,6 +22,7 @@ from helix_crawl_otel.shards.errors import (
     error_code,
     store_errors,
 )
+from helix_crawl_otel.shards.schema import connect
 from tests.shards.shards import made, sql
 
 MISLEADING = (
@@ -238,3 +239,13 @@ def test_codes_are_those_of_sqlite() -> None:
     names = ["ERROR", "PERM", "BUSY", "LOCKED", "READONLY", "IOERR", "CORRUPT", "FULL", "CANTOPEN", "PROTOCOL"]
     for name in [*names, "CONSTRAINT", "NOTADB", "CORRUPT_VTAB"]:
         assert getattr(errors, name) == getattr(sqlite3, f"SQLITE_{name}")
+
+
+@pytest.mark.parametrize(("said", "milliseconds"), [("No locks available", 0), (None, 30_000)])
+def test_nobody_waits_for_a_lock_where_there_are_none(
+    said: str | None, milliseconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite takes that for another program's lock, and would wait for each shard."""
+    monkeypatch.setattr("helix_crawl_otel.shards.schema.lacks_locks", lambda folder: said)
+    with closing(connect(made(tmp_path / "a.db", "a"), 30.0)) as connection:
+        assert connection.execute("PRAGMA busy_timeout").fetchone() == (milliseconds,)
