@@ -19,6 +19,7 @@ from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.paths import same_place
 from helix_crawl_otel.shards.build_record import BuildRecord
 from helix_crawl_otel.shards.errors import shown_identity
+from helix_crawl_otel.shards.genes import id_of_name
 
 __all__ = ["NotThisBuild", "TakenSources", "absolute_model", "settle_model", "settle_sources"]
 
@@ -152,8 +153,7 @@ def _labels(new: Sequence[Path], known: Mapping[str, str]) -> dict[str, Path]:
     names = [_last_name(str(path)) for path in new] + [label.casefold() for label in known]
     found = {}
     for path in new:
-        # Letters that are no UTF-8 cannot be written into a shard.
-        label = os.fsencode(path.name).decode("utf-8", "backslashreplace") or "root"
+        label = id_of_name(path.name) or "root"
         if names.count(_last_name(str(path))) > 1 or not path.name:
             place = os.path.normcase(os.path.realpath(path))
             label = f"{label}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"

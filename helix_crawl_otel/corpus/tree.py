@@ -26,6 +26,7 @@ from helix_crawl_otel.corpus.filters import GITIGNORE, Filters, FolderRules, rul
 from helix_crawl_otel.exit_codes import NEVER, Refusal
 from helix_crawl_otel.paths import are_same, looked_at, on_disk
 from helix_crawl_otel.shards.build_record import label_of
+from helix_crawl_otel.shards.genes import id_of_name
 
 __all__ = [
     "LINKED",
@@ -152,7 +153,7 @@ class LeftOut(NamedTuple):
     @property
     def source_id(self) -> str:
         """What it would be called as a source."""
-        return _source_id(self.name)
+        return id_of_name(self.name)
 
 
 def plan_shards(
@@ -374,7 +375,7 @@ def _folder(
         except FileNotFoundError:
             continue  # it has just gone
         except OSError as error:
-            yield SourceProblem(_source_id(name), f"the folder cannot be read: {error.strerror or error}")
+            yield SourceProblem(id_of_name(name), f"the folder cannot be read: {error.strerror or error}")
             continue
         if name:
             rules = rules.of(at, name, (entry.name for entry in entries))
@@ -399,7 +400,7 @@ def _file(place: str, name: str, shared: _SharedFiles, *, is_link: bool) -> Iter
             yield LeftOut(name, False, NOWHERE)
         return  # else it has just gone
     except OSError as error:
-        yield SourceProblem(_source_id(name), f"it cannot be read: {error.strerror or error}")
+        yield SourceProblem(id_of_name(name), f"it cannot be read: {error.strerror or error}")
         return
     if not stat.S_ISREG(about.st_mode):
         is_folder = stat.S_ISDIR(about.st_mode)
@@ -407,7 +408,7 @@ def _file(place: str, name: str, shared: _SharedFiles, *, is_link: bool) -> Iter
     elif most is not None and about.st_size > most:
         yield LeftOut(name, False, TOO_LARGE)
     else:
-        source = Source(_source_id(name), place, *size_and_time(about))
+        source = Source(id_of_name(name), place, *size_and_time(about))
         if is_link or about.st_nlink > 1:
             yield from shared.take(name, source, about, is_link=is_link)
         else:
@@ -464,7 +465,7 @@ class _SharedFiles:
                 at = entry.path
         except (KeyError, OSError, ValueError):
             return None
-        return _source_id("/".join(parts))
+        return id_of_name("/".join(parts))
 
 
 def _why_never(entry: os.DirEntry[str], is_output: Callable[[os.DirEntry[str]], bool]) -> str | None:
@@ -519,14 +520,6 @@ def _raw(item: Source | SourceProblem, root: Path) -> bytes:
 
 def _digits(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:8]
-
-
-def _source_id(name: str) -> str:
-    """A name as text: bytes that are none in the file system's encoding are shown as `\\xNN`."""
-    if name.isascii():
-        return name
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return unicodedata.normalize("NFC", text)
 
 
 # -- the names of files ------------------------------------------------------------------------------------------------

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import stat
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +14,7 @@ from helix_crawl_otel.corpus.text import CannotRead, read_text
 from helix_crawl_otel.corpus.tree import size_and_time
 from helix_crawl_otel.paths import on_disk
 from helix_crawl_otel.shards.answers import StoredGene
+from helix_crawl_otel.shards.ingested import TreeFiles
 
 __all__ = ["Place", "SourceState", "place_of"]
 
@@ -65,9 +64,10 @@ def place_of(gene: StoredGene) -> Place:
     try:
         if not on_disk(gene.tree).exists():
             return Place(SourceState.UNKNOWN)  # a disk that is not mounted, or the tree has moved
-        path = _path(gene.tree, gene.shard, gene.source_id)
+        path = TreeFiles(gene.tree, gene.shard.rpartition("/")[0]).find(gene.source_id)
         if path is None:
             return Place(SourceState.GONE)
+        path = on_disk(path)
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
             return Place(SourceState.CHANGED)  # a pipe would be waited for
@@ -80,25 +80,6 @@ def place_of(gene: StoredGene) -> Place:
         return Place(SourceState.UNKNOWN)
     is_there = is_as_it_was or line is not None or about.st_size > MOST_BYTES
     return Place(SourceState.THERE if is_there else SourceState.CHANGED, line, file)
-
-
-def _path(root: Path, shard: str, source_id: str) -> Path | None:
-    """The file of a source, `None` where it is not there. Ids are composed (NFC); a name on the disk need not be."""
-    root = on_disk(root)
-    if root.is_file():
-        return root
-    label = shard.rpartition("/")[0]  # where several trees make one index
-    name = source_id.removeprefix(f"{label}/") if label else source_id
-    if os.path.lexists(root / name.partition("\0")[0]):
-        return root / name.partition("\0")[0]
-    path = root
-    for part in name.partition("\0")[0].split("/"):
-        inside = (entry for entry in path.iterdir() if unicodedata.normalize("NFC", entry.name) == part)
-        found = next(inside, None) if path.is_dir() else None
-        if found is None:
-            return None
-        path = found
-    return path
 
 
 def _line(path: Path, gene: StoredGene) -> int | None:

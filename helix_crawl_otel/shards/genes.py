@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import unicodedata
 from dataclasses import dataclass
 
-__all__ = ["PendingGene", "SourceMark", "SourceNote", "content_hash", "gene_id"]
+__all__ = ["PendingGene", "SourceMark", "SourceNote", "content_hash", "gene_id", "id_of_name"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +73,12 @@ def gene_id(source_id: str, passage_hash: str, occurrence: int) -> str:
     return hashlib.sha256(f"{source_id}\0{passage_hash}\0{occurrence}".encode("utf-8", "surrogatepass")).hexdigest()[
         :32
     ]
+
+
+def id_of_name(name: str) -> str:
+    """A name of a file or folder as it stands in ids: composed (NFC), and bytes that are none in the file system's
+    encoding as `\\xNN`.
+    """
+    if name.isascii():
+        return name
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))

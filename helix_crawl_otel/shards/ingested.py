@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import sqlite3
-import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.paths import on_disk
-from helix_crawl_otel.shards.genes import gene_id
+from helix_crawl_otel.shards.genes import gene_id, id_of_name
 from helix_crawl_otel.shards.schema import APP_NOTE, TREE_NOTE, Table
 
 __all__ = [
     "OF_SOURCES",
+    "TreeFiles",
     "gone_sources",
     "is_content_of",
     "is_first_of",
@@ -111,47 +110,49 @@ def gone_sources(connection: sqlite3.Connection, table: Table, own: Mapping[str,
     tree = own.get(TREE_NOTE)
     if tree is None or not table.has_own or not _is_there(Path(tree[0])):
         return
-    files = _TreeFiles(Path(tree[0]), tree[1].rpartition("/")[0])
+    files = TreeFiles(Path(tree[0]), tree[1].rpartition("/")[0])
     for (source_id,) in connection.execute("SELECT source_id FROM helix_crawl_sources WHERE genes > 0 ORDER BY 1"):
-        if not files.holds(source_id):
+        if files.find(source_id) is None:
             yield source_id
 
 
-class _TreeFiles:
-    """Tells which sources of a tree are there, by their ids as `corpus.tree` makes them: paths in composed form, with
-    the tree's label before them where several trees make one index."""
+class TreeFiles:
+    """Finds the sources of a tree by their ids as `corpus.tree` makes them: paths in composed form, with the tree's
+    label before them where several trees make one index.
+
+    Args:
+        root: The tree.
+        label: Its label, empty where it is the only one.
+    """
 
     def __init__(self, root: Path, label: str) -> None:
         self._root = root
         self._label = label
-        self._is_file = root.is_file()
+        self._is_file = on_disk(root).is_file()
         self._names: dict[Path, dict[str, Path]] = {}  # of folders whose names are not as they are in ids
 
-    def holds(self, source_id: str) -> bool:
+    def find(self, source_id: str) -> Path | None:
+        """The file of a source, `None` where it is not there."""
         if self._is_file:
-            return source_id == (self._label or _id_of(self._root.name))
+            return self._root if source_id == (self._label or id_of_name(self._root.name)) else None
         source_id = source_id.removeprefix(f"{self._label}/") if self._label else source_id
         if _is_there(self._root / source_id):
-            return True
+            return self._root / source_id
         name = source_id.partition("\0")[0]  # behind it are digits that tell two forms of one name apart
         if name.isascii() and "\\" not in name and name == source_id:
-            return False
+            return None
         path: Path | None = self._root
         for part in name.split("/"):
             path = self._inside(path).get(part) if path is not None else None
-        return path is not None
+        return path
 
     def _inside(self, folder: Path) -> dict[str, Path]:
         if folder not in self._names:
             try:
-                self._names[folder] = {_id_of(path.name): path for path in on_disk(folder).iterdir()}
+                self._names[folder] = {id_of_name(path.name): path for path in on_disk(folder).iterdir()}
             except OSError:
                 self._names[folder] = {}
         return self._names[folder]
-
-
-def _id_of(name: str) -> str:
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
 
 
 def _is_there(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,14 @@ def test_a_name_that_is_kept_in_pieces(tmp_path: Path) -> None:
     assert places(tree.ask("quick fox")) == [("docs/\u00fcber.txt", 1, "there")]
     (tree.root / name).unlink()
     assert places(tree.ask("quick fox")) == [("docs/\u00fcber.txt", None, "gone")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a name is made of letters")
+def test_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
+    """An id shows its bytes; the file is there under its own name."""
+    tree = Tree(tmp_path, {os.fsdecode(b"docs\xff/caf\xe9.txt"): FOX})
+    tree.build()
+    assert places(tree.ask("quick fox")) == [("docs\\xff/caf\\xe9.txt", 1, "there")]
 
 
 def test_one_file_of_several_names_is_answered_once(tmp_path: Path) -> None:
