@@ -4,10 +4,9 @@ who holds its lock, and by whether that process is still there. Nothing is locke
 
 from __future__ import annotations
 
-import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +20,10 @@ from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.formats import duration, genes, rate, shard_name
 from helix_crawl_otel.paths import STATE_FOLDER, job_folder
 from helix_crawl_otel.probes.processes import booted_at, process_mark
+from helix_crawl_otel.supervise.lock import HOLDER, LockHolder, read_holder
 
 __all__ = ["NoRun", "RunStatus", "judge", "status_of"]
 
-LOCK = "lock.json"
 TIMELINE = "timeline.jsonl"
 
 FRESH_SECONDS = 60.0
@@ -38,27 +37,6 @@ _ENDS = {DONE: "done", FAILED: "failed", PAUSED: "paused", NEVER: "never", INTER
 
 class NoRun(Refusal):
     """There is nothing that a run has left. The message names the folder."""
-
-
-@dataclass(frozen=True)
-class LockHolder:
-    """Who holds, or held, the lock of the folder; what an earlier version did not write is empty.
-
-    Args:
-        command: As it was typed, without its secrets.
-        pid: Its process.
-        process: What tells that process from a later one with its id.
-        host: Its machine.
-        since: Date and time, as it was written.
-        home: Where the run keeps its state, when that is another folder.
-    """
-
-    command: str
-    pid: int
-    process: str
-    host: str
-    since: str
-    home: str
 
 
 @dataclass(frozen=True)
@@ -250,7 +228,7 @@ def status_of(folder: Path) -> RunStatus:
         NoRun: No run has left anything there.
     """
     state = _state_folder(folder)
-    holder = _holder(state / LOCK)
+    holder = read_holder(state)
     if holder is not None and holder.home and Path(holder.home) != state:
         home = Path(holder.home)  # a backfill of several folders: the first keeps what it tells
         with suppress(OSError):  # a name that is none
@@ -323,25 +301,10 @@ def judge(
 def _state_folder(folder: Path) -> Path:
     folder = folder.absolute()
     for place in (folder / STATE_FOLDER, folder):
-        if any((place / name).is_file() for name in (LOCK, FILE, TIMELINE)):
+        if any((place / name).is_file() for name in (HOLDER, FILE, TIMELINE)):
             return place
     what = "no folder" if not folder.is_dir() else "a folder in which no run has left anything"
     raise NoRun(f"{folder} is {what}; accepted: the folder of a build or a backfill, or the one of `run --state`")
-
-
-def _holder(path: Path) -> LockHolder | None:
-    if not path.is_file():  # a pipe would be waited for
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        given: Mapping[str, Any] = content if isinstance(content, dict) else {}
-        pid = given.get("pid")
-        words = {name: given.get(name, "") for name in ("command", "process", "host", "since", "home")}
-        if type(pid) is int and all(isinstance(word, str) for word in words.values()):
-            return LockHolder(pid=pid, **words)
-    except (OSError, ValueError, RecursionError):
-        pass  # nobody holds it, or it is just being written
-    return None
 
 
 def _changed(path: Path) -> float | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from helix_crawl_otel.config import environment
+from helix_crawl_otel.config import environment, knob
 from helix_crawl_otel.encoders.base import Encoder, ModelError, first_line
 from helix_crawl_otel.encoders.load import HASHING, check_model, is_of, load_encoder, model_of
 from helix_crawl_otel.exit_codes import Refusal
@@ -30,9 +30,6 @@ from helix_crawl_otel.shards.vectors import nearest
 __all__ = ["Index", "Match", "query"]
 
 Value = TypeVar("Value")
-
-CPU_BELOW_GIB = 12.0
-"""`auto` takes the CPU on a card of this size or smaller, as for `build`."""
 
 MOST = 9999
 MANY = 50_000
@@ -307,7 +304,7 @@ def _chosen(model: str) -> str:
     plan = devices.choose_devices(
         "auto",
         1,
-        CPU_BELOW_GIB,
+        float(knob("HELIX_DENSE_CPU_BELOW_GIB").default),
         devices.worker_cards(environ),
         devices.cores(),
         devices.torch_build(),

@@ -13,8 +13,11 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -23,11 +26,55 @@ from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.file_locks import NO_LOCKS, lacks_locks, no_locks
 from helix_crawl_otel.probes.processes import process_mark
 
-__all__ = ["FolderLock", "FolderLocked"]
+__all__ = ["HOLDER", "FolderLock", "FolderLocked", "LockHolder", "read_holder"]
+
+HOLDER = "lock.json"
 
 
 class FolderLocked(Refusal):
     """Another run holds the folder. The message says which, and since when."""
+
+
+@dataclass(frozen=True)
+class LockHolder:
+    """Who holds, or held, the lock of the folder; what an earlier version did not write is empty.
+
+    Args:
+        command: As it was typed, without its secrets.
+        pid: Its process.
+        process: What tells that process from a later one with its id.
+        host: Its machine.
+        since: Date and time, as it was written.
+        home: Where the run keeps its state, when that is another folder.
+    """
+
+    command: str
+    pid: int
+    process: str
+    host: str
+    since: str
+    home: str
+
+
+def read_holder(folder: Path) -> LockHolder | None:
+    """Who holds, or held, the lock of a folder; `None` where nothing says so.
+
+    Args:
+        folder: Where the lock is kept.
+    """
+    path = folder / HOLDER
+    if not path.is_file():  # a pipe would be waited for
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        given: Mapping[str, Any] = content if isinstance(content, dict) else {}
+        pid = given.get("pid")
+        words = {name: given.get(name, "") for name in ("command", "process", "host", "since", "home")}
+        if type(pid) is int and all(isinstance(word, str) for word in words.values()):
+            return LockHolder(pid=pid, **words)
+    except (OSError, ValueError, RecursionError):
+        pass  # nobody holds it, or it is just being written
+    return None
 
 
 class FolderLock:
@@ -47,7 +94,7 @@ class FolderLock:
         self._folder = folder
         self._command = command
         self._home = home
-        self._holder = folder / "lock.json"
+        self._holder = folder / HOLDER
         self._lock = FileLock(folder / "lock")
 
     def __enter__(self) -> FolderLock:
@@ -99,10 +146,8 @@ class FolderLock:
                 raise OSError(errno.EINVAL, f"{path} {why}")
 
     def _sentence(self) -> str:
-        who = "another process"
-        try:
-            holder = json.loads(self._holder.read_text(encoding="utf-8"))
-            who = f"`{holder['command']}` (process {holder['pid']} on {holder['host']}, since {holder['since']})"
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            pass  # it is just writing it, or could not
+        holder = read_holder(self._folder)
+        who = "another process"  # it is just writing who it is, or could not
+        if holder is not None and holder.command:
+            who = f"`{holder.command}` (process {holder.pid} on {holder.host}, since {holder.since})"
         return f"{self._folder.parent} is in use by {who}; wait for it, or end it: what it has done is kept"

@@ -20,10 +20,11 @@ from helix_crawl_otel.console.run_record import (
     read_record,
     record_of,
 )
-from helix_crawl_otel.console.status import LockHolder, NoRun, RunStatus, judge, status_of
+from helix_crawl_otel.console.status import NoRun, RunStatus, judge, status_of
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.dates import local_time, moment_of, utc_time
 from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.lock import LockHolder
 from tests.console.story import told
 
 NOW = 1795896611.25
