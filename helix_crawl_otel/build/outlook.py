@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ MOST_BATCHES = 2000
 """Of the end of a run: its beginning may have been on another device, or before a crawl."""
 
 LEAST_BATCHES = 3
+
+LAST_BYTES = 4 * 1024**2
+"""Of a timeline that are looked at first: it may hold the runs of a year, and a build waits for this."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +61,33 @@ def earlier_rate(timeline: Path, encoder: str) -> EarlierRate | None:
         timeline: Of the folder; it need not be there.
         encoder: The model.
     """
+    window = LAST_BYTES
+    try:
+        with timeline.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            while True:
+                file.seek(max(0, size - window))
+                # Batches before the first `run` line in the window are of a run that nobody knows: none is counted.
+                found = _last_rate(file, encoder)
+                if found is not None or window >= size:
+                    return found
+                window *= 8
+    except OSError:
+        return None
+
+
+def _last_rate(lines: Iterable[bytes], encoder: str) -> EarlierRate | None:
     found: EarlierRate | None = None
     batches: deque[bytes] = deque(maxlen=MOST_BATCHES)
     is_wanted = False
-    try:
-        with timeline.open("rb") as file:
-            for line in file:
-                if line.startswith(b'{"event":"run"') or b'"event": "run"' in line:
-                    found = _rate(batches) or found
-                    batches.clear()
-                    run = _parsed(line)
-                    is_wanted = run.get("encoder") == encoder and run.get("host") == platform.node()
-                elif is_wanted and b'"batch"' in line:
-                    batches.append(line)
-    except OSError:
-        return found
+    for line in lines:
+        if line.startswith(b'{"event":"run"') or b'"event": "run"' in line:
+            found = _rate(batches) or found
+            batches.clear()
+            run = _parsed(line)
+            is_wanted = run.get("encoder") == encoder and run.get("host") == platform.node()
+        elif is_wanted and b'"batch"' in line:
+            batches.append(line)
     return _rate(batches) or found
 
 

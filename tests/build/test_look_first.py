@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helix_crawl_otel.build import outlook
 from helix_crawl_otel.build.outlook import earlier_rate, settle_filters
 from helix_crawl_otel.cli import main
 from helix_crawl_otel.corpus.filters import Filters
@@ -24,8 +25,13 @@ def run_of(path: Path, genes: int, *, encoder: str = "minilm", host: str | None 
         file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
-def test_the_rate_is_that_of_the_last_run_with_this_model_on_this_machine(tmp_path: Path) -> None:
-    """Never of another, nor of one that hardly began; a torn line is no matter."""
+@pytest.mark.parametrize("first", [None, 1, 100, 1000, 20_000])
+def test_the_rate_is_that_of_the_last_run_with_this_model_on_this_machine(
+    first: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never of another, nor of one that hardly began; a torn line is no matter, nor how much is read at first."""
+    if first is not None:
+        monkeypatch.setattr(outlook, "LAST_BYTES", first)
     path = tmp_path / "timeline.jsonl"
     assert earlier_rate(path, "minilm") is None
     run_of(path, 5)
