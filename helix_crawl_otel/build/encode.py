@@ -189,8 +189,8 @@ def _encode(
     store.claim(encoder.identity)
     check_other_device(store, encoder)
     store.note_session(encoder.device, encoder.versions, encoder.threads, settings.batch_size)
-    first = store.pending(None, settings.batch_size)
-    each = sum(encoder.work([gene.content]) for gene in first) / max(1, len(first))
+    genes = store.pending(None, settings.batch_size)
+    each = sum(encoder.work([gene.content]) for gene in genes) / max(1, len(genes))
     report(messages.Encoding(assignment.shard, settings.label, pending, store.vector_count(), each * pending))
     with watch.shard(assignment.shard, device=settings.label) as shard:
         session = _Session(store, assignment, encoder, shard, report, pending, each, room)
