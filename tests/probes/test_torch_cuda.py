@@ -99,9 +99,11 @@ def test_the_allocators_cap_is_read_whoever_has_set_it(
     assert reading.limit_bytes == 100
 
 
-def test_a_torch_that_cannot_tell_its_cap_is_read_all_the_same(probe: TorchProbe, cuda: Cuda) -> None:
+def test_a_torch_that_cannot_tell_its_cap_is_read_all_the_same(
+    probe: TorchProbe, cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Earlier versions can set it and not tell it."""
-    cuda.get_per_process_memory_fraction = None  # type: ignore[method-assign,assignment]
+    monkeypatch.delattr(Cuda, "get_per_process_memory_fraction")
     cuda.hold(40)
     assert probe() == MemoryReading(40, 100, reserved_bytes=40)
 
