@@ -213,7 +213,8 @@ def take_instruments() -> PrivateInstruments:
 
 def is_known(reading: MemoryReading) -> bool:
     """Whether the policy can learn anything from a reading."""
-    return reading.fraction is not None or not (reading.shared_bytes is reading.other_shared_bytes is None)
+    facts = reading.fraction, reading.cap_fraction, reading.shared_bytes, reading.other_shared_bytes
+    return any(fact is not None for fact in facts)
 
 
 READ_AT = "read_at"
