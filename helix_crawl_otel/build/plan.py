@@ -22,7 +22,7 @@ from helix_crawl_otel.corpus.tree import ROOT_SHARD, ShardPlan, plan_tree
 from helix_crawl_otel.encoders.load import is_of
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
-from helix_crawl_otel.paths import looked_at, on_disk, same_place
+from helix_crawl_otel.paths import on_disk, same_place
 from helix_crawl_otel.shards.build_record import (
     BuildRecord,
     RecordUnusable,
@@ -279,7 +279,6 @@ def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], options
     if not path.exists():
         return None
     try:
-        looked_at.place = str(path)
         salvaged[plan.name] = found = salvage(path, options.lock_seconds, is_built=True, deep=options.reencode)
     except StoreError as error:
         salvaged[plan.name] = error
@@ -376,7 +375,6 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     model, said = _model(options.model, paths, own, place, reencode=options.reencode, lock_seconds=options.lock_seconds)
     planned = BuildPlan(model, notes=[*notes, *said])
     for path in paths:
-        looked_at.place = str(path)
         name = shard_of(path, is_alone=len(folders) == 1)
         try:
             found = salvage(path, options.lock_seconds, deep=options.reencode)

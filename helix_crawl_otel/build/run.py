@@ -30,13 +30,13 @@ from helix_crawl_otel.encoders.load import HASHING, check_model, find_model
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.formats import printable
+from helix_crawl_otel.interrupts import hearing
 from helix_crawl_otel.link.messages import WorkerSettings
 from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.shards.build_record import write_record
 from helix_crawl_otel.shards.inspect import count_quarantined, count_unread
 from helix_crawl_otel.shards.sources import notes_of
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.interrupts import hearing
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.session import RunOptions, Session
