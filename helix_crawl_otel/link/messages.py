@@ -322,11 +322,13 @@ class LoadStart(Message):
 
 @dataclass(frozen=True)
 class LoadEnd(Message):
-    """It has it."""
+    """It has it, and computes in `dtype`, for a reason that people may be told."""
 
     model: str
     device: str
     seconds: float
+    dtype: str = "float32"
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -493,6 +495,8 @@ class WorkerSettings:
         number: 1 for the first worker of the run, and so on.
         label: The device that it is reported under: `device`, unless a modelled card is laid over the CPU.
         lock_seconds: How long to wait for a shard that another program holds.
+        dtype: What to compute in, as given to `--dtype`.
+        must_agree: The folder holds vectors of the model as it is saved: those of `dtype` have to agree with them.
     """
 
     model: str
@@ -504,6 +508,8 @@ class WorkerSettings:
     number: int
     label: str
     lock_seconds: float = 30.0
+    dtype: str = "auto"
+    must_agree: bool = False
 
 
 @dataclass(frozen=True)
