@@ -164,6 +164,8 @@ def _settings(
         number=number,
         label=device,
         lock_seconds=options.lock_seconds,
+        vram_cap=options.vram_cap,
+        workers=sum(1 for _, place in devices.slots if place == device),
         dtype=planned.dtype,
         must_agree=planned.must_agree,
     )

@@ -37,8 +37,8 @@ of each kind, and the command that mends it."""
 
 _EPILOG = """\
 genes = vectors + missing + wrong length + not finite + not normalised + not encodable + quarantined. Two builds of the
-same tree with the same encoder, device, batch size and threads have the same digest, as long as no batch was halved and
-no shard finished on the CPU."""
+same tree with the same encoder, device, dtype, batch size and threads have the same digest, as long as no batch was
+halved and no shard finished on the CPU."""
 
 _COLUMNS = ("genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined")
 _RARE_COLUMNS = ("not_finite", "not_normalised")

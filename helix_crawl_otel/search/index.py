@@ -266,6 +266,7 @@ def query(
     *,
     model: str | None = None,
     device: str | int | TorchDevice = "cpu",
+    dtype: str | None = None,
 ) -> list[Match]:
     """The genes of a folder that are nearest to a text, best first. For more than one question see `Index`.
 
@@ -275,13 +276,14 @@ def query(
         count: At most so many, 1 to 9999.
         model: As for `Index`.
         device: As for `Index`.
+        dtype: As for `Index`.
 
     Raises:
         StoreError: There are no shards, no vectors, or they are of another encoder.
         ModelError: The model cannot be loaded.
         ValueError: An argument is none that is accepted.
     """
-    with Index(folder, model=model, device=device) as index:
+    with Index(folder, model=model, device=device, dtype=dtype) as index:
         return index.query(text, count)
 
 

@@ -282,12 +282,11 @@ def test_a_dtype_that_stands_apart_goes_on_and_no_other_beside_it(tree: Path, ou
     build(tree, out)
     assert (plan(tree, out).dtype, plan(tree, out, dtype="bfloat16").must_agree) == ("auto", True)
     assert plan(tree, out, reencode=True, dtype="bfloat16").works, "only a worker can tell whether that changes them"
-    for name in ("a", "b", "c"):
-        sql(
-            out / f"{name}.db",
-            """UPDATE helix_crawl_meta SET value = '{"dtype": "bfloat16", ' || substr(value, 2)
-            WHERE key = 'encoder'""",
-        )
+    name_it = (
+        "UPDATE helix_crawl_meta SET value = '{\"dtype\": \"bfloat16\", ' || substr(value, 2) WHERE key = 'encoder'"
+    )
+    for file in files(out).values():
+        sql(out / file, name_it)
     for dtype in ("auto", "bfloat16"):
         planned = plan(tree, out, dtype=dtype)
         assert (planned.dtype, planned.must_agree, len(planned.complete)) == ("bfloat16", False, 3)
