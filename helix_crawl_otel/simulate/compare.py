@@ -132,6 +132,7 @@ def compare(scenario: Scenario, settings: Settings) -> Comparison:
         SimulatedPolicy("release", routine_release=True),
         finished_batches(settings),
         ladder(settings),
+        ladder(settings, caps=True),
         best_plan(scenario).policy(),
     ]
     runs = {policy.name: play(scenario, policy) for policy in policies}
