@@ -24,7 +24,7 @@ STATUS = ShardStatus(Verdict.CRAWLING, 1.0, None, 0.1, 8, 2, True, 0.99)
 SAID: tuple[Message, ...] = (
     messages.Hello(messages.VERSION, 4711, "3.11.9", "0.1"),
     messages.StartWorker("cpu", "demote"),
-    messages.Memory("cuda:0", MemoryReading(1, 2, 3, None), "custom", up=True),
+    messages.Memory("cuda:0", MemoryReading(1, 2, 3, None, 4, 5), "custom", up=True),
     messages.ReportError("hook", "LookupError: mine"),
     messages.LastWords("the device fails", is_device=True),
     messages.OpenShard(1, "straße 文", "cuda:0", [ActionKind.RECYCLE], can_leave=True),
@@ -37,6 +37,7 @@ SAID: tuple[Message, ...] = (
     messages.RecordBatch(2, "a", "cuda:0", 64, 4.0, 7),
     messages.IgnoreBatch("a", "work", "nan"),
     messages.Boundary("a", "cuda:0", 0.1, 64, 1000),
+    messages.Boundary("a", "cuda:0", 0.1, 64, 1000, 4096.5),
     messages.Boundary("a", "cuda:0", None, None, None),
     messages.Acknowledge(7, Outcome.APPLIED, "12 MiB freed"),
     messages.AskStatus(3, "a"),
@@ -47,6 +48,7 @@ SAID: tuple[Message, ...] = (
         "a", 3, 2, 1, 1, [("b.png", "picture", "it is one")], [("c.txt", "cp1252")], [("file", "unreadable")], 1
     ),
     messages.Encoding("a", "cuda:0", 100),
+    messages.Encoding("a", "cuda:0", 100, 7, 4096.5),
     messages.NextBatch("a", "g1", 4),
     messages.QuarantineGene("a", "g1", "a/one.txt", "Once upon", "it dies"),
     messages.ShardDone("a"),
