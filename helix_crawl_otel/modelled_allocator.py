@@ -104,10 +104,7 @@ class _Allocator:
         is_small = size <= _SMALL
         pool = self.free_small if is_small else self.free_large
         at = bisect_left(pool, (size, -1))
-        if at < len(pool):
-            block = self._blocks[pool.pop(at)[1]]
-        else:
-            block = self._grow(size)
+        block = self._blocks[pool.pop(at)[1]] if at < len(pool) else self._grow(size)
         block.is_free = False
         left = block.size - size
         if left >= _STEP if is_small else left > _SMALL:

@@ -17,14 +17,24 @@ from helix_crawl_otel.formats import GIB
 from helix_crawl_otel.modelled_allocator import EncoderModel, replay_forward
 from helix_crawl_otel.policy.model import MemoryReading
 
-__all__ = ["BatchLoad", "CardModel", "Context", "IdealContext", "check_number", "check_whole", "slowdown"]
+__all__ = [
+    "WHOLE_FIELDS",
+    "BatchLoad",
+    "CardModel",
+    "Context",
+    "IdealContext",
+    "check_number",
+    "check_whole",
+    "slowdown",
+]
 
 _FITS_GIB = 1e-9
 
 _LEAST_PART = 8
 """A worker on a card whose memory does for no eighth of a batch is ended: a fresh one may have more."""
 
-_WHOLE = {"heals": (0, 1), "layers": (0, 200), "hidden": (1, 65_536), "number_bytes": (1, 8)}
+WHOLE_FIELDS = {"heals": (0, 1), "layers": (0, 200), "hidden": (1, 65_536), "number_bytes": (1, 8)}
+"""Fields of `CardModel` that are whole numbers, with the least and the most."""
 
 
 def check_whole(name: str, value: object, least: int, most: int) -> None:
@@ -98,9 +108,9 @@ class CardModel:
         least = {"limit_gib": 0.1, "tokens_per_second": 0.001, "cpu_tokens_per_second": 0.001, "spill_power": 0.1}
         most = {"spill_power": 10.0}
         for item in fields(self):
-            if item.name not in _WHOLE:
+            if item.name not in WHOLE_FIELDS:
                 check_number(item.name, getattr(self, item.name), least.get(item.name, 0.0), most.get(item.name, 1e6))
-        for name, (lowest, highest) in _WHOLE.items():
+        for name, (lowest, highest) in WHOLE_FIELDS.items():
             check_whole(name, getattr(self, name), lowest, highest)
         if self.budget_gib <= 0:
             raise ValueError(
@@ -174,6 +184,14 @@ class BatchLoad:
         """Padded tokens."""
         return self.genes * self.tokens
 
+    def activations_gib(self, card: CardModel) -> float:
+        """What its activations take, where no encoder is replayed."""
+        return self.genes * self.tokens * card.activation_mib_per_token / 1024
+
+    def needed_gib(self, card: CardModel) -> float:
+        """What it takes of an empty cache, where no encoder is replayed."""
+        return self.activations_gib(card) + self.fragment_gib + self.surge_gib
+
     def healthy_seconds(self, card: CardModel) -> float:
         """Encode time on the card with nothing spilled."""
         return (card.batch_seconds + self.work / card.tokens_per_second) * self.noise / self.speed
@@ -181,6 +199,11 @@ class BatchLoad:
     def cpu_seconds(self, card: CardModel) -> float:
         """Encode time on the CPU, which has memory enough."""
         return self.work / card.cpu_tokens_per_second * self.noise
+
+    def cut(self, genes: int) -> list[BatchLoad]:
+        """The batch in parts of at most so many passages; what stalls is in the first."""
+        sizes = [min(genes, self.genes - done) for done in range(0, self.genes, genes)]
+        return [replace(self.part(size), stalls=self.stalls and at == 0) for at, size in enumerate(sizes)]
 
     def part(self, genes: int) -> BatchLoad:
         """Some of its passages, as long as the batch is; they need so much less at once."""
@@ -198,11 +221,11 @@ class Context:
       encoder, what torch's allocator does with the batch is replayed instead.
     - A surge needs its workspace beside the fragments in one piece; the hole it leaves takes later fragments.
       WDDM refuses nothing, so the allocator is never told to flush and simply takes more.
-    - Under a cap the allocator refuses instead: its cache is given back and the request made again; after that the batch
-      is halved, down to an eighth, in a fresh context down to one passage.
+    - Under a cap the allocator refuses instead: its cache is given back and the request made again; after that the
+      batch is halved, down to an eighth, in a fresh context down to one passage.
     - What does not fit the budget spills, and what has spilled stays spilled as long as the context lives.
-    - A release empties the cache. While nothing has spilled the context is as good as fresh afterwards, but for what has
-      leaked. Later it lowers the reading until the next batch takes everything back: "saws there for hours".
+    - A release empties the cache. While nothing has spilled the context is as good as fresh afterwards, but for what
+      has leaked. Later it lowers the reading until the next batch takes everything back: "saws there for hours".
 
     So without a cap a younger context never holds or spills more than an older one that meets the same batches.
 
@@ -251,7 +274,12 @@ class Context:
     def reading(self) -> MemoryReading:
         """The same as a probe gives it, with what has spilled as shared memory; the others hold theirs on the card."""
         return MemoryReading(
-            round(self.used_gib * GIB), round(self.card.limit_gib * GIB), round(self.spilled_gib * GIB), 0
+            used_bytes=round(self.used_gib * GIB),
+            limit_bytes=round(self.card.limit_gib * GIB),
+            shared_bytes=round(self.spilled_gib * GIB),
+            other_shared_bytes=0,
+            reserved_bytes=round(self.held_gib * GIB),
+            cap_bytes=None if self.cap_gib is None else max(1, round(self.cap_gib * GIB)),
         )
 
     def encode(self, load: BatchLoad) -> float:
@@ -315,7 +343,7 @@ class Context:
             done = replay_forward(self.segments, encoder, load.genes, load.tokens, room_bytes)
             self.segments, self.widest_gib = done.segments, sum(done.segments) / GIB
             return done.fits, done.flushed
-        self.widest_gib = max(self.widest_gib, load.work * self.card.activation_mib_per_token / 1024)
+        self.widest_gib = max(self.widest_gib, load.activations_gib(self.card))
         if load.tokens not in self.shapes:
             self.shapes.add(load.tokens)
             self.fragments_gib += load.fragment_gib
@@ -366,7 +394,7 @@ class IdealContext(Context):
         while sizes:
             for genes in sorted(sizes, reverse=True):
                 seconds = whole + (-(-load.genes // genes) - 1) * more
-                if self._fits(load.part(genes)):
+                if self._fits(load if genes == load.genes else load.part(genes)):
                     yield seconds
                     return
                 yield seconds * slowdown(self.card, self.spilled_gib)
@@ -374,6 +402,10 @@ class IdealContext(Context):
 
     def _fits(self, load: BatchLoad) -> bool:
         """Whether there is room for a part in an empty cache; without it, `spilled_gib` is what has none."""
+        if self.card.encoder is None:
+            needed_gib = self.card.context_gib + self.leaked_gib + load.needed_gib(self.card)
+            self.spilled_gib = max(0.0, needed_gib - self.budget_gib)
+            return self.spilled_gib <= _FITS_GIB
         self._empty()
         self.cap_gib, self.spilled_gib = self.budget_gib, 0.0
         if self._grow(load)[0]:

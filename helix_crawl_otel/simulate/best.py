@@ -1,10 +1,10 @@
 """The best possible time for a scenario: a bound that no policy passes, and the plan that it is the time of.
 
-A shortest path over the batch boundaries, over recycles and moves between card and CPU, each at its full cost, on a card
-that is better than any policy could make it (`IdealContext`): its cache is emptied for nothing before each batch, and a
-batch that does not fit is cut beforehand. So it is a bound for every policy, with a cap on the allocator or without one;
-and a close one, for a release in time or a flush costs half a second. What makes the search small, and exact on that
-card:
+A shortest path over the batch boundaries, over recycles and moves between card and CPU, each at its full cost, on a
+card that is better than any policy could make it (`IdealContext`): its cache is emptied for nothing before each batch,
+and a batch that does not fit is cut beforehand. So it is a bound for every policy, with a cap on the allocator or
+without one; and a close one, for a release in time or a flush costs half a second. What makes the search small, and
+exact on that card:
 
 - a younger context is never slower than an older one, and starting one costs the same anywhere, so a reset is never
   needed before the first batch that is slower for what has leaked, or stalls (put it off until there: the context is
@@ -131,7 +131,9 @@ class _Search:
 
     def _is_at_risk(self, context: IdealContext, load: BatchLoad, seconds: float) -> bool:
         """Whether a fresh context would be faster: this one stalls, or lacks what has leaked."""
-        return math.isinf(seconds) or (context.leaked_gib > 0 and seconds > IdealContext(self.card).encode(load))
+        if context.leaked_gib == 0 or seconds == load.healthy_seconds(self.card):
+            return math.isinf(seconds)
+        return seconds > IdealContext(self.card).encode(load)
 
     def _plan(self) -> Plan:
         end = len(self.loads)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from helix_crawl_otel.modelled_card import CardModel
 from helix_crawl_otel.simulate.scenario import MOST_SEEDS, Scenario, Stretch
 
-__all__ = ["FAMILIES", "random_scenarios"]
+__all__ = ["FAMILIES", "RandomScenario", "random_scenario", "random_scenarios"]
 
 CARDS_GIB = (6.0, 8.0, 10.0, 12.0, 16.0, 24.0)
 
@@ -49,7 +50,7 @@ class _Draw:
         """The stretch in pieces, cut at random places between two shares of it."""
         at = sorted(round(self.dice.uniform(least, most) * whole.genes) for _ in range(parts))
         bounds = [0, *at, whole.genes]
-        pieces = (behind - before for before, behind in zip(bounds, bounds[1:], strict=False))
+        pieces = (behind - before for before, behind in pairwise(bounds))
         return tuple(replace(whole, genes=genes) for genes in pieces if genes > 0)
 
 
@@ -165,22 +166,47 @@ def _throttled(draw: _Draw) -> _Made:
 
 
 FAMILIES: dict[str, tuple[str, Callable[[_Draw], _Made]]] = {
-    "fragments": ("passages of mixed length in file order: torch's cache, replayed, grows with every longer one", _fragments),
+    "fragments": (
+        "passages of mixed length in file order: torch's cache, replayed, grows with longer ones",
+        _fragments,
+    ),
     "leak": ("each batch keeps a little that only the end of the process gives back", _leak),
     "surge": ("one batch needs much more at once, which a fresh worker would have room for", _surge),
     "stall": ("one or two batches never end in the context that meets them; a fresh one encodes them", _stall),
     "others": ("another program takes memory for a time", _others),
     "tiny-room": ("the longest batches need 0.8 to 1.4 times what the card has beside the weights", _tiny_room),
     "giant-text": ("one to three batches need more than a fresh worker has room for", _giant_text),
-    "short-shards": ("20 to 60 shards of at most 12 batches, some of which crawl from their first one on", _short_shards),
+    "short-shards": (
+        "20 to 60 shards of at most 12 batches, some of which crawl from the first on",
+        _short_shards,
+    ),
     "heals": ("each new length takes a little for good, and a release brings back what has spilled", _heals),
-    "healthy": ("a full cache and nothing else, in half of them with a disk that becomes slow: nothing to do", _healthy),
+    "healthy": (
+        "a full cache, in half of them beside a disk that becomes slow: nothing to do",
+        _healthy,
+    ),
     "throttled": ("a full cache, and a card that is slow for another reason for a time: nothing to do", _throttled),
 }
 """What each family models, and what makes one of it."""
 
 
-def random_scenarios(count: int, seed: int) -> list[Scenario]:
+class RandomScenario(Scenario):
+    """One of a family, named after it. Another seed is another card and other shards."""
+
+    def drawn(self, seed: int) -> Scenario:
+        """See `Scenario`."""
+        return random_scenario(self.name, seed)
+
+
+def random_scenario(family: str, seed: int) -> RandomScenario:
+    """One scenario of a family, the same on every machine."""
+    text, make = FAMILIES[family]
+    dice = random.Random(f"{family}|{seed}")
+    card, stretches = make(_drawn(dice))
+    return RandomScenario(family, text, stretches, card=card, jitter=dice.uniform(0.02, 0.1), seed=seed)
+
+
+def random_scenarios(count: int, seed: int) -> list[RandomScenario]:
     """Scenarios of all families in turn.
 
     Args:
@@ -188,11 +214,4 @@ def random_scenarios(count: int, seed: int) -> list[Scenario]:
         seed: Of the first; the next ones follow.
     """
     names = list(FAMILIES)
-    return [_scenario(names[at % len(names)], (seed + at) % MOST_SEEDS) for at in range(count)]
-
-
-def _scenario(family: str, seed: int) -> Scenario:
-    text, make = FAMILIES[family]
-    dice = random.Random(f"{family}|{seed}")
-    card, stretches = make(_drawn(dice))
-    return Scenario(family, text, stretches, card=card, jitter=dice.uniform(0.02, 0.1), seed=seed)
+    return [random_scenario(names[at % len(names)], (seed + at) % MOST_SEEDS) for at in range(count)]

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 
 from helix_crawl_otel.modelled_card import BatchLoad, Context, IdealContext, slowdown
+from helix_crawl_otel.policy.bad_batches import BadBatches
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.simulate.policies import CARD, CPU, SimulatedAction, SimulatedPolicy
@@ -152,8 +153,7 @@ class _Loop:
         try:
             self._start(self.device, "first")
             for load in self.scenario.loads():
-                while not self._encode(load):
-                    pass
+                self._encode_in_parts(load)
             self.run.finish_seconds = self.now
         except _GivenUp:
             self.run.finish_seconds = None
@@ -203,8 +203,24 @@ class _Loop:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def _encode(self, load: BatchLoad) -> bool:
-        """Boundary, read, encode, commit. Returns False when the worker was ended inside the batch."""
+    def _encode_in_parts(self, load: BatchLoad) -> None:
+        """Encode a batch, in one piece unless that ends its worker again and again."""
+        bad, waiting = BadBatches(), [load]
+        while waiting:
+            part = waiting[0]
+            first = f"{load.index}.{len(waiting)}"
+            ended = self._encode(part)
+            if ended is None:
+                waiting.pop(0)
+            elif ended is SimulatedAction.RESTART:
+                outcome = bad.crashed(first, part.genes, "hang", is_on_card=self.device != CPU)
+                most = bad.limits().get(first, part.genes)
+                waiting[:1] = part.cut(most)
+                if outcome.needs_cpu:
+                    self._apply(SimulatedAction.DEMOTE_CPU, load)
+
+    def _encode(self, load: BatchLoad) -> SimulatedAction | None:
+        """Boundary, read, encode, commit. Returns how the worker was ended inside the batch, if it was."""
         if self.policy.caps and self.context is not None and self.context.limit(self._cap_gib()):
             self._sample()
             self._pass(self.card.release_seconds)
@@ -233,18 +249,18 @@ class _Loop:
         if end is not None:
             self._note(load, began, finished=False)
             self._apply(end, load, forced=True)
-            return False
+            return end
         self._reach(began + seconds, load, began)
         if self.context is not None and self.context.lacks_memory:
             self._note(load, began, finished=False)
-            is_fresh = self.context.batches == 1
-            self._apply(SimulatedAction.DEMOTE_CPU if is_fresh else SimulatedAction.RECYCLE, load)
-            return False
+            end = SimulatedAction.DEMOTE_CPU if self.context.batches == 1 else SimulatedAction.RECYCLE
+            self._apply(end, load)
+            return end
         self.policy.batch_finished(self.now, load, self.device, seconds, reading)
         self._note_detection(load)
         self._note(load, began, finished=True)
         self.batches += 1
-        return True
+        return None
 
     def _take_memory(self, load: BatchLoad) -> float:
         """Seconds of the encode stage; whether it crawls goes to `crawling`."""

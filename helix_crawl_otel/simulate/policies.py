@@ -8,8 +8,10 @@ Source: DESIGN.md, sections 4 and 5; issue "simulate": none, release only, finis
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 
 from helix_crawl_otel.modelled_card import BatchLoad
 from helix_crawl_otel.policy.batch import BatchInfo
@@ -21,6 +23,7 @@ __all__ = [
     "CARD",
     "CPU",
     "DEFINITIONS",
+    "MAKERS",
     "CorePolicy",
     "PlannedPolicy",
     "SimulatedAction",
@@ -39,10 +42,10 @@ DEFINITIONS = {
     "rest of the shard; acts between batches, and nobody can end the worker",
     "ladder": "release, and this package: the rule on finished batches and batches in flight, all rungs, under a "
     "supervisor that ends a worker stuck in a batch; with the knobs given",
-    "ladder+cap": "the same with a cap on the worker's allocator (95 % of the memory that is free or its own): a request "
-    "beyond it is refused, so that the cache is given back, then the batch halved, then the worker recycled",
-    "best": "a bound, knowing all that will come: the cheapest plan of recycles, moves to the CPU and back, at any batch "
-    "boundary, each at its full cost, with a cache that costs nothing to empty and batches cut where they do not fit",
+    "ladder+cap": "the same with a cap on the worker's allocator (95 % of the memory that is free or its own): a "
+    "request beyond it is refused, so that the cache is given back, then the batch halved, then the worker recycled",
+    "best": "a bound, knowing all that will come: the cheapest plan of recycles, moves to the CPU and back, at any "
+    "batch boundary, each at its full cost, where a cache is emptied for nothing and a batch cut that does not fit",
 }
 """What each policy is, in the order of the table."""
 
@@ -253,3 +256,13 @@ def finished_batches(settings: Settings) -> CorePolicy:
     """`finished-batches`: see `DEFINITIONS`. It judges by work, as ours does, so that only two things differ."""
     kinds = (ActionKind.EMPTY_CACHE, ActionKind.DEMOTE_CPU)
     return CorePolicy("finished-batches", replace(settings, inflight=False), can_take=kinds, can_end_worker=False)
+
+
+MAKERS: dict[str, Callable[[Settings], SimulatedPolicy]] = {
+    "none": lambda settings: SimulatedPolicy("none", routine_release=False),
+    "release": lambda settings: SimulatedPolicy("release", routine_release=True),
+    "finished-batches": finished_batches,
+    "ladder": ladder,
+    "ladder+cap": partial(ladder, caps=True),
+}
+"""What makes a policy of the knobs, for each but `best`."""

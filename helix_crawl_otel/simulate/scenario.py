@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from helix_crawl_otel.modelled_card import BatchLoad, CardModel, check_number, check_whole
@@ -114,8 +114,9 @@ class Scenario:
         card: The card.
         release_every: The driver's own release of the cache, in batches of a worker; 0 = never. In force for every
             policy but `none` and `best`.
-        order: `files`: batches as the passages come; `tokens`: longest first over the shard, filled up to `batch_tokens`
-            and at most `batch_size` passages, as `build` does it. What a stretch says holds for as many passages.
+        order: `files`: batches as the passages come; `tokens`: longest first over the shard, filled up to
+            `batch_tokens` and at most `batch_size` passages, as `build` does it. What a stretch says holds for as many
+            passages.
         batch_tokens: The most padded tokens of a batch; a longer passage goes alone.
         vram_cap: What the policies with a cap let a worker hold, as a fraction of the memory that is free or its own.
         jitter: Spread of the batch times, a fraction, 0 to 0.9: each takes between 1 - jitter and 1 + jitter times its
@@ -161,6 +162,10 @@ class Scenario:
     def genes(self) -> int:
         """Passages in all."""
         return sum(stretch.genes for stretch in self.stretches)
+
+    def drawn(self, seed: int) -> Scenario:
+        """The same kind of job with another seed."""
+        return replace(self, seed=seed)
 
     def loads(self) -> list[BatchLoad]:
         """The batches, in order. The same for the same scenario, on every machine."""
@@ -209,6 +214,7 @@ class Scenario:
                 genes = min(mine[at].rows(lengths[done], self.batch_tokens), len(lengths) - done)
                 yield mine[at], genes, lengths[done], is_first
                 done, is_first = done + genes, False
+
 
 # Nine shapes of 0.53 GiB fill 4.77 of the 4.98 GiB that weights and activations leave: 97 % full, healthy.
 _full = partial(Stretch, fragment_gib=0.53)
