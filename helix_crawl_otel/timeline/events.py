@@ -262,13 +262,16 @@ def _bytes(line: dict[str, Any], key: str, least: int) -> int | None:
 
 def _name(line: dict[str, Any], key: str) -> str:
     value = line.get(key)
-    if not isinstance(value, str) or not value:
+    if type(value) is not str or not value:
         raise BadLine(f"{key} is {_shown(value)}; accepted: a name")
-    return sys.intern(value)
+    return value
 
 
 def _device(line: dict[str, Any]) -> str:
-    return _name(line, "device") if line.get("device") is not None else DEFAULT_DEVICE
+    value = line.get("device")
+    if type(value) is str and value:
+        return value
+    return DEFAULT_DEVICE if value is None else _name(line, "device")
 
 
 def _worker_name(line: dict[str, Any], device: str) -> str:
@@ -276,7 +279,7 @@ def _worker_name(line: dict[str, Any], device: str) -> str:
     if value is None:
         return device
     if type(value) is int and abs(value) < 10**18:
-        return sys.intern(str(value))
+        return str(value)
     return _name(line, "worker")
 
 
