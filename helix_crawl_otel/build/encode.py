@@ -189,9 +189,11 @@ def _encode(
     store.claim(encoder.identity)
     check_other_device(store, encoder)
     store.note_session(encoder.device, encoder.versions, encoder.threads, settings.batch_size)
-    report(messages.Encoding(assignment.shard, settings.label, pending, store.vector_count()))
+    genes = store.pending(None, settings.batch_size)
+    each = sum(encoder.work([gene.content]) for gene in genes) / max(1, len(genes))
+    report(messages.Encoding(assignment.shard, settings.label, pending, store.vector_count(), each * pending))
     with watch.shard(assignment.shard, device=settings.label) as shard:
-        session = _Session(store, assignment, encoder, shard, report, pending, room)
+        session = _Session(store, assignment, encoder, shard, report, pending, each, room)
         try:
             first = min(settings.batch_size, FIRST_ON_CPU) if settings.label == "cpu" else settings.batch_size
             batches = _batches(store, settings.batch_size, session.leaves_out, first)
@@ -275,6 +277,7 @@ class _Session:
         shard: Watched.
         report: Tells the supervisor.
         pending: Genes that lack a vector, as the store counts them. Who shows how many are left reads it of here.
+        each: What one of them costs, by the first ones.
         room: What the encoder reads of a gene; `None` where all of them are known to fit.
     """
 
@@ -286,8 +289,10 @@ class _Session:
         shard: ShardWatch,
         report: Callable[[Message], None],
         pending: int,
+        each: float,
         room: TokenRoom | None,
     ) -> None:
+        self._each = each
         self._store = store
         self._room = room
         self._encoder = encoder
@@ -408,7 +413,7 @@ class _Session:
         written = self._store.commit(vectors, self._unread([gene for gene, _ in vectors]))
         self._pending = max(0, self._pending - written)
         self._quarantine_unproven()
-        for action in boundary_after(self._shard, written, self._pending):
+        for action in boundary_after(self._shard, written, self._pending, self._each * self._pending):
             if action.kind is ActionKind.EMPTY_CACHE:
                 self._encoder.release()
 

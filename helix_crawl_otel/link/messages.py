@@ -283,6 +283,7 @@ class Boundary(Message):
         commit_seconds: What that took, `None` where no batch of the thread came before.
         genes: In a build, how many have their vector since the boundary before.
         pending: In a build, how many of the shard's genes lack one still, as the store counts them.
+        work_pending: What those cost, in the unit of a batch's work; `None` where nobody knows.
     """
 
     shard: str
@@ -290,6 +291,7 @@ class Boundary(Message):
     commit_seconds: float | None
     genes: int | None
     pending: int | None
+    work_pending: float | None = None
 
 
 @dataclass(frozen=True)
@@ -369,12 +371,21 @@ class IngestEnd(Message):
 
 @dataclass(frozen=True)
 class Encoding(Message):
-    """It begins to encode: so many genes lack a vector, and so many have one."""
+    """It begins to encode.
+
+    Args:
+        shard: Of the shard.
+        label: Where.
+        pending: Genes that lack a vector.
+        vectors: Genes that have one.
+        work_pending: What the pending ones cost, in the unit of a batch's work; `None` where nobody knows.
+    """
 
     shard: str
     label: str
     pending: int
     vectors: int = 0
+    work_pending: float | None = None
 
 
 @dataclass(frozen=True)

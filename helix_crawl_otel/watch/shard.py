@@ -199,11 +199,11 @@ class ShardWatch:
         Threads: any. An `on_demote` is called in this one, after the batches of all other threads have ended (a minute
             is waited for them).
         """
-        return self._boundary(None, None)
+        return self._boundary(None, None, None)
 
-    def _boundary(self, genes: int | None, pending: int | None) -> list[Action]:
+    def _boundary(self, genes: int | None, pending: int | None, work_pending: float | None) -> list[Action]:
         self._check_usable()
-        self._backend.guarded("driver", self._tell_boundary, genes, pending)
+        self._backend.guarded("driver", self._tell_boundary, genes, pending, work_pending)
         self._backend.guarded("driver", self._backend.arrive, self.name)
         applied: list[Action] = []
         for action in self._backend.pipeline.actions.drain(self.name):
@@ -278,9 +278,10 @@ class ShardWatch:
         _gap.set(None)
         return max(0.0, self._backend.clock() - began[1])
 
-    def _tell_boundary(self, genes: int | None, pending: int | None) -> None:
+    def _tell_boundary(self, genes: int | None, pending: int | None, work_pending: float | None) -> None:
         seconds = self._backend.guarded("driver", self._end_gap)
-        self._backend.pipeline.boundary(Boundary(self.name, self.device, seconds, genes, pending))
+        told = Boundary(self.name, self.device, seconds, genes, pending, work_pending)
+        self._backend.pipeline.boundary(told)
 
     @property
     def is_open(self) -> bool:
@@ -422,6 +423,6 @@ def batch_from(shard: ShardWatch, genes: int, work: float, first: str) -> BatchS
     return BatchScope(shard, genes, work, first)
 
 
-def boundary_after(shard: ShardWatch, genes: int, pending: int) -> list[Action]:
-    """As `ShardWatch.boundary`, after so many genes were committed; so many lack a vector still."""
-    return shard._boundary(genes, pending)
+def boundary_after(shard: ShardWatch, genes: int, pending: int, work_pending: float | None) -> list[Action]:
+    """As `ShardWatch.boundary`, after so many genes were committed; so many lack a vector still, and cost so much."""
+    return shard._boundary(genes, pending, work_pending)

@@ -37,6 +37,7 @@ SAID: tuple[Message, ...] = (
     messages.RecordBatch(2, "a", "cuda:0", 64, 4.0, 7),
     messages.IgnoreBatch("a", "work", "nan"),
     messages.Boundary("a", "cuda:0", 0.1, 64, 1000),
+    messages.Boundary("a", "cuda:0", 0.1, 64, 1000, 4096.5),
     messages.Boundary("a", "cuda:0", None, None, None),
     messages.Acknowledge(7, Outcome.APPLIED, "12 MiB freed"),
     messages.AskStatus(3, "a"),
@@ -47,6 +48,7 @@ SAID: tuple[Message, ...] = (
         "a", 3, 2, 1, 1, [("b.png", "picture", "it is one")], [("c.txt", "cp1252")], [("file", "unreadable")], 1
     ),
     messages.Encoding("a", "cuda:0", 100),
+    messages.Encoding("a", "cuda:0", 100, 7, 4096.5),
     messages.NextBatch("a", "g1", 4),
     messages.QuarantineGene("a", "g1", "a/one.txt", "Once upon", "it dies"),
     messages.ShardDone("a"),
