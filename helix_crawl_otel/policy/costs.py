@@ -57,7 +57,8 @@ class CardCosts:
     @property
     def mark(self) -> tuple[object, ...]:
         """Differs from an earlier one when something was measured: cheap."""
-        return self.crawls, self.tries, self.cures, *self.recycle_seconds, *self.demote_seconds
+        counted = self.crawls, self.tries, self.cures
+        return *counted, *self.recycle_seconds, *self.demote_seconds, *self.crawl_seconds[-1:]
 
     @property
     def cure_chance(self) -> float:

@@ -5,13 +5,13 @@ Source: DESIGN.md, section 5, `adaptive`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import fmean
 
-from helix_crawl_otel.policy.baseline import Baseline, CardBaselines
+from helix_crawl_otel.policy.baseline import Baseline
 from helix_crawl_otel.policy.batch import Batch
 from helix_crawl_otel.policy.choice import Situation
 from helix_crawl_otel.policy.costs import CardCosts, note
-from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.policy.state import PolicyState, ShardState, WorkerState
 
@@ -22,8 +22,8 @@ DEMOTE_SECONDS = 60.0
 """Guesses, until the first one was measured: the memory comes back, a process starts, a model is loaded."""
 
 CPU_SHARE = 0.1
-"""Of the card's rate, what the CPU does, until a shard was encoded there. A wrong guess costs little: tried, a CPU whose
-rate is known from the start finishes no sooner in the middle."""
+"""Of the card's rate, what the CPU does, until a shard was encoded there. A wrong guess costs little: tried, runs that
+know the CPU's rate from the start finish no sooner."""
 
 FEWEST_BATCHES = 32
 """Work that waits is as much as was done, where nobody tells; but not less than so many batches."""
@@ -35,13 +35,17 @@ class CostMeter:
     Args:
         settings: The knobs.
         state: Shared with the policy.
+        baseline: The one in force for a shard on a device.
 
     Threads: as `Policy`.
     """
 
-    def __init__(self, settings: Settings, state: PolicyState) -> None:
+    def __init__(
+        self, settings: Settings, state: PolicyState, baseline: Callable[[str, str], tuple[Baseline | None, str]]
+    ) -> None:
         self._factor = settings.factor
         self._state = state
+        self._baseline = baseline
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
@@ -98,18 +102,19 @@ class CostMeter:
 
     def recycle(self, batch: Batch, healthy_rate: float) -> None:
         """A fresh worker is asked for, where the card does this when it is healthy."""
-        shard = self._state.shards[batch.shard]
-        shard.costs.recycles += 1
-        shard.costs.begin_cycle(self._cpu_rate(shard, healthy_rate))
+        costs = self._state.shards[batch.shard].costs
+        costs.recycles += 1
+        costs.begin_cycle(self._cpu_rate(batch.shard, healthy_rate))
 
-    def release(self, shard: ShardState, healthy_rate: float) -> None:
-        """The cache was released for a crawl of a shard."""
-        worker = self._state.workers.get(shard.worker)
-        if worker is None:
+    def release(self, name: str) -> None:
+        """The cache was released for a crawl of a shard, as it was asked."""
+        shard = self._state.shards[name]
+        worker, (baseline, _) = self._state.workers.get(shard.worker), self._baseline(name, shard.device)
+        if worker is None or baseline is None:
             return
-        self._state.card_costs(shard.card, shard.unit).tries += 1
+        self._state.card_costs(shard.device, shard.unit).tries += 1
         worker.costs.released_work, worker.costs.is_cured = worker.costs.healthy_work, False
-        shard.costs.begin_cycle(self._cpu_rate(shard, healthy_rate))
+        shard.costs.begin_cycle(self._cpu_rate(name, baseline.rate))
 
     def recover(self, batch: Batch) -> None:
         """The episode has ended in this context: by the release of its cache, where there was one."""
@@ -131,7 +136,7 @@ class CostMeter:
         """
         shard, context = self._state.shards[batch.shard], self._state.workers[batch.worker].costs
         card, costs = self._costs(batch), shard.costs
-        cpu_rate = self._cpu_rate(shard, baseline.rate)
+        cpu_rate = self._cpu_rate(batch.shard, baseline.rate)
         is_slow_afresh = context.clear_rate is not None and baseline.is_slow(context.clear_rate, self._factor)
         return Situation(
             left=self._left(shard, batch),
@@ -169,11 +174,9 @@ class CostMeter:
             return max(shard.waiting, batch.work)
         return max(shard.costs.done, FEWEST_BATCHES * batch.work)
 
-    def _cpu_rate(self, shard: ShardState, healthy_rate: float) -> float:
+    def _cpu_rate(self, name: str, healthy_rate: float) -> float:
         """What the CPU does: in this shard, else in earlier ones, else a guess."""
-        meter = shard.meters.get("cpu")
-        known = meter.baseline if meter is not None else None
-        known = known or self._state.cards.stand_in(CardBaselines.key("cpu", self._state.encoder, shard.unit))
+        known, _ = self._baseline(name, "cpu")
         return CPU_SHARE * healthy_rate if known is None else known.rate
 
 

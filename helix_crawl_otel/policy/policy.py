@@ -151,7 +151,9 @@ class Policy:
             work: In the unit of its batches' work, 0 or more; `None` for unknown.
             shards_follow: Other shards wait for the same worker.
         """
-        state = self._shard(shard)
+        state = self.state.shards.get(shard)
+        if state is None:
+            state = self.state.shards[shard] = ShardState(is_open=False)
         state.waiting, state.shards_follow = work, shards_follow
 
     def use_processor(self, t: float, worker: str) -> None:
@@ -213,7 +215,7 @@ class Policy:
             if outcome in (Outcome.VETOED, Outcome.PASSED_OVER, Outcome.FAILED):
                 state.ladder.refuse(pending.kind)
             elif outcome is Outcome.APPLIED and pending.kind is ActionKind.EMPTY_CACHE:
-                self._rule.released(shard)
+                self._rule.costs.release(shard)
 
     # -- what is known ------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ class Rule:
         self.settings = settings
         self.tick_seconds = tick_seconds
         self.state = state
-        self.costs = CostMeter(settings, state)
+        self.costs = CostMeter(settings, state, self.baseline)
         self.quiet_until = -math.inf
         """Nothing of the batches in flight falls due before, in seconds. What a batch waits for comes sooner only by a
         new action or a new baseline, and each of them ends the quiet."""
@@ -117,13 +117,6 @@ class Rule:
         if is_no_sample:
             return []
         return self._observe(t, batch, rate, genes_rate, baseline, source, None)
-
-    def released(self, shard: str) -> None:
-        """A shard's cache was released, as it was asked."""
-        state = self.state.shards[shard]
-        baseline, _ = self.baseline(shard, state.device)
-        if baseline is not None:
-            self.costs.release(state, baseline.rate)
 
     def _card(self, device: str, state: ShardState) -> str:
         return CardBaselines.key(device, self.state.encoder, state.unit)
@@ -227,7 +220,8 @@ class Rule:
         decisions: list[Decision] = []
         evidence = explain.evidence(context, self.settings)
 
-        nothing_left = choice is None and self.settings.action != "off" and state.ladder.rung >= ActionKind.DEMOTE_CPU.rung
+        is_up = state.ladder.rung >= ActionKind.DEMOTE_CPU.rung
+        nothing_left = choice is None and is_up and self.settings.action != "off"
 
         def issue(kind: ActionKind) -> int:
             reason = explain.sentence(kind, context, self.settings)
@@ -255,9 +249,7 @@ class Rule:
         context.detector.tripped()
         return decisions
 
-    def _choice(
-        self, batch: Batch, state: ShardState, context: explain.TripContext, rate: float
-    ) -> Choice | None:
+    def _choice(self, batch: Batch, state: ShardState, context: explain.TripContext, rate: float) -> Choice | None:
         """What `adaptive` takes; `None` for the next rung of the ladder, and where DEMOTE_CPU was the last word."""
         if self.settings.action != ADAPTIVE or state.ladder.is_demoted:
             return None

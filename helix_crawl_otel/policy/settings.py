@@ -44,8 +44,8 @@ class Settings:
     Args:
         factor: Crawl limit = baseline / factor; a number > 1.
         window: Consecutive observations of a trip, and batches of a baseline; an integer >= 1.
-        action: `ladder`, `cpu` (the first trip goes to DEMOTE_CPU), `adaptive` (what finishes the shard sooner) or `off`
-            (DETECT only).
+        action: `ladder`, `cpu` (the first trip goes to DEMOTE_CPU), `adaptive` (what finishes the shard sooner, by
+            measured costs) or `off` (DETECT only).
         vram_full: Fraction of dedicated memory that counts as full, in (0, 1].
         ema_alpha: Weight of the newest observation, in (0, 1].
         warmup: First batches of a worker that enter neither baseline nor EMA; an integer >= 0.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from helix_crawl_otel.policy.baseline import Baseline, BaselineMeter, CardBaselines
@@ -55,7 +55,7 @@ class WorkerState:
         shards: Names of those it began a batch of, in order: what ends with it, without a look at all others.
         busy_at: When it was last known to use the processor, in seconds; `None` when that is not known.
         reason: Why it was started, as `helix_dense_worker_starts` has it; empty where that was not told.
-        idle_seconds: From the last moment of the worker before it to its first batch, until that has ended; else `None`.
+        idle_seconds: From the end of the worker before it to its first batch, until that has ended; else `None`.
         costs: Of its context.
     """
 
@@ -215,7 +215,7 @@ class DurableText:
         known = self._shards.get(name)
         if known is not None and known[0] is shard and known[1] == "closed" and not shard.is_open:
             return known
-        mark = _mark(shard) if shard.is_open else "closed"  # and so it stays
+        mark = (_mark(shard), astuple(shard.costs)) if shard.is_open else "closed"  # and so it stays
         if known is not None and known[0] is shard and known[1] == mark:
             return known
         return shard, mark, _line(name, _kept(shard))
@@ -281,7 +281,10 @@ def restore_durable(content: Any, encoder: str) -> PolicyState:
 
 
 def durable_mark(state: PolicyState) -> tuple[object, ...]:
-    """Differs from an earlier one when `dump_durable` would: cheap enough to be asked for after every batch."""
+    """Differs from an earlier one when `dump_durable` would: cheap enough to be asked for after every batch.
+
+    The running sums of a shard's costs are left out: they change with each batch, and are written with what comes next.
+    """
     shards = tuple((name, _mark(shard)) for name, shard in state.shards.items() if shard.is_open)
     return *shards, *(costs.mark for costs in state.costs.values())
 
