@@ -70,7 +70,7 @@ __all__ = [
     "unpack",
 ]
 
-VERSION = 3
+VERSION = 4
 
 _BIG_LETTER = re.compile(r"(?<!^)(?=[A-Z])")
 

@@ -41,7 +41,8 @@ T = TypeVar("T")
 
 BATCH_DURATION = "helix_dense_policy_batch_duration"
 MEMORY_BYTES = {
-    f"helix_dense_policy_memory_{name}": f"{name}_bytes" for name in ("used", "limit", "shared", "other_shared")
+    f"helix_dense_policy_memory_{name}": f"{name}_bytes"
+    for name in ("used", "limit", "shared", "other_shared", "reserved", "cap")
 }
 """Instruments, and which field of a reading each of them measures."""
 MEMORY_READ_AT = "helix_dense_policy_memory_read_at"
@@ -209,7 +210,8 @@ def take_instruments() -> PrivateInstruments:
 
 def is_known(reading: MemoryReading) -> bool:
     """Whether the policy can learn anything from a reading."""
-    return reading.fraction is not None or not (reading.shared_bytes is reading.other_shared_bytes is None)
+    facts = reading.fraction, reading.cap_fraction, reading.shared_bytes, reading.other_shared_bytes
+    return any(fact is not None for fact in facts)
 
 
 # -- the reader --------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ _AMD = Path("/dev/kfd")
 
 
 class TorchProbe(Probe):
-    """Bytes that torch has reserved on one card, against the card's size.
+    """Bytes that torch has reserved on one card, against the card's size and against the allocator's cap.
 
     Used is the highest value since the previous reading where that can be known without touching the job's own
     statistics: they belong to the job, so the peak is never reset. The peak counter tells enough: when it differs from
@@ -66,7 +66,13 @@ class TorchProbe(Probe):
         if self._peak is not None and peak != self._peak:
             used = max(used, peak)
         self._peak = peak
-        return MemoryReading(used, self._limit)
+        return MemoryReading(used, self._limit, reserved_bytes=used, cap_bytes=self._cap(cuda, self._limit))
+
+    def _cap(self, cuda: Any, total: int) -> int | None:
+        """What the allocator may take, whoever has set that; `None` without a cap, or where torch cannot tell."""
+        ask = getattr(cuda, "get_per_process_memory_fraction", None)  # the versions before 2025 have none
+        fraction = 1.0 if ask is None else float(ask(self._index))
+        return max(1, round(fraction * total)) if fraction < 1.0 else None
 
     def _cuda_in_use(self) -> Any:
         cuda = getattr(self._modules.get("torch"), "cuda", None)

@@ -172,11 +172,18 @@ class TimelineWriter:
         limit_bytes: float | None,
         shared_bytes: float | None = None,
         other_shared_bytes: float | None = None,
+        reserved_bytes: float | None = None,
+        cap_bytes: float | None = None,
     ) -> None:
-        """A reading, `None` where it is unknown; of shared memory nothing is written then. How often is the caller's
-        matter."""
-        shared = {"shared_bytes": _whole(shared_bytes), "other_shared_bytes": _whole(other_shared_bytes)}
-        known = {key: value for key, value in shared.items() if value is not None}
+        """A reading, `None` where it is unknown; but for the first two nothing is written then. How often is the
+        caller's matter."""
+        more = {
+            "shared_bytes": _whole(shared_bytes),
+            "other_shared_bytes": _whole(other_shared_bytes),
+            "reserved_bytes": _whole(reserved_bytes),
+            "cap_bytes": _whole(cap_bytes),
+        }
+        known = {key: value for key, value in more.items() if value is not None}
         self.write("memory", t, device=device, used_bytes=_whole(used_bytes), limit_bytes=_whole(limit_bytes), **known)
 
     def reading(self, t: float, device: str, reading: MemoryReading) -> None:

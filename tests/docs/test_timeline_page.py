@@ -30,6 +30,8 @@ WHOLE: dict[str, dict[str, Any]] = {
         "limit_bytes": 12,
         "shared_bytes": 1,
         "other_shared_bytes": 0,
+        "reserved_bytes": 0,
+        "cap_bytes": 1,
     },
     "action": {"t": 4.2, "shard": "a", "kind": "DETECT", "outcome": "applied", "evidence": {}},
     "unfinished": {"t": 4.2, "shard": "a", "device": "cuda:0", "worker": "w", "genes": 64, "work": 8, "seconds": 4.2},
