@@ -77,9 +77,9 @@ def sentence(kind: ActionKind, context: TripContext, settings: Settings) -> str:
 
 
 def _weighed(seconds: Mapping[ActionKind, float]) -> str:
-    """Such as `; to the end of the shard: recycle 74 s, CPU 310 s, stay 2,400 s, empty cache 95 s`, cheapest first."""
+    """Such as `; to the end of the shard: recycle 74 s, CPU 310 s, stay 2400 s, empty cache 95 s`, cheapest first."""
     ways = sorted(seconds, key=lambda kind: seconds[kind])
-    costs = ", ".join(f"{_WAYS[kind]} {seconds[kind]:,.0f} s" for kind in ways)
+    costs = ", ".join(f"{_WAYS[kind]} {whole_seconds(seconds[kind])}" for kind in ways)
     return f"; to the end of the shard: {costs}" if costs else ""
 
 
