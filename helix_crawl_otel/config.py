@@ -96,6 +96,11 @@ def _integer(text: str, least: int, most: float = math.inf, metavar: str = "N") 
     return Accepted(text, parse, metavar)
 
 
+def _cap(given: str) -> Value:
+    word = given.lower()
+    return word if word in ("auto", "off") else _FRACTION.parse(given)
+
+
 def _boolean(given: str) -> Value:
     _must(given.lower() in _BOOLEANS)
     return _BOOLEANS[given.lower()]
@@ -219,6 +224,14 @@ KNOBS: tuple[Knob, ...] = (
         256,
         _COUNT,
         "release the CUDA cache every so many batches, 0 = never",
+    ),
+    Knob(
+        "HELIX_DENSE_VRAM_CAP",
+        "--vram-cap",
+        "auto",
+        Accepted("a number in (0, 1], auto, off", _cap, "FRACTION"),
+        "fraction of the free dedicated memory that a worker's torch may take; auto is 0.95 under WDDM and MCDM, and "
+        "off elsewhere",
     ),
     Knob(
         "OTEL_EXPORTER_PROMETHEUS_HOST",

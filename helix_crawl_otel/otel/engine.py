@@ -74,7 +74,6 @@ class Pipeline:
         self._timeline = timeline
         self._keep_state = keep_state
         self._saving = threading.Lock()
-        self._showing = threading.Lock()  # an older snapshot must not replace a newer one, and stay
         self._unsaved = False  # the last save failed; the next tick tries again
         self._has_told_of_corpus = False
         self._waiting: dict[str, dict[str, Any]] = {}  # of shards, as the timeline has it; by the reader of each
@@ -83,6 +82,7 @@ class Pipeline:
         self._measurements = Measurements(self._feed.apply, clock, lambda error: self.error("policy", error))
         self._exported = ExportedMetrics(
             hub,
+            lambda: self._gauge_state.snapshot(self._clock()),
             limit_ratio=1 / settings.factor,
             batch_age=self._batch_age,
             queue_length=lambda: len(self.actions),
@@ -156,6 +156,7 @@ class Pipeline:
     def set_pending(self, shard: str, genes: int) -> None:
         """So many genes of a shard still lack a vector."""
         self._gauge_state.set_pending(shard, genes)
+        self._exported.changed()
 
     def wait_for(self, shard: str, work: float | None) -> None:
         """So much work of a shard still waits for a vector, `None` where nobody knows."""
@@ -168,11 +169,13 @@ class Pipeline:
     def set_pending_in_all(self, genes: int) -> None:
         """So many genes of a job whose shards nobody has counted."""
         self._gauge_state.set_pending_in_all(genes)
+        self._exported.changed()
 
     def set_shards(self, **counts: int) -> None:
         """How many shards are in states that no open shard tells: `pending`, or `done` by earlier runs."""
         for state, count in counts.items():
             self._gauge_state.set_shard_state(state, count)
+        self._exported.changed()
 
     def close_shard(self, shard: str, state: str) -> None:
         """A worker leaves a shard that is now `done`, `paused`, `failed` or `pending`."""
@@ -269,7 +272,7 @@ class Pipeline:
         """All earlier batches of a shard are committed."""
         self._stage(told.device, "commit", told.commit_seconds)
         if told.pending is not None:
-            self._gauge_state.set_pending(told.shard, told.pending)
+            self.set_pending(told.shard, told.pending)
         self.wait_for(told.shard, told.work_pending)
 
     # -- the world ----------------------------------------------------------------------------------------------------
@@ -378,15 +381,13 @@ class Pipeline:
             self._exported.stage(device, stage, seconds)
 
     def _settle(self) -> None:
-        """After every change: carry out what was decided, save what must survive, show what is."""
+        """After every change: carry out what was decided, save what must survive; what is shown is not as it was."""
         self._dispatcher.run()
         while (reason := self._feed.next_ignored()) is not None:
             self._exported.ignored(reason)
         if self._keep_state is not None and self._feed.durable_changed():
             self.save_state()
-        now = self._clock()
-        with self._showing:
-            self._exported.snapshot = self._gauge_state.snapshot(now)
+        self._exported.changed()
 
     def _recorded(self, info: BatchInfo) -> dict[str, Any]:
         """What the timeline keeps of a batch beside its times."""
