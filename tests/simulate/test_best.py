@@ -166,7 +166,7 @@ def test_no_plan_passes_the_bound_and_on_the_ideal_card_one_meets_it(scenario: S
     """On runs of two to four batches every plan is tried, with a cap and without one."""
     least = best_plan(scenario).seconds
     met = []
-    for first_device, *steps in product(("cuda:0", "cpu"), *[STEPS] * (scenario.batches - 1)):
+    for first_device, steps in product(("cuda:0", "cpu"), product(STEPS, repeat=scenario.batches - 1)):
         plan = {at + 1: step for at, step in enumerate(steps) if step is not None}
         for policy in (
             PlannedPolicy(dict(plan), first_device),
