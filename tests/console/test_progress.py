@@ -261,7 +261,7 @@ def test_a_job_whose_user_says_how_many_genes_there_are_has_a_time_to_go() -> No
     assert (progress.left, progress.to_go(7.0)) == (0, None)
 
 
-# -- work ---------------------------------------------------------------------------------------------------------------
+# -- work --------------------------------------------------------------------------------------------------------------
 
 LENGTHS = [1000.0 * (1 - 0.9 * n / 63) for n in range(64)]
 """Padded tokens of a gene in each of 64 batches, the longest first: the first cost ten times what the last do."""
