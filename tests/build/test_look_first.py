@@ -51,7 +51,7 @@ def test_the_rate_is_that_of_the_last_run_with_this_model_on_this_machine(
 def test_the_rate_counts_work_where_the_newest_batches_are_the_shortest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """100 units a second; a gene costs 18 in the mean, and 10 in the batches that are looked at: 5.5, not 10 genes/s."""
+    """100 units a second; a gene costs 18 in the mean, 10 in the batches that are looked at: 5.5, not 10 genes/s."""
     path = tmp_path / "timeline.jsonl"
     run_of(path, 10, batches=0)
     with path.open("a", encoding="utf-8") as file:
