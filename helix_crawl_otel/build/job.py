@@ -269,14 +269,14 @@ class BuildJob:
                 self._emit(events.BatchStarted(t, shard, slot, int(genes)))
             case messages.QuarantineGene(shard, gene, source, begins, reason):
                 self._emit(events.Quarantined(t, shard, gene, source, begins, reason))
-            case messages.Encoding(shard, label, pending, vectors) if work is not None:
+            case messages.Encoding(shard, label, pending, vectors, cost) if work is not None:
                 self._pipeline.set_pending(shard, pending)
                 self._pipeline.wait_for(shard, message.work_pending)
                 self._find_unsaid(slot, work, pending)
-                self._emit(events.ShardStarted(t, shard, slot, label, pending, vectors))
-            case messages.Boundary(shard, device, _, int(genes), pending) if work is not None:
+                self._emit(events.ShardStarted(t, shard, slot, label, pending, vectors, cost))
+            case messages.Boundary(shard, device, _, int(genes), pending, cost) if work is not None:
                 status = self._pipeline.status(shard)
-                self._emit(events.Committed.of(t, shard, slot, device, genes, pending, status))
+                self._emit(events.Committed.of(t, shard, slot, device, genes, pending, status, cost))
             case messages.ShardDone(shard) if work is not None:
                 self._find_unsaid(slot, work, 0)
                 self._pipeline.close_shard(shard, "done")
