@@ -196,7 +196,8 @@ KNOBS: tuple[Knob, ...] = (
         "ACTION",
         "action",
         _MODE,
-        "ladder, or cpu (the first trip goes to DEMOTE_CPU), or off (DETECT only)",
+        "ladder, or cpu (the first trip goes to DEMOTE_CPU), or adaptive (what finishes the shard sooner by measured "
+        "costs: for a card that crawls again and again), or off (DETECT only)",
         alias=True,
     ),
     _rule("VRAM", "vram_full", _FRACTION, "fraction of dedicated memory that counts as full"),
