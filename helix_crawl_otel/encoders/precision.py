@@ -41,7 +41,7 @@ PASSAGES = (
     "its speed. A fresh process is fast again, and so is the CPU; releasing the cache is not enough.",
     "def cosine(a, b):\n    return sum(x * y for x, y in zip(a, b)) / (norm(a) * norm(b))  # -1.0 <= result <= 1.0",
     "2026-11-28 23:59:59.999 ERROR [worker-3] 0x7f3a9c: retry 17/64 in 4,096 ms; 12.5 % of 11.85 GiB in use",
-    "Le cœur a ses raisons que la raison ne connaît point. Jeder Anfang ist schwer, aber nicht jedes Ende ist leicht.",
+    "Über Nacht rechnete die Karte weiter, obwohl niemand davon wusste. Où sont passés les gènes de la forêt brûlée ?",
     "机器学习模型把文本变成向量: 相近的文本得到相近的向量。Быстрая лисица прыгает через ленивую собаку. "
     "الذاكرة ممتلئة والعمل مستمر",
     " ".join(f"Passage {n} of a long text says nothing new, but it is read to its end." for n in range(8)),
