@@ -140,7 +140,7 @@ class DurableState:
 
 
 def dump_durable(state: PolicyState) -> dict[str, Any]:
-    """The state file's content: rungs and baselines of the shards, and the cards' baselines.
+    """The state file's content: rungs and baselines of the shards, and what the cards have shown.
 
     Closed shards are among them: a shard that was paused, or restored and not opened again yet, keeps what it measured.
     """
@@ -176,10 +176,11 @@ class DurableText:
             if _is_durable(shard) and (key := self._key_of(name)) is not None
         }
         cards = {key: self._card(key, tuple(history)) for key, history in state.cards.cards.items()}
+        early = {key: (_line(key, samples),) for key, samples in state.cards.early.items()}
         self._shards, self._cards = shards, cards
         return (
             f'{{"version": {VERSION}, "encoder": {json.dumps(state.encoder)}, "shards": {_object(shards)},\n'
-            f'"cards": {{"cards": {_object(cards)}}}}}\n'
+            f'"cards": {{"cards": {_object(cards)},\n"early": {_object(early)}}}}}\n'
         )
 
     def _shard(self, name: str, shard: ShardState) -> tuple[ShardState, object, str]:
@@ -249,7 +250,8 @@ def restore_durable(content: Any, encoder: str) -> PolicyState:
 
 def durable_mark(state: PolicyState) -> tuple[object, ...]:
     """Differs from an earlier one when `dump_durable` would: cheap enough to be asked for after every batch."""
-    return tuple((name, _mark(shard)) for name, shard in state.shards.items() if shard.is_open)
+    early = [(key, tuple(samples)) for key, samples in state.cards.early.items()]
+    return (*early, *((name, _mark(shard)) for name, shard in state.shards.items() if shard.is_open))
 
 
 def _mark(shard: ShardState) -> tuple[object, ...]:
