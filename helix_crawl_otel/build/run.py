@@ -160,6 +160,8 @@ def _settings(options: EncodeOptions, model: str, devices: DevicePlan, device: s
         number=number,
         label=device,
         lock_seconds=options.lock_seconds,
+        vram_cap=options.vram_cap,
+        workers=sum(1 for _, place in devices.slots if place == device),
     )
 
 

@@ -504,6 +504,8 @@ class WorkerSettings:
         number: 1 for the first worker of the run, and so on.
         label: The device that it is reported under: `device`, unless a modelled card is laid over the CPU.
         lock_seconds: How long to wait for a shard that another program holds.
+        vram_cap: What of the card's free memory the worker's torch may take: a fraction, `auto` or `off`.
+        workers: Of the run on its device, itself among them.
     """
 
     model: str
@@ -515,6 +517,8 @@ class WorkerSettings:
     number: int
     label: str
     lock_seconds: float = 30.0
+    vram_cap: float | str = "off"
+    workers: int = 1
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ class Batch:
         full_slices: The newest of them in a row under a full memory, since the last trip.
         hung: Reported as a hang.
         is_answered: A rung was asked for while it ran, and nobody can end it (rule 8): it brings no second one.
+        counted_seconds: Of its time, so much is in the costs of its shard already.
     """
 
     info: BatchInfo
@@ -89,6 +90,7 @@ class Batch:
     full_slices: int = 0
     hung: bool = False
     is_answered: bool = False
+    counted_seconds: float = 0.0
 
     @property
     def id(self) -> str:

@@ -78,7 +78,8 @@ class WorkerEvent(NamedTuple):
 
 
 class TriedBatch(NamedTuple):
-    """A batch that was in flight up to `t`; its encode stage began at `t - seconds`."""
+    """A batch that was in flight up to `t`; its encode stage began at `t - seconds`. `work_pending` is what its shard
+    still waited for when it began, this batch with it; `shards_follow`, whether other shards waited for its worker."""
 
     t: float
     shard: str
@@ -87,6 +88,8 @@ class TriedBatch(NamedTuple):
     genes: float
     work: float | None
     seconds: float
+    work_pending: float | None = None
+    shards_follow: bool = False
 
 
 class BatchEvent(TriedBatch):
@@ -189,6 +192,8 @@ def _batch(line: dict[str, Any]) -> BatchEvent:
         _amount(line, "genes"),
         None if line.get("work") is None else _amount(line, "work"),
         _amount(line, "seconds"),
+        None if line.get("work_pending") is None else _amount(line, "work_pending"),
+        line.get("shards_follow") is True,
     )
 
 
@@ -262,13 +267,16 @@ def _bytes(line: dict[str, Any], key: str, least: int) -> int | None:
 
 def _name(line: dict[str, Any], key: str) -> str:
     value = line.get(key)
-    if not isinstance(value, str) or not value:
+    if type(value) is not str or not value:
         raise BadLine(f"{key} is {_shown(value)}; accepted: a name")
-    return sys.intern(value)
+    return value
 
 
 def _device(line: dict[str, Any]) -> str:
-    return _name(line, "device") if line.get("device") is not None else DEFAULT_DEVICE
+    value = line.get("device")
+    if type(value) is str and value:
+        return value
+    return DEFAULT_DEVICE if value is None else _name(line, "device")
 
 
 def _worker_name(line: dict[str, Any], device: str) -> str:
@@ -276,7 +284,7 @@ def _worker_name(line: dict[str, Any], device: str) -> str:
     if value is None:
         return device
     if type(value) is int and abs(value) < 10**18:
-        return sys.intern(str(value))
+        return str(value)
     return _name(line, "worker")
 
 
