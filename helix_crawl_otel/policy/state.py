@@ -208,7 +208,7 @@ class DurableText:
         self._shards, self._cards = shards, cards
         return (
             f'{{"version": {VERSION}, "encoder": {json.dumps(state.encoder)}, "shards": {_object(shards)},\n'
-            f'"cards": {{"cards": {_object(cards)},\n"early": {_object(early)}}}},\n'
+            f'"cards": {{"cards": {_object(cards)},\n"early": {_object(early)}}},\n'
             f'"costs": {json.dumps(encode(state.costs), allow_nan=False)}}}\n'
         )
 
