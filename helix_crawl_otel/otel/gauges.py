@@ -339,6 +339,11 @@ class GaugeState:
         with self._lock:
             self._states[state] = count
 
+    def has_pending_shards(self) -> bool:
+        """Whether there are shards that nobody has begun."""
+        with self._lock:
+            return self._states["pending"] > 0
+
     def set_memory(self, device: str, reading: MemoryReading, sources: Mapping[str, bool]) -> None:
         """The newest reading of a device, and which sources are up."""
         with self._lock:

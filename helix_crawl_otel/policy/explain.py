@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from helix_crawl_otel.formats import gib, whole_seconds
 from helix_crawl_otel.policy.baseline import Baseline
@@ -24,8 +25,11 @@ class TripContext:
         source: Whose baseline it is: `shard` or `card`.
         genes_rate: Rate of the newest observation, genes/s; `None` when no time has passed.
         memory_fraction: Highest since the batch began, `None` when unknown.
+        cap_fraction: The same of the allocator's cap.
         inflight_seconds: Age of the batch in flight, `None` between batches.
         shared: Shared memory.
+        seconds: What each way on would cost, in seconds to the end of the shard; DETECT is to stay; none where it was
+            not weighed.
     """
 
     detector: Detector
@@ -33,8 +37,10 @@ class TripContext:
     source: str
     genes_rate: float | None
     memory_fraction: float | None
+    cap_fraction: float | None
     inflight_seconds: float | None
     shared: Shared
+    seconds: Mapping[ActionKind, float] = field(default_factory=dict)
 
 
 def evidence(context: TripContext, settings: Settings) -> Evidence:
@@ -53,6 +59,7 @@ def evidence(context: TripContext, settings: Settings) -> Evidence:
         "shared_bytes": context.shared.used,
         "shared_rise_bytes": context.shared.rise,
         "other_shared_bytes": context.shared.other,
+        **{f"{_WAYS[kind].lower().replace(' ', '_')}_seconds": seconds for kind, seconds in context.seconds.items()},
     }
 
 
@@ -60,6 +67,8 @@ def sentence(kind: ActionKind, context: TripContext, settings: Settings) -> str:
     """Why an action is asked for, in one sentence."""
     ratio = context.detector.ratio(context.baseline) or 0.0
     memory = "unknown" if context.memory_fraction is None else f"{100 * context.memory_fraction:.1f} % full"
+    if context.cap_fraction is not None and context.cap_fraction >= settings.vram_full:
+        memory += f", {100 * context.cap_fraction:.1f} % of the allocator's cap reserved"
     if settings.shared and context.shared.is_spill:
         memory += f", shared memory up by {gib(context.shared.rise or 0, 2)} since the worker's first batches"
     running = (
@@ -67,8 +76,15 @@ def sentence(kind: ActionKind, context: TripContext, settings: Settings) -> str:
     )
     return (
         f"{_ASKED[kind]}: {100 * ratio:.3g} % of the {context.source}'s baseline "
-        f"for {context.detector.streak} observations, memory {memory}{running}"
+        f"for {context.detector.streak} observations, memory {memory}{running}{_weighed(context.seconds)}"
     )
+
+
+def _weighed(seconds: Mapping[ActionKind, float]) -> str:
+    """Such as `; to the end of the shard: recycle 74 s, CPU 310 s, stay 2400 s, empty cache 95 s`, cheapest first."""
+    ways = sorted(seconds, key=lambda kind: seconds[kind])
+    costs = ", ".join(f"{_WAYS[kind]} {whole_seconds(seconds[kind])}" for kind in ways)
+    return f"; to the end of the shard: {costs}" if costs else ""
 
 
 def passed_over_reason(kind: ActionKind, device: str) -> str:
@@ -81,6 +97,13 @@ def passed_over_reason(kind: ActionKind, device: str) -> str:
         "the driver cannot move to the CPU; start the job with `helix-crawl run`, or pass on_demote= to watch.shard()"
     )
 
+
+_WAYS = {
+    ActionKind.DETECT: "stay",
+    ActionKind.EMPTY_CACHE: "empty cache",
+    ActionKind.RECYCLE: "recycle",
+    ActionKind.DEMOTE_CPU: "CPU",
+}
 
 _ASKED = {
     ActionKind.DETECT: "crawl detected",

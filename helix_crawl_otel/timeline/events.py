@@ -78,7 +78,8 @@ class WorkerEvent(NamedTuple):
 
 
 class TriedBatch(NamedTuple):
-    """A batch that was in flight up to `t`; its encode stage began at `t - seconds`."""
+    """A batch that was in flight up to `t`; its encode stage began at `t - seconds`. `work_pending` is what its shard
+    still waited for when it began, this batch with it; `shards_follow`, whether other shards waited for its worker."""
 
     t: float
     shard: str
@@ -87,6 +88,8 @@ class TriedBatch(NamedTuple):
     genes: float
     work: float | None
     seconds: float
+    work_pending: float | None = None
+    shards_follow: bool = False
 
 
 class BatchEvent(TriedBatch):
@@ -189,6 +192,8 @@ def _batch(line: dict[str, Any]) -> BatchEvent:
         _amount(line, "genes"),
         None if line.get("work") is None else _amount(line, "work"),
         _amount(line, "seconds"),
+        None if line.get("work_pending") is None else _amount(line, "work_pending"),
+        line.get("shards_follow") is True,
     )
 
 
