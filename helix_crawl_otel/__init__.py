@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from helix_crawl_otel.encoders.base import ModelError
     from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
     from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
+    from helix_crawl_otel.probes.vram_cap import cap_vram
     from helix_crawl_otel.search.index import Index, Match, query
     from helix_crawl_otel.search.place import SourceState
     from helix_crawl_otel.shards.errors import StoreError
@@ -37,6 +38,7 @@ _HOMES = {
     "StoreError": "shards.errors",
     "Verdict": "policy.model",
     "__version__": "_version",
+    "cap_vram": "probes.vram_cap",
     "query": "search.index",
     "serve_metrics": "otel.endpoint",
 }
@@ -59,6 +61,7 @@ __all__ = [
     "StoreError",
     "Verdict",
     "__version__",
+    "cap_vram",
     "query",
     "serve_metrics",
 ]

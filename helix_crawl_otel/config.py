@@ -100,6 +100,11 @@ def _tokens(given: str) -> Value:
     return "auto" if given.lower() == "auto" else _POSITIVE.parse(given)
 
 
+def _cap(given: str) -> Value:
+    word = given.lower()
+    return word if word in ("auto", "off") else _FRACTION.parse(given)
+
+
 def _boolean(given: str) -> Value:
     _must(given.lower() in _BOOLEANS)
     return _BOOLEANS[given.lower()]
@@ -189,7 +194,8 @@ KNOBS: tuple[Knob, ...] = (
         "ACTION",
         "action",
         _MODE,
-        "ladder, or cpu (the first trip goes to DEMOTE_CPU), or off (DETECT only)",
+        "ladder, or cpu (the first trip goes to DEMOTE_CPU), or adaptive (what finishes the shard sooner by measured "
+        "costs: for a card that crawls again and again), or off (DETECT only)",
         alias=True,
     ),
     _rule("VRAM", "vram_full", _FRACTION, "fraction of dedicated memory that counts as full"),
@@ -230,6 +236,14 @@ KNOBS: tuple[Knob, ...] = (
         256,
         _COUNT,
         "release the CUDA cache every so many batches, 0 = never",
+    ),
+    Knob(
+        "HELIX_DENSE_VRAM_CAP",
+        "--vram-cap",
+        "auto",
+        Accepted("a number in (0, 1], auto, off", _cap, "FRACTION"),
+        "fraction of the free dedicated memory that a worker's torch may take; auto is 0.95 under WDDM and MCDM, and "
+        "off elsewhere",
     ),
     Knob(
         "OTEL_EXPORTER_PROMETHEUS_HOST",

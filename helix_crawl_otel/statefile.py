@@ -147,6 +147,8 @@ class LadderFiles:
                     state.shards[name] = shard
             for card, history in found.cards.cards.items():
                 state.cards.cards[card] = max(state.cards.cards.get(card, []), history, key=len)
+            for key, costs in found.costs.items():
+                state.costs[key] = max(state.costs.get(key, costs), costs, key=lambda each: each.crawls)
         return state
 
     def keep(self, state: PolicyState) -> Callable[[], None]:

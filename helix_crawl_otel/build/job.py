@@ -363,6 +363,7 @@ class BuildJob:
                 self._emit(events.Quarantined(t, shard, gene, source, begins, reason))
             case messages.Encoding(shard, label, pending, vectors) if work is not None:
                 self._pipeline.set_pending(shard, pending)
+                self._pipeline.wait_for(shard, message.work_pending)
                 self._find_unsaid(slot, work, pending)
                 self._emit(events.ShardStarted(t, shard, slot, label, pending, vectors))
             case messages.Boundary(shard, device, _, int(genes), pending) if work is not None:

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from helix_crawl_otel.config import ConfigError, option_or_knob
+from helix_crawl_otel.config import ConfigError, Value, option_or_knob
 from helix_crawl_otel.console.options import CommonOptions, add_common_options, read_common_options
 from helix_crawl_otel.faults import faults
 from helix_crawl_otel.faults.faults import Fault, parse_fault
+from helix_crawl_otel.probes.vram_cap import VRAM_CAP
 
 __all__ = ["EncodeOptions", "add_encode_options", "read_encode_options"]
 
@@ -36,6 +37,7 @@ class EncodeOptions:
         workers: At once; `None` for one a visible card, one on the CPU.
         cpu_below_gib: `auto` takes the CPU on a card of this size or smaller.
         release_every: Batches between two releases of the CUDA cache, 0 for never.
+        vram_cap: What of a card's free memory a worker's torch may take: a fraction, `auto` or `off`.
         faults: Faults to inject, as given.
         reencode: Take this model in place of another, and encode again what that one has encoded.
         retry_quarantined: Try quarantined genes again.
@@ -50,6 +52,7 @@ class EncodeOptions:
     workers: int | None
     cpu_below_gib: float
     release_every: int
+    vram_cap: Value
     faults: tuple[str, ...]
     reencode: bool
     retry_quarantined: bool
@@ -114,7 +117,7 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[:KEY=VALUE,...]",
         help="fault injection, for tests and demonstrations; may be given several times; `--fault help` lists them",
     )
-    add_common_options(parser, (DEVICE, CPU_BELOW, TOKENS, RELEASE))
+    add_common_options(parser, (DEVICE, CPU_BELOW, TOKENS, RELEASE, VRAM_CAP))
 
 
 def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
@@ -143,6 +146,7 @@ def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
         workers=None if args.workers is None else _count("--workers", args.workers, 256),
         cpu_below_gib=float(option_or_knob(CPU_BELOW, common.knobs, common.environ)),
         release_every=int(option_or_knob(RELEASE, common.knobs, common.environ)),
+        vram_cap=option_or_knob(VRAM_CAP, common.knobs, common.environ),
         faults=tuple(args.fault),
         reencode=args.reencode,
         retry_quarantined=args.retry_quarantined,

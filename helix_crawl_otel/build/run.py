@@ -166,6 +166,8 @@ def _settings(
         label=device,
         lock_seconds=options.lock_seconds,
         batch_tokens=options.batch_tokens or batch_tokens(device, cards),
+        vram_cap=options.vram_cap,
+        workers=sum(1 for _, place in devices.slots if place == device),
     )
 
 

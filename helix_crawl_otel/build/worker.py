@@ -27,7 +27,7 @@ from helix_crawl_otel.build.careful_encode import (
 from helix_crawl_otel.build.encode import work_on
 from helix_crawl_otel.corpus.tree import UnreadableSource
 from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, first_line, is_device_error, is_out_of_memory
-from helix_crawl_otel.encoders.load import load_encoder
+from helix_crawl_otel.encoders.load import HASHING, load_encoder
 from helix_crawl_otel.exit_codes import NEVER, USAGE
 from helix_crawl_otel.faults.faults import apply_faults, parse_fault
 from helix_crawl_otel.lacks import passing_cause
@@ -37,6 +37,7 @@ from helix_crawl_otel.link.launch import die_with_parent, leave_interrupts_to_su
 from helix_crawl_otel.link.messages import Assignment, WorkerSettings
 from helix_crawl_otel.logs import LineFormatter, log_error, log_thread_error
 from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.probes.vram_cap import cap_for_worker
 from helix_crawl_otel.shards.damage import judge
 from helix_crawl_otel.shards.errors import ShardCorrupt, StoreError
 from helix_crawl_otel.timing import scaled_clock
@@ -157,6 +158,8 @@ class _Worker:
             settings, self._is_loading = self._settings, True
             started = time.monotonic()
             self._link.send(messages.LoadStart(settings.model, settings.device))
+            if settings.model != HASHING:
+                cap_for_worker(settings.device, settings.vram_cap, settings.workers)
             encoder = load_encoder(
                 settings.model, settings.device, batch_size=settings.batch_size, threads=settings.threads
             )

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 
 from helix_crawl_otel.commands.common import Commands, add_command, say, say_json
-from helix_crawl_otel.config import add_options, environment, option_or_knob, option_values
+from helix_crawl_otel.config import Value, add_options, environment, option_or_knob, option_values
 from helix_crawl_otel.doctor.cards import card_checks, device_check
 from helix_crawl_otel.doctor.checks import Check, Severity, worst
 from helix_crawl_otel.doctor.facts import Facts, gather
@@ -17,6 +17,7 @@ from helix_crawl_otel.doctor.system import allocator_checks, knob_checks, place_
 from helix_crawl_otel.exit_codes import DONE, FAILED
 from helix_crawl_otel.formats import count, printable
 from helix_crawl_otel.paths import typed_path
+from helix_crawl_otel.probes.vram_cap import VRAM_CAP
 
 __all__ = ["examine", "register"]
 
@@ -45,7 +46,7 @@ def register(commands: Commands) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="a folder for shards: can it be written?")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    add_options(parser, (VRAM, CPU_BELOW, HOST, PORT))
+    add_options(parser, (VRAM, VRAM_CAP, CPU_BELOW, HOST, PORT))
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -61,6 +62,7 @@ def _command(args: argparse.Namespace) -> int:
         host,
         port,
         vram_full=float(option_or_knob(VRAM, options, usable)),
+        vram_cap=option_or_knob(VRAM_CAP, options, usable),
         cpu_below_gib=float(option_or_knob(CPU_BELOW, options, usable)),
     )
     verdict = worst(checks)
@@ -71,7 +73,9 @@ def _command(args: argparse.Namespace) -> int:
     return FAILED if verdict is Severity.PROBLEM else DONE
 
 
-def examine(facts: Facts, host: str, port: int, *, vram_full: float, cpu_below_gib: float) -> list[Check]:
+def examine(
+    facts: Facts, host: str, port: int, *, vram_full: float, vram_cap: Value, cpu_below_gib: float
+) -> list[Check]:
     """Every line, in the order in which they are shown. Pure.
 
     Args:
@@ -79,11 +83,12 @@ def examine(facts: Facts, host: str, port: int, *, vram_full: float, cpu_below_g
         host: Where metrics would be served.
         port: Likewise.
         vram_full: Fraction of a card's memory that counts as full.
+        vram_cap: What of its free memory a worker's torch may take: a fraction, `auto` or `off`.
         cpu_below_gib: `auto` takes the CPU on a card of this size or smaller.
     """
     return [
         *system_checks(facts),
-        *card_checks(facts, vram_full),
+        *card_checks(facts, vram_full, vram_cap),
         *([] if facts.shared is None else [shared_check(facts.shared, facts.environ, facts.platform)]),
         *torch_checks(facts),
         device_check(facts, cpu_below_gib),

@@ -10,11 +10,24 @@ import re
 from collections.abc import Iterator
 
 from helix_crawl_otel.build.devices import NO_CUDA, choose_devices
+from helix_crawl_otel.config import Value
 from helix_crawl_otel.doctor.checks import Check, Severity, assign
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.formats import count, gib, gib_number
 from helix_crawl_otel.probes.cards import CardInfo, CardProcesses, Description, listed, listed_names
 from helix_crawl_otel.probes.nvml import CUT_UP, NO_LIBRARY, NOT_LOADED, UNIFIED, way_out
+from helix_crawl_otel.probes.vram_cap import (
+    AUTO,
+    AUTO_FRACTION,
+    CAPPED_MODELS,
+    CONTEXT_BYTES,
+    OFF,
+    VRAM_CAP,
+    CardRoom,
+    cap_bytes,
+    fraction_of,
+    set_by_user,
+)
 
 __all__ = ["card_checks", "device_check"]
 
@@ -25,6 +38,7 @@ FALLBACK_PAGE = "https://nvidia.custhelp.com/app/answers/detail/a_id/5490"
 MCDM_PAGE = "https://learn.microsoft.com/en-us/windows-hardware/drivers/display/mcdm"
 PROCESS_PAGE = "https://docs.nvidia.com/deploy/nvml-api/api/structnvmlProcessInfo__t.html"
 RUNBOOK = "docs/runbook.md"
+CAP_PAGE = "docs/how-to/choose-a-device.md"
 
 FALLBACK_SINCE, POLICY_SINCE = (536, 40), (546, 1)
 """Drivers for Windows: the first that spills to system memory, and the first that has a setting against it."""
@@ -33,12 +47,13 @@ ROOMY = 0.8
 """More than that in use before a job begins leaves it little."""
 
 
-def card_checks(facts: Facts, vram_full: float) -> Iterator[Check]:
+def card_checks(facts: Facts, vram_full: float, vram_cap: Value) -> Iterator[Check]:
     """Lines about the driver and about each card.
 
     Args:
         facts: Gathered.
         vram_full: The knob.
+        vram_cap: Likewise.
     """
     nvml = facts.nvml
     if nvml.why is not None:
@@ -54,7 +69,7 @@ def card_checks(facts: Facts, vram_full: float) -> Iterator[Check]:
     else:
         yield Check("nvml", fact, Severity.OK)
     for card in nvml.cards:
-        yield from _card(facts, card, vram_full)
+        yield from _card(facts, card, vram_full, vram_cap)
     if facts.platform == "win32" and any(card.model in ("WDDM", None) for card in nvml.cards):
         yield _fallback(nvml.driver)
     elif facts.is_wsl:
@@ -94,7 +109,7 @@ def _no_nvml(nvml: Description, platform: str) -> Check:
     )
 
 
-def _card(facts: Facts, card: CardInfo, vram_full: float) -> Iterator[Check]:
+def _card(facts: Facts, card: CardInfo, vram_full: float, vram_cap: Value) -> Iterator[Check]:
     name = card.name or ("an instance" if card.index is None else "a card without a name")
     size = "" if card.memory.limit_bytes is None else f", {gib(card.memory.limit_bytes)}"
     unknown = ", driver model unknown" if facts.platform == "win32" else ""
@@ -116,6 +131,8 @@ def _card(facts: Facts, card: CardInfo, vram_full: float) -> Iterator[Check]:
     else:
         yield _model(topic, fact, card.model, facts.platform)
         yield _memory(facts, topic, card, vram_full)
+        if facts.torch_build != "":
+            yield _cap(facts, card, card.device, vram_cap)
         if topic in facts.processes:
             yield _holders(topic, card, facts.processes[topic], facts.platform)
 
@@ -175,6 +192,39 @@ def _memory(facts: Facts, topic: str, card: CardInfo, vram_full: float) -> Check
             f"({assign(facts.platform, 'HELIX_BFM_CRAWL_VRAM', '0.85')})",
             RUNBOOK,
         )
+    return Check(topic, fact, Severity.OK)
+
+
+def _cap(facts: Facts, card: CardInfo, device: str, setting: Value) -> Check:
+    """What the cap on a worker's torch would be now, and why."""
+    topic, own = f"{device} cap", set_by_user(facts.environ)
+    if own is not None:
+        fact = f"torch's own setting, {own}: it is left as it is, and {VRAM_CAP} has no effect"
+        return Check(topic, fact, Severity.OK)
+    used, limit = card.memory.used_bytes, card.memory.limit_bytes
+    fraction = fraction_of(setting, card.model)
+    if used is None or limit is None:
+        return Check(topic, "none: what is free is not known", Severity.OK if fraction is None else Severity.NOTE)
+    room = CardRoom(max(0, limit - used), budget_bytes=facts.budgets.get(device))
+    share, cap = fraction or AUTO_FRACTION, cap_bytes(fraction or AUTO_FRACTION, room)
+    free = f"{share:g} of the {gib(room.free_bytes)} that are free"
+    if room.budget_bytes is not None and room.budget_bytes < share * room.free_bytes:
+        free = f"Windows' budget of {gib(room.budget_bytes)} for a process"
+    amount = f"{gib(cap)} ({cap} bytes): {free}, less {gib(CONTEXT_BYTES)} for its context"
+    if fraction is not None:
+        return Check(
+            topic,
+            f"a worker's torch may take {amount} ({VRAM_CAP}={setting}{f', {card.model}' if setting == AUTO else ''})",
+            Severity.NOTE,
+            "beyond it torch raises out-of-memory, which is answered with smaller batches, instead of spilling. It has "
+            f"not been seen on a real card under WDDM yet; {assign(facts.platform, VRAM_CAP, OFF)} takes it away",
+            CAP_PAGE,
+        )
+    why = "" if setting == OFF else f" caps under {' and '.join(CAPPED_MODELS)} alone"
+    fact = f"none: {VRAM_CAP}={setting}{why}; {AUTO_FRACTION:g} would be {amount}"
+    if facts.is_wsl or (facts.platform == "win32" and card.model != "TCC"):
+        advice = f"here a full card may spill: {assign(facts.platform, VRAM_CAP, f'{AUTO_FRACTION:g}')} makes it raise"
+        return Check(topic, fact, Severity.NOTE, advice, CAP_PAGE)
     return Check(topic, fact, Severity.OK)
 
 

@@ -12,7 +12,8 @@ import secrets
 import shutil
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,9 @@ from helix_crawl_otel.otel.endpoint import check_port
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.cards import CardProcesses, Description, describe, device_processes
 from helix_crawl_otel.probes.cgroup import CgroupProbe
+from helix_crawl_otel.probes.device import parse_device
+from helix_crawl_otel.probes.dxgi import driver_budget
+from helix_crawl_otel.probes.probe import ProbeFailure
 
 __all__ = ["LIBRARIES", "Facts", "ShardFolder", "gather"]
 
@@ -69,6 +73,7 @@ class Facts:
         environ: Of this process.
         processes: On each card that a process could use, by its device.
         shared: What the performance counters say, `None` where there are none.
+        budgets: What Windows lets a process take of each card that it could use, in bytes, where it tells.
     """
 
     platform: str
@@ -89,6 +94,7 @@ class Facts:
     environ: Mapping[str, str] = field(default_factory=dict)
     processes: Mapping[str, CardProcesses] = field(default_factory=dict)
     shared: SharedMemory | None = None
+    budgets: Mapping[str, int] = field(default_factory=dict)
 
 
 def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -> Facts:
@@ -122,6 +128,7 @@ def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -
         environ=environ,
         processes={device: device_processes(device, environ) for card in nvml.usable if (device := card.device)},
         shared=shared_memory(),
+        budgets=_budgets([device for card in nvml.usable if (device := card.device)]),
     )
 
 
@@ -151,6 +158,14 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _budgets(devices: Iterable[str]) -> dict[str, int]:
+    found = {}
+    for device in devices:
+        with suppress(ProbeFailure):
+            found[device] = driver_budget(parse_device(device).index)
+    return found
 
 
 def _port_problem(host: str, port: int) -> str | None:

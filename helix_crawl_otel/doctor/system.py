@@ -13,6 +13,7 @@ from helix_crawl_otel.config import KNOBS, ConfigError, otel_disabled, read_knob
 from helix_crawl_otel.doctor.checks import Check, Severity, assign, unset
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.formats import GIB, count, gib, gib_number
+from helix_crawl_otel.probes.vram_cap import ALLOCATOR
 
 __all__ = ["allocator_checks", "knob_checks", "place_checks", "system_checks", "torch_checks"]
 
@@ -25,9 +26,6 @@ OLDEST_SQLITE = (3, 24, 0)
 WAL_RESET_FIXED = (3, 51, 3)
 """Before it two connections that write and checkpoint at once could damage a file, very rarely. One worker writes a
 shard here, and nobody else while it does."""
-
-ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-"""Torch's own name of the variable, and the older one that it still reads."""
 
 RELEASE = "HELIX_DENSE_VRAM_RELEASE_EVERY"
 RUNBOOK = "docs/runbook.md"

@@ -70,7 +70,7 @@ __all__ = [
     "unpack",
 ]
 
-VERSION = 3
+VERSION = 4
 
 _BIG_LETTER = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -513,6 +513,8 @@ class WorkerSettings:
         label: The device that it is reported under: `device`, unless a modelled card is laid over the CPU.
         lock_seconds: How long to wait for a shard that another program holds.
         batch_tokens: Tokens a batch, with padding, 1 or more.
+        vram_cap: What of the card's free memory the worker's torch may take: a fraction, `auto` or `off`.
+        workers: Of the run on its device, itself among them.
     """
 
     model: str
@@ -525,6 +527,8 @@ class WorkerSettings:
     label: str
     lock_seconds: float = 30.0
     batch_tokens: int = 16_384
+    vram_cap: float | str = "off"
+    workers: int = 1
 
 
 @dataclass(frozen=True)

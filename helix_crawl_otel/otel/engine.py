@@ -74,14 +74,15 @@ class Pipeline:
         self._timeline = timeline
         self._keep_state = keep_state
         self._saving = threading.Lock()
-        self._showing = threading.Lock()  # an older snapshot must not replace a newer one, and stay
         self._unsaved = False  # the last save failed; the next tick tries again
         self._has_told_of_corpus = False
+        self._waiting: dict[str, dict[str, Any]] = {}  # of shards, as the timeline has it; by the reader of each
         self._feed = LockedPolicy(Policy(settings, tick_seconds=tick_seconds, state=state))
         self._gauge_state = GaugeState(self._feed)
         self._measurements = Measurements(self._feed.apply, clock, lambda error: self.error("policy", error))
         self._exported = ExportedMetrics(
             hub,
+            lambda: self._gauge_state.snapshot(self._clock()),
             limit_ratio=1 / settings.factor,
             batch_age=self._batch_age,
             queue_length=lambda: len(self.actions),
@@ -106,7 +107,7 @@ class Pipeline:
     def start_worker(self, worker: str, device: str, reason: str, pid: int) -> None:
         """A worker runs, for one of `gauges.START_REASONS`."""
         t = self._clock()
-        self._feed.tell(Policy.start_worker, t, worker, device)
+        self._feed.tell(Policy.start_worker, t, worker, device, reason)
         self._gauge_state.start_worker(worker, device)
         self._exported.begin_worker(device, reason)
         if self._timeline is not None:
@@ -155,15 +156,26 @@ class Pipeline:
     def set_pending(self, shard: str, genes: int) -> None:
         """So many genes of a shard still lack a vector."""
         self._gauge_state.set_pending(shard, genes)
+        self._exported.changed()
+
+    def wait_for(self, shard: str, work: float | None) -> None:
+        """So much work of a shard still waits for a vector, `None` where nobody knows."""
+        if work is None:
+            return
+        follow = self._gauge_state.has_pending_shards()
+        self._waiting[shard] = {"work_pending": work if work > 0 else None, "shards_follow": follow}
+        self._feed.tell(Policy.wait_for, shard, work, shards_follow=follow)
 
     def set_pending_in_all(self, genes: int) -> None:
         """So many genes of a job whose shards nobody has counted."""
         self._gauge_state.set_pending_in_all(genes)
+        self._exported.changed()
 
     def set_shards(self, **counts: int) -> None:
         """How many shards are in states that no open shard tells: `pending`, or `done` by earlier runs."""
         for state, count in counts.items():
             self._gauge_state.set_shard_state(state, count)
+        self._exported.changed()
 
     def close_shard(self, shard: str, state: str) -> None:
         """A worker leaves a shard that is now `done`, `paused`, `failed` or `pending`."""
@@ -171,6 +183,7 @@ class Pipeline:
         was_open = shard in self._feed.ask(Policy.open_shards)
         self._feed.tell(Policy.close_shard, t, shard, is_done=state == "done")
         self._gauge_state.close_shard(shard, state, was_open=was_open)
+        self._waiting.pop(shard, None)
         self.actions.drain(shard)  # nobody is left to take them
         self._settle()
         self.save_state()
@@ -202,7 +215,7 @@ class Pipeline:
         self._exported.genes(info.shard, info.device, info.genes)
         self._exported.stage(info.device, "encode", seconds)
         if self._timeline is not None:
-            self._timeline.batch(started + seconds, seconds=seconds, **_recorded(info))
+            self._timeline.batch(started + seconds, seconds=seconds, **self._recorded(info))
         self._measurements.finish(running, seconds)
         self._settle()
 
@@ -225,7 +238,7 @@ class Pipeline:
         for info, started in lost:
             longest = max(longest, now - started)
             if self._timeline is not None and now > started:
-                self._timeline.unfinished(now, seconds=now - started, **_recorded(info))
+                self._timeline.unfinished(now, seconds=now - started, **self._recorded(info))
             self.abandon_batch((info, started))
         return longest
 
@@ -259,7 +272,8 @@ class Pipeline:
         """All earlier batches of a shard are committed."""
         self._stage(told.device, "commit", told.commit_seconds)
         if told.pending is not None:
-            self._gauge_state.set_pending(told.shard, told.pending)
+            self.set_pending(told.shard, told.pending)
+        self.wait_for(told.shard, told.work_pending)
 
     # -- the world ----------------------------------------------------------------------------------------------------
 
@@ -367,17 +381,15 @@ class Pipeline:
             self._exported.stage(device, stage, seconds)
 
     def _settle(self) -> None:
-        """After every change: carry out what was decided, save what must survive, show what is."""
+        """After every change: carry out what was decided, save what must survive; what is shown is not as it was."""
         self._dispatcher.run()
         while (reason := self._feed.next_ignored()) is not None:
             self._exported.ignored(reason)
         if self._keep_state is not None and self._feed.durable_changed():
             self.save_state()
-        now = self._clock()
-        with self._showing:
-            self._exported.snapshot = self._gauge_state.snapshot(now)
+        self._exported.changed()
 
-
-def _recorded(info: BatchInfo) -> dict[str, Any]:
-    """What the timeline keeps of a batch beside its times."""
-    return {"shard": info.shard, "device": info.device, "genes": info.genes, "work": info.work, "worker": info.worker}
+    def _recorded(self, info: BatchInfo) -> dict[str, Any]:
+        """What the timeline keeps of a batch beside its times."""
+        told = {"shard": info.shard, "device": info.device, "genes": info.genes, "work": info.work}
+        return {**told, "worker": info.worker, **self._waiting.get(info.shard, {})}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -69,7 +70,7 @@ class ShardView:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that the gauges show. Replaced whole, never changed: a callback reads one and waits for nothing.
+    """All that the gauges show. Replaced whole, never changed: a callback reads one.
 
     Args:
         waiting: Genes of shards that are not begun, as far as they were counted or estimated.
@@ -86,28 +87,33 @@ class Snapshot:
 
 
 class ExportedMetrics:
-    """Counts, and shows the newest snapshot once it is `open`.
+    """Counts, and shows a snapshot once it is `open`.
 
     Args:
         hub: Instruments of the app's provider, or ours.
+        look: Makes a snapshot of what is now; called when somebody asks and something has changed, not at each batch.
         limit_ratio: 1 / factor.
         batch_age: Seconds that the oldest batch in flight of a shard has been running, 0 between batches, `None` when
             the clock cannot tell.
         queue_length: How many actions wait.
 
-    Threads: any. `rows` runs in whatever thread collects, and only reads.
+    Threads: any. `rows` runs in whatever thread collects, and only reads: it waits for pure computation at most.
     """
 
     def __init__(
         self,
         hub: Instruments,
+        look: Callable[[], Snapshot],
         *,
         limit_ratio: float,
         batch_age: Callable[[str], float | None],
         queue_length: Callable[[], int],
     ) -> None:
-        self.snapshot = Snapshot()
         self._hub = hub
+        self._look = look
+        self._looking = threading.Lock()  # an older snapshot must not replace a newer one, and stay
+        self._snapshot = Snapshot()
+        self._has_changed = True
         self._told: set[tuple[str, str]] = set()  # what has been logged, by kind; any thread, single operations only
         self._shard_gauges: dict[str, Callable[[str, ShardView], float | None]] = {
             "helix_dense_throughput": lambda _, view: view.rate,
@@ -132,7 +138,7 @@ class ExportedMetrics:
         for reason in IGNORED_REASONS:
             self.ignored(reason, 0)
         for place in ERROR_PLACES:
-            self._count("helix_dense_internal_errors", 0, {"where": place})
+            self._hub.count("helix_dense_internal_errors", 0, {"where": place})
 
     def open(self) -> None:
         """Show the gauges from now on."""
@@ -141,6 +147,20 @@ class ExportedMetrics:
     def close(self) -> None:
         """The gauges are shown no longer; the counters stay."""
         self._hub.remove(self)
+
+    def changed(self) -> None:
+        """What the gauges show is not as it was."""
+        self._has_changed = True
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Of what is now; the one before when that cannot be looked at: the clock is the caller's, and may fail."""
+        if self._has_changed:
+            with self._looking:
+                self._has_changed = False  # first: what changes while it is made is not in it
+                with suppress(Exception):
+                    self._snapshot = self._look()
+        return self._snapshot
 
     def rows(self, gauge: str) -> Rows:
         """Values of one gauge; see `GaugeSource`."""
@@ -159,9 +179,9 @@ class ExportedMetrics:
     def begin_worker(self, device: str, reason: str) -> None:
         """A worker starts, for one of `START_REASONS`."""
         for each in START_REASONS:
-            self._count("helix_dense_worker_starts", int(each == reason), {"device": device, "reason": each})
+            self._hub.count("helix_dense_worker_starts", int(each == reason), {"device": device, "reason": each})
         # The first worker that a demotion starts is the first one on the CPU.
-        self._count("helix_dense_worker_starts", 0, {"device": "cpu", "reason": "demote"})
+        self._hub.count("helix_dense_worker_starts", 0, {"device": "cpu", "reason": "demote"})
 
     def crawl(self, shard: str, device: str) -> None:
         """An episode opens."""
@@ -176,8 +196,9 @@ class ExportedMetrics:
         """A stage of a batch has ended: `read`, `encode` or `commit`."""
         try:
             self._hub.record("helix_dense_batch_duration", seconds, {"device": device, "stage": stage})
-        except Exception as error:  # noqa: BLE001 - the app's provider; it is told once
-            self._tell(error)
+        except Exception as error:  # noqa: BLE001 - the app's provider; it is told once, and the policy goes on
+            if self._is_first("provider", type(error).__name__):
+                watchdog.warning("the meter provider failed to count, detection goes on: %r", error)
 
     def action(self, shard: str, kind: ActionKind, outcome: Outcome, times: int = 1) -> None:
         """An action has ended."""
@@ -185,7 +206,7 @@ class ExportedMetrics:
 
     def ignored(self, reason: str, times: int = 1) -> None:
         """A sample could not be judged."""
-        self._count("helix_dense_samples_ignored", times, {"reason": reason})
+        self._hub.count("helix_dense_samples_ignored", times, {"reason": reason})
 
     # Each kind of what must not reach the job is told in full once; further ones are only counted, so that a log does
     # not fill with them.
@@ -210,7 +231,7 @@ class ExportedMetrics:
 
     def error(self, place: str, error: Exception) -> None:
         """Count and log an error of our own; it goes no further."""
-        self._count("helix_dense_internal_errors", 1, {"where": place})
+        self._hub.count("helix_dense_internal_errors", 1, {"where": place})
         level = logging.WARNING if self._is_first(place, type(error).__name__) else logging.DEBUG
         # A file that cannot be written, or what a worker sends, is the world's fault, not a bug: its message says all.
         trace = None if isinstance(error, (OSError, BadMessage)) else error
@@ -222,17 +243,7 @@ class ExportedMetrics:
         return is_first
 
     def _count_shard(self, counter: str, amount: float, shard: str, **others: str) -> None:
-        self._count(counter, amount, self._hub.labels.of(counter, shard, **others))
-
-    def _count(self, counter: str, amount: float, attributes: Mapping[str, str]) -> None:
-        try:
-            self._hub.count(counter, amount, attributes)
-        except Exception as error:  # noqa: BLE001 - the app's provider; it is told once, and the policy goes on
-            self._tell(error)
-
-    def _tell(self, error: Exception) -> None:
-        if self._is_first("provider", type(error).__name__):
-            watchdog.warning("the meter provider failed to count, detection goes on: %r", error)
+        self._hub.count(counter, amount, self._hub.labels.of(counter, shard, **others))
 
     def _zero_remedies(self, shard: str) -> None:
         for kind in REMEDIES:
@@ -327,6 +338,11 @@ class GaugeState:
         """How many shards are in a state that no open shard tells: `pending`, or `done` by earlier runs."""
         with self._lock:
             self._states[state] = count
+
+    def has_pending_shards(self) -> bool:
+        """Whether there are shards that nobody has begun."""
+        with self._lock:
+            return self._states["pending"] > 0
 
     def set_memory(self, device: str, reading: MemoryReading, sources: Mapping[str, bool]) -> None:
         """The newest reading of a device, and which sources are up."""

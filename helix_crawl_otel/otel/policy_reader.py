@@ -16,16 +16,14 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from opentelemetry.metrics import CallbackOptions, NoOpMeter, Observation
+from opentelemetry.metrics import CallbackOptions, Meter, NoOpMeter, Observation
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
-from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Histogram, MeterProvider
-from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReader, MetricsData
-from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, MetricsData
 from opentelemetry.sdk.resources import Resource
 
 from helix_crawl_otel.config import environment
@@ -39,17 +37,6 @@ __all__ = ["Collected", "CrawlPolicyReader", "LockedPolicy", "Measurements", "is
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BATCH_DURATION = "helix_dense_policy_batch_duration"
-MEMORY_BYTES = {
-    f"helix_dense_policy_memory_{name}": f"{name}_bytes" for name in ("used", "limit", "shared", "other_shared")
-}
-"""Instruments, and which field of a reading each of them measures."""
-MEMORY_READ_AT = "helix_dense_policy_memory_read_at"
-
-_SUM_ONLY = View(
-    instrument_type=Histogram, aggregation=ExplicitBucketHistogramAggregation(boundaries=(), record_min_max=False)
-)
-
 
 # -- measurements ------------------------------------------------------------------------------------------------------
 
@@ -57,8 +44,8 @@ _SUM_ONLY = View(
 class Measurements:
     """The instruments that the policy reads.
 
-    A batch that ends is one record of one histogram, an atom: measured, across several instruments 6 of 7,882
-    collections were torn.
+    A batch that ends is one observation of one gauge, an atom: measured, across several instruments 6 of 7,882
+    collections were torn. It has no attributes: one batch ends in a collection, and what is known of it has been told.
 
     Args:
         receive: Called with each collection.
@@ -75,9 +62,7 @@ class Measurements:
         self._clock = clock
         self._on_error = on_error
         self._collecting = threading.RLock()
-        self._has_received = False  # guarded by _collecting
         self._instruments = take_instruments()
-        self._instruments.reader.user = weakref.WeakMethod(self._take)
         self._give_back = weakref.finalize(self, self._instruments.give_back)
         self._give_back.atexit = False
         self.disabled = self._instruments.disabled
@@ -92,57 +77,48 @@ class Measurements:
         """A batch has ended, in `seconds`, more than 0. The policy has judged it when this returns."""
         info, started = batch
         with self._collecting:  # the instruments are somebody else's once they were given back
-            if self.disabled:
-                self._deliver(lambda collected: collected.finished.append((started + seconds, info, seconds)))
-                return
-            self._instruments.duration.record(seconds, batch_attributes(batch))
-            self.collect()
+            measured = [seconds]
+            if not self.disabled:
+                measured = [point.value for point in self._instruments.measure_batch(seconds)]
+            self._deliver(finished=[(started + value, info, value) for value in measured])
 
     def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
         """A reading of a device's memory, known or not, at `t`."""
         with self._collecting:
-            if self.disabled:
-                self._deliver(lambda collected: collected.memory.append((t, device, reading)))
-                return
-            self._instruments.readings = {device: (t, reading)}
-            self.collect()
+            measured = [(t, device, reading)]
+            if not self.disabled:
+                measured = _readings(device, self._instruments.measure_memory(_observations(t, reading)))
+            self._deliver(memory=measured)
 
     def collect(self) -> None:
-        """Bring everything new to the policy, and let it look at the clock."""
+        """Let the policy look at the clock: nothing was measured, and time has passed for the batches in flight."""
         with self._collecting:
-            if self.disabled:
-                self._deliver(lambda collected: None)
-                return
-            self._has_received = False
-            try:
-                self._instruments.reader.collect()
-            finally:
-                self._instruments.readings = {}
-            if not self._has_received:
-                # Nothing new was measured, so the SDK hands nothing over. Time has passed for the batches in flight.
-                self._deliver(lambda collected: None)
+            self._deliver()
 
-    def _take(self, metrics_data: MetricsData) -> None:
-        self._has_received = True
-        self._deliver(partial(read_collection, metrics_data))
-
-    def _deliver(self, fill: Callable[[Collected], None]) -> None:
-        """Hand a collection over. An exception that left it would reach the thread of the batch, and lose the delta."""
-        with self._collecting:
-            collected = Collected(None)
-            try:
-                collected.now = self._clock()
-            except Exception as error:  # noqa: BLE001 - the clock is the caller's; the rest must not be lost by it
-                self._on_error(error)
-            try:
-                fill(collected)
-                self._receive(collected)
-            except Exception as error:  # noqa: BLE001 - nothing may reach the job from here; it is counted and logged
-                self._on_error(error)
+    def _deliver(
+        self,
+        *,
+        memory: list[tuple[float, str, MemoryReading]] | None = None,
+        finished: list[tuple[float, BatchInfo, float]] | None = None,
+    ) -> None:
+        """Hand a collection over; what is raised there must not reach the thread of the batch."""
+        collected = Collected(None, memory or [], finished or [])
+        try:
+            collected.now = self._clock()
+        except Exception as error:  # noqa: BLE001 - the clock is the caller's; the rest must not be lost by it
+            self._on_error(error)
+        try:
+            self._receive(collected)
+        except Exception as error:  # noqa: BLE001 - nothing may reach the job from here; it is counted and logged
+            self._on_error(error)
 
 
 class PrivateInstruments:
-    """A meter provider that nobody else has, its reader, and what is measured on it.
+    """The gauges that the policy reads, one for batches that end and one for readings of memory. Each is on a meter
+    provider of its own that nobody else has, since a collection asks all instruments of one.
+
+    Gauges, because of those the SDK keeps no more than the newest value: of a counter or a histogram with delta
+    temporality it makes the aggregation anew for each collection, which takes longer than all the rest of it.
 
     Used by one `Measurements` after the other: the SDK keeps a closure of each meter provider for ever, for the case of
     a fork, and so a watch that was opened and closed left 1 KB behind.
@@ -151,43 +127,74 @@ class PrivateInstruments:
     """
 
     def __init__(self, free: list[PrivateInstruments]) -> None:
-        self.readings: dict[str, tuple[float, MemoryReading]] = {}
+        self._observed: list[Observation] = []
+        self._batches, self._readings = CrawlPolicyReader(), CrawlPolicyReader()
+        meter = _private_meter(self._batches)
+        self.disabled = isinstance(meter, NoOpMeter)
+        self._batch_duration = meter.create_gauge("helix_dense_policy_batch_duration", "s")
+        _private_meter(self._readings).create_observable_gauge("helix_dense_policy_memory", [self._observe])
         self._free = free
         self._pid = os.getpid()
-        self.reader = CrawlPolicyReader()
-        provider = MeterProvider(
-            metric_readers=[self.reader],
-            resource=Resource.get_empty(),
-            exemplar_filter=AlwaysOffExemplarFilter(),
-            shutdown_on_exit=False,
-            views=[_SUM_ONLY],
-        )
-        meter = provider.get_meter("helix_crawl_otel.policy")
-        self.disabled = isinstance(meter, NoOpMeter)
-        self.duration = meter.create_histogram(BATCH_DURATION, "s")
-        meter.create_observable_gauge(MEMORY_READ_AT, [self._observe_read_at], "s")
-        for name, each in MEMORY_BYTES.items():
-            meter.create_observable_gauge(name, [partial(self._observe_bytes, each)], "By")
+
+    def measure_batch(self, seconds: float) -> list[Any]:
+        """A batch has ended. Returns the data points that the reader has got of it."""
+        self._batch_duration.set(seconds)
+        return self._batches.fetch()
+
+    def measure_memory(self, observed: Iterable[Observation]) -> list[Any]:
+        """A reading was made. Returns the data points that the reader has got of it, none of one that is unknown."""
+        self._observed = list(observed)
+        try:
+            return self._readings.fetch()
+        finally:
+            self._observed = []
 
     def give_back(self) -> None:
         """It is free again; not in a forked child, where a thread of the parent may have held its locks."""
-        self.reader.user = None
         if os.getpid() == self._pid:
             self._free.append(self)
 
-    # The callbacks run inside a collection: all see the same readings, each once.
+    def _observe(self, _: CallbackOptions) -> Iterable[Observation]:
+        return self._observed
 
-    def _observe_read_at(self, _: CallbackOptions) -> Iterable[Observation]:
-        return [
-            Observation(t, {"device": device}) for device, (t, reading) in self.readings.items() if is_known(reading)
+
+def _private_meter(reader: CrawlPolicyReader) -> Meter:
+    provider = MeterProvider(
+        metric_readers=[reader],
+        resource=Resource.get_empty(),
+        exemplar_filter=AlwaysOffExemplarFilter(),
+        shutdown_on_exit=False,
+    )
+    return provider.get_meter("helix_crawl_otel.policy")
+
+
+class CrawlPolicyReader(MetricReader):
+    """Keeps the data points of the newest collection.
+
+    Threads: the owner serialises `fetch`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._points: list[Any] = []
+
+    def fetch(self) -> list[Any]:
+        """Collect, and give what came."""
+        self._points = []
+        self.collect()
+        return self._points
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
+        self._points = [
+            point
+            for resource in metrics_data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            for point in metric.data.data_points
         ]
 
-    def _observe_bytes(self, of_reading: str, _: CallbackOptions) -> Iterable[Observation]:
-        return [
-            Observation(value, {"device": device})
-            for device, (_t, reading) in self.readings.items()
-            if (value := getattr(reading, of_reading)) is not None
-        ]
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Nothing to do: the reader holds no resource."""
 
 
 _free: dict[str, list[PrivateInstruments]] = {}
@@ -195,107 +202,42 @@ _free: dict[str, list[PrivateInstruments]] = {}
 
 
 def take_instruments() -> PrivateInstruments:
-    """Instruments that nobody uses, made if need be; nothing of an earlier user is left in them."""
+    """Instruments that nobody uses, made if need be."""
     free = _free.setdefault(environment().get(OTEL_SDK_DISABLED, ""), [])
     try:
         found = free.pop()
     except IndexError:
         return PrivateInstruments(free)
-    if found._pid != os.getpid():  # made before a fork
-        return PrivateInstruments(free)
-    found.reader.collect()
-    return found
+    return found if found._pid == os.getpid() else PrivateInstruments(free)  # else it was made before a fork
 
 
 def is_known(reading: MemoryReading) -> bool:
     """Whether the policy can learn anything from a reading."""
-    return reading.fraction is not None or not (reading.shared_bytes is reading.other_shared_bytes is None)
+    facts = reading.fraction, reading.cap_fraction, reading.shared_bytes, reading.other_shared_bytes
+    return any(fact is not None for fact in facts)
 
 
-# -- the reader --------------------------------------------------------------------------------------------------------
+READ_AT = "read_at"
+"""Beside the fields of a reading, what is measured of one: when it was made, in seconds."""
+FIELDS_OF_A_READING = tuple(each.name for each in fields(MemoryReading))
 
 
-def batch_attributes(batch: RunningBatch) -> dict[str, str | float]:
-    """A batch as the attributes of a measurement: with its id among them, every data point is one batch, whole."""
-    info, started = batch
-    attributes: dict[str, str | float] = {
-        "batch": info.id,
-        "shard": info.shard,
-        "worker": info.worker,
-        "device": info.device,
-        "genes": info.genes,
-        "started": started,
-    }
-    if info.work is not None:
-        attributes["work"] = info.work
-    return attributes
+def _observations(t: float, reading: MemoryReading) -> Iterable[Observation]:
+    """A reading as what a gauge observes, the fact as an attribute; nothing of one that is unknown."""
+    if not is_known(reading):
+        return
+    yield Observation(t, {"fact": READ_AT})
+    for each in FIELDS_OF_A_READING:
+        if (value := getattr(reading, each)) is not None:
+            yield Observation(value, {"fact": each})
 
 
-class CrawlPolicyReader(MetricReader):
-    """A reader with delta temporality: each collection brings what is new, and the SDK forgets it.
-
-    Attributes:
-        user: Gives what is called with a collection, and must not raise; `None` for nobody.
-
-    Threads: the owner serialises `collect`.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(preferred_temporality={Histogram: AggregationTemporality.DELTA})
-        self.user: Callable[[], Callable[[MetricsData], None] | None] | None = None
-
-    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
-        receive = self.user() if self.user is not None else None
-        if receive is not None:
-            receive(metrics_data)
-
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Nothing to do: the reader holds no resource."""
-
-
-def read_collection(metrics_data: MetricsData, collected: Collected) -> None:
-    """Add what a collection says, in the policy's terms.
-
-    Points without a batch are left out: the SDK's overflow series.
-    """
-    points: dict[str, list[tuple[Mapping[str, Any], float]]] = {
-        metric.name: [(point.attributes or {}, _value(point)) for point in metric.data.data_points]
-        for resource in metrics_data.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-    }
-    collected.memory = _readings(points)
-    for attributes, seconds in points.get(BATCH_DURATION, ()):
-        if "batch" not in attributes:
-            continue
-        collected.finished.append((float(attributes["started"]) + seconds, _info(attributes), seconds))
-
-
-def _value(point: Any) -> float:
-    return float(point.sum if hasattr(point, "sum") else point.value)
-
-
-def _info(attributes: Mapping[str, Any]) -> BatchInfo:
-    return BatchInfo(
-        id=str(attributes["batch"]),
-        shard=str(attributes["shard"]),
-        worker=str(attributes["worker"]),
-        device=str(attributes["device"]),
-        genes=attributes["genes"],
-        work=attributes.get("work"),
-    )
-
-
-def _readings(points: Mapping[str, list[tuple[Mapping[str, Any], float]]]) -> list[tuple[float, str, MemoryReading]]:
-    read_at = {str(attributes["device"]): t for attributes, t in points.get(MEMORY_READ_AT, ())}
-    known: dict[str, dict[str, int]] = {device: {} for device in read_at}
-    for name, each in MEMORY_BYTES.items():
-        for attributes, value in points.get(name, ()):
-            known.get(str(attributes["device"]), {})[each] = int(value)
-    return [
-        (t, device, MemoryReading(**{"used_bytes": None, "limit_bytes": None, **known[device]}))
-        for device, t in read_at.items()
-    ]
+def _readings(device: str, points: Iterable[Any]) -> list[tuple[float, str, MemoryReading]]:
+    facts = {point.attributes["fact"]: point.value for point in points}
+    if READ_AT not in facts:
+        return []
+    reading = MemoryReading(**{each: facts.get(each) for each in FIELDS_OF_A_READING})
+    return [(float(facts[READ_AT]), device, reading)]
 
 
 # -- the policy --------------------------------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ class Batch:
         slices: Slices observed so far.
         hung: Reported as a hang.
         is_answered: A rung was asked for while it ran, and nobody can end it (rule 8): it brings no second one.
+        counted_seconds: Of its time, so much is in the costs of its shard already.
     """
 
     info: BatchInfo
@@ -87,6 +88,7 @@ class Batch:
     slices: int = 0
     hung: bool = False
     is_answered: bool = False
+    counted_seconds: float = 0.0
 
     @property
     def id(self) -> str:

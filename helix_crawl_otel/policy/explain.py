@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from helix_crawl_otel.formats import gib, whole_seconds
 from helix_crawl_otel.policy.baseline import Baseline
@@ -26,6 +27,8 @@ class TripContext:
         memory_fraction: Highest since the batch began, `None` when unknown.
         inflight_seconds: Age of the batch in flight, `None` between batches.
         shared: Shared memory.
+        seconds: What each way on would cost, in seconds to the end of the shard; DETECT is to stay; none where it was
+            not weighed.
     """
 
     detector: Detector
@@ -35,6 +38,7 @@ class TripContext:
     memory_fraction: float | None
     inflight_seconds: float | None
     shared: Shared
+    seconds: Mapping[ActionKind, float] = field(default_factory=dict)
 
 
 def evidence(context: TripContext, settings: Settings) -> Evidence:
@@ -53,6 +57,7 @@ def evidence(context: TripContext, settings: Settings) -> Evidence:
         "shared_bytes": context.shared.used,
         "shared_rise_bytes": context.shared.rise,
         "other_shared_bytes": context.shared.other,
+        **{f"{_WAYS[kind].lower().replace(' ', '_')}_seconds": seconds for kind, seconds in context.seconds.items()},
     }
 
 
@@ -67,8 +72,15 @@ def sentence(kind: ActionKind, context: TripContext, settings: Settings) -> str:
     )
     return (
         f"{_ASKED[kind]}: {100 * ratio:.3g} % of the {context.source}'s baseline "
-        f"for {context.detector.streak} observations, memory {memory}{running}"
+        f"for {context.detector.streak} observations, memory {memory}{running}{_weighed(context.seconds)}"
     )
+
+
+def _weighed(seconds: Mapping[ActionKind, float]) -> str:
+    """Such as `; to the end of the shard: recycle 74 s, CPU 310 s, stay 2400 s, empty cache 95 s`, cheapest first."""
+    ways = sorted(seconds, key=lambda kind: seconds[kind])
+    costs = ", ".join(f"{_WAYS[kind]} {whole_seconds(seconds[kind])}" for kind in ways)
+    return f"; to the end of the shard: {costs}" if costs else ""
 
 
 def passed_over_reason(kind: ActionKind, device: str) -> str:
@@ -81,6 +93,13 @@ def passed_over_reason(kind: ActionKind, device: str) -> str:
         "the driver cannot move to the CPU; start the job with `helix-crawl run`, or pass on_demote= to watch.shard()"
     )
 
+
+_WAYS = {
+    ActionKind.DETECT: "stay",
+    ActionKind.EMPTY_CACHE: "empty cache",
+    ActionKind.RECYCLE: "recycle",
+    ActionKind.DEMOTE_CPU: "CPU",
+}
 
 _ASKED = {
     ActionKind.DETECT: "crawl detected",

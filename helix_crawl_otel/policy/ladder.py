@@ -1,12 +1,14 @@
-"""Climbs, per shard, never downwards: EMPTY_CACHE, RECYCLE, DEMOTE_CPU. At most three interventions a shard.
+"""Climbs, per shard, never downwards: EMPTY_CACHE, RECYCLE, DEMOTE_CPU. At most three interventions a shard; under
+`adaptive` what was chosen is taken in its place, and the rung is the highest one taken.
 
 Source: DESIGN.md, section 5.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from helix_crawl_otel.policy.choice import Choice
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.policy.settings import ACTION_MODES
 
@@ -63,21 +65,27 @@ class Ladder:
     Args:
         rung: The highest one used.
         pending: The action that waits.
-        is_spared: DEMOTE_CPU was vetoed, passed over or failed: its rung is used up, and the shard is not the CPU's.
+        refused: Remedies that were vetoed, passed over or failed: they are used up.
     """
 
     rung: int = 0
     pending: Pending | None = None
-    is_spared: bool = False
+    refused: list[ActionKind] = field(default_factory=list)
+
+    @property
+    def is_spared(self) -> bool:
+        """Whether DEMOTE_CPU is used up, and the shard is not the CPU's."""
+        return ActionKind.DEMOTE_CPU in self.refused
 
     @property
     def is_demoted(self) -> bool:
         """Whether the shard has to be finished on the CPU, or has been."""
         return self.rung >= ActionKind.DEMOTE_CPU.rung and not self.is_spared
 
-    def refused(self, kind: ActionKind) -> None:
+    def refuse(self, kind: ActionKind) -> None:
         """An action was not taken, and will not be."""
-        self.is_spared = self.is_spared or kind is ActionKind.DEMOTE_CPU
+        if kind not in self.refused:
+            self.refused.append(kind)
 
     def climb(self, mode: str, can_take: frozenset[ActionKind]) -> Climb:
         """Use up the next rung that the driver can take, and those below it.
@@ -94,8 +102,17 @@ class Ladder:
             if kind in can_take:
                 return Climb(kind, tuple(passed_over))
             passed_over.append(kind)
-            self.refused(kind)
+            self.refuse(kind)
         return Climb(None, tuple(passed_over))
+
+    def take(self, choice: Choice) -> Climb:
+        """Take what was chosen, whatever was taken before. A cheaper one that the driver cannot take is passed over."""
+        if choice.kind is not None:
+            self.rung = max(self.rung, choice.kind.rung)
+        if choice.missed is None:
+            return Climb(choice.kind, ())
+        self.refuse(choice.missed)
+        return Climb(choice.kind, (choice.missed,))
 
     def blocks_trips(self) -> bool:
         """Whether a RECYCLE or DEMOTE_CPU is pending."""

@@ -39,6 +39,10 @@ class AnyReading(Protocol):
         """Dedicated memory in use, over the limit; `None` when either is unknown."""
 
     @property
+    def cap_fraction(self) -> float | None:
+        """What the framework's allocator has taken, over its cap; `None` when either is unknown."""
+
+    @property
     def shared_bytes(self) -> int | None:
         """Of the workers; `None` is unknown."""
 

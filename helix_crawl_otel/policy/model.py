@@ -25,6 +25,7 @@ __all__ = [
     "Outcome",
     "ShardStatus",
     "Verdict",
+    "share",
 ]
 
 EvidenceValue = float | int | str | None
@@ -91,15 +92,20 @@ class MemoryReading:
         shared_bytes: System memory that the driver lends the device for the processes that encode on it, 0 or more:
             where a spill goes under WDDM. `None` means unknown.
         other_shared_bytes: The same for all other processes.
+        reserved_bytes: What the framework's allocator of the process that encodes has taken from the device, 0 or
+            more; of several processes that of the one nearest to its cap. `None` means unknown.
+        cap_bytes: The most that this allocator may take, more than 0. `None` means unknown, or no cap.
 
     Raises:
-        ValueError: A value is negative, not a number, or the limit is 0.
+        ValueError: A value is negative, not a number, or the limit or the cap is 0.
     """
 
     used_bytes: int | None
     limit_bytes: int | None
     shared_bytes: int | None = None
     other_shared_bytes: int | None = None
+    reserved_bytes: int | None = None
+    cap_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -114,12 +120,22 @@ class MemoryReading:
     @property
     def fraction(self) -> float | None:
         """Used over limit, 0 or more; `None` when either is unknown. Above 1 is possible and means full."""
-        if self.used_bytes is None or self.limit_bytes is None:
-            return None
-        return self.used_bytes / self.limit_bytes
+        return share(self.used_bytes, self.limit_bytes)
+
+    @property
+    def cap_fraction(self) -> float | None:
+        """Reserved over cap, 0 or more; `None` when either is unknown. Above 1: set below what was held."""
+        return share(self.reserved_bytes, self.cap_bytes)
 
 
-_LEAST = {"used_bytes": 0, "limit_bytes": 1, "shared_bytes": 0, "other_shared_bytes": 0}
+_LEAST = {"limit_bytes": 1, "cap_bytes": 1} | dict.fromkeys(
+    ("used_bytes", "shared_bytes", "other_shared_bytes", "reserved_bytes"), 0
+)
+
+
+def share(part: int | None, whole: int | None) -> float | None:
+    """One over the other; `None` when either is unknown."""
+    return None if part is None or whole is None else part / whole
 
 
 @dataclass(frozen=True, slots=True)

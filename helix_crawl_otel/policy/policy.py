@@ -102,14 +102,20 @@ class Policy:
         if shard in self.open_shards():
             self.state.shards[shard].runs_on = device
 
-    def start_worker(self, t: float, worker: str, device: str) -> list[Decision]:
+    def start_worker(self, t: float, worker: str, device: str, reason: str = "") -> list[Decision]:
         """Say that a worker has been started in place of an earlier one of that name, or as the first.
 
         Rule 9: the rung, the baseline and the batches measured for one survive; EMA, streak and episode do not, nor
         what the earlier one held in shared memory.
+
+        Args:
+            t: Seconds.
+            worker: Its name.
+            device: Its device.
+            reason: `recycle` or `demote` where it takes another one's place for that: what that costs is measured.
         """
         before = self.state.workers.get(worker)
-        self.state.workers[worker] = WorkerState(device, SharedFloor(t))
+        self.state.workers[worker] = WorkerState(device, SharedFloor(t), reason=reason)
         self._drop_batches(lambda batch: batch.worker == worker)
         decisions: list[Decision] = []
         for name in before.shards if before else ():
@@ -123,7 +129,7 @@ class Policy:
         """Begin a new time axis: another supervisor, all workers new, no reading known. Rungs and baselines stay."""
         self.state.workers, self.state.inflight, self.state.memory = {}, {}, {}
         for shard in self.state.shards.values():
-            shard.detectors, shard.worker, shard.ladder.pending = {}, "", None
+            shard.detectors, shard.worker, shard.ladder.pending, shard.left_at = {}, "", None, None
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
@@ -136,6 +142,19 @@ class Policy:
             for worker in self.state.workers.values():
                 if worker.device == device:
                     worker.floor.add(t, int(reading.shared_bytes))
+
+    def wait_for(self, shard: str, work: float | None, *, shards_follow: bool = False) -> None:
+        """Say how much of a shard still waits for a vector.
+
+        Args:
+            shard: Name.
+            work: In the unit of its batches' work, 0 or more; `None` for unknown.
+            shards_follow: Other shards wait for the same worker.
+        """
+        state = self.state.shards.get(shard)
+        if state is None:
+            state = self.state.shards[shard] = ShardState(is_open=False)
+        state.waiting, state.shards_follow = work, shards_follow
 
     def use_processor(self, t: float, worker: str) -> None:
         """Say that a worker has used the processor up to `t`: on the CPU, that is life (rule 11)."""
@@ -169,8 +188,7 @@ class Policy:
         decisions += self._rule.advance_batch(batch, batch.started + seconds, deadlines=False)
         self.state.inflight.pop(info.id, None)
         self.state.workers[batch.worker].floor.finish_batch(t, self.settings.warmup)
-        if not batch.warmup:
-            decisions += self._rule.observe_finished(t, batch, seconds)
+        decisions += self._rule.observe_finished(t, batch, seconds)
         return decisions, None
 
     def abandon_batch(self, batch_id: str) -> None:
@@ -195,7 +213,9 @@ class Policy:
         if state is not None and pending is not None and pending.id == action_id and outcome is not Outcome.OVERDUE:
             state.ladder.pending = None
             if outcome in (Outcome.VETOED, Outcome.PASSED_OVER, Outcome.FAILED):
-                state.ladder.refused(pending.kind)
+                state.ladder.refuse(pending.kind)
+            elif outcome is Outcome.APPLIED and pending.kind is ActionKind.EMPTY_CACHE:
+                self._rule.costs.release(shard)
 
     # -- what is known ------------------------------------------------------------------------------------------------
 

@@ -6,16 +6,19 @@ Source: DESIGN.md, section 4 (rules 2 to 8, 11) and section 5.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from helix_crawl_otel.formats import whole_seconds
 from helix_crawl_otel.policy import explain
 from helix_crawl_otel.policy.baseline import ROUNDING, Baseline, BaselineMeter, CardBaselines
 from helix_crawl_otel.policy.batch import Batch, is_small
+from helix_crawl_otel.policy.choice import Choice, choose
 from helix_crawl_otel.policy.detector import Finding, Observation
 from helix_crawl_otel.policy.ladder import Pending
 from helix_crawl_otel.policy.memory import Shared
+from helix_crawl_otel.policy.meter import CostMeter
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, Evidence
-from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.settings import ADAPTIVE, Settings
 from helix_crawl_otel.policy.state import PolicyState, ShardState
 
 __all__ = ["Rule"]
@@ -36,6 +39,7 @@ class Rule:
         self.settings = settings
         self.tick_seconds = tick_seconds
         self.state = state
+        self.costs = CostMeter(settings, state, self.baseline)
         self.quiet_until = -math.inf
         """Nothing of the batches in flight falls due before, in seconds. What a batch waits for comes sooner only by a
         new action or a new baseline, and each of them ends the quiet."""
@@ -43,6 +47,7 @@ class Rule:
     def begin(self, batch: Batch) -> None:
         """Take a batch that begins, or is told of at its end."""
         self.state.inflight[batch.id] = batch
+        self.costs.begin(batch)
         self._measure_slices(batch)
         self.quiet_until = min(self.quiet_until, self._next_due(batch, deadlines=True)[0])
 
@@ -101,6 +106,9 @@ class Rule:
         """Take a batch that ended at `t` after `seconds`: into the baseline being measured, and as an observation."""
         rate, genes_rate = batch.work / seconds, batch.genes / seconds
         baseline, source = self.baseline(batch.shard, batch.device)
+        self.costs.finish(t, batch, seconds, baseline, self.is_full(batch, t))
+        if batch.warmup:
+            return []
         is_no_sample = is_small(batch.work, baseline) or batch.is_covered(seconds)
         meter = self.state.shards[batch.shard].meter(batch.device)
         if meter.baseline is None:
@@ -175,10 +183,11 @@ class Rule:
             return []
         context = self._context(t, batch, baseline, source, genes_rate, inflight_seconds)
         if finding is Finding.RECOVERED:
+            self.costs.recover(batch)
             reason = f"recovered: {self.settings.window} healthy observations in a row"
             evidence = explain.evidence(context, self.settings)
             return [self._decide(t, DecisionKind.RECOVERED, batch, None, reason, evidence)]
-        return self._trip(t, batch, state, context)
+        return self._trip(t, batch, state, context, rate)
 
     def _waits_for_boundary(self, batch: Batch, state: ShardState) -> bool:
         """Rule 8, where nobody can end a batch: one rung a boundary, so that each is carried out and judged.
@@ -198,13 +207,21 @@ class Rule:
             for each in (batch, *self.state.inflight.values()):
                 each.is_answered = each.is_answered or each.shard == batch.shard
 
-    def _trip(self, t: float, batch: Batch, state: ShardState, context: explain.TripContext) -> list[Decision]:
-        """A full window: DETECT when it opens an episode, and the next rung that the driver can take."""
+    def _trip(
+        self, t: float, batch: Batch, state: ShardState, context: explain.TripContext, rate: float
+    ) -> list[Decision]:
+        """A full window: DETECT when it opens an episode, and the next rung that the driver can take, or what finishes
+        the shard sooner."""
         self.state.trips += 1
+        self.costs.trip(batch, context.baseline, context.inflight_seconds)
+        choice = self._choice(batch, state, context, rate)
+        if choice is not None:
+            context = replace(context, seconds=choice.seconds)
         decisions: list[Decision] = []
         evidence = explain.evidence(context, self.settings)
 
-        nothing_left = self.settings.action != "off" and state.ladder.rung >= ActionKind.DEMOTE_CPU.rung
+        is_up = state.ladder.rung >= ActionKind.DEMOTE_CPU.rung
+        nothing_left = choice is None and is_up and self.settings.action != "off"
 
         def issue(kind: ActionKind) -> int:
             reason = explain.sentence(kind, context, self.settings)
@@ -216,7 +233,10 @@ class Rule:
 
         if not context.detector.episode_open:
             issue(ActionKind.DETECT)
-        climb = state.ladder.climb(self.settings.action, self._can_take(batch.device, state))
+        if choice is None:
+            climb = state.ladder.climb(self.settings.action, self._can_take(batch.device, state))
+        else:
+            climb = state.ladder.take(choice)
         for kind in climb.passed_over:
             reason = explain.passed_over_reason(kind, batch.device)
             decisions.append(self._decide(t, DecisionKind.PASSED_OVER, batch, kind, reason, evidence))
@@ -224,8 +244,17 @@ class Rule:
             decisions += self.settle(t, batch.shard, state, DecisionKind.SUPERSEDED)
             self._pend(state, Pending(issue(climb.kind), climb.kind, t))
             self._answer(batch, state)
+            if climb.kind is ActionKind.RECYCLE:
+                self.costs.recycle(batch, context.baseline.rate)
         context.detector.tripped()
         return decisions
+
+    def _choice(self, batch: Batch, state: ShardState, context: explain.TripContext, rate: float) -> Choice | None:
+        """What `adaptive` takes; `None` for the next rung of the ladder, and where DEMOTE_CPU was the last word."""
+        if self.settings.action != ADAPTIVE or state.ladder.is_demoted:
+            return None
+        situation = self.costs.situation(batch, context.baseline, rate, context.inflight_seconds)
+        return choose(situation, self._can_take(batch.device, state), state.ladder.refused)
 
     @staticmethod
     def _can_take(device: str, state: ShardState) -> frozenset[ActionKind]:
@@ -257,11 +286,15 @@ class Rule:
             t, DecisionKind.OVERDUE, batch, pending.kind, waited, evidence, forced=ends_now, action_id=pending.id
         )
         decisions = [overdue]
-        if state.can_end_worker and not pending.ends_worker and state.ladder.rung < ActionKind.RECYCLE.rung:
-            state.ladder.rung = ActionKind.RECYCLE.rung
+        if ends_now:
+            self.costs.end_worker(t, batch)
+        is_left = self.settings.action == ADAPTIVE or state.ladder.rung < ActionKind.RECYCLE.rung
+        if state.can_end_worker and not pending.ends_worker and is_left:
+            state.ladder.rung = max(state.ladder.rung, ActionKind.RECYCLE.rung)
             reason = f"recycle the worker: {waited}"
             forced = self._decide(t, DecisionKind.ISSUE, batch, ActionKind.RECYCLE, reason, evidence, forced=True)
             self._pend(state, Pending(forced.action_id, ActionKind.RECYCLE, t))
+            self.costs.end_worker(t, batch)
             decisions.append(forced)
         return decisions
 

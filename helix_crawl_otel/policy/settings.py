@@ -9,10 +9,12 @@ from typing import Any
 from helix_crawl_otel.policy.model import REMEDIES, ActionKind
 from helix_crawl_otel.policy.samples import is_number
 
-__all__ = ["ACTION_MODES", "Settings"]
+__all__ = ["ACTION_MODES", "ADAPTIVE", "Settings"]
 
-ACTION_MODES = {"ladder": REMEDIES, "cpu": (ActionKind.DEMOTE_CPU,), "off": ()}
-"""Values of `action`, and the rungs that a shard climbs with each."""
+ADAPTIVE = "adaptive"
+
+ACTION_MODES = {"ladder": REMEDIES, "cpu": (ActionKind.DEMOTE_CPU,), ADAPTIVE: REMEDIES, "off": ()}
+"""Values of `action`, and the remedies of each: rungs that a shard climbs, or what `adaptive` chooses from."""
 
 
 def _is_integer(value: object, least: int) -> bool:
@@ -42,7 +44,8 @@ class Settings:
     Args:
         factor: Crawl limit = baseline / factor; a number > 1.
         window: Consecutive observations of a trip, and batches of a baseline; an integer >= 1.
-        action: `ladder`, `cpu` (the first trip goes to DEMOTE_CPU) or `off` (DETECT only).
+        action: `ladder`, `cpu` (the first trip goes to DEMOTE_CPU), `adaptive` (what finishes the shard sooner, by
+            measured costs) or `off` (DETECT only).
         vram_full: Fraction of dedicated memory that counts as full, in (0, 1].
         ema_alpha: Weight of the newest observation, in (0, 1].
         warmup: First batches of a worker that enter neither baseline nor EMA; an integer >= 0.

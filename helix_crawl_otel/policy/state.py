@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from helix_crawl_otel.policy.baseline import Baseline, BaselineMeter, CardBaselines
 from helix_crawl_otel.policy.batch import Batch
 from helix_crawl_otel.policy.codec import OPTIONAL, decode, encode
+from helix_crawl_otel.policy.costs import CardCosts, ContextCosts, ShardCosts
 from helix_crawl_otel.policy.detector import Detector
 from helix_crawl_otel.policy.ladder import Ladder
 from helix_crawl_otel.policy.memory import MemoryTrack, SharedFloor
@@ -53,6 +54,9 @@ class WorkerState:
         batches: Batches it began, the first of which are its warm-up.
         shards: Names of those it began a batch of, in order: what ends with it, without a look at all others.
         busy_at: When it was last known to use the processor, in seconds; `None` when that is not known.
+        reason: Why it was started, as `helix_dense_worker_starts` has it; empty where that was not told.
+        idle_seconds: From the end of the worker before it to its first batch, until that has ended; else `None`.
+        costs: Of its context.
     """
 
     device: str
@@ -60,6 +64,9 @@ class WorkerState:
     batches: int = 0
     busy_at: float | None = field(default=None, metadata={OPTIONAL: True})
     shards: dict[str, bool] = field(default_factory=dict)  # a set in order
+    reason: str = ""
+    idle_seconds: float | None = None
+    costs: ContextCosts = field(default_factory=ContextCosts)
 
 
 @dataclass
@@ -78,6 +85,11 @@ class ShardState:
         ladder: The rung (survives every worker) and the action that waits (does not).
         meters: Baselines by device (survive every worker).
         detectors: EMA, streak and episode by device (do not).
+        costs: What its crawls have cost (survive every worker).
+        card: The newest device of its batches but for the CPU, whose costs are its own; empty before the first.
+        left_at: When its last batch ended, or the worker of it, in seconds; `None` before.
+        waiting: Work that still waits for a vector, in padded tokens or characters; `None` when that is not known.
+        shards_follow: Other shards wait for its worker.
     """
 
     unit: str = ""
@@ -91,6 +103,11 @@ class ShardState:
     ladder: Ladder = field(default_factory=Ladder)
     meters: dict[str, BaselineMeter] = field(default_factory=dict)
     detectors: dict[str, Detector] = field(default_factory=dict)
+    costs: ShardCosts = field(default_factory=ShardCosts)
+    card: str = ""
+    left_at: float | None = None
+    waiting: float | None = None
+    shards_follow: bool = False
 
     def meter(self, device: str) -> BaselineMeter:
         """The baseline meter of a device."""
@@ -117,16 +134,26 @@ class PolicyState:
     inflight: dict[str, Batch] = field(default_factory=dict)
     memory: dict[str, MemoryTrack] = field(default_factory=dict)
     cards: CardBaselines = field(default_factory=CardBaselines)
+    costs: dict[str, CardCosts] = field(default_factory=dict)
+
+    def card_costs(self, device: str, unit: str) -> CardCosts:
+        """What crawls have cost on a device, in a unit of work."""
+        return self.costs.setdefault(CardBaselines.key(device, self.encoder, unit), CardCosts())
 
 
 @dataclass
 class DurableShard:
-    """What is kept of a shard between processes; see `Ladder` and `ShardState`."""
+    """What is kept of a shard between processes; see `Ladder` and `ShardState`.
+
+    `is_spared` is what earlier versions have of `refused`.
+    """
 
     rung: int
     unit: str
     meters: dict[str, BaselineMeter]
     is_spared: bool = field(default=False, metadata={OPTIONAL: True})
+    refused: list[ActionKind] = field(default_factory=list, metadata={OPTIONAL: True})
+    costs: ShardCosts = field(default_factory=ShardCosts, metadata={OPTIONAL: True})
 
 
 @dataclass
@@ -137,15 +164,16 @@ class DurableState:
     encoder: str
     shards: dict[str, DurableShard]
     cards: CardBaselines
+    costs: dict[str, CardCosts] = field(default_factory=dict, metadata={OPTIONAL: True})
 
 
 def dump_durable(state: PolicyState) -> dict[str, Any]:
-    """The state file's content: rungs and baselines of the shards, and the cards' baselines.
+    """The state file's content: rungs, baselines and costs of the shards and of the cards.
 
     Closed shards are among them: a shard that was paused, or restored and not opened again yet, keeps what it measured.
     """
     shards = {name: _kept(shard) for name, shard in state.shards.items() if _is_durable(shard)}
-    durable: dict[str, Any] = encode(DurableState(VERSION, state.encoder, shards, state.cards))
+    durable: dict[str, Any] = encode(DurableState(VERSION, state.encoder, shards, state.cards, state.costs))
     return durable
 
 
@@ -179,14 +207,15 @@ class DurableText:
         self._shards, self._cards = shards, cards
         return (
             f'{{"version": {VERSION}, "encoder": {json.dumps(state.encoder)}, "shards": {_object(shards)},\n'
-            f'"cards": {{"cards": {_object(cards)}}}}}\n'
+            f'"cards": {{"cards": {_object(cards)}}},\n'
+            f'"costs": {json.dumps(encode(state.costs), allow_nan=False)}}}\n'
         )
 
     def _shard(self, name: str, shard: ShardState) -> tuple[ShardState, object, str]:
         known = self._shards.get(name)
         if known is not None and known[0] is shard and known[1] == "closed" and not shard.is_open:
             return known
-        mark = _mark(shard) if shard.is_open else "closed"  # and so it stays
+        mark = (_mark(shard), astuple(shard.costs)) if shard.is_open else "closed"  # and so it stays
         if known is not None and known[0] is shard and known[1] == mark:
             return known
         return shard, mark, _line(name, _kept(shard))
@@ -209,7 +238,8 @@ def _is_durable(shard: ShardState) -> bool:
 
 
 def _kept(shard: ShardState) -> DurableShard:
-    return DurableShard(shard.ladder.rung, shard.unit, shard.meters, shard.ladder.is_spared)
+    ladder = shard.ladder
+    return DurableShard(ladder.rung, shard.unit, shard.meters, ladder.is_spared, ladder.refused, shard.costs)
 
 
 def restore_durable(content: Any, encoder: str) -> PolicyState:
@@ -217,8 +247,8 @@ def restore_durable(content: Any, encoder: str) -> PolicyState:
 
     Args:
         content: Parsed JSON.
-        encoder: Identity of the encoder in use. A baseline belongs to one encoder: with another, rungs stay and the
-            shards' baselines go.
+        encoder: Identity of the encoder in use. A baseline belongs to one encoder: with another, rungs stay and what
+            was measured of the shards goes.
 
     Raises:
         ValueError: The content is damaged or of another version; the message says where.
@@ -227,7 +257,7 @@ def restore_durable(content: Any, encoder: str) -> PolicyState:
     if durable.version != VERSION:
         raise ValueError(f"DurableState.version is {durable.version}; accepted: {VERSION}")
     same_encoder = durable.encoder == encoder
-    state = PolicyState(encoder=encoder, cards=durable.cards)
+    state = PolicyState(encoder=encoder, cards=durable.cards, costs=durable.costs)
     for name, kept in durable.shards.items():
         if not 0 <= kept.rung <= 3:
             raise ValueError(f"DurableState.shards[{name!r}].rung is {kept.rung}; accepted: 0 to 3")
@@ -237,24 +267,32 @@ def restore_durable(content: Any, encoder: str) -> PolicyState:
             )
         meters: dict[str, BaselineMeter] = kept.meters if same_encoder else {}
         unit = kept.unit if same_encoder else ""
+        if kept.is_spared and ActionKind.DEMOTE_CPU not in kept.refused:
+            kept.refused.append(ActionKind.DEMOTE_CPU)
         state.shards[name] = ShardState(
             unit=unit,
             is_open=False,
             is_done=False,
-            ladder=Ladder(rung=kept.rung, is_spared=kept.is_spared),
+            ladder=Ladder(rung=kept.rung, refused=kept.refused),
             meters=meters,
+            costs=kept.costs if same_encoder else ShardCosts(recycles=kept.costs.recycles),
         )
     return state
 
 
 def durable_mark(state: PolicyState) -> tuple[object, ...]:
-    """Differs from an earlier one when `dump_durable` would: cheap enough to be asked for after every batch."""
-    return tuple((name, _mark(shard)) for name, shard in state.shards.items() if shard.is_open)
+    """Differs from an earlier one when `dump_durable` would: cheap enough to be asked for after every batch.
+
+    The running sums of a shard's costs are left out: they change with each batch, and are written with what comes next.
+    """
+    shards = tuple((name, _mark(shard)) for name, shard in state.shards.items() if shard.is_open)
+    return *shards, *(costs.mark for costs in state.costs.values())
 
 
 def _mark(shard: ShardState) -> tuple[object, ...]:
     measured = [(device, tuple(meter.samples), meter.baseline) for device, meter in shard.meters.items()]
-    return shard.is_done, shard.ladder.rung, shard.ladder.is_spared, shard.unit, measured
+    ladder, costs = shard.ladder, shard.costs
+    return shard.is_done, ladder.rung, tuple(ladder.refused), shard.unit, measured, costs.recycles, costs.lost_seconds
 
 
 def forget_closed(state: PolicyState) -> None:
@@ -269,8 +307,8 @@ def forget_closed(state: PolicyState) -> None:
         for worker in state.workers.values():
             worker.shards.pop(name, None)
         if shard.ladder.rung > 0:
-            kept = Ladder(rung=shard.ladder.rung, is_spared=shard.ladder.is_spared)
-            state.shards[name] = ShardState(is_open=False, ladder=kept)
+            kept = Ladder(rung=shard.ladder.rung, refused=shard.ladder.refused)
+            state.shards[name] = ShardState(is_open=False, ladder=kept, costs=shard.costs)
 
 
 def _is_whole(shard: ShardState) -> bool:

@@ -48,6 +48,7 @@ __all__ = [
     "Description",
     "describe",
     "device_processes",
+    "driver_model",
     "listed",
     "listed_names",
 ]
@@ -198,6 +199,21 @@ def _info(card: CardInfo, way: str, name: int | str) -> CardInfo:
         return replace(card, memory=read_memory(handle)[0])
     except ProbeFailure as failure:
         return replace(card, why=str(failure), code=failure.code, is_usable=failure.code not in LOST)
+
+
+def driver_model(device: str, environ: Mapping[str, str], seconds: float = ANSWER_SECONDS) -> str | None:
+    """`WDDM`, `TCC` or `MCDM`, see `CardInfo`; `None` outside Windows and when it cannot be read. Never raises.
+
+    Args:
+        device: What a process with `environ` calls the card, such as `cuda:0`.
+        environ: The environment of the process that encodes.
+        seconds: For how long the driver is waited for, of the world's.
+    """
+    ordinal = parse_device(device).index
+    try:
+        return within(seconds, lambda: _model(find_card(ordinal, environ)[0]))
+    except ProbeFailure:
+        return None
 
 
 def _model(handle: object) -> str | None:

@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from helix_crawl_otel.formats import gib
@@ -92,7 +92,8 @@ class _NoProbe(Probe):
 
 
 class ReportedProbe(Probe):
-    """Answers with what the workers of a device told last: of several the fullest counts.
+    """Answers with what the workers of a device told last: of several the fullest counts, and the one nearest to its
+    cap.
 
     Args:
         device: Its name.
@@ -123,7 +124,9 @@ class ReportedProbe(Probe):
         fresh = [reading for t, reading in list(self._told.values()) if now - t <= self._fresh_seconds]
         if not fresh:
             raise ProbeFailure("no worker has told what its framework holds")
-        return max(fresh, key=lambda reading: reading.fraction or 0.0)
+        fullest = max(fresh, key=lambda reading: reading.fraction or 0.0)
+        capped = max(fresh, key=lambda reading: reading.cap_fraction or 0.0)
+        return replace(fullest, reserved_bytes=capped.reserved_bytes, cap_bytes=capped.cap_bytes)
 
 
 @dataclass(slots=True)

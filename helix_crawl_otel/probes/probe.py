@@ -106,7 +106,7 @@ class CombinedProbe:
     two limits counts, since that alone is near-proof of a spill (INCIDENTS.md, RTX 3070) and must not read as less
     than full.
 
-    Shared memory is what the first probe says that knows of any.
+    Shared memory is what the first probe says that knows of any; so is what an allocator has reserved, with its cap.
 
     Blocking: as the probes do, one after the other.
 
@@ -128,9 +128,11 @@ class CombinedProbe:
         readings = [probe() for probe in self._probes]
         self._up = {probe.source: one.used_bytes is not None for probe, one in zip(self._probes, readings, strict=True)}
         self.why = "; ".join(_reason(probe.source, probe.why) for probe in self._probes if probe.why) or None
-        told = [(one.shared_bytes, one.other_shared_bytes) for one in readings]
-        own, other = next((both for both in told if both != (None, None)), (None, None))
-        return replace(_fullest(readings), shared_bytes=own, other_shared_bytes=other)
+        return replace(
+            _fullest(readings),
+            **_told(readings, "shared_bytes", "other_shared_bytes"),
+            **_told(readings, "reserved_bytes", "cap_bytes"),
+        )
 
     def sources(self) -> dict[str, bool]:
         """For each source whether its last reading was known; all false before the first. A copy."""
@@ -139,6 +141,12 @@ class CombinedProbe:
 
 def _reason(source: str, why: str) -> str:
     return why if why.lower().startswith(source) else f"{source}: {why}"
+
+
+def _told(readings: Sequence[MemoryReading], *names: str) -> dict[str, int | None]:
+    """What the first reading says of these that says anything of them: facts of two probes need not fit each other."""
+    said = [{name: getattr(reading, name) for name in names} for reading in readings]
+    return next((facts for facts in said if any(fact is not None for fact in facts.values())), {})
 
 
 def _fullest(readings: Sequence[MemoryReading]) -> MemoryReading:

@@ -12,6 +12,7 @@ this probe with the GIL held, as that allocation holds up the job itself.
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,13 +23,13 @@ from helix_crawl_otel.probes.cards import Description, describe
 from helix_crawl_otel.probes.device import parse_cuda
 from helix_crawl_otel.probes.probe import Probe, ProbeFailure
 
-__all__ = ["TorchProbe", "main", "may_have_card"]
+__all__ = ["TorchProbe", "allocator_cap", "main", "may_have_card", "set_allocator_cap"]
 
 _AMD = Path("/dev/kfd")
 
 
 class TorchProbe(Probe):
-    """Bytes that torch has reserved on one card, against the card's size.
+    """Bytes that torch has reserved on one card, against the card's size and against the allocator's cap.
 
     Used is the highest value since the previous reading where that can be known without touching the job's own
     statistics: they belong to the job, so the peak is never reset. The peak counter tells enough: when it differs from
@@ -66,7 +67,9 @@ class TorchProbe(Probe):
         if self._peak is not None and peak != self._peak:
             used = max(used, peak)
         self._peak = peak
-        return MemoryReading(used, self._limit)
+        return MemoryReading(
+            used, self._limit, reserved_bytes=used, cap_bytes=allocator_cap(cuda, self._index, self._limit)
+        )
 
     def _cuda_in_use(self) -> Any:
         cuda = getattr(self._modules.get("torch"), "cuda", None)
@@ -75,6 +78,42 @@ class TorchProbe(Probe):
         if not cuda.is_initialized():
             raise ProbeFailure("torch does not use CUDA in this process")
         return cuda
+
+
+_set_here: dict[int, int] = {}
+"""Caps that this process has set, by ordinal, for the versions of torch that cannot tell them: 2.6, that is."""
+
+
+def allocator_cap(cuda: Any, index: int, total: int) -> int | None:
+    """The most that torch's allocator may take of a card, in bytes, whoever has set that; `None` without a cap.
+
+    Args:
+        cuda: `torch.cuda`, in use.
+        index: Of the card, as the process numbers them.
+        total: The card's size, as torch has it.
+    """
+    ask = getattr(cuda, "get_per_process_memory_fraction", None)
+    if ask is None:
+        return _set_here.get(index)
+    fraction = float(ask(index))
+    return max(1, round(fraction * total)) if fraction < 1.0 else None
+
+
+def set_allocator_cap(cuda: Any, index: int, total: int, cap: int) -> None:
+    """Have torch's allocator ask for no more than `cap` bytes of a card, to the byte; see `allocator_cap`.
+
+    From then on it looks at its cap before each new segment, gives its cached blocks back and tries again, and raises
+    `torch.OutOfMemoryError`. What it holds already it keeps. Source: torch, `CUDACachingAllocator.cpp`, `alloc_block`
+    and `setMemoryFraction`, which cuts fraction x total down to a whole number.
+
+    Raises:
+        RuntimeError: The device is in trouble.
+    """
+    fraction = cap / total
+    if int(fraction * total) < cap:
+        fraction = math.nextafter(fraction, 1.0)
+    cuda.set_per_process_memory_fraction(fraction, index)
+    _set_here[index] = cap
 
 
 def may_have_card(

@@ -158,6 +158,8 @@ class ReplayEngine(PolicyInRuns):
         """It is in flight, for the policy too."""
         info = self._info(t, number, batch)
         self._running[number] = (t, info)
+        if batch.work_pending is not None:
+            self.policy.wait_for(batch.shard, batch.work_pending, shards_follow=batch.shards_follow)
         self._take(self.policy.start_batch(t, info))
         if isinstance(batch, timeline.BatchEvent):  # it came to its end: on the CPU it was no hang
             self.policy.use_processor(t + batch.seconds, info.worker)
@@ -192,7 +194,7 @@ class ReplayEngine(PolicyInRuns):
 
     def start(self, t: float, number: int, event: timeline.WorkerEvent) -> None:
         """It takes the place of the one before."""
-        self._start_worker(t, event.worker, event.device)
+        self._start_worker(t, event.worker, event.device, event.reason)
 
     def act(self, t: float, number: int, event: timeline.ActionEvent) -> None:
         """It is counted: what was done then is not what would be done now."""
@@ -220,10 +222,10 @@ class ReplayEngine(PolicyInRuns):
         else:
             self.policy.resolve(info.shard, pending.id, Outcome.APPLIED)
 
-    def _start_worker(self, t: float, worker: str, device: str) -> None:
+    def _start_worker(self, t: float, worker: str, device: str, reason: str = "") -> None:
         """A worker in place of the one before. A batch that the timeline ends later cannot be the old one's, so it is
         the first of the new one: rounded times overlap a little."""
-        self._take(self.policy.start_worker(t, worker, device))
+        self._take(self.policy.start_worker(t, worker, device, reason))
         for begun, info in self._running.values():
             if info.worker == worker:
                 self._take(self.policy.start_batch(begun, info))

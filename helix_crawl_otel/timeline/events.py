@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from helix_crawl_otel.dates import moment_of
+from helix_crawl_otel.policy.model import share
 from helix_crawl_otel.policy.samples import LEAST, MOST, is_number
 
 __all__ = [
@@ -77,7 +78,8 @@ class WorkerEvent(NamedTuple):
 
 
 class TriedBatch(NamedTuple):
-    """A batch that was in flight up to `t`; its encode stage began at `t - seconds`."""
+    """A batch that was in flight up to `t`; its encode stage began at `t - seconds`. `work_pending` is what its shard
+    still waited for when it began, this batch with it; `shards_follow`, whether other shards waited for its worker."""
 
     t: float
     shard: str
@@ -86,6 +88,8 @@ class TriedBatch(NamedTuple):
     genes: float
     work: float | None
     seconds: float
+    work_pending: float | None = None
+    shards_follow: bool = False
 
 
 class BatchEvent(TriedBatch):
@@ -103,11 +107,18 @@ class MemoryEvent(NamedTuple):
     limit_bytes: int | None
     shared_bytes: int | None = None
     other_shared_bytes: int | None = None
+    reserved_bytes: int | None = None
+    cap_bytes: int | None = None
 
     @property
     def fraction(self) -> float | None:
         """Used over limit; see `MemoryReading`, whose place it takes for the policy."""
-        return None if self.used_bytes is None or self.limit_bytes is None else self.used_bytes / self.limit_bytes
+        return share(self.used_bytes, self.limit_bytes)
+
+    @property
+    def cap_fraction(self) -> float | None:
+        """Reserved over cap; see there."""
+        return share(self.reserved_bytes, self.cap_bytes)
 
 
 class ActionEvent(NamedTuple):
@@ -181,6 +192,8 @@ def _batch(line: dict[str, Any]) -> BatchEvent:
         _amount(line, "genes"),
         None if line.get("work") is None else _amount(line, "work"),
         _amount(line, "seconds"),
+        None if line.get("work_pending") is None else _amount(line, "work_pending"),
+        line.get("shards_follow") is True,
     )
 
 
@@ -192,6 +205,8 @@ def _memory(line: dict[str, Any]) -> MemoryEvent:
         _bytes(line, "limit_bytes", 1),
         _bytes(line, "shared_bytes", 0) if "shared_bytes" in line else None,
         _bytes(line, "other_shared_bytes", 0) if "other_shared_bytes" in line else None,
+        _bytes(line, "reserved_bytes", 0) if "reserved_bytes" in line else None,
+        _bytes(line, "cap_bytes", 1) if "cap_bytes" in line else None,
     )
 
 
@@ -252,13 +267,16 @@ def _bytes(line: dict[str, Any], key: str, least: int) -> int | None:
 
 def _name(line: dict[str, Any], key: str) -> str:
     value = line.get(key)
-    if not isinstance(value, str) or not value:
+    if type(value) is not str or not value:
         raise BadLine(f"{key} is {_shown(value)}; accepted: a name")
-    return sys.intern(value)
+    return value
 
 
 def _device(line: dict[str, Any]) -> str:
-    return _name(line, "device") if line.get("device") is not None else DEFAULT_DEVICE
+    value = line.get("device")
+    if type(value) is str and value:
+        return value
+    return DEFAULT_DEVICE if value is None else _name(line, "device")
 
 
 def _worker_name(line: dict[str, Any], device: str) -> str:
@@ -266,7 +284,7 @@ def _worker_name(line: dict[str, Any], device: str) -> str:
     if value is None:
         return device
     if type(value) is int and abs(value) < 10**18:
-        return sys.intern(str(value))
+        return str(value)
     return _name(line, "worker")
 
 

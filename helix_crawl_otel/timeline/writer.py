@@ -114,9 +114,24 @@ class TimelineWriter:
         work: float | None = None,
         worker: str | None = None,
         *,
+        work_pending: float | None = None,
+        shards_follow: bool = False,
         event: str = "batch",
     ) -> None:
-        """A batch has ended at `t`. One whose numbers cannot be judged is not written, but counted as lost."""
+        """A batch has ended at `t`. One whose numbers cannot be judged is not written, but counted as lost.
+
+        Args:
+            t: Seconds.
+            shard: Its name.
+            device: Where it was encoded.
+            genes: Passages.
+            seconds: Of the encode stage.
+            work: Cost, `None` where there is none.
+            worker: Its name, `None` for that of the device.
+            work_pending: What the shard waited for when the batch began, more than 0; `None` where nobody knows.
+            shards_follow: Other shards waited for the worker.
+            event: What it is.
+        """
         genes, seconds, work = plain_number(genes), plain_number(seconds), plain_number(work)
         if sample_problem(genes, seconds, work) is not None:
             self.lost_lines += 1
@@ -130,6 +145,8 @@ class TimelineWriter:
             **_named(worker, device),
             genes=_short(genes, 9),
             **weight,
+            **({} if work_pending is None else {"work_pending": _short(work_pending, 9)}),
+            **({"shards_follow": True} if shards_follow else {}),
             seconds=round(seconds, 6) if seconds > 0.001 else _short(seconds, 6),
         )
 
@@ -142,9 +159,10 @@ class TimelineWriter:
         seconds: float,
         work: float | None = None,
         worker: str | None = None,
+        **waiting: Any,
     ) -> None:
         """The worker of a batch that had been in flight for `seconds` has ended at `t`. Else as `batch`."""
-        self.batch(t, shard, device, genes, seconds, work, worker, event="unfinished")
+        self.batch(t, shard, device, genes, seconds, work, worker, event="unfinished", **waiting)
 
     def memory(
         self,
@@ -154,11 +172,18 @@ class TimelineWriter:
         limit_bytes: float | None,
         shared_bytes: float | None = None,
         other_shared_bytes: float | None = None,
+        reserved_bytes: float | None = None,
+        cap_bytes: float | None = None,
     ) -> None:
-        """A reading, `None` where it is unknown; of shared memory nothing is written then. How often is the caller's
-        matter."""
-        shared = {"shared_bytes": _whole(shared_bytes), "other_shared_bytes": _whole(other_shared_bytes)}
-        known = {key: value for key, value in shared.items() if value is not None}
+        """A reading, `None` where it is unknown; but for the first two nothing is written then. How often is the
+        caller's matter."""
+        more = {
+            "shared_bytes": _whole(shared_bytes),
+            "other_shared_bytes": _whole(other_shared_bytes),
+            "reserved_bytes": _whole(reserved_bytes),
+            "cap_bytes": _whole(cap_bytes),
+        }
+        known = {key: value for key, value in more.items() if value is not None}
         self.write("memory", t, device=device, used_bytes=_whole(used_bytes), limit_bytes=_whole(limit_bytes), **known)
 
     def reading(self, t: float, device: str, reading: MemoryReading) -> None:

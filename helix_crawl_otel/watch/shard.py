@@ -16,6 +16,7 @@ from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict
 from helix_crawl_otel.policy.samples import plain_number, sample_problem
+from helix_crawl_otel.probes.vram_cap import refresh_cap
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline
 from helix_crawl_otel.watch.gate import EncodeGate
 from helix_crawl_otel.watch.release import release_cache
@@ -214,6 +215,7 @@ class ShardWatch:
             applied.append(action)
             if self._must_exit(action):
                 raise PauseRequested(action)
+        self._backend.guarded("driver", refresh_cap, self.device)
         self._backend.guarded("driver", self._begin_gap)
         return applied
 

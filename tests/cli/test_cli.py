@@ -157,7 +157,7 @@ def test_wrong_usage(argv: list[str], capsys: Output) -> None:
         ("--factor", "1", "a number > 1"),
         ("--factor", "-5", "a number > 1"),
         ("--window", "8.5", "an integer >= 1"),
-        ("--action", "nothing", "ladder, cpu, off"),
+        ("--action", "nothing", "ladder, cpu, adaptive, off"),
         ("--vram", "92", "a number in (0, 1]"),
         ("--ema-alpha", "nan", "a number in (0, 1]"),
         ("--warmup", "-1", "an integer >= 0"),

@@ -243,6 +243,7 @@ CLASSES: dict[str, Callable[[], list[str]]] = {
     "ActionQueue": _class("ActionQueue", "watch.actions", INTERNAL["ActionQueue"]),
     "MetricsEndpoint": _class("MetricsEndpoint", "endpoint"),
     "serve_metrics": lambda: function(helix_crawl_otel.serve_metrics),
+    "cap_vram": lambda: function(helix_crawl_otel.cap_vram),
     "CrawlConfig": lambda: fields(helix_crawl_otel.CrawlConfig, Settings),
     "MemoryReading": lambda: fields(helix_crawl_otel.MemoryReading),
     "query": lambda: function(helix_crawl_otel.query),

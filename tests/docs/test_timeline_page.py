@@ -18,11 +18,22 @@ from tests.docs.pages import page
 
 EVENTS = [kind.__name__.removesuffix("Event").lower() for kind in get_args(Event)]
 
+TRY: dict[str, Any] = {
+    "t": 4.2,
+    "shard": "a",
+    "device": "cuda:0",
+    "worker": "w",
+    "genes": 64,
+    "work": 8,
+    "seconds": 4.2,
+}
+TRY |= {"work_pending": 80, "shards_follow": True}
+
 WHOLE: dict[str, dict[str, Any]] = {
     "run": {"version": 1, "t": 0.0, "config": {}, "encoder": "x", "host": "x", "reconstructed": True, "source": "x"}
     | {"started": "2026-11-28T20:10:11.250Z", "clock": 100.0, "folder": "/shards"},
     "worker": {"t": 0.1, "device": "cuda:0", "worker": "w", "pid": 1, "reason": "first"},
-    "batch": {"t": 4.2, "shard": "a", "device": "cuda:0", "worker": "w", "genes": 64, "work": 8, "seconds": 4.2},
+    "batch": TRY,
     "memory": {
         "t": 4.2,
         "device": "cuda:0",
@@ -30,9 +41,11 @@ WHOLE: dict[str, dict[str, Any]] = {
         "limit_bytes": 12,
         "shared_bytes": 1,
         "other_shared_bytes": 0,
+        "reserved_bytes": 0,
+        "cap_bytes": 1,
     },
     "action": {"t": 4.2, "shard": "a", "kind": "DETECT", "outcome": "applied", "evidence": {}},
-    "unfinished": {"t": 4.2, "shard": "a", "device": "cuda:0", "worker": "w", "genes": 64, "work": 8, "seconds": 4.2},
+    "unfinished": TRY,
 }
 """A line of each event with every key."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from helix_crawl_otel.commands.doctor import examine
+from helix_crawl_otel.config import Value
 from helix_crawl_otel.doctor.checks import Check
 from helix_crawl_otel.doctor.facts import Facts
 from helix_crawl_otel.policy.model import MemoryReading
@@ -57,12 +58,12 @@ WINDOWS_12 = with_card(replace(CPU_ONLY, platform="win32", system="Windows-11-10
 LINUX_80 = with_card(CPU_ONLY, 79.6, 0.6, None)
 
 
-def checks_of(facts: Facts) -> list[Check]:
+def checks_of(facts: Facts, vram_cap: Value = "auto") -> list[Check]:
     """Every line about a machine, with the default knobs."""
-    return examine(facts, "127.0.0.1", 9464, vram_full=0.92, cpu_below_gib=12.0)
+    return examine(facts, "127.0.0.1", 9464, vram_full=0.92, vram_cap=vram_cap, cpu_below_gib=12.0)
 
 
-def about(facts: Facts, topic: str) -> Check:
+def about(facts: Facts, topic: str, vram_cap: Value = "auto") -> Check:
     """The only line on a topic."""
-    [check] = [check for check in checks_of(facts) if check.topic == topic]
+    [check] = [check for check in checks_of(facts, vram_cap) if check.topic == topic]
     return check

@@ -24,7 +24,7 @@ STATUS = ShardStatus(Verdict.CRAWLING, 1.0, None, 0.1, 8, 2, True, 0.99)
 SAID: tuple[Message, ...] = (
     messages.Hello(messages.VERSION, 4711, "3.11.9", "0.1"),
     messages.StartWorker("cpu", "demote"),
-    messages.Memory("cuda:0", MemoryReading(1, 2, 3, None), "custom", up=True),
+    messages.Memory("cuda:0", MemoryReading(1, 2, 3, None, 4, 5), "custom", up=True),
     messages.ReportError("hook", "LookupError: mine"),
     messages.LastWords("the device fails", is_device=True),
     messages.OpenShard(1, "straße 文", "cuda:0", [ActionKind.RECYCLE], can_leave=True),

@@ -69,6 +69,14 @@ def test_a_reading_is_handed_over_once_and_only_when_it_is_known(
     assert sink.last().memory == []
 
 
+def test_what_an_allocator_may_take_reaches_the_policy() -> None:
+    """Also where the card itself cannot be read."""
+    sink = Sink()
+    reading = MemoryReading(None, None, reserved_bytes=9, cap_bytes=10)
+    sink.measurements.read_memory(93.0, "cuda:1", reading)
+    assert sink.last().memory == [(93.0, "cuda:1", reading)]
+
+
 def test_a_clock_that_fails_loses_nothing_that_was_collected() -> None:
     """The delta of a collection comes once: without the time there is no look at the clock, but the batch counts."""
     sink = Sink()

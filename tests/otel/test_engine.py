@@ -185,7 +185,11 @@ def test_a_decision_that_comes_while_the_last_one_is_carried_out_is_not_left_beh
     feed = LockedPolicy(Policy(Settings()))
     box = feed.decisions = LateBox()
     exported = ExportedMetrics(
-        Instruments(provider.get_meter("x")), limit_ratio=0.2, batch_age=lambda shard: 0.0, queue_length=lambda: 0
+        Instruments(provider.get_meter("x")),
+        Snapshot,
+        limit_ratio=0.2,
+        batch_age=lambda shard: 0.0,
+        queue_length=lambda: 0,
     )
     dispatcher = Dispatcher(
         feed, exported, Clock(), can_end_worker=False, on_forced=None, on_error=lambda place, error: pytest.fail(place)
@@ -213,10 +217,12 @@ def test_an_older_look_at_the_board_never_replaces_a_newer_one(monkeypatch: pyte
         return snapshot
 
     monkeypatch.setattr(pipeline._gauge_state, "snapshot", slow)
-    late = threading.Thread(target=pipeline.expect_shards, args=(["a"],))
+    pipeline.expect_shards(["a"])
+    late = threading.Thread(target=reader.get_metrics_data)
     late.start()
     assert looked.wait(50)
-    newer = threading.Thread(target=pipeline.expect_shards, args=(["b", "c"],))
+    pipeline.expect_shards(["b", "c"])
+    newer = threading.Thread(target=lambda: pipeline._exported.snapshot)
     newer.start()
     newer.join(0.2)  # what it must not do, it would have done by then
     goes_on.set()

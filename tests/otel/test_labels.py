@@ -54,7 +54,8 @@ def test_no_overflow_series_when_every_one_of_1200_shards_crawls() -> None:
     """All the ladder on every shard, on two devices: still no overflow, and no count is lost."""
     provider, reader = make_provider()
     hub = Instruments(provider.get_meter("test"))
-    exported = ExportedMetrics(hub, limit_ratio=0.2, batch_age=lambda shard: 0.0, queue_length=lambda: 0)
+    shown = Snapshot()
+    exported = ExportedMetrics(hub, lambda: shown, limit_ratio=0.2, batch_age=lambda shard: 0.0, queue_length=lambda: 0)
     exported.open()
     status = ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, None)
     for n in range(1200):
@@ -66,7 +67,8 @@ def test_no_overflow_series_when_every_one_of_1200_shards_crawls() -> None:
         for kind in ActionKind:
             exported.action(shard, kind, Outcome.APPLIED)
             exported.action(shard, kind, Outcome.FAILED)
-        exported.snapshot = Snapshot({shard: ShardView("cuda:0", status, 7), f"{shard}b": ShardView("cpu", status, 1)})
+        shown = Snapshot({shard: ShardView("cuda:0", status, 7), f"{shard}b": ShardView("cpu", status, 1)})
+        exported.changed()
         if n % 100 == 0:
             reader.get_metrics_data()
     seen = collected(reader)
@@ -81,16 +83,18 @@ def test_shards_without_a_label_share_a_series_that_makes_sense(caplog: pytest.L
     provider, reader = make_provider()
     hub = Instruments(provider.get_meter("test"))
     hub.labels = ShardLabels(most_shards=0)
-    exported = ExportedMetrics(hub, limit_ratio=0.2, batch_age={"a": 7.0, "b": 3.0}.get, queue_length=lambda: 0)
-    exported.open()
 
     def view(pending: int | None, rung: int, ema: float | None) -> ShardView:
         known = ShardStatus(Verdict.HEALTHY, ema, None, None, 0, rung, rung > 0, None)
         return ShardView("cpu", known, pending)
 
-    exported.snapshot = Snapshot(
+    shown = Snapshot(
         {"a": view(5, 3, 16.0), "b": view(None, 1, None), "c": view(2, 0, None)}, waiting={"d": 100, "e": 20}
     )
+    exported = ExportedMetrics(
+        hub, lambda: shown, limit_ratio=0.2, batch_age={"a": 7.0, "b": 3.0}.get, queue_length=lambda: 0
+    )
+    exported.open()
     seen = collected(reader)
     assert seen["helix_dense_genes_pending"] == {(): 127}
     assert seen["helix_dense_ladder_rung"] == {("device=cpu",): 3}

@@ -31,7 +31,7 @@ def test_the_defaults_are_those_of_the_table() -> None:
     [
         ("factor", [1, 1.0, 0.5, 0, -5, float("nan"), float("inf"), "5", None, True, 10**400], "a number > 1"),
         ("window", [0, -1, 1.0, 8.5, "8", None, True], "an integer >= 1"),
-        ("action", ["", "Ladder", "none", None, 1, ["ladder"]], "ladder, cpu, off"),
+        ("action", ["", "Ladder", "none", None, 1, ["ladder"]], "ladder, cpu, adaptive, off"),
         ("vram_full", [0, -0.1, 1.01, 92, float("nan"), "0.9", None, True, 10**400], r"a number in \(0, 1\]"),
         ("ema_alpha", [0, -0.1, 1.01, float("inf"), "0.3", None, True], r"a number in \(0, 1\]"),
         ("warmup", [-1, 1.0, "1", None, False], "an integer >= 0"),
@@ -50,7 +50,7 @@ def test_a_bad_value_is_refused_by_message(name: str, values: list[Any], accepte
     [
         ("factor", [1.000001, 2, 1e6]),
         ("window", [1, 1000]),
-        ("action", ["ladder", "cpu", "off"]),
+        ("action", ["ladder", "cpu", "adaptive", "off"]),
         ("vram_full", [1e-9, 0.5, 1, 1.0]),
         ("ema_alpha", [1e-9, 0.5, 1, 1.0]),
         ("warmup", [0, 1, 100]),

@@ -215,6 +215,14 @@ def test_of_several_workers_on_a_card_the_fullest_reading_counts() -> None:
     assert probe() == UNKNOWN
 
 
+def test_of_several_workers_the_one_nearest_to_its_cap_counts() -> None:
+    """The fullest may have no cap, or room below it: what has been reserved and its cap are of one worker."""
+    probe = ReportedProbe("cuda:0", 10.0, Clock())
+    probe.tell("w1", MemoryReading(6 * GIB, CARD, reserved_bytes=6 * GIB, cap_bytes=9 * GIB))
+    probe.tell("w2", MemoryReading(3 * GIB, CARD, reserved_bytes=3 * GIB, cap_bytes=3 * GIB))
+    assert probe() == MemoryReading(6 * GIB, CARD, reserved_bytes=3 * GIB, cap_bytes=3 * GIB)
+
+
 def test_a_workers_own_probe_stands_for_the_device(watched: Watched) -> None:
     """The driver's own, or a modelled card: what is read here does not count any more, until the run is over."""
     watched.memory.watch("cuda:0")

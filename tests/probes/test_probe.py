@@ -101,6 +101,16 @@ def test_shared_memory_is_the_first_probes_that_knows_of_any() -> None:
     assert CombinedProbe([Fixed("one", late)])().shared_bytes == 7
 
 
+def test_what_an_allocator_holds_is_told_beside_the_cards_memory() -> None:
+    """NVML is the fuller one and knows nothing of it; what one probe says of it stays together."""
+    card, framework = MemoryReading(11, 12), MemoryReading(5, 12, reserved_bytes=5, cap_bytes=10)
+    late = MemoryReading(None, None, reserved_bytes=7)
+    probes: list[Probe] = [Fixed("one", card), Fixed("two", framework), Fixed("three", late)]
+    combined = CombinedProbe(probes)()
+    assert combined == MemoryReading(11, 12, reserved_bytes=5, cap_bytes=10)
+    assert combined.cap_fraction == 0.5
+
+
 def test_every_probe_is_asked_at_each_call() -> None:
     """None is skipped because another one already said full."""
     probes = [nvml(119, 120), torch(130, 118)]

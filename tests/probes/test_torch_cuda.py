@@ -24,6 +24,7 @@ class Cuda:
         self.initialized = True
         self.reserved = self.allocated = self.peak = 0
         self.total = total
+        self.fraction = 1.0
         self.asked: list[tuple[str, int]] = []
 
     def hold(self, reserved: int, allocated: int = 0) -> None:
@@ -41,6 +42,10 @@ class Cuda:
             "allocated_bytes.all.current": self.allocated,
             "allocated_bytes.all.peak": 1_000,
         }
+
+    def get_per_process_memory_fraction(self, device: int) -> float:
+        self.asked.append(("get_per_process_memory_fraction", device))
+        return self.fraction
 
     def get_device_properties(self, device: int) -> SimpleNamespace:
         self.asked.append(("get_device_properties", device))
@@ -62,7 +67,7 @@ def probe(cuda: Cuda) -> TorchProbe:
 def test_reserved_is_used_and_the_card_is_the_limit(probe: TorchProbe, cuda: Cuda) -> None:
     """The cache counts: it is what the card gives up."""
     cuda.hold(60, allocated=20)
-    assert probe() == MemoryReading(60, 100)
+    assert probe() == MemoryReading(60, 100, reserved_bytes=60)
     assert probe.why is None
 
 
@@ -75,7 +80,32 @@ def test_more_than_the_card_has_is_read_as_such(probe: TorchProbe, cuda: Cuda) -
 def test_the_card_of_the_probe_is_asked(cuda: Cuda) -> None:
     """`cuda:3` asks for card 3, and once a reading: figures of two moments would not fit each other."""
     TorchProbe("cuda:3", modules={"torch": SimpleNamespace(cuda=cuda)})()
-    assert cuda.asked == [("get_device_properties", 3), ("memory_stats", 3)]
+    assert cuda.asked == [
+        ("get_device_properties", 3),
+        ("memory_stats", 3),
+        ("get_per_process_memory_fraction", 3),
+    ]
+
+
+@pytest.mark.parametrize(("fraction", "cap"), [(1.0, None), (0.57, 57), (0.0, 1)])
+def test_the_allocators_cap_is_read_whoever_has_set_it(
+    probe: TorchProbe, cuda: Cuda, fraction: float, cap: int | None
+) -> None:
+    """By us, by the job, or by PYTORCH_CUDA_ALLOC_CONF; all of the card is no cap."""
+    cuda.fraction = fraction
+    cuda.hold(40)
+    reading = probe()
+    assert (reading.reserved_bytes, reading.cap_bytes) == (40, cap)
+    assert reading.limit_bytes == 100
+
+
+def test_a_torch_that_cannot_tell_its_cap_is_read_all_the_same(
+    probe: TorchProbe, cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions can set it and not tell it."""
+    monkeypatch.delattr(Cuda, "get_per_process_memory_fraction")
+    cuda.hold(40)
+    assert probe() == MemoryReading(40, 100, reserved_bytes=40)
 
 
 def test_a_peak_between_two_readings_is_seen(probe: TorchProbe, cuda: Cuda) -> None:
@@ -146,7 +176,7 @@ def test_a_job_that_starts_cuda_later_is_read_from_then_on(probe: TorchProbe, cu
     probe()
     cuda.initialized = True
     cuda.hold(30)
-    assert probe() == MemoryReading(30, 100)
+    assert probe() == MemoryReading(30, 100, reserved_bytes=30)
     assert probe.why is None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.policy.ladder import Ladder
+from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.policy.state import PolicyState, ShardState, dump_durable
 from helix_crawl_otel.statefile import LadderFiles, StateFile
 from tests.watch.rig import Rig
@@ -114,7 +115,8 @@ def test_what_one_card_does_is_known_from_every_folder(tmp_path: Path) -> None:
 
 def used_up(path: Path, *, is_spared: bool = False) -> Path:
     """A state file of an earlier process, in which the shard `a` has no rung left."""
-    state = PolicyState(shards={"a": ShardState(is_open=False, ladder=Ladder(rung=3, is_spared=is_spared))})
+    refused = [ActionKind.DEMOTE_CPU] if is_spared else []
+    state = PolicyState(shards={"a": ShardState(is_open=False, ladder=Ladder(rung=3, refused=refused))})
     StateFile(path).keep(state)()
     return path
 
