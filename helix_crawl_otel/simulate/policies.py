@@ -8,8 +8,10 @@ Source: DESIGN.md, sections 4 and 5; issue "simulate": none, release only, finis
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 
 from helix_crawl_otel.modelled_card import BatchLoad
 from helix_crawl_otel.policy.batch import BatchInfo
@@ -21,6 +23,7 @@ __all__ = [
     "CARD",
     "CPU",
     "DEFINITIONS",
+    "MAKERS",
     "CorePolicy",
     "PlannedPolicy",
     "SimulatedAction",
@@ -39,8 +42,10 @@ DEFINITIONS = {
     "rest of the shard; acts between batches, and nobody can end the worker",
     "ladder": "release, and this package: the rule on finished batches and batches in flight, all rungs, under a "
     "supervisor that ends a worker stuck in a batch; with the knobs given",
-    "best": "the least time there is, knowing all that will come: the cheapest plan of releases, recycles, moves to "
-    "the CPU and back, at any batch boundary, each at its full cost",
+    "ladder+cap": "the same with a cap on the worker's allocator (95 % of the memory that is free or its own): a "
+    "request beyond it is refused, so that the cache is given back, then the batch halved, then the worker recycled",
+    "best": "a bound, knowing all that will come: the cheapest plan of recycles, moves to the CPU and back, at any "
+    "batch boundary, each at its full cost, where a cache is emptied for nothing and a batch cut that does not fit",
 }
 """What each policy is, in the order of the table."""
 
@@ -68,6 +73,10 @@ class SimulatedPolicy:
     """Whether it is asked every 5 s inside a batch."""
     supervised = False
     """Whether a move to the CPU is a new process, which waits for the memory of the old one."""
+    caps = False
+    """Whether its workers have a cap on their allocator."""
+    foresees = False
+    """Whether its card is the ideal one, for the bound."""
     first_device = CARD
 
     def __init__(self, name: str, *, routine_release: bool) -> None:
@@ -114,6 +123,7 @@ class PlannedPolicy(SimulatedPolicy):
     first_device: str = CARD
     name: str = "best"
     routine_release: bool = False
+    foresees = True
     taken: set[int] = field(default_factory=set)
 
     def boundary(self, t: float, load: BatchLoad, device: str) -> SimulatedAction | None:
@@ -132,15 +142,23 @@ class CorePolicy(SimulatedPolicy):
         settings: The knobs.
         can_take: Rungs that the driver can take.
         can_end_worker: A supervisor ends the worker of an overdue action or a hang.
+        caps: Its workers have a cap on their allocator.
     """
 
     def __init__(
-        self, name: str, settings: Settings, *, can_take: tuple[ActionKind, ...], can_end_worker: bool
+        self,
+        name: str,
+        settings: Settings,
+        *,
+        can_take: tuple[ActionKind, ...],
+        can_end_worker: bool,
+        caps: bool = False,
     ) -> None:
         super().__init__(name, routine_release=True)
         self.core = Policy(settings)
         self.can_take = can_take
         self.ticks = self.supervised = can_end_worker
+        self.caps = caps
         self._shard: str | None = None
         self._pending: Decision | None = None
         self._end: SimulatedAction | None = None
@@ -227,13 +245,24 @@ class CorePolicy(SimulatedPolicy):
                 self._pending = None
 
 
-def ladder(settings: Settings) -> CorePolicy:
-    """`ladder`: see `DEFINITIONS`."""
+def ladder(settings: Settings, *, caps: bool = False) -> CorePolicy:
+    """`ladder`, and with a cap `ladder+cap`: see `DEFINITIONS`."""
     kinds = (ActionKind.EMPTY_CACHE, ActionKind.RECYCLE, ActionKind.DEMOTE_CPU)
-    return CorePolicy("ladder", settings, can_take=kinds, can_end_worker=True)
+    name = "ladder+cap" if caps else "ladder"
+    return CorePolicy(name, settings, can_take=kinds, can_end_worker=True, caps=caps)
 
 
 def finished_batches(settings: Settings) -> CorePolicy:
     """`finished-batches`: see `DEFINITIONS`. It judges by work, as ours does, so that only two things differ."""
     kinds = (ActionKind.EMPTY_CACHE, ActionKind.DEMOTE_CPU)
     return CorePolicy("finished-batches", replace(settings, inflight=False), can_take=kinds, can_end_worker=False)
+
+
+MAKERS: dict[str, Callable[[Settings], SimulatedPolicy]] = {
+    "none": lambda settings: SimulatedPolicy("none", routine_release=False),
+    "release": lambda settings: SimulatedPolicy("release", routine_release=True),
+    "finished-batches": finished_batches,
+    "ladder": ladder,
+    "ladder+cap": partial(ladder, caps=True),
+}
+"""What makes a policy of the knobs, for each but `best`."""
