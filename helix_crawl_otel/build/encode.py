@@ -299,7 +299,7 @@ class _Session:
 
     def encode(self, genes: Sequence[PendingGene]) -> None:
         """Encode, commit, and be at a boundary."""
-        encode_carefully(genes, self._watched, self._commit, self._blame, self.release)
+        encode_carefully(genes, self._watched, self._commit, self._blame, self.release, self._lack)
 
     def release(self) -> None:
         """Give cached memory back.
@@ -422,6 +422,17 @@ class _Session:
             self._for_cpu.append(reason)
         else:
             self._quarantine(gene.gene_id, reason)
+
+    def _lack(self, reason: str) -> None:
+        """An eighth of a batch does not fit on a card. A fresh process has its memory in one piece, and nothing cached.
+
+        Raises:
+            LacksMemory: This one is not fresh, nor was one before it that had to go as far down.
+        """
+        if self._has_lacked_memory or self._encoder.is_fresh:
+            self._encoder.is_tight = True
+        elif self._is_on_card and not self._encoder.is_tight:
+            raise LacksMemory(reason)
 
     def _check(self, reason: str) -> None:
         try:

@@ -205,7 +205,15 @@ _OUT_OF_MEMORY = (
     "can't allocate",
     "failed to allocate",
     # The libraries on top, which allocate a workspace of their own. A handle that cannot be made is a full card.
-    "status_alloc_failed",
+    # cuDNN gives up on an operation, too, when no algorithm's workspace is to be had.
+    "alloc_failed",
+    "allocation_failed",
+    "statusallocfailed",
+    "rocblas_status_memory_error",
+    "insufficient resources",
+    "insufficient_resources",
+    "unable to find an engine",
+    "unable to find a valid cudnn algorithm",
     "cublas_status_not_initialized",
     "cudnn_status_not_initialized",
     "cusolver_status_not_initialized",
