@@ -250,10 +250,10 @@ class BuildJob:
                 self.never = reason
             case messages.LoadStart(model, device):
                 self._emit(events.ModelLoading(t, slot, model, device))
-            case messages.LoadEnd(model, device, seconds, note):
+            case messages.LoadEnd(model, device, seconds, dtype, why, note):
                 if work is not None:
                     self._starved.discard(self._devices[slot])
-                self._emit(events.ModelLoaded(t, slot, model, device, seconds))
+                self._emit(events.ModelLoaded(t, slot, model, device, seconds, dtype, why))
                 if note and note not in self._noted:
                     self._noted.add(note)
                     self._emit(events.Note(t, "warning", note))
