@@ -92,7 +92,7 @@ class ReleaseByNeed:
             t: Seconds.
             level: See `fullest`.
             cached_bytes: What the allocator holds and no tensor uses: 0 is nothing to release. `None` is unknown.
-            streak: Of the shard: with one, a crawl may have begun, and a release would lower the reading that proves it.
+            streak: Of the shard. With one a crawl may have begun, and a release would hide the reading that proves it.
                 Asked for only when all else says yes.
         """
         before, self.level = self.level, level
