@@ -83,7 +83,7 @@ class ReleaseByNeed:
         """Least time between two releases: 20 times what one costs, doubled up to 32 times. 0 before the first one."""
         if not self.costs:
             return 0.0
-        return COSTS * max(LEAST_SECONDS, median(self.costs)) * 2**self.doublings
+        return COSTS * max(LEAST_SECONDS, median(self.costs)) * (1 << self.doublings)
 
     def is_due(self, t: float, level: float | None, cached_bytes: int | None, streak: Callable[[], int]) -> bool:
         """Take what a boundary shows, and say whether to release there. To be called at each, once.
