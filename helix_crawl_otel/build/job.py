@@ -249,10 +249,10 @@ class BuildJob:
                 self.never = reason
             case messages.LoadStart(model, device):
                 self._emit(events.ModelLoading(t, slot, model, device))
-            case messages.LoadEnd(model, device, seconds):
+            case messages.LoadEnd(model, device, seconds, dtype, why):
                 if work is not None:
                     self._starved.discard(self._devices[slot])
-                self._emit(events.ModelLoaded(t, slot, model, device, seconds))
+                self._emit(events.ModelLoaded(t, slot, model, device, seconds, dtype, why))
             case messages.IngestProgress(shard, sources, genes):
                 self._emit(events.Ingesting(t, shard, slot, sources, genes))
             case messages.IngestEnd(shard, sources, added, removed, skipped, left_out, read_as, problems):

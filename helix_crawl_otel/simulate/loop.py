@@ -8,6 +8,7 @@ Source: DESIGN.md, section 7 for what a supervisor and a worker do, section 5 fo
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 from helix_crawl_otel.modelled_card import BatchLoad, Context, IdealContext, slowdown
@@ -142,6 +143,10 @@ class _Loop:
     def __init__(self, scenario: Scenario, policy: SimulatedPolicy) -> None:
         self.scenario, self.card, self.policy = scenario, scenario.card, policy
         self.run = SimulatedRun(policy.name)
+        self.loads = scenario.loads()
+        self.waiting = Counter[str]()  # work without a vector, by shard
+        for load in self.loads:
+            self.waiting[load.shard] += load.work
         self.now = 0.0
         self.device = policy.first_device
         self.context: Context | None = None
@@ -152,7 +157,7 @@ class _Loop:
     def play(self) -> SimulatedRun:
         try:
             self._start(self.device, "first")
-            for load in self.scenario.loads():
+            for load in self.loads:
                 self._encode_in_parts(load)
             self.run.finish_seconds = self.now
         except _GivenUp:
@@ -168,7 +173,7 @@ class _Loop:
         self.context = None if device == CPU else self._context()
         self._sample()
         self.run.workers.append((self.now, device, reason))
-        self.policy.worker_started(self.now, device)
+        self.policy.worker_started(self.now, device, reason)
 
     def _context(self) -> Context:
         if self.policy.foresees:
@@ -228,6 +233,8 @@ class _Loop:
             self._apply(SimulatedAction.RELEASE, load)
         while (step := self.policy.boundary(self.now, load, self.device)) is not None:
             self._apply(step, load)
+        follow = load.shard != self.loads[-1].shard
+        self.policy.work_waits(load.shard, self.waiting[load.shard], shards_follow=follow)
         self._pass(load.read_seconds)
         began, seconds = self.now, self._take_memory(load)
         reading = MemoryReading(None, None) if self.context is None else self.context.reading()
@@ -260,6 +267,7 @@ class _Loop:
         self._note_detection(load)
         self._note(load, began, finished=True)
         self.batches += 1
+        self.waiting[load.shard] -= load.work
         return None
 
     def _take_memory(self, load: BatchLoad) -> float:

@@ -15,9 +15,9 @@ from functools import partial
 
 from helix_crawl_otel.modelled_card import BatchLoad
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, MemoryReading, Outcome
+from helix_crawl_otel.policy.model import REMEDIES, ActionKind, Decision, DecisionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.policy import Policy
-from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.settings import ADAPTIVE, Settings
 
 __all__ = [
     "CARD",
@@ -42,8 +42,11 @@ DEFINITIONS = {
     "rest of the shard; acts between batches, and nobody can end the worker",
     "ladder": "release, and this package: the rule on finished batches and batches in flight, all rungs, under a "
     "supervisor that ends a worker stuck in a batch; with the knobs given",
-    "ladder+cap": "the same with a cap on the worker's allocator (95 % of the memory that is free or its own): a "
+    "ladder+cap": "the ladder with a cap on the worker's allocator (95 % of the memory that is free or its own): a "
     "request beyond it is refused, so that the cache is given back, then the batch halved, then the worker recycled",
+    "adaptive": "as ladder, but at a trip what finishes the shard sooner, by the rates and costs measured so far "
+    "(`--action adaptive`)",
+    "adaptive+cap": "the same with the cap of ladder+cap",
     "best": "a bound, knowing all that will come: the cheapest plan of recycles, moves to the CPU and back, at any "
     "batch boundary, each at its full cost, where a cache is emptied for nothing and a batch cut that does not fit",
 }
@@ -87,8 +90,11 @@ class SimulatedPolicy:
         """What to do before this batch. Asked again after each step until there is none."""
         return None
 
-    def worker_started(self, t: float, device: str) -> None:
-        """A worker is ready."""
+    def worker_started(self, t: float, device: str, reason: str) -> None:
+        """A worker is ready, for one of the reasons of `helix_dense_worker_starts`."""
+
+    def work_waits(self, shard: str, work: float, *, shards_follow: bool) -> None:
+        """So many padded tokens of the shard lack a vector, and other shards come after it or do not."""
 
     def batch_started(self, t: float, load: BatchLoad, device: str, reading: MemoryReading) -> None:
         """A batch begins its encode stage."""
@@ -183,12 +189,16 @@ class CorePolicy(SimulatedPolicy):
             self.core.resolve(load.shard, pending.action_id, Outcome.APPLIED)
         return SimulatedAction(pending.kind.value)
 
-    def worker_started(self, t: float, device: str) -> None:
+    def worker_started(self, t: float, device: str, reason: str) -> None:
         """The core is told; the worker goes on with the shard."""
         self._pending = None
-        self._take(self.core.start_worker(t, _WORKER, device))
+        self._take(self.core.start_worker(t, _WORKER, device, reason))
         if self._shard is not None:
             self._open(t, device)
+
+    def work_waits(self, shard: str, work: float, *, shards_follow: bool) -> None:
+        """As the driver says it, when it has opened the shard and at each boundary."""
+        self.core.wait_for(shard, work, shards_follow=shards_follow)
 
     def batch_started(self, t: float, load: BatchLoad, device: str, reading: MemoryReading) -> None:
         """As the driver says it."""
@@ -245,11 +255,14 @@ class CorePolicy(SimulatedPolicy):
                 self._pending = None
 
 
-def ladder(settings: Settings, *, caps: bool = False) -> CorePolicy:
+def ladder(settings: Settings, *, caps: bool = False, name: str = "ladder") -> CorePolicy:
     """`ladder`, and with a cap `ladder+cap`: see `DEFINITIONS`."""
-    kinds = (ActionKind.EMPTY_CACHE, ActionKind.RECYCLE, ActionKind.DEMOTE_CPU)
-    name = "ladder+cap" if caps else "ladder"
-    return CorePolicy(name, settings, can_take=kinds, can_end_worker=True, caps=caps)
+    return CorePolicy(f"{name}+cap" if caps else name, settings, can_take=REMEDIES, can_end_worker=True, caps=caps)
+
+
+def adaptive(settings: Settings, *, caps: bool = False) -> CorePolicy:
+    """`adaptive`, and with a cap `adaptive+cap`: see `DEFINITIONS`."""
+    return ladder(replace(settings, action=ADAPTIVE), caps=caps, name="adaptive")
 
 
 def finished_batches(settings: Settings) -> CorePolicy:
@@ -264,5 +277,7 @@ MAKERS: dict[str, Callable[[Settings], SimulatedPolicy]] = {
     "finished-batches": finished_batches,
     "ladder": ladder,
     "ladder+cap": partial(ladder, caps=True),
+    "adaptive": adaptive,
+    "adaptive+cap": partial(adaptive, caps=True),
 }
 """What makes a policy of the knobs, for each but `best`."""
