@@ -10,7 +10,7 @@ Source: DESIGN.md, sections 5, 7 and 8.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,6 +72,7 @@ class BadBatches:
 
     def __init__(self) -> None:
         self._crashes: dict[tuple[str, int], int] = {}
+        self._stuck: Counter[tuple[str, int]] = Counter()  # workers ended in it for an action that it kept waiting
         self._limits: dict[str, int] = {}
         self._quarantined: dict[str, str] = {}
         self._unproven = 0
@@ -108,6 +109,13 @@ class BadBatches:
         self._quarantined[first] = f"its worker died twice while it was encoded alone: {why}"
         return CrashOutcome(narrows=True)
 
+    def stuck(self, first: str, genes: int) -> None:
+        """A worker was ended for a fresh one with this batch in flight, first gene and size. What keeps two of them is
+        halved."""
+        self._stuck[first, genes] += 1
+        if self._stuck[first, genes] >= TWICE:
+            self._limits[first] = max(1, genes // 2)
+
     def committed(self, first: str, genes: int) -> None:
         """A batch that begins with this gene was encoded.
 
@@ -119,6 +127,7 @@ class BadBatches:
         self._suspects = max(0, self._suspects - genes)
         self._limits.pop(first, None)
         self._crashes = {key: count for key, count in self._crashes.items() if key[0] != first}
+        self._stuck.clear()
 
     def limits(self) -> dict[str, int]:
         """Most genes of a piece that begins with a gene, by the gene's id."""
@@ -261,6 +270,8 @@ class BuildJob:
         with self._lock:
             work = self._current[slot]
             self._devices[slot] = start.device
+            if work.batch is not None and start.reason == "recycle":  # the last worker was ended inside of it
+                work.bad_batches.stuck(*work.batch)
             task = messages.BuildTask(self._settings(start.device, number), self._assignment(work))
         argv, environ = worker_command("helix_crawl_otel.build.worker", self._environ)
         return Launch(argv, {**environ, **_device_variables(start)}, task, is_ours=True)

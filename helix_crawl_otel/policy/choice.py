@@ -94,7 +94,7 @@ class Situation:
             otherwise: The cheapest of them, in seconds.
         """
         again = self._times(self.released_span) * (RELEASE_SECONDS + self.crawl_seconds)
-        cured = self.left / self.healthy + again
+        cured = self.left / self.fresh + again
         failed = 2 * self.batch * (1 / self.pace - 1 / self.healthy) + otherwise
         return RELEASE_SECONDS + self.cure_chance * cured + (1 - self.cure_chance) * failed
 
