@@ -10,7 +10,7 @@ Source: DESIGN.md, sections 5, 7 and 8.
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.policy.bad_batches import BadBatches
 from helix_crawl_otel.shards.damage import set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside
 from helix_crawl_otel.supervise import events
@@ -27,7 +28,7 @@ from helix_crawl_otel.supervise.job import JobWorker, Launch, WorkerStart
 from helix_crawl_otel.supervise.process import worker_command
 from helix_crawl_otel.supervise.rules import backoff_seconds
 
-__all__ = ["BadBatches", "BuildJob", "CrashOutcome", "ShardWork"]
+__all__ = ["BuildJob", "ShardWork"]
 
 MOST_SHORTAGES = 1
 """Workers of a shard that may follow each other on a device because there was no memory for one gene alone."""
@@ -38,104 +39,6 @@ there is nothing, so that it gets some ten minutes. The next shard tries once.""
 
 STARVED_SECONDS = 60.0
 """What the next shard waits before, on a CPU without memory."""
-
-TWICE = 2
-
-PARTS = 8
-"""A batch that kills its worker is cut into so many, so that one gene of 64 is found by three batches that kill."""
-
-MOST_UNPROVEN = 8
-"""Genes of a shard that may be found to blame one after the other, none encoded in between: then it is not they."""
-
-
-@dataclass(frozen=True)
-class CrashOutcome:
-    """What a crash has led to.
-
-    Args:
-        narrows: The next try is another one: a smaller batch, or one without the gene.
-        needs_cpu: It is a single gene, on a card: only the CPU can tell whether it is to blame.
-    """
-
-    narrows: bool
-    needs_cpu: bool = False
-
-
-class BadBatches:
-    """The suspected batches of one shard: which killed a worker. Pure; the owner serialises the calls.
-
-    One that does it twice is cut small, and small again as soon as a part of it does it once: each try is the start of
-    a worker. A single gene that does it twice on the CPU is to blame.
-
-    Source: DESIGN.md, section 7.
-    """
-
-    def __init__(self) -> None:
-        self._crashes: dict[tuple[str, int], int] = {}
-        self._stuck: Counter[tuple[str, int]] = Counter()  # workers ended in it for an action that it kept waiting
-        self._limits: dict[str, int] = {}
-        self._quarantined: dict[str, str] = {}
-        self._unproven = 0
-        self._suspects = 0  # genes of a batch that has killed twice, not encoded since
-
-    def crashed(self, first: str, genes: int, why: str, *, is_on_card: bool = False) -> CrashOutcome:
-        """A worker has died with this batch in flight.
-
-        Args:
-            first: Id of the batch's first gene.
-            genes: Its size, 1 or more.
-            why: How the worker ended, for the reason of a quarantine.
-            is_on_card: The worker was not on the CPU.
-        """
-        key = first, genes
-        self._crashes[key] = self._crashes.get(key, 0) + 1
-        is_part = genes <= self._suspects
-        if genes > 1:
-            if self._crashes[key] < TWICE and not is_part:
-                return CrashOutcome(narrows=False)
-            self._limits[first], self._suspects = max(1, genes // PARTS), genes
-            return CrashOutcome(narrows=True)
-        if self._crashes[key] < TWICE:
-            if is_part:
-                self._limits[first] = 1  # alone again, and not in a whole batch that begins with it
-            return CrashOutcome(narrows=False)
-        if is_on_card:
-            del self._crashes[key]
-            return CrashOutcome(narrows=True, needs_cpu=True)
-        if first in self._quarantined or self._unproven >= MOST_UNPROVEN:
-            return CrashOutcome(narrows=False)
-        self._unproven += 1
-        self._suspects = 0
-        self._quarantined[first] = f"its worker died twice while it was encoded alone: {why}"
-        return CrashOutcome(narrows=True)
-
-    def stuck(self, first: str, genes: int) -> None:
-        """A worker was ended for a fresh one with this batch in flight, first gene and size. What keeps two of them is
-        halved."""
-        self._stuck[first, genes] += 1
-        if self._stuck[first, genes] >= TWICE:
-            self._limits[first] = max(1, genes // 2)
-
-    def committed(self, first: str, genes: int) -> None:
-        """A batch that begins with this gene was encoded.
-
-        Args:
-            first: Id of the gene.
-            genes: Size of the batch.
-        """
-        self._unproven = 0
-        self._suspects = max(0, self._suspects - genes)
-        self._limits.pop(first, None)
-        self._crashes = {key: count for key, count in self._crashes.items() if key[0] != first}
-        self._stuck.clear()
-
-    def limits(self) -> dict[str, int]:
-        """Most genes of a piece that begins with a gene, by the gene's id."""
-        return dict(self._limits)
-
-    def quarantined(self) -> dict[str, str]:
-        """Genes that are to blame, with the reason. Their worker quarantines them, once it has encoded another one."""
-        return dict(self._quarantined)
 
 
 @dataclass
@@ -348,10 +251,10 @@ class BuildJob:
                 self.never = reason
             case messages.LoadStart(model, device):
                 self._emit(events.ModelLoading(t, slot, model, device))
-            case messages.LoadEnd(model, device, seconds):
+            case messages.LoadEnd(model, device, seconds, dtype, why):
                 if work is not None:
                     self._starved.discard(self._devices[slot])
-                self._emit(events.ModelLoaded(t, slot, model, device, seconds))
+                self._emit(events.ModelLoaded(t, slot, model, device, seconds, dtype, why))
             case messages.IngestProgress(shard, sources, genes):
                 self._emit(events.Ingesting(t, shard, slot, sources, genes))
             case messages.IngestEnd(shard, sources, added, removed, skipped, left_out, read_as, problems):
@@ -368,14 +271,14 @@ class BuildJob:
                 self._emit(events.BatchStarted(t, shard, slot, int(genes)))
             case messages.QuarantineGene(shard, gene, source, begins, reason):
                 self._emit(events.Quarantined(t, shard, gene, source, begins, reason))
-            case messages.Encoding(shard, label, pending, vectors) if work is not None:
+            case messages.Encoding(shard, label, pending, vectors, cost) if work is not None:
                 self._pipeline.set_pending(shard, pending)
                 self._pipeline.wait_for(shard, message.work_pending)
                 self._find_unsaid(slot, work, pending)
-                self._emit(events.ShardStarted(t, shard, slot, label, pending, vectors))
-            case messages.Boundary(shard, device, _, int(genes), pending) if work is not None:
+                self._emit(events.ShardStarted(t, shard, slot, label, pending, vectors, cost))
+            case messages.Boundary(shard, device, _, int(genes), pending, cost) if work is not None:
                 status = self._pipeline.status(shard)
-                self._emit(events.Committed.of(t, shard, slot, device, genes, pending, status))
+                self._emit(events.Committed.of(t, shard, slot, device, genes, pending, status, cost))
             case messages.ShardDone(shard) if work is not None:
                 self._find_unsaid(slot, work, 0)
                 self._pipeline.close_shard(shard, "done")

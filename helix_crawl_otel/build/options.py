@@ -18,6 +18,7 @@ from helix_crawl_otel.probes.vram_cap import VRAM_CAP
 __all__ = ["EncodeOptions", "add_encode_options", "read_encode_options"]
 
 DEVICE, CPU_BELOW, RELEASE = "BGEM3_DEVICE", "HELIX_DENSE_CPU_BELOW_GIB", "HELIX_DENSE_VRAM_RELEASE_EVERY"
+DTYPE = "HELIX_DENSE_DTYPE"
 
 _COUNT = re.compile(r"[0-9]{1,9}")
 _SECONDS = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
@@ -31,6 +32,7 @@ class EncodeOptions:
         common: Metrics, progress, knobs of the rule.
         model: As given; `None` for the one that the shards are of, else minilm.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dtype: `auto`, `float32`, `float16` or `bfloat16`.
         batch_size: Genes a batch.
         workers: At once; `None` for one a visible card, one on the CPU.
         cpu_below_gib: `auto` takes the CPU on a card of this size or smaller.
@@ -45,6 +47,7 @@ class EncodeOptions:
     common: CommonOptions
     model: str | None
     device: str
+    dtype: str
     batch_size: int
     workers: int | None
     cpu_below_gib: float
@@ -112,7 +115,7 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[:KEY=VALUE,...]",
         help="fault injection, for tests and demonstrations; may be given several times; `--fault help` lists them",
     )
-    add_common_options(parser, (DEVICE, CPU_BELOW, RELEASE, VRAM_CAP))
+    add_common_options(parser, (DEVICE, CPU_BELOW, DTYPE, RELEASE, VRAM_CAP))
 
 
 def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
@@ -135,6 +138,7 @@ def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
         common=common,
         model=args.model,
         device=str(option_or_knob(DEVICE, common.knobs, common.environ)),
+        dtype=str(option_or_knob(DTYPE, common.knobs, common.environ)),
         batch_size=_count("--batch-size", args.batch_size, 65536),
         workers=None if args.workers is None else _count("--workers", args.workers, 256),
         cpu_below_gib=float(option_or_knob(CPU_BELOW, common.knobs, common.environ)),

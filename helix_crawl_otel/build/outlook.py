@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from helix_crawl_otel.console.progress import tells_speed
 from helix_crawl_otel.corpus.cut import ChunkRule
@@ -24,6 +24,7 @@ from helix_crawl_otel.corpus.look import ShardLook, TreeLook
 from helix_crawl_otel.corpus.tree import is_wish
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import STATE_FOLDER
+from helix_crawl_otel.policy.samples import is_number, sample_problem
 from helix_crawl_otel.shards.build_record import BuildRecord
 from helix_crawl_otel.shards.inspect import Held, Salvage, held
 from helix_crawl_otel.supervise import events
@@ -78,38 +79,77 @@ def earlier_rate(timeline: Path, encoder: str) -> EarlierRate | None:
 
 def _last_rate(lines: Iterable[bytes], encoder: str) -> EarlierRate | None:
     found: EarlierRate | None = None
-    batches: deque[bytes] = deque(maxlen=MOST_BATCHES)
+    batches = _RunBatches()
     is_wanted = False
     for line in lines:
         if line.startswith(b'{"event":"run"') or b'"event": "run"' in line:
             found = _rate(batches) or found
-            batches.clear()
+            batches = _RunBatches()
             run = _parsed(line)
             is_wanted = run.get("encoder") == encoder and run.get("host") == platform.node()
         elif is_wanted and b'"batch"' in line:
-            batches.append(line)
+            batches.add(line)
     return _rate(batches) or found
 
 
-def _rate(lines: Sequence[bytes]) -> EarlierRate | None:
-    batches = [batch for line in lines if (batch := _parsed(line)).get("event") == "batch"]
-    known = [row for row in map(_numbers, batches) if row is not None]
-    if len(known) < LEAST_BATCHES:
+class _RunBatches:
+    """Lines of the batches of a run: the newest ones, and some of all of it, evenly."""
+
+    def __init__(self) -> None:
+        self.newest: deque[bytes] = deque(maxlen=MOST_BATCHES)
+        self.spread: list[bytes] = []
+        self._seen, self._every = 0, 1
+
+    def add(self, line: bytes) -> None:
+        """Take the next one."""
+        self.newest.append(line)
+        if self._seen % self._every == 0:
+            self.spread.append(line)
+        self._seen += 1
+        if len(self.spread) > MOST_BATCHES:
+            del self.spread[1::2]
+            self._every *= 2
+
+
+class _Numbers(NamedTuple):
+    """Of a batch; `work` is NaN where it is not known."""
+
+    t: float
+    seconds: float
+    genes: float
+    work: float
+    device: str
+
+
+def _rate(batches: _RunBatches) -> EarlierRate | None:
+    """Work a second of the newest batches, as genes of the whole run: a shard ends with its shortest genes."""
+    newest = list(_numbers(batches.newest))
+    if len(newest) < LEAST_BATCHES:
         return None
-    began, ended = min(t - seconds for t, seconds, _ in known), max(t for t, _, _ in known)
-    genes = sum(genes for _, _, genes in known)
+    began, ended = min(row.t - row.seconds for row in newest), max(row.t for row in newest)
+    genes = sum(row.genes for row in newest)
     if not ended > began or not genes > 0:
         return None
-    device = Counter(str(batch.get("device")) for batch in batches).most_common(1)[0][0]
-    return EarlierRate(genes / (ended - began), device, round(genes))
+    typical = _work_each(newest) / _work_each(list(_numbers(batches.spread)))
+    rate = genes / (ended - began) * (typical if math.isfinite(typical) else 1.0)
+    device = Counter(row.device for row in newest).most_common(1)[0][0]
+    return EarlierRate(rate, device, round(genes))
 
 
-def _numbers(batch: dict[str, Any]) -> tuple[float, float, float] | None:
-    values = [batch.get(key) for key in ("t", "seconds", "genes")]
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
-        return None
-    t, seconds, genes = map(float, values)  # type: ignore[arg-type]  # they are numbers
-    return t, seconds, genes
+def _work_each(rows: Sequence[_Numbers]) -> float:
+    """Of a gene; NaN where it is not known of all."""
+    work, genes = sum(row.work for row in rows), sum(row.genes for row in rows)
+    return work / genes if work > 0 and genes > 0 else math.nan
+
+
+def _numbers(lines: Iterable[bytes]) -> Iterator[_Numbers]:
+    """Of the lines that have them."""
+    for line in lines:
+        batch = _parsed(line)
+        values: Any = [batch.get(key) for key in ("t", "seconds", "genes", "work")]
+        t, seconds, genes, work = values
+        if batch.get("event") == "batch" and is_number(t) and sample_problem(genes, seconds, work) is None:
+            yield _Numbers(t, seconds, genes, math.nan if work is None else work, str(batch.get("device")))
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.output import StandardOutput
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_model, find_model
+from helix_crawl_otel.encoders.precision import AUTO
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.formats import printable
@@ -95,7 +96,8 @@ def run_build(
         run_options = RunOptions(
             config=options.common.config,
             folder=folders[0] / STATE_FOLDER,
-            encoder=planned.model,
+            # A baseline of one precision says nothing of the pace of another.
+            encoder=planned.model if planned.dtype == AUTO else f"{planned.model} in {planned.dtype}",
             slots=devices.slots,
             environ=options.common.environ,
             keeps_logs=True,
@@ -108,7 +110,7 @@ def run_build(
         _announce(console, session, command, folders[0], options, devices, planned)
         job = BuildJob(
             planned.works,
-            lambda device, number: _settings(options, planned.model, devices, device, number),
+            lambda device, number: _settings(options, planned, devices, device, number),
             options.common.environ,
             session.demoted,
             session.pipeline,
@@ -147,11 +149,13 @@ def _devices(options: EncodeOptions, model: str) -> DevicePlan:
     )
 
 
-def _settings(options: EncodeOptions, model: str, devices: DevicePlan, device: str, number: int) -> WorkerSettings:
+def _settings(
+    options: EncodeOptions, planned: BuildPlan, devices: DevicePlan, device: str, number: int
+) -> WorkerSettings:
     is_modelled = has_card(options.parsed_faults()) and device != "cpu"
     on_cpu = device == "cpu" or is_modelled
     return WorkerSettings(
-        model=model,
+        model=planned.model,
         device="cpu" if on_cpu else device,
         batch_size=options.batch_size,
         threads=devices.threads if on_cpu else None,
@@ -162,6 +166,8 @@ def _settings(options: EncodeOptions, model: str, devices: DevicePlan, device: s
         lock_seconds=options.lock_seconds,
         vram_cap=options.vram_cap,
         workers=sum(1 for _, place in devices.slots if place == device),
+        dtype=planned.dtype,
+        must_agree=planned.must_agree,
     )
 
 

@@ -17,7 +17,15 @@ from rich.text import Text
 from helix_crawl_otel.console.output import LogHandler, OutputThread, Piece
 from helix_crawl_otel.console.progress import Progress, ShardProgress
 from helix_crawl_otel.console.screen import Display
-from helix_crawl_otel.console.text import MOST_SHARDS, Summary, activity_text, lines_of, progress_text, shard_text
+from helix_crawl_otel.console.text import (
+    MOST_SHARDS,
+    Summary,
+    activity_text,
+    lines_of,
+    percent,
+    progress_text,
+    shard_text,
+)
 from helix_crawl_otel.dates import local_clock
 from helix_crawl_otel.formats import genes, printable, shard_name
 from helix_crawl_otel.supervise import events
@@ -117,7 +125,7 @@ def _rows(now: float, progress: Progress) -> RenderableType:
         if slot not in busy:
             rows.append(_text(f"{slot}: {activity_text(now, activity)}", no_wrap=True, overflow="ellipsis"))
     if progress.share is not None and progress.shards > 1:
-        rows.append(_share("all shards", progress.encoded, progress.encoded + progress.left))
+        rows.append(_share("all shards", progress.share, progress.encoded))
     rows.append(_text(progress_text(now, progress), no_wrap=True, overflow="ellipsis"))
     return Group(*rows)
 
@@ -129,17 +137,16 @@ def _text(text: str, **how: Any) -> Text:
 
 def _bar(name: str, shard: ShardProgress) -> Table:
     """Name, bar and share; what is known of the shard stands below, for that may be long."""
-    return _share(shard_name(name), shard.done, shard.total)
+    return _share(shard_name(name), shard.share, shard.done)
 
 
-def _share(name: str, done: int, total: int | None) -> Table:
+def _share(name: str, share: float | None, done: int) -> Table:
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column(ratio=2)
     table.add_column(justify="right", no_wrap=True, min_width=5)
-    if total is None:
+    if share is None:
         table.add_row(_text(name), Text(genes(done)), Text(""))
     else:
-        percent = 100 * done // total if total else 100
-        table.add_row(_text(name), ProgressBar(total=max(1, total), completed=done), Text(f"{percent} %"))
+        table.add_row(_text(name), ProgressBar(total=1.0, completed=share), Text(percent(share)))
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from helix_crawl_otel.formats import count, genes, gib, shard_name
 from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
@@ -43,6 +44,8 @@ class ShardProgress:
         is_crawling: An episode is open.
         batch_since: When the batch in flight was begun, `None` when there is none.
         batch_genes: Its genes.
+        work_left: What the genes that lack a vector cost, in the unit of a batch's work; `None` where nobody knows.
+        work_done: What those cost that were committed, as far as that is known.
     """
 
     slot: str
@@ -56,6 +59,37 @@ class ShardProgress:
     is_crawling: bool = False
     batch_since: float | None = None
     batch_genes: int = 0
+    work_left: float | None = None
+    work_done: float = 0.0
+
+    def commit(self, genes: int, pending: int | None, work_pending: float | None) -> float | None:
+        """Take in that genes were committed; `pending` are left, which cost `work_pending`, as far as that is known.
+
+        Returns:
+            What they cost; `None` where nobody knows.
+        """
+        before, left = self.work_left, self.left
+        self.done += genes
+        if pending is not None:
+            self.total = self.done + pending
+        self.work_left = work_pending
+        if before is None:
+            return None
+        if work_pending is None:  # found by the next worker, which tells in a moment what is left
+            self.work_left = before * max(0.0, 1 - genes / left) if left else before
+        assert self.work_left is not None
+        work = max(0.0, before - self.work_left)
+        self.work_done += work
+        return work
+
+    @property
+    def share(self) -> float | None:
+        """How much of it is done, 0 to 1: of its work where that is known, else of its genes; `None` without either."""
+        if self.work_left is not None and self.work_left + self.work_done > 0:
+            return self.work_done / (self.work_left + self.work_done)
+        if self.total is None:
+            return None
+        return self.done / self.total if self.total else 1.0
 
     def batch_age(self, now: float) -> float:
         """Seconds that the batch in flight has been running, 0 without one."""
@@ -99,9 +133,21 @@ class TakenAction:
     outcome: str
 
 
+class _Commit(NamedTuple):
+    """When so many genes were committed, and what they cost; `None` where nobody knows."""
+
+    t: float
+    genes: int
+    work: float | None
+
+
 @dataclass
 class Progress:
     """The whole run.
+
+    Genes are counted, and their rate is shown. How much is done and how long the rest takes is judged by work, where
+    that is known: the costly genes of a shard come first, so that a gene there says little of those behind it. What
+    nobody knows the work of, such as shards that wait, costs what a gene of the shards begun so far does.
 
     Args:
         run: How it began, `None` before that.
@@ -146,9 +192,12 @@ class Progress:
     paused: set[str] = field(default_factory=set)
     vectors: int = 0
     newest_actions: list[TakenAction] = field(default_factory=list)
-    _commits: list[tuple[float, int]] = field(default_factory=list)
+    _commits: list[_Commit] = field(default_factory=list)
     _guessed: int = 0
     _found: int = 0
+    _weighed: tuple[int, float] = (0, 0.0)  # genes of the shards begun whose work is known, and that work
+    _work_done: float = 0.0  # of the genes committed, as far as it is known
+    _unweighed_done: int = 0  # genes committed beside those
 
     def take(self, event: events.Event, moment: float = 0.0) -> None:
         """Take an event into account, of which was told at this date and time, as `time.time` has them."""
@@ -210,9 +259,13 @@ class Progress:
         if self.run is not None and self.run.devices == (UNKNOWN_DEVICE,):
             self.run = replace(self.run, devices=(event.device,))
         self._check_estimate(event.shard, event.pending)
-        self.running[event.shard] = ShardProgress(event.slot, event.device, total, done)
+        shard = ShardProgress(event.slot, event.device, total, done, work_left=event.work_pending)
         if before is not None:
-            self.running[event.shard].rung = before.rung
+            shard.rung, shard.work_done = before.rung, before.work_done
+        elif event.work_pending and event.pending:
+            genes, work = self._weighed
+            self._weighed = genes + event.pending, work + event.work_pending
+        self.running[event.shard] = shard
 
     def _check_estimate(self, shard: str, found: int | None) -> None:
         """A shard was estimated, and now it is known: the others are estimated better."""
@@ -222,16 +275,18 @@ class Progress:
 
     def _commit(self, event: events.Committed) -> None:
         self.encoded += event.genes
-        self._commits.append((event.t, event.genes))
-        # A minute of them, and at least a few: a batch that crawls takes longer than that.
-        while len(self._commits) > LEAST_COMMITS and event.t - self._commits[0][0] > RATE_WINDOW_SECONDS:
-            self._commits.pop(0)
         shard = self.running.get(event.shard)
+        work = None if shard is None else shard.commit(event.genes, event.pending, event.work_pending)
+        if work is None:
+            self._unweighed_done += event.genes
+        else:
+            self._work_done += work
+        self._commits.append(_Commit(event.t, event.genes, work))
+        # A minute of them, and at least a few: a batch that crawls takes longer than that.
+        while len(self._commits) > LEAST_COMMITS and event.t - self._commits[0].t > RATE_WINDOW_SECONDS:
+            self._commits.pop(0)
         if shard is None:
             return
-        shard.done += event.genes
-        if event.pending is not None:
-            shard.total = shard.done + event.pending
         shard.device, shard.batch_since = event.device, None
         shard.rate, shard.baseline, shard.memory_fraction = event.rate, event.baseline, event.memory_fraction
         shard.rung, shard.is_crawling = event.rung, event.is_crawling
@@ -305,8 +360,8 @@ class Progress:
         if self.is_late(now):
             rates = ((shard.rate_of_batch(now), shard.rate) for shard in self.running.values())
             return sum(most if most is not None else usual or 0.0 for most, usual in rates)
-        seconds = now - self._commits[0][0]
-        return sum(genes for _, genes in self._commits[1:]) / seconds if seconds > 0 else None
+        seconds = now - self._commits[0].t
+        return sum(commit.genes for commit in self._commits[1:]) / seconds if seconds > 0 else None
 
     def is_late(self, now: float) -> bool:
         """Whether a batch takes longer than its share: then the rate is the most, and the time to go the least."""
@@ -327,19 +382,47 @@ class Progress:
 
     @property
     def share(self) -> float | None:
-        """How much of this run is done, 0 to 1, what is not begun included. `None` while nobody knows how much is."""
+        """How much of this run is done, 0 to 1, what is not begun included: of the work where that is known, else of
+        the genes. `None` while nobody knows how much there is.
+        """
         if self._expected is not None:
             return min(1.0, (self.vectors + self.encoded) / self._expected)
         if self._is_blind or not self.shards or not self.is_all_known:
             return None
-        return self.encoded / (self.encoded + self.left) if self.left else 1.0
+        done = self._work_done + self._unweighed_done * self._work_each
+        return done / (done + self._work_left) if self._work_left and done else float(not self.left)
 
     def to_go(self, now: float) -> float | None:
         """Seconds that what is left still needs at the rate of now. `None` while nobody can say."""
         rate = self.rate(now) if tells_speed(self.encoded, self.left) else None
         is_known = not self._is_blind and bool(self.running or self.waiting or self.estimated)
         is_known = self.left > 0 if self._expected is not None else is_known
-        return self.left / rate if rate and is_known else None
+        newest = self._newest_each
+        return self._work_left / (rate * newest) if rate and newest and is_known else None
+
+    @property
+    def knows_work(self) -> bool:
+        """Whether shares are of work; else they are of genes."""
+        return self._weighed[1] > 0 and self._expected is None
+
+    @property
+    def _work_each(self) -> float:
+        """Mean work of a gene, by the shards begun so far; 1 while nobody knows any: then genes are all alike."""
+        genes, work = self._weighed
+        return work / genes if work else 1.0
+
+    @property
+    def _work_left(self) -> float:
+        weighed = [shard for shard in self.running.values() if shard.work_left is not None]
+        genes = max(0, self.left - sum(shard.left for shard in weighed))
+        return sum(shard.work_left or 0.0 for shard in weighed) + genes * self._work_each
+
+    @property
+    def _newest_each(self) -> float:
+        """Mean work of the genes that the rate is of; 0 where that is nothing."""
+        newest, each = self._commits[1:], self._work_each
+        work = sum(commit.genes * each if commit.work is None else commit.work for commit in newest)
+        return work / max(1, sum(commit.genes for commit in newest))
 
     @property
     def _expected(self) -> int | None:

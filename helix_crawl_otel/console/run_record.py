@@ -21,7 +21,7 @@ from helix_crawl_otel.console.progress import Progress
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.dates import utc_time
 from helix_crawl_otel.logs import logger
-from helix_crawl_otel.policy.codec import decode, encode
+from helix_crawl_otel.policy.codec import OPTIONAL, decode, encode
 from helix_crawl_otel.probes.processes import process_mark
 from helix_crawl_otel.statefile import StateFile
 from helix_crawl_otel.timing import Ticker
@@ -55,7 +55,9 @@ MOST_FAILED = 20
 
 @dataclass(frozen=True)
 class RunningShard:
-    """See `progress.ShardProgress`. `is_at_most` says that the rate is what its batch in flight can still come to."""
+    """See `progress.ShardProgress`. `is_at_most` says that the rate is what its batch in flight can still come to;
+    `share` is how much is done, 0 to 1, by work where that is known.
+    """
 
     shard: str
     slot: str
@@ -70,6 +72,7 @@ class RunningShard:
     is_crawling: bool
     batch_genes: int
     batch_seconds: float
+    share: float | None = field(default=None, metadata={OPTIONAL: True})
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Standing:
         crashes: Of workers.
         quarantined: Genes, in this run.
         failed: Shards that failed, with the reason, the first `MOST_FAILED`.
+        share: How much of the run is done, 0 to 1, by work where that is known, else by genes; `None` where neither is.
     """
 
     shards: dict[str, int]
@@ -128,6 +132,7 @@ class Standing:
     crashes: int
     quarantined: int
     failed: dict[str, str]
+    share: float | None = field(default=None, metadata={OPTIONAL: True})
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,7 @@ def standing(progress: Progress, now: float) -> Standing:
             is_crawling=one.is_crawling,
             batch_genes=one.batch_genes,
             batch_seconds=round(one.batch_age(now), 3),
+            share=_rounded(one.share),
         )
         for name, one in list(progress.running.items())[:MOST_SHARDS]
     ]
@@ -208,6 +214,7 @@ def standing(progress: Progress, now: float) -> Standing:
         crashes=progress.crashes,
         quarantined=progress.quarantined,
         failed=dict(list(progress.failed.items())[:MOST_FAILED]),
+        share=_rounded(progress.share),
     )
 
 

@@ -104,6 +104,7 @@ class JsonDisplay(Display):
                 "encoded": progress.encoded,
                 "left": progress.left,
                 "is_estimate": bool(progress.estimated) or not progress.is_all_known,
+                "share": stands.share,
                 "rate": stands.rate,
                 "to_go_seconds": None if seconds is None else round(seconds, 1),
                 "running": [asdict(shard) for shard in stands.running],

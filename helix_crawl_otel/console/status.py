@@ -14,7 +14,7 @@ from typing import Any
 
 from helix_crawl_otel.console.progress import Activity, Progress, ShardProgress
 from helix_crawl_otel.console.run_record import FILE, RunningShard, RunRecord, Standing, left_off, read_record
-from helix_crawl_otel.console.text import activity_text, places, shard_text
+from helix_crawl_otel.console.text import activity_text, percent, places, shard_text
 from helix_crawl_otel.dates import local_time, moment_of
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED, Refusal
 from helix_crawl_otel.formats import duration, genes, rate, shard_name
@@ -160,9 +160,9 @@ def _standing(record: RunRecord, quiet_seconds: float, *, is_running: bool) -> I
         if speed:
             yield "speed", ", ".join(speed)
         shown = _shown(stands, quiet_seconds)
-        for name, one in shown.running.items():
-            percent = "" if not one.total else f"{100 * one.done // one.total} %, "
-            yield "now", f"{shard_name(name)}: {percent}{shard_text(0.0, one, shown)}"
+        for one in stands.running:
+            share = "" if one.share is None else f"{percent(one.share)}, "
+            yield "now", f"{shard_name(one.shard)}: {share}{shard_text(0.0, shown.running[one.shard], shown)}"
         busy = {one.slot for one in shown.running.values()}
         for slot, activity in shown.activities.items():
             if slot not in busy:

@@ -29,6 +29,7 @@ __all__ = [
     "activity_text",
     "lines_of",
     "look_lines",
+    "percent",
     "places",
     "progress_lines",
     "progress_text",
@@ -184,7 +185,9 @@ _SENTENCES: dict[type, Callable[[Any], str | None]] = {
     events.Note: lambda event: event.text,
     events.WorkerStarted: _worker,
     events.ModelLoading: lambda event: f"loading {event.model} on {event.device}",
-    events.ModelLoaded: lambda event: f"{event.model} loaded on {event.device} in {duration(event.seconds)}",
+    events.ModelLoaded: lambda event: (
+        f"{event.model} loaded on {event.device} in {duration(event.seconds)}{event.why and f'; {event.why}'}"
+    ),
     events.Ingested: _ingested,
     events.ShardStarted: _begun,
     events.Gate: _gate,
@@ -198,18 +201,24 @@ _SENTENCES: dict[type, Callable[[Any], str | None]] = {
 }
 
 
+def percent(share: float) -> str:
+    """Whole ones, such as `29 %`; 100 only of all of it."""
+    return f"{int(100 * min(max(share, 0.0), 1.0) + 1e-9)} %"
+
+
 def progress_text(now: float, progress: Progress) -> str:
     """How far the whole run is: `2 of 6 shards, 128 of about 604 genes (21 %), 10.5 genes/s, about 58 s to go`."""
     least = "at least " if not progress.is_all_known else "about " if progress.estimated else ""
     parts = [f"{progress.ended:,} of {count(progress.shards, 'shard')}"] if progress.shards else []
+    of_what = " of the work" if progress.knows_work else ""
     is_blind = any(shard.total is None for shard in progress.running.values())
     if progress.run is not None and progress.run.expected is not None:
         done = progress.vectors + progress.encoded
-        parts.append(f"{done:,} of {genes(progress.run.expected)} ({int(100 * (progress.share or 0.0))} %)")
+        parts.append(f"{done:,} of {genes(progress.run.expected)} ({percent(progress.share or 0.0)})")
     elif is_blind or not progress.shards or (least and not progress.left):
         parts.append(genes(progress.encoded))
     else:
-        share = "" if progress.share is None else f" ({int(100 * progress.share)} %)"
+        share = "" if progress.share is None else f" ({percent(progress.share)}{of_what})"
         parts.append(f"{progress.encoded:,} of {least}{genes(progress.encoded + progress.left)}{share}")
     if (speed := progress.rate(now)) is not None:
         parts.append(f"at most {rate(speed)}" if progress.is_late(now) else rate(speed))
@@ -223,8 +232,8 @@ def progress_lines(now: float, progress: Progress) -> list[str]:
     """The whole run in one line, then one for each shard that is encoded and each slot that does something else."""
     lines = [progress_text(now, progress)]
     for name, shard in list(progress.running.items())[:MOST_SHARDS]:
-        percent = "" if not shard.total else f"{100 * shard.done // shard.total} %, "
-        lines.append(f"  {shard_name(name)}: {percent}{shard_text(now, shard, progress)}")
+        share = "" if shard.share is None else f"{percent(shard.share)}, "
+        lines.append(f"  {shard_name(name)}: {share}{shard_text(now, shard, progress)}")
     busy = {shard.slot for shard in progress.running.values()}
     for slot, activity in progress.activities.items():
         if slot not in busy:

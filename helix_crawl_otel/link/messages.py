@@ -324,11 +324,13 @@ class LoadStart(Message):
 
 @dataclass(frozen=True)
 class LoadEnd(Message):
-    """It has it."""
+    """It has it, and computes in `dtype`, for a reason that people may be told."""
 
     model: str
     device: str
     seconds: float
+    dtype: str = "float32"
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -506,6 +508,8 @@ class WorkerSettings:
         lock_seconds: How long to wait for a shard that another program holds.
         vram_cap: What of the card's free memory the worker's torch may take: a fraction, `auto` or `off`.
         workers: Of the run on its device, itself among them.
+        dtype: What to compute in, as given to `--dtype`.
+        must_agree: The folder holds vectors of the model as it is saved: those of `dtype` have to agree with them.
     """
 
     model: str
@@ -519,6 +523,8 @@ class WorkerSettings:
     lock_seconds: float = 30.0
     vram_cap: float | str = "off"
     workers: int = 1
+    dtype: str = "auto"
+    must_agree: bool = False
 
 
 @dataclass(frozen=True)

@@ -100,11 +100,12 @@ class CostMeter:
         if batch.device != "cpu":
             self._state.workers[batch.worker].costs.note_crawl(self._costs(batch), baseline.rate)
 
-    def recycle(self, batch: Batch, healthy_rate: float) -> None:
-        """A fresh worker is asked for, where the card does this when it is healthy."""
-        costs = self._state.shards[batch.shard].costs
+    def recycle(self, batch: Batch) -> None:
+        """A fresh worker is asked for."""
+        costs, (baseline, _) = self._state.shards[batch.shard].costs, self._baseline(batch.shard, batch.device)
         costs.recycles += 1
-        costs.begin_cycle(self._cpu_rate(batch.shard, healthy_rate))
+        if baseline is not None:
+            costs.begin_cycle(self._cpu_rate(batch.shard, baseline.rate))
 
     def release(self, name: str) -> None:
         """The cache was released for a crawl of a shard, as it was asked."""

@@ -294,6 +294,8 @@ def ensure_own(connection: sqlite3.Connection, table: Table) -> None:
     for name, kind in _ADDED.items():
         if name not in table.columns:
             connection.execute(f"ALTER TABLE genes ADD COLUMN {name} {kind}")
+    if "dtype" not in columns_of(connection, "helix_crawl_sessions"):  # of an older version; then nobody knows
+        connection.execute("ALTER TABLE helix_crawl_sessions ADD COLUMN dtype TEXT")
 
 
 def vector_form(connection: sqlite3.Connection, table: Table, own: Mapping[str, Any]) -> VectorForm:

@@ -170,12 +170,14 @@ class ModelLoading(Event):
 
 @dataclass(frozen=True)
 class ModelLoaded(Event):
-    """A worker has its model, after so many seconds."""
+    """A worker has its model, after so many seconds, and computes in `dtype`; `why` where there was a choice."""
 
     slot: str
     model: str
     device: str
     seconds: float
+    dtype: str = "float32"
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ class Ingested(Event):
 @dataclass(frozen=True)
 class ShardStarted(Event):
     """A worker encodes a shard, in which so many genes lack a vector, `None` when the driver alone knows, and so many
-    have one.
+    have one. The pending ones cost `work_pending`, in the unit of a batch's work; `None` where nobody knows.
     """
 
     shard: str
@@ -210,6 +212,7 @@ class ShardStarted(Event):
     device: str
     pending: int | None
     vectors: int = 0
+    work_pending: float | None = None
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,9 @@ class BatchAbandoned(Event):
 
 @dataclass(frozen=True)
 class Committed(Event):
-    """A batch is in its shard: `pending` genes are left. Rates are in genes/s; what is unknown is `None`."""
+    """A batch is in its shard: `pending` genes are left, which cost `work_pending`. Rates are in genes/s; what is
+    unknown is `None`.
+    """
 
     shard: str
     slot: str
@@ -243,14 +248,23 @@ class Committed(Event):
     memory_fraction: float | None
     rung: int
     is_crawling: bool
+    work_pending: float | None = None
 
     @classmethod
     def of(
-        cls, t: float, shard: str, slot: str, device: str, genes: int, pending: int | None, status: ShardStatus
+        cls,
+        t: float,
+        shard: str,
+        slot: str,
+        device: str,
+        genes: int,
+        pending: int | None,
+        status: ShardStatus,
+        work_pending: float | None = None,
     ) -> Committed:
         """With what is known of its shard now."""
         numbers = status.ema, status.baseline, status.memory_fraction, status.rung, status.episode_open
-        return cls(t, shard, slot, device, genes, pending, *numbers)
+        return cls(t, shard, slot, device, genes, pending, *numbers, work_pending)
 
 
 @dataclass(frozen=True)

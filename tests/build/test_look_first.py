@@ -48,6 +48,23 @@ def test_the_rate_is_that_of_the_last_run_with_this_model_on_this_machine(
     assert found.genes == 40
 
 
+def test_the_rate_counts_work_where_the_newest_batches_are_the_shortest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 units a second; a gene costs 18 in the mean, 10 in the batches that are looked at: 5.5, not 10 genes/s."""
+    path = tmp_path / "timeline.jsonl"
+    run_of(path, 10, batches=0)
+    with path.open("a", encoding="utf-8") as file:
+        for n in range(200):
+            genes = 5 if n < 180 else 10
+            line = {"event": "batch", "t": n + 1.0, "device": "cpu", "genes": genes, "work": 100, "seconds": 1.0}
+            file.write(json.dumps(line) + "\n")
+    monkeypatch.setattr(outlook, "MOST_BATCHES", 20)
+    found = earlier_rate(path, "minilm")
+    assert found is not None
+    assert found.genes_per_second == pytest.approx(1100 / 200, rel=0.05)
+
+
 def test_filters_hold_until_others_are_named() -> None:
     """Named ones replace all of the last time, and that is said."""
     record = BuildRecord({}, {}, filters=Filters(("*.log",)).to_json())

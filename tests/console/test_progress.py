@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from helix_crawl_otel.console.progress import Progress
+from helix_crawl_otel.console.run_record import standing
 from helix_crawl_otel.console.text import lines_of, progress_lines, progress_text
+from helix_crawl_otel.link import messages
 from helix_crawl_otel.supervise import events
 from tests.console.story import told
+from tests.supervise.stage import Stage, build_job
 
 
 def test_time_to_go_covers_shards_that_wait() -> None:
@@ -254,3 +259,88 @@ def test_a_job_whose_user_says_how_many_genes_there_are_has_a_time_to_go() -> No
     assert progress.run.devices == ("cpu",)
     progress.take(events.Committed(7.0, "a", "job", "cpu", 400, None, 20.0, 20.0, None, 0, False))
     assert (progress.left, progress.to_go(7.0)) == (0, None)
+
+
+# -- work --------------------------------------------------------------------------------------------------------------
+
+LENGTHS = [1000.0 * (1 - 0.9 * n / 63) for n in range(64)]
+"""Padded tokens of a gene in each of 64 batches, the longest first: the first cost ten times what the last do."""
+
+GENES_EACH, TOKENS_A_SECOND = 16, 2000.0
+SECONDS_EACH = [GENES_EACH * length / TOKENS_A_SECOND for length in LENGTHS]
+
+
+def test_the_time_to_go_is_right_all_along_a_shard_that_begins_with_its_longest_genes(tmp_path: Path) -> None:
+    """Played to the end, with a worker that dies in the middle: at a quarter, half and three quarters of the genes.
+
+    By genes it was 1.9, 2.0 and 2.1 times too long.
+    """
+    progress, genes = Progress(), GENES_EACH * len(LENGTHS)
+    progress.take(events.RunStarted(0.0, "build", "/b", "hashing", ("cpu",), "", 1, 0))
+    stages: list[Stage] = []
+
+    def clock() -> float:
+        return stages[0].clock()
+
+    with Stage(build_job(tmp_path, ["a"], set(), progress.take, clock), ["cpu"], logs=tmp_path) as stage:
+        stages.append(stage)
+        worker, left = stage.begin(), [GENES_EACH * sum(LENGTHS[n:]) for n in range(len(LENGTHS) + 1)]
+        worker.hello()
+        worker.open("a", "cpu")
+        worker.say(messages.Encoding("a", "cpu", genes, 0, left[0]))
+        began = stage.clock()
+        for n, (length, seconds) in enumerate(zip(LENGTHS, SECONDS_EACH, strict=True), start=1):
+            worker.start("a", GENES_EACH, GENES_EACH * length, "cpu", n)
+            stage.clock.now += seconds
+            worker.finish(seconds, n)
+            worker.boundary("a", GENES_EACH, genes - n * GENES_EACH, "cpu", left[n])
+            if n in (16, 32, 48):
+                now, really = stage.clock(), sum(SECONDS_EACH[n:])
+                by_genes = progress.left / (progress.rate(now) or 1.0)
+                assert progress.to_go(now) == pytest.approx(really, rel=0.01)
+                assert by_genes > 1.5 * really
+                assert progress.share == pytest.approx((now - began) / sum(SECONDS_EACH))
+                assert progress.encoded == progress.running["a"].done == n * GENES_EACH
+            if n == 40:  # a worker in its place says anew what is left
+                worker.say(messages.Encoding("a", "cpu", genes - n * GENES_EACH, 0, left[n]))
+        worker.sync()
+    assert progress.share == 1.0
+    assert standing(progress, stage.clock()).running[0].share == 1.0
+
+
+def weighed(left: float | None = 8000.0) -> Progress:
+    """A shard of 100 genes that cost 10,000, with 400 genes in one that waits; 4 of them cost as much as 20 others."""
+    progress = Progress()
+    progress.take(events.RunStarted(0.0, "build", "/b", "minilm", ("cpu",), "", 2, 0))
+    progress.take(events.ShardCounted(0.0, "late", 400))
+    progress.take(events.ShardStarted(0.0, "a", "cpu", "cpu", 100, 0, 10_000.0))
+    for t, done, work in ((5.0, 2, 9000.0), (10.0, 4, left)):
+        progress.take(events.Committed(t, "a", "cpu", "cpu", 2, 100 - done, 0.4, None, None, 0, False, work))
+    return progress
+
+
+def test_a_shard_that_waits_costs_what_the_shards_so_far_do() -> None:
+    """48,000 units are left at 200 a second, not 496 genes at 0.4."""
+    progress = weighed()
+    assert progress.rate(10.0) == pytest.approx(0.4)
+    assert progress.to_go(10.0) is None  # 4 genes say little of 500
+    progress.take(events.Committed(15.0, "a", "cpu", "cpu", 2, 94, 0.4, None, None, 0, False, 7000.0))
+    assert progress.to_go(15.0) == pytest.approx((7000 + 40_000) / 200)
+    assert progress.share == pytest.approx(3000 / 50_000)
+    assert progress_lines(15.0, progress)[0].startswith("0 of 2 shards, 6 of 500 genes (6 % of the work), 0.4 genes/s")
+    assert progress_lines(15.0, progress)[1].startswith("  a: 30 %, ")
+
+
+def test_genes_that_the_next_worker_finds_committed_cost_what_the_others_do_until_it_says_better() -> None:
+    """Its predecessor died between a commit and saying so: nothing is counted twice, and no share falls."""
+    progress = weighed(left=None)
+    assert progress.running["a"].work_left == pytest.approx(9000 * 96 / 98)
+    assert 1000 / 50_000 < (progress.share or 0.0) < 2000 / 50_000
+    progress.take(events.ShardStarted(11.0, "a", "cpu", "cpu", 96, 4, 8000.0))
+    assert (progress.running["a"].work_left, progress.running["a"].done) == (8000.0, 4)
+
+
+def test_work_that_is_unknown_counts_genes() -> None:
+    """A driver of the user's own, or an older worker: as if all genes cost the same."""
+    assert told(120.0).share == pytest.approx(128 / 1040)
+    assert not told(120.0).knows_work

@@ -97,6 +97,7 @@ def test_json_tells_the_time_to_go_as_soon_as_it_is_known_and_then_every_half_mi
         "encoded": 128,
         "left": 912,
         "is_estimate": False,
+        "share": 0.123077,
         "rate": 16.0,
         "to_go_seconds": 57.0,
         "running": told[0]["running"],

@@ -136,10 +136,15 @@ class PlayedWorker:
         assert self.next_told(messages.Judged).end == self._ends
 
     def boundary(
-        self, shard: str, genes: int | None = None, pending: int | None = None, device: str = "cuda:0"
+        self,
+        shard: str,
+        genes: int | None = None,
+        pending: int | None = None,
+        device: str = "cuda:0",
+        work_pending: float | None = None,
     ) -> None:
         """It is committed."""
-        self.say(messages.Boundary(shard, device, None, genes, pending))
+        self.say(messages.Boundary(shard, device, None, genes, pending, work_pending))
         self.sync()
 
     def acknowledge(self, action: Action, outcome: str = "applied") -> None:

@@ -291,7 +291,13 @@ class Stage:
         return found
 
 
-def build_job(folder: Path, shards: Sequence[str], demoted: set[str]) -> BuildJob:
+def build_job(
+    folder: Path,
+    shards: Sequence[str],
+    demoted: set[str],
+    emit: Callable[[events.Event], None] = lambda event: None,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> BuildJob:
     """The work of a build whose shards are not there yet."""
     works = [ShardWork(Assignment(name, str(folder / f"{name}.db"), 0)) for name in shards]
 
@@ -300,4 +306,4 @@ def build_job(folder: Path, shards: Sequence[str], demoted: set[str]) -> BuildJo
 
     # What it shows is looked at elsewhere: it has gauges of its own.
     pipeline = Pipeline(Knobs(), Instruments(make_provider()[0].get_meter("build")), lambda: 0.0)
-    return BuildJob(works, settings, {}, demoted, pipeline, lambda event: None, lambda: 0.0, lambda device: "")
+    return BuildJob(works, settings, {}, demoted, pipeline, emit, clock, lambda device: "")
