@@ -5,6 +5,7 @@ Source: DESIGN.md, section 7.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 __all__ = ["BadBatches", "CrashOutcome"]

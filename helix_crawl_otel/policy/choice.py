@@ -50,7 +50,7 @@ class Situation:
         stuck: Workers ended by force since it last finished a batch.
         shards_follow: Other shards wait for this worker.
         at_boundary: No batch is in flight.
-        was_released: The cache was released in this crawl already.
+        was_released: The cache was released in this crawl already, or is about to be.
     """
 
     left: float

@@ -157,7 +157,7 @@ class CostMeter:
             stuck=costs.stuck,
             shards_follow=shard.shards_follow,
             at_boundary=inflight_seconds is None,
-            was_released=context.released_work is not None and not context.is_cured,
+            was_released=shard.ladder.pending is not None or (context.released_work is not None and not context.is_cured),
         )
 
     # -- inside -------------------------------------------------------------------------------------------------------

@@ -170,9 +170,9 @@ def test_a_context_that_lasts_ever_so_long_is_recycled_again_and_again() -> None
 
 
 def test_contexts_that_crawl_at_once_end_on_the_cpu() -> None:
-    """One trial is free; then what a context does is known, and the CPU is cheaper. It is the shard's last word."""
+    """One trial is free; what the last two contexts did says what the next one will. It is the shard's last word."""
     job = Played(World(spans=(100, 2), slow=0.01, cpu=0.5, start_seconds=45.0, batches=400)).play()
-    assert [kind for kind in job.issued if kind is not DETECT] == [RECYCLE, DEMOTE_CPU]
+    assert [kind for kind in job.issued if kind is not DETECT] == [RECYCLE, RECYCLE, DEMOTE_CPU]
     assert job.device == "cpu"
     assert job.policy.state.shards["a"].ladder.is_demoted
     assert job.status.rung == 3
@@ -180,14 +180,15 @@ def test_contexts_that_crawl_at_once_end_on_the_cpu() -> None:
 
 def test_the_end_of_a_shard_is_waited_for() -> None:
     """Two batches at a fifth take less than any remedy; nothing is asked."""
-    job = Played(World(spans=(100,), slow=0.19, cpu=0.2, start_seconds=60.0, batches=112)).play()
+    job = Played(World(spans=(100,), slow=0.19, cpu=0.2, start_seconds=60.0, batches=109)).play()
     assert [kind for kind in job.issued if kind is not DETECT] == []
 
 
 def test_a_third_worker_ended_in_one_batch_is_the_last_on_the_card() -> None:
-    """Two may be chance, and after the second the batch is halved."""
-    job = Played(World(spans=(100, 0), slow=1e-4, cpu=0.01, start_seconds=10.0, batches=400), knows_cpu=False)
-    job.play()
+    """Two may be chance, and after the second the batch is halved. A worker's first batch is only judged without a
+    warm-up; with one it may hang."""
+    world = World(spans=(100, 0), slow=1e-4, cpu=0.5, start_seconds=10.0, batches=400)
+    job = Played(world, Settings(action="adaptive", warmup=0), knows_cpu=False).play()
     kinds = [kind for kind in job.issued if kind is not DETECT]
     assert kinds == [RECYCLE, RECYCLE, DEMOTE_CPU]
 
@@ -218,15 +219,13 @@ def test_what_was_vetoed_is_used_up(outcome: Outcome) -> None:
     """The next best comes with the next trip; a demotion that was refused does not make the shard the CPU's."""
     job = Job(Settings(action="adaptive", inflight=False), obeys=False).batches(60)
     job.memory = FULL
-    for _ in range(4):
-        job.batches(12, 0.1)
+    for _ in range(60):
+        job.batches(1, 0.1)
         if job.pending is not None:
             job.policy.resolve("a", job.pending.action_id, outcome)
-    assert sorted(kind for kind in job.issued if kind is not DETECT) == sorted(
-        {kind for kind in job.issued if kind is not DETECT}
-    )
-    assert not job.policy.state.shards["a"].ladder.is_demoted
-    assert set(job.policy.state.shards["a"].ladder.refused) == {kind for kind in job.issued if kind is not DETECT}
+    asked, ladder = [kind for kind in job.issued if kind is not DETECT], job.policy.state.shards["a"].ladder
+    assert len(asked) == len(set(asked)) > 1
+    assert (ladder.refused, ladder.is_demoted) == (asked, False)
 
 
 def test_a_release_that_cures_is_counted_and_one_that_does_not_as_well() -> None:
@@ -259,8 +258,8 @@ def test_costs_come_back_from_the_state_file() -> None:
     restored = restore_durable(dump_durable(job.policy.state), "m1")
     assert restored.costs == job.policy.state.costs
     assert restored.shards["a"].costs == shard.costs
-    assert shard.costs.recycles == 1
-    assert restore_durable(dump_durable(job.policy.state), "m2").shards["a"].costs == ShardCosts(recycles=1)
+    assert shard.costs.recycles == 2
+    assert restore_durable(dump_durable(job.policy.state), "m2").shards["a"].costs == ShardCosts(recycles=2)
 
 
 @pytest.mark.parametrize(
@@ -293,8 +292,8 @@ def test_of_each_cost_the_latest_are_kept() -> None:
 
 WORLDS = st.builds(
     World,
-    spans=st.lists(st.sampled_from([0, 1, 9, 20, 60, 200]), min_size=1, max_size=6).map(lambda rest: (40, *rest)),
-    slow=st.sampled_from([0.15, 0.05, 0.01, 0.001]),
+    spans=st.lists(st.sampled_from([1, 2, 9, 20, 60, 200]), min_size=1, max_size=6).map(lambda rest: (40, *rest)),
+    slow=st.sampled_from([0.15, 0.05, 0.01]),
     cpu=st.sampled_from([0.6, 0.3, 0.1, 0.03]),
     start_seconds=st.sampled_from([0.0, 5.0, 45.0, 300.0]),
     batches=st.sampled_from([50, 120, 400]),
