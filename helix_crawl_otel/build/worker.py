@@ -168,7 +168,8 @@ class _Worker:
             is_demoted = self._link.demoted_shard is not None  # then a modelled card slows it no more
             faulty = apply_faults(encoder, self._faults, settings.number, clock, sleep, is_demoted=is_demoted)
             self._loaded, self._is_loading = CheckedEncoder(faulty), False
-            self._link.send(messages.LoadEnd(settings.model, encoder.device, time.monotonic() - started))
+            seconds, note = time.monotonic() - started, _too_few(settings.batch_tokens, encoder.limit)
+            self._link.send(messages.LoadEnd(settings.model, encoder.device, seconds, note))
         return self._loaded
 
     def _memory(self) -> Callable[[], MemoryReading] | None:
@@ -176,6 +177,16 @@ class _Worker:
         if self._settings.label == self._settings.device:
             return None
         return lambda: UNKNOWN if self._loaded is None else self._loaded.memory()
+
+
+def _too_few(batch_tokens: int, limit: int | None) -> str:
+    """What is to be said of a batch that is smaller than the longest text; empty for nothing."""
+    if limit is None or batch_tokens >= limit:
+        return ""
+    return (
+        f"a batch has {batch_tokens} tokens at most, and the model reads up to {limit} of one text: a text with more "
+        f"than {batch_tokens} goes alone; --batch-tokens {limit} has room for each"
+    )
 
 
 def _scaled_sleep(rate: float, seconds: float) -> None:

@@ -24,7 +24,9 @@ __all__ = [
     "BLANK",
     "INGESTING",
     "LOCK_SECONDS",
+    "ORDER_NOTE",
     "OWN_COLUMNS",
+    "PLAN",
     "RULE_NOTE",
     "TREE_NOTE",
     "VECTOR",
@@ -67,6 +69,9 @@ RULE_NOTE = "rule"
 INGESTING = "ingesting"
 """Note of an ingest: it has begun and not come to its end, so that sources may be missing."""
 
+ORDER_NOTE = "order"
+"""Note of a build: the rule by which its genes are put into batches, see `batch_plan`. Those before it had none."""
+
 LOCK_SECONDS = 10.0
 """How long one who only reads a shard waits for a program that holds it."""
 
@@ -77,6 +82,12 @@ OWN_COLUMNS = frozenset({"gene_id", "content", "source_id", "content_hash", VECT
 
 _ADDED = {"source_id": "TEXT", "content_hash": "TEXT", VECTOR: "BLOB"}
 
+PLAN = "helix_crawl_plan"
+
+CREATE_PLAN = f"CREATE TABLE IF NOT EXISTS {PLAN} (place INTEGER PRIMARY KEY, batch INTEGER, gene)"
+"""Which genes are encoded together, and in which order: the key of each. Without a gene, the end of a plan that another
+one follows."""
+
 _OWN = (
     "CREATE TABLE IF NOT EXISTS helix_crawl_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS helix_crawl_quarantine (gene_id PRIMARY KEY, reason TEXT NOT NULL, at TEXT NOT NULL)",
@@ -85,10 +96,12 @@ _OWN = (
     "CREATE TABLE IF NOT EXISTS helix_crawl_source_notes (source_id TEXT PRIMARY KEY, kind TEXT NOT NULL,"
     " reason TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS helix_crawl_sessions (id INTEGER PRIMARY KEY, device TEXT NOT NULL,"
-    " versions TEXT NOT NULL, threads INTEGER NOT NULL, batch_size INTEGER NOT NULL, at TEXT NOT NULL)",
+    " versions TEXT NOT NULL, threads INTEGER NOT NULL, batch_size INTEGER NOT NULL, at TEXT NOT NULL,"
+    " batch_tokens INTEGER)",
     # Genes of which the encoder has not read all: their characters, and how many of those are in no vector.
     "CREATE TABLE IF NOT EXISTS helix_crawl_unread (gene_id PRIMARY KEY, chars INTEGER NOT NULL,"
     " unread INTEGER NOT NULL)",
+    CREATE_PLAN,
 )
 
 
@@ -285,6 +298,7 @@ def index_sources(connection: sqlite3.Connection) -> None:
 
 def ensure_own(connection: sqlite3.Connection, table: Table) -> None:
     """Add our tables, and the columns that are missing. Within the caller's transaction."""
+    _drop_what_is_no_plan(connection)
     for statement in _OWN:
         connection.execute(statement)
     if not table.has_own:
@@ -294,6 +308,15 @@ def ensure_own(connection: sqlite3.Connection, table: Table) -> None:
     for name, kind in _ADDED.items():
         if name not in table.columns:
             connection.execute(f"ALTER TABLE genes ADD COLUMN {name} {kind}")
+    if "batch_tokens" not in columns_of(connection, "helix_crawl_sessions"):
+        connection.execute("ALTER TABLE helix_crawl_sessions ADD COLUMN batch_tokens INTEGER")
+
+
+def _drop_what_is_no_plan(connection: sqlite3.Connection) -> None:
+    """Another program, a bad disk or another version: a plan is an order, and is made anew."""
+    found = connection.execute("SELECT type, sql FROM sqlite_master WHERE name = ?", (PLAN,)).fetchone()
+    if found not in (None, ("table", CREATE_PLAN.replace("IF NOT EXISTS ", ""))):
+        connection.execute(f"DROP {found[0]} {PLAN}")
 
 
 def vector_form(connection: sqlite3.Connection, table: Table, own: Mapping[str, Any]) -> VectorForm:
