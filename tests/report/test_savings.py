@@ -11,7 +11,9 @@ import pytest
 
 from helix_crawl_otel.commands.common import look_back
 from helix_crawl_otel.console.progress import Progress
+from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.replay.engine import replay
 from helix_crawl_otel.replay.order import in_runs
 from helix_crawl_otel.report import savings as module
 from helix_crawl_otel.report.effect import choose
@@ -136,6 +138,15 @@ def test_the_cap_would_have_saved_at_most_what_crawls_and_new_workers_cost() -> 
     assert saving.is_at_most
     assert saving.seconds == pytest.approx(20 * (CRAWL - HEALTHY) + 20, abs=1.0)
     assert "at most 12 min 20 s" in saving.text
+
+
+def test_a_replay_with_adaptive_names_the_ways_and_their_seconds() -> None:
+    """The ladder released the cache first; this one goes on with a new worker, and says what else it could have done."""
+    result = replay(read_timeline(io.BytesIO(lines(job(*RELEASED_FIRST)))), Settings(action="adaptive"))
+    detected, first = result.issued()[:2]
+    assert (detected.kind, first.kind) == (ActionKind.DETECT, ActionKind.RECYCLE)
+    assert {"stay_seconds", "recycle_seconds", "cpu_seconds"} <= first.evidence.keys()
+    assert "; to the end of the shard: recycle" in first.reason
 
 
 def test_batches_by_tokens_are_unknown_where_the_timeline_has_no_plan() -> None:
