@@ -1,8 +1,9 @@
 """Encodes a batch, and when that fails finds out which genes it is that fail, each of them alone.
 
-Out of memory halves the batch, down to one gene; so does an exception that a batch raises every time. Of a batch with
-bad vectors the good genes are encoded again together, and each bad one alone: padding beside a long text is enough to
-spoil the vector of a short one. What a gene is blamed for it has done alone; what becomes of it is the caller's to say.
+Out of memory halves the batch, down to one gene; so does an exception that a batch raises every time. Where an eighth
+of a batch has no memory, a fresh process may have to take over. Of a batch with bad vectors the good genes are encoded
+again together, and each bad one alone: padding beside a long text is enough to spoil the vector of a short one. What a
+gene is blamed for it has done alone; what becomes of it is the caller's to say.
 
 Source: DESIGN.md, section 7.
 """
@@ -33,6 +34,9 @@ __all__ = [
     "NeedsCpu",
     "encode_carefully",
 ]
+
+TIGHT = 8
+"""A part of a batch that should fit: when so small a one does not, memory is in pieces, or somebody else has it."""
 
 CONTROL = "The quick brown fox jumps over the lazy dog."
 """What a sound encoder encodes."""
@@ -76,12 +80,16 @@ class CheckedEncoder(EncoderLayer):
     Args:
         encoder: What really encodes.
 
+    Attributes:
+        is_tight: An eighth of a batch has not fitted although the process was fresh: another would do no better.
+
     Threads: the worker's.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__(encoder)
         self._encoded: str | None = None  # a text that this process has encoded
+        self.is_tight = False
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """See `Encoder`.
@@ -92,6 +100,11 @@ class CheckedEncoder(EncoderLayer):
         vectors = self._counted(texts)
         self._encoded = min(texts, key=len)
         return vectors
+
+    @property
+    def is_fresh(self) -> bool:
+        """Nothing has been encoded in this process."""
+        return self._encoded is None
 
     def check(self, reason: str, known: Callable[[], Iterable[str]] = tuple) -> None:
         """Make sure that it is the gene that fails and not the encoder: one text that is known to be good is enough.
@@ -153,6 +166,7 @@ def encode_carefully(
     commit: Callable[[Sequence[tuple[PendingGene, bytes]]], None],
     blame: Blame,
     release: Callable[[], None],
+    lack: Callable[[str], None] = lambda reason: None,
 ) -> None:
     """Encode and commit a batch.
 
@@ -162,6 +176,8 @@ def encode_carefully(
         commit: Called once for each piece that was encoded, in order.
         blame: Called with a gene that failed alone, and why; for want of memory after a release and another try.
         release: Gives cached memory back, before a smaller piece is tried.
+        lack: Called with the reason when there is no memory for an eighth of the batch, before that is halved; may
+            raise what ends the work on the shard.
 
     Raises:
         EncoderBroken: The device's context is gone. What was committed before is kept.
@@ -188,6 +204,8 @@ def encode_carefully(
             if lacks_memory:
                 release()
             if len(piece) > 1:
+                if lacks_memory and len(piece) * TIGHT <= len(genes):
+                    lack(f"out of memory with {len(piece)} of the {len(genes)} genes of a batch: {first_line(error)}")
                 half = (len(piece) + 1) // 2
                 level = logging.WARNING if lacks_memory else logging.INFO
                 text = "a batch of %d genes is halved: %s: %s"

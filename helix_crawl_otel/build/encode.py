@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helix_crawl_otel.actions import PauseRequested
-from helix_crawl_otel.build.agreement import adopt_or_refuse, check_other_device, refuse_another
+from helix_crawl_otel.build.agreement import adopt_or_refuse, claim_as_made, dtype_wish, refuse_another
 from helix_crawl_otel.build.batches import BatchLimits, ShardBatches, pieces
 from helix_crawl_otel.build.careful_encode import (
     CheckedEncoder,
@@ -31,6 +31,7 @@ from helix_crawl_otel.corpus.ingest import ingest
 from helix_crawl_otel.corpus.tree import plan_named
 from helix_crawl_otel.encoders.base import first_line, is_device_error
 from helix_crawl_otel.encoders.load import tokens_id
+from helix_crawl_otel.encoders.precision import DtypeWish
 from helix_crawl_otel.encoders.tokens import TokenRoom
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link import messages
@@ -61,7 +62,7 @@ MOST_PROBLEMS = 100
 def work_on(
     assignment: Assignment,
     settings: WorkerSettings,
-    encoder: Callable[[], CheckedEncoder],
+    load: Callable[[DtypeWish], CheckedEncoder],
     watch: CrawlWatch,
     report: Callable[[Message], None],
     pausing: Callable[[], bool],
@@ -71,7 +72,7 @@ def work_on(
     Args:
         assignment: Which.
         settings: Of the worker.
-        encoder: Loads the encoder when it is first called. Not called when every gene has its vector.
+        load: Loads the encoder, or gives the one that is loaded. Not called when every gene has its vector.
         watch: Linked to the supervisor.
         report: Tells the supervisor what happened.
         pausing: Whether the operator has asked for a pause.
@@ -91,6 +92,11 @@ def work_on(
             refuse_another(store, settings.model)
         if assignment.retry_quarantined:
             store.retry_quarantined()
+        wish = dtype_wish(store, settings, is_anew=assignment.reencode)
+
+        def encoder() -> CheckedEncoder:
+            return load(wish)
+
         room = TokenRoom(encoder)
         is_cut = False
         if assignment.source is not None:
@@ -98,7 +104,7 @@ def work_on(
             is_cut = rule.tokens is not None
             _ingest(store, assignment, rule, report, pausing)
         if assignment.reencode:
-            store.claim(encoder().identity, reencode=True)
+            claim_as_made(store, encoder(), reencode=True)
         pending = store.pending_count()
         if pending:
             _encode(store, assignment, settings, encoder(), watch, report, pending, None if is_cut else room)
@@ -184,20 +190,18 @@ def _encode(
     if store.has_foreign_vectors() and not assignment.reencode:
         adopt_or_refuse(store, encoder)
         store.adopt(encoder.identity)
-    store.claim(encoder.identity)
-    check_other_device(store, encoder)
+    claim_as_made(store, encoder, reencode=False)
     limits = BatchLimits(settings.batch_size, settings.batch_tokens)
     if settings.label == "cpu":
         limits = limits.on_cpu(encoder.operations)
     plan = BatchPlan(store)
     plan.prepare(settings.batch_size)
-    tokens = int(limits.tokens)
-    store.note_session(encoder.device, encoder.versions, encoder.threads, settings.batch_size, tokens)
+    made_with = encoder.device, encoder.versions, encoder.threads, settings.batch_size, encoder.dtype
+    store.note_session(*made_with, batch_tokens=int(limits.tokens))
 
     def look_at(genes: Sequence[PendingGene]) -> None:
-        if (
-            assignment.is_wary
-        ):  # a worker has died of a text before its batch had begun: of counting its tokens, perhaps
+        # A worker has died of a text before its batch had begun: of counting its tokens, perhaps.
+        if assignment.is_wary:
             report(messages.NextBatch(assignment.shard, str(genes[0].gene_id), len(genes)))
 
     batches = ShardBatches(plan, encoder, limits, assignment, look_at)
@@ -299,7 +303,7 @@ class _Session:
 
     def encode(self, genes: Sequence[PendingGene]) -> None:
         """Encode, commit, and be at a boundary."""
-        encode_carefully(genes, self._watched, self._commit, self._blame, self.release)
+        encode_carefully(genes, self._watched, self._commit, self._blame, self.release, self._lack)
 
     def release(self) -> None:
         """Give cached memory back.
@@ -422,6 +426,17 @@ class _Session:
             self._for_cpu.append(reason)
         else:
             self._quarantine(gene.gene_id, reason)
+
+    def _lack(self, reason: str) -> None:
+        """An eighth of a batch does not fit on a card. A fresh process has its memory in one piece, and nothing cached.
+
+        Raises:
+            LacksMemory: This one is not fresh, nor was one before it that had to go as far down.
+        """
+        if self._has_lacked_memory or self._encoder.is_fresh:
+            self._encoder.is_tight = True
+        elif self._is_on_card and not self._encoder.is_tight:
+            raise LacksMemory(reason)
 
     def _check(self, reason: str) -> None:
         try:

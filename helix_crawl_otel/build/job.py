@@ -20,6 +20,7 @@ from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.policy.bad_batches import BadBatches
 from helix_crawl_otel.shards.damage import set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside
 from helix_crawl_otel.supervise import events
@@ -27,7 +28,7 @@ from helix_crawl_otel.supervise.job import JobWorker, Launch, WorkerStart
 from helix_crawl_otel.supervise.process import worker_command
 from helix_crawl_otel.supervise.rules import backoff_seconds
 
-__all__ = ["BadBatches", "BuildJob", "CrashOutcome", "ShardWork"]
+__all__ = ["BuildJob", "ShardWork"]
 
 MOST_SHORTAGES = 1
 """Workers of a shard that may follow each other on a device because there was no memory for one gene alone."""
@@ -38,95 +39,6 @@ there is nothing, so that it gets some ten minutes. The next shard tries once.""
 
 STARVED_SECONDS = 60.0
 """What the next shard waits before, on a CPU without memory."""
-
-TWICE = 2
-
-PARTS = 8
-"""A batch that kills its worker is cut into so many, so that one gene of 64 is found by three batches that kill."""
-
-MOST_UNPROVEN = 8
-"""Genes of a shard that may be found to blame one after the other, none encoded in between: then it is not they."""
-
-
-@dataclass(frozen=True)
-class CrashOutcome:
-    """What a crash has led to.
-
-    Args:
-        narrows: The next try is another one: a smaller batch, or one without the gene.
-        needs_cpu: It is a single gene, on a card: only the CPU can tell whether it is to blame.
-    """
-
-    narrows: bool
-    needs_cpu: bool = False
-
-
-class BadBatches:
-    """The suspected batches of one shard: which killed a worker. Pure; the owner serialises the calls.
-
-    One that does it twice is cut small, and small again as soon as a part of it does it once: each try is the start of
-    a worker. A single gene that does it twice on the CPU is to blame.
-
-    Source: DESIGN.md, section 7.
-    """
-
-    def __init__(self) -> None:
-        self._crashes: dict[tuple[str, int], int] = {}
-        self._limits: dict[str, int] = {}
-        self._quarantined: dict[str, str] = {}
-        self._unproven = 0
-        self._suspects = 0  # genes of a batch that has killed twice, not encoded since
-
-    def crashed(self, first: str, genes: int, why: str, *, is_on_card: bool = False) -> CrashOutcome:
-        """A worker has died with this batch in flight.
-
-        Args:
-            first: Id of the batch's first gene.
-            genes: Its size, 1 or more.
-            why: How the worker ended, for the reason of a quarantine.
-            is_on_card: The worker was not on the CPU.
-        """
-        key = first, genes
-        self._crashes[key] = self._crashes.get(key, 0) + 1
-        is_part = genes <= self._suspects
-        if genes > 1:
-            if self._crashes[key] < TWICE and not is_part:
-                return CrashOutcome(narrows=False)
-            self._limits[first], self._suspects = max(1, genes // PARTS), genes
-            return CrashOutcome(narrows=True)
-        if self._crashes[key] < TWICE:
-            if is_part:
-                self._limits[first] = 1  # alone again, and not in a whole batch that begins with it
-            return CrashOutcome(narrows=False)
-        if is_on_card:
-            del self._crashes[key]
-            return CrashOutcome(narrows=True, needs_cpu=True)
-        if first in self._quarantined or self._unproven >= MOST_UNPROVEN:
-            return CrashOutcome(narrows=False)
-        self._unproven += 1
-        self._suspects = 0
-        self._quarantined[first] = f"its worker died twice while it was encoded alone: {why}"
-        return CrashOutcome(narrows=True)
-
-    def committed(self, first: str, genes: int) -> None:
-        """A batch that begins with this gene was encoded.
-
-        Args:
-            first: Id of the gene.
-            genes: Size of the batch.
-        """
-        self._unproven = 0
-        self._suspects = max(0, self._suspects - genes)
-        self._limits.pop(first, None)
-        self._crashes = {key: count for key, count in self._crashes.items() if key[0] != first}
-
-    def limits(self) -> dict[str, int]:
-        """Most genes of a piece that begins with a gene, by the gene's id."""
-        return dict(self._limits)
-
-    def quarantined(self) -> dict[str, str]:
-        """Genes that are to blame, with the reason. Their worker quarantines them, once it has encoded another one."""
-        return dict(self._quarantined)
 
 
 @dataclass
@@ -338,10 +250,10 @@ class BuildJob:
                 self.never = reason
             case messages.LoadStart(model, device):
                 self._emit(events.ModelLoading(t, slot, model, device))
-            case messages.LoadEnd(model, device, seconds, note):
+            case messages.LoadEnd(model, device, seconds, dtype, why, note):
                 if work is not None:
                     self._starved.discard(self._devices[slot])
-                self._emit(events.ModelLoaded(t, slot, model, device, seconds))
+                self._emit(events.ModelLoaded(t, slot, model, device, seconds, dtype, why))
                 if note and note not in self._noted:
                     self._noted.add(note)
                     self._emit(events.Note(t, "warning", note))

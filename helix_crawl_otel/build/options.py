@@ -18,6 +18,7 @@ from helix_crawl_otel.probes.vram_cap import VRAM_CAP
 __all__ = ["EncodeOptions", "add_encode_options", "read_encode_options"]
 
 DEVICE, CPU_BELOW, RELEASE = "BGEM3_DEVICE", "HELIX_DENSE_CPU_BELOW_GIB", "HELIX_DENSE_VRAM_RELEASE_EVERY"
+DTYPE = "HELIX_DENSE_DTYPE"
 TOKENS = "HELIX_DENSE_BATCH_TOKENS"
 
 _COUNT = re.compile(r"[0-9]{1,9}")
@@ -32,6 +33,7 @@ class EncodeOptions:
         common: Metrics, progress, knobs of the rule.
         model: As given; `None` for the one that the shards are of, else minilm.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dtype: `auto`, `float32`, `float16` or `bfloat16`.
         batch_size: Genes a batch, at most.
         batch_tokens: Tokens a batch with padding, at most; `None` for what fits the device.
         workers: At once; `None` for one a visible card, one on the CPU.
@@ -47,6 +49,7 @@ class EncodeOptions:
     common: CommonOptions
     model: str | None
     device: str
+    dtype: str
     batch_size: int
     batch_tokens: int | None
     workers: int | None
@@ -117,7 +120,7 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[:KEY=VALUE,...]",
         help="fault injection, for tests and demonstrations; may be given several times; `--fault help` lists them",
     )
-    add_common_options(parser, (DEVICE, CPU_BELOW, TOKENS, RELEASE, VRAM_CAP))
+    add_common_options(parser, (DEVICE, CPU_BELOW, DTYPE, TOKENS, RELEASE, VRAM_CAP))
 
 
 def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
@@ -141,6 +144,7 @@ def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
         common=common,
         model=args.model,
         device=str(option_or_knob(DEVICE, common.knobs, common.environ)),
+        dtype=str(option_or_knob(DTYPE, common.knobs, common.environ)),
         batch_size=_count("--batch-size", args.batch_size, 65536),
         batch_tokens=None if tokens == "auto" else int(tokens),
         workers=None if args.workers is None else _count("--workers", args.workers, 256),

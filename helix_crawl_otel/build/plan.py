@@ -14,15 +14,16 @@ from typing import Any
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.outlook import Look, expected, rule_of, settle_filters
-from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_model, settle_sources
+from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_dtype, settle_model, settle_sources
 from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
 from helix_crawl_otel.corpus.tree import ROOT_SHARD, ShardPlan, plan_tree
 from helix_crawl_otel.encoders.load import is_of
+from helix_crawl_otel.encoders.precision import AUTO, FULL
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
-from helix_crawl_otel.paths import looked_at, on_disk, same_place
+from helix_crawl_otel.paths import on_disk, same_place
 from helix_crawl_otel.shards.build_record import (
     BuildRecord,
     RecordUnusable,
@@ -57,6 +58,8 @@ class BuildPlan:
 
     Args:
         model: That encodes.
+        dtype: What it is to compute in, or `auto`.
+        must_agree: Vectors are there that those of `dtype` would stand beside, of the model as it is saved.
         works: Shards that need a worker, in order.
         complete: Files of shards that need none.
         complete_genes: Genes in those.
@@ -71,6 +74,8 @@ class BuildPlan:
     """
 
     model: str
+    dtype: str = AUTO
+    must_agree: bool = False
     works: list[ShardWork] = field(default_factory=list)
     complete: list[Path] = field(default_factory=list)
     complete_genes: int = 0
@@ -128,15 +133,10 @@ def plan_build(
     settled = settle_sources(sources, known, output, moved=moved)
     before, begun = (known.shards, known.model) if known else ({}, None)
     files = [output / file for file in before.values()]
-    model, said = _model(
-        options.model,
-        files,
-        begun,
-        str(output),
-        reencode=options.reencode,
-        lock_seconds=options.lock_seconds,
-        elsewhere=ANOTHER_OUT,
-    )
+    identities = _identities(files, options.lock_seconds)
+    again = options.reencode
+    model, said = settle_model(options.model, identities, begun, str(output), reencode=again, elsewhere=ANOTHER_OUT)
+    dtype, must_agree = settle_dtype(options.dtype, identities, str(output), reencode=again, elsewhere=ANOTHER_OUT)
     wanted, told = settle_filters(filters, known)
     salvaged: dict[str, Salvage | StoreError] = {}
     looked = TreeLook(lambda plan: _rule_of(plan, salvaged, options), progress)
@@ -160,7 +160,8 @@ def plan_build(
     shards |= {name: path.name for name, (path, _) in gone.items()}
     places = {**settled.left, **{label: str(root) for label, root in settled.taken.items()}}
     record = BuildRecord(dict(sorted(places.items())), shards, absolute_model(model), tuple(words), wanted.to_json())
-    planned = BuildPlan(model, notes=[*notes, *settled.notes, *told, *said], record=record, can_cut=True)
+    said = [*notes, *settled.notes, *told, *said]
+    planned = BuildPlan(model, dtype, must_agree, notes=said, record=record, can_cut=True)
     planned.look = Look(looked, tuple(map(str, settled.taken.values())), wanted)
     planned.failures.update(_linked([(name, output / file) for name, file in shards.items()]))
 
@@ -225,9 +226,8 @@ def look_before(
     settled = settle_sources(sources, known, output, moved=moved)
     before, begun = (known.shards, known.model) if known else ({}, None)
     files, place = [output / file for file in before.values()], str(output)
-    chosen, said = _model(
-        model, files, begun, place, reencode=reencode, lock_seconds=LOCK_SECONDS, elsewhere=ANOTHER_OUT
-    )
+    identities = _identities(files, LOCK_SECONDS)
+    chosen, said = settle_model(model, identities, begun, place, reencode=reencode, elsewhere=ANOTHER_OUT)
     wanted, told = settle_filters(filters, known)
     looked = TreeLook(lambda plan: rule_of(held(output / plan.file)), progress)
     look = Look(looked, tuple(map(str, settled.taken.values())), wanted)
@@ -254,23 +254,14 @@ def _record(output: Path, lock_seconds: float) -> tuple[BuildRecord | None, list
         return recovered(output, lock_seconds), [f"{error}; it is made anew from what the shards say"]
 
 
-def _model(
-    asked: str | None,
-    paths: Sequence[Path],
-    begun: str | None,
-    place: str,
-    *,
-    reencode: bool,
-    lock_seconds: float,
-    elsewhere: str = "",
-) -> tuple[str, list[str]]:
-    """The model of a run, by what the shards that are there say of theirs."""
-    identities = []
+def _identities(paths: Sequence[Path], lock_seconds: float) -> list[Mapping[str, object]]:
+    """Of the encoders that the shards that are there name."""
+    identities: list[Mapping[str, object]] = []
     for path in paths:
         with suppress(StoreError):  # the plan says what is wrong with it
             if (identity := stored_identity(path, lock_seconds)) is not None:
                 identities.append(identity)
-    return settle_model(asked, identities, begun, place, reencode=reencode, elsewhere=elsewhere)
+    return identities
 
 
 def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], options: EncodeOptions) -> str | None:
@@ -279,7 +270,6 @@ def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], options
     if not path.exists():
         return None
     try:
-        looked_at.place = str(path)
         salvaged[plan.name] = found = salvage(path, options.lock_seconds, is_built=True, deep=options.reencode)
     except StoreError as error:
         salvaged[plan.name] = error
@@ -373,10 +363,11 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     begun = {known.model for folder in folders for known in [_known(folder)] if known and known.model}
     place = str(paths[0] if len(paths) == 1 else " and ".join(map(str, folders)))
     own = begun.pop() if len(begun) == 1 else None
-    model, said = _model(options.model, paths, own, place, reencode=options.reencode, lock_seconds=options.lock_seconds)
-    planned = BuildPlan(model, notes=[*notes, *said])
+    identities = _identities(paths, options.lock_seconds)
+    model, said = settle_model(options.model, identities, own, place, reencode=options.reencode)
+    dtype, must_agree = settle_dtype(options.dtype, identities, place, reencode=options.reencode)
+    planned = BuildPlan(model, dtype, must_agree, notes=[*notes, *said])
     for path in paths:
-        looked_at.place = str(path)
         name = shard_of(path, is_alone=len(folders) == 1)
         try:
             found = salvage(path, options.lock_seconds, deep=options.reencode)
@@ -410,7 +401,10 @@ def _is_done(found: Salvage, options: EncodeOptions, model: str) -> bool:
     if found.identity is None:
         # Complete, and nobody has written down by whom: nothing is missing, unless all is to be encoded again.
         return not options.reencode
-    return is_of(found.identity, model)
+    # Encoded again in another precision: only its worker can tell whether that makes other vectors.
+    apart = found.identity.get("dtype")
+    is_other = apart is not None if options.dtype == AUTO else options.dtype != (apart or FULL)
+    return is_of(found.identity, model) and not (options.reencode and is_other)
 
 
 def name_in_folder(path: Path) -> str:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from helix_crawl_otel.encoders.load import HASHING, MINILM, is_of, model_of, other_prompt
 from helix_crawl_otel.encoders.models import full_id
+from helix_crawl_otel.encoders.precision import AUTO, but_dtype
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.paths import same_place
 from helix_crawl_otel.shards.build_record import BuildRecord
 from helix_crawl_otel.shards.errors import shown_identity
 from helix_crawl_otel.shards.genes import id_of_name
 
-__all__ = ["NotThisBuild", "TakenSources", "absolute_model", "settle_model", "settle_sources"]
+__all__ = ["NotThisBuild", "TakenSources", "absolute_model", "settle_dtype", "settle_model", "settle_sources"]
 
 
 class NotThisBuild(Refusal):
@@ -190,6 +191,7 @@ def settle_model(
         NotThisBuild: Vectors there are of another one.
         OSError: A model's folder cannot be read.
     """
+    identities = [but_dtype(identity) for identity in identities]  # of that see `settle_dtype`
     several = [identity for number, identity in enumerate(identities) if identity not in identities[:number]]
     names = " and by ".join(map(shown_identity, several))
     model = asked or _own(several, begun)
@@ -207,6 +209,40 @@ def settle_model(
     elif asked is not None and begun is not None and not several and _whole_name(begun) != _whole_name(asked):
         notes.append(f"{place} was begun for {begun} and holds no vector yet; it goes on with {asked}")
     return model, notes
+
+
+def settle_dtype(
+    asked: str, identities: Sequence[Mapping[str, object]], place: str, *, reencode: bool, elsewhere: str = ""
+) -> tuple[str, bool]:
+    """What a run computes in, by what stands apart there already.
+
+    Args:
+        asked: As given to `--dtype`.
+        identities: Of the encoders that the shards name, of one model.
+        place: The folder, or the shards, for the message.
+        reencode: What was made otherwise is to be encoded again.
+        elsewhere: Another way out, where there is one.
+
+    Returns:
+        The dtype, `auto` where it is free; and whether vectors are there that its own have to agree with.
+
+    Raises:
+        NotThisBuild: The vectors there are of another dtype, with which nothing else is mixed.
+    """
+    found = {str(identity.get("dtype", AUTO)) for identity in identities}
+    if reencode or not found:
+        return asked, False
+    apart = sorted(found - {AUTO})
+    if asked == AUTO:
+        # Where there are several, each shard goes on in its own.
+        return (apart[0], False) if len(found) == len(apart) == 1 else (AUTO, False)
+    if apart and apart != [asked]:
+        ways = [f"--dtype {apart[0]}, or none", "--reencode, which encodes everything again", elsewhere]
+        raise NotThisBuild(
+            f"{place} was encoded in {' and '.join(apart)}, and --dtype is {asked}; accepted: "
+            f"{'; or '.join(filter(None, ways))}"
+        )
+    return asked, not apart
 
 
 def _another_model(

@@ -31,9 +31,11 @@ from helix_crawl_otel.console.output import StandardOutput
 from helix_crawl_otel.console.progress import Progress
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_model, find_model
+from helix_crawl_otel.encoders.precision import AUTO
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.formats import printable
+from helix_crawl_otel.interrupts import hearing
 from helix_crawl_otel.link.messages import WorkerSettings
 from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.probes.cards import Description
@@ -41,7 +43,6 @@ from helix_crawl_otel.shards.build_record import write_record
 from helix_crawl_otel.shards.inspect import count_quarantined, count_unread
 from helix_crawl_otel.shards.sources import notes_of
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.interrupts import hearing
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.session import RunOptions, Session
@@ -103,7 +104,8 @@ def run_build(
         run_options = RunOptions(
             config=options.common.config,
             folder=folders[0] / STATE_FOLDER,
-            encoder=planned.model,
+            # A baseline of one precision says nothing of the pace of another.
+            encoder=planned.model if planned.dtype == AUTO else f"{planned.model} in {planned.dtype}",
             slots=devices.slots,
             environ=options.common.environ,
             keeps_logs=True,
@@ -116,7 +118,7 @@ def run_build(
         _announce(console, session, command, folders[0], options, devices, planned)
         job = BuildJob(
             planned.works,
-            lambda device, number: _settings(options, planned.model, devices, cards, device, number),
+            lambda device, number: _settings(options, planned, devices, cards, device, number),
             options.common.environ,
             session.demoted,
             session.pipeline,
@@ -158,12 +160,12 @@ def _devices(options: EncodeOptions, model: str, cards: Description) -> DevicePl
 
 
 def _settings(
-    options: EncodeOptions, model: str, devices: DevicePlan, cards: Description, device: str, number: int
+    options: EncodeOptions, planned: BuildPlan, devices: DevicePlan, cards: Description, device: str, number: int
 ) -> WorkerSettings:
     is_modelled = has_card(options.parsed_faults()) and device != "cpu"
     on_cpu = device == "cpu" or is_modelled
     return WorkerSettings(
-        model=model,
+        model=planned.model,
         device="cpu" if on_cpu else device,
         batch_size=options.batch_size,
         threads=devices.threads if on_cpu else None,
@@ -175,6 +177,8 @@ def _settings(
         batch_tokens=options.batch_tokens or batch_tokens(device, cards),
         vram_cap=options.vram_cap,
         workers=sum(1 for _, place in devices.slots if place == device),
+        dtype=planned.dtype,
+        must_agree=planned.must_agree,
     )
 
 

@@ -13,7 +13,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 from helix_crawl_otel.actions import PauseRequested
@@ -28,6 +29,7 @@ from helix_crawl_otel.build.encode import work_on
 from helix_crawl_otel.corpus.tree import UnreadableSource
 from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, first_line, is_device_error, is_out_of_memory
 from helix_crawl_otel.encoders.load import HASHING, load_encoder
+from helix_crawl_otel.encoders.precision import AUTO, HALVES, DtypeWish
 from helix_crawl_otel.exit_codes import NEVER, USAGE
 from helix_crawl_otel.faults.faults import apply_faults, parse_fault
 from helix_crawl_otel.lacks import passing_cause
@@ -83,6 +85,7 @@ class _Worker:
         self._settings = settings
         self._faults = [parse_fault(text) for text in settings.faults]
         self._loaded: CheckedEncoder | None = None
+        self._found: dict[DtypeWish, str] = {}  # what `auto` has come to
         self._is_loading = False  # it has begun to, and not come to the end
 
     def run(self, first: Assignment) -> int:
@@ -153,24 +156,38 @@ class _Worker:
             if message is not None:
                 return message.assignment if isinstance(message, messages.GiveShard) else None
 
-    def _encoder(self) -> CheckedEncoder:
-        if self._loaded is None:
+    def _encoder(self, wish: DtypeWish) -> CheckedEncoder:
+        """The encoder in the precision that a shard wants: the same one, as long as that is the same."""
+        is_demoted = self._link.demoted_shard is not None  # then a modelled card slows it no more
+        wish = replace(wish, full_if_alike=is_demoted)
+        if self._loaded is None or self._loaded.dtype not in self._accepted(wish):
+            self._loaded = None  # before the next one comes
             settings, self._is_loading = self._settings, True
             started = time.monotonic()
             self._link.send(messages.LoadStart(settings.model, settings.device))
             if settings.model != HASHING:
                 cap_for_worker(settings.device, settings.vram_cap, settings.workers)
             encoder = load_encoder(
-                settings.model, settings.device, batch_size=settings.batch_size, threads=settings.threads
+                settings.model, settings.device, batch_size=settings.batch_size, threads=settings.threads, wish=wish
             )
             sleep = functools.partial(_scaled_sleep, self._link.clock_rate)
             clock = scaled_clock(time.monotonic, self._link.clock_rate)
-            is_demoted = self._link.demoted_shard is not None  # then a modelled card slows it no more
             faulty = apply_faults(encoder, self._faults, settings.number, clock, sleep, is_demoted=is_demoted)
             self._loaded, self._is_loading = CheckedEncoder(faulty), False
-            seconds, note = time.monotonic() - started, _too_few(settings.batch_tokens, encoder.limit)
-            self._link.send(messages.LoadEnd(settings.model, encoder.device, seconds, note))
+            self._found[wish] = encoder.dtype
+            if encoder.dtype in HALVES and "dtype" not in encoder.identity:
+                self._found.setdefault(replace(wish, stored=None, is_apart=None), encoder.dtype)
+            seconds = time.monotonic() - started
+            note = _too_few(settings.batch_tokens, encoder.limit)
+            computes = encoder.device, seconds, encoder.dtype, encoder.why_dtype
+            self._link.send(messages.LoadEnd(settings.model, *computes, note))
         return self._loaded
+
+    def _accepted(self, wish: DtypeWish) -> Collection[str | None]:
+        """What an encoder that is loaded has to compute in, to be taken for a wish."""
+        if wish.asked != AUTO and not wish.full_if_alike:
+            return (wish.asked,)
+        return wish.stored, self._found.get(wish)
 
     def _memory(self) -> Callable[[], MemoryReading] | None:
         """The modelled card's memory, where one is laid over the encoder; else the watch's own probes."""

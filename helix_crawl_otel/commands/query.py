@@ -11,12 +11,12 @@ import os.path
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over
-from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.config import ConfigError, knob
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.formats import fitted, printable
 from helix_crawl_otel.paths import typed_folder
@@ -62,6 +62,12 @@ def register(commands: Commands) -> None:
         "--device", default="cpu", metavar="DEVICE", help="where the text is encoded: auto, cpu, cuda:N (default cpu)"
     )
     parser.add_argument(
+        "--dtype",
+        metavar="DTYPE",
+        help="what the text is computed in: auto, float32, float16, bfloat16 (default auto: full precision, with which "
+        "vectors of a half agree; for vectors that do not, what they were made in)",
+    )
+    parser.add_argument(
         "-i", "--interactive", action="store_true", help="keep the model, and ask for one text after the other"
     )
     parser.add_argument("--json", action="store_true", help="a list of objects on standard output")
@@ -93,9 +99,10 @@ def _command(args: argparse.Namespace) -> int:
         device = "auto" if args.device == "auto" else str(parse_device(args.device))
     except ValueError:
         raise ConfigError(f"--device is {args.device!r}; accepted: auto, cpu, cuda or cuda:N") from None
-    folder = typed_folder(args.path, "DIR")
+    dtype = "auto" if args.dtype is None else str(knob("HELIX_DENSE_DTYPE").parse("--dtype", args.dtype))
+    chosen = {"model": args.model, "device": device, "dtype": None if dtype == "auto" else dtype}
     try:
-        index = Index(folder, model=args.model, device=device, telling=_tell)
+        index = _HeardIndex(typed_folder(args.path, "DIR"), **chosen, telling=_tell)
     finally:
         say_over("")
     for note in index.notes:
@@ -107,6 +114,16 @@ def _command(args: argparse.Namespace) -> int:
             if line.strip() or args.json:
                 _converse(index, line, args)
     return 0
+
+
+class _HeardIndex(Index):
+    """Whose shards may be on a network mount that is dead."""
+
+    @staticmethod
+    def _hear(step: Callable[[], None]) -> None:
+        from helix_crawl_otel.interrupts import hearing
+
+        hearing(step, only_reads=True)
 
 
 def _tell(text: str) -> None:

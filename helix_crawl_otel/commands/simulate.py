@@ -9,15 +9,23 @@ import argparse
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from helix_crawl_otel.charts import ChartError
 from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over
-from helix_crawl_otel.config import ConfigError, add_options, config_from_options, option_values
+from helix_crawl_otel.config import ConfigError, CrawlConfig, add_options, config_from_options, option_values
 from helix_crawl_otel.formats import count, nearest
 from helix_crawl_otel.paths import typed_path
-from helix_crawl_otel.simulate.compare import DRAWS, compare, compare_draws, legend, table
+from helix_crawl_otel.simulate.compare import (
+    DRAWS,
+    compare,
+    compare_draws,
+    compare_random,
+    legend,
+    random_table,
+    table,
+)
+from helix_crawl_otel.simulate.families import FAMILIES, random_scenario
 from helix_crawl_otel.simulate.picture import check_picture, draw_into
 from helix_crawl_otel.simulate.policies import DEFINITIONS
 from helix_crawl_otel.simulate.recording import write_timeline
@@ -27,6 +35,11 @@ from helix_crawl_otel.simulate.scenario_file import EXAMPLE, ScenarioFileError, 
 __all__ = ["register", "run"]
 
 MOST_DRAWS = 1000
+
+FIRST_SEED = 1
+"""Of random scenarios, where --seed does not say."""
+
+_FOR_SCENARIOS = ("plot", "record", "draws")
 
 
 def register(commands: Commands) -> None:
@@ -43,6 +56,9 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "scenario", nargs="?", metavar="SCENARIO", help="one of --list, or a FILE.toml of your own; default: all"
     )
+    parser.add_argument(
+        "--random", metavar="N", help="so many random scenarios instead, of all families in turn; 220 take a minute"
+    )
     parser.add_argument("--list", action="store_true", help="say which scenarios there are, and what they model")
     parser.add_argument("--example", action="store_true", help="print an example of a FILE.toml, with every key")
     parser.add_argument("--json", action="store_true", help="print the rows as one JSON list")
@@ -52,7 +68,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--seed", metavar="N", help="of the first draw, a whole number (default: the scenario's); the next ones follow"
     )
-    parser.add_argument("--draws", metavar="N", default=str(DRAWS), help=f"of each scenario (default {DRAWS})")
+    parser.add_argument("--draws", metavar="N", help=f"of each scenario (default {DRAWS})")
     add_options(parser)
 
 
@@ -74,10 +90,15 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if args.list:
         for scenario in SCENARIOS:
-            say(f"{scenario.name:16} {scenario.text}")
+            say(f"{scenario.name:17} {scenario.text}")
+        say("", "Families of random scenarios (--random N, or a name):")
+        for name, (text, _) in FAMILIES.items():
+            say(f"{name:17} {text}")
         return 0
     settings = config_from_options(option_values(args))
-    scenarios, draws = _scenarios(args.scenario, args.seed), _draws(args.draws)
+    if args.random is not None:
+        return _run_random(args, settings)
+    scenarios, draws = _scenarios(args.scenario, _seed(args.seed)), _count("--draws", args.draws, DRAWS)
     plot = None if args.plot is None else typed_path(args.plot, "--plot")
     record = None if args.record is None else typed_path(args.record, "--record")
     for option, path in (("--plot", plot), ("--record", record)):
@@ -100,7 +121,7 @@ def _run(args: argparse.Namespace) -> int:
         say(*table(rows).split("\n"), "")
         say("A model in virtual time, not a measurement. `helix-crawl simulate --help` says what the policies are.")
         say(f"Of {count(draws, 'draw')} of each scenario: the middle one, and the worst.")
-    shown = {row.policy: replace(scenarios[0], seed=row.seed) for row in rows[0]}
+    shown = {row.policy: scenarios[0].drawn(row.seed) for row in rows[0]}
     if plot is not None:
         drawn = shown["ladder"]
         with _writing("--plot", plot):
@@ -114,17 +135,49 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_random(args: argparse.Namespace, settings: CrawlConfig) -> int:
+    count_asked, seed = _count("--random", args.random, 0), _seed(args.seed)
+    for option, value in (("SCENARIO", args.scenario), *((f"--{name}", vars(args)[name]) for name in _FOR_SCENARIOS)):
+        if value is not None:
+            raise ConfigError(f"{option} is {value[:80]!r}; accepted: none beside --random, which draws its scenarios")
+    first = FIRST_SEED if seed is None else seed
+
+    def progress(done: int) -> None:
+        say_over(f"scenario {done} of {count_asked}")
+
+    rows = compare_random(count_asked, first, settings, progress)
+    say_over("")
+    if args.json:
+        say_json([row.as_json() for row in rows], indent=1)
+    else:
+        say(*random_table(rows).split("\n"), "")
+        say("A model in virtual time, not a measurement. `helix-crawl simulate --help` says what the policies are.")
+        say(
+            f"Of {count(count_asked, 'random scenario')}, seeds from {first} on: the middle one, the 95th percentile "
+            "and the worst.",
+            "`helix-crawl simulate FAMILY --seed SEED --draws 1` runs one of them again.",
+        )
+    return 0
+
+
 def _drawing(number: int, scenarios: int, done: int) -> None:
     """On a terminal: all of them take seconds."""
     say_over(f"scenario {number + 1} of {scenarios}: {count(done, 'draw')}")
 
 
-def _draws(text: str) -> int:
-    if not (
-        text.isascii() and text.isdigit() and 1 <= int(text[:5]) <= MOST_DRAWS and len(text) <= len(str(MOST_DRAWS))
-    ):
-        raise ConfigError(f"--draws is {text[:80]!r}; accepted: a whole number from 1 to {MOST_DRAWS}")
+def _count(option: str, text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    digits = len(str(MOST_DRAWS))
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[: digits + 1]) <= MOST_DRAWS and len(text) <= digits):
+        raise ConfigError(f"{option} is {text[:80]!r}; accepted: a whole number from 1 to {MOST_DRAWS}")
     return int(text)
+
+
+def _seed(text: str | None) -> int | None:
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise ConfigError(f"--seed is {text[:80]!r}; accepted: a whole number from 0 to 999999999")
+    return None if text is None else int(text)
 
 
 @contextmanager
@@ -135,20 +188,18 @@ def _writing(option: str, path: Path) -> Iterator[None]:
         raise ConfigError(f"{option} is {str(path)!r}, which cannot be written: {error.strerror or error}") from error
 
 
-def _scenarios(name: str | None, seed: str | None) -> list[Scenario]:
+def _scenarios(name: str | None, seed: int | None) -> list[Scenario]:
     if name is None:
         chosen = list(SCENARIOS)
     elif name.endswith(".toml"):
         chosen = [load_scenario(typed_path(name, "SCENARIO"))]
+    elif name in FAMILIES:
+        chosen = [random_scenario(name, FIRST_SEED)]
     else:
         scenario = by_name(name)
         if scenario is None:
-            names = ", ".join(item.name for item in SCENARIOS)
-            near = nearest(name, (item.name for item in SCENARIOS))
+            names = ", ".join((*(item.name for item in SCENARIOS), *FAMILIES))
+            near = nearest(name, (*(item.name for item in SCENARIOS), *FAMILIES))
             raise ConfigError(f"no scenario {name!r}; accepted: {names}, or a FILE.toml{near}")
         chosen = [scenario]
-    if seed is None:
-        return chosen
-    if not (seed.isascii() and seed.isdigit() and len(seed) <= 9):
-        raise ConfigError(f"--seed is {seed!r}; accepted: a whole number from 0 to 999999999")
-    return [replace(scenario, seed=int(seed)) for scenario in chosen]
+    return chosen if seed is None else [scenario.drawn(seed) for scenario in chosen]

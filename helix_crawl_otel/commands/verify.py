@@ -12,7 +12,7 @@ from typing import Any
 from helix_crawl_otel import exit_codes
 from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over
 from helix_crawl_otel.formats import count, printable, shown_command
-from helix_crawl_otel.paths import typed_folder
+from helix_crawl_otel.paths import looked_at, typed_folder
 from helix_crawl_otel.shards.accounts import Accounts, account, combine
 from helix_crawl_otel.shards.errors import StoreError, shown_identity
 from helix_crawl_otel.shards.inspect import Unread, built_from, count_unread, find_shards, names_by_file
@@ -37,8 +37,8 @@ of each kind, and the command that mends it."""
 
 _EPILOG = """\
 genes = vectors + missing + wrong length + not finite + not normalised + not encodable + quarantined. Two builds of the
-same tree with the same encoder, device, batch size and threads have the same digest, as long as no batch was halved and
-no shard finished on the CPU."""
+same tree with the same encoder, device, dtype, batch size and threads have the same digest, as long as no batch was
+halved and no shard finished on the CPU."""
 
 _COLUMNS = ("genes", "vectors", "missing", "wrong_length", "not_encodable", "quarantined")
 _RARE_COLUMNS = ("not_finite", "not_normalised")
@@ -77,7 +77,12 @@ def register(commands: Commands) -> None:
 
 
 def _command(args: argparse.Namespace) -> int:
-    return verify([typed_folder(text, "PATH") for text in args.paths], as_json=args.json, quick=args.quick)
+    from helix_crawl_otel.interrupts import hearing
+
+    def step() -> int:
+        return verify([typed_folder(text, "PATH") for text in args.paths], as_json=args.json, quick=args.quick)
+
+    return hearing(step, only_reads=True)
 
 
 def verify(paths: list[Path], *, as_json: bool, quick: bool = False) -> int:
@@ -182,6 +187,7 @@ class _Row:
             **counts,
             "encoder": self.made.encoder if self.made else None,
             "devices": list(self.made.devices) if self.made else [],
+            "dtypes": list(self.made.dtypes) if self.made else [],
             **({"reason": self.reason} if self.reason else {}),
         }
 
@@ -190,6 +196,7 @@ def _look_at(path: Path, planned: str | None, *, quick: bool) -> _Row:
     name = planned or path.stem
 
     def tell(genes: int) -> None:
+        looked_at.answers += 1
         say_over(f"{path.name}: {count(genes, 'gene')}")
 
     try:
@@ -203,27 +210,33 @@ def _look_at(path: Path, planned: str | None, *, quick: bool) -> _Row:
 
 
 def _encoders(rows: Sequence[_Row]) -> list[dict[str, Any]]:
-    """Each encoder whose vectors there are, with how many, in how many shards, and on which devices."""
+    """Each encoder whose vectors there are, with how many, in how many shards, on which devices, in which dtypes."""
     found: list[dict[str, Any]] = []
     for row in rows:
         if row.made is None or not row.vectors:
             continue
         one = next((one for one in found if one["encoder"] == row.made.encoder), None)
         if one is None:
-            one = {"encoder": row.made.encoder, "shards": 0, "vectors": 0, "devices": {}}
+            one = {"encoder": row.made.encoder, "shards": 0, "vectors": 0, "devices": {}, "dtypes": {}}
             found.append(one)
         one["shards"] += 1
         one["vectors"] += row.vectors
-        for device in row.made.devices:
-            one["devices"][device] = one["devices"].get(device, 0) + 1
+        for kind, values in (("devices", row.made.devices), ("dtypes", row.made.dtypes)):
+            for value in values:
+                one[kind][value] = one[kind].get(value, 0) + 1
     return found
 
 
 def _print_encoders(encoders: Sequence[Mapping[str, Any]]) -> None:
     for one in encoders:
         name = shown_identity(one["encoder"]) if one["encoder"] else "not known"
-        on = ", ".join(f"{device} ({count(number, 'shard')})" for device, number in one["devices"].items())
+        on, computed = (
+            ", ".join(f"{value} ({count(number, 'shard')})" for value, number in one[kind].items())
+            for kind in ("devices", "dtypes")
+        )
         where = f", made on {on}" if on else ""
+        if one["dtypes"].keys() - {"float32"}:
+            where += f", in {computed}"
         say(f"encoder {name}: {count(one['vectors'], 'vector')} in {count(one['shards'], 'shard')}{where}")
 
 

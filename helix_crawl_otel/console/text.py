@@ -185,7 +185,9 @@ _SENTENCES: dict[type, Callable[[Any], str | None]] = {
     events.Note: lambda event: event.text,
     events.WorkerStarted: _worker,
     events.ModelLoading: lambda event: f"loading {event.model} on {event.device}",
-    events.ModelLoaded: lambda event: f"{event.model} loaded on {event.device} in {duration(event.seconds)}",
+    events.ModelLoaded: lambda event: (
+        f"{event.model} loaded on {event.device} in {duration(event.seconds)}{event.why and f'; {event.why}'}"
+    ),
     events.Ingested: _ingested,
     events.ShardStarted: _begun,
     events.Gate: _gate,

@@ -53,8 +53,11 @@ class Encoder(Protocol):
 
     Attributes:
         identity: Which vectors these are: `model`, `revision`, `dim`, `normalised`, `max_tokens`, and `prompt` where
-            one that is a document's own stands before each text. Plain JSON; equal identities mean comparable vectors.
+            one that is a document's own stands before each text; `dtype` where its vectors do not agree with those of
+            the model as it is saved. Plain JSON; equal identities mean comparable vectors.
         device: Where the parameters really are.
+        dtype: What it computes in, such as `float32`. Vectors are float32 all the same.
+        why_dtype: Why so, for people; empty where there was nothing to choose.
         versions: Of the libraries that compute them.
         threads: Of the computation on the CPU.
         limit: Tokens of a text that are read, prompt and special ones among them; `None` for all.
@@ -65,6 +68,8 @@ class Encoder(Protocol):
 
     identity: Mapping[str, object]
     device: str
+    dtype: str
+    why_dtype: str
     versions: Mapping[str, str]
     threads: int
     limit: int | None
@@ -113,6 +118,7 @@ class EncoderLayer:
     def __init__(self, encoder: Encoder) -> None:
         self.identity = encoder.identity
         self.device = encoder.device
+        self.dtype, self.why_dtype = encoder.dtype, encoder.why_dtype
         self.versions = encoder.versions
         self.threads = encoder.threads
         self.limit = encoder.limit
@@ -205,7 +211,15 @@ _OUT_OF_MEMORY = (
     "can't allocate",
     "failed to allocate",
     # The libraries on top, which allocate a workspace of their own. A handle that cannot be made is a full card.
-    "status_alloc_failed",
+    # cuDNN gives up on an operation, too, when no algorithm's workspace is to be had.
+    "alloc_failed",
+    "allocation_failed",
+    "statusallocfailed",
+    "rocblas_status_memory_error",
+    "insufficient resources",
+    "insufficient_resources",
+    "unable to find an engine",
+    "unable to find a valid cudnn algorithm",
     "cublas_status_not_initialized",
     "cudnn_status_not_initialized",
     "cusolver_status_not_initialized",

@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 
+from helix_crawl_otel.encoders.precision import FULL
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.shards.vectors import pack
 
@@ -35,6 +36,7 @@ class HashingEncoder:
     def __init__(self) -> None:
         self.identity = HASHING_IDENTITY
         self.device = "cpu"
+        self.dtype, self.why_dtype = FULL, ""
         self.versions: Mapping[str, str] = {"python": platform.python_version()}
         self.threads = 1
         self.limit: int | None = LIMIT

@@ -21,6 +21,7 @@ from helix_crawl_otel.encoders.models import (
     prompts_of_folder,
     resolve,
 )
+from helix_crawl_otel.encoders.precision import DtypeWish, but_dtype
 
 __all__ = [
     "HASHING",
@@ -40,7 +41,9 @@ HASHING, MINILM = "hashing", "minilm"
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
-def load_encoder(model: str, device: str, *, batch_size: int, threads: int | None = None) -> Encoder:
+def load_encoder(
+    model: str, device: str, *, batch_size: int, threads: int | None = None, wish: DtypeWish | None = None
+) -> Encoder:
     """Load an encoder. In a worker only: it may import torch.
 
     Args:
@@ -48,9 +51,10 @@ def load_encoder(model: str, device: str, *, batch_size: int, threads: int | Non
         device: `cpu`, `cuda` or `cuda:N`.
         batch_size: Genes a batch.
         threads: On the CPU; `None` leaves it to the framework.
+        wish: What it is to compute in; `None` for `auto`. `hashing` knows one precision alone.
 
     Raises:
-        ModelError: It can never be loaded here.
+        ModelError: It can never be loaded here, or not so.
         DeviceMismatch: Its parameters are elsewhere.
     """
     _check_installed(model)
@@ -58,11 +62,10 @@ def load_encoder(model: str, device: str, *, batch_size: int, threads: int | Non
         return HashingEncoder()
     from helix_crawl_otel.encoders.sentence import SentenceEncoder
 
-    if model == MINILM:
-        return SentenceEncoder(
-            str(minilm_folder()), device, batch_size=batch_size, threads=threads, identity=minilm_identity()
-        )
-    return SentenceEncoder(model, device, batch_size=batch_size, threads=threads)
+    folder, identity = (str(minilm_folder()), minilm_identity()) if model == MINILM else (model, None)
+    return SentenceEncoder(
+        folder, device, batch_size=batch_size, threads=threads, wish=wish or DtypeWish(), identity=identity
+    )
 
 
 def check_model(model: str) -> None:
@@ -110,7 +113,8 @@ def known_identity(model: str) -> Mapping[str, object] | None:
 
 
 def is_of(identity: Mapping[str, object], model: str) -> bool:
-    """Whether vectors are a model's, as far as that can be said without loading it and without a network.
+    """Whether vectors are a model's, as far as that can be said without loading it and without a network; whatever it
+    computed in.
 
     Args:
         identity: Kept with the vectors.
@@ -150,7 +154,7 @@ def other_prompt(identity: Mapping[str, object], model: str) -> str | None:
 def _has_weights(identity: Mapping[str, object], model: str) -> bool:
     known = known_identity(model)
     if known is not None:
-        return dict(identity) == dict(known)
+        return but_dtype(identity) == dict(known)
     if Path(model).is_dir():
         folder = Path(model).resolve()
         wanted = {"model": folder.name, "revision": folder_digest(folder)}
@@ -183,6 +187,6 @@ def model_of(identity: Mapping[str, object]) -> str | None:
     """What to give to `--model` for vectors of this identity; `None` for a folder, whose place is not kept."""
     name = str(identity.get("model"))
     for model in (HASHING, MINILM):
-        if dict(identity) == dict(known_identity(model) or {}):
+        if but_dtype(identity) == dict(known_identity(model) or {}):
             return model
     return f"{name}@{identity.get('revision')}" if "/" in name else None

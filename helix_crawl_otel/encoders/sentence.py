@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from helix_crawl_otel.encoders.models import (
     prompts_of_folder,
     resolve,
 )
+from helix_crawl_otel.encoders.precision import DtypeWish, load_in
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.device import parse_device
 
@@ -57,10 +59,11 @@ class SentenceEncoder:
         device: `cpu`, `cuda` or `cuda:N`.
         batch_size: Genes a batch: one call is one forward pass.
         threads: On the CPU; `None` leaves it to torch.
+        wish: What it is to compute in.
         identity: What is known of the model already; `None` looks at it.
 
     Raises:
-        ModelError: It cannot be loaded.
+        ModelError: It cannot be loaded, or not so.
         DeviceMismatch: It is loaded elsewhere than it was asked to be.
     """
 
@@ -71,6 +74,7 @@ class SentenceEncoder:
         *,
         batch_size: int,
         threads: int | None,
+        wish: DtypeWish,
         identity: Mapping[str, object] | None = None,
     ) -> None:
         is_folder = Path(source).is_dir()
@@ -81,19 +85,29 @@ class SentenceEncoder:
         if threads is not None:
             torch.set_num_threads(threads)
         self._batch_size = batch_size
-        self._model: Any = _loaded(found or source, device)
+        prompts = downloaded_prompts(found.name, found.commit) if found else prompts_of_folder(Path(source))
+        self._prompts = prompts or Prompts()
+
+        def load(place: str) -> Any:
+            return _loaded(found or source, place)
+
+        def encode(model: Any, text: str) -> bytes:
+            return self._encoded(model.encode_document, [text], self._prompts.document)[0]
+
+        with _load_errors(found.name if found else source, device):
+            self._model, precision = load_in(wish, str(parse_device(device)), torch, load, encode)
+        self.dtype, self.why_dtype = precision.dtype, precision.why
         self.device = checked_device(device, (str(parameter.device) for parameter in self._model.parameters()))
         self.threads = int(torch.get_num_threads())
         self.operations = _operations_of(self._model, torch)
         self.versions: Mapping[str, str] = {
             name: metadata.version(name) for name in ("torch", "transformers", "sentence-transformers", "tokenizers")
         }
-        prompts = downloaded_prompts(found.name, found.commit) if found else prompts_of_folder(Path(source))
-        self._prompts = prompts or Prompts()
         self._input = _input_of(self._model, source)
         self._max_tokens = _limit_of(self._input)
         self.limit = self._max_tokens or _cut_off(getattr(self._input, "tokenizer", None))
-        self.identity: Mapping[str, object] = identity or self._identity(source, found)
+        apart = {"dtype": self.dtype} if precision.is_apart else {}
+        self.identity: Mapping[str, object] = {**(identity or self._identity(source, found)), **apart}
 
     def _identity(self, source: str, found: HubModel | None) -> dict[str, object]:
         return {
@@ -285,39 +299,44 @@ def _loaded(source: HubModel | str, device: str) -> Any:
         warnings.simplefilter("ignore")  # of libraries that we cannot mend, in a worker's log
         library = imported("sentence_transformers", "models")
         _quiet()
-        try:
-            if not hasattr(library.SentenceTransformer, "encode_document"):
-                found = metadata.version("sentence-transformers")
-                raise ModelError(f"sentence-transformers is version {found}; accepted: 5 or newer")
-            if isinstance(source, HubModel):
-                # Safetensors where the model has them. BGE-M3 has none: then the library reads its pickle with torch's
-                # restricted loader, for which it wants torch 2.6.
-                return library.SentenceTransformer(
-                    source.name,
-                    device=device,
-                    trust_remote_code=False,
-                    revision=source.commit,
-                    cache_folder=source.cache,
-                )
+        if not hasattr(library.SentenceTransformer, "encode_document"):
+            found = metadata.version("sentence-transformers")
+            raise ModelError(f"sentence-transformers is version {found}; accepted: 5 or newer")
+        if isinstance(source, HubModel):
+            # Safetensors where the model has them. BGE-M3 has none: then the library reads its pickle with torch's
+            # restricted loader, for which it wants torch 2.6.
             return library.SentenceTransformer(
-                source,
+                source.name,
                 device=device,
                 trust_remote_code=False,
-                local_files_only=True,
-                model_kwargs={"use_safetensors": True},
+                revision=source.commit,
+                cache_folder=source.cache,
             )
-        except ModelError:
-            raise
-        except Exception as error:
-            name = source.name if isinstance(source, HubModel) else source
-            first = first_line(error)
-            is_permanent = any(words in first.lower() for words in _PERMANENT)
-            if is_out_of_memory(error) or (is_device_error(error) and not is_permanent):
-                raise  # another program may hold the memory, or have broken the card: a later start can succeed
-            way_out = "save or download it again"
-            if device != "cpu" and any(word in first.lower() for word in ("cuda", "nvidia", "driver")):
-                way_out = "use --device cpu, or install the torch build for your CUDA"
-            raise ModelError(f"the model {name} cannot be loaded on {device}: {first}; {way_out}") from error
+        return library.SentenceTransformer(
+            source,
+            device=device,
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True},
+        )
+
+
+@contextmanager
+def _load_errors(name: str, device: str) -> Iterator[None]:
+    """Say in one sentence what a library raises while a model is loaded and put on its device."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        first = first_line(error)
+        is_permanent = any(words in first.lower() for words in _PERMANENT)
+        if is_out_of_memory(error) or (is_device_error(error) and not is_permanent):
+            raise  # another program may hold the memory, or have broken the card: a later start can succeed
+        way_out = "save or download it again"
+        if device != "cpu" and any(word in first.lower() for word in ("cuda", "nvidia", "driver")):
+            way_out = "use --device cpu, or install the torch build for your CUDA"
+        raise ModelError(f"the model {name} cannot be loaded on {device}: {first}; {way_out}") from error
 
 
 def _quiet() -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 from helix_crawl_otel.encoders.base import Encoder, EncoderLayer
-from helix_crawl_otel.modelled_card import BatchLoad, CardModel, Context, check_number
+from helix_crawl_otel.modelled_card import WHOLE_FIELDS, BatchLoad, CardModel, Context, check_number
 from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = ["CARD_KEYS", "CardFault", "CardsCpu", "card_of"]
@@ -33,8 +34,9 @@ def card_of(values: Values) -> CardModel:
         ValueError: One is out of range; the message names it and says what is accepted.
     """
     check_number(FRAGMENT, float(values.get(FRAGMENT, 0.0)), 0.0, 1e6)
-    given = {key: float(value) for key, value in values.items() if key != FRAGMENT}
-    return CardModel(**given)
+    given: dict[str, Any] = {key: float(value) for key, value in values.items() if key != FRAGMENT}
+    whole = {key: int(value) for key, value in given.items() if key in WHOLE_FIELDS and value.is_integer()}
+    return CardModel(**given | whole)
 
 
 class CardFault(EncoderLayer):

@@ -330,12 +330,16 @@ class LoadEnd(Message):
         model: As given to `--model`.
         device: Where it is.
         seconds: What that took.
-        note: What is to be said of it to the operator, empty for nothing.
+        dtype: What it computes in.
+        why: Why in that; people may be told.
+        note: What else is to be said of it to the operator, empty for nothing.
     """
 
     model: str
     device: str
     seconds: float
+    dtype: str = "float32"
+    why: str = ""
     note: str = ""
 
 
@@ -515,6 +519,8 @@ class WorkerSettings:
         batch_tokens: Tokens a batch, with padding, 1 or more.
         vram_cap: What of the card's free memory the worker's torch may take: a fraction, `auto` or `off`.
         workers: Of the run on its device, itself among them.
+        dtype: What to compute in, as given to `--dtype`.
+        must_agree: The folder holds vectors of the model as it is saved: those of `dtype` have to agree with them.
     """
 
     model: str
@@ -529,6 +535,8 @@ class WorkerSettings:
     batch_tokens: int = 16_384
     vram_cap: float | str = "off"
     workers: int = 1
+    dtype: str = "auto"
+    must_agree: bool = False
 
 
 @dataclass(frozen=True)

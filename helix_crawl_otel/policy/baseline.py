@@ -1,17 +1,23 @@
-"""What healthy looks like: the shard's own baseline, and the card's stand-in while there is none.
+"""What healthy looks like: the shard's own baseline, and what the card has shown while there is none.
 
 Source: DESIGN.md, section 4, rules 2 and 3.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-__all__ = ["ROUNDING", "Baseline", "BaselineMeter", "CardBaselines"]
+from helix_crawl_otel.policy.codec import OPTIONAL
+
+__all__ = ["ROUNDING", "SMALL_BATCH", "Baseline", "BaselineMeter", "CardBaselines", "Sample"]
 
 ROUNDING = 1e-9
 """Two values that differ by less, in proportion, are equal: a rate at the limit is not below it."""
+
+SMALL_BATCH = 0.25
+"""A batch of less than this part of the usual work: its rate is all overhead (rule 4)."""
 
 CARD_HISTORY = 64
 """Baselines kept a card. The median of the latest 64 says what the card does, and the memory stays flat over 10,000
@@ -25,7 +31,7 @@ class Baseline:
     Args:
         rate: Judged rate, in the shard's unit (work or genes) a second; more than 0.
         genes_rate: The same batches in genes a second, for reports.
-        work: Median work of the batches measured, in the shard's unit; more than 0.
+        work: Usual work of the batches measured, in the shard's unit; more than 0.
 
     Raises:
         ValueError: A value is not more than 0, as in a damaged state file.
@@ -49,12 +55,40 @@ class Baseline:
         return rate <= self.rate / factor * (1 + ROUNDING)
 
 
-def _median(samples: list[Baseline]) -> Baseline:
+@dataclass(frozen=True)
+class Sample(Baseline):
+    """One finished batch, as a baseline is measured by it.
+
+    Args:
+        full: The memory was full since it began. Where it is slow besides, it fits the signature of the crawl.
+    """
+
+    full: bool = field(default=False, metadata={OPTIONAL: True})
+
+
+def _median(samples: Sequence[Baseline]) -> Baseline:
     return Baseline(
         rate=median(sample.rate for sample in samples),
         genes_rate=median(sample.genes_rate for sample in samples),
         work=median(sample.work for sample in samples),
     )
+
+
+def _fastest(samples: Sequence[Baseline], work: float | None) -> Baseline | None:
+    """The best among batches that one of this work can be compared with, `None` where there is none.
+
+    A batch is compared with none of less than a quarter of its work: it may have been fast by chance.
+    """
+    known = [sample for sample in samples if work is None or sample.work >= SMALL_BATCH * work]
+    if not known:
+        return None
+    best = max(known, key=lambda sample: sample.rate)
+    return Baseline(best.rate, best.genes_rate, median(sample.work for sample in known))
+
+
+def _is_slow_beside(samples: Sequence[Baseline], one: Baseline, factor: float) -> bool:
+    fastest = _fastest(samples, one.work)
+    return fastest is not None and fastest.is_slow(one.rate, factor)
 
 
 @dataclass
@@ -64,10 +98,10 @@ class BaselineMeter:
     Survives every change of worker, with the batches measured so far (rule 9).
     """
 
-    samples: list[Baseline] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     baseline: Baseline | None = None
 
-    def add(self, sample: Baseline, window: int) -> Baseline | None:
+    def add(self, sample: Sample, window: int) -> Baseline | None:
         """Take one finished batch. Returns the baseline when this batch completes it, else `None`."""
         if self.baseline is not None:
             return None
@@ -81,12 +115,19 @@ class BaselineMeter:
 
 @dataclass
 class CardBaselines:
-    """Baselines of earlier shards by card, encoder and unit: the stand-in for a shard that has none."""
+    """What each card has shown, by card, encoder and unit: it stands in for a shard that has no baseline (rule 3).
+
+    Args:
+        cards: Baselines of earlier shards.
+        early: While a card has none of those, its first healthy batches across shards, `window` of them at most. When
+            there are so many their median stands in, until then the fastest of them.
+    """
 
     cards: dict[str, list[Baseline]] = field(default_factory=dict)
+    early: dict[str, list[Sample]] = field(default_factory=dict, metadata={OPTIONAL: True})
 
     def __post_init__(self) -> None:
-        self._stand_ins: dict[str, Baseline] = {}  # asked for with every batch of a shard without a baseline
+        self._medians: dict[str, Baseline] = {}  # asked for with every batch of a shard without a baseline
 
     @staticmethod
     def key(device: str, encoder: str, unit: str) -> str:
@@ -98,13 +139,46 @@ class CardBaselines:
         history = self.cards.setdefault(key, [])
         history.append(baseline)
         del history[:-CARD_HISTORY]
-        self._stand_ins.pop(key, None)
+        self.early.pop(key, None)
+        self._medians.pop(key, None)
 
-    def stand_in(self, key: str) -> Baseline | None:
-        """The median of the shards so far, `None` while there is none."""
-        history = self.cards.get(key)
-        if not history:
-            return None
-        if key not in self._stand_ins:
-            self._stand_ins[key] = _median(history)
-        return self._stand_ins[key]
+    def measure(self, key: str, sample: Sample, window: int, factor: float) -> None:
+        """Take a finished batch while no shard of the card has a baseline.
+
+        One that is so much faster than earlier ones that they fit the signature takes their place: the card's first
+        batches may have been the crawl.
+        """
+        if self.cards.get(key) or not self._is_open(key, window):
+            return
+        samples = [*self.early.get(key, ()), sample]
+        self.early[key] = [one for one in samples if not (one.full and _is_slow_beside(samples, one, factor))]
+        self._medians.pop(key, None)
+
+    def stand_in(self, key: str, window: int, work: float | None = None) -> Baseline | None:
+        """What stands in for the baseline of a shard on this card, `None` before its first healthy batch.
+
+        Args:
+            key: See `key`.
+            window: Batches of a baseline.
+            work: Of the batch that is to be judged; `None` for one as usual.
+        """
+        history, early = self.cards.get(key), self.early.get(key, [])
+        if not history and self._is_open(key, window):
+            return _fastest(early, work)
+        if key not in self._medians:
+            self._medians[key] = _median(history or early)
+        return self._medians[key]
+
+    def is_baseline(self, key: str, sample: Sample, window: int, factor: float) -> bool:
+        """Whether a batch may enter the baseline of its shard.
+
+        Not one that is slow against the stand-in. While that is no more than the fastest batch so far, which may have
+        been fast by chance, slow alone is not enough: the memory has to have been full as well.
+        """
+        stand_in = self.stand_in(key, window, sample.work)
+        if stand_in is None or not stand_in.is_slow(sample.rate, factor):
+            return True
+        return not (self.cards.get(key) or sample.full) and self._is_open(key, window)
+
+    def _is_open(self, key: str, window: int) -> bool:
+        return len(self.early.get(key, ())) < window

@@ -8,16 +8,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from helix_crawl_otel.policy.baseline import ROUNDING, Baseline
+from helix_crawl_otel.policy.baseline import ROUNDING, SMALL_BATCH, Baseline
 
-__all__ = ["SMALL_BATCH", "Batch", "BatchInfo", "RunningBatch", "is_small"]
-
-SMALL_BATCH = 0.25
-"""A batch of less than this part of the baseline batches' median work: its rate is all overhead (rule 4)."""
+__all__ = ["REST_SECONDS", "Batch", "BatchInfo", "RunningBatch", "is_small"]
 
 MAX_SLICES = 1000
 """Slices observed of one batch. By then its rate is a thousandth of the limit and every rung has been asked for; the
 bound keeps a clock that jumps from keeping the policy busy."""
+
+REST_SECONDS = 30.0
+"""A batch that is expected to run for longer than that keeps no action from its boundary."""
 
 HANG_SLICES = 100
 HANG_SECONDS = 1800.0
@@ -74,6 +74,7 @@ class Batch:
         slice_seconds: Time that a shard at its limit would need, `None` while no baseline is known.
         weighed: Work it is judged by in flight: its own, at least a quarter of the usual.
         slices: Slices observed so far.
+        full_slices: The newest of them in a row under a full memory, since the last trip.
         hung: Reported as a hang.
         is_answered: A rung was asked for while it ran, and nobody can end it (rule 8): it brings no second one.
         counted_seconds: Of its time, so much is in the costs of its shard already.
@@ -86,6 +87,7 @@ class Batch:
     slice_seconds: float | None = None
     weighed: float = 0.0
     slices: int = 0
+    full_slices: int = 0
     hung: bool = False
     is_answered: bool = False
     counted_seconds: float = 0.0
@@ -136,6 +138,19 @@ class Batch:
         self.slices += 1
         age = self.slices * self.slice_seconds
         return self.weighed / age, self.genes * (self.weighed / self.work) / age
+
+    def expected_rest(self, now: float, rate: float | None) -> float:
+        """How long it may go on, in seconds: the larger of `age` and `work / rate - age`.
+
+        That it should end just now is as unlikely as that it has just begun: on average half of it is over, its true
+        rate is `work / (2 * age)`, and as much again is to come. The batches before it may have told of a slower one.
+
+        Args:
+            now: Seconds.
+            rate: Judged rate of the shard, its batches in flight among it; `None` when unknown.
+        """
+        age = now - self.started
+        return age if rate is None else max(age, (self.weighed or self.work) / rate - age)
 
     def is_covered(self, age: float) -> bool:
         """Whether the slices already count all of a batch that ends at this age: nothing is counted twice."""

@@ -35,6 +35,7 @@ class Observation(NamedTuple):
         genes_rate: The same in genes a second.
         full: Whether the memory was full since the batch began; `None` when unknown.
         in_flight: A slice: the rates are upper bounds.
+        fills_window: The slice with which one batch has filled a window alone.
     """
 
     t: float
@@ -42,6 +43,7 @@ class Observation(NamedTuple):
     genes_rate: float
     full: bool | None
     in_flight: bool = False
+    fills_window: bool = False
 
 
 @dataclass
@@ -79,6 +81,10 @@ class Detector:
             ends with this observation, else `None`.
         """
         average = self._average(observation, settings.ema_alpha)
+        if observation.fills_window and self.genes_ema is not None:
+            # A window of slices of one batch says more than the healthy batches before it, which the EMA remembers.
+            average = self.ema = min(average, observation.rate)
+            self.genes_ema = min(self.genes_ema, observation.genes_rate)
         slow = baseline is not None and baseline.is_slow(average, settings.factor)
         self.verdict = self._judge(baseline, slow, observation.full)
         if not slow:
@@ -96,7 +102,10 @@ class Detector:
         if self.streak == 0:
             self.streak_since = observation.t
         self.streak += 1
-        filled = self.streak >= settings.window and observation.t - self.streak_since >= hold_seconds * (1 - ROUNDING)
+        has_lasted = observation.t - self.streak_since >= hold_seconds * (1 - ROUNDING)
+        if observation.fills_window:
+            self.streak, has_lasted = max(self.streak, settings.window), True
+        filled = self.streak >= settings.window and has_lasted
         return Finding.TRIP if filled and may_trip else None
 
     def tripped(self) -> None:

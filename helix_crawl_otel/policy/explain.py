@@ -25,6 +25,7 @@ class TripContext:
         source: Whose baseline it is: `shard` or `card`.
         genes_rate: Rate of the newest observation, genes/s; `None` when no time has passed.
         memory_fraction: Highest since the batch began, `None` when unknown.
+        cap_fraction: The same of the allocator's cap.
         inflight_seconds: Age of the batch in flight, `None` between batches.
         shared: Shared memory.
         seconds: What each way on would cost, in seconds to the end of the shard; DETECT is to stay; none where it was
@@ -36,6 +37,7 @@ class TripContext:
     source: str
     genes_rate: float | None
     memory_fraction: float | None
+    cap_fraction: float | None
     inflight_seconds: float | None
     shared: Shared
     seconds: Mapping[ActionKind, float] = field(default_factory=dict)
@@ -65,6 +67,8 @@ def sentence(kind: ActionKind, context: TripContext, settings: Settings) -> str:
     """Why an action is asked for, in one sentence."""
     ratio = context.detector.ratio(context.baseline) or 0.0
     memory = "unknown" if context.memory_fraction is None else f"{100 * context.memory_fraction:.1f} % full"
+    if context.cap_fraction is not None and context.cap_fraction >= settings.vram_full:
+        memory += f", {100 * context.cap_fraction:.1f} % of the allocator's cap reserved"
     if settings.shared and context.shared.is_spill:
         memory += f", shared memory up by {gib(context.shared.rise or 0, 2)} since the worker's first batches"
     running = (

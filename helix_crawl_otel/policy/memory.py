@@ -94,19 +94,23 @@ class Peaks:
 
 @dataclass
 class MemoryTrack(Peaks):
-    """Readings of one device: the fraction of its dedicated memory in use and, where it is known, shared memory.
+    """Readings of one device: the fraction of its dedicated memory in use and, where they are known, the fraction of
+    the allocator's cap that it holds and shared memory.
 
     Args:
+        cap: What the framework's allocator holds, over what it may take.
         shared: Bytes of shared memory of the workers.
         other_shared: Those of everybody else.
     """
 
+    cap: Peaks = field(default_factory=Peaks)
     shared: Peaks = field(default_factory=Peaks)
     other_shared: Peaks = field(default_factory=Peaks)
 
     def add(self, t: float, reading: AnyReading) -> None:
         """Take a reading of time `t`, in seconds, not before the previous one. What is unknown in it adds nothing."""
         self.put(t, reading.fraction)
+        self.cap.put(t, reading.cap_fraction)
         if reading.shared_bytes is not None:
             self.shared.put(t, reading.shared_bytes)
         if reading.other_shared_bytes is not None:

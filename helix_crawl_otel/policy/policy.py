@@ -185,8 +185,8 @@ class Policy:
             return [], problem
         decisions = self._hand_over(t, info.shard, state, info.worker)
         batch = self.state.inflight.get(info.id) or self._track(t - seconds, info, state)
+        self.state.inflight.pop(info.id, None)  # it keeps no action from its boundary any more
         decisions += self._rule.advance_batch(batch, batch.started + seconds, deadlines=False)
-        self.state.inflight.pop(info.id, None)
         self.state.workers[batch.worker].floor.finish_batch(t, self.settings.warmup)
         decisions += self._rule.observe_finished(t, batch, seconds)
         return decisions, None

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from helix_crawl_otel.formats import whole_seconds
 from helix_crawl_otel.policy import explain
-from helix_crawl_otel.policy.baseline import ROUNDING, Baseline, BaselineMeter, CardBaselines
-from helix_crawl_otel.policy.batch import Batch, is_small
+from helix_crawl_otel.policy.baseline import ROUNDING, Baseline, BaselineMeter, CardBaselines, Sample
+from helix_crawl_otel.policy.batch import REST_SECONDS, Batch, is_small
 from helix_crawl_otel.policy.choice import Choice, choose
 from helix_crawl_otel.policy.detector import Finding, Observation
 from helix_crawl_otel.policy.ladder import Pending
@@ -62,15 +62,23 @@ class Rule:
         self.quiet_until = min(self.quiet_until, due)
         return decisions
 
-    def baseline(self, shard: str, device: str) -> tuple[Baseline | None, str]:
-        """The baseline in force and whose it is: `shard`, `card` (a stand-in, rule 3), or `none`."""
+    def baseline(self, shard: str, device: str, work: float | None = None) -> tuple[Baseline | None, str]:
+        """The baseline in force and whose it is: `shard`, `card` (what stands in, rule 3), or `none`.
+
+        Args:
+            shard: Name.
+            device: Where it is encoded.
+            work: Of the batch that is to be judged; `None` for one as usual.
+        """
         state = self.state.shards.get(shard)
         if state is None:
             return None, "none"
         meter = state.meters.get(device)
         if meter is not None and meter.baseline is not None:
             return meter.baseline, "shard"
-        stand_in = self.state.cards.stand_in(self._card(device, state)) if state.unit else None
+        stand_in = None
+        if state.unit:
+            stand_in = self.state.cards.stand_in(self._card(device, state), self.settings.window, work)
         return stand_in, "card" if stand_in else "none"
 
     def advance_batch(self, batch: Batch, now: float, *, deadlines: bool) -> list[Decision]:
@@ -92,12 +100,14 @@ class Rule:
             t = min(due, now)
             state = self.state.shards[batch.shard]
             if what == "slice":
-                baseline, source = self.baseline(batch.shard, batch.device)
-                assert baseline is not None
+                baseline, source = self.baseline(batch.shard, batch.device, batch.work)
                 rate, genes_rate = batch.take_slice()
                 decisions += self._observe(t, batch, rate, genes_rate, baseline, source, t - batch.started)
             elif what == "deadline":
-                decisions += self._overdue(t, batch, state)
+                assert state.ladder.pending is not None
+                waited, age = whole_seconds(t - state.ladder.pending.since), whole_seconds(t - batch.started)
+                why = f"no batch boundary for {waited}, a batch running for {age}"
+                decisions += self._overdue(t, batch, state, why)
             else:
                 batch.hung = True
                 decisions.append(self._hang(t, batch, state))
@@ -105,15 +115,15 @@ class Rule:
     def observe_finished(self, t: float, batch: Batch, seconds: float) -> list[Decision]:
         """Take a batch that ended at `t` after `seconds`: into the baseline being measured, and as an observation."""
         rate, genes_rate = batch.work / seconds, batch.genes / seconds
-        baseline, source = self.baseline(batch.shard, batch.device)
+        baseline, source = self.baseline(batch.shard, batch.device, batch.work)
         self.costs.finish(t, batch, seconds, baseline, self.is_full(batch, t))
         if batch.warmup:
             return []
         is_no_sample = is_small(batch.work, baseline) or batch.is_covered(seconds)
         meter = self.state.shards[batch.shard].meter(batch.device)
         if meter.baseline is None:
-            self._measure(batch, meter, Baseline(rate, genes_rate, batch.work), baseline)
-            baseline, source = self.baseline(batch.shard, batch.device)
+            self._measure(batch, meter, Sample(rate, genes_rate, batch.work, bool(self.is_full(batch, t))))
+            baseline, source = self.baseline(batch.shard, batch.device, batch.work)
         if is_no_sample:
             return []
         return self._observe(t, batch, rate, genes_rate, baseline, source, None)
@@ -121,18 +131,20 @@ class Rule:
     def _card(self, device: str, state: ShardState) -> str:
         return CardBaselines.key(device, self.state.encoder, state.unit)
 
-    def _measure(self, batch: Batch, meter: BaselineMeter, sample: Baseline, in_force: Baseline | None) -> None:
-        """Rules 2 and 3: a batch that is slow against the stand-in enters no baseline."""
-        if in_force is not None and in_force.is_slow(sample.rate, self.settings.factor):
-            return
-        completed = meter.add(sample, self.settings.window)
+    def _measure(self, batch: Batch, meter: BaselineMeter, sample: Sample) -> None:
+        """Rules 2 and 3: into what the card has shown, and into the shard's own baseline."""
+        cards, key = self.state.cards, self._card(batch.device, self.state.shards[batch.shard])
+        window, factor = self.settings.window, self.settings.factor
+        cards.measure(key, sample, window, factor)
+        meter.samples = [one for one in meter.samples if cards.is_baseline(key, one, window, factor)]
+        completed = meter.add(sample, window) if cards.is_baseline(key, sample, window, factor) else None
         if completed is not None:
-            self.quiet_until = -math.inf
-            self.state.cards.add(self._card(batch.device, self.state.shards[batch.shard]), completed)
+            cards.add(key, completed)
+        self.quiet_until = -math.inf  # a batch beside this one may have waited for a baseline
 
     def _measure_slices(self, batch: Batch) -> None:
         """Fix the slices of a batch by the baseline in force, once there is one."""
-        baseline, _ = self.baseline(batch.shard, batch.device)
+        baseline, _ = self.baseline(batch.shard, batch.device, batch.work)
         if baseline is not None:
             batch.measure(baseline, self.settings.factor, self.tick_seconds)
 
@@ -146,7 +158,7 @@ class Rule:
         pending = self.state.shards[batch.shard].ladder.pending
         if pending is not None and not pending.overdue and batch.started <= pending.since:
             deadline = pending.deadline(batch.slice_seconds)
-            if deadline < due:
+            if deadline < due - ROUNDING * self.tick_seconds:  # both are so many slices after the batch began
                 due, what = deadline, "deadline"
         if not batch.hung and (hang_at := batch.hang_at(self._busy_at(batch))) < due:
             due, what = hang_at, "hang"
@@ -170,15 +182,22 @@ class Rule:
         state = self.state.shards[batch.shard]
         detector = state.detector(batch.device)
         waits = self._waits_for_boundary(batch, state)
+        full, in_flight = self.is_full(batch, t), inflight_seconds is not None
+        if in_flight:
+            batch.full_slices = batch.full_slices + 1 if full or detector.episode_open else 0
+        elif baseline is not None and not baseline.is_slow(rate, self.settings.factor):
+            for beside in self._running(batch.shard):  # the card is well: what is stuck there is something else
+                beside.full_slices = 0
+        fills_window = in_flight and batch.full_slices == self.settings.window
         finding = detector.observe(
-            Observation(t, rate, genes_rate, self.is_full(batch, t), in_flight=inflight_seconds is not None),
+            Observation(t, rate, genes_rate, full, in_flight, fills_window),
             baseline,
             self.settings,
             hold_seconds=self.settings.window * self.tick_seconds,
             may_trip=not (waits or state.ladder.blocks_trips()),
         )
         if waits:  # what is seen before the remedy is no evidence against it: the next window begins behind it
-            detector.streak = 0
+            detector.streak = batch.full_slices = 0
         if finding is None or baseline is None:
             return []
         context = self._context(t, batch, baseline, source, genes_rate, inflight_seconds)
@@ -198,14 +217,13 @@ class Rule:
             return True
         if state.ladder.pending is None:
             return False
-        beside = (other for other in self.state.inflight.values() if other.shard == batch.shard)
-        return any(other.is_answered for other in beside)
+        return any(other.is_answered for other in self._running(batch.shard))
 
     def _answer(self, batch: Batch, state: ShardState) -> None:
         """A rung has been asked for. Where nobody can end the shard's batches, all of them have their answer."""
         if not state.can_end_worker:
-            for each in (batch, *self.state.inflight.values()):
-                each.is_answered = each.is_answered or each.shard == batch.shard
+            for each in (batch, *self._running(batch.shard)):
+                each.is_answered = True
 
     def _trip(
         self, t: float, batch: Batch, state: ShardState, context: explain.TripContext, rate: float
@@ -246,8 +264,25 @@ class Rule:
             self._answer(batch, state)
             if climb.kind is ActionKind.RECYCLE:
                 self.costs.recycle(batch, context.baseline.rate)
+            decisions += self._end_at_once(t, batch.shard, state)
         context.detector.tripped()
+        for each in (batch, *self._running(batch.shard)):
+            each.full_slices = 0
         return decisions
+
+    def _end_at_once(self, t: float, shard: str, state: ShardState) -> list[Decision]:
+        """An action has been asked for: a batch that is expected to keep it from its boundary is not waited for."""
+        rate = state.detector(state.device).ema
+        for batch in self._running(shard) if state.can_end_worker else ():
+            rest = batch.expected_rest(t, rate)
+            if rest > REST_SECONDS:
+                age = whole_seconds(t - batch.started)
+                why = f"a batch running for {age} may take another {whole_seconds(rest)}"
+                return self._overdue(t, batch, state, why)
+        return []
+
+    def _running(self, shard: str) -> list[Batch]:
+        return [batch for batch in self.state.inflight.values() if batch.shard == shard]
 
     def _choice(self, batch: Batch, state: ShardState, context: explain.TripContext, rate: float) -> Choice | None:
         """What `adaptive` takes; `None` for the next rung of the ladder, and where DEMOTE_CPU was the last word."""
@@ -273,17 +308,15 @@ class Rule:
             what = DecisionKind.SUPERSEDED
         return [Decision(t, what, shard, state.device, state.worker, pending.kind, pending.id, state.ladder.rung)]
 
-    def _overdue(self, t: float, batch: Batch, state: ShardState) -> list[Decision]:
-        """A stuck batch has kept an action from its boundary. Ending a worker for an EMPTY_CACHE is a RECYCLE."""
+    def _overdue(self, t: float, batch: Batch, state: ShardState, why: str) -> list[Decision]:
+        """A stuck batch keeps an action from its boundary. Ending a worker for an EMPTY_CACHE is a RECYCLE."""
         pending = state.ladder.pending
         assert pending is not None
         pending.overdue = True
-        age = whole_seconds(t - batch.started)
-        waited = f"no batch boundary for {whole_seconds(t - pending.since)}, a batch running for {age}"
         evidence = self._evidence_now(t, batch)
         ends_now = state.can_end_worker and pending.ends_worker
         overdue = self._decide(
-            t, DecisionKind.OVERDUE, batch, pending.kind, waited, evidence, forced=ends_now, action_id=pending.id
+            t, DecisionKind.OVERDUE, batch, pending.kind, why, evidence, forced=ends_now, action_id=pending.id
         )
         decisions = [overdue]
         if ends_now:
@@ -291,7 +324,7 @@ class Rule:
         is_left = self.settings.action == ADAPTIVE or state.ladder.rung < ActionKind.RECYCLE.rung
         if state.can_end_worker and not pending.ends_worker and is_left:
             state.ladder.rung = max(state.ladder.rung, ActionKind.RECYCLE.rung)
-            reason = f"recycle the worker: {waited}"
+            reason = f"recycle the worker: {why}"
             forced = self._decide(t, DecisionKind.ISSUE, batch, ActionKind.RECYCLE, reason, evidence, forced=True)
             self._pend(state, Pending(forced.action_id, ActionKind.RECYCLE, t))
             self.costs.end_worker(t, batch)
@@ -299,7 +332,7 @@ class Rule:
         return decisions
 
     def _evidence_now(self, t: float, batch: Batch) -> Evidence:
-        baseline, source = self.baseline(batch.shard, batch.device)
+        baseline, source = self.baseline(batch.shard, batch.device, batch.work)
         if baseline is None:
             return {"inflight_seconds": t - batch.started}
         age = t - batch.started
@@ -320,7 +353,8 @@ class Rule:
         return self._decide(t, DecisionKind.HANG, batch, None, reason, evidence, forced=state.can_end_worker)
 
     def is_full(self, batch: Batch, t: float) -> bool | None:
-        """Rule 6: whether the memory has been full since a batch began, or its worker has spilled; `None` if unknown.
+        """Rule 6: whether the memory, or the allocator's cap, has been full since a batch began, or its worker has
+        spilled; `None` if unknown.
 
         Args:
             batch: Running, or ended at `t`.
@@ -328,12 +362,15 @@ class Rule:
         """
         if self.settings.shared and self._shared(t, batch).is_spill:
             return True
-        fraction = self._fraction(t, batch)
-        return None if fraction is None else fraction >= self.settings.vram_full
+        known = [fraction for fraction in self._fractions(t, batch) if fraction is not None]
+        return max(known) >= self.settings.vram_full if known else None
 
-    def _fraction(self, t: float, batch: Batch) -> float | None:
+    def _fractions(self, t: float, batch: Batch) -> tuple[float | None, float | None]:
+        """The highest since a batch began: of the device's memory, and of the allocator's cap."""
         track = self.state.memory.get(batch.device)
-        return track.highest(batch.started, t) if track else None
+        if track is None:
+            return None, None
+        return track.highest(batch.started, t), track.cap.highest(batch.started, t)
 
     def _shared(self, t: float, batch: Batch) -> Shared:
         track, worker = self.state.memory.get(batch.device), self.state.workers.get(batch.worker)
@@ -358,7 +395,7 @@ class Rule:
             baseline,
             source,
             genes_rate,
-            self._fraction(t, batch),
+            *self._fractions(t, batch),
             inflight_seconds,
             self._shared(t, batch),
         )

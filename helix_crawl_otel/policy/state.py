@@ -168,7 +168,7 @@ class DurableState:
 
 
 def dump_durable(state: PolicyState) -> dict[str, Any]:
-    """The state file's content: rungs, baselines and costs of the shards and of the cards.
+    """The state file's content: rungs, baselines and costs of the shards, and what the cards have shown and cost.
 
     Closed shards are among them: a shard that was paused, or restored and not opened again yet, keeps what it measured.
     """
@@ -204,10 +204,11 @@ class DurableText:
             if _is_durable(shard) and (key := self._key_of(name)) is not None
         }
         cards = {key: self._card(key, tuple(history)) for key, history in state.cards.cards.items()}
+        early = {key: (_line(key, samples),) for key, samples in state.cards.early.items()}
         self._shards, self._cards = shards, cards
         return (
             f'{{"version": {VERSION}, "encoder": {json.dumps(state.encoder)}, "shards": {_object(shards)},\n'
-            f'"cards": {{"cards": {_object(cards)}}},\n'
+            f'"cards": {{"cards": {_object(cards)},\n"early": {_object(early)}}},\n'
             f'"costs": {json.dumps(encode(state.costs), allow_nan=False)}}}\n'
         )
 
@@ -286,7 +287,8 @@ def durable_mark(state: PolicyState) -> tuple[object, ...]:
     The running sums of a shard's costs are left out: they change with each batch, and are written with what comes next.
     """
     shards = tuple((name, _mark(shard)) for name, shard in state.shards.items() if shard.is_open)
-    return *shards, *(costs.mark for costs in state.costs.values())
+    early = [(key, tuple(samples)) for key, samples in state.cards.early.items()]
+    return *early, *shards, *(costs.mark for costs in state.costs.values())
 
 
 def _mark(shard: ShardState) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -16,6 +17,7 @@ from typing import TypeVar
 from helix_crawl_otel.config import environment, knob
 from helix_crawl_otel.encoders.base import Encoder, ModelError, first_line
 from helix_crawl_otel.encoders.load import HASHING, check_model, is_of, load_encoder, model_of
+from helix_crawl_otel.encoders.precision import AUTO, FULL, HALVES, DtypeWish
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.formats import count as counted
 from helix_crawl_otel.formats import genes
@@ -68,6 +70,8 @@ class Index:
         folder: A folder of shards, or one shard.
         model: The model that made the vectors, as for `build`. `None` for the one that the shards name; needed for one
             that is a folder, and where shards are of several.
+        dtype: What questions are computed in: `float32`, `float16` or `bfloat16`. `None` is full precision, with which
+            vectors of a half agree, and for vectors that do not, what they were made in.
         device: Where questions are encoded: `cpu`, `cuda:0` and so on, a `torch.device`, or `auto`, which takes a card
             of more than 12 GiB and else the CPU.
         telling: Called with what is done next, empty at its end; `None` for nobody.
@@ -92,17 +96,25 @@ class Index:
         *,
         model: str | None = None,
         device: str | int | TorchDevice = "cpu",
+        dtype: str | None = None,
         telling: Callable[[str], object] | None = None,
     ) -> None:
         if not isinstance(folder, (str, os.PathLike)):
             raise ValueError(f"folder is {folder!r}; accepted: the path of a folder of shards, or of one")
         if model is not None and not isinstance(model, str):
             raise ValueError(f"model is {model!r}; accepted: what build takes as --model, or None")
+        if dtype is not None and dtype not in (FULL, *HALVES):
+            raise ValueError(f"dtype is {dtype!r}; accepted: {', '.join((FULL, *HALVES))}, or None")
         where = device if device == "auto" else str(device_name(device))
         self._telling = telling or (lambda text: None)
         self._encoding = threading.Lock()
         self._path = Path(folder)
         self.notes: list[str] = []
+        self._hear(partial(self._find, model))
+        self._model, self._encoder = self._load(model, where, dtype)
+
+    def _find(self, model: str | None) -> None:
+        """Look which shards there are, and what is in them."""
         try:
             found = self._look()
             self._identity = _wanted(self._path, [identity for identity in found.values() if identity], model)
@@ -120,7 +132,11 @@ class Index:
             if identity is None and has_vectors(shard)
         ]
         self._note_open(list(found))
-        self._model, self._encoder = self._load(model, where)
+
+    @staticmethod
+    def _hear(step: Callable[[], None]) -> None:
+        """Do what may wait for a server that never answers; a command hears its interrupts meanwhile."""
+        step()
 
     def __enter__(self) -> Index:
         return self
@@ -209,18 +225,23 @@ class Index:
             of = counted(len(looked_at), "shard")
             self.notes.append(f"{self._path} is not complete: {lack}, in {shards} of {of}")
 
-    def _load(self, model: str | None, device: str) -> tuple[str, Encoder | None]:
+    def _load(self, model: str | None, device: str, dtype: str | None) -> tuple[str, Encoder | None]:
         name = model if model is not None else model_of(self._identity)
         if name is None:
             folder = str(self._identity.get("model"))
             raise ModelError(f"the vectors are of the model folder {folder!r}; say where it is with --model")
         place = device if device != "auto" else _chosen(name)
         self._telling(f"loads {name} on {place}")
-        encoder = _guarded(lambda: load_encoder(name, place, batch_size=1), f"{name} cannot be loaded on {place}")
+        apart = self._identity.get("dtype")
+        wish = DtypeWish(dtype or AUTO, str(apart) if apart else "", is_apart=bool(apart))
+        encoder = _guarded(
+            lambda: load_encoder(name, place, batch_size=1, wish=wish), f"{name} cannot be loaded on {place}"
+        )
         self._telling("")
         if dict(encoder.identity) != self._identity:
+            given = f"--model {name}" + (f" with --dtype {dtype}" if dtype is not None else "")
             raise EncoderRefused(
-                f"{self._path} was encoded by {shown_identity(self._identity)}, and --model {name} is "
+                f"{self._path} was encoded by {shown_identity(self._identity)}, and {given} is "
                 f"{shown_identity(encoder.identity)} here; accepted: the model that made the vectors"
             )
         return name, encoder
@@ -255,6 +276,7 @@ def query(
     *,
     model: str | None = None,
     device: str | int | TorchDevice = "cpu",
+    dtype: str | None = None,
 ) -> list[Match]:
     """The genes of a folder that are nearest to a text, best first. For more than one question see `Index`.
 
@@ -264,13 +286,14 @@ def query(
         count: At most so many, 1 to 9999.
         model: As for `Index`.
         device: As for `Index`.
+        dtype: As for `Index`.
 
     Raises:
         StoreError: There are no shards, no vectors, or they are of another encoder.
         ModelError: The model cannot be loaded.
         ValueError: An argument is none that is accepted.
     """
-    with Index(folder, model=model, device=device) as index:
+    with Index(folder, model=model, device=device, dtype=dtype) as index:
         return index.query(text, count)
 
 

@@ -97,7 +97,7 @@ class BatchPlan:
         """Whether a version that kept no plan has encoded some of it."""
         if self._store.meta(ORDER_NOTE) is not None:
             return False
-        return bool(self._store.devices()) and bool(self._store.sample(1))
+        return bool(self._store.read("SELECT 1 FROM helix_crawl_sessions LIMIT 1")) and bool(self._store.sample(1))
 
     def _plan_in_file_order(self, batch_size: int) -> None:
         self.rule = FILE_ORDER

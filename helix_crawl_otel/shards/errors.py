@@ -133,7 +133,8 @@ def shown_identity(identity: Mapping[str, object]) -> str:
     """An encoder's identity for people."""
     revision = str(identity.get("revision", ""))[:12]
     prompt = f", prompt {identity['prompt']!r}" if "prompt" in identity else ""
-    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions{prompt})"
+    dtype = f", {identity['dtype']}" if "dtype" in identity else ""
+    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions{prompt}{dtype})"
 
 
 @contextmanager

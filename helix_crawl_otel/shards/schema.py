@@ -82,6 +82,8 @@ OWN_COLUMNS = frozenset({"gene_id", "content", "source_id", "content_hash", VECT
 
 _ADDED = {"source_id": "TEXT", "content_hash": "TEXT", VECTOR: "BLOB"}
 
+_ADDED_TO_SESSIONS = {"dtype": "TEXT", "batch_tokens": "INTEGER"}
+
 PLAN = "helix_crawl_plan"
 
 CREATE_PLAN = f"CREATE TABLE IF NOT EXISTS {PLAN} (place INTEGER PRIMARY KEY, batch INTEGER, gene)"
@@ -96,8 +98,7 @@ _OWN = (
     "CREATE TABLE IF NOT EXISTS helix_crawl_source_notes (source_id TEXT PRIMARY KEY, kind TEXT NOT NULL,"
     " reason TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS helix_crawl_sessions (id INTEGER PRIMARY KEY, device TEXT NOT NULL,"
-    " versions TEXT NOT NULL, threads INTEGER NOT NULL, batch_size INTEGER NOT NULL, at TEXT NOT NULL,"
-    " batch_tokens INTEGER)",
+    " versions TEXT NOT NULL, threads INTEGER NOT NULL, batch_size INTEGER NOT NULL, at TEXT NOT NULL)",
     # Genes of which the encoder has not read all: their characters, and how many of those are in no vector.
     "CREATE TABLE IF NOT EXISTS helix_crawl_unread (gene_id PRIMARY KEY, chars INTEGER NOT NULL,"
     " unread INTEGER NOT NULL)",
@@ -308,8 +309,9 @@ def ensure_own(connection: sqlite3.Connection, table: Table) -> None:
     for name, kind in _ADDED.items():
         if name not in table.columns:
             connection.execute(f"ALTER TABLE genes ADD COLUMN {name} {kind}")
-    if "batch_tokens" not in columns_of(connection, "helix_crawl_sessions"):
-        connection.execute("ALTER TABLE helix_crawl_sessions ADD COLUMN batch_tokens INTEGER")
+    for name, kind in _ADDED_TO_SESSIONS.items():
+        if name not in columns_of(connection, "helix_crawl_sessions"):  # of an older version; then nobody knows
+            connection.execute(f"ALTER TABLE helix_crawl_sessions ADD COLUMN {name} {kind}")
 
 
 def _drop_what_is_no_plan(connection: sqlite3.Connection) -> None:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helix_crawl_otel.formats import count, shard_name
+from helix_crawl_otel.paths import looked_at
 from helix_crawl_otel.shards.build_record import BuildRecord, RecordUnusable, read_record
 from helix_crawl_otel.shards.errors import EmptyFile, NotAShard, StoreError
 from helix_crawl_otel.shards.inspect import names_by_file, reading, salvage
 from helix_crawl_otel.shards.notes import read_notes
-from helix_crawl_otel.shards.schema import INGESTING, TREE_NOTE, require_built
+from helix_crawl_otel.shards.schema import INGESTING, TREE_NOTE, columns_of, require_built
 
 __all__ = [
     "BEGUN",
@@ -45,11 +46,13 @@ class Provenance:
     Args:
         encoder: Its identity, `None` where nothing says so.
         devices: On which there were sessions, such as `cpu` and `cuda:0`, in the order of the first of each.
+        dtypes: In which they computed, likewise; without those of older versions, which did not write it down.
         is_ingested: All sources that there were are in it, as far as the file says.
     """
 
     encoder: Mapping[str, object] | None
     devices: tuple[str, ...]
+    dtypes: tuple[str, ...]
     is_ingested: bool
 
 
@@ -67,9 +70,13 @@ def provenance(path: Path, *, planned: str | None = None) -> Provenance:
             _, found = own.get(TREE_NOTE, ("", planned))
             if found.casefold() != planned.casefold():  # a folder may have been renamed in the case of its letters
                 raise NotAShard(f"{path} is the shard {found!r} and not {planned!r}, as if it had been copied there")
-        sql = "SELECT device FROM helix_crawl_sessions GROUP BY device ORDER BY min(id)"
-        devices = [str(device) for (device,) in connection.execute(sql)] if table.has_own else []
-    return Provenance(own.get("encoder"), tuple(devices), not own.get(INGESTING))
+        # Of an older version the table has no dtype, and where nobody has encoded yet there is none.
+        made = {}
+        for column in columns_of(connection, "helix_crawl_sessions") & {"device", "dtype"}:
+            sql = f"SELECT {column} FROM helix_crawl_sessions GROUP BY {column} ORDER BY min(id)"
+            made[column] = tuple(str(value) for (value,) in connection.execute(sql) if value is not None)
+    devices, dtypes = (made.get(column, ()) for column in ("device", "dtype"))
+    return Provenance(own.get("encoder"), devices, dtypes, not own.get(INGESTING))
 
 
 @dataclass
@@ -91,6 +98,7 @@ class FolderStanding:
     @classmethod
     def of(cls, folder: Path) -> FolderStanding:
         """Look which of the planned shards have been begun."""
+        looked_at.place = str(folder)
         try:
             found = cls(folder, read_record(folder))
         except RecordUnusable as error:

@@ -205,7 +205,7 @@ class ShardStore:
         """
         present = self.identity()
         if (reencode and present != identity) or (present == identity and self.meta("clearing")):
-            self._clear(identity)
+            self.clear(identity)
         elif present == identity and reencode:
             self._clear_other_lengths()
         elif present is None:
@@ -213,7 +213,8 @@ class ShardStore:
         elif present != identity:
             raise EncoderRefused.of(self.path, present, shown_identity(identity))
 
-    def _clear(self, identity: Mapping[str, object]) -> None:
+    def clear(self, identity: Mapping[str, object]) -> None:
+        """Take every vector out, for those of this encoder."""
         with self.writing() as connection:
             self.set_meta("encoder", dict(identity))
             self.set_meta("clearing", True)
@@ -246,23 +247,30 @@ class ShardStore:
                 self.keep(ANY_LENGTH_NOTE, True)
 
     def note_session(
-        self, device: str, versions: Mapping[str, str], threads: int, batch_size: int, batch_tokens: int | None = None
+        self,
+        device: str,
+        versions: Mapping[str, str],
+        threads: int,
+        batch_size: int,
+        dtype: str = "float32",
+        *,
+        batch_tokens: int | None = None,
     ) -> None:
         """Keep with the vectors where and with what they were made; the same as last time is not said twice."""
-        row = (device, json.dumps(dict(versions), sort_keys=True), threads, batch_size, batch_tokens)
-        columns = "device, versions, threads, batch_size, batch_tokens"
+        row = (device, json.dumps(dict(versions), sort_keys=True), threads, batch_size, dtype, batch_tokens)
+        columns = "device, versions, threads, batch_size, dtype, batch_tokens"
         with self.writing() as connection:
             last = connection.execute(f"SELECT {columns} FROM helix_crawl_sessions ORDER BY id DESC LIMIT 1").fetchone()
             if last != row:
                 connection.execute(
-                    f"INSERT INTO helix_crawl_sessions ({columns}, at) VALUES (?, ?, ?, ?, ?, ?)", (*row, _now())
+                    f"INSERT INTO helix_crawl_sessions ({columns}, at) VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _now())
                 )
 
-    def devices(self) -> set[str]:
-        """Kinds of devices that vectors here were made on: `cpu`, `cuda`."""
-        with store_errors(self.path):
-            rows = self._connection.execute("SELECT DISTINCT device FROM helix_crawl_sessions").fetchall()
-        return {str(row[0]).partition(":")[0] for row in rows}
+    def made_with(self) -> list[tuple[str, str]]:
+        """Kinds of devices that vectors here were made on, `cpu` or `cuda`, with what was computed in; the last one is
+        last. Empty for what an older version made, which computed as the model is saved."""
+        rows = self.read("SELECT device, coalesce(dtype, '') FROM helix_crawl_sessions ORDER BY id")
+        return [(str(device).partition(":")[0], str(dtype)) for device, dtype in rows]
 
     # -- pending ------------------------------------------------------------------------------------------------------
 
@@ -360,15 +368,8 @@ class ShardStore:
         rows = self.read(f"SELECT content FROM genes WHERE {wanted} ORDER BY length(content) DESC LIMIT 1")
         return str(rows[0][0]) if rows else ""
 
-    def sample(self, count: int, *, not_of_device: str | None = None) -> list[tuple[str, str, bytes]]:
-        """A few genes that have a vector, spread over the shard, the same ones each time.
-
-        Args:
-            count: At most so many.
-            not_of_device: Only when vectors here were made on another kind of device than this one.
-        """
-        if not_of_device is not None and self.devices() <= {not_of_device.partition(":")[0]}:
-            return []
+    def sample(self, count: int) -> list[tuple[str, str, bytes]]:
+        """A few genes that have a vector, spread over the shard, the same ones each time. At most `count`."""
         with store_errors(self.path):
             return schema.spread_sample(self._connection, self.table, self._form(), count)
 

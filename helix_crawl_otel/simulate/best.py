@@ -1,15 +1,18 @@
-"""The best possible time for a scenario: the cheapest plan of releases, recycles and moves between card and CPU.
+"""The best possible time for a scenario: a bound that no policy passes, and the plan that it is the time of.
 
-A shortest path over the batch boundaries. What makes it small, and exact:
+A shortest path over the batch boundaries, over recycles and moves between card and CPU, each at its full cost, on a
+card that is better than any policy could make it (`IdealContext`): its cache is emptied for nothing before each batch,
+and a batch that does not fit is cut beforehand. So it is a bound for every policy, with a cap on the allocator or
+without one; and a close one, for a release in time or a flush costs half a second. What makes the search small, and
+exact on that card:
 
-- a younger context is never slower than an older one (`Context`), and starting one costs the same anywhere, so a
-  reset is never needed before the first batch that would spill or stall (put it off until there: the context is
+- a younger context is never slower than an older one, and starting one costs the same anywhere, so a reset is never
+  needed before the first batch that is slower for what has leaked, or stalls (put it off until there: the context is
   younger from then on);
-- once something has spilled a release is useless, so what is left is a recycle, at any boundary after;
 - as soon as a context has lost more than a reset at that first boundary would have cost, it is not followed further.
 
-No policy can be faster: the closed loop offers nothing else to do, charges the same costs, and ending a worker inside a
-batch only adds the part of the batch that is lost.
+The closed loop offers nothing else to do, charges the same costs or more, and ending a worker inside a batch only adds
+the part of the batch that is lost.
 
 Source: DESIGN.md, section 10: "time to finish over the best possible".
 """
@@ -19,7 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from helix_crawl_otel.modelled_card import BatchLoad, CardModel, Context
+from helix_crawl_otel.modelled_card import BatchLoad, CardModel, IdealContext
 from helix_crawl_otel.simulate.policies import CARD, CPU, PlannedPolicy, SimulatedAction
 from helix_crawl_otel.simulate.scenario import Scenario
 
@@ -71,15 +74,14 @@ class _Way:
 class _Search:
     """Over boundaries 0 to n; boundary i lies before batch i.
 
-    `fresh[i]`: a fresh context begins at i by a new process; `emptied[i]`: one begins by a release.
-    `on_card[i]`: all before i is done and the worker is on the card. `on_cpu[i]`: the same on the CPU.
+    `fresh[i]`: a fresh context begins at i. `on_card[i]`: all before i is done and the worker is on the card.
+    `on_cpu[i]`: the same on the CPU.
     """
 
     def __init__(self, loads: list[BatchLoad], card: CardModel) -> None:
         self.loads, self.card = loads, card
         count = len(loads) + 1
         self.fresh = [_Way() for _ in range(count)]
-        self.emptied = [_Way() for _ in range(count)]
         self.on_card = [_Way() for _ in range(count)]
         self.on_cpu = [_Way() for _ in range(count)]
         self.start_seconds = card.start_seconds + card.warmup_seconds
@@ -93,16 +95,9 @@ class _Search:
             # Later than that, a recycle at this boundary is better than coming back from the CPU.
             if i > 0 and cpu.seconds <= self.on_card[i].seconds + self.card.memory_return_seconds:
                 self.fresh[i].offer(cpu.seconds + self.start_seconds, cpu.via, CPU, SimulatedAction.RETURN)
-            begun = self._begun(i)
-            if begun.seconds < _NEVER:
-                self._follow(i, begun)
+            if self.fresh[i].seconds < _NEVER:
+                self._follow(i)
         return self._plan()
-
-    def _begun(self, i: int) -> _Way:
-        """The better of a fresh and an emptied context; one that meets a stall has to be fresh."""
-        if self.loads[i].stalls or self.fresh[i].seconds <= self.emptied[i].seconds:
-            return self.fresh[i]
-        return self.emptied[i]
 
     def _stay_on_cpu(self, i: int, load: BatchLoad) -> None:
         """One batch further on the CPU: already there, moved there now, or begun there."""
@@ -112,32 +107,33 @@ class _Search:
         start = 0.0 if i == 0 else self.on_card[i].seconds
         after.offer(start + self.card.cpu_start_seconds + seconds, i, CARD if i else "", SimulatedAction.DEMOTE_CPU)
 
-    def _follow(self, i: int, begun: _Way) -> None:
+    def _follow(self, i: int) -> None:
         """Follow the context that begins at i for as long as that can be the best."""
-        context, t = Context(self.card), begun.seconds
-        young: Context | None = None
-        at_risk: int | None = None
-        lost, reset_seconds = 0.0, self.recycle_seconds
+        context, t = IdealContext(self.card), self.fresh[i].seconds
+        young: IdealContext | None = None
+        lost = 0.0
         for k in range(i, len(self.loads)):
             load, before = self.loads[k], t
             seconds = context.encode(load)
-            if at_risk is None and (context.spilled_gib > 0 or math.isinf(seconds)):
-                at_risk = k
-                if k > i:
-                    self.emptied[k].offer(before + self.card.release_seconds, i, CARD, SimulatedAction.EMPTY_CACHE)
-                    reset_seconds = self.card.release_seconds
-            if at_risk is not None and k > i:
-                self.fresh[k].offer(before + self.recycle_seconds, i, CARD, SimulatedAction.RECYCLE)
+            if k > i:
+                if young is None and self._is_at_risk(context, load, seconds):
+                    young = IdealContext(self.card)
+                if young is not None:
+                    self.fresh[k].offer(before + self.recycle_seconds, i, CARD, SimulatedAction.RECYCLE)
+                    lost += seconds - young.encode(load)
             if math.isinf(seconds):
                 return
             t += load.read_seconds + seconds
             self.on_card[k + 1].offer(t, i, CARD, None)
-            if at_risk is not None and k >= max(at_risk, i + 1):
-                young = young or Context(self.card)
-                lost += seconds - young.encode(load)
-                if lost >= reset_seconds:
-                    self.fresh[k + 1].offer(t + self.recycle_seconds, i, CARD, SimulatedAction.RECYCLE)
-                    return
+            if lost >= self.recycle_seconds:
+                self.fresh[k + 1].offer(t + self.recycle_seconds, i, CARD, SimulatedAction.RECYCLE)
+                return
+
+    def _is_at_risk(self, context: IdealContext, load: BatchLoad, seconds: float) -> bool:
+        """Whether a fresh context would be faster: this one stalls, or lacks what has leaked."""
+        if context.leaked_gib == 0 or seconds == load.healthy_seconds(self.card):
+            return math.isinf(seconds)
+        return seconds > IdealContext(self.card).encode(load)
 
     def _plan(self) -> Plan:
         end = len(self.loads)
@@ -145,25 +141,15 @@ class _Search:
         card, cpu = self.on_card[end], self.on_cpu[end]
         seconds = min(card.seconds, cpu.seconds)
         device, at = (CARD, card.via) if card.seconds <= cpu.seconds else (CPU, cpu.via)
-        way = self._begun(at) if device == CARD else cpu
         # `at` is where the last stretch on one context or on the CPU began; go back from stretch to stretch.
         while at > 0:
             if device == CARD:
+                way = self.fresh[at]
                 assert way.step is not None
-                steps[at] = way.step
-                device = way.device
-                at, way = self._before(way, at)
+                steps[at], device, at = way.step, way.device, way.via
             else:
-                steps[at] = SimulatedAction.DEMOTE_CPU
-                device, before = CARD, self.on_card[at].via
-                at, way = before, self._begun(before)
+                steps[at], device, at = SimulatedAction.DEMOTE_CPU, CARD, self.on_card[at].via
         return Plan(seconds, steps, device)
-
-    def _before(self, way: _Way, at: int) -> tuple[int, _Way]:
-        """Where the stretch that ended at `at` began."""
-        if way.device == CPU:
-            return self.on_cpu[at].via, self.on_cpu[at]
-        return way.via, self._begun(way.via)
 
 
 def best_plan(scenario: Scenario) -> Plan:

@@ -9,20 +9,33 @@ Source: DESIGN.md, section 3.3 (`simulate --json`, fixed keys).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from helix_crawl_otel.formats import span
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.best import best_plan
+from helix_crawl_otel.simulate.families import FAMILIES, random_scenarios
 from helix_crawl_otel.simulate.loop import GIVE_UP_SECONDS, SimulatedRun, play
-from helix_crawl_otel.simulate.policies import DEFINITIONS, SimulatedPolicy, finished_batches, ladder
+from helix_crawl_otel.simulate.policies import DEFINITIONS, MAKERS
 from helix_crawl_otel.simulate.scenario import MOST_SEEDS, Scenario
 
-__all__ = ["DRAWS", "Comparison", "Row", "compare", "compare_draws", "legend", "table"]
+__all__ = [
+    "DRAWS",
+    "Comparison",
+    "RandomRow",
+    "Row",
+    "compare",
+    "compare_draws",
+    "compare_random",
+    "legend",
+    "random_table",
+    "table",
+]
 
 _HEADINGS = ("scenario", "policy", "finished after", "over best", "worst", "noticed after", "interventions", "false")
+_RANDOM_HEADINGS = ("family", "policy", "over best", "95 %", "worst", "which", "interventions", "false")
 
 DRAWS = 10
 """DESIGN.md, section 10 has its goals in ten draws."""
@@ -120,23 +133,16 @@ class Comparison:
         )
 
 
-def compare(scenario: Scenario, settings: Settings) -> Comparison:
-    """Run a scenario under every policy.
+def compare(scenario: Scenario, settings: Settings, policies: Iterable[str] = MAKERS) -> Comparison:
+    """Run a scenario under several policies, and under `best`.
 
     Args:
         scenario: The card and the batches.
-        settings: The knobs of `ladder` and of `finished-batches` (which never judges a batch in flight).
+        settings: The knobs of all but `none`, `release` and `best` (`finished-batches` never judges a batch in flight).
+        policies: Names, all unless given.
     """
-    policies = [
-        SimulatedPolicy("none", routine_release=False),
-        SimulatedPolicy("release", routine_release=True),
-        finished_batches(settings),
-        ladder(settings),
-        best_plan(scenario).policy(),
-    ]
-    runs = {policy.name: play(scenario, policy) for policy in policies}
-    assert list(runs) == list(DEFINITIONS)
-    return Comparison(scenario, runs)
+    runs = {name: play(scenario, MAKERS[name](settings)) for name in policies}
+    return Comparison(scenario, runs | {"best": play(scenario, best_plan(scenario).policy())})
 
 
 def compare_draws(
@@ -155,7 +161,7 @@ def compare_draws(
     """
     by_policy: dict[str, list[Row]] = {policy: [] for policy in DEFINITIONS}
     for number in range(draws):
-        drawn = replace(scenario, seed=(scenario.seed + number) % MOST_SEEDS)
+        drawn = scenario.drawn((scenario.seed + number) % MOST_SEEDS)
         for row in compare(drawn, settings).rows:
             by_policy[row.policy].append(row)
         progress(number + 1)
@@ -176,14 +182,121 @@ def _by_ratio(row: Row) -> tuple[float, float, int]:
     return ratio, endless if row.finish_seconds is None else row.finish_seconds, row.seed
 
 
+# -- random scenarios --------------------------------------------------------------------------------------------------
+
+RANDOM_POLICIES = tuple(name for name in MAKERS if name not in ("release", "finished-batches"))
+"""Those of `--random`."""
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class RandomRow:
+    """One policy on the random scenarios of a family, or of all.
+
+    Args:
+        family: Name, or `all`.
+        policy: Name.
+        scenarios: How many.
+        median_ratio: Of the times over the best possible, the middle one (of an even number the lower); `None` where it
+            was given up.
+        p95_ratio: The one that 95 % of them do not pass.
+        worst_ratio: The largest.
+        worst_seed: Whose that is.
+        worst_family: Likewise.
+        interventions: Remedies taken in all of them.
+        false_interventions: Those taken while there was no crawl.
+    """
+
+    family: str
+    policy: str
+    scenarios: int
+    median_ratio: float | None
+    p95_ratio: float | None
+    worst_ratio: float | None
+    worst_seed: int
+    worst_family: str
+    interventions: int
+    false_interventions: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The row of `--random --json`."""
+        return {key: round(value, 4) if isinstance(value, float) else value for key, value in vars(self).items()}
+
+    def cells(self) -> tuple[str, ...]:
+        """The row of the table."""
+        ratios = (self.median_ratio, self.p95_ratio, self.worst_ratio)
+        return (
+            self.family,
+            self.policy,
+            *("-" if ratio is None else f"{ratio:.3f}" if ratio < 10 else f"{ratio:.1f}" for ratio in ratios),
+            f"{self.worst_family} {self.worst_seed}",
+            str(self.interventions),
+            str(self.false_interventions),
+        )
+
+
+def compare_random(
+    count: int, seed: int, settings: Settings, progress: Callable[[int], None] = lambda done: None
+) -> list[RandomRow]:
+    """Run random scenarios of all families under each of `RANDOM_POLICIES`.
+
+    Args:
+        count: How many, 1 or more.
+        seed: Of the first; the next ones follow.
+        settings: See `compare`.
+        progress: Called after each, with how many are done.
+
+    Returns:
+        A row a policy of all scenarios, then those of each family.
+    """
+    found: list[Row] = []
+    for scenario in random_scenarios(count, seed):
+        found += compare(scenario, settings, RANDOM_POLICIES).rows
+        progress(len(found) // (len(RANDOM_POLICIES) + 1))
+    families = (ALL, *dict.fromkeys(row.scenario for row in found))
+    return [
+        _random_row(family, policy, [row for row in found if row.policy == policy and family in (ALL, row.scenario)])
+        for family in families
+        for policy in RANDOM_POLICIES
+    ]
+
+
+def _random_row(family: str, policy: str, rows: Sequence[Row]) -> RandomRow:
+    ranked = sorted(rows, key=_by_ratio)
+    return RandomRow(
+        family,
+        policy,
+        len(rows),
+        ranked[(len(rows) - 1) // 2].ratio_to_best,
+        ranked[math.ceil(0.95 * len(rows)) - 1].ratio_to_best,
+        ranked[-1].ratio_to_best,
+        ranked[-1].seed,
+        ranked[-1].scenario,
+        sum(row.interventions for row in rows),
+        sum(row.false_interventions or 0 for row in rows),
+    )
+
+
 # -- for people -------------------------------------------------------------------------------------------------------
 
 
 def table(scenarios: Sequence[Sequence[Row]]) -> str:
     """All rows, a block a scenario, aligned, its name on its first row only."""
-    blocks = [[row.cells() for row in rows] for rows in scenarios]
+    return _table(_HEADINGS, [[row.cells() for row in rows] for rows in scenarios])
+
+
+def random_table(rows: Sequence[RandomRow]) -> str:
+    """The same of random scenarios, a block a family."""
+    blocks: dict[str, list[tuple[str, ...]]] = {}
+    for row in rows:
+        blocks.setdefault(row.family, []).append(row.cells())
+    return _table(_RANDOM_HEADINGS, list(blocks.values()))
+
+
+def _table(headings: Sequence[str], blocks: Sequence[Sequence[tuple[str, ...]]]) -> str:
     widths = [
-        max(map(len, column)) for column in zip(_HEADINGS, *(row for block in blocks for row in block), strict=True)
+        max(map(len, column)) for column in zip(headings, *(row for block in blocks for row in block), strict=True)
     ]
 
     def aligned(cells: Sequence[str]) -> str:
@@ -191,7 +304,7 @@ def table(scenarios: Sequence[Sequence[Row]]) -> str:
         text += [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]
         return "  ".join(text).rstrip()
 
-    lines = [aligned(_HEADINGS), "  ".join("-" * width for width in widths)]
+    lines = [aligned(headings), "  ".join("-" * width for width in widths)]
     texts = ["\n".join(aligned(("" if at else row[0], *row[1:])) for at, row in enumerate(block)) for block in blocks]
     return "\n".join([*lines, "\n\n".join(texts)])
 
@@ -210,5 +323,7 @@ def legend() -> str:
         "  interventions     remedies taken in answer to a verdict (a release by the clock is routine); best: planned",
         "  false             of those, taken while there was no crawl; the most in any draw",
         f"Each scenario is drawn {DRAWS} times, or --draws: its batches' lengths and times differ from seed to seed.",
+        "Families of --random N, each of which is a SCENARIO too; --seed S makes the same one again:",
+        *(f"  {name:17} {text}" for name, (text, _) in FAMILIES.items()),
     ]
     return "\n".join(lines)

@@ -8,9 +8,11 @@ Source: DESIGN.md, section 7 for what a supervisor and a worker do, section 5 fo
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
-from helix_crawl_otel.modelled_card import BatchLoad, Context, slowdown
+from helix_crawl_otel.modelled_card import BatchLoad, Context, IdealContext, slowdown
+from helix_crawl_otel.policy.bad_batches import BadBatches
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.simulate.policies import CARD, CPU, SimulatedAction, SimulatedPolicy
@@ -141,18 +143,22 @@ class _Loop:
     def __init__(self, scenario: Scenario, policy: SimulatedPolicy) -> None:
         self.scenario, self.card, self.policy = scenario, scenario.card, policy
         self.run = SimulatedRun(policy.name)
+        self.loads = scenario.loads()
+        self.waiting = Counter[str]()  # work without a vector, by shard
+        for load in self.loads:
+            self.waiting[load.shard] += load.work
         self.now = 0.0
         self.device = policy.first_device
         self.context: Context | None = None
         self.batches = 0  # of this worker
+        self.others_gib = 0.0  # beyond those of the card, as the newest batch met it
         self.crawling = False
 
     def play(self) -> SimulatedRun:
         try:
             self._start(self.device, "first")
-            for load in self.scenario.loads():
-                while not self._encode(load):
-                    pass
+            for load in self.loads:
+                self._encode_in_parts(load)
             self.run.finish_seconds = self.now
         except _GivenUp:
             self.run.finish_seconds = None
@@ -164,10 +170,19 @@ class _Loop:
         """Start a worker; its first batch begins when it is ready."""
         self._pass(self.card.cpu_start_seconds if device == CPU else self.card.start_seconds)
         self.device, self.batches, self.crawling = device, 0, False
-        self.context = None if device == CPU else Context(self.card)
+        self.context = None if device == CPU else self._context()
         self._sample()
         self.run.workers.append((self.now, device, reason))
-        self.policy.worker_started(self.now, device)
+        self.policy.worker_started(self.now, device, reason)
+
+    def _context(self) -> Context:
+        if self.policy.foresees:
+            return IdealContext(self.card)
+        return Context(self.card, self._cap_gib() if self.policy.caps else None, self.others_gib)
+
+    def _cap_gib(self) -> float:
+        """The most that a worker may hold, by what others hold now."""
+        return self.scenario.vram_cap * max(0.0, self.card.budget_gib - self.others_gib)
 
     def _replace(self, device: str, reason: str, *, gate: bool) -> None:
         """End the worker and start another, after the old one's memory has come back where that is waited for."""
@@ -193,12 +208,33 @@ class _Loop:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def _encode(self, load: BatchLoad) -> bool:
-        """Boundary, read, encode, commit. Returns False when the worker was ended inside the batch."""
+    def _encode_in_parts(self, load: BatchLoad) -> None:
+        """Encode a batch, in one piece unless that ends its worker again and again."""
+        bad, waiting = BadBatches(), [load]
+        while waiting:
+            part = waiting[0]
+            first = f"{load.index}.{len(waiting)}"
+            ended = self._encode(part)
+            if ended is None:
+                waiting.pop(0)
+            elif ended is SimulatedAction.RESTART:
+                outcome = bad.crashed(first, part.genes, "hang", is_on_card=self.device != CPU)
+                most = bad.limits().get(first, part.genes)
+                waiting[:1] = part.cut(most)
+                if outcome.needs_cpu:
+                    self._apply(SimulatedAction.DEMOTE_CPU, load)
+
+    def _encode(self, load: BatchLoad) -> SimulatedAction | None:
+        """Boundary, read, encode, commit. Returns how the worker was ended inside the batch, if it was."""
+        if self.policy.caps and self.context is not None and self.context.limit(self._cap_gib()):
+            self._sample()
+            self._pass(self.card.release_seconds)
         if self._routine_release_is_due():
             self._apply(SimulatedAction.RELEASE, load)
         while (step := self.policy.boundary(self.now, load, self.device)) is not None:
             self._apply(step, load)
+        follow = load.shard != self.loads[-1].shard
+        self.policy.work_waits(load.shard, self.waiting[load.shard], shards_follow=follow)
         self._pass(load.read_seconds)
         began, seconds = self.now, self._take_memory(load)
         reading = MemoryReading(None, None) if self.context is None else self.context.reading()
@@ -220,22 +256,33 @@ class _Loop:
         if end is not None:
             self._note(load, began, finished=False)
             self._apply(end, load, forced=True)
-            return False
+            return end
         self._reach(began + seconds, load, began)
+        if self.context is not None and self.context.lacks_memory:
+            self._note(load, began, finished=False)
+            end = SimulatedAction.DEMOTE_CPU if self.context.batches == 1 else SimulatedAction.RECYCLE
+            self._apply(end, load)
+            return end
         self.policy.batch_finished(self.now, load, self.device, seconds, reading)
         self._note_detection(load)
         self._note(load, began, finished=True)
         self.batches += 1
-        return True
+        self.waiting[load.shard] -= load.work
+        return None
 
     def _take_memory(self, load: BatchLoad) -> float:
         """Seconds of the encode stage; whether it crawls goes to `crawling`."""
+        self.others_gib = load.others_gib
         if self.context is None:
             self.crawling = False
             return load.cpu_seconds(self.card)
         warmup = self.card.warmup_seconds if self.context.batches == 0 else 0.0
         seconds = self.context.encode(load)
-        self.crawling = math.isinf(seconds) or slowdown(self.card, self.context.spilled_gib) >= CRAWL_SLOWDOWN
+        self.crawling = (
+            math.isinf(seconds)
+            or self.context.lacks_memory
+            or slowdown(self.card, self.context.spilled_gib) >= CRAWL_SLOWDOWN
+        )
         return seconds + warmup
 
     def _routine_release_is_due(self) -> bool:
@@ -259,7 +306,7 @@ class _Loop:
 
     def _note(self, load: BatchLoad, began: float, *, finished: bool) -> None:
         known = self.policy.baseline(load, self.device)
-        used_gib = self.card.others_gib if self.context is None else self.context.used_gib
+        used_gib = self._used_gib()
         self.run.attempts.append(
             Attempt(load, self.device, began, self.now, finished, self.crawling, used_gib, *(known or (None, None)))
         )
@@ -268,8 +315,11 @@ class _Loop:
         if self.policy.detected():
             self.run.marks.append(Mark(self.now, "DETECT", load.shard, crawling=self.crawling))
 
+    def _used_gib(self) -> float:
+        return self.card.others_gib + self.others_gib if self.context is None else self.context.used_gib
+
     def _sample(self) -> None:
-        used_gib = self.card.others_gib if self.context is None else self.context.used_gib
+        used_gib = self._used_gib()
         if not self.run.memory or self.run.memory[-1][1] != used_gib:
             self.run.memory.append((self.now, used_gib))
 

@@ -43,6 +43,9 @@ INK = LIGHT | {
     "release": "#c77c11",
     "finished-batches": "#7b5aa6",
     "ladder": "#1f6fb4",
+    "ladder+cap": "#2b9aa8",
+    "adaptive": "#b0457b",
+    "adaptive+cap": "#8a6d1f",
     "best": "#2a7f3e",
 }
 """A colour a policy beside those of every chart."""

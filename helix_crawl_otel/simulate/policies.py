@@ -8,19 +8,22 @@ Source: DESIGN.md, sections 4 and 5; issue "simulate": none, release only, finis
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 
 from helix_crawl_otel.modelled_card import BatchLoad
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, MemoryReading, Outcome
+from helix_crawl_otel.policy.model import REMEDIES, ActionKind, Decision, DecisionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.policy import Policy
-from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.settings import ADAPTIVE, Settings
 
 __all__ = [
     "CARD",
     "CPU",
     "DEFINITIONS",
+    "MAKERS",
     "CorePolicy",
     "PlannedPolicy",
     "SimulatedAction",
@@ -39,8 +42,13 @@ DEFINITIONS = {
     "rest of the shard; acts between batches, and nobody can end the worker",
     "ladder": "release, and this package: the rule on finished batches and batches in flight, all rungs, under a "
     "supervisor that ends a worker stuck in a batch; with the knobs given",
-    "best": "the least time there is, knowing all that will come: the cheapest plan of releases, recycles, moves to "
-    "the CPU and back, at any batch boundary, each at its full cost",
+    "ladder+cap": "the ladder with a cap on the worker's allocator (95 % of the memory that is free or its own): a "
+    "request beyond it is refused, so that the cache is given back, then the batch halved, then the worker recycled",
+    "adaptive": "as ladder, but at a trip what finishes the shard sooner, by the rates and costs measured so far "
+    "(`--action adaptive`)",
+    "adaptive+cap": "the same with the cap of ladder+cap",
+    "best": "a bound, knowing all that will come: the cheapest plan of recycles, moves to the CPU and back, at any "
+    "batch boundary, each at its full cost, where a cache is emptied for nothing and a batch cut that does not fit",
 }
 """What each policy is, in the order of the table."""
 
@@ -68,6 +76,10 @@ class SimulatedPolicy:
     """Whether it is asked every 5 s inside a batch."""
     supervised = False
     """Whether a move to the CPU is a new process, which waits for the memory of the old one."""
+    caps = False
+    """Whether its workers have a cap on their allocator."""
+    foresees = False
+    """Whether its card is the ideal one, for the bound."""
     first_device = CARD
 
     def __init__(self, name: str, *, routine_release: bool) -> None:
@@ -78,8 +90,11 @@ class SimulatedPolicy:
         """What to do before this batch. Asked again after each step until there is none."""
         return None
 
-    def worker_started(self, t: float, device: str) -> None:
-        """A worker is ready."""
+    def worker_started(self, t: float, device: str, reason: str) -> None:
+        """A worker is ready, for one of the reasons of `helix_dense_worker_starts`."""
+
+    def work_waits(self, shard: str, work: float, *, shards_follow: bool) -> None:
+        """So many padded tokens of the shard lack a vector, and other shards come after it or do not."""
 
     def batch_started(self, t: float, load: BatchLoad, device: str, reading: MemoryReading) -> None:
         """A batch begins its encode stage."""
@@ -114,6 +129,7 @@ class PlannedPolicy(SimulatedPolicy):
     first_device: str = CARD
     name: str = "best"
     routine_release: bool = False
+    foresees = True
     taken: set[int] = field(default_factory=set)
 
     def boundary(self, t: float, load: BatchLoad, device: str) -> SimulatedAction | None:
@@ -132,15 +148,23 @@ class CorePolicy(SimulatedPolicy):
         settings: The knobs.
         can_take: Rungs that the driver can take.
         can_end_worker: A supervisor ends the worker of an overdue action or a hang.
+        caps: Its workers have a cap on their allocator.
     """
 
     def __init__(
-        self, name: str, settings: Settings, *, can_take: tuple[ActionKind, ...], can_end_worker: bool
+        self,
+        name: str,
+        settings: Settings,
+        *,
+        can_take: tuple[ActionKind, ...],
+        can_end_worker: bool,
+        caps: bool = False,
     ) -> None:
         super().__init__(name, routine_release=True)
         self.core = Policy(settings)
         self.can_take = can_take
         self.ticks = self.supervised = can_end_worker
+        self.caps = caps
         self._shard: str | None = None
         self._pending: Decision | None = None
         self._end: SimulatedAction | None = None
@@ -165,12 +189,16 @@ class CorePolicy(SimulatedPolicy):
             self.core.resolve(load.shard, pending.action_id, Outcome.APPLIED)
         return SimulatedAction(pending.kind.value)
 
-    def worker_started(self, t: float, device: str) -> None:
+    def worker_started(self, t: float, device: str, reason: str) -> None:
         """The core is told; the worker goes on with the shard."""
         self._pending = None
-        self._take(self.core.start_worker(t, _WORKER, device))
+        self._take(self.core.start_worker(t, _WORKER, device, reason))
         if self._shard is not None:
             self._open(t, device)
+
+    def work_waits(self, shard: str, work: float, *, shards_follow: bool) -> None:
+        """As the driver says it, when it has opened the shard and at each boundary."""
+        self.core.wait_for(shard, work, shards_follow=shards_follow)
 
     def batch_started(self, t: float, load: BatchLoad, device: str, reading: MemoryReading) -> None:
         """As the driver says it."""
@@ -227,13 +255,29 @@ class CorePolicy(SimulatedPolicy):
                 self._pending = None
 
 
-def ladder(settings: Settings) -> CorePolicy:
-    """`ladder`: see `DEFINITIONS`."""
-    kinds = (ActionKind.EMPTY_CACHE, ActionKind.RECYCLE, ActionKind.DEMOTE_CPU)
-    return CorePolicy("ladder", settings, can_take=kinds, can_end_worker=True)
+def ladder(settings: Settings, *, caps: bool = False, name: str = "ladder") -> CorePolicy:
+    """`ladder`, and with a cap `ladder+cap`: see `DEFINITIONS`."""
+    return CorePolicy(f"{name}+cap" if caps else name, settings, can_take=REMEDIES, can_end_worker=True, caps=caps)
+
+
+def adaptive(settings: Settings, *, caps: bool = False) -> CorePolicy:
+    """`adaptive`, and with a cap `adaptive+cap`: see `DEFINITIONS`."""
+    return ladder(replace(settings, action=ADAPTIVE), caps=caps, name="adaptive")
 
 
 def finished_batches(settings: Settings) -> CorePolicy:
     """`finished-batches`: see `DEFINITIONS`. It judges by work, as ours does, so that only two things differ."""
     kinds = (ActionKind.EMPTY_CACHE, ActionKind.DEMOTE_CPU)
     return CorePolicy("finished-batches", replace(settings, inflight=False), can_take=kinds, can_end_worker=False)
+
+
+MAKERS: dict[str, Callable[[Settings], SimulatedPolicy]] = {
+    "none": lambda settings: SimulatedPolicy("none", routine_release=False),
+    "release": lambda settings: SimulatedPolicy("release", routine_release=True),
+    "finished-batches": finished_batches,
+    "ladder": ladder,
+    "ladder+cap": partial(ladder, caps=True),
+    "adaptive": adaptive,
+    "adaptive+cap": partial(adaptive, caps=True),
+}
+"""What makes a policy of the knobs, for each but `best`."""

@@ -9,11 +9,13 @@ Source: DESIGN.md, sections 3.3 (`simulate`), 4 ("what must not trip") and 10; I
 
 from __future__ import annotations
 
+import math
 import random
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from helix_crawl_otel.modelled_card import BatchLoad, CardModel, check_number
+from helix_crawl_otel.modelled_card import BatchLoad, CardModel, check_number, check_whole
 
 __all__ = ["MAX_BATCHES", "MOST_SEEDS", "SCENARIOS", "Scenario", "Stretch", "by_name"]
 
@@ -22,13 +24,10 @@ MAX_BATCHES = 20_000
 
 _MOST = 1_000_000_000
 
+ORDERS = ("files", "tokens")
+
 MOST_SEEDS = _MOST + 1
 """Seeds that there are, from 0 on."""
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
-        raise ValueError(f"{name} is {value!r}; accepted: a whole number from {least} to {_MOST}")
 
 
 def _of_kind(name: str, value: object, kind: type, accepted: str) -> None:
@@ -45,9 +44,13 @@ class Stretch:
         genes: Passages in it.
         batch_size: Passages a batch.
         tokens: Shortest and longest padded length of a batch; each length between is as likely.
+        mixed: `tokens` is said of single passages, and a batch is as long as its longest: lengths that no two batches
+            share. They are log-normal about the middle, as those of real texts are.
         pad: Lengths are padded to a multiple of this, so it sets how many distinct shapes there are.
         fragment_gib: What each new padded length leaves in the cache.
         surge_gib: Workspace that the first batch of the stretch needs at once.
+        leak_gib: What each batch takes and nothing but the end of the process gives back.
+        others_gib: What other programs take meanwhile; they begin inside the first batch of the stretch.
         stalls: The first batch of the stretch never ends in a context that has encoded anything before it.
         speed: Speed of the card, 0.001 to 1; 0.5 = throttled to a half.
         read_seconds: Reading and committing a batch, outside the encode stage.
@@ -60,9 +63,12 @@ class Stretch:
     genes: int
     batch_size: int = 64
     tokens: tuple[int, int] = (256, 512)
+    mixed: bool = False
     pad: int = 32
     fragment_gib: float = 0.05
     surge_gib: float = 0.0
+    leak_gib: float = 0.0
+    others_gib: float = 0.0
     stalls: bool = False
     speed: float = 1.0
     read_seconds: float = 0.2
@@ -72,15 +78,29 @@ class Stretch:
         if not self.name:
             raise ValueError("name is ''; accepted: a name")
         for name in ("genes", "batch_size", "pad"):
-            _whole(name, getattr(self, name), 1)
+            check_whole(name, getattr(self, name), 1, _MOST)
         for bound in self.tokens:
-            _whole("tokens", bound, 1)
+            check_whole("tokens", bound, 1, _MOST)
         if self.tokens[0] > self.tokens[1]:
             raise ValueError(f"tokens is {list(self.tokens)!r}; accepted: two whole numbers, [shortest, longest]")
-        _of_kind("stalls", self.stalls, bool, "true or false")
-        for name in ("fragment_gib", "surge_gib", "read_seconds"):
+        for name in ("stalls", "mixed"):
+            _of_kind(name, getattr(self, name), bool, "true or false")
+        for name in ("fragment_gib", "surge_gib", "leak_gib", "others_gib", "read_seconds"):
             check_number(name, getattr(self, name), 0.0, 1e6)
         check_number("speed", self.speed, 0.001, 1.0)
+
+    def rows(self, tokens: int, most_tokens: int | None) -> int:
+        """Passages of a batch whose longest one has so many tokens."""
+        return self.batch_size if most_tokens is None else max(1, min(self.batch_size, most_tokens // tokens))
+
+    def lengths(self, genes: int, dice: random.Random) -> list[int]:
+        """Padded lengths of the passages of one batch in file order."""
+        first, last = (-(-bound // self.pad) for bound in self.tokens)
+        if not self.mixed:
+            return [self.pad * (first + int(dice.random() * (last - first + 1)))] * genes
+        middle, spread = math.log(self.tokens[0] * self.tokens[1]) / 2, math.log(self.tokens[1] / self.tokens[0]) / 5
+        drawn = (dice.lognormvariate(middle, spread) for _ in range(genes))
+        return [self.pad * min(last, max(first, math.ceil(length / self.pad))) for length in drawn]
 
 
 @dataclass(frozen=True)
@@ -94,6 +114,11 @@ class Scenario:
         card: The card.
         release_every: The driver's own release of the cache, in batches of a worker; 0 = never. In force for every
             policy but `none` and `best`.
+        order: `files`: batches as the passages come; `tokens`: longest first over the shard, filled up to
+            `batch_tokens` and at most `batch_size` passages, as `build` does it. What a stretch says holds for as many
+            passages.
+        batch_tokens: The most padded tokens of a batch; a longer passage goes alone.
+        vram_cap: What the policies with a cap let a worker hold, as a fraction of the memory that is free or its own.
         jitter: Spread of the batch times, a fraction, 0 to 0.9: each takes between 1 - jitter and 1 + jitter times its
             share.
         seed: Of the batch lengths and the jitter.
@@ -107,54 +132,88 @@ class Scenario:
     stretches: tuple[Stretch, ...]
     card: CardModel = field(default_factory=CardModel)
     release_every: int = 256
+    order: str = "files"
+    batch_tokens: int = 16_384
+    vram_cap: float = 0.95
     jitter: float = 0.05
     seed: int = 7
 
     def __post_init__(self) -> None:
         if not self.stretches:
             raise ValueError("shards is empty; accepted: at least one shard")
-        _whole("release_every", self.release_every, 0)
-        _whole("seed", self.seed, 0)
+        check_whole("release_every", self.release_every, 0, _MOST)
+        check_whole("seed", self.seed, 0, _MOST)
+        check_whole("batch_tokens", self.batch_tokens, 1, _MOST)
+        check_number("vram_cap", self.vram_cap, 0.01, 1.0)
         check_number("jitter", self.jitter, 0.0, 0.9)
+        _of_kind("order", self.order, str, "files or tokens")
+        if self.order not in ORDERS:
+            raise ValueError(f"order is {self.order!r}; accepted: {' or '.join(ORDERS)}")
         if self.batches > MAX_BATCHES:
             raise ValueError(f"shards have {self.batches} batches in all; accepted: at most {MAX_BATCHES}")
 
     @property
     def batches(self) -> int:
-        """Batches in all."""
-        return sum(-(-stretch.genes // stretch.batch_size) for stretch in self.stretches)
+        """Batches in all; by tokens, at most."""
+        most = None if self.order == "files" else self.batch_tokens
+        return sum(-(-stretch.genes // stretch.rows(stretch.tokens[1], most)) for stretch in self.stretches)
 
     @property
     def genes(self) -> int:
         """Passages in all."""
         return sum(stretch.genes for stretch in self.stretches)
 
+    def drawn(self, seed: int) -> Scenario:
+        """The same kind of job with another seed."""
+        return replace(self, seed=seed)
+
     def loads(self) -> list[BatchLoad]:
         """The batches, in order. The same for the same scenario, on every machine."""
         dice = random.Random(f"{self.name}|{self.seed}")
         loads: list[BatchLoad] = []
-        for stretch in self.stretches:
-            first, last = (-(-bound // stretch.pad) for bound in stretch.tokens)
-            left = stretch.genes
-            while left > 0:
-                genes = min(left, stretch.batch_size)
-                begins = left == stretch.genes
-                left -= genes
-                loads.append(
-                    BatchLoad(
-                        index=len(loads),
-                        shard=stretch.name,
-                        genes=genes,
-                        tokens=stretch.pad * (first + int(dice.random() * (last - first + 1))),
-                        noise=1 + self.jitter * (2 * dice.random() - 1),
-                        fragment_gib=stretch.fragment_gib,
-                        surge_gib=stretch.surge_gib if begins else 0.0,
-                        stalls=stretch.stalls and begins,
-                        speed=stretch.speed,
-                        read_seconds=stretch.read_seconds,
-                    )
+        for stretch, genes, tokens, begins in self._batches(dice):
+            loads.append(
+                BatchLoad(
+                    index=len(loads),
+                    shard=stretch.name,
+                    genes=genes,
+                    tokens=tokens,
+                    noise=1 + self.jitter * (2 * dice.random() - 1),
+                    fragment_gib=stretch.fragment_gib,
+                    surge_gib=stretch.surge_gib if begins else 0.0,
+                    leak_gib=stretch.leak_gib,
+                    others_gib=stretch.others_gib,
+                    stalls=stretch.stalls and begins,
+                    speed=stretch.speed,
+                    read_seconds=stretch.read_seconds,
                 )
+            )
         return loads
+
+    def _batches(self, dice: random.Random) -> Iterator[tuple[Stretch, int, int, bool]]:
+        """Stretch, passages and padded length of each batch, and whether it is the first of its stretch."""
+        if self.order == "files":
+            for stretch in self.stretches:
+                for done in range(0, stretch.genes, stretch.batch_size):
+                    genes = min(stretch.batch_size, stretch.genes - done)
+                    yield stretch, genes, max(stretch.lengths(genes, dice)), done == 0
+            return
+        for name in dict.fromkeys(stretch.name for stretch in self.stretches):
+            mine = [stretch for stretch in self.stretches if stretch.name == name]
+            lengths: list[int] = []
+            begins: list[int] = []
+            for stretch in mine:
+                begins.append(len(lengths))
+                for done in range(0, stretch.genes, stretch.batch_size):
+                    lengths += stretch.lengths(min(stretch.batch_size, stretch.genes - done), dice)
+            lengths.sort(reverse=True)
+            at, done, is_first = 0, 0, True
+            while done < len(lengths):
+                while at + 1 < len(mine) and begins[at + 1] <= done:
+                    at, is_first = at + 1, True
+                genes = min(mine[at].rows(lengths[done], self.batch_tokens), len(lengths) - done)
+                yield mine[at], genes, lengths[done], is_first
+                done, is_first = done + genes, False
 
 
 # Nine shapes of 0.53 GiB fill 4.77 of the 4.98 GiB that weights and activations leave: 97 % full, healthy.

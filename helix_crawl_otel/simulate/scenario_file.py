@@ -24,6 +24,9 @@ EXAMPLE = """\
 # A scenario for `helix-crawl simulate FILE.toml`. Every key but `shards`, `name` and `genes` may be left out.
 text = "two shards on an 8 GB card with a browser open"
 release_every = 256               # the driver's own release of the cache, in batches; 0 = never
+order = "files"                   # "tokens": batches longest first over the shard, as `build` makes them
+batch_tokens = 16384              # with "tokens": the most padded tokens of a batch
+vram_cap = 0.95                   # of the free memory: what the policies with a cap let a worker hold
 jitter = 0.05                     # batch times spread by this fraction
 seed = 7
 
@@ -41,6 +44,10 @@ start_seconds = 20                # from the start of a process to its first bat
 warmup_seconds = 5                # added to the first batch of a context
 memory_return_seconds = 10        # until the memory of an ended process is back
 release_seconds = 0.5             # one release of the cache
+heals = 0                         # 1: a release brings back what has spilled
+layers = 0                        # 24: BGE-M3, whose memory is torch's allocator's instead of the two rules of thumb
+hidden = 1024                     # its width, where layers are given
+number_bytes = 4                  # 2: half precision, where layers are given
 cpu_tokens_per_second = 1344      # speed of the CPU, 3.5 genes/s of 384 tokens
 cpu_start_seconds = 15            # loading the model for the CPU
 
@@ -49,8 +56,11 @@ name = "notes"
 genes = 20000
 batch_size = 64
 tokens = [128, 256]               # shortest and longest padded length of a batch
+mixed = false                     # true: of a passage, and a batch is as long as its longest
 pad = 32                          # lengths are multiples of this: it sets how many distinct shapes there are
-fragment_gib = 0.05               # what each new shape leaves in the cache
+fragment_gib = 0.05               # what each new shape leaves in the cache; without layers
+leak_gib = 0.0                    # what each batch keeps for good
+others_gib = 0.0                  # what other programs take meanwhile, beyond the card's others_gib
 read_seconds = 0.2                # reading and committing a batch
 speed = 1.0                       # 0.5 = the card is throttled to a half
 
@@ -68,7 +78,7 @@ genes = 5000
 
 _Made = TypeVar("_Made")
 
-_TOP = ("text", "release_every", "jitter", "seed", "card", "shards")
+_TOP = ("text", "release_every", "order", "batch_tokens", "vram_cap", "jitter", "seed", "card", "shards")
 
 
 class ScenarioFileError(ValueError):

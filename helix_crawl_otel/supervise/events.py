@@ -170,12 +170,14 @@ class ModelLoading(Event):
 
 @dataclass(frozen=True)
 class ModelLoaded(Event):
-    """A worker has its model, after so many seconds."""
+    """A worker has its model, after so many seconds, and computes in `dtype`; `why` where there was a choice."""
 
     slot: str
     model: str
     device: str
     seconds: float
+    dtype: str = "float32"
+    why: str = ""
 
 
 @dataclass(frozen=True)

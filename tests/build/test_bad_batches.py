@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helix_crawl_otel.build.batches import pieces
-from helix_crawl_otel.build.job import MOST_UNPROVEN, BadBatches, CrashOutcome
+from helix_crawl_otel.policy.bad_batches import MOST_UNPROVEN, BadBatches, CrashOutcome
 from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.supervise.rules import MOST_NARROWED
 

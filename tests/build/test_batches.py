@@ -9,7 +9,8 @@ import math
 import random
 import sqlite3
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -167,46 +168,38 @@ class Killed(BaseException):
     """As a kill: nothing is caught."""
 
 
-def test_a_kill_at_any_write_leaves_the_grid(tmp_path: Path) -> None:
-    """Before and after each statement that writes: the plan, a window, a batch; each time the next worker goes on."""
+def test_a_kill_at_any_write_leaves_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a transaction and within it: the plan, a window, a batch; each time the next worker goes on."""
     whole = finished(made(tmp_path / "whole.db", texts(100)))
     path = made(tmp_path / "a.db", texts(100))
+    writing, left = ShardStore.writing, MOST
+
+    @contextmanager
+    def killed(store: ShardStore) -> Iterator[sqlite3.Connection]:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Killed
+        with writing(store) as connection:
+            yield connection
+            if left == 1:
+                raise Killed  # all is written, nothing is committed
+
+    monkeypatch.setattr(ShardStore, "writing", killed)
     for moment in itertools.count():
         with opened(path, lease(path)) as store:
             store.claim(IDENTITY)
+            left = 1 + moment % 9
             try:
-                with killed_at(store, moment % 9):
-                    for genes in batches_of(store):
-                        store.commit(vectors(genes))
+                for genes in batches_of(store):
+                    store.commit(vectors(genes))
             except Killed:
                 continue
+            finally:
+                left = MOST
         break
     assert moment > 9
     assert account(path).digest == whole
-
-
-class killed_at:
-    """Within it the process is killed at this transaction: by turns before it and within it."""
-
-    def __init__(self, store: ShardStore, moment: int) -> None:
-        self._store, self._moment, self._writing = store, moment, store.writing
-
-    def __enter__(self) -> None:
-        count = itertools.count()
-
-        def writing() -> object:
-            if next(count) == self._moment:
-                if self._moment % 2:
-                    raise Killed
-                self._store._connection.execute("BEGIN IMMEDIATE")
-                self._store._connection.execute("DELETE FROM helix_crawl_plan")
-                raise Killed
-            return self._writing()
-
-        self._store.writing = writing  # type: ignore[assignment]
-
-    def __exit__(self, *error: object) -> None:
-        self._store.writing = self._writing  # type: ignore[method-assign]
 
 
 def test_other_limits_cut_what_is_planned_and_never_join_it(tmp_path: Path) -> None:

@@ -41,19 +41,26 @@ class Scripted(EncoderLayer):
 class Work:
     """One batch, and what came of it."""
 
-    def __init__(self, fails: Callable[[Sequence[str]], Exception | None], texts: str) -> None:
+    def __init__(self, fails: Callable[[Sequence[str]], Exception | None], texts: str, *, leaves: bool = False) -> None:
         self.encoder = Scripted(fails)
+        self.lacked: list[str] = []
+        self.leaves = leaves
         self.committed: list[str] = []
         self.blamed: dict[str, tuple[str, bool]] = {}
         self.released = 0
         genes = [PendingGene(number, text, text) for number, text in enumerate(texts)]
-        encode_carefully(genes, self._encode, self._commit, self._blame, self._release)
+        encode_carefully(genes, self._encode, self._commit, self._blame, self._release, self._lack)
 
     def _encode(self, genes: Sequence[PendingGene]) -> list[bytes]:
         return self.encoder.encode([gene.content for gene in genes])
 
     def _commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> None:
         self.committed += [gene.gene_id for gene, _ in vectors]
+
+    def _lack(self, reason: str) -> None:
+        self.lacked.append(reason)
+        if self.leaves:
+            raise LacksMemory(reason)
 
     def _blame(self, gene: PendingGene, reason: str, *, lacks_memory: bool) -> None:
         self.blamed[gene.gene_id] = reason, lacks_memory
@@ -88,6 +95,16 @@ def test_a_batch_without_memory_is_halved_after_a_release() -> None:
     work = Work(lambda texts: FULL if len(texts) > 2 else None, "abcdefgh")
     assert work.committed == list("abcdefgh")
     assert (work.released, work.blamed) == (3, {})
+
+
+def test_an_eighth_without_memory_is_told_before_it_is_halved() -> None:
+    """Once for each part of that size; who is told may leave the batch to another process, and keeps what is done."""
+    work = Work(lambda texts: FULL if len(texts) > 1 and "p" in texts else None, "abcdefghijklmnop")
+    assert work.committed == list("abcdefghijklmnop")
+    assert work.lacked == [f"out of memory with 2 of the 16 genes of a batch: {FULL}"]
+    assert Work(lambda texts: FULL if len(texts) > 2 else None, "abcdefghijklmnop").lacked == []
+    with pytest.raises(LacksMemory):
+        Work(lambda texts: FULL if len(texts) > 1 and "p" in texts else None, "abcdefghijklmnop", leaves=True)
 
 
 def test_one_gene_without_memory_is_tried_twice() -> None:

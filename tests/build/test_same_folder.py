@@ -52,7 +52,8 @@ def out(tmp_path: Path) -> Path:
 
 def plan(sources: Path | Sequence[Path], out: Path, *, model: str | None = "hashing", **more: Any) -> BuildPlan:
     """What a build would do. `model` is what it names."""
-    chosen = options("--reencode") if more.pop("reencode", False) else options()
+    words = ["--reencode"] if more.pop("reencode", False) else []
+    chosen = options(*words, "--dtype", more.pop("dtype", "auto"))
     object.__setattr__(chosen, "model", model)
     return plan_build([sources] if isinstance(sources, Path) else sources, out, chosen, **more)
 
@@ -274,6 +275,35 @@ def test_a_folder_without_a_vector_takes_another_model(tree: Path, out: Path) ->
     ]
     build(tree, out, shards=0, model="all-MiniLM-L12-v2")
     assert plan(tree, out, model="sentence-transformers/all-MiniLM-L12-v2").notes == []
+
+
+def test_a_dtype_that_stands_apart_goes_on_and_no_other_beside_it(tree: Path, out: Path) -> None:
+    """Where it is not named it is taken up; what agrees with full precision is named nowhere."""
+    build(tree, out)
+    assert (plan(tree, out).dtype, plan(tree, out, dtype="bfloat16").must_agree) == ("auto", True)
+    assert plan(tree, out, reencode=True, dtype="bfloat16").works, "only a worker can tell whether that changes them"
+    name_it = (
+        "UPDATE helix_crawl_meta SET value = '{\"dtype\": \"bfloat16\", ' || substr(value, 2) WHERE key = 'encoder'"
+    )
+    for file in files(out).values():
+        sql(out / file, name_it)
+    for dtype in ("auto", "bfloat16"):
+        planned = plan(tree, out, dtype=dtype)
+        assert (planned.dtype, planned.must_agree, len(planned.complete)) == ("bfloat16", False, 3)
+    with pytest.raises(NotThisBuild) as caught:
+        plan(tree, out, dtype="float32")
+    assert str(caught.value) == (
+        f"{out} was encoded in bfloat16, and --dtype is float32; accepted: --dtype bfloat16, or none; or --reencode, "
+        "which encodes everything again; or another --out"
+    )
+    for dtype in ("auto", "float16"):
+        planned = plan(tree, out, reencode=True, dtype=dtype)
+        assert (planned.dtype, len(planned.works)) == (dtype, 3)
+    code, said, _ = run_here("verify", str(out))
+    assert (code, "encoder hashing (1, 256 dimensions, bfloat16): 3 vectors" in said) == (0, True)
+    sql(out / "a.db", "UPDATE helix_crawl_meta SET value = replace(value, 'bfloat16', 'float16') WHERE key = 'encoder'")
+    assert plan(tree, out).dtype == "auto", "each shard goes on in its own"
+    assert run_here("verify", str(out))[0] == 1
 
 
 def test_a_mixed_folder_fails_and_is_named(tree: Path, out: Path) -> None:

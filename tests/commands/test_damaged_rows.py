@@ -173,7 +173,7 @@ def test_one_damaged_row_is_its_shards_alone(name: str, folder: Path, capsys: py
         every_pending(store)
         SourceTable(store).marks()
         store.sample(4)
-        store.devices()
+        store.made_with()
         store.note_session("cpu", {}, 1, 1)
 
 

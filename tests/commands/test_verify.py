@@ -52,7 +52,7 @@ def test_scripts_get_exactly_the_promised_keys(tmp_path: Path) -> None:
     assert list(found) == KEYS
     assert len(found["digest"]) == 64
     assert [found[key] for key in KEYS[:10]] == [1, 1, 6, 2, 1, 1, 0, 0, 1, 1]
-    assert found["encoders"] == [{"encoder": IDENTITY, "shards": 1, "vectors": 2, "devices": {}}]
+    assert found["encoders"] == [{"encoder": IDENTITY, "shards": 1, "vectors": 2, "devices": {}, "dtypes": {}}]
     (one,) = found["by_shard"]
     assert (one["name"], one["file"], one["state"], one["encoder"], one["devices"]) == (
         "a",

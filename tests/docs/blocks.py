@@ -19,6 +19,7 @@ from helix_crawl_otel.otel.gauges import ERROR_PLACES, IGNORED_REASONS, OWNERS, 
 from helix_crawl_otel.policy.instruments import BATCH_DURATION_BOUNDS, INSTRUMENTS
 from helix_crawl_otel.policy.model import ActionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.simulate.families import FAMILIES
 from helix_crawl_otel.simulate.policies import DEFINITIONS
 from helix_crawl_otel.simulate.scenario import SCENARIOS
 from helix_crawl_otel.watch.shard import ShardWatch
@@ -312,6 +313,11 @@ OPTIONS: dict[str, Callable[[], list[str]]] = {name: partial(options, name) for 
 def scenarios() -> list[str]:
     """The scenarios of `simulate`."""
     return table(("scenario", "what it models"), [(code(item.name), item.text) for item in SCENARIOS])
+
+
+def families() -> list[str]:
+    """The families of `simulate --random`."""
+    return table(("family", "what it models"), [(code(name), text) for name, (text, _) in FAMILIES.items()])
 
 
 def policies() -> list[str]:

@@ -31,6 +31,7 @@ BLOCKS: Mapping[str, Callable[[], list[str]]] = {
     "commands": blocks.commands,
     **{f"options {name}": maker for name, maker in blocks.OPTIONS.items()},
     "scenarios": blocks.scenarios,
+    "families": blocks.families,
     "policies": blocks.policies,
     **job_blocks.JOB_BLOCKS,
 }

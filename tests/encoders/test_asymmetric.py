@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from helix_crawl_otel.corpus.cut import ChunkRule, chunks
 from helix_crawl_otel.encoders.base import Encoder, ModelError
 from helix_crawl_otel.encoders.load import check_model, is_of, load_encoder
+from helix_crawl_otel.encoders.precision import DtypeWish
 from helix_crawl_otel.encoders.tokens import TokenRoom
-from helix_crawl_otel.shards.vectors import cosine
+from helix_crawl_otel.shards.vectors import cosine, unpack
 from tests.corpus.test_cut_tokens import shown, texts
 from tests.encoders.models import LIMIT, save, transformer, write_model
 from tests.encoders.test_sentence import SLOW_IMPORT, log_levels
@@ -218,6 +219,18 @@ def test_a_prompt_that_leaves_no_room(models: Models, tmp_path: Path) -> None:
     encoder = load(folder)
     with pytest.raises(ModelError, match=r"long reads 32 tokens of a text, and what it puts around each takes 42"):
         TokenRoom(lambda: encoder).prepare()
+
+
+@pytest.mark.parametrize("name", ["plain", "router", "static_router"])
+def test_a_half_reads_texts_and_the_rest_is_full(models: Models, name: str) -> None:
+    """Also behind a router: vectors agree, and are of length 1 in float32."""
+    full = models.encoder(name)
+    half = load_encoder(str(models.folder(name)), "cpu", batch_size=8, threads=1, wish=DtypeWish("float16"))
+    assert (half.dtype, half.identity) == ("float16", full.identity)
+    pairs = [(*full.encode(["cat 1"]), *half.encode(["cat 1"])), (full.encode_query("cat"), half.encode_query("cat"))]
+    for one, other in pairs:
+        assert cosine(one, other) > 0.9999
+        assert sum(value * value for value in unpack(other)) == pytest.approx(1, abs=1e-6)
 
 
 # -- refused -----------------------------------------------------------------------------------------------------------

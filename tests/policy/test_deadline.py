@@ -1,23 +1,117 @@
-"""Section 5: an action that a stuck batch keeps from its boundary has 4 slices, and at least 30 s."""
+"""Section 5: an action that a stuck batch keeps from its boundary has 4 slices, and at least 30 s; it has no time
+where the batch is expected to run for more than 30 s still.
+"""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.baseline import Baseline
+from helix_crawl_otel.policy.batch import Batch, BatchInfo
 from helix_crawl_otel.policy.model import DecisionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
-from tests.policy.timeline import DEMOTE_CPU, DETECT, EMPTY_CACHE, FULL, GENES, LOW, RECYCLE, SLICE, TICK, WORK, Job
+from tests.policy.timeline import (
+    DEMOTE_CPU,
+    DETECT,
+    EMPTY_CACHE,
+    FULL,
+    GENES,
+    LOW,
+    RATE,
+    RECYCLE,
+    SLICE,
+    TICK,
+    WORK,
+    Job,
+)
 
 
 def stuck(settings: Settings | None = None, *, supervised: bool = True, obeys: bool = False, speed: float = 1.0) -> Job:
-    """A job whose next batch does not end; its first trip comes after 14 slices."""
+    """A job that crawls at 0.13 of its speed; in the first slice of the ninth batch it trips, and that does not end."""
     job = Job(settings or Settings(), can_end_worker=supervised, obeys=obeys).batches(9, speed)
     job.memory = FULL
-    job.begin()
+    job.batches(8, speed=0.13 * speed).begin()
     while not job.decisions:
         job.wait(TICK)
+    assert job.t - job.began <= 30.0
     return job
+
+
+def endless(settings: Settings | None = None, *, supervised: bool = True) -> Job:
+    """A job whose next batch, of 4 s on a healthy card, does not end; it has just tripped."""
+    job = Job(settings or Settings(), can_end_worker=supervised, obeys=False).warmed()
+    job.memory = FULL
+    return job.stall(8 * SLICE)
+
+
+def test_a_batch_that_will_run_for_long_is_ended_at_once() -> None:
+    """It is 160 s old, so another 160 s are expected: the EMPTY_CACHE is overdue as it is asked for."""
+    job = endless()
+    detect, asked, overdue, recycle = job.decisions
+    assert (detect.kind, asked.kind) == (DETECT, EMPTY_CACHE)
+    assert (overdue.what, overdue.kind, overdue.action_id) == (DecisionKind.OVERDUE, EMPTY_CACHE, asked.action_id)
+    assert (recycle.what, recycle.kind, recycle.rung, recycle.forced) == (DecisionKind.ISSUE, RECYCLE, 2, True)
+    assert {d.t for d in job.decisions} == {job.began + 8 * SLICE}
+    assert recycle.reason == "recycle the worker: a batch running for 160 s may take another 160 s"
+
+
+def test_what_ends_the_worker_is_forced_at_once() -> None:
+    """A RECYCLE or DEMOTE_CPU that waits for such a batch is forced itself."""
+    detect, asked, overdue = endless(Settings(action="cpu")).decisions
+    assert (detect.kind, asked.kind, asked.forced) == (DETECT, DEMOTE_CPU, False)
+    assert (overdue.what, overdue.kind, overdue.forced) == (DecisionKind.OVERDUE, DEMOTE_CPU, True)
+
+
+@pytest.mark.parametrize("settings", [Settings(action="off"), Settings(action="cpu"), Settings()])
+def test_embedded_nobody_ends_it(settings: Settings) -> None:
+    """Only a supervisor can; `off` asks for nothing."""
+    assert endless(settings, supervised=settings.action == "off").of(DecisionKind.OVERDUE) == []
+
+
+@pytest.mark.parametrize(
+    ("age", "rate", "rest"),
+    [
+        (20.0, None, 20.0),  # half of it is over
+        (20.0, 1000.0, 20.0),  # a healthy average says nothing of a batch that has taken five times as long
+        (20.0, 100.0, 20.0),  # 40 s at the pace of those before it: the same
+        (20.0, 80.0, 30.0),
+        (20.0, 10.0, 380.0),  # those before it took 400 s
+        (0.0, 10.0, 400.0),
+        (160.0, 25.0, 160.0),
+    ],
+)
+def test_the_rest_is_its_age_or_what_the_pace_leaves(age: float, rate: float | None, rest: float) -> None:
+    """The larger of `age` and `work / rate - age`."""
+    batch = Batch(BatchInfo("b", "a", "w", "cuda:0", GENES, WORK), WORK, started=1000.0)
+    assert batch.expected_rest(1000.0 + age, rate) == pytest.approx(rest)
+    batch.measure(Baseline(RATE, 16.0, 8 * WORK), 5.0, TICK)  # in flight it is judged as a quarter of the usual
+    assert batch.expected_rest(1000.0 + age, rate) == pytest.approx(max(age, 2 * WORK / (rate or math.inf) - age))
+
+
+@pytest.mark.parametrize(("speed", "waits"), [(0.13, True), (0.05, False)])
+def test_a_batch_that_will_end_soon_is_waited_for(speed: float, waits: bool) -> None:
+    """At 0.13 of its speed it takes 31 s; at 0.05 it takes 80 s, as those before it say."""
+    job = Job(Settings(), can_end_worker=True, obeys=False).warmed()
+    job.memory = FULL
+    while not job.decisions:
+        job.begin()
+        while not job.decisions and job.t - job.began < WORK / (RATE * speed):
+            job.wait(1.0)
+        if not job.decisions:
+            job.end()
+    assert job.running is not None
+    assert (job.of(DecisionKind.OVERDUE) == []) is waits
+
+
+def test_a_batch_beside_the_one_that_tripped_is_ended_as_well() -> None:
+    """Threads: one batch stuck, others finish slowly and trip; the stuck one is 320 s old."""
+    job = Job(Settings(ema_alpha=1.0, inflight=False), can_end_worker=True, obeys=False).warmed()
+    job.memory = FULL
+    job.policy.start_batch(job.t, BatchInfo("stuck", "a", "w", "cuda:0", GENES, WORK))
+    job.batches(8, speed=0.1)
+    assert job.of(DecisionKind.OVERDUE)[0].t == job.decisions[0].t
 
 
 def test_an_overdue_empty_cache_becomes_a_forced_recycle() -> None:
@@ -120,14 +214,20 @@ def test_a_batch_that_ended_was_not_overdue() -> None:
     job = stuck().wait(40 * SLICE, ticks=False)
     job.end()
     assert job.of(DecisionKind.OVERDUE) == []
+    job = Job(can_end_worker=True, obeys=False).warmed()
+    job.memory = FULL
+    job.begin().wait(10 * SLICE, ticks=False).read_memory().end()
+    assert job.issued == [DETECT, EMPTY_CACHE]
+    assert job.of(DecisionKind.OVERDUE) == []
 
 
 def test_with_inflight_off_a_deadline_still_holds() -> None:
-    """Threads: one batch stuck, others finish slowly and trip; the stuck one has 4 slices."""
+    """Threads: one batch has begun just before those beside it trip; it has 4 slices."""
     job = Job(Settings(ema_alpha=1.0, inflight=False), can_end_worker=True, obeys=False).warmed()
     job.memory = FULL
+    job.batches(7, speed=0.19)
     job.policy.start_batch(job.t, BatchInfo("stuck", "a", "w", "cuda:0", GENES, WORK))
-    job.batches(8, speed=0.1)
+    job.batches(1, speed=0.19)
     asked = job.decisions[-1]
     job.wait(4 * SLICE + TICK)
     assert job.of(DecisionKind.OVERDUE)[0].t == pytest.approx(asked.t + 4 * SLICE)
@@ -135,7 +235,7 @@ def test_with_inflight_off_a_deadline_still_holds() -> None:
 
 def test_the_rung_does_not_fall_when_an_old_empty_cache_is_overdue() -> None:
     """Where RECYCLE and DEMOTE_CPU were passed over, they are used up: the deadline takes nothing back."""
-    job = Job(Settings(window=1), can_take=[EMPTY_CACHE], can_end_worker=True, obeys=False).batches(2)
+    job = Job(Settings(window=1), can_take=[EMPTY_CACHE], can_end_worker=True, obeys=False).batches(2, speed=4.0)
     job.memory = FULL
     job.stall(20 * SLICE)
     assert [d.kind for d in job.of(DecisionKind.PASSED_OVER)] == [RECYCLE, DEMOTE_CPU]

@@ -16,7 +16,7 @@ from helix_crawl_otel.policy.model import ActionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.policy.state import DurableText, PolicyState, dump_durable, durable_mark, restore_durable
 from tests.policy.strategies import SETTINGS, Step, play, steps
-from tests.policy.timeline import FULL, RATE, Job
+from tests.policy.timeline import FULL, Job
 
 
 def through_a_file(state: PolicyState, encoder: str = "") -> PolicyState:
@@ -64,8 +64,8 @@ def test_a_paused_shard_keeps_what_it_measured() -> None:
     job = Job().batches(1 + 5)
     job.policy.close_shard(job.t, "a", is_done=False)
     job = Job(state=through_a_file(job.policy.state)).batches(1 + 2)
-    assert job.baseline is None
-    assert job.batches(1).baseline == pytest.approx(RATE)
+    assert job.source == "card"
+    assert job.batches(1).source == "shard"
 
 
 def test_an_intervention_is_never_forgotten() -> None:
@@ -184,7 +184,8 @@ def test_a_batch_costs_the_same_beside_many_shards(are_open: bool, monkeypatch: 
         text.of(job.policy.state)
     assert set(lines) <= {"last", CardBaselines.key(job.device, "", "work"), *(["shard 39"] if are_open else [])}
     assert len(lines) <= 9
-    assert len(before.splitlines()) == 41 + 4  # a shard a line, the head, the cards, their history and their costs
+    # A shard a line, the head, the cards, their history, their first batches and their costs.
+    assert len(before.splitlines()) == 41 + 5
 
 
 def test_a_name_of_any_text_comes_back() -> None:

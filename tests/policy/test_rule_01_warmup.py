@@ -13,10 +13,11 @@ def test_the_first_batches_of_a_worker_enter_neither_baseline_nor_ema(warmup: in
     """Exactly `warmup` batches are left out, however slow they are."""
     job = Job(Settings(warmup=warmup)).batches(warmup, speed=0.01)
     assert job.ema is None
-    job.batches(7)
     assert job.baseline is None
+    job.batches(7)
+    assert job.source == "card"
     job.batches(1)
-    assert job.baseline == pytest.approx(RATE)
+    assert (job.baseline, job.source) == (pytest.approx(RATE), "shard")
     assert job.ema == pytest.approx(RATE)
 
 

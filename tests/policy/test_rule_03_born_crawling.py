@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from helix_crawl_otel.policy.model import Verdict
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.policy.state import dump_durable, restore_durable
-from tests.policy.timeline import DETECT, EMPTY_CACHE, FULL, LIMIT, RATE, Job
+from tests.policy.timeline import DETECT, EMPTY_CACHE, FULL, GENES_RATE, LIMIT, RATE, Job
 
 
 def after(*speeds: float, settings: Settings | None = None) -> Job:
@@ -28,14 +27,6 @@ def test_a_shard_that_is_slow_from_its_first_batch_trips() -> None:
     assert "card's baseline" in job.decisions[0].reason
 
 
-def test_the_first_shard_of_all_has_no_stand_in() -> None:
-    """Nothing is known of the card: nothing is slow."""
-    job = Job(memory=FULL).batches(8, speed=0.01)
-    assert job.source == "none"
-    assert job.status.verdict is Verdict.WARMING_UP
-    assert job.decisions == []
-
-
 def test_it_is_the_median_of_the_earlier_shards() -> None:
     """One odd shard does not move it."""
     job = after(1.0, 0.9, 9.0).batches(1)
@@ -51,20 +42,22 @@ def test_only_the_latest_64_shards_count() -> None:
 
 def test_it_does_not_compare_across_cards() -> None:
     """Another device has its own history."""
-    assert after(1.0).start_worker(device="cuda:1").baseline is None
+    job = after(1.0).start_worker(device="cuda:1")
+    assert job.baseline is None
+    assert job.batches(2, speed=0.1).baseline == pytest.approx(0.1 * RATE)
 
 
 def test_it_does_not_compare_across_units() -> None:
     """Genes a second and work a second have nothing to do with each other."""
     job = after(1.0).batches(1, work=None)
-    assert (job.baseline, job.source) == (None, "none")
+    assert (job.baseline, job.source) == (GENES_RATE, "card")
 
 
 def test_it_does_not_compare_across_encoders() -> None:
     """Another model is another speed."""
     job = after(1.0)
     job.policy.state.encoder = "other"
-    assert job.batches(1).baseline is None
+    assert job.batches(1, speed=0.1).baseline == pytest.approx(0.1 * RATE)
 
 
 def test_a_slow_batch_enters_no_baseline() -> None:
@@ -107,9 +100,3 @@ def test_earlier_runs_count() -> None:
     content["shards"] = {}
     job = Job(state=restore_durable(content, "")).enter("later").batches(2)
     assert (job.baseline, job.source) == (pytest.approx(RATE), "card")
-
-
-def test_only_finished_baselines_count() -> None:
-    """A shard too short to have a baseline says nothing of the card."""
-    job = Job().batches(1).enter("short").batches(7).enter("next").batches(2)
-    assert job.baseline is None

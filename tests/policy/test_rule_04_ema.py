@@ -48,9 +48,11 @@ def test_a_small_batch_is_measured_by_the_stand_in_too() -> None:
     assert job.ema == pytest.approx(RATE)
 
 
-def test_before_any_baseline_no_batch_is_small() -> None:
-    """There is nothing to be small against."""
-    assert Job().batches(2).batches(1, speed=0.5, work=0.01 * WORK).ema == pytest.approx(0.85 * RATE)
+def test_the_first_batch_of_all_is_never_small() -> None:
+    """There is nothing to be small against; the next one is, if it is."""
+    job = Job().batches(1).batches(1, speed=0.5, work=0.01 * WORK)
+    assert job.ema == pytest.approx(0.5 * RATE)
+    assert job.batches(1).batches(1, speed=0.1, work=0.01 * WORK).ema == pytest.approx(0.65 * RATE)
 
 
 def test_in_flight_a_small_batch_is_judged_as_a_quarter() -> None:

@@ -186,3 +186,35 @@ def test_a_reading_of_the_moment_of_the_start_counts_whatever_rounding_does() ->
     track.add(1000.5, reading(LOW))
     assert track.highest(1000.0 + 1e-7, 5000.0) == FULL
     assert track.highest(1000.1, 5000.0) == LOW
+
+
+@pytest.mark.parametrize("memory", [LOW, None])
+@pytest.mark.parametrize(("cap", "full"), [(0.92, True), (0.9199, False), (1.01, True), (None, False)])
+def test_under_a_cap_what_the_allocator_holds_of_it_counts_too(
+    memory: float | None, cap: float | None, full: bool
+) -> None:
+    """The allocator gives back and tries again beyond it: the card itself never gets full."""
+    job = warmed(QUICK)
+    job.memory, job.cap = memory, cap
+    job.begin().wait(10.0, ticks=False)
+    assert finish_slow(job) is full
+
+
+def test_a_cap_that_is_not_reached_does_not_make_a_full_card_less_full() -> None:
+    """Whichever is fuller."""
+    job = warmed(QUICK)
+    job.memory, job.cap = FULL, 0.1
+    job.begin().wait(10.0, ticks=False)
+    assert finish_slow(job)
+
+
+def test_the_cap_follows_the_knob_and_is_named_in_the_reason() -> None:
+    """A stall under a cap is answered as one under a full card is; unknown counts for 60 s, as there."""
+    job = Job(Settings(vram_full=0.8), memory=LOW, obeys=False).warmed()
+    job.cap = 0.81
+    job.stall(8 * SLICE)
+    assert job.decisions[0].reason == (
+        "crawl detected: 2.5 % of the shard's baseline for 8 observations, memory 50.0 % full, "
+        "81.0 % of the allocator's cap reserved, a batch running for 160 s"
+    )
+    assert job.decisions[0].evidence["memory_fraction"] == pytest.approx(LOW)

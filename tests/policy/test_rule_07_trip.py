@@ -103,19 +103,39 @@ def test_the_ticks_are_the_owners() -> None:
     assert job.decisions[0].t - began == pytest.approx(8.0)
 
 
-def test_an_endless_batch_trips_while_it_runs() -> None:
-    """Slices fill the window as finished batches do: the first is at the limit, the next eight are slow."""
-    job = warmed().stall(9 * SLICE - 1)
+@pytest.mark.parametrize("settings", [NEWEST, Settings(), Settings(ema_alpha=0.01)])
+def test_an_endless_batch_trips_while_it_runs(settings: Settings) -> None:
+    """A window of slices of one batch is a window, whatever the EMA remembers."""
+    job = warmed(settings).stall(8 * SLICE - 1)
     assert job.decisions == []
     job.wait(1.0).tick()
     assert job.issued == [DETECT, EMPTY_CACHE]
-    assert job.decisions[0].t == pytest.approx(job.began + 9 * SLICE)
+    assert job.decisions[0].t == pytest.approx(job.began + 8 * SLICE)
+    assert (job.decisions[0].evidence["streak"], job.decisions[0].evidence["ratio"]) == (8, pytest.approx(0.025))
 
 
 def test_slices_between_two_ticks_trip_at_their_own_time() -> None:
     """The decision carries the moment of its observation, not of the late tick."""
     job = warmed().begin().wait(20 * SLICE, ticks=False).read_memory().tick()
-    assert job.decisions[0].t == pytest.approx(job.began + 9 * SLICE)
+    assert job.decisions[0].t == pytest.approx(job.began + 8 * SLICE)
+
+
+def test_a_window_of_slices_counts_anew_where_the_memory_was_not_full() -> None:
+    """Five slices before the card was full are no evidence, and one of which nothing is known ends the count."""
+    job = warmed(Settings(ema_alpha=0.01), memory=LOW).stall(5 * SLICE)
+    job.memory = FULL
+    assert job.wait(7 * SLICE).tick().decisions == []
+    assert job.wait(SLICE).tick().issued == [DETECT, EMPTY_CACHE]
+    job = warmed(Settings(ema_alpha=0.01), memory=None).stall(50 * SLICE)
+    assert job.decisions == []
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.3, 1.0])
+def test_the_next_window_of_slices_begins_behind_a_trip(alpha: float) -> None:
+    """One batch trips once a window, whatever the EMA does."""
+    job = warmed(Settings(ema_alpha=alpha, action="off")).stall(40 * SLICE)
+    assert job.policy.state.trips == 5
+    assert job.issued == [DETECT]
 
 
 def test_off_detects_only() -> None:
@@ -162,11 +182,11 @@ def test_the_trip_says_what_it_saw() -> None:
 
 def test_a_trip_in_flight_says_how_long_the_batch_has_been_running() -> None:
     """The evidence has its age and the bound of its rate."""
-    job = warmed().stall(9 * SLICE)
+    job = warmed().stall(8 * SLICE)
     evidence = job.decisions[0].evidence
-    assert evidence["inflight_seconds"] == pytest.approx(9 * SLICE)
-    assert evidence["rate"] == pytest.approx(GENES_RATE / 5 / 9)
-    assert job.decisions[0].reason.endswith("memory 99.0 % full, a batch running for 180 s")
+    assert evidence["inflight_seconds"] == pytest.approx(8 * SLICE)
+    assert evidence["rate"] == pytest.approx(GENES_RATE / 5 / 8)
+    assert job.decisions[0].reason.endswith("memory 99.0 % full, a batch running for 160 s")
 
 
 def test_the_count_of_trips_is_kept() -> None:

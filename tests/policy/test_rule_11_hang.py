@@ -52,8 +52,8 @@ def test_it_is_reported_once() -> None:
 
 
 def test_where_no_slice_is_known_it_takes_30_minutes() -> None:
-    """A first shard without a baseline."""
-    job = Job(memory=FULL, obeys=False).batches(3).stall(HALF_AN_HOUR - 1)
+    """The first batch of all."""
+    job = Job(memory=FULL, obeys=False).stall(HALF_AN_HOUR - 1)
     assert job.decisions == []
     job.wait(1.0).tick()
     assert hang(job).t == pytest.approx(job.began + HALF_AN_HOUR)

@@ -40,9 +40,12 @@ LOW = 0.5
 DETECT, EMPTY_CACHE, RECYCLE, DEMOTE_CPU = ActionKind
 
 
-def reading(fraction: float | None, shared: int | None = None, other: int | None = None) -> MemoryReading:
-    """A reading of the test's card, with bytes of shared memory; `None` is unknown."""
-    return MemoryReading(None if fraction is None else round(fraction * CARD_BYTES), CARD_BYTES, shared, other)
+def reading(
+    fraction: float | None, shared: int | None = None, other: int | None = None, cap: float | None = None
+) -> MemoryReading:
+    """A reading of the test's card, with bytes of shared memory and the part of a cap; `None` is unknown."""
+    used, reserved = (None if part is None else round(part * CARD_BYTES) for part in (fraction, cap))
+    return MemoryReading(used, CARD_BYTES, shared, other, reserved, CARD_BYTES)
 
 
 def copied(state: PolicyState) -> PolicyState:
@@ -77,6 +80,7 @@ class Job:
         self.memory = memory
         self.shared: int | None = None  # bytes of shared memory that the worker holds; None for no such reading
         self.other_shared: int | None = None
+        self.cap: float | None = None  # part of the allocator's cap that the worker holds; None for no such reading
         self.obeys = obeys
         self.device = device
         self.can_take = tuple(can_take)
@@ -190,7 +194,7 @@ class Job:
 
     def read_memory(self, fraction: float | None = None) -> Job:
         """Read the card now."""
-        now = reading(self.memory if fraction is None else fraction, self.shared, self.other_shared)
+        now = reading(self.memory if fraction is None else fraction, self.shared, self.other_shared, self.cap)
         self.policy.read_memory(self.t, self.device, now)
         return self
 

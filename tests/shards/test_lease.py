@@ -90,6 +90,6 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
     store = opened(made(tmp_path / "a.db", "ab"))
     store.close()
     store.close()
-    for use in (store.pending_count, store.identity, store.devices, lambda: store.quarantine("a", "b")):
+    for use in (store.pending_count, store.identity, store.made_with, lambda: store.quarantine("a", "b")):
         with pytest.raises(StoreError, match="closed"):
             use()

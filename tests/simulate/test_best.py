@@ -1,4 +1,4 @@
-"""`best` is a time that can be had, and no policy has a better one."""
+"""`best` is a bound: no policy has a better time, with a cap or without one, and it is close to what can be had."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ cards = st.builds(
     release_seconds=st.floats(0, 1),
     cpu_tokens_per_second=st.floats(50, 20_000),
     cpu_start_seconds=st.floats(0, 60),
+    heals=st.sampled_from([0, 0, 1]),
+    layers=st.sampled_from([0, 0, 2]),
 )
 
 
@@ -45,6 +47,8 @@ def stretches(most_genes: int) -> st.SearchStrategy[tuple[Stretch, ...]]:
         pad=st.sampled_from([4, 32]),
         fragment_gib=st.floats(0, 1),
         surge_gib=st.sampled_from([0.0, 0.0, 1.0, 5.0]),
+        leak_gib=st.sampled_from([0.0, 0.0, 0.1]),
+        others_gib=st.sampled_from([0.0, 0.0, 2.0]),
         stalls=st.sampled_from([False, False, True]),
         speed=st.sampled_from([1.0, 0.5]),
         read_seconds=st.sampled_from([0.0, 5.0]),
@@ -77,6 +81,8 @@ short_scenarios = st.builds(
             tokens=st.just((128, 1024)),
             fragment_gib=st.floats(0, 4),
             surge_gib=st.sampled_from([0.0, 1.0, 4.0, 8.0]),
+            leak_gib=st.sampled_from([0.0, 0.0, 1.0]),
+            others_gib=st.sampled_from([0.0, 0.0, 2.0]),
             stalls=st.sampled_from([False, False, False, True]),
             speed=st.sampled_from([1.0, 0.1]),
         ),
@@ -112,7 +118,7 @@ def test_random_cards_finish_or_are_bounded_and_none_beats_best(scenario: Scenar
     if plan.seconds <= GIVE_UP_SECONDS:
         assert comparison.runs["best"].finish_seconds == pytest.approx(plan.seconds)
     for run in comparison.runs.values():
-        done = [item.load.index for item in run.attempts if item.finished]
+        done = list(dict.fromkeys(item.load.index for item in run.attempts if item.finished))
         assert done == list(range(len(done)))
         if run.finish_seconds is None:
             assert run.attempts[-1].ended <= GIVE_UP_SECONDS
@@ -133,30 +139,45 @@ BEARABLE = Scenario(
     (Stretch("a", 64), Stretch("a", 64, surge_gib=8.0), Stretch("a", 64), Stretch("a", 64)),
     card=CardModel(spill_cost=0.001),
 )
+STEPS = (
+    None,
+    SimulatedAction.EMPTY_CACHE,
+    SimulatedAction.RECYCLE,
+    SimulatedAction.DEMOTE_CPU,
+    SimulatedAction.RETURN,
+)
 
 
-@settings(max_examples=60)
+class _Followed(PlannedPolicy):
+    """A plan on the card as it is, not on the ideal one."""
+
+    foresees = False
+
+    def __init__(self, steps: dict[int, SimulatedAction], first_device: str, *, caps: bool) -> None:
+        super().__init__(steps, first_device)
+        self.caps = caps
+
+
+@settings(max_examples=40)
 @given(scenario=short_scenarios)
 @example(scenario=CPU_FIRST)
 @example(scenario=BEARABLE)
-def test_best_is_found_among_all_plans(scenario: Scenario) -> None:
-    """On runs of two to four batches every plan is tried: none is faster, and one is as fast."""
+def test_no_plan_passes_the_bound_and_on_the_ideal_card_one_meets_it(scenario: Scenario) -> None:
+    """On runs of two to four batches every plan is tried, with a cap and without one."""
     least = best_plan(scenario).seconds
-    choices = (
-        None,
-        SimulatedAction.EMPTY_CACHE,
-        SimulatedAction.RECYCLE,
-        SimulatedAction.DEMOTE_CPU,
-        SimulatedAction.RETURN,
-    )
-    found = []
-    for first_device in ("cuda:0", "cpu"):
-        for steps in product(choices, repeat=scenario.batches - 1):
-            plan = PlannedPolicy({at + 1: step for at, step in enumerate(steps) if step is not None}, first_device)
-            finish = play(scenario, plan).finish_seconds
+    met = []
+    for first_device, steps in product(("cuda:0", "cpu"), product(STEPS, repeat=scenario.batches - 1)):
+        plan = {at + 1: step for at, step in enumerate(steps) if step is not None}
+        for policy in (
+            PlannedPolicy(dict(plan), first_device),
+            _Followed(dict(plan), first_device, caps=False),
+            _Followed(dict(plan), first_device, caps=True),
+        ):
+            finish = play(scenario, policy).finish_seconds
             assert finish is None or finish >= least * (1 - 1e-9), (first_device, steps)
-            found.append(GIVE_UP_SECONDS if finish is None else finish)
-    assert min(found) == pytest.approx(min(least, GIVE_UP_SECONDS))
+            if policy.foresees:
+                met.append(GIVE_UP_SECONDS if finish is None else finish)
+    assert min(met) == pytest.approx(min(least, GIVE_UP_SECONDS))
 
 
 def test_best_takes_the_cpu_where_the_card_is_too_small() -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from helix_crawl_otel.cli import main
 from helix_crawl_otel.formats import span
+from helix_crawl_otel.simulate.families import FAMILIES
+from helix_crawl_otel.simulate.policies import DEFINITIONS
 from helix_crawl_otel.simulate.scenario import SCENARIOS
 from helix_crawl_otel.timeline import (
     ActionEvent,
@@ -31,7 +33,7 @@ KEYS = [
     "false_interventions",
     "seed",
 ]
-POLICIES = ["none", "release", "finished-batches", "ladder", "best"]
+POLICIES = list(DEFINITIONS)
 
 
 def simulate(*words: str) -> int:
@@ -88,8 +90,10 @@ def test_list_says_what_each_scenario_models(capsys: pytest.CaptureFixture[str])
     """One line each."""
     assert simulate("--list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [scenario.name for scenario in SCENARIOS]
-    assert all(len(line) > 40 for line in lines)
+    at = lines.index("")
+    assert [line.split()[0] for line in lines[:at]] == [scenario.name for scenario in SCENARIOS]
+    assert [line.split()[0] for line in lines[at + 2 :]] == list(FAMILIES)
+    assert all(len(line) > 40 for line in lines[:at] + lines[at + 1 :])
 
 
 def test_help_holds_the_definitions(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +167,7 @@ def test_an_unknown_scenario_lists_what_exists(capsys: pytest.CaptureFixture[str
         (["incidnt-06-10"], "did you mean incident-06-10?"),
         (["slow-disk", "--policy", "lader"], "did you mean ladder?"),
         (["--action", "laddder"], "did you mean ladder?"),
-        (["--policy", "x", "slow-disk"], "--policy is 'x'; accepted: none, release, finished-batches, ladder, best"),
+        (["--policy", "x", "slow-disk"], "--policy is 'x'; accepted: none, release, finished-batches, ladder, "),
         (["--plot", "a.png"], "--plot is for one scenario"),
         (["--record", "a.jsonl"], "--record is for one scenario"),
         (["slow-disk", "--plot", "a.gif"], "--plot is 'a.gif'; accepted: a file name that ends in .png or .html"),

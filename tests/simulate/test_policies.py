@@ -10,7 +10,7 @@ import pytest
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.best import best_plan
 from helix_crawl_otel.simulate.loop import SimulatedRun, play
-from helix_crawl_otel.simulate.policies import CPU, DEFINITIONS, finished_batches, ladder
+from helix_crawl_otel.simulate.policies import CPU, DEFINITIONS, MAKERS, finished_batches, ladder
 from helix_crawl_otel.simulate.scenario import SCENARIOS, by_name
 from tests.simulate.results import result
 
@@ -266,5 +266,5 @@ def test_the_same_run_twice_is_the_same(name: str) -> None:
 
 def test_each_policy_has_a_definition() -> None:
     """And the table holds them in its order."""
-    assert list(DEFINITIONS) == ["none", "release", "finished-batches", "ladder", "best"]
+    assert list(DEFINITIONS) == [*MAKERS, "best"]
     assert all(list(result(name).runs) == list(DEFINITIONS) for name in NAMES)

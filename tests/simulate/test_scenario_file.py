@@ -82,7 +82,8 @@ def test_a_shard_is_enough(tmp_path: Path) -> None:
         ("release_every = 2.5\n" + LEAST, "release_every is 2.5; accepted: a whole number from 0"),
         (
             "speed = 3\n" + LEAST,
-            "speed is 3, an unknown key; accepted: text, release_every, jitter, seed, card, shards",
+            "speed is 3, an unknown key; accepted: text, release_every, order, batch_tokens, vram_cap, jitter, "
+            "seed, card, shards",
         ),
         ("[card]\nlimit = 8\n" + LEAST, "card.limit is 8, an unknown key; accepted: limit_gib, "),
         ("[card]\nlimit_gib = '8'\n" + LEAST, "card.limit_gib is '8'; accepted: a number from 0.1"),

@@ -77,7 +77,7 @@ class Cuda:
         self.initialized = True
         return SimpleNamespace(total_memory=self.cards[index].total)
 
-    def memory_reserved(self, index: int) -> int:
+    def memory_reserved(self, index: int = 0) -> int:
         return self.allocated[index] + self.free_blocks[index]
 
     def memory_stats(self, index: int) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["write"]
+__all__ = ["write", "write_with_allocator"]
 
 _FILES = {
     "torch/__init__.py": """
@@ -78,3 +78,41 @@ def write(folder: Path, count: int, *, cuda: str | None = None, hip: str | None 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.format(count=count, cuda=cuda, hip=hip), encoding="utf-8")
     return folder
+
+
+def write_with_allocator(folder: Path, *, others: int, each: int, lost: int) -> Path:
+    """The same, with one card of 24 GiB whose allocator is a model of the real one.
+
+    Args:
+        folder: Made if need be.
+        others: What others hold of the card, in bytes.
+        each: What a batch takes a gene.
+        lost: What each call leaves behind for good, as a cache in pieces does.
+    """
+    write(folder, 1, cuda="12.8")
+    (folder / "torch" / "cuda.py").write_text(_ALLOCATING.format(others=others), encoding="utf-8")
+    library = folder / "sentence_transformers" / "__init__.py"
+    encode = "    def encode_document(self, texts, **options):\n"
+    takes = f"        _take(len(texts) * {each}, {lost})\n"
+    text = "from torch.cuda import _take\n" + library.read_text(encoding="utf-8").replace(encode, encode + takes)
+    library.write_text(text, encoding="utf-8")
+    return folder
+
+
+_ALLOCATING = """
+import os
+from tests.standins.allocator import Card, Cuda
+_cuda = Cuda(Card(24 << 30, {others}))
+for _name in dir(_cuda):
+    if not _name.startswith("_"):
+        globals()[_name] = getattr(_cuda, _name)
+def _take(size, lost):
+    most = os.environ.get("ALLOCATOR_LOG")
+    try:
+        _cuda.allocate(size)
+        _cuda.free(size)
+        _cuda.allocate(lost)
+    finally:
+        with open(most, "a", encoding="ascii") as file:
+            file.write(f"{{os.getpid()}} {{_cuda.cards[0].used}} {{_cuda.allowed(0)}} {{size}}\\n")
+"""

@@ -1,0 +1,64 @@
+"""A build on a card under WDDM that would spill: its workers are capped, raise, halve, and are replaced.
+
+NVML, torch and its allocator are stand-ins: nobody has seen this on WDDM.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.build.rig import SECONDS, Done, Rig
+from tests.standins import torch as torch_standin
+from tests.standins.nvml import GIB, WDDM, Answers, Card, build
+
+pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="NVML is not looked for on macOS")
+
+OTHERS = 2 * GIB
+CAP = int(0.95 * (24 * GIB - OTHERS)) - 6 * GIB // 10
+
+
+class Capped:
+    """A build of 96 genes in batches of 16, each of which takes 8 GiB and leaves 3 GiB behind in its process."""
+
+    def __init__(self, tmp_path: Path, *options: str) -> None:
+        self.rig = Rig(tmp_path, options=("--model", "minilm", "--no-metrics", "--batch-size", "16"))
+        self.rig.write({f"a/{n:02}.txt": f"Text number {n}." for n in range(96)})
+        folder = torch_standin.write_with_allocator(tmp_path / "torch", others=OTHERS, each=GIB // 2, lost=3 * GIB)
+        answers = Answers(tmp_path / "answers.txt", [Card(total=24 * GIB, used=OTHERS, reserved=0, model=WDDM)])
+        log = tmp_path / "allocator.txt"
+        environ = {
+            **answers.environ(build(tmp_path)),
+            "PYTHONPATH": os.pathsep.join((str(folder), self.rig.environ["PYTHONPATH"])),
+            "ALLOCATOR_LOG": str(log),
+        }
+        command = self.rig.build_command("--device", "cuda:0", *options)
+        self.done: Done = self.rig.run(command, SECONDS, **environ)
+        lines = [line.split() for line in log.read_text(encoding="ascii").splitlines()]
+        self.used = [int(used) for _, used, *_ in lines]
+        self.caps = {cap for _, _, cap, _ in lines}
+
+
+def test_a_worker_under_a_cap_raises_instead_of_spilling(tmp_path: Path) -> None:
+    """Halved down to an eighth, then a fresh process, with a cap of its own from its start on; nothing ever spills."""
+    capped = Capped(tmp_path)
+    assert capped.done.code == 0, capped.done.errors
+    assert capped.done.summary["encoded"] == 96
+    assert capped.caps == {str(CAP)}
+    assert max(capped.used) <= 24 * GIB
+    starts = [(event["device"], event["reason"]) for event in capped.done.of("worker_started")]
+    assert starts == [("cuda:0", "first"), ("cuda:0", "recycle")]
+    [note] = [event["text"] for event in capped.done.of("note")]
+    assert note.startswith("shard a: out of memory with 2 of the 16 genes of a batch: CUDA out of memory.")
+
+
+@pytest.mark.slow
+def test_without_a_cap_it_spills(tmp_path: Path) -> None:
+    """The same build: nothing raises, and the card holds more than it has."""
+    free = Capped(tmp_path, "--vram-cap", "off")
+    assert free.done.code == 0, free.done.errors
+    assert free.caps == {"None"}
+    assert max(free.used) > 24 * GIB
