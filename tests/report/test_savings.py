@@ -141,7 +141,7 @@ def test_the_cap_would_have_saved_at_most_what_crawls_and_new_workers_cost() -> 
 
 
 def test_a_replay_with_adaptive_names_the_ways_and_their_seconds() -> None:
-    """The ladder released the cache first; this one goes on with a new worker, and says what else it could have done."""
+    """The ladder released the cache first; this one takes a new worker, and says what else it could have done."""
     result = replay(read_timeline(io.BytesIO(lines(job(*RELEASED_FIRST)))), Settings(action="adaptive"))
     detected, first = result.issued()[:2]
     assert (detected.kind, first.kind) == (ActionKind.DETECT, ActionKind.RECYCLE)
