@@ -94,7 +94,7 @@ class Situation:
             otherwise: The cheapest of them, in seconds.
         """
         again = self._times(self.released_span) * (RELEASE_SECONDS + self.crawl_seconds)
-        cured = self.left / self.fresh + again
+        cured = self.left / self.healthy + again
         failed = 2 * self.batch * (1 / self.pace - 1 / self.healthy) + otherwise
         return RELEASE_SECONDS + self.cure_chance * cured + (1 - self.cure_chance) * failed
 
@@ -163,4 +163,6 @@ def choose(situation: Situation, can_take: Collection[ActionKind], refused: Coll
 
 
 def _may_release(situation: Situation) -> bool:
-    return situation.at_boundary and situation.may_retry and not situation.was_released
+    """A card that is slow before its memory is full is not cured by freeing it."""
+    is_well_afresh = situation.fresh >= situation.healthy
+    return situation.at_boundary and situation.may_retry and is_well_afresh and not situation.was_released

@@ -165,11 +165,10 @@ class ContextCosts:
         return max(0.0, since - done / healthy_rate)
 
     def pace(self, work: float, age_seconds: float) -> float:
-        """What a batch in flight of this age may be taken to do, in work a second: what the one before did, while that
-        is possible; then half of the most that it can have done."""
-        if self.rate is not None and self.rate * age_seconds <= work:
-            return self.rate
-        return work / (2 * age_seconds)
+        """What a batch in flight may be taken to do, in work a second: what the one before did; and once it takes
+        longer, it is taken to be as late again. Of one that is stuck that is half of the most that it can do."""
+        usual_seconds = work / self.rate if self.rate is not None else 0.0
+        return work / max(usual_seconds, 2 * age_seconds - usual_seconds)
 
     def note_crawl(self, costs: CardCosts, healthy_rate: float) -> None:
         """It crawls, once more or still: what that costs, and how much it had done before."""

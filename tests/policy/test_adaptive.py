@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from helix_crawl_otel.policy.baseline import Baseline, CardBaselines
 from helix_crawl_otel.policy.choice import MOST_RECYCLES
-from helix_crawl_otel.policy.costs import KEPT, CardCosts, ShardCosts, note
+from helix_crawl_otel.policy.costs import KEPT, CardCosts, ContextCosts, ShardCosts, note
 from helix_crawl_otel.policy.meter import CPU_SHARE
 from helix_crawl_otel.policy.model import ActionKind, DecisionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
@@ -242,6 +243,25 @@ def test_a_release_that_cures_is_counted_and_one_that_does_not_as_well() -> None
     assert job.issued[-1] is EMPTY_CACHE or job.issued == [DETECT]
 
 
+@pytest.mark.parametrize(
+    ("rate", "age", "pace"),
+    [(None, 40.0, 50.0), (1000.0, 40.0, 4000 / 76), (100.0, 20.0, 100.0), (100.0, 40.0, 100.0), (100.0, 60.0, 50.0)],
+)
+def test_the_pace_of_a_batch_in_flight(rate: float | None, age: float, pace: float) -> None:
+    """That of the batch before while it may be so, then as much later again as it is late; stuck, w / (2 age)."""
+    assert ContextCosts(rate=rate).pace(4000.0, age) == pytest.approx(pace)
+
+
+def test_a_card_that_is_slow_for_another_reason_is_left_alone_after_one_trial() -> None:
+    """A fresh worker is slow as well, before its memory is full: nothing that is done to its memory helps."""
+    job = Job(ADAPTIVE, can_end_worker=True).batches(60)
+    for _ in range(100):
+        worker = job.policy.state.workers["w"]
+        job.memory = FULL if worker.batches > 6 else LOW
+        job.batches(1, 0.15)
+    assert [kind for kind in job.issued if kind is not DETECT] == [RECYCLE]
+
+
 def measured() -> CardCosts:
     """A card of which all is known."""
     return CardCosts([40.0], [30.0], [160.0, 170.0], [1e5, 2e5], [5e4], tries=3, cures=1, crawls=4)
@@ -311,8 +331,8 @@ def test_it_takes_a_quarter_longer_than_the_cpu_at_most_and_one_cycle(world: Wor
     if tripped is None:
         return
     cpu = world.cpu if knows_cpu else min(world.cpu, CPU_SHARE)
-    cycles = [job.cycles[0], *[t for t in job.cycles[1:] if t >= tripped.t], job.t]
-    longest = max((later - earlier for earlier, later in zip(cycles[1:], cycles[2:], strict=False)), default=0.0)
+    cycles = [tripped.t, *[t for t in job.cycles if t >= tripped.t], job.t]
+    longest = max(later - earlier for earlier, later in pairwise(cycles))
     on_the_cpu = (world.batches - 40) * WORK / (RATE * cpu)
     guess = 60.0  # of a start, until one was measured
     allowed = 1.25 * on_the_cpu + longest + world.start_seconds + guess
