@@ -264,8 +264,8 @@ class CapKeeper:
         start: Runs a look in the background, so that a driver that hangs keeps no batch; a seam for tests.
         budget: What the driver lets this process take of the card of this ordinal; likewise.
 
-    Threads: any of the driver's; while one is in here the others pass by. A look has a thread of its own, and leaves its
-    answer in `_seen`.
+    Threads: any of the driver's; while one is in here the others pass by. A look is in a thread of its own, and leaves
+    its answer in `_seen`.
     """
 
     def __init__(
