@@ -32,7 +32,7 @@ from helix_crawl_otel.encoders.base import first_line, is_device_error
 from helix_crawl_otel.encoders.load import tokens_id
 from helix_crawl_otel.encoders.precision import DtypeWish
 from helix_crawl_otel.encoders.tokens import TokenRoom
-from helix_crawl_otel.formats import count
+from helix_crawl_otel.formats import count, mib
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
@@ -42,7 +42,7 @@ from helix_crawl_otel.shards.inspect import Unread, count_unread
 from helix_crawl_otel.shards.schema import RULE_NOTE
 from helix_crawl_otel.shards.store import ShardStore
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
-from helix_crawl_otel.watch.release import release_cache
+from helix_crawl_otel.watch.release import CacheReleases, release_cache
 from helix_crawl_otel.watch.shard import ShardWatch, batch_from, boundary_after
 
 __all__ = ["pieces", "work_on"]
@@ -69,6 +69,7 @@ def work_on(
     settings: WorkerSettings,
     load: Callable[[DtypeWish], CheckedEncoder],
     watch: CrawlWatch,
+    releases: CacheReleases,
     report: Callable[[Message], None],
     pausing: Callable[[], bool],
 ) -> None:
@@ -79,6 +80,7 @@ def work_on(
         settings: Of the worker.
         load: Loads the encoder, or gives the one that is loaded. Not called when every gene has its vector.
         watch: Linked to the supervisor.
+        releases: When the worker gives its cache back.
         report: Tells the supervisor what happened.
         pausing: Whether the operator has asked for a pause.
 
@@ -112,7 +114,7 @@ def work_on(
             claim_as_made(store, encoder(), reencode=True)
         pending = store.pending_count()
         if pending:
-            _encode(store, assignment, settings, encoder(), watch, report, pending, None if is_cut else room)
+            _encode(store, assignment, settings, encoder(), watch, releases, report, pending, None if is_cut else room)
         else:
             report(messages.Encoding(assignment.shard, settings.label, 0, store.vector_count()))  # they count as well
 
@@ -185,6 +187,7 @@ def _encode(
     settings: WorkerSettings,
     encoder: CheckedEncoder,
     watch: CrawlWatch,
+    releases: CacheReleases,
     report: Callable[[Message], None],
     pending: int,
     room: TokenRoom | None,
@@ -198,14 +201,14 @@ def _encode(
     each = sum(encoder.work([gene.content]) for gene in genes) / max(1, len(genes))
     report(messages.Encoding(assignment.shard, settings.label, pending, store.vector_count(), each * pending))
     with watch.shard(assignment.shard, device=settings.label) as shard:
-        session = _Session(store, assignment, encoder, shard, report, pending, each, room)
+        session = _Session(store, assignment, encoder, shard, releases, report, pending, each, room)
         try:
             first = min(settings.batch_size, FIRST_ON_CPU) if settings.label == "cpu" else settings.batch_size
             batches = _batches(store, settings.batch_size, session.leaves_out, first)
-            for number, batch in enumerate(batches, start=1):
+            for batch in batches:
                 for piece in pieces(batch, assignment.limits):
                     session.encode(piece)
-                if settings.release_every and number % settings.release_every == 0:
+                if releases.is_due(lambda: shard.status().streak):
                     session.release()
             session.finish()
         except LeaveShard:
@@ -280,6 +283,7 @@ class _Session:
         assignment: Of this shard.
         encoder: Loaded.
         shard: Watched.
+        releases: Told of each release.
         report: Tells the supervisor.
         pending: Genes that lack a vector, as the store counts them. Who shows how many are left reads it of here.
         each: What one of them costs, by the first ones.
@@ -292,6 +296,7 @@ class _Session:
         assignment: Assignment,
         encoder: CheckedEncoder,
         shard: ShardWatch,
+        releases: CacheReleases,
         report: Callable[[Message], None],
         pending: int,
         each: float,
@@ -302,6 +307,7 @@ class _Session:
         self._room = room
         self._encoder = encoder
         self._shard = shard
+        self._releases = releases
         self._report = report
         self._pending = pending
         self._suspects = assignment.quarantine
@@ -333,9 +339,14 @@ class _Session:
         Raises:
             EncoderBroken: The device's context is gone.
         """
+        began = self._releases.clock()
         try:
-            release_cache()
+            freed = release_cache()
             self._encoder.release()
+            seconds = self._releases.clock() - began
+            self._releases.released(seconds)
+            given_back = "" if freed is None else f", {mib(freed)} of it"
+            watchdog.info("shard %s: the cache was released%s, in %.2f s", self._shard.name, given_back, seconds)
         except RuntimeError as error:
             if is_device_error(error):
                 raise EncoderBroken(f"the device fails: {first_line(error)}", is_device=True) from error
@@ -421,6 +432,7 @@ class _Session:
         for action in boundary_after(self._shard, written, self._pending, self._each * self._pending):
             if action.kind is ActionKind.EMPTY_CACHE:
                 self._encoder.release()
+                self._releases.released(None)
 
     def _unread(self, genes: Sequence[PendingGene]) -> dict[int | str, int] | None:
         """Characters that the encoder has not read, by the key of the gene; `None` where there can be none."""

@@ -36,7 +36,7 @@ class EncodeOptions:
         batch_size: Genes a batch.
         workers: At once; `None` for one a visible card, one on the CPU.
         cpu_below_gib: `auto` takes the CPU on a card of this size or smaller.
-        release_every: Batches between two releases of the CUDA cache, 0 for never.
+        release_every: Batches between two releases of the CUDA cache, 0 for never; `None` releases by need.
         vram_cap: What of a card's free memory a worker's torch may take: a fraction, `auto` or `off`.
         faults: Faults to inject, as given.
         reencode: Take this model in place of another, and encode again what that one has encoded.
@@ -51,7 +51,7 @@ class EncodeOptions:
     batch_size: int
     workers: int | None
     cpu_below_gib: float
-    release_every: int
+    release_every: int | None
     vram_cap: Value
     faults: tuple[str, ...]
     reencode: bool
@@ -134,6 +134,7 @@ def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
             parse_fault(text)
         except ValueError as error:
             raise ConfigError(f"--fault is {text!r}; {error}") from None
+    every = option_or_knob(RELEASE, common.knobs, common.environ)
     return EncodeOptions(
         common=common,
         model=args.model,
@@ -142,7 +143,7 @@ def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
         batch_size=_count("--batch-size", args.batch_size, 65536),
         workers=None if args.workers is None else _count("--workers", args.workers, 256),
         cpu_below_gib=float(option_or_knob(CPU_BELOW, common.knobs, common.environ)),
-        release_every=int(option_or_knob(RELEASE, common.knobs, common.environ)),
+        release_every=every if isinstance(every, int) else None,
         vram_cap=option_or_knob(VRAM_CAP, common.knobs, common.environ),
         faults=tuple(args.fault),
         reencode=args.reencode,
