@@ -144,6 +144,7 @@ class Session:
         emit: Callable[[events.Event], None],
         refresh: Callable[[], None],
     ) -> None:
+        self.config = options.config
         self._options = options
         self._emit = emit
         self._refresh = refresh
@@ -155,6 +156,7 @@ class Session:
         options.folder.mkdir(parents=True, exist_ok=True)
         self.timeline = TimelineWriter(options.folder / TIMELINE, self.clock)
         self._closing.callback(self.timeline.close)
+        self.timeline_start = Path(self.timeline.path).stat().st_size  # bytes, of the runs before this one
         places = {name: (folder / LADDER, key) for name, (folder, key) in options.places.items()}
         ladders = LadderFiles(options.folder / LADDER, places)
         state = ladders.load(options.encoder)
