@@ -83,7 +83,7 @@ class Run:
         seconds: Of the clock, of the encoding.
         peak: Bytes, of its largest process.
         padded: Tokens of each batch, with those that only fill it up.
-        vectors: In the order of the texts.
+        dense: Vectors, in the order of the texts.
     """
 
     processor: float
@@ -91,7 +91,7 @@ class Run:
     seconds: float
     peak: int
     padded: list[float]
-    vectors: list[bytes]
+    dense: list[bytes]
 
 
 def run_library(way: str, model: str, texts: list[str], folder: Path) -> Run:
@@ -156,13 +156,13 @@ def compare(
             else:
                 run = run_library(way, model, texts, place)
             found[way].append(run)
-            assert min(map(cosine, run.vectors, found[ways[0]][0].vectors)) > 0.9999
+            assert min(map(cosine, run.dense, found[ways[0]][0].dense)) > 0.9999
     return found
 
 
 def median(runs: list[Run], what: str) -> float:
     """Of one figure, over the rounds."""
-    return statistics.median(getattr(run, what) for run in runs)
+    return float(statistics.median(getattr(run, what) for run in runs))
 
 
 def add_rows(figures: Figures, corpus: str, found: dict[str, list[Run]]) -> dict[str, float]:
@@ -179,7 +179,7 @@ def add_rows(figures: Figures, corpus: str, found: dict[str, list[Run]]) -> dict
         figures.add(
             "A build beside sentence-transformers alone, by turns",
             {
-                "corpus": f"{corpus}, {len(runs[0].vectors)} texts",
+                "corpus": f"{corpus}, {len(runs[0].dense)} texts",
                 "way": names[way],
                 "processor s": f"{median(runs, 'processor'):.1f}",
                 "over encode(all)": f"{ratios[way]:.2f} ({min(of_rounds):.2f} to {max(of_rounds):.2f})",
