@@ -184,13 +184,14 @@ class Rule:
         waits = self._waits_for_boundary(batch, state)
         full, in_flight = self.is_full(batch, t), inflight_seconds is not None
         if in_flight:
-            batch.full_slices = batch.full_slices + 1 if full or detector.episode_open else 0
+            fits = full or detector.episode_open or (full is not None and self._has_been_full(t, batch))
+            batch.full_slices = batch.full_slices + 1 if fits else 0
         elif baseline is not None and not baseline.is_slow(rate, self.settings.factor):
             for beside in self._running(batch.shard):  # the card is well: what is stuck there is something else
                 beside.full_slices = 0
         fills_window = in_flight and batch.full_slices == self.settings.window
         finding = detector.observe(
-            Observation(t, rate, genes_rate, full, in_flight, fills_window),
+            Observation(t, rate, genes_rate, fills_window or full, in_flight, fills_window),
             baseline,
             self.settings,
             hold_seconds=self.settings.window * self.tick_seconds,
@@ -364,6 +365,16 @@ class Rule:
             return True
         known = [fraction for fraction in self._fractions(t, batch) if fraction is not None]
         return max(known) >= self.settings.vram_full if known else None
+
+    def _has_been_full(self, t: float, batch: Batch) -> bool:
+        """Whether it was since the worker was started. An allocator at its cap gives its cache back, and a release does
+        the same: no reason to take a batch that does not end for anything else."""
+        worker = self.state.workers.get(batch.worker)
+        track = self.state.memory.get(batch.device)
+        if worker is None or track is None:
+            return False
+        known = (track.highest(worker.floor.since, t), track.cap.highest(worker.floor.since, t))
+        return any(fraction is not None and fraction >= self.settings.vram_full for fraction in known)
 
     def _fractions(self, t: float, batch: Batch) -> tuple[float | None, float | None]:
         """The highest since a batch began: of the device's memory, and of the allocator's cap."""
