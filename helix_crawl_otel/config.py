@@ -97,6 +97,10 @@ def _integer(text: str, least: int, most: float = math.inf, metavar: str = "N") 
     return Accepted(text, parse, metavar)
 
 
+def _tokens(given: str) -> Value:
+    return "auto" if given.lower() == "auto" else _POSITIVE.parse(given)
+
+
 def _cap(given: str) -> Value:
     word = given.lower()
     return word if word in ("auto", "off") else _FRACTION.parse(given)
@@ -231,6 +235,14 @@ KNOBS: tuple[Knob, ...] = (
         Accepted(", ".join(_DTYPES), _dtype, "DTYPE"),
         "what the encoder computes in; `auto` is full precision on the CPU, and on a card the half that it is fast in "
         "where vectors agree to a cosine of 0.9999. Vectors are stored as float32",
+    ),
+    Knob(
+        "HELIX_DENSE_BATCH_TOKENS",
+        "--batch-tokens",
+        "auto",
+        Accepted("auto, or an integer >= 1", _tokens),
+        "most tokens of a batch with padding, its genes times the longest; a longer text goes alone; auto is 16384, or "
+        "32768 on a card of 16 GB and more; on the CPU never more than a slow core does in a minute",
     ),
     Knob(
         "HELIX_DENSE_VRAM_RELEASE_EVERY",

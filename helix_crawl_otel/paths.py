@@ -82,6 +82,7 @@ def typed_folder(text: str, what: str) -> Path:
         ConfigError: It is the name of a device.
     """
     path = typed_path(text, what)
+    looked_at.place = str(path)
     return on_disk(path) if len(str(path)) > PLAIN_CHARACTERS else path
 
 
@@ -138,6 +139,8 @@ class LookedAt:
 
     def __init__(self) -> None:
         self.place = ""
+        self.answers = 0
+        """How often something has come of it that takes long to look at."""
 
 
 looked_at = LookedAt()

@@ -25,6 +25,7 @@ from helix_crawl_otel.supervise.process import worker_command
 __all__ = [
     "DevicePlan",
     "NoDevice",
+    "batch_tokens",
     "choose_devices",
     "cores",
     "count_torch_devices",
@@ -40,6 +41,12 @@ NO_CUDA = (
     "build for your CUDA, see pytorch.org, to use the card"
 )
 TORCH_ALONE = "their memory is what torch itself holds, and what other programs hold on them is not seen"
+
+LARGE_BYTES = 15.5 * GIB
+"""Of a card that is sold as one of 16 GB: a part of it is the driver's."""
+
+BATCH_TOKENS, LARGE_BATCH_TOKENS = 16_384, 32_768
+"""What BGE-M3 needs for these in full precision, weights and all: 4.9 and 5.9 GiB."""
 
 _VERSION = re.compile(
     r"^(?P<name>cuda|hip)\b[^=\n]*=\s*(?:None|(?P<quote>['\"])(?P<version>.*)(?P=quote))\s*$", re.MULTILINE
@@ -117,6 +124,17 @@ def choose_devices(
         raise NoDevice(f"--device is {asked!r}, but {NO_CUDA}; accepted until then: auto or cpu")
     wanted = devices[: workers or None] if asked == "cuda" else [asked]
     return _on_cards(wanted, workers, core_count, f"{asked} was asked for", troubles)
+
+
+def batch_tokens(device: str, found: Description) -> int:
+    """Tokens of a batch, with padding, that fit a device.
+
+    Args:
+        device: `cpu` or `cuda:N`.
+        found: What NVML says of the cards.
+    """
+    sizes = [card.memory.limit_bytes or 0 for card in found.visible if card.device == device]
+    return LARGE_BATCH_TOKENS if sizes and sizes[0] >= LARGE_BYTES else BATCH_TOKENS
 
 
 def _troubles(asked: str, found: Description) -> list[str]:

@@ -8,13 +8,14 @@ Source: DESIGN.md, sections 7 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.build.agreement import adopt_or_refuse, claim_as_made, dtype_wish, refuse_another
+from helix_crawl_otel.build.batches import BatchLimits, ShardBatches, pieces
 from helix_crawl_otel.build.careful_encode import (
     CheckedEncoder,
     EncoderBroken,
@@ -37,6 +38,7 @@ from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import ActionKind
+from helix_crawl_otel.shards.batch_plan import BatchPlan
 from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.shards.inspect import Unread, count_unread
 from helix_crawl_otel.shards.schema import RULE_NOTE
@@ -45,7 +47,7 @@ from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from helix_crawl_otel.watch.release import release_cache
 from helix_crawl_otel.watch.shard import ShardWatch, batch_from, boundary_after
 
-__all__ = ["pieces", "work_on"]
+__all__ = ["work_on"]
 
 MOST_UNPROVEN = 64
 """Genes that may fail one after the other in a process that has encoded nothing: then it is the encoder, not they."""
@@ -53,15 +55,8 @@ MOST_UNPROVEN = 64
 ROUNDS = 3
 """How often a gene has to lack memory between two texts that cost as much and do not: others come and go."""
 
-FIRST_ON_CPU = 4
-"""Genes of a shard's first batch there: a large model may need minutes for one, and the first commit shows that it
-goes."""
-
 MOST_PROBLEMS = 100
 """Sources that cannot be read, are left out or are read otherwise which are named one by one."""
-
-PAGE = 16
-"""Batches of pending genes read at once."""
 
 
 def work_on(
@@ -114,7 +109,10 @@ def work_on(
         if pending:
             _encode(store, assignment, settings, encoder(), watch, report, pending, None if is_cut else room)
         else:
-            report(messages.Encoding(assignment.shard, settings.label, 0, store.vector_count()))  # they count as well
+            BatchPlan(store).drop()  # of a worker that was killed before it could
+            report(
+                messages.Encoding(assignment.shard, settings.label, 0, store.vector_count(), 0.0)
+            )  # they count as well
 
 
 def _rule(store: ShardStore, model: str, room: TokenRoom, *, anew: bool) -> ChunkRule:
@@ -193,17 +191,27 @@ def _encode(
         adopt_or_refuse(store, encoder)
         store.adopt(encoder.identity)
     claim_as_made(store, encoder, reencode=False)
-    store.note_session(encoder.device, encoder.versions, encoder.threads, settings.batch_size, encoder.dtype)
-    genes = store.pending(None, settings.batch_size)
-    each = sum(encoder.work([gene.content]) for gene in genes) / max(1, len(genes))
-    report(messages.Encoding(assignment.shard, settings.label, pending, store.vector_count(), each * pending))
+    limits = BatchLimits(settings.batch_size, settings.batch_tokens)
+    if settings.label == "cpu":
+        limits = limits.on_cpu(encoder.operations)
+    plan = BatchPlan(store)
+    plan.prepare(settings.batch_size)
+    made_with = encoder.device, encoder.versions, encoder.threads, settings.batch_size, encoder.dtype
+    store.note_session(*made_with, batch_tokens=int(limits.tokens))
+
+    def look_at(genes: Sequence[PendingGene]) -> None:
+        # A worker has died of a text before its batch had begun: of counting its tokens, perhaps.
+        if assignment.is_wary:
+            report(messages.NextBatch(assignment.shard, str(genes[0].gene_id), len(genes)))
+
+    batches = ShardBatches(plan, encoder, limits, assignment, look_at)
+    waiting = batches.work_pending()
+    report(messages.Encoding(assignment.shard, settings.label, pending, store.vector_count(), waiting))
     with watch.shard(assignment.shard, device=settings.label) as shard:
-        session = _Session(store, assignment, encoder, shard, report, pending, each, room)
+        session = _Session(store, assignment, encoder, shard, report, pending, room, batches, look_at)
         try:
-            first = min(settings.batch_size, FIRST_ON_CPU) if settings.label == "cpu" else settings.batch_size
-            batches = _batches(store, settings.batch_size, session.leaves_out, first)
             for number, batch in enumerate(batches, start=1):
-                for piece in pieces(batch, assignment.limits):
+                for piece in pieces([gene for gene in batch if not session.leaves_out(gene)], assignment.limits):
                     session.encode(piece)
                 if settings.release_every and number % settings.release_every == 0:
                     session.release()
@@ -211,45 +219,8 @@ def _encode(
         except LeaveShard:
             shard.leave_open()
             raise
-
-
-def _batches(
-    store: ShardStore, size: int, leaves_out: Callable[[PendingGene], bool], first: int
-) -> Iterator[list[PendingGene]]:
-    """Pending genes in the shard's order, in batches on the same grid however often the worker is replaced.
-
-    Args:
-        store: Of the shard.
-        size: Of a batch.
-        leaves_out: Whether a gene is not to be encoded.
-        first: Of the first batch of a shard without a vector: whoever takes it up later is on the same grid.
-    """
-    after: int | str | None = None
-    has_vectors = next(iter(store.sample(1)), None) is not None
-    most = PAGE * size if has_vectors else first
-    while page := store.pending(after, most):
-        after, most = page[-1].key, PAGE * size
-        genes = [gene for gene in page if not leaves_out(gene)]
-        for start in range(0, len(genes), size):
-            yield genes[start : start + size]
-
-
-def pieces(batch: Sequence[PendingGene], limits: Mapping[str, int]) -> list[list[PendingGene]]:
-    """The batch in order, whole unless one of its genes begins a piece that has to be smaller, because one killed its
-    worker. The grid of batches stays as it is.
-
-    Args:
-        batch: In the shard's order.
-        limits: Most genes of a piece, by its first gene's id as text. What is left of the batch after it is a piece
-            again, at most as large: the poisonous gene may be in either half.
-    """
-    found: list[list[PendingGene]] = []
-    start, most = 0, len(batch)
-    while start < len(batch):
-        most = min(most, limits.get(str(batch[start].gene_id), most))
-        found.append(list(batch[start : start + most]))
-        start += most
-    return found
+    if session.is_done:
+        plan.drop()  # it would only grow old: sources change
 
 
 @dataclass
@@ -282,8 +253,9 @@ class _Session:
         shard: Watched.
         report: Tells the supervisor.
         pending: Genes that lack a vector, as the store counts them. Who shows how many are left reads it of here.
-        each: What one of them costs, by the first ones.
         room: What the encoder reads of a gene; `None` where all of them are known to fit.
+        batches: That are encoded; knows what they cost.
+        look_at: Told of genes before anything is done with them.
     """
 
     def __init__(
@@ -294,10 +266,12 @@ class _Session:
         shard: ShardWatch,
         report: Callable[[Message], None],
         pending: int,
-        each: float,
         room: TokenRoom | None,
+        batches: ShardBatches,
+        look_at: Callable[[Sequence[PendingGene]], None],
     ) -> None:
-        self._each = each
+        self._batches = batches
+        self._look_at = look_at
         self._store = store
         self._room = room
         self._encoder = encoder
@@ -305,7 +279,6 @@ class _Session:
         self._report = report
         self._pending = pending
         self._suspects = assignment.quarantine
-        self._is_wary = assignment.is_wary
         self._has_lacked_memory = assignment.shortages > 0
         self._unproven: dict[str, str] = {}  # to be quarantined when another gene is encoded, with the reason
         self._short: list[_Short] = []
@@ -315,6 +288,11 @@ class _Session:
     @property
     def _is_on_card(self) -> bool:
         return self._shard.device != "cpu"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether each gene has its vector, or never can have one."""
+        return self._pending == 0
 
     def leaves_out(self, gene: PendingGene) -> bool:
         """Whether it has killed workers, alone."""
@@ -408,17 +386,16 @@ class _Session:
 
     def _watched(self, genes: Sequence[PendingGene]) -> list[bytes]:
         texts, first = [gene.content for gene in genes], str(genes[0].gene_id)
-        if self._is_wary:  # a worker has died of a text before its batch had begun: of counting its tokens, perhaps
-            self._report(messages.NextBatch(self._shard.name, first, len(genes)))
-        work = self._encoder.work(texts)
-        with batch_from(self._shard, len(genes), work, first):
+        self._look_at(genes)
+        with batch_from(self._shard, len(genes), self._batches.work(genes), first):
             return self._encoder.encode(texts)
 
     def _commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> None:
         written = self._store.commit(vectors, self._unread([gene for gene, _ in vectors]))
         self._pending = max(0, self._pending - written)
         self._quarantine_unproven()
-        for action in boundary_after(self._shard, written, self._pending, self._each * self._pending):
+        waiting = self._batches.work_pending([gene for gene, _ in vectors])
+        for action in boundary_after(self._shard, written, self._pending, waiting):
             if action.kind is ActionKind.EMPTY_CACHE:
                 self._encoder.release()
 

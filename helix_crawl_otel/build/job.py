@@ -130,6 +130,7 @@ class BuildJob:
         self._current: dict[str, ShardWork] = {}  # by slot
         self._devices: dict[str, str] = {}  # of the slots' running workers
         self._homes: dict[str, str] = {}
+        self._noted: set[str] = set()  # of models, by their workers: each is said once
         self._starved: set[str] = set()  # devices on which a model has found no memory, again and again
 
     # -- starting workers ---------------------------------------------------------------------------------------------
@@ -249,10 +250,13 @@ class BuildJob:
                 self.never = reason
             case messages.LoadStart(model, device):
                 self._emit(events.ModelLoading(t, slot, model, device))
-            case messages.LoadEnd(model, device, seconds, dtype, why):
+            case messages.LoadEnd(model, device, seconds, dtype, why, note):
                 if work is not None:
                     self._starved.discard(self._devices[slot])
                 self._emit(events.ModelLoaded(t, slot, model, device, seconds, dtype, why))
+                if note and note not in self._noted:
+                    self._noted.add(note)
+                    self._emit(events.Note(t, "warning", note))
             case messages.IngestProgress(shard, sources, genes):
                 self._emit(events.Ingesting(t, shard, slot, sources, genes))
             case messages.IngestEnd(shard, sources, added, removed, skipped, left_out, read_as, problems):

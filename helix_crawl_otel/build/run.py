@@ -13,6 +13,7 @@ from pathlib import Path
 
 from helix_crawl_otel.build.devices import (
     DevicePlan,
+    batch_tokens,
     choose_devices,
     cores,
     count_torch_devices,
@@ -31,13 +32,14 @@ from helix_crawl_otel.encoders.precision import AUTO
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.formats import printable
+from helix_crawl_otel.interrupts import hearing
 from helix_crawl_otel.link.messages import WorkerSettings
 from helix_crawl_otel.paths import STATE_FOLDER
+from helix_crawl_otel.probes.cards import Description
 from helix_crawl_otel.shards.build_record import write_record
 from helix_crawl_otel.shards.inspect import count_quarantined, count_unread
 from helix_crawl_otel.shards.sources import notes_of
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.interrupts import hearing
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.session import RunOptions, Session
@@ -87,7 +89,8 @@ def run_build(
         planned = hearing(make_plan)
         if planned.works:
             find_model(planned.model)
-        devices = _devices(options, planned.model)
+        cards = worker_cards(options.common.environ)
+        devices = _devices(options, planned.model, cards)
         if planned.look is not None:
             hearing(partial(planned.look.measure, folders[0], planned.model))
         if planned.record is not None:
@@ -110,7 +113,7 @@ def run_build(
         _announce(console, session, command, folders[0], options, devices, planned)
         job = BuildJob(
             planned.works,
-            lambda device, number: _settings(options, planned, devices, device, number),
+            lambda device, number: _settings(options, planned, devices, cards, device, number),
             options.common.environ,
             session.demoted,
             session.pipeline,
@@ -132,7 +135,7 @@ def _place(path: Path) -> tuple[Path, str]:
     return path.parent / STATE_FOLDER, name_in_folder(path)
 
 
-def _devices(options: EncodeOptions, model: str) -> DevicePlan:
+def _devices(options: EncodeOptions, model: str, cards: Description) -> DevicePlan:
     if has_card(options.parsed_faults()):
         count = options.workers or 1
         slots = tuple((f"cuda:{n}", f"cuda:{n}") for n in range(count))
@@ -141,7 +144,7 @@ def _devices(options: EncodeOptions, model: str) -> DevicePlan:
         options.device,
         options.workers,
         options.cpu_below_gib,
-        worker_cards(options.common.environ),
+        cards,
         cores(),
         torch_build(),
         needs_no_card=model == HASHING,
@@ -150,7 +153,7 @@ def _devices(options: EncodeOptions, model: str) -> DevicePlan:
 
 
 def _settings(
-    options: EncodeOptions, planned: BuildPlan, devices: DevicePlan, device: str, number: int
+    options: EncodeOptions, planned: BuildPlan, devices: DevicePlan, cards: Description, device: str, number: int
 ) -> WorkerSettings:
     is_modelled = has_card(options.parsed_faults()) and device != "cpu"
     on_cpu = device == "cpu" or is_modelled
@@ -164,6 +167,7 @@ def _settings(
         number=number,
         label=device,
         lock_seconds=options.lock_seconds,
+        batch_tokens=options.batch_tokens or batch_tokens(device, cards),
         vram_cap=options.vram_cap,
         workers=sum(1 for _, place in devices.slots if place == device),
         dtype=planned.dtype,

@@ -178,7 +178,9 @@ class _Worker:
             if encoder.dtype in HALVES and "dtype" not in encoder.identity:
                 self._found.setdefault(replace(wish, stored=None, is_apart=None), encoder.dtype)
             seconds = time.monotonic() - started
-            self._link.send(messages.LoadEnd(settings.model, encoder.device, seconds, encoder.dtype, encoder.why_dtype))
+            note = _too_few(settings.batch_tokens, encoder.limit)
+            computes = encoder.device, seconds, encoder.dtype, encoder.why_dtype
+            self._link.send(messages.LoadEnd(settings.model, *computes, note))
         return self._loaded
 
     def _accepted(self, wish: DtypeWish) -> Collection[str | None]:
@@ -192,6 +194,16 @@ class _Worker:
         if self._settings.label == self._settings.device:
             return None
         return lambda: UNKNOWN if self._loaded is None else self._loaded.memory()
+
+
+def _too_few(batch_tokens: int, limit: int | None) -> str:
+    """What is to be said of a batch that is smaller than the longest text; empty for nothing."""
+    if limit is None or batch_tokens >= limit:
+        return ""
+    return (
+        f"a batch has {batch_tokens} tokens at most, and the model reads up to {limit} of one text: a text with more "
+        f"than {batch_tokens} goes alone; --batch-tokens {limit} has room for each"
+    )
 
 
 def _scaled_sleep(rate: float, seconds: float) -> None:

@@ -38,7 +38,7 @@ def register(commands: Commands) -> None:
 def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.build.plan import plan_backfill
     from helix_crawl_otel.build.run import run_build
-    from helix_crawl_otel.supervise.interrupts import hearing
+    from helix_crawl_otel.interrupts import hearing
 
     options = read_encode_options(args)
     paths, notes = hearing(lambda: find_shards([typed_folder(text, "PATH").absolute() for text in args.paths]))

@@ -155,7 +155,7 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
     from helix_crawl_otel.build.run import run_build
     from helix_crawl_otel.console.text import look_lines
     from helix_crawl_otel.corpus.tree import plan_shards
-    from helix_crawl_otel.supervise.interrupts import hearing
+    from helix_crawl_otel.interrupts import hearing
 
     options, filters = read_encode_options(args), _filters(args)
     sources, out = [_absolute(source) for source in sources], _absolute(out)

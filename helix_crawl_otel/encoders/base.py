@@ -9,6 +9,7 @@ from helix_crawl_otel.exit_codes import NEVER, Refusal
 from helix_crawl_otel.policy.model import MemoryReading
 
 __all__ = [
+    "LETTERS_A_TOKEN",
     "BadVector",
     "DeviceMismatch",
     "Encoder",
@@ -18,6 +19,10 @@ __all__ = [
     "is_device_error",
     "is_out_of_memory",
 ]
+
+
+LETTERS_A_TOKEN = 32
+"""A text is counted up to so many letters a token of the limit; what is left out would be cut off anyway."""
 
 
 class ModelError(Refusal):
@@ -56,6 +61,7 @@ class Encoder(Protocol):
         versions: Of the libraries that compute them.
         threads: Of the computation on the CPU.
         limit: Tokens of a text that are read, prompt and special ones among them; `None` for all.
+        operations: Floating-point operations that a token costs, about; 0 where that is next to nothing.
 
     Threads: one at a time.
     """
@@ -67,12 +73,19 @@ class Encoder(Protocol):
     versions: Mapping[str, str]
     threads: int
     limit: int | None
+    operations: float
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text as it is encoded, with prompt and special ones, and with those beyond the limit."""
 
+    def lengths(self, texts: Sequence[str]) -> list[float]:
+        """What each text costs: its tokens, up to the limit, and at least 1. In the unit of `work`.
+
+        A text may be cut off after `LETTERS_A_TOKEN` letters a token of the limit.
+        """
+
     def work(self, texts: Sequence[str]) -> float:
-        """What a batch costs: passages times the longest token count after truncation."""
+        """What a batch costs: passages times the longest of their lengths."""
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """One vector a text, in order: little-endian float32, `dim * 4` bytes, of length 1.
@@ -109,7 +122,12 @@ class EncoderLayer:
         self.versions = encoder.versions
         self.threads = encoder.threads
         self.limit = encoder.limit
+        self.operations = encoder.operations
         self._encoder = encoder
+
+    def lengths(self, texts: Sequence[str]) -> list[float]:
+        """See `Encoder`."""
+        return self._encoder.lengths(texts)
 
     def work(self, texts: Sequence[str]) -> float:
         """See `Encoder`."""

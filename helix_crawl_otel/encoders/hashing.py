@@ -40,10 +40,15 @@ class HashingEncoder:
         self.versions: Mapping[str, str] = {"python": platform.python_version()}
         self.threads = 1
         self.limit: int | None = LIMIT
+        self.operations = 0.0
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """See `Encoder`: words and signs."""
         return [len(_WORD.findall(text.lower())) for text in texts]
+
+    def lengths(self, texts: Sequence[str]) -> list[float]:
+        """See `Encoder`."""
+        return [self.work([text]) for text in texts]
 
     def work(self, texts: Sequence[str]) -> float:
         """Passages times the longest one's words, up to the limit: they are cheap to estimate by their letters."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.encoders.base import (
+    LETTERS_A_TOKEN,
     BadVector,
     DeviceMismatch,
     ModelError,
@@ -39,12 +40,6 @@ from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.device import parse_device
 
 __all__ = ["SentenceEncoder", "checked_device", "checked_lengths"]
-
-LONGEST_LOOKED_AT = 4
-"""Texts of a batch whose tokens are counted: those with the most characters."""
-
-LETTERS_A_TOKEN = 32
-"""A text is counted up to so many letters a token of the limit; what is left out would be cut off anyway."""
 
 NO_LIMIT = 1_000_000
 """From here on a model's longest input is a number that stands for none."""
@@ -104,6 +99,7 @@ class SentenceEncoder:
         self.dtype, self.why_dtype = precision.dtype, precision.why
         self.device = checked_device(device, (str(parameter.device) for parameter in self._model.parameters()))
         self.threads = int(torch.get_num_threads())
+        self.operations = _operations_of(self._model, torch)
         self.versions: Mapping[str, str] = {
             name: metadata.version(name) for name in ("torch", "transformers", "sentence-transformers", "tokenizers")
         }
@@ -128,13 +124,16 @@ class SentenceEncoder:
         ask = getattr(self._model, "get_embedding_dimension", None) or self._model.get_sentence_embedding_dimension
         return int(ask() or len(self.encode(["dimension"])[0]) // 4)
 
+    def lengths(self, texts: Sequence[str]) -> list[float]:
+        """See `Encoder`."""
+        if self.limit is None:
+            return [float(max(1, count)) for count in self.token_counts(texts)]
+        counts = self.token_counts([text[: self.limit * LETTERS_A_TOKEN] for text in texts])
+        return [float(max(1, min(count, self.limit))) for count in counts]
+
     def work(self, texts: Sequence[str]) -> float:
-        """See `Encoder`. The few texts with the most characters hold the longest in tokens, near enough."""
-        longest = sorted(texts, key=len, reverse=True)[:LONGEST_LOOKED_AT]
-        if self.limit is not None:
-            longest = [text[: self.limit * LETTERS_A_TOKEN] for text in longest]
-        most = max(self.token_counts(longest))
-        return float(len(texts) * max(1, most if self.limit is None else min(most, self.limit)))
+        """See `Encoder`."""
+        return len(texts) * max(self.lengths(texts))
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """See `Encoder`."""
@@ -212,6 +211,15 @@ def _input_of(model: Any, source: str) -> Any:
             first = routes[route][0]
         module = first
     return module
+
+
+def _operations_of(model: Any, torch: Any) -> float:
+    """Floating-point operations a token: a multiplication and an addition for each weight that is not looked up."""
+    looked_up = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    tables = {
+        id(weight) for module in model.modules() if isinstance(module, looked_up) for weight in module.parameters()
+    }
+    return 2.0 * int(sum(weight.numel() for weight in model.parameters() if id(weight) not in tables))
 
 
 def _limit_of(module: Any) -> int | None:

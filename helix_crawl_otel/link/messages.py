@@ -324,13 +324,23 @@ class LoadStart(Message):
 
 @dataclass(frozen=True)
 class LoadEnd(Message):
-    """It has it, and computes in `dtype`, for a reason that people may be told."""
+    """It has it.
+
+    Args:
+        model: As given to `--model`.
+        device: Where it is.
+        seconds: What that took.
+        dtype: What it computes in.
+        why: Why in that; people may be told.
+        note: What else is to be said of it to the operator, empty for nothing.
+    """
 
     model: str
     device: str
     seconds: float
     dtype: str = "float32"
     why: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -506,6 +516,7 @@ class WorkerSettings:
         number: 1 for the first worker of the run, and so on.
         label: The device that it is reported under: `device`, unless a modelled card is laid over the CPU.
         lock_seconds: How long to wait for a shard that another program holds.
+        batch_tokens: Tokens a batch, with padding, 1 or more.
         vram_cap: What of the card's free memory the worker's torch may take: a fraction, `auto` or `off`.
         workers: Of the run on its device, itself among them.
         dtype: What to compute in, as given to `--dtype`.
@@ -521,6 +532,7 @@ class WorkerSettings:
     number: int
     label: str
     lock_seconds: float = 30.0
+    batch_tokens: int = 16_384
     vram_cap: float | str = "off"
     workers: int = 1
     dtype: str = "auto"

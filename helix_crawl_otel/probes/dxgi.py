@@ -18,19 +18,12 @@ from __future__ import annotations
 import ctypes
 import sys
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from helix_crawl_otel.probes.probe import ProbeFailure, sentence
 
 __all__ = ["driver_budget"]
-
-_FACTORY_4 = uuid.UUID("1bc6ea02-ef36-464f-bf0c-21ca39e5168a").bytes_le
-_ADAPTER_3 = uuid.UUID("645967a4-1392-4310-a798-8053ce3e93fd").bytes_le
-_RELEASE, _ENUM_ADAPTER_BY_LUID, _QUERY_VIDEO_MEMORY_INFO = 2, 26, 14
-"""Places of the methods in the tables of IUnknown, IDXGIFactory4 and IDXGIAdapter3."""
-
-_FIRST_NODE, _LOCAL = 0, 0
-_SYSTEM32_ONLY = 0x800
 
 
 class _Luid(ctypes.Structure):
@@ -43,11 +36,34 @@ class _MemoryInfo(ctypes.Structure):
     )
 
 
-def driver_budget(ordinal: int) -> int:
+_FACTORY_4 = uuid.UUID("1bc6ea02-ef36-464f-bf0c-21ca39e5168a").bytes_le
+_ADAPTER_3 = uuid.UUID("645967a4-1392-4310-a798-8053ce3e93fd").bytes_le
+_RELEASE, _ENUM_ADAPTER_BY_LUID, _QUERY_VIDEO_MEMORY_INFO = 2, 26, 14
+"""Places of the methods in the tables of IUnknown, IDXGIFactory4 and IDXGIAdapter3."""
+
+_TAKES: dict[int, tuple[Any, ...]] = {
+    _RELEASE: (),
+    _ENUM_ADAPTER_BY_LUID: (_Luid, ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p)),
+    _QUERY_VIDEO_MEMORY_INFO: (ctypes.c_uint, ctypes.c_int, ctypes.POINTER(_MemoryInfo)),
+}
+"""What they take behind the object."""
+
+_FIRST_NODE, _LOCAL = 0, 0
+_SYSTEM32_ONLY = 0x800
+
+
+def _system_library(name: str) -> Any:
+    if sys.platform != "win32":
+        raise OSError(f"{name} is of Windows only")
+    return ctypes.WinDLL(name, winmode=_SYSTEM32_ONLY)
+
+
+def driver_budget(ordinal: int, load: Callable[[str], Any] = _system_library) -> int:
     """What Windows lets this process take of a card's dedicated memory now, in bytes, all that it has taken included.
 
     Args:
         ordinal: N of `cuda:N`, as this process numbers its cards.
+        load: Loads a library of the system's; a seam for tests.
 
     Raises:
         ProbeFailure: It is not known: this is no Windows, the card is no adapter of DXGI, or something is too old.
@@ -57,14 +73,13 @@ def driver_budget(ordinal: int) -> int:
     if sys.platform != "win32":
         raise ProbeFailure("a driver's budget is told under Windows only")
     try:
-        return _budget(_luid(ordinal))
+        return _budget(load("dxgi.dll"), _luid(load("nvcuda.dll"), ordinal))
     except (OSError, AttributeError) as error:  # a library is not there, or lacks a function
         raise ProbeFailure(f"DXGI: {sentence(error)}") from error
 
 
-def _luid(ordinal: int) -> _Luid:
+def _luid(cuda: Any, ordinal: int) -> _Luid:
     """Which adapter of Windows a card of CUDA's is."""
-    cuda = _library("nvcuda.dll")
     device, nodes, luid = ctypes.c_int(), ctypes.c_uint(), _Luid()
     for name, arguments in (
         ("cuInit", (ctypes.c_uint(0),)),
@@ -77,46 +92,31 @@ def _luid(ordinal: int) -> _Luid:
     return luid
 
 
-def _budget(luid: _Luid) -> int:
+def _budget(dxgi: Any, luid: _Luid) -> int:
     factory, adapter, info = ctypes.c_void_p(), ctypes.c_void_p(), _MemoryInfo()
-    created = _library("dxgi.dll").CreateDXGIFactory1(_FACTORY_4, ctypes.byref(factory))
-    _check("CreateDXGIFactory1", created)
+    _check("CreateDXGIFactory1", dxgi.CreateDXGIFactory1(_FACTORY_4, ctypes.byref(factory)))
     try:
-        _call(factory, "EnumAdapterByLuid", _ENUM_ADAPTER_BY_LUID, luid, _ADAPTER_3, ctypes.byref(adapter))
+        found = _call(factory, _ENUM_ADAPTER_BY_LUID, luid, _ADAPTER_3, ctypes.byref(adapter))
+        _check("EnumAdapterByLuid", found)
         try:
-            _call(
-                adapter,
-                "QueryVideoMemoryInfo",
-                _QUERY_VIDEO_MEMORY_INFO,
-                ctypes.c_uint(_FIRST_NODE),
-                ctypes.c_int(_LOCAL),
-                ctypes.byref(info),
-            )
+            queried = _call(adapter, _QUERY_VIDEO_MEMORY_INFO, _FIRST_NODE, _LOCAL, ctypes.byref(info))
+            _check("QueryVideoMemoryInfo", queried)
         finally:
-            _method(adapter, _RELEASE)(adapter)
+            _call(adapter, _RELEASE)
     finally:
-        _method(factory, _RELEASE)(factory)
+        _call(factory, _RELEASE)
     if info.Budget == 0:
         raise ProbeFailure("DXGI: the adapter has no budget of its own memory")
     return int(info.Budget)
 
 
-def _library(name: str) -> Any:
-    if sys.platform != "win32":
-        raise OSError(f"{name} is of Windows only")
-    return ctypes.WinDLL(name, winmode=_SYSTEM32_ONLY)
-
-
-def _method(this: ctypes.c_void_p, place: int) -> Any:
-    """A method of a COM object, by its place in the object's table."""
+def _call(this: ctypes.c_void_p, place: int, *arguments: Any) -> int:
+    """Call a method of a COM object, by its place in the object's table."""
     if sys.platform != "win32":
         raise OSError("COM is of Windows only")
     table = ctypes.cast(this, ctypes.POINTER(ctypes.POINTER(ctypes.c_void_p))).contents
-    return ctypes.WINFUNCTYPE(ctypes.c_int32)(table[place] or 0)
-
-
-def _call(this: ctypes.c_void_p, name: str, place: int, *arguments: Any) -> None:
-    _check(name, _method(this, place)(this, *arguments))
+    method = ctypes.WINFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, *_TAKES[place])(table[place] or 0)
+    return int(method(this, *arguments))
 
 
 def _check(name: str, result: int) -> None:

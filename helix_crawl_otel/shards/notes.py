@@ -13,7 +13,16 @@ from typing import Any
 
 from helix_crawl_otel.formats import printable
 from helix_crawl_otel.shards.errors import DamagedRow
-from helix_crawl_otel.shards.schema import ANY_LENGTH_NOTE, APP_NOTE, INGESTING, RULE_NOTE, TREE_NOTE, Table, columns_of
+from helix_crawl_otel.shards.schema import (
+    ANY_LENGTH_NOTE,
+    APP_NOTE,
+    INGESTING,
+    ORDER_NOTE,
+    RULE_NOTE,
+    TREE_NOTE,
+    Table,
+    columns_of,
+)
 
 __all__ = ["parse_note", "read_notes"]
 
@@ -148,6 +157,7 @@ _NOTES: Mapping[str, tuple[Callable[[object], bool], str]] = {
     TREE_NOTE: (_is_tree, "two texts, the tree and the shard's name, neither empty"),
     "clearing": (_is_flag, "true or false"),
     RULE_NOTE: (lambda found: isinstance(found, str), "a text"),
+    ORDER_NOTE: (lambda found: isinstance(found, str), "a text"),
     INGESTING: (_is_flag, "true or false"),
     APP_NOTE: (_is_flag, "true or false"),
     ANY_LENGTH_NOTE: (_is_flag, "true or false"),

@@ -24,7 +24,9 @@ __all__ = [
     "BLANK",
     "INGESTING",
     "LOCK_SECONDS",
+    "ORDER_NOTE",
     "OWN_COLUMNS",
+    "PLAN",
     "RULE_NOTE",
     "TREE_NOTE",
     "VECTOR",
@@ -67,6 +69,9 @@ RULE_NOTE = "rule"
 INGESTING = "ingesting"
 """Note of an ingest: it has begun and not come to its end, so that sources may be missing."""
 
+ORDER_NOTE = "order"
+"""Note of a build: the rule by which its genes are put into batches, see `batch_plan`. Those before it had none."""
+
 LOCK_SECONDS = 10.0
 """How long one who only reads a shard waits for a program that holds it."""
 
@@ -76,6 +81,14 @@ PAGE = 2000
 OWN_COLUMNS = frozenset({"gene_id", "content", "source_id", "content_hash", VECTOR})
 
 _ADDED = {"source_id": "TEXT", "content_hash": "TEXT", VECTOR: "BLOB"}
+
+_ADDED_TO_SESSIONS = {"dtype": "TEXT", "batch_tokens": "INTEGER"}
+
+PLAN = "helix_crawl_plan"
+
+CREATE_PLAN = f"CREATE TABLE IF NOT EXISTS {PLAN} (place INTEGER PRIMARY KEY, batch INTEGER, gene)"
+"""Which genes are encoded together, and in which order: the key of each. Without a gene, the end of a plan that another
+one follows."""
 
 _OWN = (
     "CREATE TABLE IF NOT EXISTS helix_crawl_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -89,6 +102,7 @@ _OWN = (
     # Genes of which the encoder has not read all: their characters, and how many of those are in no vector.
     "CREATE TABLE IF NOT EXISTS helix_crawl_unread (gene_id PRIMARY KEY, chars INTEGER NOT NULL,"
     " unread INTEGER NOT NULL)",
+    CREATE_PLAN,
 )
 
 
@@ -285,6 +299,7 @@ def index_sources(connection: sqlite3.Connection) -> None:
 
 def ensure_own(connection: sqlite3.Connection, table: Table) -> None:
     """Add our tables, and the columns that are missing. Within the caller's transaction."""
+    _drop_what_is_no_plan(connection)
     for statement in _OWN:
         connection.execute(statement)
     if not table.has_own:
@@ -294,8 +309,16 @@ def ensure_own(connection: sqlite3.Connection, table: Table) -> None:
     for name, kind in _ADDED.items():
         if name not in table.columns:
             connection.execute(f"ALTER TABLE genes ADD COLUMN {name} {kind}")
-    if "dtype" not in columns_of(connection, "helix_crawl_sessions"):  # of an older version; then nobody knows
-        connection.execute("ALTER TABLE helix_crawl_sessions ADD COLUMN dtype TEXT")
+    for name, kind in _ADDED_TO_SESSIONS.items():
+        if name not in columns_of(connection, "helix_crawl_sessions"):  # of an older version; then nobody knows
+            connection.execute(f"ALTER TABLE helix_crawl_sessions ADD COLUMN {name} {kind}")
+
+
+def _drop_what_is_no_plan(connection: sqlite3.Connection) -> None:
+    """Another program, a bad disk or another version: a plan is an order, and is made anew."""
+    found = connection.execute("SELECT type, sql FROM sqlite_master WHERE name = ?", (PLAN,)).fetchone()
+    if found not in (None, ("table", CREATE_PLAN.replace("IF NOT EXISTS ", ""))):
+        connection.execute(f"DROP {found[0]} {PLAN}")
 
 
 def vector_form(connection: sqlite3.Connection, table: Table, own: Mapping[str, Any]) -> VectorForm:

@@ -21,7 +21,7 @@ from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import EncoderRefused, LeaseLost, StoreReadOnly, shown_identity, store_errors
 from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.shards.notes import parse_note, read_notes
-from helix_crawl_otel.shards.schema import ANY_LENGTH_NOTE, VECTOR, Table, VectorForm
+from helix_crawl_otel.shards.schema import ANY_LENGTH_NOTE, PLAN, VECTOR, Table, VectorForm
 
 __all__ = ["ShardStore"]
 
@@ -220,6 +220,7 @@ class ShardStore:
             self.set_meta("clearing", True)
             self.set_meta(ANY_LENGTH_NOTE, False)
             connection.execute("DELETE FROM helix_crawl_unread")
+            connection.execute(f"DELETE FROM {PLAN}")  # its batches are of another encoder's tokens
         after, is_done = None, False
         while not is_done:
             with self.writing() as connection:
@@ -246,16 +247,23 @@ class ShardStore:
                 self.keep(ANY_LENGTH_NOTE, True)
 
     def note_session(
-        self, device: str, versions: Mapping[str, str], threads: int, batch_size: int, dtype: str = "float32"
+        self,
+        device: str,
+        versions: Mapping[str, str],
+        threads: int,
+        batch_size: int,
+        dtype: str = "float32",
+        *,
+        batch_tokens: int | None = None,
     ) -> None:
         """Keep with the vectors where and with what they were made; the same as last time is not said twice."""
-        row = (device, json.dumps(dict(versions), sort_keys=True), threads, batch_size, dtype)
-        columns = "device, versions, threads, batch_size, dtype"
+        row = (device, json.dumps(dict(versions), sort_keys=True), threads, batch_size, dtype, batch_tokens)
+        columns = "device, versions, threads, batch_size, dtype, batch_tokens"
         with self.writing() as connection:
             last = connection.execute(f"SELECT {columns} FROM helix_crawl_sessions ORDER BY id DESC LIMIT 1").fetchone()
             if last != row:
                 connection.execute(
-                    f"INSERT INTO helix_crawl_sessions ({columns}, at) VALUES (?, ?, ?, ?, ?, ?)", (*row, _now())
+                    f"INSERT INTO helix_crawl_sessions ({columns}, at) VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _now())
                 )
 
     def made_with(self) -> list[tuple[str, str]]:
@@ -266,7 +274,8 @@ class ShardStore:
 
     # -- pending ------------------------------------------------------------------------------------------------------
 
-    def _pending(self) -> str:
+    def pending_condition(self) -> str:
+        """SQL: whether a gene of this shard lacks a vector and can have one."""
         return self.table.pending(self._form())
 
     def _form(self) -> VectorForm:
@@ -276,7 +285,7 @@ class ShardStore:
     def pending_count(self) -> int:
         """Genes that lack a vector and can have one."""
         with store_errors(self.path):
-            row = self._connection.execute(f"SELECT count(*) FROM genes WHERE {self._pending()}").fetchone()
+            row = self._connection.execute(f"SELECT count(*) FROM genes WHERE {self.pending_condition()}").fetchone()
         return int(row[0])
 
     def vector_count(self) -> int:
@@ -293,7 +302,8 @@ class ShardStore:
         """
         key = self.table.key
         where, values = ("1", ()) if after is None else (f"{key} > ?", (after,))
-        sql = f"SELECT {key}, gene_id, content FROM genes WHERE {where} AND {self._pending()} ORDER BY {key} LIMIT ?"
+        where = f"{where} AND {self.pending_condition()}"
+        sql = f"SELECT {key}, gene_id, content FROM genes WHERE {where} ORDER BY {key} LIMIT ?"
         with store_errors(self.path):
             return [PendingGene(*row) for row in self._connection.execute(sql, (*values, limit)).fetchall()]
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from pathlib import Path
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.build.encode import _batches, pieces
+from helix_crawl_otel.build.batches import pieces
 from helix_crawl_otel.policy.bad_batches import MOST_UNPROVEN, BadBatches, CrashOutcome
 from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.supervise.rules import MOST_NARROWED
-from tests.shards.shards import IDENTITY, VECTOR, made, opened
 
 
 def test_one_crash_is_chance() -> None:
@@ -97,33 +92,3 @@ def _deaths(at: int, genes: int, size: int) -> int:
         left = [gene for gene in left if gene.gene_id not in bad_batches.quarantined()]
     assert list(bad_batches.quarantined()) == ["poison"]
     return deaths
-
-
-# -- the grid of batches -----------------------------------------------------------------------------------------------
-
-
-def grid(path: Path, first: int, ends_after: int) -> list[list[str]]:
-    """The batches of a shard whose workers end after so many each, in the middle of the next one."""
-    found: list[list[str]] = []
-    for epoch in itertools.count(1):
-        with opened(path, epoch) as store:
-            store.claim(IDENTITY)
-            batches = list(itertools.islice(_batches(store, 2, lambda gene: False, first), ends_after + 1))
-            for batch in batches[:ends_after]:
-                store.commit([(gene, VECTOR) for gene in batch])
-                found.append([gene.gene_id for gene in batch])
-        if len(batches) <= ends_after:
-            return found
-    raise AssertionError
-
-
-@pytest.mark.parametrize("first", [1, 2])
-def test_whoever_takes_a_shard_up_is_on_the_same_grid(tmp_path: Path, first: int) -> None:
-    """The small first batch of a shard on the CPU is the shard's and not a worker's: else the vectors' bytes, and so
-    the digest, would depend on when a worker was ended."""
-    genes = [f"{n:03}" for n in range(77)]
-    whole = grid(made(tmp_path / "whole.db", genes), first, 1000)
-    assert [len(batch) for batch in whole][:3] == [first, 2, 2]
-    assert list(itertools.chain(*whole)) == genes
-    for ends_after in (1, 2, 5, 16, 17):
-        assert grid(made(tmp_path / f"{ends_after}.db", genes), first, ends_after) == whole

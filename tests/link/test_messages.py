@@ -43,6 +43,7 @@ SAID: tuple[Message, ...] = (
     messages.AskStatus(3, "a"),
     messages.LoadStart("hashing", "cpu"),
     messages.LoadEnd("hashing", "cpu", 0.5),
+    messages.LoadEnd("hashing", "cpu", 0.5, "too few"),
     messages.IngestProgress("a", 1, 2),
     messages.IngestEnd(
         "a", 3, 2, 1, 1, [("b.png", "picture", "it is one")], [("c.txt", "cp1252")], [("file", "unreadable")], 1

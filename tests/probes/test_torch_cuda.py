@@ -221,6 +221,8 @@ def test_the_real_torch_without_cuda_in_use_is_unknown() -> None:
         "probe = TorchProbe('cuda:0')\n"
         "reading = probe()\n"
         "assert callable(torch.cuda.get_device_properties)\n"
+        "for name in ('set_per_process_memory_fraction', 'get_per_process_memory_fraction', 'memory_reserved'):\n"
+        "    assert list(inspect.signature(getattr(torch.cuda, name)).parameters)[-1] == 'device', name\n"
         "assert torch.cuda.memory_stats(0) == {}\n"
         "for function, key in (('memory_reserved', 'reserved_bytes.all.current'),\n"
         "                      ('max_memory_reserved', 'reserved_bytes.all.peak')):\n"

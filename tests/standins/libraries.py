@@ -27,6 +27,7 @@ SOURCES = Path(__file__).parent
 FOR_WINDOWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "nvml": ((), ("-DNO_V2",), ("-DNO_V3",)),
     "pdh": ((), ("-DNO_ENGLISH",)),
+    "dxgi": ((),),
 }
 """By stand-in: the flags of every library that a test asks for."""
 

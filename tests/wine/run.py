@@ -32,6 +32,7 @@ TESTS = (
     "tests/cli",
     "tests/console",
     "tests/probes/test_default_probe.py",
+    "tests/probes/test_dxgi.py",
     "tests/probes/test_gpu_counters.py",
     "tests/probes/test_monitor.py",
     "tests/probes/test_monitor_shared.py",
