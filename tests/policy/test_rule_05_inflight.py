@@ -192,7 +192,7 @@ def test_a_batch_that_does_not_end_is_seen_also_when_the_cache_has_just_been_giv
     job.warmed()
     job.memory, job.cap = LOW, LOW if capped else None
     job.batches(20)
-    assert job.begin().wait(8 * SLICE).issued[:1] == [DETECT]
+    assert job.begin().wait(9 * SLICE).issued[:1] == [DETECT]
 
 
 @pytest.mark.parametrize("memory", [LOW, None])
