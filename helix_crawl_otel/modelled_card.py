@@ -30,6 +30,9 @@ __all__ = [
 
 _FITS_GIB = 1e-9
 
+_CUDA_GIB = 0.6
+"""Of what a worker holds, what is CUDA's own and not the allocator's."""
+
 _LEAST_PART = 8
 """A worker on a card whose memory does for no eighth of a batch is ended: a fresh one may have more."""
 
@@ -278,8 +281,8 @@ class Context:
             limit_bytes=round(self.card.limit_gib * GIB),
             shared_bytes=round(self.spilled_gib * GIB),
             other_shared_bytes=0,
-            reserved_bytes=round(self.held_gib * GIB),
-            cap_bytes=None if self.cap_gib is None else max(1, round(self.cap_gib * GIB)),
+            reserved_bytes=max(0, round((self.held_gib - _CUDA_GIB) * GIB)),
+            cap_bytes=None if self.cap_gib is None else max(1, round((self.cap_gib - _CUDA_GIB) * GIB)),
         )
 
     def encode(self, load: BatchLoad) -> float:

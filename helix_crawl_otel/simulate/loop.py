@@ -27,6 +27,9 @@ CRAWL_SLOWDOWN = 2.0
 """What the model calls a crawl: the batch takes at least twice as long because of what has spilled, or stands still.
 A definition of the truth, apart from every policy's rule."""
 
+CAP_EVERY_SECONDS, CAP_STEP_GIB = 30.0, 0.25
+"""How often a worker looks whether its cap still fits what others hold, and by how much that must have changed."""
+
 _FINE_TICKS = 2000
 _COARSE_TICKS = 12
 """A batch is watched every 5 s for 2,000 ticks (almost three hours), every minute after that."""
@@ -153,6 +156,7 @@ class _Loop:
         self.batches = 0  # of this worker
         self.others_gib = 0.0  # beyond those of the card, as the newest batch met it
         self.crawling = False
+        self.looked_at = 0.0  # when it was last seen what others hold, for the cap
 
     def play(self) -> SimulatedRun:
         try:
@@ -169,7 +173,7 @@ class _Loop:
     def _start(self, device: str, reason: str) -> None:
         """Start a worker; its first batch begins when it is ready."""
         self._pass(self.card.cpu_start_seconds if device == CPU else self.card.start_seconds)
-        self.device, self.batches, self.crawling = device, 0, False
+        self.device, self.batches, self.crawling, self.looked_at = device, 0, False, self.now
         self.context = None if device == CPU else self._context()
         self._sample()
         self.run.workers.append((self.now, device, reason))
@@ -183,6 +187,15 @@ class _Loop:
     def _cap_gib(self) -> float:
         """The most that a worker may hold, by what others hold now."""
         return self.scenario.vram_cap * max(0.0, self.card.budget_gib - self.others_gib)
+
+    def _move_cap(self) -> None:
+        """At a boundary, every so often: by what others hold. What is held beyond it is given back."""
+        if self.context is None or self.context.cap_gib is None or self.now - self.looked_at < CAP_EVERY_SECONDS:
+            return
+        self.looked_at, wanted_gib = self.now, self._cap_gib()
+        if abs(wanted_gib - self.context.cap_gib) >= CAP_STEP_GIB and self.context.limit(wanted_gib):
+            self._sample()
+            self._pass(self.card.release_seconds)
 
     def _replace(self, device: str, reason: str, *, gate: bool) -> None:
         """End the worker and start another, after the old one's memory has come back where that is waited for."""
@@ -226,9 +239,7 @@ class _Loop:
 
     def _encode(self, load: BatchLoad) -> SimulatedAction | None:
         """Boundary, read, encode, commit. Returns how the worker was ended inside the batch, if it was."""
-        if self.policy.caps and self.context is not None and self.context.limit(self._cap_gib()):
-            self._sample()
-            self._pass(self.card.release_seconds)
+        self._move_cap()
         if self._routine_release_is_due():
             self._apply(SimulatedAction.RELEASE, load)
         while (step := self.policy.boundary(self.now, load, self.device)) is not None:
