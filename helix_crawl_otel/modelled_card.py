@@ -257,7 +257,7 @@ class Context:
     def reserved_gib(self) -> float:
         """What the worker holds: weights, the widest activations so far or the allocator's segments, fragments and
         holes, and what has leaked."""
-        return self.card.context_gib + self.leaked_gib + self.widest_gib + self.laid_gib
+        return self.live_gib + self.widest_gib + self.laid_gib
 
     @property
     def budget_gib(self) -> float:
@@ -265,9 +265,14 @@ class Context:
         return max(0.0, self.card.budget_gib - self.others_gib)
 
     @property
+    def live_gib(self) -> float:
+        """What it needs between two batches."""
+        return self.card.context_gib + self.leaked_gib
+
+    @property
     def held_gib(self) -> float:
         """What the worker holds at the moment."""
-        return self.card.context_gib + self.leaked_gib if self.just_released else self.reserved_gib
+        return self.live_gib if self.just_released else self.reserved_gib
 
     @property
     def used_gib(self) -> float:

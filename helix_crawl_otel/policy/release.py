@@ -20,9 +20,9 @@ from statistics import median
 
 from helix_crawl_otel.policy.memory import AnyReading
 
-__all__ = ["ReleaseByNeed", "fullest"]
+__all__ = ["NEAR_FULL", "ReleaseByNeed", "fullest"]
 
-ALWAYS, NEVER = 0.90, 0.70
+ALWAYS, NEAR_FULL = 0.90, 0.70
 """Parts of the memory in use from which a release is due whatever the batches add, and below which it never is."""
 
 ROOM = 0.98
@@ -76,7 +76,7 @@ class ReleaseByNeed:
     @property
     def threshold(self) -> float:
         """The level from which a release is due: `min(0.90, max(0.70, 0.98 - largest_rise))`."""
-        return min(ALWAYS, max(NEVER, ROOM - self.largest_rise))
+        return min(ALWAYS, max(NEAR_FULL, ROOM - self.largest_rise))
 
     @property
     def interval_seconds(self) -> float:

@@ -18,6 +18,7 @@ from helix_crawl_otel.policy.ladder import Pending
 from helix_crawl_otel.policy.memory import Shared
 from helix_crawl_otel.policy.meter import CostMeter
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, Evidence
+from helix_crawl_otel.policy.release import NEAR_FULL
 from helix_crawl_otel.policy.settings import ADAPTIVE, Settings
 from helix_crawl_otel.policy.state import PolicyState, ShardState
 
@@ -367,14 +368,16 @@ class Rule:
         return max(known) >= self.settings.vram_full if known else None
 
     def _has_been_full(self, t: float, batch: Batch) -> bool:
-        """Whether it was since the worker was started. An allocator at its cap gives its cache back, and a release does
-        the same: no reason to take a batch that does not end for anything else."""
+        """Whether it was since the worker was started, or near it. An allocator at its cap gives its cache back, and a
+        release by need does the same before it is full: no reason to take a batch that does not end for anything else.
+        """
         worker = self.state.workers.get(batch.worker)
         track = self.state.memory.get(batch.device)
         if worker is None or track is None:
             return False
         known = (track.highest(worker.floor.since, t), track.cap.highest(worker.floor.since, t))
-        return any(fraction is not None and fraction >= self.settings.vram_full for fraction in known)
+        near = min(NEAR_FULL, self.settings.vram_full)
+        return any(fraction is not None and fraction >= near for fraction in known)
 
     def _fractions(self, t: float, batch: Batch) -> tuple[float | None, float | None]:
         """The highest since a batch began: of the device's memory, and of the allocator's cap."""
