@@ -45,7 +45,7 @@ DEFINITIONS = {
     "ladder+cap": "the ladder with a cap on the worker's allocator (95 % of the memory that is free or its own): a "
     "request beyond it is refused, so that the cache is given back, then the batch halved, then the worker recycled",
     "adaptive": "as ladder, but at a trip what finishes the shard sooner, by the rates and costs measured so far "
-    "(`--action adaptive`)",
+    "(`--action adaptive`), and the cache is released by need, as `build` does it unless told a number of batches",
     "adaptive+cap": "the same with the cap of ladder+cap",
     "best": "a bound, knowing all that will come: the cheapest plan of recycles, moves to the CPU and back, at any "
     "batch boundary, each at its full cost, where a cache is emptied for nothing and a batch cut that does not fit",
@@ -276,7 +276,7 @@ def ladder(settings: Settings, *, caps: bool = False, name: str = "ladder") -> C
         can_take=REMEDIES,
         can_end_worker=True,
         caps=caps,
-        releases_by_need=caps or name != "ladder",
+        releases_by_need=name != "ladder",
     )
 
 
