@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from helix_crawl_otel.build.options import add_encode_options, read_encode_options
-from helix_crawl_otel.commands.common import Commands, add_command, typed_command
+from helix_crawl_otel.commands.common import Commands, add_command, look_back, typed_command
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shards.inspect import find_shards
@@ -49,4 +49,5 @@ def _command(args: argparse.Namespace) -> int:
         options,
         lambda: plan_backfill(paths, options, notes),
         next_steps=(shown_command(["helix-crawl", "verify", *args.paths]), f"{command}   # goes on where it was"),
+        look_back=look_back,
     )

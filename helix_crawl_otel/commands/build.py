@@ -12,6 +12,7 @@ from helix_crawl_otel.build.options import add_encode_options, read_encode_optio
 from helix_crawl_otel.commands.common import (
     Commands,
     add_command,
+    look_back,
     say,
     say_json,
     say_over,
@@ -210,6 +211,7 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
         options,
         make_plan,
         next_steps=(done, f"{command}   # goes on where it was"),
+        look_back=look_back,
     )
 
 
