@@ -75,9 +75,20 @@ def test_a_cap_flushes_first_and_refuses_then() -> None:
     assert replay_forward((), BGE_M3, 1, 1, 1).segments == ()
 
 
-def load(index: int, tokens: int, **changes: object) -> BatchLoad:
+def load(
+    index: int, tokens: int, *, surge_gib: float = 0.0, leak_gib: float = 0.0, others_gib: float = 0.0
+) -> BatchLoad:
     """A batch of 64."""
-    return replace(BatchLoad(index, "shard", 64, tokens, fragment_gib=0.5), **changes)  # type: ignore[arg-type]
+    return BatchLoad(
+        index,
+        "shard",
+        64,
+        tokens,
+        fragment_gib=0.5,
+        surge_gib=surge_gib,
+        leak_gib=leak_gib,
+        others_gib=others_gib,
+    )
 
 
 @pytest.mark.parametrize("layers", [0, 24])
