@@ -29,8 +29,8 @@ ROOM = 0.98
 """The next batch, should it add as much as the largest rise so far, ends below this part."""
 
 COSTS = 100
-"""Releases take a hundredth of the time at most. A twentieth, as was tried first, costs healthy jobs whose cache is full
-again within ten batches 2 % on the modelled card, and spares no remedy more."""
+"""Releases take a hundredth of the time at most. A twentieth, as was tried first, costs a job whose cache is full again
+within ten batches 2 % on the modelled card, and spares no remedy more."""
 
 MOST_DOUBLINGS = 5
 """The interval grows to 32 times while releases do not help."""

@@ -83,7 +83,7 @@ def test_an_unknown_level_is_not_full() -> None:
     assert not due(ReleaseByNeed(), None)
 
 
-@pytest.mark.parametrize(("seconds", "interval"), [(0.5, 10.0), (3.0, 60.0), (0.01, 0.2)])
+@pytest.mark.parametrize(("seconds", "interval"), [(0.5, 50.0), (3.0, 300.0), (0.01, 1.0)])
 def test_releases_take_a_hundredth_of_the_time_at_most(seconds: float, interval: float) -> None:
     """100 times what one costs, from the end of the last one."""
     need = ReleaseByNeed()
