@@ -99,7 +99,7 @@ def test_incident_0610_confluence() -> None:
 
 
 def test_incident_0611_slack() -> None:
-    """64 genes in 47 minutes: seen inside that one batch, and its worker ended within 10 minutes."""
+    """64 genes in 47 minutes: seen inside that one batch, and its worker ended at once, within 3 minutes."""
     name = "incident-0611-slack.jsonl"
     result = replayed(name)
     assert issued(result) == [
@@ -110,10 +110,9 @@ def test_incident_0611_slack() -> None:
     endless = max(batches(name, "slack__eng-oncall"), key=lambda event: event.seconds)
     began = endless.t - endless.seconds
     detected, _, recycled = result.issued()
-    assert began < detected.t <= began + (8 + 7) * HEALTHY_SLICE_SECONDS + TICK_SECONDS
+    assert began < detected.t <= began + 8.5 * HEALTHY_SLICE_SECONDS + TICK_SECONDS
     assert recycled.forced
-    assert recycled.t - detected.t == pytest.approx(4 * HEALTHY_SLICE_SECONDS, rel=0.1)
-    assert recycled.t < began + 600
+    assert recycled.t == detected.t < began + 180
     assert [decision.what for _, decision in result.decisions if decision.what is not DecisionKind.ISSUE] == [
         DecisionKind.OVERDUE,
         DecisionKind.APPLIED,
