@@ -116,14 +116,14 @@ def test_a_batch_that_ends_as_it_trips_has_reached_its_boundary() -> None:
 
 
 def test_an_overdue_recycle_ends_the_worker_too() -> None:
-    """The second trip inside a long batch: it is what ends the worker, and it is forced."""
+    """The second trip inside a long batch, after one observation before it: what ends the worker is forced at once."""
     short = 36.0 + 9 * SOON
     events = [*healthy(), *crawl(9, 36.0, SOON), *crawl(1, short, 1500.0), *healthy(1, short + 1500.0)]
     result = replay(events, SETTINGS)
     assert kinds(result) == ["DETECT", "EMPTY_CACHE", "RECYCLE"]
     recycle, (overdue,) = result.issued()[2], only(result, DecisionKind.OVERDUE)
     assert overdue.forced
-    assert overdue.t == recycle.t == pytest.approx(short + 8 * SLICE_SECONDS)
+    assert overdue.t == recycle.t == pytest.approx(short + 7 * SLICE_SECONDS)
     assert result.cut_batches == 1
 
 
