@@ -18,6 +18,7 @@ from helix_crawl_otel.config import ConfigError
 
 __all__ = [
     "STATE_FOLDER",
+    "TIMELINE",
     "are_same",
     "job_folder",
     "looked_at",
@@ -30,6 +31,8 @@ __all__ = [
 
 STATE_FOLDER = ".helix-crawl"
 """In the folder of a job: its timeline, its ladder, its lock."""
+TIMELINE = "timeline.jsonl"
+"""The file of the flight recorder in it."""
 
 _VERBATIM, _DEVICE, _SHARE = "\\\\?\\", "\\\\.\\", "\\\\"
 

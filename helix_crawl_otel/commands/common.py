@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from helix_crawl_otel.formats import fitted, printable, shown_command, without_secrets
-from helix_crawl_otel.paths import STATE_FOLDER, typed_path
+from helix_crawl_otel.paths import STATE_FOLDER, TIMELINE, typed_path
 from helix_crawl_otel.timeline import TimelineError, TimelineReader, read_timeline
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 STANDARD_INPUT = "-"
 
-PLACES = (Path(STATE_FOLDER) / "timeline.jsonl", Path("timeline.jsonl"))
+PLACES = (Path(STATE_FOLDER) / TIMELINE, Path(TIMELINE))
 """In a folder: of the shards that `build` made, and of the state that `run` kept."""
 
 
