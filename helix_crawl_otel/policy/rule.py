@@ -135,9 +135,10 @@ class Rule:
         """Rules 2 and 3: into what the card has shown, and into the shard's own baseline."""
         cards, key = self.state.cards, self._card(batch.device, self.state.shards[batch.shard])
         window, factor = self.settings.window, self.settings.factor
+        enters = cards.is_baseline(key, sample, window, factor)
         cards.measure(key, sample, window, factor)
-        meter.samples = [one for one in meter.samples if cards.is_baseline(key, one, window, factor)]
-        completed = meter.add(sample, window) if cards.is_baseline(key, sample, window, factor) else None
+        meter.samples = [one for one in meter.samples if not one.full or cards.is_baseline(key, one, window, factor)]
+        completed = meter.add(sample, window) if enters else None
         if completed is not None:
             cards.add(key, completed)
         self.quiet_until = -math.inf  # a batch beside this one may have waited for a baseline
