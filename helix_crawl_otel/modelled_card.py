@@ -30,6 +30,9 @@ __all__ = [
 
 _FITS_GIB = 1e-9
 
+_CUDA_GIB = 0.6
+"""Of what a worker holds, what is CUDA's own and not the allocator's."""
+
 _LEAST_PART = 8
 """A worker on a card whose memory does for no eighth of a batch is ended: a fresh one may have more."""
 
@@ -254,7 +257,7 @@ class Context:
     def reserved_gib(self) -> float:
         """What the worker holds: weights, the widest activations so far or the allocator's segments, fragments and
         holes, and what has leaked."""
-        return self.card.context_gib + self.leaked_gib + self.widest_gib + self.laid_gib
+        return self.live_gib + self.widest_gib + self.laid_gib
 
     @property
     def budget_gib(self) -> float:
@@ -262,9 +265,14 @@ class Context:
         return max(0.0, self.card.budget_gib - self.others_gib)
 
     @property
+    def live_gib(self) -> float:
+        """What it needs between two batches."""
+        return self.card.context_gib + self.leaked_gib
+
+    @property
     def held_gib(self) -> float:
         """What the worker holds at the moment."""
-        return self.card.context_gib + self.leaked_gib if self.just_released else self.reserved_gib
+        return self.live_gib if self.just_released else self.reserved_gib
 
     @property
     def used_gib(self) -> float:
@@ -278,8 +286,8 @@ class Context:
             limit_bytes=round(self.card.limit_gib * GIB),
             shared_bytes=round(self.spilled_gib * GIB),
             other_shared_bytes=0,
-            reserved_bytes=round(self.held_gib * GIB),
-            cap_bytes=None if self.cap_gib is None else max(1, round(self.cap_gib * GIB)),
+            reserved_bytes=max(0, round((self.held_gib - _CUDA_GIB) * GIB)),
+            cap_bytes=None if self.cap_gib is None else max(1, round((self.cap_gib - _CUDA_GIB) * GIB)),
         )
 
     def encode(self, load: BatchLoad) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 
 from helix_crawl_otel.policy.codec import OPTIONAL
 
@@ -86,6 +86,12 @@ def _fastest(samples: Sequence[Baseline], work: float | None) -> Baseline | None
     return Baseline(best.rate, best.genes_rate, median(sample.work for sample in known))
 
 
+def _usual(samples: Sequence[Baseline]) -> list[Baseline]:
+    """Those of at least a quarter of the mean work: the last batch of a short shard is often a tiny one."""
+    least = SMALL_BATCH * fmean(sample.work for sample in samples)
+    return [sample for sample in samples if sample.work >= least]
+
+
 def _is_slow_beside(samples: Sequence[Baseline], one: Baseline, factor: float) -> bool:
     fastest = _fastest(samples, one.work)
     return fastest is not None and fastest.is_slow(one.rate, factor)
@@ -93,7 +99,8 @@ def _is_slow_beside(samples: Sequence[Baseline], one: Baseline, factor: float) -
 
 @dataclass
 class BaselineMeter:
-    """Measures one shard on one device: the median of the first `window` finished batches after the warm-up.
+    """Measures one shard on one device: the median of the first `window` finished batches after the warm-up, but for
+    those of less than a quarter of their mean work.
 
     Survives every change of worker, with the batches measured so far (rule 9).
     """
@@ -108,7 +115,7 @@ class BaselineMeter:
         self.samples.append(sample)
         if len(self.samples) < window:
             return None
-        self.baseline = _median(self.samples)
+        self.baseline = _median(_usual(self.samples))
         self.samples = []
         return self.baseline
 
@@ -166,7 +173,7 @@ class CardBaselines:
         if not history and self._is_open(key, window):
             return _fastest(early, work)
         if key not in self._medians:
-            self._medians[key] = _median(history or early)
+            self._medians[key] = _median(history or _usual(early))
         return self._medians[key]
 
     def is_baseline(self, key: str, sample: Sample, window: int, factor: float) -> bool:

@@ -74,7 +74,8 @@ class Batch:
         slice_seconds: Time that a shard at its limit would need, `None` while no baseline is known.
         weighed: Work it is judged by in flight: its own, at least a quarter of the usual.
         slices: Slices observed so far.
-        full_slices: The newest of them in a row under a full memory, since the last trip.
+        full_slices: The newest of them in a row under a memory that is full, or was since the worker's start; since
+            the last trip.
         hung: Reported as a hang.
         is_answered: A rung was asked for while it ran, and nobody can end it (rule 8): it brings no second one.
         counted_seconds: Of its time, so much is in the costs of its shard already.

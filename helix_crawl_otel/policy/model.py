@@ -151,7 +151,8 @@ class Action:
         evidence: `rate`, `ema`, `baseline` and `limit` in genes/s, `ratio` and `limit_ratio` (judged, in work),
             `streak`, `memory_fraction`, `inflight_seconds`, `baseline_source` (`shard` or `card`), `shared_bytes` and
             `shared_rise_bytes` of the worker (the rise since its first batches), `other_shared_bytes`; `None` is
-            unknown.
+            unknown. With `adaptive` also `stay_seconds`, `recycle_seconds`, `cpu_seconds` and `empty_cache_seconds`:
+            what each would take to the end of the shard, where it could be taken.
     """
 
     id: int

@@ -129,7 +129,8 @@ class Policy:
         """Begin a new time axis: another supervisor, all workers new, no reading known. Rungs and baselines stay."""
         self.state.workers, self.state.inflight, self.state.memory = {}, {}, {}
         for shard in self.state.shards.values():
-            shard.detectors, shard.worker, shard.ladder.pending, shard.left_at = {}, "", None, None
+            shard.detectors, shard.worker, shard.ladder.pending = {}, "", None
+            shard.left_at = shard.waiting = None
 
     # -- what happens -------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from helix_crawl_otel.policy.ladder import Pending
 from helix_crawl_otel.policy.memory import Shared
 from helix_crawl_otel.policy.meter import CostMeter
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, Evidence
+from helix_crawl_otel.policy.release import NEAR_FULL
 from helix_crawl_otel.policy.settings import ADAPTIVE, Settings
 from helix_crawl_otel.policy.state import PolicyState, ShardState
 
@@ -102,7 +103,9 @@ class Rule:
             if what == "slice":
                 baseline, source = self.baseline(batch.shard, batch.device, batch.work)
                 rate, genes_rate = batch.take_slice()
-                decisions += self._observe(t, batch, rate, genes_rate, baseline, source, t - batch.started)
+                decisions += self._observe(
+                    t, batch, rate, genes_rate, baseline, source, self.is_full(batch, t), t - batch.started
+                )
             elif what == "deadline":
                 assert state.ladder.pending is not None
                 waited, age = whole_seconds(t - state.ladder.pending.since), whole_seconds(t - batch.started)
@@ -116,17 +119,18 @@ class Rule:
         """Take a batch that ended at `t` after `seconds`: into the baseline being measured, and as an observation."""
         rate, genes_rate = batch.work / seconds, batch.genes / seconds
         baseline, source = self.baseline(batch.shard, batch.device, batch.work)
-        self.costs.finish(t, batch, seconds, baseline, self.is_full(batch, t))
+        full = self.is_full(batch, t)
+        self.costs.finish(t, batch, seconds, baseline, full)
         if batch.warmup:
             return []
         is_no_sample = is_small(batch.work, baseline) or batch.is_covered(seconds)
         meter = self.state.shards[batch.shard].meter(batch.device)
         if meter.baseline is None:
-            self._measure(batch, meter, Sample(rate, genes_rate, batch.work, bool(self.is_full(batch, t))))
+            self._measure(batch, meter, Sample(rate, genes_rate, batch.work, bool(full)))
             baseline, source = self.baseline(batch.shard, batch.device, batch.work)
         if is_no_sample:
             return []
-        return self._observe(t, batch, rate, genes_rate, baseline, source, None)
+        return self._observe(t, batch, rate, genes_rate, baseline, source, full, None)
 
     def _card(self, device: str, state: ShardState) -> str:
         return CardBaselines.key(device, self.state.encoder, state.unit)
@@ -135,9 +139,10 @@ class Rule:
         """Rules 2 and 3: into what the card has shown, and into the shard's own baseline."""
         cards, key = self.state.cards, self._card(batch.device, self.state.shards[batch.shard])
         window, factor = self.settings.window, self.settings.factor
+        enters = cards.is_baseline(key, sample, window, factor)
         cards.measure(key, sample, window, factor)
-        meter.samples = [one for one in meter.samples if cards.is_baseline(key, one, window, factor)]
-        completed = meter.add(sample, window) if cards.is_baseline(key, sample, window, factor) else None
+        meter.samples = [one for one in meter.samples if not one.full or cards.is_baseline(key, one, window, factor)]
+        completed = meter.add(sample, window) if enters else None
         if completed is not None:
             cards.add(key, completed)
         self.quiet_until = -math.inf  # a batch beside this one may have waited for a baseline
@@ -177,20 +182,22 @@ class Rule:
         genes_rate: float,
         baseline: Baseline | None,
         source: str,
+        full: bool | None,
         inflight_seconds: float | None,
     ) -> list[Decision]:
         state = self.state.shards[batch.shard]
         detector = state.detector(batch.device)
         waits = self._waits_for_boundary(batch, state)
-        full, in_flight = self.is_full(batch, t), inflight_seconds is not None
+        in_flight = inflight_seconds is not None
         if in_flight:
-            batch.full_slices = batch.full_slices + 1 if full or detector.episode_open else 0
+            fits = full or detector.episode_open or (full is not None and self._has_been_full(t, batch))
+            batch.full_slices = batch.full_slices + 1 if fits else 0
         elif baseline is not None and not baseline.is_slow(rate, self.settings.factor):
             for beside in self._running(batch.shard):  # the card is well: what is stuck there is something else
                 beside.full_slices = 0
         fills_window = in_flight and batch.full_slices == self.settings.window
         finding = detector.observe(
-            Observation(t, rate, genes_rate, full, in_flight, fills_window),
+            Observation(t, rate, genes_rate, fills_window or full, in_flight, fills_window),
             baseline,
             self.settings,
             hold_seconds=self.settings.window * self.tick_seconds,
@@ -365,6 +372,18 @@ class Rule:
             return True
         known = [fraction for fraction in self._fractions(t, batch) if fraction is not None]
         return max(known) >= self.settings.vram_full if known else None
+
+    def _has_been_full(self, t: float, batch: Batch) -> bool:
+        """Whether it was since the worker was started, or near it. An allocator at its cap gives its cache back, and a
+        release by need does the same before it is full: no reason to take a batch that does not end for anything else.
+        """
+        worker = self.state.workers.get(batch.worker)
+        track = self.state.memory.get(batch.device)
+        if worker is None or track is None:
+            return False
+        known = (track.highest(worker.floor.since, t), track.cap.highest(worker.floor.since, t))
+        near = min(NEAR_FULL, self.settings.vram_full)
+        return any(fraction is not None and fraction >= near for fraction in known)
 
     def _fractions(self, t: float, batch: Batch) -> tuple[float | None, float | None]:
         """The highest since a batch began: of the device's memory, and of the allocator's cap."""

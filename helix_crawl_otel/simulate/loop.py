@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
+from helix_crawl_otel.formats import GIB
 from helix_crawl_otel.modelled_card import BatchLoad, Context, IdealContext, slowdown
 from helix_crawl_otel.policy.bad_batches import BadBatches
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.policy import TICK_SECONDS
+from helix_crawl_otel.policy.release import ReleaseByNeed, fullest
 from helix_crawl_otel.simulate.policies import CARD, CPU, SimulatedAction, SimulatedPolicy
 from helix_crawl_otel.simulate.scenario import Scenario
 
@@ -26,6 +29,9 @@ GIVE_UP_SECONDS = 30 * 86400.0
 CRAWL_SLOWDOWN = 2.0
 """What the model calls a crawl: the batch takes at least twice as long because of what has spilled, or stands still.
 A definition of the truth, apart from every policy's rule."""
+
+CAP_EVERY_SECONDS, CAP_STEP_GIB = 30.0, 0.25
+"""How often a worker looks whether its cap still fits what others hold, and by how much that must have changed."""
 
 _FINE_TICKS = 2000
 _COARSE_TICKS = 12
@@ -153,6 +159,8 @@ class _Loop:
         self.batches = 0  # of this worker
         self.others_gib = 0.0  # beyond those of the card, as the newest batch met it
         self.crawling = False
+        self.need = ReleaseByNeed()  # of this worker
+        self.looked_at = 0.0  # when it was last seen what others hold, for the cap
 
     def play(self) -> SimulatedRun:
         try:
@@ -169,8 +177,8 @@ class _Loop:
     def _start(self, device: str, reason: str) -> None:
         """Start a worker; its first batch begins when it is ready."""
         self._pass(self.card.cpu_start_seconds if device == CPU else self.card.start_seconds)
-        self.device, self.batches, self.crawling = device, 0, False
-        self.context = None if device == CPU else self._context()
+        self.device, self.batches, self.crawling, self.looked_at = device, 0, False, self.now
+        self.context, self.need = None if device == CPU else self._context(), ReleaseByNeed()
         self._sample()
         self.run.workers.append((self.now, device, reason))
         self.policy.worker_started(self.now, device, reason)
@@ -183,6 +191,15 @@ class _Loop:
     def _cap_gib(self) -> float:
         """The most that a worker may hold, by what others hold now."""
         return self.scenario.vram_cap * max(0.0, self.card.budget_gib - self.others_gib)
+
+    def _move_cap(self) -> None:
+        """At a boundary, every so often: by what others hold. What is held beyond it is given back."""
+        if self.context is None or self.context.cap_gib is None or self.now - self.looked_at < CAP_EVERY_SECONDS:
+            return
+        self.looked_at, wanted_gib = self.now, self._cap_gib()
+        if abs(wanted_gib - self.context.cap_gib) >= CAP_STEP_GIB and self.context.limit(wanted_gib):
+            self._sample()
+            self._pass(self.card.release_seconds)
 
     def _replace(self, device: str, reason: str, *, gate: bool) -> None:
         """End the worker and start another, after the old one's memory has come back where that is waited for."""
@@ -199,6 +216,7 @@ class _Loop:
                 self.context.release()
                 self._sample()
                 self._pass(self.card.release_seconds)
+                self.need.released(self.now, self.card.release_seconds)
         elif step is SimulatedAction.DEMOTE_CPU:
             self._replace(CPU, "demote", gate=self.policy.supervised)
         elif step is SimulatedAction.RESTART:
@@ -226,10 +244,8 @@ class _Loop:
 
     def _encode(self, load: BatchLoad) -> SimulatedAction | None:
         """Boundary, read, encode, commit. Returns how the worker was ended inside the batch, if it was."""
-        if self.policy.caps and self.context is not None and self.context.limit(self._cap_gib()):
-            self._sample()
-            self._pass(self.card.release_seconds)
-        if self._routine_release_is_due():
+        self._move_cap()
+        if self._routine_release_is_due() or self._needs_release(load):
             self._apply(SimulatedAction.RELEASE, load)
         while (step := self.policy.boundary(self.now, load, self.device)) is not None:
             self._apply(step, load)
@@ -288,6 +304,13 @@ class _Loop:
     def _routine_release_is_due(self) -> bool:
         every = self.scenario.release_every if self.policy.routine_release else 0
         return every > 0 and self.context is not None and self.batches > 0 and self.batches % every == 0
+
+    def _needs_release(self, load: BatchLoad) -> bool:
+        if not self.policy.releases_by_need or self.context is None:
+            return False
+        cached_bytes = round((self.context.held_gib - self.context.live_gib) * GIB)
+        streak = partial(self.policy.streak, self.now, load.shard)
+        return self.need.is_due(self.now, fullest(self.context.reading()), cached_bytes, streak)
 
     # -- time and records ---------------------------------------------------------------------------------------------
 

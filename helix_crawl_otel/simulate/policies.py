@@ -45,7 +45,7 @@ DEFINITIONS = {
     "ladder+cap": "the ladder with a cap on the worker's allocator (95 % of the memory that is free or its own): a "
     "request beyond it is refused, so that the cache is given back, then the batch halved, then the worker recycled",
     "adaptive": "as ladder, but at a trip what finishes the shard sooner, by the rates and costs measured so far "
-    "(`--action adaptive`)",
+    "(`--action adaptive`), and the cache is released by need, as `build` does it unless told a number of batches",
     "adaptive+cap": "the same with the cap of ladder+cap",
     "best": "a bound, knowing all that will come: the cheapest plan of recycles, moves to the CPU and back, at any "
     "batch boundary, each at its full cost, where a cache is emptied for nothing and a batch cut that does not fit",
@@ -78,6 +78,8 @@ class SimulatedPolicy:
     """Whether a move to the CPU is a new process, which waits for the memory of the old one."""
     caps = False
     """Whether its workers have a cap on their allocator."""
+    releases_by_need = False
+    """Whether the driver releases its cache where that leaves the next batch no room."""
     foresees = False
     """Whether its card is the ideal one, for the bound."""
     first_device = CARD
@@ -105,6 +107,10 @@ class SimulatedPolicy:
 
     def batch_finished(self, t: float, load: BatchLoad, device: str, seconds: float, reading: MemoryReading) -> None:
         """A batch has ended."""
+
+    def streak(self, t: float, shard: str) -> int:
+        """Slow observations in a row: no time for a release by need."""
+        return 0
 
     def detected(self) -> bool:
         """Whether a crawl was detected since this was last asked."""
@@ -149,6 +155,7 @@ class CorePolicy(SimulatedPolicy):
         can_take: Rungs that the driver can take.
         can_end_worker: A supervisor ends the worker of an overdue action or a hang.
         caps: Its workers have a cap on their allocator.
+        releases_by_need: They release their cache by need, not every so many batches.
     """
 
     def __init__(
@@ -159,8 +166,10 @@ class CorePolicy(SimulatedPolicy):
         can_take: tuple[ActionKind, ...],
         can_end_worker: bool,
         caps: bool = False,
+        releases_by_need: bool = False,
     ) -> None:
-        super().__init__(name, routine_release=True)
+        super().__init__(name, routine_release=not releases_by_need)
+        self.releases_by_need = releases_by_need
         self.core = Policy(settings)
         self.can_take = can_take
         self.ticks = self.supervised = can_end_worker
@@ -223,6 +232,10 @@ class CorePolicy(SimulatedPolicy):
         assert problem is None, problem
         self._take(decisions)
 
+    def streak(self, t: float, shard: str) -> int:
+        """As the core has counted."""
+        return self.core.status(shard, t).streak
+
     def detected(self) -> bool:
         """Whether a DETECT was issued since this was last asked."""
         detected, self._detected = self._detected, False
@@ -257,7 +270,14 @@ class CorePolicy(SimulatedPolicy):
 
 def ladder(settings: Settings, *, caps: bool = False, name: str = "ladder") -> CorePolicy:
     """`ladder`, and with a cap `ladder+cap`: see `DEFINITIONS`."""
-    return CorePolicy(f"{name}+cap" if caps else name, settings, can_take=REMEDIES, can_end_worker=True, caps=caps)
+    return CorePolicy(
+        f"{name}+cap" if caps else name,
+        settings,
+        can_take=REMEDIES,
+        can_end_worker=True,
+        caps=caps,
+        releases_by_need=name != "ladder",
+    )
 
 
 def adaptive(settings: Settings, *, caps: bool = False) -> CorePolicy:

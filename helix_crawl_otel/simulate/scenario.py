@@ -98,7 +98,7 @@ class Stretch:
         first, last = (-(-bound // self.pad) for bound in self.tokens)
         if not self.mixed:
             return [self.pad * (first + int(dice.random() * (last - first + 1)))] * genes
-        middle, spread = math.log(self.tokens[0] * self.tokens[1]) / 2, math.log(self.tokens[1] / self.tokens[0]) / 5
+        middle, spread = math.log(self.tokens[0] * self.tokens[1]) / 2, math.log(self.tokens[1] / self.tokens[0]) / 6.5
         drawn = (dice.lognormvariate(middle, spread) for _ in range(genes))
         return [self.pad * min(last, max(first, math.ceil(length / self.pad))) for length in drawn]
 

@@ -92,3 +92,19 @@ def _deaths(at: int, genes: int, size: int) -> int:
         left = [gene for gene in left if gene.gene_id not in bad_batches.quarantined()]
     assert list(bad_batches.quarantined()) == ["poison"]
     return deaths
+
+
+def test_a_batch_that_keeps_two_workers_from_their_boundary_is_halved() -> None:
+    """Once may be the context; half of it may get through. It was no crash, and with a commit it is over."""
+    bad_batches = BadBatches()
+    bad_batches.stuck("g", 64)
+    assert bad_batches.limits() == {}
+    bad_batches.stuck("g", 64)
+    assert bad_batches.limits() == {"g": 32}
+    bad_batches.committed("g", 32)
+    bad_batches.stuck("g", 64)
+    assert bad_batches.limits() == {}
+    assert not bad_batches.crashed("g", 64, "why").narrows
+    for _ in range(2):
+        bad_batches.stuck("h", 1)
+    assert bad_batches.limits() == {"h": 1}

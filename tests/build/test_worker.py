@@ -33,7 +33,7 @@ def test_an_error_has_one_word(
     sent: list[Message] = []
     monkeypatch.setattr(worker, "work_on", fail)
     settings = WorkerSettings("hashing", "cpu", 64, None, 0, [], 1, "cpu", 1.0)
-    one = worker._Worker(SimpleNamespace(send=sent.append), settings)  # type: ignore[arg-type]  # all that it uses
+    one = worker._Worker(SimpleNamespace(send=sent.append, clock_rate=1.0), settings)  # type: ignore[arg-type]  # all that it uses
     if code is None:
         with pytest.raises(type(error)):
             one.run(Assignment("a", "a.db", 1))

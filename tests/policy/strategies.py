@@ -23,7 +23,7 @@ SETTINGS = st.builds(
     Settings,
     factor=st.sampled_from([2.0, 5.0, 8.0]),
     window=st.integers(1, 8),
-    action=st.sampled_from(["ladder", "ladder", "cpu", "off"]),
+    action=st.sampled_from(["ladder", "ladder", "cpu", "adaptive", "off"]),
     ema_alpha=st.sampled_from([0.3, 0.7, 1.0]),
     warmup=st.integers(0, 2),
     inflight=st.booleans(),

@@ -83,9 +83,9 @@ def test_an_unknown_level_is_not_full() -> None:
     assert not due(ReleaseByNeed(), None)
 
 
-@pytest.mark.parametrize(("seconds", "interval"), [(0.5, 10.0), (3.0, 60.0), (0.01, 0.2)])
-def test_releases_take_a_twentieth_of_the_time_at_most(seconds: float, interval: float) -> None:
-    """20 times what one costs, from the end of the last one."""
+@pytest.mark.parametrize(("seconds", "interval"), [(0.5, 50.0), (3.0, 300.0), (0.01, 1.0)])
+def test_releases_take_a_hundredth_of_the_time_at_most(seconds: float, interval: float) -> None:
+    """100 times what one costs, from the end of the last one."""
     need = ReleaseByNeed()
     need.released(100.0, seconds)
     assert not due(need, 0.5, 100.0)
@@ -99,11 +99,11 @@ def test_the_cost_is_the_median_of_the_newest_eight() -> None:
     for seconds in (9.0, 9.0, *([1.0] * 5), 60.0, 1.0, 1.0):
         need.released(0.0, seconds)
     assert len(need.costs) == 8
-    assert need.interval_seconds == pytest.approx(20.0)
+    assert need.interval_seconds == pytest.approx(100.0)
 
 
 def test_where_the_next_batch_is_as_full_the_interval_doubles_to_32_times() -> None:
-    """The memory is in use, or others have it; as soon as a release helps it is 20 times the cost again."""
+    """The memory is in use, or others have it; as soon as a release helps it is 100 times the cost again."""
     need, t, gaps = ReleaseByNeed(), 0.0, []
     for _ in range(8):
         need.released(t, 1.0)
@@ -111,10 +111,10 @@ def test_where_the_next_batch_is_as_full_the_interval_doubles_to_32_times() -> N
         while not due(need, 0.95, t := t + 1.0):
             pass
         gaps.append(t - began)
-    assert gaps == [40.0, 80.0, 160.0, 320.0, 640.0, 640.0, 640.0, 640.0]
+    assert gaps == [200.0, 400.0, 800.0, 1600.0, 3200.0, 3200.0, 3200.0, 3200.0]
     need.released(t, 1.0)
     assert not due(need, 0.6, t + 1.0)
-    assert need.interval_seconds == pytest.approx(20.0)
+    assert need.interval_seconds == pytest.approx(100.0)
 
 
 def test_only_the_first_batch_after_a_release_says_whether_it_helped() -> None:

@@ -36,6 +36,15 @@ def test_it_stays_as_it_was_measured() -> None:
     assert job.baseline == pytest.approx(RATE)
 
 
+@pytest.mark.parametrize("speed", [0.05, 50.0])
+def test_tiny_batches_are_no_measure(speed: float) -> None:
+    """All overhead, or fast by chance: half of the window may be of those."""
+    job = Job().batches(1)
+    for _ in range(4):
+        job.batches(1, speed, work=WORK / 50).batches(1)
+    assert (job.baseline, job.source) == (pytest.approx(RATE), "shard")
+
+
 def test_it_is_reported_in_genes_and_judged_in_work() -> None:
     """The same batches give both; the work of the usual batch is kept for small ones."""
     job = Job().batches(1)

@@ -116,6 +116,16 @@ def test_a_tiny_batch_that_is_fast_by_chance_is_no_measure(memory: float | None,
     assert job.baseline == pytest.approx(RATE)
 
 
+def test_the_last_batches_of_short_shards_do_not_move_the_median() -> None:
+    """Every other batch is tiny and all overhead, or fast by chance."""
+    for speed in (0.05, 50.0):
+        job = Job(memory=FULL).batches(1)
+        for n in range(10):
+            job.enter(f"s{n}").batches(1).batches(1, speed, work=WORK / 50)
+        assert (job.baseline, job.source) == (pytest.approx(RATE), "card")
+        assert job.decisions == []
+
+
 def test_a_batch_of_much_work_does_not_make_the_others_small() -> None:
     """Sixteen times the usual, first of all, or crawling: the others are judged all the same."""
     job = Job(memory=FULL, obeys=False).batches(1).batches(1, work=16 * WORK).batches(4).batches(12, speed=0.05)

@@ -182,3 +182,31 @@ def test_a_first_slice_at_the_limit_does_not_end_a_streak(speed: float) -> None:
     job.memory = FULL
     job.batches(12, speed)
     assert DETECT in job.issued
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_a_batch_that_does_not_end_is_seen_also_when_the_cache_has_just_been_given_back(capped: bool) -> None:
+    """The card, or the cap, was full in this worker's life: a flush or a release is no reason to wait for a hang."""
+    job = Job(memory=LOW if capped else FULL)
+    job.cap = FULL if capped else None
+    job.warmed()
+    job.memory, job.cap = LOW, LOW if capped else None
+    job.batches(20)
+    assert job.begin().wait(9 * SLICE).issued[:1] == [DETECT]
+
+
+@pytest.mark.parametrize("memory", [LOW, None])
+def test_where_the_memory_never_was_full_it_is_a_hang(memory: float | None) -> None:
+    """Nor where nobody knows any more: a probe that is gone says nothing of this batch."""
+    job = Job(memory=LOW if memory else FULL).warmed()
+    job.memory = memory
+    job.batches(20)
+    assert job.begin().wait(20 * SLICE).issued == []
+
+
+def test_a_fresh_worker_begins_anew() -> None:
+    """What was full before it was its predecessor's context."""
+    job = Job(memory=FULL).warmed().start_worker()
+    job.memory = LOW
+    job.batches(20)
+    assert job.begin().wait(20 * SLICE).issued == []

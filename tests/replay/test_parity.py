@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -42,6 +43,8 @@ class Plan:
     shard: str = "a"
     shared: int | None = None
     """MiB of shared memory that the worker holds meanwhile, `None` for unknown."""
+    waiting: int | None = None
+    """Work that waits for a vector when it begins, `None` for unknown."""
 
 
 class Live:
@@ -62,6 +65,7 @@ class Live:
         self.writer = TimelineWriter(path, lambda: 0.0)
         self.writer.run()
         self.batches = 0
+        self.was_ended = False
 
     def play(self, plans: list[Plan]) -> list[Decision]:
         """The whole job; returns what was issued."""
@@ -76,8 +80,9 @@ class Live:
             is_worker_left = self.encode(plan)
             self.now += plan.pause
             if not is_worker_left:
-                self.writer.worker(self.now, GPU, pid=1, reason="crash")
-                self.keep(self.policy.start_worker(self.now, GPU, GPU))
+                reason = "recycle" if self.was_ended else "crash"
+                self.writer.worker(self.now, GPU, pid=1, reason=reason)
+                self.keep(self.policy.start_worker(self.now, GPU, GPU, reason))
         self.writer.close()
         return self.issued
 
@@ -88,6 +93,10 @@ class Live:
         end = round(self.now + plan.seconds, 6)
         self.read(plan)
         self.keep(self.policy.open_shard(self.now, plan.shard, GPU, GPU, can_end_worker=True))
+        told: dict[str, Any] = {}
+        if plan.waiting is not None:
+            told = {"work_pending": plan.waiting, "shards_follow": plan.waiting % 2 == 0}
+            self.policy.wait_for(plan.shard, plan.waiting, shards_follow=told["shards_follow"])
         self.keep(self.policy.start_batch(self.now, info))
         alive, now, began = True, self.now, self.now
         while alive and now + TICK < end:
@@ -96,14 +105,14 @@ class Live:
         if alive:
             # What was due before the end is seen by a tick just before it.
             alive = self.keep(self.policy.advance(end - 1e-6))
-        is_ended_for_it = self.obeys and not alive
+        is_ended_for_it = self.was_ended = self.obeys and not alive
         self.now = now if is_ended_for_it else end
         if plan.lost or is_ended_for_it:
-            self.writer.unfinished(self.now, plan.shard, GPU, 64, self.now - began, work=plan.work)
+            self.writer.unfinished(self.now, plan.shard, GPU, 64, self.now - began, work=plan.work, **told)
             self.policy.abandon_batch(info.id)
             return False
         self.read(plan)
-        self.writer.batch(end, plan.shard, GPU, 64, plan.seconds, work=plan.work)
+        self.writer.batch(end, plan.shard, GPU, 64, plan.seconds, work=plan.work, **told)
         if alive:
             decisions, problem = self.policy.finish_batch(end, info, plan.seconds)
             assert problem is None
@@ -171,7 +180,7 @@ WARM_LOW = [Plan(4.0, 60, shared=150)] * 9
     ],
     ids=["slow", "endless", "long", "two-runs", "new-worker", "born-crawling", "not-full", "long-documents"],
 )
-@pytest.mark.parametrize("action", ["ladder", "cpu", "off"])
+@pytest.mark.parametrize("action", ["ladder", "cpu", "adaptive", "off"])
 def test_replay_decides_what_the_live_policy_decided(
     tmp_path: Path, plans: list[Plan], least: int, action: str
 ) -> None:
@@ -193,7 +202,7 @@ def test_replay_decides_what_the_live_policy_decided(
     ],
     ids=["endless", "endless-again", "crash", "crashes-and-runs", "hang", "crashes-before-a-trip"],
 )
-@pytest.mark.parametrize("action", ["ladder", "cpu", "off"])
+@pytest.mark.parametrize("action", ["ladder", "cpu", "adaptive", "off"])
 def test_replay_decides_what_a_supervised_job_did(tmp_path: Path, plans: list[Plan], least: int, action: str) -> None:
     """Batches whose worker was ended for them, or died in them, are judged for as long as they ran, and not longer."""
     count = compare(tmp_path / "timeline.jsonl", plans, Settings(action=action), obeys=True)
@@ -233,6 +242,7 @@ PLANS = st.lists(
         shard=st.sampled_from(["a", "a", "a", "b"]),
         shared=st.sampled_from([None, 0, 150, 700, 4000]),
         lost=st.sampled_from([False] * 6 + [True]),
+        waiting=st.sampled_from([None, 64_000, 640_001, 64_000_000]),
     ),
     max_size=25,
 )
@@ -241,7 +251,13 @@ PLANS = st.lists(
 @given(
     plans=PLANS,
     knobs=st.sampled_from(
-        [Settings(), Settings(window=3, warmup=0), Settings(inflight=False, window=2), Settings(window=3, shared=True)]
+        [
+            Settings(),
+            Settings(window=3, warmup=0),
+            Settings(inflight=False, window=2),
+            Settings(window=3, shared=True),
+            Settings(action="adaptive", window=3),
+        ]
     ),
     obeys=st.booleans(),
 )

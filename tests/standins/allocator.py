@@ -45,7 +45,7 @@ class Card:
 
 
 class Cuda:
-    """What may be asked of `torch.cuda` for a cap. Any other function is missing: asking for it is an error.
+    """What may be asked of `torch.cuda` for a cap or a release. Any other is missing: asking for it is an error.
 
     Args:
         card: Cards of the process, in order.
@@ -80,6 +80,9 @@ class Cuda:
 
     def memory_reserved(self, index: int = 0) -> int:
         return self.allocated[index] + self.free_blocks[index]
+
+    def memory_allocated(self, index: int = 0) -> int:
+        return self.allocated[index]
 
     def memory_stats(self, index: int) -> dict[str, int]:
         return dict.fromkeys(("reserved_bytes.all.current", "reserved_bytes.all.peak"), self.memory_reserved(index))

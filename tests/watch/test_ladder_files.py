@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from helix_crawl_otel.policy.costs import CardCosts
 from helix_crawl_otel.policy.ladder import Ladder
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.policy.state import PolicyState, ShardState, dump_durable
@@ -108,6 +109,16 @@ def test_what_one_card_does_is_known_from_every_folder(tmp_path: Path) -> None:
     ladder(tmp_path, "s2").parent.mkdir()
     ladder(tmp_path, "s2").write_text(json.dumps(content))
     assert list(files(tmp_path, "s1", "s2").load("").cards.cards) == ["cuda:0|work|"]
+
+
+def test_of_a_card_the_file_that_has_seen_most_crawls_knows_its_costs(tmp_path: Path) -> None:
+    """Each file of a run has them; a folder that was built alone in between has seen more."""
+    for folder, crawls in (("s1", 2), ("s2", 5), ("s3", 0)):
+        state = with_rungs({f"{folder}/src": 0})
+        state.costs = {"card": CardCosts(crawls=crawls), folder: CardCosts(tries=1)} if crawls else {}
+        files(tmp_path, folder).keep(state)()
+    loaded = files(tmp_path, "s1", "s2", "s3").load("")
+    assert loaded.costs == {"card": CardCosts(crawls=5), "s1": CardCosts(tries=1), "s2": CardCosts(tries=1)}
 
 
 # -- embedded ----------------------------------------------------------------------------------------------------------
