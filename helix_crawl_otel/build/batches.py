@@ -164,7 +164,7 @@ class ShardBatches:
         self._waiting = self._estimate()
 
     def _estimate(self) -> WaitingWork | None:
-        first = self._plan.page(0, 1)
+        first = self._plan.page(self._plan.begin, 1)
         if not first or self._plan.rule == FILE_ORDER:
             return None
         begin, end = first[0].place, self._end
@@ -189,7 +189,7 @@ class ShardBatches:
         return len(genes) * max(length for length in lengths if length is not None)
 
     def __iter__(self) -> Iterator[list[PendingGene]]:
-        after = 0
+        after = self._plan.begin
         while page := self._next_page(after):
             after = page[-1].place
             self._places = {one.key: one.place for one in page}

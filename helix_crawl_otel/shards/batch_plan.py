@@ -28,6 +28,11 @@ FILE_ORDER = "file order"
 """Name of the rule of the versions that kept no plan: so many genes a batch, as they lie in the table. A shard that was
 begun by it is finished by it, so that its vectors are those of an undisturbed build."""
 
+LONGEST = "length(content) DESC, key"
+"""The order of the first, in SQL; ties by key."""
+
+SORTED = "temp.helix_crawl_sorted"
+
 
 @dataclass(frozen=True)
 class PlannedGene:
@@ -52,6 +57,7 @@ class BatchPlan:
 
     Attributes:
         rule: By which the plan is made; known after `prepare`.
+        begin: Place before the first gene that was pending then: to find it takes a look at every vector before it.
 
     Threads: the store's.
     """
@@ -61,6 +67,7 @@ class BatchPlan:
         self._key = f"genes.{store.table.key}"
         self._ends: list[int] = []  # places between plans that were made one after the other
         self.rule = LONGEST_FIRST
+        self.begin = 0
 
     def prepare(self, batch_size: int) -> None:
         """Go on with the plan that is there, or make one; genes that it does not name are planned behind it.
@@ -72,21 +79,24 @@ class BatchPlan:
         self._ends = [int(row[0]) for row in self._store.read(f"SELECT place FROM {PLAN} WHERE gene IS NULL")]
         if self._is_begun_in_file_order():
             self._plan_in_file_order(batch_size)
-        elif self.page(0, 1):
+        elif first := self.page(0, 1):
+            self.begin = first[0].place - 1
             self.rule = str(self._store.meta(ORDER_NOTE) or LONGEST_FIRST)
             if self.rule == LONGEST_FIRST:
                 self.extend()
         else:
             self._ends = []
+            self._sort(LONGEST)
             with self._store.writing() as connection:
                 connection.execute(f"DELETE FROM {PLAN}")
                 self._store.set_meta(ORDER_NOTE, LONGEST_FIRST)
-                self._add(connection, f"length(content) DESC, {self._key}")
+                self._add(connection)
 
     def _drop_damaged(self) -> None:
         """Somebody has written into it: nothing is lost with a plan but the grid of its batches."""
         wrong = (
             "count(*) <> coalesce(max(place), 0) OR min(place) < 1 OR total(typeof(batch) NOT IN ('integer', 'null'))"
+            " OR max(batch) > count(*) OR min(batch) < 1"
         )
         ((is_damaged,),) = self._store.read(f"SELECT {wrong} FROM {PLAN}")
         if is_damaged:
@@ -101,37 +111,49 @@ class BatchPlan:
 
     def _plan_in_file_order(self, batch_size: int) -> None:
         self.rule = FILE_ORDER
+        self._sort("key")
         with self._store.writing() as connection:
             connection.execute(f"DELETE FROM {PLAN}")
             self._store.set_meta(ORDER_NOTE, FILE_ORDER)
-            self._add(connection, self._key)
+            self._add(connection)
             connection.execute(f"UPDATE {PLAN} SET batch = (place + ?) / ?", (batch_size - 1, batch_size))
 
-    def _add(self, connection: sqlite3.Connection, order: str) -> int:
-        """Put what is pending and not in the plan at its end. Within a transaction. Returns how many genes.
+    def _sort(self, order: str, *, known: str = "NULL") -> int:
+        """Sort what is pending, into a table that ends with the connection. Returns how many genes there are.
 
-        SQLite sorts keys alone, and in a file where there are many: the texts of a shard need not fit into memory.
+        That takes seconds where there are many, and is no part of a transaction: an application that writes into the
+        same file would have to wait for as long. SQLite sorts keys alone, and in a file where there are many: the
+        texts of a shard need not fit into memory.
+
+        Args:
+            order: SQL, of `key` and `content`.
+            known: SQL: the genes to leave out. Looked up first, since to see that a vector is one takes longer.
         """
-        known = f"SELECT gene FROM {PLAN} WHERE gene IS NOT NULL"
-        pending = self._store.pending_condition()
-        sql = (
-            f"INSERT INTO {PLAN} (gene) SELECT {self._key} FROM genes WHERE {pending} AND {self._key} NOT IN ({known})"
-        )
-        return connection.execute(f"{sql} ORDER BY {order}").rowcount
+        is_wanted = f"CASE WHEN {self._key} IN ({known}) THEN 0 ELSE {self._store.pending_condition()} END"
+        with self._store.reading() as connection:
+            connection.execute(f"DROP TABLE IF EXISTS {SORTED}")
+            connection.execute(
+                f"CREATE TABLE {SORTED} AS SELECT {self._key} AS key FROM genes WHERE {is_wanted} ORDER BY {order}"
+            )
+            (number,) = connection.execute(f"SELECT count(*) FROM {SORTED}").fetchone()
+        return int(number)
+
+    @staticmethod
+    def _add(connection: sqlite3.Connection) -> None:
+        """Put what was sorted at the end of the plan. Within a transaction."""
+        connection.execute(f"INSERT INTO {PLAN} (gene) SELECT key FROM {SORTED} ORDER BY rowid")
 
     def extend(self) -> int:
         """Plan the genes that are pending and not in the plan, apart from those in it. Returns how many there were.
 
         A shard that is finished in file order has come to the end of it before.
         """
-        with self._store.writing() as connection:
-            end = connection.execute(f"INSERT INTO {PLAN} (gene) VALUES (NULL)").lastrowid
-            added = self._add(connection, f"length(content) DESC, {self._key}")
-            if added:
-                self._store.set_meta(ORDER_NOTE, LONGEST_FIRST)
-            else:
-                connection.execute(f"DELETE FROM {PLAN} WHERE place = ?", (end,))
+        added = self._sort(LONGEST, known=f"SELECT gene FROM {PLAN} WHERE gene IS NOT NULL")
         if added:
+            with self._store.writing() as connection:
+                end = connection.execute(f"INSERT INTO {PLAN} (gene) VALUES (NULL)").lastrowid
+                self._add(connection)
+                self._store.set_meta(ORDER_NOTE, LONGEST_FIRST)
             self.rule = LONGEST_FIRST
             self._ends.append(int(end or 0))
         return added

@@ -315,10 +315,16 @@ def ensure_own(connection: sqlite3.Connection, table: Table) -> None:
 
 
 def _drop_what_is_no_plan(connection: sqlite3.Connection) -> None:
-    """Another program, a bad disk or another version: a plan is an order, and is made anew."""
-    found = connection.execute("SELECT type, sql FROM sqlite_master WHERE name = ?", (PLAN,)).fetchone()
-    if found not in (None, ("table", CREATE_PLAN.replace("IF NOT EXISTS ", ""))):
-        connection.execute(f"DROP {found[0]} {PLAN}")
+    """Another program, a bad disk or another version: a plan is an order, and is made anew.
+
+    Also one with an index or a trigger, which would keep it from being written, and that without a word.
+    """
+    sql = "SELECT type, lower(name), sql FROM sqlite_master WHERE ? IN (lower(name), lower(tbl_name))"
+    found = connection.execute(sql, (PLAN,)).fetchall()
+    if found not in ([], [("table", PLAN, CREATE_PLAN.replace("IF NOT EXISTS ", ""))]):
+        for kind, name, _ in found:
+            if name == PLAN:
+                connection.execute(f"DROP {kind} IF EXISTS {PLAN}")
 
 
 def vector_form(connection: sqlite3.Connection, table: Table, own: Mapping[str, Any]) -> VectorForm:

@@ -17,7 +17,7 @@ from helix_crawl_otel.shards.errors import StoreError
 from helix_crawl_otel.shards.genes import SourceMark, SourceNote, content_hash, gene_id
 from helix_crawl_otel.shards.ingested import unlike_sources
 from helix_crawl_otel.shards.inspect import reading
-from helix_crawl_otel.shards.schema import VECTOR
+from helix_crawl_otel.shards.schema import PLAN, VECTOR
 from helix_crawl_otel.shards.store import ShardStore
 
 __all__ = ["SourceTable", "notes_of"]
@@ -98,7 +98,7 @@ class SourceTable:
                 removed += connection.execute("DELETE FROM genes WHERE source_id = ?", (source_id,)).rowcount
                 connection.execute("DELETE FROM helix_crawl_sources WHERE source_id = ?", (source_id,))
                 connection.execute(f"DELETE FROM {NOTES} WHERE source_id = ?", (source_id,))
-            _forget_quarantined(connection)
+            _forget_removed(connection)
         return removed
 
 
@@ -141,12 +141,14 @@ def _replace(connection: sqlite3.Connection, source_id: str, passages: Iterable[
     sql = "DELETE FROM genes WHERE source_id = ? AND gene_id NOT IN (SELECT gene_id FROM temp.helix_crawl_seen)"
     removed = connection.execute(sql, (source_id,)).rowcount
     if removed:
-        _forget_quarantined(connection)
+        _forget_removed(connection)
     return added, removed, total - added
 
 
-def _forget_quarantined(connection: sqlite3.Connection) -> None:
+def _forget_removed(connection: sqlite3.Connection) -> None:
+    """Genes that are gone. Their keys are given out again: a later gene would have the place of another one."""
     connection.execute("DELETE FROM helix_crawl_quarantine WHERE gene_id NOT IN (SELECT gene_id FROM genes)")
+    connection.execute(f"UPDATE {PLAN} SET gene = '' WHERE gene <> '' AND gene NOT IN (SELECT rowid FROM genes)")
 
 
 def notes_of(path: Path, lock_seconds: float) -> list[tuple[str, SourceNote]]:

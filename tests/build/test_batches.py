@@ -10,7 +10,7 @@ import random
 import sqlite3
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,10 @@ from helix_crawl_otel.encoders.hashing import HashingEncoder
 from helix_crawl_otel.link.messages import Assignment
 from helix_crawl_otel.shards.accounts import account
 from helix_crawl_otel.shards.batch_plan import FILE_ORDER, LONGEST_FIRST, BatchPlan
-from helix_crawl_otel.shards.genes import PendingGene
+from helix_crawl_otel.shards.genes import PendingGene, SourceMark
+from helix_crawl_otel.shards.sources import SourceTable
 from helix_crawl_otel.shards.store import ShardStore
+from helix_crawl_otel.shards.vectors import is_vector
 from tests.shards.shards import GENES, IDENTITY, OTHER, every_pending, made, opened, rows, sql
 
 LIMITS = BatchLimits(4, 40)
@@ -284,6 +286,8 @@ def test_a_gene_that_comes_while_the_last_batch_is_encoded_is_taken_as_well(tmp_
         ("UPDATE helix_crawl_plan SET batch = 1",),
         ("UPDATE helix_crawl_plan SET batch = NULL",),
         ("UPDATE helix_crawl_plan SET batch = 9223372036854775807",),
+        ("UPDATE helix_crawl_plan SET batch = 9223372036854775807 WHERE place = 1",),
+        ("UPDATE helix_crawl_plan SET batch = -5 WHERE place = 1",),
         ("UPDATE helix_crawl_plan SET place = -place",),
         ("UPDATE helix_crawl_plan SET place = 9223372036854775807 WHERE place = 60",),
         ("DELETE FROM helix_crawl_plan WHERE place % 3 = 0",),
@@ -291,7 +295,13 @@ def test_a_gene_that_comes_while_the_last_batch_is_encoded_is_taken_as_well(tmp_
         ("DROP TABLE helix_crawl_plan",),
         ("DROP TABLE helix_crawl_plan", "CREATE VIEW helix_crawl_plan AS SELECT 1 AS one"),
         ("DROP TABLE helix_crawl_plan", "CREATE TABLE helix_crawl_plan (place, batch, gene)"),
+        ("DROP TABLE helix_crawl_plan", "CREATE TABLE HELIX_CRAWL_PLAN (a)"),
         ("ALTER TABLE helix_crawl_plan ADD COLUMN more",),
+        ("CREATE UNIQUE INDEX once ON helix_crawl_plan (gene)",),
+        (
+            "DELETE FROM helix_crawl_plan",
+            "CREATE TRIGGER t BEFORE INSERT ON helix_crawl_plan BEGIN SELECT RAISE(IGNORE); END",
+        ),
         ("DELETE FROM genes WHERE rowid % 2 = 0",),
         ("UPDATE genes SET content = content || content",),
         ("UPDATE helix_crawl_meta SET value = '\"another rule\"' WHERE key = 'order'",),
@@ -300,20 +310,79 @@ def test_a_gene_that_comes_while_the_last_batch_is_encoded_is_taken_as_well(tmp_
 )
 def test_nothing_is_lost_with_a_plan(tmp_path: Path, damage: tuple[str, ...]) -> None:
     """Whatever is in it: each gene gets its vector, no batch is too large, and it comes to an end."""
-    path = made(tmp_path / "a.db", texts(60))
+    path = made(tmp_path / "a.db", texts(150))
     work_on(path, 3)
     sql(path, *damage)
     with opened(path, lease(path)) as store:
         store.claim(IDENTITY)
         is_begun_in_file_order = "key = 'order'" in damage[0]
         for number, genes in enumerate(batches_of(store)):
-            assert number < 120
+            assert number < 300
             assert len(genes) <= LIMITS.genes
             words = [len(gene.content.split()) for gene in genes]
             assert is_begun_in_file_order or len(words) == 1 or len(words) * max(words) <= LIMITS.tokens
             store.commit(vectors(genes))
         assert store.pending_count() == 0
     assert account(path).is_whole
+
+
+def test_to_go_on_a_worker_looks_once_at_what_is_done(tmp_path: Path) -> None:
+    """Of a million genes that takes half a minute each time."""
+    path, looked = made(tmp_path / "a.db", texts(150)), 0
+    work_on(path, 20)
+
+    def look(stored: bytes) -> bool:
+        nonlocal looked
+        looked += 1
+        return is_vector(stored)
+
+    with opened(path, lease(path)) as store:
+        store.claim(IDENTITY)
+        with store.reading() as connection:
+            connection.create_function("helix_crawl_is_vector", 1, look, deterministic=True)
+        done = store.vector_count()
+        assert next(iter(batches_of(store)))
+        assert 0 < looked <= done + 5
+
+
+def test_an_application_may_write_while_a_shard_is_sorted(tmp_path: Path) -> None:
+    """Where there are many genes that takes many seconds."""
+    path, written = made(tmp_path / "a.db", texts(30)), 0
+    work_on(path, 3)
+    sql(path, "DELETE FROM helix_crawl_plan")
+
+    def write(stored: bytes) -> bool:
+        nonlocal written
+        with closing(sqlite3.connect(path, timeout=0)) as app, app:
+            app.execute("INSERT INTO genes (gene_id, content) VALUES (?, 'late')", (f"late-{written}",))
+        written += 1
+        return is_vector(stored)
+
+    with opened(path, lease(path)) as store:
+        store.claim(IDENTITY)
+        plan = BatchPlan(store)
+        with store.reading() as connection:
+            connection.create_function("helix_crawl_is_vector", 1, write, deterministic=True)
+        plan.prepare(4)
+        with store.reading() as connection:
+            connection.create_function("helix_crawl_is_vector", 1, is_vector, deterministic=True)
+    assert written > 5
+    work_on(path)
+    assert account(path).is_whole
+
+
+def test_a_gene_does_not_take_the_place_of_one_that_is_gone(tmp_path: Path) -> None:
+    """SQLite gives a key out again. What a changed source has now is planned behind what was there before."""
+    with opened(tmp_path / "a.db", create=True) as store:
+        sources = SourceTable(store)
+        sources.put([(name, SourceMark(1, 1, name, 0), texts(20, seed).values()) for seed, name in enumerate("ab")])
+        store.claim(IDENTITY)
+        assert next(iter(batches_of(store)))
+        sources.drop(["b"])
+        sources.put([("c", SourceMark(1, 1, "c", 0), [f"{n} new" for n in range(20)])])
+        found = [[gene.content.endswith("new") for gene in batch] for batch in batches_of(store)]
+    assert list(itertools.chain(*found)) == [False] * 20 + [True] * 20
+    assert all(len(set(batch)) == 1 for batch in found)
 
 
 def test_another_model_makes_another_plan(tmp_path: Path) -> None:
