@@ -120,14 +120,29 @@ class Rule:
         self.costs.finish(t, batch, seconds, baseline, self.is_full(batch, t))
         if batch.warmup:
             return []
-        is_no_sample = is_small(batch.work, baseline) or batch.is_covered(seconds)
         meter = self.state.shards[batch.shard].meter(batch.device)
+        is_observed = not is_small(batch.work, baseline) or self._is_small_observed(t, batch, seconds, meter, baseline)
         if meter.baseline is None:
             self._measure(batch, meter, Sample(rate, genes_rate, batch.work, bool(self.is_full(batch, t))))
             baseline, source = self.baseline(batch.shard, batch.device, batch.work)
-        if is_no_sample:
+        elif not is_small(batch.work, baseline):
+            meter.small.clear()
+        if not is_observed or batch.is_covered(seconds):
             return []
-        return self._observe(t, batch, rate, genes_rate, baseline, source, None)
+        return self._observe(t, batch, (batch.weighed or batch.work) / seconds, genes_rate, baseline, source, None)
+
+    def _is_small_observed(
+        self, t: float, batch: Batch, seconds: float, meter: BaselineMeter, baseline: Baseline | None
+    ) -> bool:
+        """Rule 4, for a small batch that has ended: a window of them in a row makes them the usual ones, which are
+        judged. Before, only one that is slow even as a quarter of the usual work."""
+        assert baseline is not None
+        factor, window = self.settings.factor, self.settings.window
+        if len(meter.small) >= window:
+            return True
+        if not (baseline.is_slow(batch.work / seconds, factor) and self.is_full(batch, t)):
+            meter.add_small(batch.work, seconds, window)
+        return baseline.is_slow(batch.weighed / seconds, factor)
 
     def _card(self, device: str, state: ShardState) -> str:
         return CardBaselines.key(device, self.state.encoder, state.unit)
@@ -148,7 +163,9 @@ class Rule:
         """Fix the slices of a batch by the baseline in force, once there is one."""
         baseline, _ = self.baseline(batch.shard, batch.device, batch.work)
         if baseline is not None:
-            batch.measure(baseline, self.settings.factor, self.tick_seconds)
+            meter = self.state.shards[batch.shard].meter(batch.device)
+            weighed = meter.weigh(batch.work, baseline, self.settings.window)
+            batch.measure(baseline, weighed, self.settings.factor, self.tick_seconds)
 
     def _next_due(self, batch: Batch, deadlines: bool) -> tuple[float, str]:
         """What comes next inside a batch, and when; a slice before a deadline of the same moment. Never is infinite."""
