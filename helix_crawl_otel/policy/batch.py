@@ -28,9 +28,9 @@ BUSY_SECONDS = 86_400.0
 a minute. A card's driver spins while it waits, so that there a busy process is no sign of life."""
 
 
-def is_small(work: float, baseline: Baseline | None) -> bool:
+def is_small(work: float, baseline: Baseline) -> bool:
     """Whether the rate of a batch is all overhead (rule 4)."""
-    return baseline is not None and work < SMALL_BATCH * baseline.work
+    return work < SMALL_BATCH * baseline.work
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,9 @@ class Rule:
             if what == "slice":
                 baseline, source = self.baseline(batch.shard, batch.device, batch.work)
                 rate, genes_rate = batch.take_slice()
-                decisions += self._observe(t, batch, rate, genes_rate, baseline, source, t - batch.started)
+                decisions += self._observe(
+                    t, batch, rate, genes_rate, baseline, source, self.is_full(batch, t), t - batch.started
+                )
             elif what == "deadline":
                 assert state.ladder.pending is not None
                 waited, age = whole_seconds(t - state.ladder.pending.since), whole_seconds(t - batch.started)
@@ -117,30 +119,33 @@ class Rule:
         """Take a batch that ended at `t` after `seconds`: into the baseline being measured, and as an observation."""
         rate, genes_rate = batch.work / seconds, batch.genes / seconds
         baseline, source = self.baseline(batch.shard, batch.device, batch.work)
-        self.costs.finish(t, batch, seconds, baseline, self.is_full(batch, t))
+        full = self.is_full(batch, t)
+        self.costs.finish(t, batch, seconds, baseline, full)
         if batch.warmup:
             return []
         meter = self.state.shards[batch.shard].meter(batch.device)
-        is_observed = not is_small(batch.work, baseline) or self._is_small_observed(t, batch, seconds, meter, baseline)
-        if meter.baseline is None:
-            self._measure(batch, meter, Sample(rate, genes_rate, batch.work, bool(self.is_full(batch, t))))
-            baseline, source = self.baseline(batch.shard, batch.device, batch.work)
-        elif not is_small(batch.work, baseline):
+        is_observed = True
+        if baseline is not None and is_small(batch.work, baseline):
+            is_observed = self._is_small_observed(batch, seconds, meter, baseline, full=full)
+        elif meter.baseline is not None:
             meter.small.clear()
+        if meter.baseline is None:
+            self._measure(batch, meter, Sample(rate, genes_rate, batch.work, bool(full)))
+            baseline, source = self.baseline(batch.shard, batch.device, batch.work)
         if not is_observed or batch.is_covered(seconds):
             return []
-        return self._observe(t, batch, (batch.weighed or batch.work) / seconds, genes_rate, baseline, source, None)
+        judged = (batch.weighed or batch.work) / seconds
+        return self._observe(t, batch, judged, genes_rate, baseline, source, full, None)
 
     def _is_small_observed(
-        self, t: float, batch: Batch, seconds: float, meter: BaselineMeter, baseline: Baseline | None
+        self, batch: Batch, seconds: float, meter: BaselineMeter, baseline: Baseline, *, full: bool | None
     ) -> bool:
         """Rule 4, for a small batch that has ended: a window of them in a row makes them the usual ones, which are
         judged. Before, only one that is slow even as a quarter of the usual work."""
-        assert baseline is not None
         factor, window = self.settings.factor, self.settings.window
         if len(meter.small) >= window:
             return True
-        if not (baseline.is_slow(batch.work / seconds, factor) and self.is_full(batch, t)):
+        if not (full and baseline.is_slow(batch.work / seconds, factor)):
             meter.add_small(batch.work, seconds, window)
         return baseline.is_slow(batch.weighed / seconds, factor)
 
@@ -196,12 +201,13 @@ class Rule:
         genes_rate: float,
         baseline: Baseline | None,
         source: str,
+        full: bool | None,
         inflight_seconds: float | None,
     ) -> list[Decision]:
         state = self.state.shards[batch.shard]
         detector = state.detector(batch.device)
         waits = self._waits_for_boundary(batch, state)
-        full, in_flight = self.is_full(batch, t), inflight_seconds is not None
+        in_flight = inflight_seconds is not None
         if in_flight:
             fits = full or detector.episode_open or (full is not None and self._has_been_full(t, batch))
             batch.full_slices = batch.full_slices + 1 if fits else 0
