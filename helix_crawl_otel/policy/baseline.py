@@ -140,9 +140,9 @@ class BaselineMeter:
             self.small.append(max(0.0, self.baseline.rate * seconds - work))
 
     def weigh(self, work: float, baseline: Baseline, window: int) -> float:
-        """The work that a batch is judged by (rule 4): its own; a small one's with what a batch costs whatever is in it.
+        """The work that a batch is judged by (rule 4): its own, and of a small one with what any batch costs besides.
 
-        While that is not known, and at most, a quarter of the usual work.
+        While that is not known, and at most, it is judged as a quarter of the usual work.
         """
         least = SMALL_BATCH * baseline.work
         if work >= least or len(self.small) < window:

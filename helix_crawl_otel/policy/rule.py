@@ -24,6 +24,9 @@ from helix_crawl_otel.policy.state import PolicyState, ShardState
 
 __all__ = ["Rule"]
 
+GIVEN_BACK = 0.005
+"""Of the memory: a reading that is so much lower than an earlier one tells of a release."""
+
 
 class Rule:
     """The rule, over a state that the policy owns.
@@ -393,16 +396,22 @@ class Rule:
         return max(known) >= self.settings.vram_full if known else None
 
     def _has_been_full(self, t: float, batch: Batch) -> bool:
-        """Whether it was since the worker was started, or near it. An allocator at its cap gives its cache back, and a
-        release by need does the same before it is full: no reason to take a batch that does not end for anything else.
+        """Whether it was since the worker was started, or near it, and some of it was given back before the batch.
+
+        An allocator at its cap gives its cache back, and a release by need does the same before it is full: no reason
+        to take a batch that does not end for anything else. A card that has always had room is another thing.
         """
         worker = self.state.workers.get(batch.worker)
         track = self.state.memory.get(batch.device)
         if worker is None or track is None:
             return False
-        known = (track.highest(worker.floor.since, t), track.cap.highest(worker.floor.since, t))
+        since = worker.floor.since
+        before = (track.highest(since, t), track.cap.highest(since, t))
         near = min(NEAR_FULL, self.settings.vram_full)
-        return any(fraction is not None and fraction >= near for fraction in known)
+        return any(
+            highest is not None and now is not None and highest >= near and highest - now >= GIVEN_BACK
+            for highest, now in zip(before, self._fractions(t, batch), strict=True)
+        )
 
     def _fractions(self, t: float, batch: Batch) -> tuple[float | None, float | None]:
         """The highest since a batch began: of the device's memory, and of the allocator's cap."""
