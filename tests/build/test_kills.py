@@ -50,7 +50,7 @@ if "helix_crawl_otel.build.worker" in sys.orig_argv:
         return [vector[turn:] + vector[:turn] for vector in alone(self, texts)]
     HashingEncoder.encode = encode
 """
-"""For `with_site`: a vector says which genes it was encoded with, so that of other batches the digest is another one."""
+"""For `with_site`: a vector says with which genes it was encoded, so that other batches have another digest."""
 
 
 @dataclass
