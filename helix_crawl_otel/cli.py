@@ -51,8 +51,8 @@ exit codes:
   130  interrupted
 
 environment:
-  The knobs of the rule are HELIX_BFM_CRAWL_FACTOR, _WINDOW, _ACTION, _VRAM, _EMA_ALPHA, _WARMUP, _INFLIGHT and
-  _SHARED; an option of the same name wins. `helix-crawl replay --help` lists them with their defaults."""
+The knobs of the rule are HELIX_BFM_CRAWL_FACTOR, _WINDOW, _ACTION, _VRAM, _EMA_ALPHA, _WARMUP, _INFLIGHT and
+_SHARED; an option of the same name wins. `helix-crawl replay --help` lists them with their defaults."""
 
 
 def main(argv: "Sequence[str] | None" = None) -> int:
@@ -118,6 +118,7 @@ def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
     import argparse
     from importlib import import_module
 
+    from helix_crawl_otel.commands.common import HelpFormatter
     from helix_crawl_otel.formats import printable
 
     class Parser(argparse.ArgumentParser):
@@ -130,7 +131,7 @@ def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
         prog="helix-crawl",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"helix-crawl {__version__}")
