@@ -118,7 +118,6 @@ def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
     import argparse
     from importlib import import_module
 
-    from helix_crawl_otel.commands.common import HelpFormatter
     from helix_crawl_otel.formats import printable
 
     class Parser(argparse.ArgumentParser):
@@ -131,7 +130,6 @@ def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
         prog="helix-crawl",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"helix-crawl {__version__}")
@@ -140,6 +138,10 @@ def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
     if first and first not in (*_COMMANDS, "-h", "--help", "--version"):
         parser.error(_no_command(first))
     names = () if first == "--version" else (first,) if first in _COMMANDS else _COMMANDS
+    if names:
+        from helix_crawl_otel.commands.common import HelpFormatter
+
+        parser.formatter_class = HelpFormatter
     for name in names:
         import_module(f"helix_crawl_otel.commands.{name}").register(subparsers)
     return parser
