@@ -88,10 +88,10 @@ def test_help_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, c
         with pytest.raises(SystemExit):
             main([*command, "--help"])
         shown = capsys.readouterr().out.partition("\n\n")[2]  # argparse's usage does not fit into 40
+        assert "\noptions:\n" in shown
         for line in shown.splitlines():
             is_to_copy = line.startswith(("  helix-crawl ", "  {", "  ssh ")) and "   " not in line.strip()
             assert len(line) <= columns or is_to_copy, (command, line)
-    assert "\nexit codes: 0 " in shown or "  130  " in shown
 
 
 def test_help_of_replay_teaches(capsys: Output) -> None:
