@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.timing import (
     RunningClock,
     SleepMeter,
@@ -174,7 +175,7 @@ def test_the_awake_clock_tells_apart_what_takes_a_millisecond() -> None:
 
 def test_a_release_that_is_shorter_than_a_tick_has_a_cost() -> None:
     """Without one a cache that stays full would be released at each boundary."""
-    releases = CacheReleases(None, lambda: FULL, lambda: 1)
+    releases = CacheReleases(None, lambda: MemoryReading(95, 100), lambda: 1)
     for _ in range(5):
         began = releases.clock()
         sum(range(1000))
