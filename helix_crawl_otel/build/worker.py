@@ -44,7 +44,7 @@ from helix_crawl_otel.probes.monitor import default_probe
 from helix_crawl_otel.probes.vram_cap import cap_for_worker
 from helix_crawl_otel.shards.damage import judge
 from helix_crawl_otel.shards.errors import ShardCorrupt, StoreError
-from helix_crawl_otel.timing import scaled_clock
+from helix_crawl_otel.timing import awake_clock, scaled_clock
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from helix_crawl_otel.watch.release import CacheReleases, cached_bytes
 
@@ -90,11 +90,12 @@ class _Worker:
         self._loaded: CheckedEncoder | None = None
         self._found: dict[DtypeWish, str] = {}  # what `auto` has come to
         self._is_loading = False  # it has begun to, and not come to the end
+        self._clock = scaled_clock(awake_clock(), link.clock_rate)
         self._releases = CacheReleases(
             settings.release_every,
             self._memory() or default_probe(settings.device, environment()),
             functools.partial(cached_bytes, settings.device),
-            scaled_clock(time.monotonic, link.clock_rate),
+            self._clock,
         )
 
     def run(self, first: Assignment) -> int:
@@ -186,8 +187,7 @@ class _Worker:
                 settings.model, settings.device, batch_size=settings.batch_size, threads=settings.threads, wish=wish
             )
             sleep = functools.partial(_scaled_sleep, self._link.clock_rate)
-            clock = scaled_clock(time.monotonic, self._link.clock_rate)
-            faulty = apply_faults(encoder, self._faults, settings.number, clock, sleep, is_demoted=is_demoted)
+            faulty = apply_faults(encoder, self._faults, settings.number, self._clock, sleep, is_demoted=is_demoted)
             self._loaded, self._is_loading = CheckedEncoder(faulty), False
             self._found[wish] = encoder.dtype
             if encoder.dtype in HALVES and "dtype" not in encoder.identity:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from helix_crawl_otel.policy.release import ReleaseByNeed, fullest
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.probes.nvml import within
 from helix_crawl_otel.probes.probe import UNKNOWN, ProbeFailure
+from helix_crawl_otel.timing import awake_clock
 
 __all__ = ["CacheReleases", "cached_bytes", "release_cache"]
 
@@ -70,7 +70,8 @@ class CacheReleases:
             cannot be read, every 256 batches.
         read: Reads the memory of the worker's device.
         cached: What could be given back, in bytes; `None` is unknown.
-        clock: Seconds.
+        clock: Seconds, finer than a release takes: Windows' own ticks 64 times a second, and what seems to cost nothing
+            would be due again at once. `None` is the clock to watch by.
 
     Threads: the worker's.
     """
@@ -80,9 +81,9 @@ class CacheReleases:
         every: int | None,
         read: Callable[[], MemoryReading],
         cached: Callable[[], int | None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self.clock = clock
+        self.clock = clock or awake_clock()
         self._every = every
         self._read: Callable[[], MemoryReading] | None = read
         self._cached = cached

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.timing import (
     RunningClock,
     SleepMeter,
@@ -24,6 +25,7 @@ from helix_crawl_otel.timing import (
     slept_seconds,
 )
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
+from helix_crawl_otel.watch.release import CacheReleases
 from tests.watch.rig import FULL, LOW, Clock, Rig, collected, make_provider, pipeline_of, reading, wait_until
 
 
@@ -169,6 +171,16 @@ def test_the_awake_clock_tells_apart_what_takes_a_millisecond() -> None:
         while time.perf_counter() < until:
             pass
         assert clock() > began
+
+
+def test_a_release_that_is_shorter_than_a_tick_has_a_cost() -> None:
+    """Without one a cache that stays full would be released at each boundary."""
+    releases = CacheReleases(None, lambda: MemoryReading(95, 100), lambda: 1)
+    for _ in range(5):
+        began = releases.clock()
+        sum(range(1000))
+        releases.released(releases.clock() - began)
+        assert releases._need.interval_seconds > 0.0
 
 
 def test_a_finer_clock_follows_the_coarse_one() -> None:

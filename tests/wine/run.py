@@ -45,7 +45,6 @@ TESTS = (
     "tests/otel/test_endpoint.py",
     "tests/corpus",
     "tests/docs/test_powershell.py",
-    "tests/build/test_bad_batches.py",
     "tests/build/test_everywhere.py",
     "tests/build/test_held_open.py",
     "tests/build/test_plan.py",
@@ -64,15 +63,19 @@ TESTS = (
 cannot differ."""
 
 PURE = (
+    "tests/console/test_progress.py",
     "tests/corpus/test_cut.py",
     "tests/corpus/test_cut_tokens.py",
+    "tests/doctor/test_cap.py",
     "tests/link/test_messages.py",
     "tests/supervise/test_loop.py",
     "tests/supervise/test_outcomes.py",
     "tests/supervise/test_slot.py",
     "tests/supervise/test_unfinished.py",
     "tests/timeline/test_columns.py",
+    "tests/timeline/test_memory_lines.py",
     "tests/watch/test_batches.py",
+    "tests/watch/test_cache_releases.py",
     "tests/watch/test_corpus.py",
     "tests/watch/test_demotion.py",
 )
