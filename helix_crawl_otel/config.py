@@ -106,6 +106,10 @@ def _cap(given: str) -> Value:
     return word if word in ("auto", "off") else _FRACTION.parse(given)
 
 
+def _every(given: str) -> Value:
+    return "auto" if given.lower() == "auto" else _COUNT.parse(given)
+
+
 def _boolean(given: str) -> Value:
     _must(given.lower() in _BOOLEANS)
     return _BOOLEANS[given.lower()]
@@ -247,9 +251,10 @@ KNOBS: tuple[Knob, ...] = (
     Knob(
         "HELIX_DENSE_VRAM_RELEASE_EVERY",
         "--release-every",
-        256,
-        _COUNT,
-        "release the CUDA cache every so many batches, 0 = never",
+        "auto",
+        Accepted("auto, or an integer >= 0", _every, "N"),
+        "release the CUDA cache every so many batches, 0 = never; auto: when it leaves the next batch no room, and "
+        "every 256 batches where the memory cannot be read",
     ),
     Knob(
         "HELIX_DENSE_VRAM_CAP",

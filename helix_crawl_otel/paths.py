@@ -18,6 +18,7 @@ from helix_crawl_otel.config import ConfigError
 
 __all__ = [
     "STATE_FOLDER",
+    "TIMELINE",
     "are_same",
     "job_folder",
     "looked_at",
@@ -30,6 +31,8 @@ __all__ = [
 
 STATE_FOLDER = ".helix-crawl"
 """In the folder of a job: its timeline, its ladder, its lock."""
+TIMELINE = "timeline.jsonl"
+"""The file of the flight recorder in it."""
 
 _VERBATIM, _DEVICE, _SHARE = "\\\\?\\", "\\\\.\\", "\\\\"
 
@@ -82,6 +85,7 @@ def typed_folder(text: str, what: str) -> Path:
         ConfigError: It is the name of a device.
     """
     path = typed_path(text, what)
+    looked_at.place = str(path)
     return on_disk(path) if len(str(path)) > PLAIN_CHARACTERS else path
 
 
@@ -138,6 +142,8 @@ class LookedAt:
 
     def __init__(self) -> None:
         self.place = ""
+        self.answers = 0
+        """How often something has come of it that takes long to look at."""
 
 
 looked_at = LookedAt()

@@ -173,7 +173,7 @@ class RunningClock:
 
     def __call__(self) -> float:
         """Seconds."""
-        if not self._looking.acquire(timeout=LOCKED_SECONDS):
+        if not (self._looking.acquire(blocking=False) or self._looking.acquire(timeout=LOCKED_SECONDS)):
             # This is a forked child, whose parent was looking just then in a thread that is none here.
             self._looking = threading.RLock()
             self._looking.acquire()

@@ -33,7 +33,7 @@ from helix_crawl_otel.encoders.base import first_line, is_device_error
 from helix_crawl_otel.encoders.load import tokens_id
 from helix_crawl_otel.encoders.precision import DtypeWish
 from helix_crawl_otel.encoders.tokens import TokenRoom
-from helix_crawl_otel.formats import count
+from helix_crawl_otel.formats import count, mib
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
@@ -44,7 +44,7 @@ from helix_crawl_otel.shards.inspect import Unread, count_unread
 from helix_crawl_otel.shards.schema import RULE_NOTE
 from helix_crawl_otel.shards.store import ShardStore
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
-from helix_crawl_otel.watch.release import release_cache
+from helix_crawl_otel.watch.release import CacheReleases, release_cache
 from helix_crawl_otel.watch.shard import ShardWatch, batch_from, boundary_after
 
 __all__ = ["work_on"]
@@ -64,6 +64,7 @@ def work_on(
     settings: WorkerSettings,
     load: Callable[[DtypeWish], CheckedEncoder],
     watch: CrawlWatch,
+    releases: CacheReleases,
     report: Callable[[Message], None],
     pausing: Callable[[], bool],
 ) -> None:
@@ -74,6 +75,7 @@ def work_on(
         settings: Of the worker.
         load: Loads the encoder, or gives the one that is loaded. Not called when every gene has its vector.
         watch: Linked to the supervisor.
+        releases: When the worker gives its cache back.
         report: Tells the supervisor what happened.
         pausing: Whether the operator has asked for a pause.
 
@@ -107,7 +109,7 @@ def work_on(
             claim_as_made(store, encoder(), reencode=True)
         pending = store.pending_count()
         if pending:
-            _encode(store, assignment, settings, encoder(), watch, report, pending, None if is_cut else room)
+            _encode(store, assignment, settings, encoder(), watch, releases, report, pending, None if is_cut else room)
         else:
             BatchPlan(store).drop()  # of a worker that was killed before it could
             report(
@@ -183,6 +185,7 @@ def _encode(
     settings: WorkerSettings,
     encoder: CheckedEncoder,
     watch: CrawlWatch,
+    releases: CacheReleases,
     report: Callable[[Message], None],
     pending: int,
     room: TokenRoom | None,
@@ -208,12 +211,12 @@ def _encode(
     waiting = batches.work_pending()
     report(messages.Encoding(assignment.shard, settings.label, pending, store.vector_count(), waiting))
     with watch.shard(assignment.shard, device=settings.label) as shard:
-        session = _Session(store, assignment, encoder, shard, report, pending, room, batches, look_at)
+        session = _Session(store, assignment, encoder, shard, releases, report, pending, room, batches, look_at)
         try:
-            for number, batch in enumerate(batches, start=1):
+            for batch in batches:
                 for piece in pieces([gene for gene in batch if not session.leaves_out(gene)], assignment.limits):
                     session.encode(piece)
-                if settings.release_every and number % settings.release_every == 0:
+                if releases.is_due(lambda: shard.status().streak):
                     session.release()
             session.finish()
         except LeaveShard:
@@ -251,6 +254,7 @@ class _Session:
         assignment: Of this shard.
         encoder: Loaded.
         shard: Watched.
+        releases: Told of each release.
         report: Tells the supervisor.
         pending: Genes that lack a vector, as the store counts them. Who shows how many are left reads it of here.
         room: What the encoder reads of a gene; `None` where all of them are known to fit.
@@ -264,6 +268,7 @@ class _Session:
         assignment: Assignment,
         encoder: CheckedEncoder,
         shard: ShardWatch,
+        releases: CacheReleases,
         report: Callable[[Message], None],
         pending: int,
         room: TokenRoom | None,
@@ -276,6 +281,7 @@ class _Session:
         self._room = room
         self._encoder = encoder
         self._shard = shard
+        self._releases = releases
         self._report = report
         self._pending = pending
         self._suspects = assignment.quarantine
@@ -311,9 +317,14 @@ class _Session:
         Raises:
             EncoderBroken: The device's context is gone.
         """
+        began = self._releases.clock()
         try:
-            release_cache()
+            freed = release_cache()
             self._encoder.release()
+            seconds = self._releases.clock() - began
+            self._releases.released(seconds)
+            given_back = "" if freed is None else f", {mib(freed)} of it"
+            watchdog.info("shard %s: the cache was released%s, in %.2f s", self._shard.name, given_back, seconds)
         except RuntimeError as error:
             if is_device_error(error):
                 raise EncoderBroken(f"the device fails: {first_line(error)}", is_device=True) from error
@@ -398,6 +409,7 @@ class _Session:
         for action in boundary_after(self._shard, written, self._pending, waiting):
             if action.kind is ActionKind.EMPTY_CACHE:
                 self._encoder.release()
+                self._releases.released(None)
 
     def _unread(self, genes: Sequence[PendingGene]) -> dict[int | str, int] | None:
         """Characters that the encoder has not read, by the key of the gene; `None` where there can be none."""

@@ -174,6 +174,8 @@ class BuildJob:
         with self._lock:
             work = self._current[slot]
             self._devices[slot] = start.device
+            if work.batch is not None and start.reason == "recycle":  # the last worker was ended inside of it
+                work.bad_batches.stuck(*work.batch)
             task = messages.BuildTask(self._settings(start.device, number), self._assignment(work))
         argv, environ = worker_command("helix_crawl_otel.build.worker", self._environ)
         return Launch(argv, {**environ, **_device_variables(start)}, task, is_ours=True)

@@ -38,7 +38,7 @@ class EncodeOptions:
         batch_tokens: Tokens a batch with padding, at most; `None` for what fits the device.
         workers: At once; `None` for one a visible card, one on the CPU.
         cpu_below_gib: `auto` takes the CPU on a card of this size or smaller.
-        release_every: Batches between two releases of the CUDA cache, 0 for never.
+        release_every: Batches between two releases of the CUDA cache, 0 for never; `None` releases by need.
         vram_cap: What of a card's free memory a worker's torch may take: a fraction, `auto` or `off`.
         faults: Faults to inject, as given.
         reencode: Take this model in place of another, and encode again what that one has encoded.
@@ -54,7 +54,7 @@ class EncodeOptions:
     batch_tokens: int | None
     workers: int | None
     cpu_below_gib: float
-    release_every: int
+    release_every: int | None
     vram_cap: Value
     faults: tuple[str, ...]
     reencode: bool
@@ -139,6 +139,7 @@ def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
             parse_fault(text)
         except ValueError as error:
             raise ConfigError(f"--fault is {text!r}; {error}") from None
+    every = option_or_knob(RELEASE, common.knobs, common.environ)
     tokens = option_or_knob(TOKENS, common.knobs, common.environ)
     return EncodeOptions(
         common=common,
@@ -149,7 +150,7 @@ def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
         batch_tokens=None if tokens == "auto" else int(tokens),
         workers=None if args.workers is None else _count("--workers", args.workers, 256),
         cpu_below_gib=float(option_or_knob(CPU_BELOW, common.knobs, common.environ)),
-        release_every=int(option_or_knob(RELEASE, common.knobs, common.environ)),
+        release_every=every if isinstance(every, int) else None,
         vram_cap=option_or_knob(VRAM_CAP, common.knobs, common.environ),
         faults=tuple(args.fault),
         reencode=args.reencode,

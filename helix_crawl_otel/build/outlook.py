@@ -23,7 +23,7 @@ from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
 from helix_crawl_otel.corpus.tree import is_wish
 from helix_crawl_otel.formats import shown_command
-from helix_crawl_otel.paths import STATE_FOLDER
+from helix_crawl_otel.paths import STATE_FOLDER, TIMELINE
 from helix_crawl_otel.policy.samples import is_number, sample_problem
 from helix_crawl_otel.shards.build_record import BuildRecord
 from helix_crawl_otel.shards.inspect import Held, Salvage, held
@@ -182,7 +182,7 @@ class Look:
 
     def measure(self, folder: Path, model: str) -> None:
         """Look how fast the last run in a folder of shards was."""
-        self.rate = earlier_rate(folder / STATE_FOLDER / "timeline.jsonl", model)
+        self.rate = earlier_rate(folder / STATE_FOLDER / TIMELINE, model)
 
     def count(self, shard: str, path: Path, *, reencode: bool) -> None:
         """Look what the file of a shard holds already, where nobody plans it."""

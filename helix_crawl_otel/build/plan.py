@@ -9,12 +9,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.outlook import Look, expected, rule_of, settle_filters
-from helix_crawl_otel.build.resume import NotThisBuild, absolute_model, settle_dtype, settle_model, settle_sources
+from helix_crawl_otel.build.resume import (
+    NotThisBuild,
+    TakenSources,
+    absolute_model,
+    settle_dtype,
+    settle_model,
+    settle_sources,
+)
 from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
@@ -23,7 +30,7 @@ from helix_crawl_otel.encoders.load import is_of
 from helix_crawl_otel.encoders.precision import AUTO, FULL
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
-from helix_crawl_otel.paths import looked_at, on_disk, same_place
+from helix_crawl_otel.paths import on_disk, same_place
 from helix_crawl_otel.shards.build_record import (
     BuildRecord,
     RecordUnusable,
@@ -129,15 +136,12 @@ def plan_build(
         RecordUnusable: A newer version has built it.
         UnreadableSource: A tree cannot be read.
     """
-    known, notes = _record(output, options.lock_seconds)
-    settled = settle_sources(sources, known, output, moved=moved)
-    before, begun = (known.shards, known.model) if known else ({}, None)
-    files = [output / file for file in before.values()]
-    identities = _identities(files, options.lock_seconds)
     again = options.reencode
-    model, said = settle_model(options.model, identities, begun, str(output), reencode=again, elsewhere=ANOTHER_OUT)
-    dtype, must_agree = settle_dtype(options.dtype, identities, str(output), reencode=again, elsewhere=ANOTHER_OUT)
-    wanted, told = settle_filters(filters, known)
+    begun = _settle(sources, output, options.lock_seconds, moved, options.model, filters, again)
+    settled, before, model, wanted = begun.sources, begun.before, begun.model, begun.filters
+    dtype, must_agree = settle_dtype(
+        options.dtype, begun.identities, str(output), reencode=again, elsewhere=ANOTHER_OUT
+    )
     salvaged: dict[str, Salvage | StoreError] = {}
     looked = TreeLook(lambda plan: _rule_of(plan, salvaged, options), progress)
     plans = []
@@ -160,8 +164,7 @@ def plan_build(
     shards |= {name: path.name for name, (path, _) in gone.items()}
     places = {**settled.left, **{label: str(root) for label, root in settled.taken.items()}}
     record = BuildRecord(dict(sorted(places.items())), shards, absolute_model(model), tuple(words), wanted.to_json())
-    said = [*notes, *settled.notes, *told, *said]
-    planned = BuildPlan(model, dtype, must_agree, notes=said, record=record, can_cut=True)
+    planned = BuildPlan(model, dtype, must_agree, notes=begun.notes, record=record, can_cut=True)
     planned.look = Look(looked, tuple(map(str, settled.taken.values())), wanted)
     planned.failures.update(_linked([(name, output / file) for name, file in shards.items()]))
 
@@ -222,22 +225,56 @@ def look_before(
     Returns:
         What was seen, and what is to be said of it.
     """
-    known, notes = _record(output, LOCK_SECONDS)
-    settled = settle_sources(sources, known, output, moved=moved)
-    before, begun = (known.shards, known.model) if known else ({}, None)
-    files, place = [output / file for file in before.values()], str(output)
-    identities = _identities(files, LOCK_SECONDS)
-    chosen, said = settle_model(model, identities, begun, place, reencode=reencode, elsewhere=ANOTHER_OUT)
-    wanted, told = settle_filters(filters, known)
+    begun = _settle(sources, output, LOCK_SECONDS, moved, model, filters, reencode)
+    taken = begun.sources.taken
     looked = TreeLook(lambda plan: rule_of(held(output / plan.file)), progress)
-    look = Look(looked, tuple(map(str, settled.taken.values())), wanted)
-    for label, root in sorted(settled.taken.items()):
-        loose, found = plan_tree(root, output, wanted, label=label, known=before)
+    look = Look(looked, tuple(map(str, taken.values())), begun.filters)
+    for label, root in sorted(taken.items()):
+        loose, found = plan_tree(root, output, begun.filters, label=label, known=begun.before)
         look.tree.take(loose, found)
         for plan in found:
             look.count(plan.name, output / plan.file, reencode=reencode)
-    look.measure(output, absolute_model(chosen))
-    return look, [*notes, *settled.notes, *told, *said]
+    look.measure(output, absolute_model(begun.model))
+    return look, begun.notes
+
+
+class _Begun(NamedTuple):
+    """What a folder was built of before, and what of a command holds for it.
+
+    Args:
+        sources: Which trees are taken, and under which names.
+        before: The files of the shards that were planned, by name.
+        identities: Of the encoders that the shards name.
+        model: To encode with.
+        filters: What of the trees is not wanted.
+        notes: What is to be said of that.
+    """
+
+    sources: TakenSources
+    before: Mapping[str, str]
+    identities: list[Mapping[str, object]]
+    model: str
+    filters: Filters
+    notes: list[str]
+
+
+def _settle(
+    sources: Sequence[Path],
+    output: Path,
+    lock_seconds: float,
+    moved: bool,
+    model: str | None,
+    filters: Filters | None,
+    reencode: bool,
+) -> _Begun:
+    """What a plan and a look ahead begin with; the arguments and what is raised as of `plan_build`."""
+    known, notes = _record(output, lock_seconds)
+    settled = settle_sources(sources, known, output, moved=moved)
+    before, begun = (known.shards, known.model) if known else ({}, None)
+    identities = _identities([output / file for file in before.values()], lock_seconds)
+    chosen, said = settle_model(model, identities, begun, str(output), reencode=reencode, elsewhere=ANOTHER_OUT)
+    wanted, told = settle_filters(filters, known)
+    return _Begun(settled, before, identities, chosen, wanted, [*notes, *settled.notes, *told, *said])
 
 
 def _record(output: Path, lock_seconds: float) -> tuple[BuildRecord | None, list[str]]:
@@ -270,7 +307,6 @@ def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], options
     if not path.exists():
         return None
     try:
-        looked_at.place = str(path)
         salvaged[plan.name] = found = salvage(path, options.lock_seconds, is_built=True, deep=options.reencode)
     except StoreError as error:
         salvaged[plan.name] = error
@@ -369,7 +405,6 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     dtype, must_agree = settle_dtype(options.dtype, identities, place, reencode=options.reencode)
     planned = BuildPlan(model, dtype, must_agree, notes=[*notes, *said])
     for path in paths:
-        looked_at.place = str(path)
         name = shard_of(path, is_alone=len(folders) == 1)
         try:
             found = salvage(path, options.lock_seconds, deep=options.reencode)

@@ -6,10 +6,12 @@ Source: DESIGN.md, sections 3.3, 3.7 and 7.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from helix_crawl_otel.build.devices import (
     DevicePlan,
@@ -26,12 +28,14 @@ from helix_crawl_otel.build.plan import BuildPlan, name_in_folder
 from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.output import StandardOutput
+from helix_crawl_otel.console.progress import Progress
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_model, find_model
 from helix_crawl_otel.encoders.precision import AUTO
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.formats import printable
+from helix_crawl_otel.interrupts import hearing
 from helix_crawl_otel.link.messages import WorkerSettings
 from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.probes.cards import Description
@@ -39,7 +43,6 @@ from helix_crawl_otel.shards.build_record import write_record
 from helix_crawl_otel.shards.inspect import count_quarantined, count_unread
 from helix_crawl_otel.shards.sources import notes_of
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.interrupts import hearing
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.session import RunOptions, Session
@@ -56,6 +59,7 @@ def run_build(
     options: EncodeOptions,
     make_plan: Callable[[], BuildPlan],
     next_steps: tuple[str, str],
+    look_back: Callable[[Session, Progress], Mapping[str, Any]] = lambda session, progress: {},
 ) -> int:
     """Plan and supervise a build or a backfill.
 
@@ -65,6 +69,7 @@ def run_build(
         options: Of the command.
         make_plan: Finds out what there is to do; called once the folders are locked.
         next_steps: What to type when all is done, and when it was paused.
+        look_back: Says what would have saved time, see `Summary.would_have_saved`.
 
     Returns:
         The exit code.
@@ -126,6 +131,8 @@ def run_build(
         mended = f"{command}   # when that is mended; what is done is kept"
         steps = (*next_steps, retry, mended)
         summary = _summary(code, run, job, planned, session, console, options.lock_seconds, steps)
+        if summary.exit_code != INTERRUPTED:
+            summary = replace(summary, would_have_saved=look_back(session, console.progress))
         console.end(summary)
         standard_output.hurries = summary.exit_code == INTERRUPTED
     return summary.exit_code

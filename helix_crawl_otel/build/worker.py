@@ -26,6 +26,7 @@ from helix_crawl_otel.build.careful_encode import (
     LeaveShard,
 )
 from helix_crawl_otel.build.encode import work_on
+from helix_crawl_otel.config import environment
 from helix_crawl_otel.corpus.tree import UnreadableSource
 from helix_crawl_otel.encoders.base import DeviceMismatch, ModelError, first_line, is_device_error, is_out_of_memory
 from helix_crawl_otel.encoders.load import HASHING, load_encoder
@@ -39,11 +40,13 @@ from helix_crawl_otel.link.launch import die_with_parent, leave_interrupts_to_su
 from helix_crawl_otel.link.messages import Assignment, WorkerSettings
 from helix_crawl_otel.logs import LineFormatter, log_error, log_thread_error
 from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.probes.monitor import default_probe
 from helix_crawl_otel.probes.vram_cap import cap_for_worker
 from helix_crawl_otel.shards.damage import judge
 from helix_crawl_otel.shards.errors import ShardCorrupt, StoreError
 from helix_crawl_otel.timing import scaled_clock
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
+from helix_crawl_otel.watch.release import CacheReleases, cached_bytes
 
 __all__ = ["main"]
 
@@ -87,6 +90,12 @@ class _Worker:
         self._loaded: CheckedEncoder | None = None
         self._found: dict[DtypeWish, str] = {}  # what `auto` has come to
         self._is_loading = False  # it has begun to, and not come to the end
+        self._releases = CacheReleases(
+            settings.release_every,
+            self._memory() or default_probe(settings.device, environment()),
+            functools.partial(cached_bytes, settings.device),
+            scaled_clock(time.monotonic, link.clock_rate),
+        )
 
     def run(self, first: Assignment) -> int:
         """Work on the first shard, then on what the supervisor sends."""
@@ -123,7 +132,13 @@ class _Worker:
         shard = assignment.shard
         try:
             work_on(
-                assignment, self._settings, self._encoder, watch, self._link.send, pausing=lambda: self._link.pausing
+                assignment,
+                self._settings,
+                self._encoder,
+                watch,
+                self._releases,
+                self._link.send,
+                pausing=lambda: self._link.pausing,
             )
         except ShardCorrupt as error:
             # Here and not in the supervisor: to check a large file takes minutes.

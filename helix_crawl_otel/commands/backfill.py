@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from helix_crawl_otel.build.options import add_encode_options, read_encode_options
-from helix_crawl_otel.commands.common import Commands, add_command, typed_command
+from helix_crawl_otel.commands.common import Commands, add_command, look_back, typed_command
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shards.inspect import find_shards
@@ -38,7 +38,7 @@ def register(commands: Commands) -> None:
 def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.build.plan import plan_backfill
     from helix_crawl_otel.build.run import run_build
-    from helix_crawl_otel.supervise.interrupts import hearing
+    from helix_crawl_otel.interrupts import hearing
 
     options = read_encode_options(args)
     paths, notes = hearing(lambda: find_shards([typed_folder(text, "PATH").absolute() for text in args.paths]))
@@ -49,4 +49,5 @@ def _command(args: argparse.Namespace) -> int:
         options,
         lambda: plan_backfill(paths, options, notes),
         next_steps=(shown_command(["helix-crawl", "verify", *args.paths]), f"{command}   # goes on where it was"),
+        look_back=look_back,
     )

@@ -12,6 +12,7 @@ from helix_crawl_otel.build.options import add_encode_options, read_encode_optio
 from helix_crawl_otel.commands.common import (
     Commands,
     add_command,
+    look_back,
     say,
     say_json,
     say_over,
@@ -155,7 +156,7 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
     from helix_crawl_otel.build.run import run_build
     from helix_crawl_otel.console.text import look_lines
     from helix_crawl_otel.corpus.tree import plan_shards
-    from helix_crawl_otel.supervise.interrupts import hearing
+    from helix_crawl_otel.interrupts import hearing
 
     options, filters = read_encode_options(args), _filters(args)
     sources, out = [_absolute(source) for source in sources], _absolute(out)
@@ -210,6 +211,7 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
         options,
         make_plan,
         next_steps=(done, f"{command}   # goes on where it was"),
+        look_back=look_back,
     )
 
 

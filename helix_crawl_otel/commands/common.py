@@ -13,16 +13,21 @@ import sys
 from collections.abc import Callable, Collection
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from helix_crawl_otel.formats import fitted, printable, shown_command, without_secrets
-from helix_crawl_otel.paths import STATE_FOLDER, typed_path
+from helix_crawl_otel.paths import STATE_FOLDER, TIMELINE, typed_path
 from helix_crawl_otel.timeline import TimelineError, TimelineReader, read_timeline
+
+if TYPE_CHECKING:
+    from helix_crawl_otel.console.progress import Progress
+    from helix_crawl_otel.supervise.session import Session
 
 __all__ = [
     "Commands",
     "add_command",
     "add_timeline",
+    "look_back",
     "say",
     "say_json",
     "say_over",
@@ -37,7 +42,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 STANDARD_INPUT = "-"
 
-PLACES = (Path(STATE_FOLDER) / "timeline.jsonl", Path("timeline.jsonl"))
+PLACES = (Path(STATE_FOLDER) / TIMELINE, Path(TIMELINE))
 """In a folder: of the shards that `build` made, and of the state that `run` kept."""
 
 
@@ -66,6 +71,16 @@ def typed_options(args: argparse.Namespace, but: Collection[str]) -> tuple[str, 
         if name not in but:
             found += words
     return tuple(without_secrets(found))
+
+
+def look_back(session: Session, progress: Progress) -> dict[str, Any]:
+    """What would have saved time in a run that crawled, see `Summary.would_have_saved`."""
+    if not progress.actions.get("DETECT"):
+        return {}
+    from helix_crawl_otel.report.savings import savings_of_run  # late: most runs do not crawl
+
+    found = savings_of_run(Path(session.timeline.path), session.timeline_start, session.config)
+    return {saving.name: saving.to_json() for saving in found}
 
 
 # -- what a command prints: nothing else in this package does -------------------------------------------------------

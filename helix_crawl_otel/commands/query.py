@@ -11,7 +11,7 @@ import os.path
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -100,9 +100,9 @@ def _command(args: argparse.Namespace) -> int:
     except ValueError:
         raise ConfigError(f"--device is {args.device!r}; accepted: auto, cpu, cuda or cuda:N") from None
     dtype = "auto" if args.dtype is None else str(knob("HELIX_DENSE_DTYPE").parse("--dtype", args.dtype))
-    folder = typed_folder(args.path, "DIR")
+    chosen = {"model": args.model, "device": device, "dtype": None if dtype == "auto" else dtype}
     try:
-        index = Index(folder, model=args.model, device=device, dtype=None if dtype == "auto" else dtype, telling=_tell)
+        index = _HeardIndex(typed_folder(args.path, "DIR"), **chosen, telling=_tell)
     finally:
         say_over("")
     for note in index.notes:
@@ -114,6 +114,16 @@ def _command(args: argparse.Namespace) -> int:
             if line.strip() or args.json:
                 _converse(index, line, args)
     return 0
+
+
+class _HeardIndex(Index):
+    """Whose shards may be on a network mount that is dead."""
+
+    @staticmethod
+    def _hear(step: Callable[[], None]) -> None:
+        from helix_crawl_otel.interrupts import hearing
+
+        hearing(step, only_reads=True)
 
 
 def _tell(text: str) -> None:

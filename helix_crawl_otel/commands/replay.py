@@ -33,6 +33,7 @@ _EPILOG = """\
 examples:
   helix-crawl replay ~/shards                                  the timeline that build left there
   helix-crawl replay timeline.jsonl --factor 3 --window 6      what if the rule were stricter?
+  helix-crawl replay timeline.jsonl --action adaptive          and what if it chose by cost?
   helix-crawl replay timeline.jsonl.gz --json | tail -n 1      the summary, for a script
   ssh rig cat timeline.jsonl | helix-crawl replay -
 

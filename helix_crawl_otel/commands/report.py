@@ -20,10 +20,11 @@ from helix_crawl_otel.replay.order import in_runs
 from helix_crawl_otel.replay.text import skipped_lines
 from helix_crawl_otel.report.effect import choose
 from helix_crawl_otel.report.page import page, picture
+from helix_crawl_otel.report.savings import savings
 from helix_crawl_otel.report.story import RunReport
 from helix_crawl_otel.report.tell import tell
 from helix_crawl_otel.report.words import headline
-from helix_crawl_otel.timeline import RunEvent, TimelineError, TimelineReader
+from helix_crawl_otel.timeline import RunEvent, TimelineError
 
 __all__ = ["recorded_settings", "register", "run"]
 
@@ -74,22 +75,19 @@ def run(args: argparse.Namespace) -> int:
     options = option_values(args)
     reader = timeline_reader(timeline)
     config = config_from_options(options)
-    story = _story(reader, config, options)
+    runs = list(in_runs(reader))
+    story = tell(runs, recorded_settings((run for run, _ in runs), config, options))
     if all(tale.is_empty for tale in story.tales):
         raise TimelineError(f"{reader.name} has no batch, so there is nothing to report")
     notes = skipped_lines(reader)
     if out is not None:
         name = "standard input" if timeline is None else str(timeline.absolute())
-        out.write_text(page(story, choose(story), name, notes), encoding="utf-8", newline="\n")
+        text = page(story, choose(story), name, notes, savings(runs, story))
+        out.write_text(text, encoding="utf-8", newline="\n")
     if png is not None:
         png.write_bytes(picture(story))
     _say(story, [path for path in (out, png) if path is not None], notes)
     return DONE
-
-
-def _story(reader: TimelineReader, config: Settings, options: Mapping[str, str]) -> RunReport:
-    runs = list(in_runs(reader))
-    return tell(runs, recorded_settings((run for run, _ in runs), config, options))
 
 
 def _say(story: RunReport, paths: Iterable[Path], notes: Iterable[str]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
-from helix_crawl_otel.commands.common import Commands, add_command, typed_command
+from helix_crawl_otel.commands.common import Commands, add_command, look_back, typed_command
 from helix_crawl_otel.config import ConfigError, option_or_knob
 from helix_crawl_otel.console.options import add_common_options, read_common_options
 from helix_crawl_otel.console.text import Summary
@@ -145,6 +146,8 @@ def _command(args: argparse.Namespace) -> int:
             reason="; ".join([*run.failures, *(why for _, why in run.endings)]) if code else "",
             next_step="" if code == DONE else typed,
         )
+        if summary.exit_code != INTERRUPTED:
+            summary = replace(summary, would_have_saved=look_back(session, console.progress))
         console.end(summary)
         standard_output.hurries = summary.exit_code == INTERRUPTED
     return summary.exit_code

@@ -12,7 +12,7 @@ from typing import Any
 from helix_crawl_otel import exit_codes
 from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over
 from helix_crawl_otel.formats import count, printable, shown_command
-from helix_crawl_otel.paths import typed_folder
+from helix_crawl_otel.paths import looked_at, typed_folder
 from helix_crawl_otel.shards.accounts import Accounts, account, combine
 from helix_crawl_otel.shards.errors import StoreError, shown_identity
 from helix_crawl_otel.shards.inspect import Unread, built_from, count_unread, find_shards, names_by_file
@@ -77,7 +77,12 @@ def register(commands: Commands) -> None:
 
 
 def _command(args: argparse.Namespace) -> int:
-    return verify([typed_folder(text, "PATH") for text in args.paths], as_json=args.json, quick=args.quick)
+    from helix_crawl_otel.interrupts import hearing
+
+    def step() -> int:
+        return verify([typed_folder(text, "PATH") for text in args.paths], as_json=args.json, quick=args.quick)
+
+    return hearing(step, only_reads=True)
 
 
 def verify(paths: list[Path], *, as_json: bool, quick: bool = False) -> int:
@@ -191,6 +196,7 @@ def _look_at(path: Path, planned: str | None, *, quick: bool) -> _Row:
     name = planned or path.stem
 
     def tell(genes: int) -> None:
+        looked_at.answers += 1
         say_over(f"{path.name}: {count(genes, 'gene')}")
 
     try:

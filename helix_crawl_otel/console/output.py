@@ -24,8 +24,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, TextIO, cast
 
 from helix_crawl_otel.formats import is_gone_reader, printable
+from helix_crawl_otel.interrupts import Interrupts
 from helix_crawl_otel.logs import LineFormatter, log_thread_error
-from helix_crawl_otel.supervise.interrupts import Interrupts
 
 __all__ = ["LogHandler", "OutputThread", "Piece", "StandardOutput"]
 

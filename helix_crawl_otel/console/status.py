@@ -18,13 +18,11 @@ from helix_crawl_otel.console.text import activity_text, percent, places, shard_
 from helix_crawl_otel.dates import local_time, moment_of
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED, Refusal
 from helix_crawl_otel.formats import duration, genes, rate, shard_name
-from helix_crawl_otel.paths import STATE_FOLDER, job_folder
+from helix_crawl_otel.paths import STATE_FOLDER, TIMELINE, job_folder
 from helix_crawl_otel.probes.processes import booted_at, process_mark
 from helix_crawl_otel.supervise.lock import HOLDER, LockHolder, read_holder
 
 __all__ = ["NoRun", "RunStatus", "judge", "status_of"]
-
-TIMELINE = "timeline.jsonl"
 
 FRESH_SECONDS = 60.0
 """A run that has told something of itself within them lives, on whatever machine; it does so every two seconds."""

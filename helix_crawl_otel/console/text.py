@@ -288,6 +288,9 @@ class Summary:
         crashes: Of workers.
         lost_seconds: What crawling batches took beyond their share, and what was thrown away of them.
         gate_seconds: How long the memory of cards was waited for between workers.
+        would_have_saved: After a crawl, what `adaptive`, the `cap` and `batch_tokens` would have saved where they were
+            off, by replay: `seconds` (`null`: unknown), `is_at_most`, and `text`, one sentence. Empty where the run is
+            too long for that: `report` says it.
         next_step: What to type next, empty when nothing is left to do.
         reason: Why it ended early, empty when it did not.
         logs: Files in which the workers wrote what they did, where something went wrong.
@@ -316,6 +319,7 @@ class Summary:
     crashes: int = 0
     lost_seconds: float = 0.0
     gate_seconds: float = 0.0
+    would_have_saved: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     next_step: str = ""
     reason: str = ""
     logs: Sequence[str] = ()
@@ -364,6 +368,7 @@ class Summary:
             rows.append(("lost", f"{duration(self.lost_seconds)} to the crawl"))
         if self.gate_seconds >= LEAST_TOLD_SECONDS:
             rows.append(("waited", f"{duration(self.gate_seconds)} for the memory of cards to come back"))
+        rows += [("would save", str(saving["text"])) for saving in self.would_have_saved.values()]
         if self.logs:
             rows.append(("worker logs", ", ".join(self.logs)))
         if self.exit_code:

@@ -220,7 +220,9 @@ def _allocator(facts: Facts, size_gib: float) -> Check:
 
 
 def _release(facts: Facts, size_gib: float) -> Check:
-    every = int(read_knob(RELEASE, facts.environ))
+    every = read_knob(RELEASE, facts.environ)
+    if not isinstance(every, int):
+        return Check("release", "the cache is released when it leaves the next batch no room", Severity.OK)
     fact = "the cache is never released" if every == 0 else f"the cache is released every {every} batches"
     wanted = 64 if size_gib <= SMALL_GIB else 256
     if 0 < every <= wanted:

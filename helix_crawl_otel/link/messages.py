@@ -511,7 +511,7 @@ class WorkerSettings:
         device: Where its parameters have to be.
         batch_size: Genes a batch, 1 or more.
         threads: Of the encoder on the CPU; `None` leaves it to the framework.
-        release_every: Batches between two releases of the CUDA cache, 0 for never.
+        release_every: Batches between two releases of the CUDA cache, 0 for never; `None` releases by need.
         faults: `--fault`, as given.
         number: 1 for the first worker of the run, and so on.
         label: The device that it is reported under: `device`, unless a modelled card is laid over the CPU.
@@ -527,7 +527,7 @@ class WorkerSettings:
     device: str
     batch_size: int
     threads: int | None
-    release_every: int
+    release_every: int | None
     faults: list[str]
     number: int
     label: str

@@ -5,6 +5,7 @@ Source: DESIGN.md, section 7.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 __all__ = ["BadBatches", "CrashOutcome"]
@@ -42,6 +43,7 @@ class BadBatches:
 
     def __init__(self) -> None:
         self._crashes: dict[tuple[str, int], int] = {}
+        self._stuck: Counter[tuple[str, int]] = Counter()  # workers ended in it for an action that it kept waiting
         self._limits: dict[str, int] = {}
         self._quarantined: dict[str, str] = {}
         self._unproven = 0
@@ -78,6 +80,13 @@ class BadBatches:
         self._quarantined[first] = f"its worker died twice while it was encoded alone: {why}"
         return CrashOutcome(narrows=True)
 
+    def stuck(self, first: str, genes: int) -> None:
+        """A worker was ended for a fresh one with this batch in flight, first gene and size. What keeps two of them is
+        halved."""
+        self._stuck[first, genes] += 1
+        if self._stuck[first, genes] >= TWICE:
+            self._limits[first] = max(1, genes // 2)
+
     def committed(self, first: str, genes: int) -> None:
         """A batch that begins with this gene was encoded.
 
@@ -89,6 +98,7 @@ class BadBatches:
         self._suspects = max(0, self._suspects - genes)
         self._limits.pop(first, None)
         self._crashes = {key: count for key, count in self._crashes.items() if key[0] != first}
+        self._stuck.clear()
 
     def limits(self) -> dict[str, int]:
         """Most genes of a piece that begins with a gene, by the gene's id."""

@@ -50,7 +50,7 @@ class Situation:
         stuck: Workers ended by force since it last finished a batch.
         shards_follow: Other shards wait for this worker.
         at_boundary: No batch is in flight.
-        was_released: The cache was released in this crawl already.
+        was_released: The cache was released in this crawl already, or is about to be.
     """
 
     left: float
@@ -163,4 +163,6 @@ def choose(situation: Situation, can_take: Collection[ActionKind], refused: Coll
 
 
 def _may_release(situation: Situation) -> bool:
-    return situation.at_boundary and situation.may_retry and not situation.was_released
+    """A card that is slow before its memory is full is not cured by freeing it."""
+    is_well_afresh = situation.fresh >= situation.healthy
+    return situation.at_boundary and situation.may_retry and is_well_afresh and not situation.was_released

@@ -142,7 +142,8 @@ class ContextCosts:
         work: Finished.
         healthy_seconds: `seconds` at its last healthy batch.
         healthy_work: `work` at its last healthy batch.
-        clear_rate: Of its newest batch while the memory was known not to be full; `None` while there was none.
+        rate: Of its newest batch; `None` before the first.
+        clear_rate: Of its fastest batch while the memory was known not to be full; `None` while there was none.
         released_work: `healthy_work` when it was last asked to release its cache, `None` when it never was.
         is_cured: The shard has recovered since.
         noted_work: `healthy_work` at the last crawl that was noted; the same again is the same crawl.
@@ -152,6 +153,7 @@ class ContextCosts:
     work: float = 0.0
     healthy_seconds: float = 0.0
     healthy_work: float = 0.0
+    rate: float | None = None
     clear_rate: float | None = None
     released_work: float | None = None
     is_cured: bool = False
@@ -161,6 +163,12 @@ class ContextCosts:
         """What has been lost since its last healthy batch, 0 or more."""
         since, done = self.seconds - self.healthy_seconds, self.work - self.healthy_work
         return max(0.0, since - done / healthy_rate)
+
+    def pace(self, work: float, age_seconds: float) -> float:
+        """What a batch in flight may be taken to do, in work a second: what the one before did; and once it takes
+        longer, it is taken to be as late again. Of one that is stuck that is half of the most that it can do."""
+        usual_seconds = work / self.rate if self.rate is not None else 0.0
+        return work / max(usual_seconds, 2 * age_seconds - usual_seconds)
 
     def note_crawl(self, costs: CardCosts, healthy_rate: float) -> None:
         """It crawls, once more or still: what that costs, and how much it had done before."""

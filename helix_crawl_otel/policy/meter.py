@@ -25,6 +25,9 @@ CPU_SHARE = 0.1
 """Of the card's rate, what the CPU does, until a shard was encoded there. A wrong guess costs little: tried, runs that
 know the CPU's rate from the start finish no sooner."""
 
+SLOW_AFRESH = 0.5
+"""Of the baseline's rate: a worker that was slower before its memory was full is slow for another reason."""
+
 FEWEST_BATCHES = 32
 """Work that waits is as much as was done, where nobody tells; but not less than so many batches."""
 
@@ -77,10 +80,11 @@ class CostMeter:
             shard.waiting = max(0.0, shard.waiting - batch.work)
         context = worker.costs
         context.work += batch.work
+        context.rate = rate
         if not is_slow:
             context.healthy_seconds, context.healthy_work = context.seconds, context.work
         if full is False and not batch.warmup:
-            context.clear_rate = rate
+            context.clear_rate = max(rate, context.clear_rate or 0.0)
         if worker.idle_seconds is not None:
             warmup = max(0.0, seconds - batch.work / baseline.rate) if baseline is not None and not is_slow else 0.0
             self._note_start(worker, shard, worker.idle_seconds + warmup)
@@ -100,11 +104,12 @@ class CostMeter:
         if batch.device != "cpu":
             self._state.workers[batch.worker].costs.note_crawl(self._costs(batch), baseline.rate)
 
-    def recycle(self, batch: Batch, healthy_rate: float) -> None:
-        """A fresh worker is asked for, where the card does this when it is healthy."""
-        costs = self._state.shards[batch.shard].costs
+    def recycle(self, batch: Batch) -> None:
+        """A fresh worker is asked for."""
+        costs, (baseline, _) = self._state.shards[batch.shard].costs, self._baseline(batch.shard, batch.device)
         costs.recycles += 1
-        costs.begin_cycle(self._cpu_rate(batch.shard, healthy_rate))
+        if baseline is not None:
+            costs.begin_cycle(self._cpu_rate(batch.shard, baseline.rate))
 
     def release(self, name: str) -> None:
         """The cache was released for a crawl of a shard, as it was asked."""
@@ -137,13 +142,13 @@ class CostMeter:
         shard, context = self._state.shards[batch.shard], self._state.workers[batch.worker].costs
         card, costs = self._costs(batch), shard.costs
         cpu_rate = self._cpu_rate(batch.shard, baseline.rate)
-        is_slow_afresh = context.clear_rate is not None and baseline.is_slow(context.clear_rate, self._factor)
+        clear_rate = context.clear_rate or baseline.rate
         return Situation(
             left=self._left(shard, batch),
             batch=batch.work,
-            pace=rate if inflight_seconds is None else batch.work / (2 * inflight_seconds),
+            pace=rate if inflight_seconds is None else context.pace(batch.work, inflight_seconds),
             healthy=baseline.rate,
-            fresh=context.clear_rate if is_slow_afresh and context.clear_rate else baseline.rate,
+            fresh=clear_rate if clear_rate < SLOW_AFRESH * baseline.rate else baseline.rate,
             cpu=cpu_rate,
             recycle_seconds=_usual(card.recycle_seconds, RECYCLE_SECONDS),
             demote_seconds=_usual(card.demote_seconds, DEMOTE_SECONDS),
@@ -156,7 +161,8 @@ class CostMeter:
             stuck=costs.stuck,
             shards_follow=shard.shards_follow,
             at_boundary=inflight_seconds is None,
-            was_released=context.released_work is not None and not context.is_cured,
+            was_released=shard.ladder.pending is not None
+            or (context.released_work is not None and not context.is_cured),
         )
 
     # -- inside -------------------------------------------------------------------------------------------------------

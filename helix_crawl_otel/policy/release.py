@@ -36,9 +36,6 @@ MOST_DOUBLINGS = 5
 
 COSTS_KEPT = 8
 
-LEAST_SECONDS = 0.25
-"""No release costs less: what is measured is the call, and not the allocations that are made again after it."""
-
 
 def fullest(reading: AnyReading) -> float | None:
     """How full it is, by whichever is fuller: the device with all that others hold there, or the allocator's cap.
@@ -83,7 +80,7 @@ class ReleaseByNeed:
         """Least time between two releases: 20 times what one costs, doubled up to 32 times. 0 before the first one."""
         if not self.costs:
             return 0.0
-        return COSTS * max(LEAST_SECONDS, median(self.costs)) * (1 << self.doublings)
+        return COSTS * median(self.costs) * (1 << self.doublings)
 
     def is_due(self, t: float, level: float | None, cached_bytes: int | None, streak: Callable[[], int]) -> bool:
         """Take what a boundary shows, and say whether to release there. To be called at each, once.
@@ -106,7 +103,13 @@ class ReleaseByNeed:
         has_waited = self.released_at is None or t >= self.released_at + self.interval_seconds
         return level >= self.threshold and cached_bytes != 0 and has_waited and streak() == 0
 
-    def released(self, t: float, seconds: float) -> None:
-        """Say that a release has ended at `t` after `seconds`."""
-        self.costs = [*self.costs, seconds][-COSTS_KEPT:]
+    def released(self, t: float, seconds: float | None) -> None:
+        """Say that a release has ended at `t` after `seconds`, by need or because the ladder asked for it.
+
+        Args:
+            t: Seconds.
+            seconds: What it has cost; `None` for unknown.
+        """
+        if seconds is not None:
+            self.costs = [*self.costs, seconds][-COSTS_KEPT:]
         self.released_at, self.level, self.is_fresh = t, None, True

@@ -263,7 +263,7 @@ class Rule:
             self._pend(state, Pending(issue(climb.kind), climb.kind, t))
             self._answer(batch, state)
             if climb.kind is ActionKind.RECYCLE:
-                self.costs.recycle(batch, context.baseline.rate)
+                self.costs.recycle(batch)
             decisions += self._end_at_once(t, batch.shard, state)
         context.detector.tripped()
         for each in (batch, *self._running(batch.shard)):
@@ -327,6 +327,7 @@ class Rule:
             reason = f"recycle the worker: {why}"
             forced = self._decide(t, DecisionKind.ISSUE, batch, ActionKind.RECYCLE, reason, evidence, forced=True)
             self._pend(state, Pending(forced.action_id, ActionKind.RECYCLE, t))
+            self.costs.recycle(batch)
             self.costs.end_worker(t, batch)
             decisions.append(forced)
         return decisions

@@ -264,7 +264,8 @@ class CapKeeper:
         start: Runs a look in the background, so that a driver that hangs keeps no batch; a seam for tests.
         budget: What the driver lets this process take of the card of this ordinal; likewise.
 
-    Threads: the driver's, one at a time; a look is in a thread of its own and leaves its answer in `_seen`.
+    Threads: any of the driver's; while one is in here the others pass by. A look is in a thread of its own, and leaves
+    its answer in `_seen`.
     """
 
     def __init__(
@@ -282,6 +283,7 @@ class CapKeeper:
         self._clock = clock
         self._start = start
         self._budget = budget
+        self._refreshing = threading.Lock()
         self._fraction = AUTO_FRACTION
         self._workers = 1
         self._total = 0
@@ -318,6 +320,13 @@ class CapKeeper:
 
     def refresh(self) -> None:
         """See `refresh_cap`."""
+        if self._refreshing.acquire(blocking=False):
+            try:
+                self._refresh()
+            finally:
+                self._refreshing.release()
+
+    def _refresh(self) -> None:
         seen, self._seen = self._seen, None
         if seen is not None:
             self._move(seen)

@@ -24,6 +24,7 @@ __all__ = [
     "lost_seconds",
     "numbered",
     "remedy_seconds",
+    "remedy_waits",
     "saved_seconds",
 ]
 
@@ -132,7 +133,12 @@ def _thrown_away(step: ReportAction, tale: ShardReport) -> float:
 
 def remedy_seconds(tale: ShardReport) -> float:
     """See `MEANINGS`."""
-    total = 0.0
+    return sum(remedy_waits(tale))
+
+
+def remedy_waits(tale: ShardReport) -> list[float]:
+    """What was spent on each new worker, in seconds; see `MEANINGS`."""
+    waits = []
     ends = (tale.batches.ended, tale.unfinished.ended, [step.t for step in tale.steps if step.outcome == "overdue"])
     for start in tale.starts:
         after = bisect_left(tale.batches.began, start.t)
@@ -140,8 +146,8 @@ def remedy_seconds(tale: ShardReport) -> float:
             continue
         before = [times[past - 1] for times in ends if (past := bisect_right(times, start.t))]
         if before:
-            total += tale.batches.began[after] - max(before)
-    return total
+            waits.append(tale.batches.began[after] - max(before))
+    return waits
 
 
 def saved_seconds(tale: ShardReport) -> float | None:

@@ -23,6 +23,7 @@ from helix_crawl_otel.report.effect import (
     saved_seconds,
 )
 from helix_crawl_otel.report.panels import panels, window
+from helix_crawl_otel.report.savings import MEANING, Saving
 from helix_crawl_otel.report.story import DETECT, ReportAction, ReportBatch, RunReport, ShardReport, StartMark
 from helix_crawl_otel.report.words import (
     evidence_text,
@@ -46,7 +47,7 @@ MOST_ROWS = 200
 """Rows of a shard's table; of more, the first."""
 
 
-def page(story: RunReport, shown: Shown, name: str, notes: Sequence[str] = ()) -> str:
+def page(story: RunReport, shown: Shown, name: str, notes: Sequence[str] = (), saved: Sequence[Saving] = ()) -> str:
     """The whole page.
 
     Args:
@@ -54,15 +55,19 @@ def page(story: RunReport, shown: Shown, name: str, notes: Sequence[str] = ()) -
         shown: The shards that get a figure.
         name: Of the timeline.
         notes: What could not be read of it.
+        saved: What would have been saved by what was off.
     """
     title = f"Report of {html_text(name)}"
     parts = [f"<h1>{html_text(headline(story))}</h1>"]
     parts += [f'<p class="origin">{html_text(text)}</p>' for text in [origin(story)] if text]
     parts += [f'<p class="lead">{html_text(" ".join(sentences(story)))}</p>', _tiles(story)]
-    parts += [f"<p>{html_text(line)}</p>" for line in shown.sentences(story)]
+    parts += [f"<p>{html_text(line)}</p>" for line in (*(one.text for one in saved), *shown.sentences(story))]
     for at, tale in enumerate(shown.tales, start=1):
         parts += _shard(tale, story, f"f{at}")
-    parts += ["<h2>How the numbers are made</h2>", *(f"<p>{html_text(text)}</p>" for text in _definitions(story))]
+    parts += [
+        "<h2>How the numbers are made</h2>",
+        *(f"<p>{html_text(text)}</p>" for text in _definitions(story, saved)),
+    ]
     parts += ["<h2>What was read</h2>", f"<p>{title}.</p>"]
     parts += [f"<p>Reconstructed, not recorded: {html_text(source)}</p>" for source in story.sources]
     parts += [f"<p>{html_text(line)}</p>" for line in notes]
@@ -209,8 +214,10 @@ def _line(row: _Row) -> str:
     return f'<tr class="worker">{cells[0]}{cells[1]}{wide}</tr>'
 
 
-def _definitions(story: RunReport) -> Iterator[str]:
+def _definitions(story: RunReport, saved: Sequence[Saving]) -> Iterator[str]:
     yield from MEANINGS.values()
+    if saved:
+        yield MEANING
     window = story.settings.window
     yield (
         f"Before and after: the median of up to {window} batches on either side of an action, after it only up to the "

@@ -271,6 +271,8 @@ class ShardReport:
         steps: Actions, in order.
         starts: Workers started while it was encoded, or to go on with it, in order.
         readings: Memory of its devices while it was encoded.
+        waiting: Work that its newest batch left to be done, where the batches tell of it; else `None`.
+        is_capped: The allocator of a worker on its devices was known to have a cap.
     """
 
     run: int
@@ -283,6 +285,8 @@ class ShardReport:
     steps: list[ReportAction] = field(default_factory=list)
     starts: list[StartMark] = field(default_factory=list)
     readings: dict[str, Readings] = field(default_factory=dict)
+    waiting: float | None = None
+    is_capped: bool = False
 
     @property
     def span(self) -> tuple[float, float]:

@@ -90,6 +90,7 @@ class _ReportBuilder(PolicyInRuns):
         self._tales: dict[str, ShardReport] = {}
         self._batches = Columns(ReportBatch)
         self._readings: dict[str, Columns[Reading]] = defaultdict(lambda: Columns(Reading))  # by device
+        self._capped: set[str] = set()  # devices of which a cap was told
         self._starts: dict[str, list[StartMark]] = defaultdict(list)  # by worker
         self._newest: dict[str, timeline.TriedBatch] = {}  # that has begun, by shard
         self._running: dict[str, dict[int, float]] = defaultdict(dict)  # beginnings of those in flight, by shard
@@ -119,7 +120,10 @@ class _ReportBuilder(PolicyInRuns):
         if decisions:
             self._take([decision for decision in decisions if decision.t < t])
         told = self._batch(t, info, batch, is_judged=problem is None)
-        self._tell(number, told, self._tale(batch.shard), is_end=True)
+        tale = self._tale(batch.shard)
+        self._tell(number, told, tale, is_end=True)
+        if batch.work_pending is not None:
+            tale.waiting = max(0.0, batch.work_pending - (batch.work or 0.0))
         if decisions:
             self._take([decision for decision in decisions if decision.t >= t])
 
@@ -139,6 +143,8 @@ class _ReportBuilder(PolicyInRuns):
         is_known = event.shared_bytes is not None and event.limit_bytes is not None
         shared = (event.shared_bytes or 0) / (event.limit_bytes or 1) if is_known else None
         self._readings[event.device].append(Reading(t, event.device, event.fraction, shared))
+        if event.cap_bytes is not None:
+            self._capped.add(event.device)
 
     def start(self, t: float, number: int, event: timeline.WorkerEvent) -> None:
         """The crawls of the one before end here."""
@@ -240,6 +246,7 @@ class _ReportBuilder(PolicyInRuns):
             for episode in tale.episodes:
                 # A shard that ended takes its crawl along, whenever the next worker was started.
                 episode.ended = min(episode.ended or span.last, max(ended, episode.detected))
+            tale.is_capped = not self._capped.isdisjoint(tale.left)
             for device in sorted(tale.left):
                 own_readings = Readings(self._readings[device], began, ended, tale.left[device])
                 if len(own_readings):

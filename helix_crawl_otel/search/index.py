@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -109,6 +110,11 @@ class Index:
         self._encoding = threading.Lock()
         self._path = Path(folder)
         self.notes: list[str] = []
+        self._hear(partial(self._find, model))
+        self._model, self._encoder = self._load(model, where, dtype)
+
+    def _find(self, model: str | None) -> None:
+        """Look which shards there are, and what is in them."""
         try:
             found = self._look()
             self._identity = _wanted(self._path, [identity for identity in found.values() if identity], model)
@@ -126,7 +132,11 @@ class Index:
             if identity is None and has_vectors(shard)
         ]
         self._note_open(list(found))
-        self._model, self._encoder = self._load(model, where, dtype)
+
+    @staticmethod
+    def _hear(step: Callable[[], None]) -> None:
+        """Do what may wait for a server that never answers; a command hears its interrupts meanwhile."""
+        step()
 
     def __enter__(self) -> Index:
         return self

@@ -60,6 +60,7 @@ def reading(path: Path, lock_seconds: float = LOCK_SECONDS) -> Iterator[tuple[sq
     Raises:
         StoreError: It cannot be read; the message says why.
     """
+    looked_at.place = str(path)
     if not path.is_file():
         if path.exists():
             raise StoreError(f"{path} is no file, but a folder, a pipe or a device: move it away")
@@ -257,6 +258,7 @@ def held(path: Path) -> Held | None:
     Returns:
         `None` where it is not there, or cannot be read like that, as while somebody writes to it.
     """
+    looked_at.place = str(path)
     try:
         if not path.is_file() or not path.stat().st_size or _has_log(path):
             return None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helix_crawl_otel.formats import count, shard_name
+from helix_crawl_otel.paths import looked_at
 from helix_crawl_otel.shards.build_record import BuildRecord, RecordUnusable, read_record
 from helix_crawl_otel.shards.errors import EmptyFile, NotAShard, StoreError
 from helix_crawl_otel.shards.inspect import names_by_file, reading, salvage
@@ -97,6 +98,7 @@ class FolderStanding:
     @classmethod
     def of(cls, folder: Path) -> FolderStanding:
         """Look which of the planned shards have been begun."""
+        looked_at.place = str(folder)
         try:
             found = cls(folder, read_record(folder))
         except RecordUnusable as error:

@@ -9,9 +9,9 @@ import queue
 from collections.abc import Callable, Sequence
 
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
+from helix_crawl_otel.interrupts import Interrupts
 from helix_crawl_otel.policy.model import Decision
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.interrupts import Interrupts
 from helix_crawl_otel.supervise.rules import Ending
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.slot import Phase, Slot

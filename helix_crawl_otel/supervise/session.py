@@ -22,7 +22,7 @@ from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.lacks import is_passing, lack_sentence
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import instruments_of
-from helix_crawl_otel.paths import job_folder
+from helix_crawl_otel.paths import TIMELINE, job_folder
 from helix_crawl_otel.policy.model import Evidence
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.probes.monitor import FIRST_SECONDS, MemoryMonitor
@@ -144,6 +144,7 @@ class Session:
         emit: Callable[[events.Event], None],
         refresh: Callable[[], None],
     ) -> None:
+        self.config = options.config
         self._options = options
         self._emit = emit
         self._refresh = refresh
@@ -153,8 +154,9 @@ class Session:
         # Nothing in this process holds the GIL: a long time between two looks is one in which it did not run.
         self.clock = scaled_clock(RunningClock(awake_clock()), options.clock_rate)
         options.folder.mkdir(parents=True, exist_ok=True)
-        self.timeline = TimelineWriter(options.folder / "timeline.jsonl", self.clock)
+        self.timeline = TimelineWriter(options.folder / TIMELINE, self.clock)
         self._closing.callback(self.timeline.close)
+        self.timeline_start = Path(self.timeline.path).stat().st_size  # bytes, of the runs before this one
         places = {name: (folder / LADDER, key) for name, (folder, key) in options.places.items()}
         ladders = LadderFiles(options.folder / LADDER, places)
         state = ladders.load(options.encoder)

@@ -45,7 +45,7 @@ class EncodeGate:
         """A batch begins, once nobody demotes. Returns the thread, for `leave`."""
         thread = threading.get_ident()
         with self._changed:
-            if not self._changed.wait_for(lambda: self._lets_in(thread), DEMOTION_SECONDS):
+            if not (self._lets_in(thread) or self._changed.wait_for(lambda: self._lets_in(thread), DEMOTION_SECONDS)):
                 self._give_up()
             self._running[thread] += 1
         return thread
@@ -72,7 +72,8 @@ class EncodeGate:
             self._running[thread] -= 1
             if self._running[thread] <= 0:
                 del self._running[thread]
-            self._changed.notify_all()
+            if self._demoting is not None:
+                self._changed.notify_all()
 
     @contextmanager
     def closed_to_others(self) -> Iterator[None]:

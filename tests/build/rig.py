@@ -21,7 +21,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from helix_crawl_otel.cli import main
-from helix_crawl_otel.supervise.interrupts import TOGETHER_SECONDS
+from helix_crawl_otel.interrupts import TOGETHER_SECONDS
 from tests.build.processes import MARK, kill, left_running, mark_process
 
 __all__ = [

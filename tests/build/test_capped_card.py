@@ -22,12 +22,19 @@ CAP = int(0.95 * (24 * GIB - OTHERS)) - 6 * GIB // 10
 
 
 class Capped:
-    """A build of 96 genes in batches of 16, each of which takes 8 GiB and leaves 3 GiB behind in its process."""
+    """A build of 96 genes in batches of 16, each of which takes 8 GiB and leaves 3 GiB behind in its process.
 
-    def __init__(self, tmp_path: Path, *options: str) -> None:
+    Args:
+        tmp_path: For all of it.
+        options: Further ones.
+        each: What a batch takes a gene.
+        lost: What each call of the model leaves behind.
+    """
+
+    def __init__(self, tmp_path: Path, *options: str, each: int = GIB // 2, lost: int = 3 * GIB) -> None:
         self.rig = Rig(tmp_path, options=("--model", "minilm", "--no-metrics", "--batch-size", "16"))
         self.rig.write({f"a/{n:02}.txt": f"Text number {n}." for n in range(96)})
-        folder = torch_standin.write_with_allocator(tmp_path / "torch", others=OTHERS, each=GIB // 2, lost=3 * GIB)
+        folder = torch_standin.write_with_allocator(tmp_path / "torch", others=OTHERS, each=each, lost=lost)
         answers = Answers(tmp_path / "answers.txt", [Card(total=24 * GIB, used=OTHERS, reserved=0, model=WDDM)])
         log = tmp_path / "allocator.txt"
         environ = {
@@ -37,6 +44,7 @@ class Capped:
         }
         command = self.rig.build_command("--device", "cuda:0", *options)
         self.done: Done = self.rig.run(command, SECONDS, **environ)
+        assert log.exists(), self.done.errors
         lines = [line.split() for line in log.read_text(encoding="ascii").splitlines()]
         self.used = [int(used) for _, used, *_ in lines]
         self.caps = {cap for _, _, cap, _ in lines}
@@ -53,6 +61,15 @@ def test_a_worker_under_a_cap_raises_instead_of_spilling(tmp_path: Path) -> None
     assert starts == [("cuda:0", "first"), ("cuda:0", "recycle")]
     [note] = [event["text"] for event in capped.done.of("note")]
     assert note.startswith("shard a: out of memory with 2 of the 16 genes of a batch: CUDA out of memory.")
+
+
+@pytest.mark.slow
+def test_a_card_that_is_too_small_for_an_eighth_is_not_recycled_for_it(tmp_path: Path) -> None:
+    """A fresh process does no better: every batch is halved to what fits, in one process."""
+    small = Capped(tmp_path, each=12 * GIB, lost=0)
+    assert small.done.code == 0, small.done.errors
+    assert [event["reason"] for event in small.done.of("worker_started")] == ["first"]
+    assert max(small.used) <= 24 * GIB
 
 
 @pytest.mark.slow

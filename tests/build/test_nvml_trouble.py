@@ -211,7 +211,8 @@ def with_torch(rig: Rig, **sees: Any) -> dict[str, str]:
 @pytest.mark.skipif(sys.platform == "darwin", reason="NVML is not looked for on macOS")
 def test_a_card_that_torch_alone_sees_is_used_when_it_is_asked_for(rig: Rig) -> None:
     """A card of AMD's, a Jetson, a container without NVML: it works, and it is said whose word its memory is."""
-    done = rig.run(rig.build_command("--device", "cuda:0"), SECONDS, **with_torch(rig, count=1, hip="6.4"))
+    command = rig.build_command("--device", "cuda:0", "--dtype", "float32")
+    done = rig.run(command, SECONDS, **with_torch(rig, count=1, hip="6.4"))
     assert done.code == 0, done.errors
     notes = [event["text"] for event in done.of("note")]
     assert any(", torch sees cuda:0: their memory is what torch itself holds" in note for note in notes), notes

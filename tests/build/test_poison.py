@@ -23,7 +23,7 @@ def write(rig: Rig, poisonous: int = 17) -> Rig:
 def test_one_poisonous_gene_is_quarantined_alone(rig: Rig, fault: str) -> None:
     """Exit code 1, all the others have their vectors."""
     whole = write(rig).undisturbed()
-    done = rig.build("--batch-size", "8", "--fault", fault, *FAST)
+    done = rig.build("--batch-size", "4", "--fault", fault, *FAST)
     assert done.code == 1, (done.errors, done.events[-3:])
     assert done.summary["quarantined"] == 1
     assert done.summary["failed"] == {}
@@ -54,7 +54,7 @@ if "helix_crawl_otel.build.worker" in sys.orig_argv:
 def test_a_gene_whose_tokens_cannot_be_counted_is_quarantined_alone(rig: Rig) -> None:
     """Its worker dies before its batch begins: the next ones say what they are about to look at."""
     whole = write(rig).undisturbed()
-    command = rig.build_command("--batch-size", "8", *FAST)
+    command = rig.build_command("--batch-size", "4", *FAST)
     done = rig.run(command, SECONDS, **rig.with_site(DIES_BEFORE_ITS_BATCH))
     assert done.code == 1, (done.errors, done.events[-3:])
     assert (done.summary["quarantined"], done.summary["failed"]) == (1, {})

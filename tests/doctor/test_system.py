@@ -68,7 +68,14 @@ def test_the_allocator_where_nothing_is_to_be_gained() -> None:
 
 @pytest.mark.parametrize(
     ("gib", "every", "advice"),
-    [(12.0, "256", "=64 kept"), (12.0, "64", ""), (24.0, "256", ""), (24.0, "0", "=256 kept"), (24.0, "1000", "=256")],
+    [
+        (12.0, "", ""),
+        (12.0, "256", "=64 kept"),
+        (12.0, "64", ""),
+        (24.0, "256", ""),
+        (24.0, "0", "=256 kept"),
+        (24.0, "1000", "=256"),
+    ],
 )
 def test_the_release_interval_by_size(gib: float, every: str, advice: str) -> None:
     """What the operators of the incidents found to work."""
@@ -80,7 +87,11 @@ def test_the_release_interval_by_size(gib: float, every: str, advice: str) -> No
 def test_advice_is_typed_as_the_reader_types_it() -> None:
     """PowerShell under Windows, a POSIX shell elsewhere; what pip is told works in both, and in cmd."""
     for facts in (WINDOWS_12, with_card(CPU_ONLY, 12.0, 1.0, None)):
-        environ = {"HELIX_BFM_CRAWL_FACTOR": "0.5", "OTEL_SDK_DISABLED": "true"}
+        environ = {
+            "HELIX_BFM_CRAWL_FACTOR": "0.5",
+            "OTEL_SDK_DISABLED": "true",
+            "HELIX_DENSE_VRAM_RELEASE_EVERY": "256",
+        }
         told = [check.advice for check in checks_of(replace(facts, environ=environ, libraries={}))]
         commands = {
             "win32": [

@@ -24,8 +24,8 @@ VOCABULARY = 30_522
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 
 
-def write_bert(folder: Path) -> Path:
-    """Write the model."""
+def write_bert(folder: Path, *, tokens: int = MOST_TOKENS, layers: int = 6) -> Path:
+    """Write the model: so many tokens that it reads, so many layers."""
     import torch
     import transformers
 
@@ -34,28 +34,28 @@ def write_bert(folder: Path) -> Path:
     config = transformers.BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
-        num_hidden_layers=6,
+        num_hidden_layers=layers,
         num_attention_heads=12,
         intermediate_size=4 * HIDDEN,
-        max_position_embeddings=512,
+        max_position_embeddings=max(512, tokens),
         initializer_range=0.05,
     )
     bert: Any = transformers.BertModel(config)  # a part of its methods has no types
     bert.eval().save_pretrained(folder)
-    _write_tokenizer(folder)
+    _write_tokenizer(folder, tokens)
     modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling"), ("2", "2_Normalize", "Normalize")]
     rows = [
         {"idx": int(name), "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
         for name, path, kind in modules
     ]
     _write(folder / "modules.json", rows)
-    _write(folder / "sentence_bert_config.json", {"max_seq_length": MOST_TOKENS, "do_lower_case": False})
+    _write(folder / "sentence_bert_config.json", {"max_seq_length": tokens, "do_lower_case": False})
     _write(folder / "1_Pooling/config.json", {"word_embedding_dimension": HIDDEN, "pooling_mode_mean_tokens": True})
     (folder / "2_Normalize").mkdir(exist_ok=True)
     return folder
 
 
-def _write_tokenizer(folder: Path) -> None:
+def _write_tokenizer(folder: Path, tokens: int) -> None:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
@@ -68,7 +68,7 @@ def _write_tokenizer(folder: Path) -> None:
     ends = [(word, vocabulary[word]) for word in ("[SEP]", "[CLS]")]
     tokenizer.post_processor = processors.BertProcessing(*ends)
     tokenizer.save(str(folder / "tokenizer.json"))
-    kind = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MOST_TOKENS}
+    kind = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": tokens}
     _write(folder / "tokenizer_config.json", {**kind, **SPECIAL})
     _write(folder / "special_tokens_map.json", SPECIAL)
 

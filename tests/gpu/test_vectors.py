@@ -76,6 +76,24 @@ def test_auto_builds_on_the_card(on_card: tuple[Rig, Done]) -> None:
     print(f"\n  {verified['genes']} genes in {done.summary['seconds']:.1f} s, of which the model took {took:.1f} s")
 
 
+def test_auto_takes_float16(on_card: tuple[Rig, Done], make_rig: Callable[..., Rig]) -> None:
+    """Any card of today is fast in it. A dtype that is asked for is taken; a worker that takes over tries nothing."""
+    [loaded] = on_card[1].of("model_loaded")
+    assert (loaded["dtype"], loaded["why"][:39]) == ("float16", "float16, which agrees with full precisi")
+    assert on_card[0].verify()["encoders"][0]["dtypes"] == {"float16": 2}
+    full = fill(make_rig("--device", "cuda", *BATCH))
+    done = full.build("--dtype", "float32", seconds=SECONDS)
+    assert [event["dtype"] for event in done.of("model_loaded")] == ["float32"]
+    least = worst(vectors(on_card[0].out), vectors(full.out))
+    print(f"\n  smallest cosine between float16 and float32: {least:.9f}")
+    assert LEAST_COSINE <= least < 1
+    killed = fill(make_rig("--device", "cuda", *BATCH, "--fault", "slow:seconds=0.1"))
+    with killed.started(killed.build_command()) as process:
+        kill_after(killed, process, 3)
+    [again] = killed.build(seconds=SECONDS).of("model_loaded")
+    assert again["why"] == "float16, as the vectors that are there"
+
+
 def test_two_builds_have_one_digest(on_card: tuple[Rig, Done], make_rig: Callable[..., Rig]) -> None:
     """The card computes the same bytes again in another process."""
     again = fill(make_rig("--device", "cuda", *BATCH))

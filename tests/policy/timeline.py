@@ -107,11 +107,11 @@ class Job:
         self._open()
         return self
 
-    def start_worker(self, worker: str | None = None, device: str | None = None) -> Job:
+    def start_worker(self, worker: str | None = None, device: str | None = None, reason: str = "") -> Job:
         """Replace the worker; the batch in flight is gone."""
         self.worker, self.device = worker or self.worker, device or self.device
         self.running = None
-        self._note(self.policy.start_worker(self.t, self.worker, self.device))
+        self._note(self.policy.start_worker(self.t, self.worker, self.device, reason))
         self._opened = False
         return self
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel import cap_vram
+from helix_crawl_otel import CrawlWatch, cap_vram
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes import vram_cap
 from helix_crawl_otel.probes.device import DeviceName
@@ -370,6 +370,35 @@ def test_the_boundary_moves_it(here: Job) -> None:
     for device in ("cuda:0", "cpu", "cuda:1", "cuda:1"):
         refresh_cap(device)
     assert here.cuda.allowed(1) == int(0.95 * 6 * GIB) - CONTEXT_BYTES
+
+
+def test_every_boundary_of_a_watch_comes_by(here: Job) -> None:
+    """Of the shard's own device; what goes wrong is counted, and does not reach the job."""
+    assert cap_vram("cuda:1") == CAP
+    keeper = vram_cap._kept["cuda:1"]
+    came: list[str] = []
+
+    def refresh() -> None:
+        came.append("by")
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    keeper.refresh = refresh  # type: ignore[method-assign]  # the device is in trouble
+    with CrawlWatch(memory=lambda: MemoryReading(1, 2), tick_seconds=None) as watch:
+        with watch.shard("a", device="cuda:1") as shard:
+            assert (shard.boundary(), shard.boundary(), came) == ([], [], ["by", "by"])
+        with watch.shard("b", device="cuda:0") as shard:
+            shard.boundary()
+    assert came == ["by", "by"]
+
+
+def test_two_threads_at_a_boundary_do_not_wait_for_each_other(here: Job) -> None:
+    """While one moves the cap, the other goes on."""
+    job = Job()
+    job.keeper.begin(0.95, 1)
+    job.now = 1e9
+    job.keeper._start = lambda look: job.keeper.refresh()
+    job.keeper.refresh()
+    assert job.probe.reads == 1
 
 
 def test_what_is_no_card_has_no_cap(here: Job, caplog: pytest.LogCaptureFixture) -> None:

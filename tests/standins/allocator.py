@@ -73,9 +73,10 @@ class Cuda:
     def is_initialized(self) -> bool:
         return self.initialized
 
-    def get_device_properties(self, index: int) -> SimpleNamespace:
+    def get_device_properties(self, device: int | str) -> SimpleNamespace:
         self.initialized = True
-        return SimpleNamespace(total_memory=self.cards[index].total)
+        card = self.cards[device if isinstance(device, int) else int(device.partition(":")[2])]
+        return SimpleNamespace(total_memory=card.total, name="stand-in", major=5, minor=2)
 
     def memory_reserved(self, index: int = 0) -> int:
         return self.allocated[index] + self.free_blocks[index]

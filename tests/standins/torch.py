@@ -12,7 +12,9 @@ __all__ = ["write", "write_with_allocator"]
 
 _FILES = {
     "torch/__init__.py": """
+import types
 from torch import cuda, version
+nn = types.SimpleNamespace(Embedding=type(None), EmbeddingBag=type(None))
 class OutOfMemoryError(RuntimeError):
     pass
 def get_num_threads():
@@ -24,6 +26,7 @@ def set_num_threads(number):
     "torch/cuda.py": """
 class _Properties:
     total_memory = 24 << 30
+    name, major, minor = "stand-in", 5, 2
 def device_count():
     return {count}
 def is_available():
@@ -43,9 +46,15 @@ import numpy
 class SentenceTransformer:
     max_seq_length = 128
     def __init__(self, source, device, **options):
-        self._parameters = [types.SimpleNamespace(device=device)]
+        self._parameters = [types.SimpleNamespace(device=device, dtype="torch.float32", numel=lambda: 1000)]
     def parameters(self):
         return self._parameters
+    def to(self, device):
+        for parameter in self._parameters:
+            parameter.device = device
+        return self
+    def modules(self):
+        return []
     def __getitem__(self, index):
         return self
     def tokenizer(self, texts, truncation):

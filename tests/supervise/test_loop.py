@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from helix_crawl_otel.interrupts import INTERRUPTS, TOGETHER_SECONDS
 from helix_crawl_otel.link.messages import Pause
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.interrupts import INTERRUPTS, TOGETHER_SECONDS
 from helix_crawl_otel.supervise.slot import Phase
 from tests.supervise.stage import Stage
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.supervise.interrupts import INTERRUPTS
+from helix_crawl_otel.interrupts import INTERRUPTS
 from helix_crawl_otel.supervise.process import WorkerProcess, spawn
 from tests.build.processes import FINDS_PROCESSES, is_running
 
@@ -124,7 +124,7 @@ def test_a_program_that_is_not_there() -> None:
 
 WITHOUT_CONSOLE = """
 import os, sys
-from helix_crawl_otel.supervise.interrupts import INTERRUPTS
+from helix_crawl_otel.interrupts import INTERRUPTS
 from helix_crawl_otel.supervise.process import spawn
 command = [sys.executable, "-c", "import time; time.sleep(600)"]
 process = spawn(command, env=os.environ, popen_arguments={}, stdout=None, stderr=None, is_ours=False)

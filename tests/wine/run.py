@@ -63,6 +63,21 @@ TESTS = (
 """What touches processes, files, clocks and signals; of the builds those whose end differs there. What computes alone
 cannot differ."""
 
+PURE = (
+    "tests/corpus/test_cut.py",
+    "tests/corpus/test_cut_tokens.py",
+    "tests/link/test_messages.py",
+    "tests/supervise/test_loop.py",
+    "tests/supervise/test_outcomes.py",
+    "tests/supervise/test_slot.py",
+    "tests/supervise/test_unfinished.py",
+    "tests/timeline/test_columns.py",
+    "tests/watch/test_batches.py",
+    "tests/watch/test_corpus.py",
+    "tests/watch/test_demotion.py",
+)
+"""Of those folders what computes alone, on clocks that are played: on Linux it says the same."""
+
 ALONE = "tests/probes/test_nvml_models.py::test_the_folder_of_older_drivers"
 """Puts a card's library where every process of the prefix would find it."""
 
@@ -110,7 +125,7 @@ def _of_all(chosen: list[str]) -> list[str]:
     if any((ROOT / argument.partition("::")[0]).exists() for argument in chosen):
         return chosen
     # In two processes: the gate has the suite of Linux in four beside it, on two cores.
-    return ["-n2", f"--deselect={ALONE}", *chosen, *TESTS]
+    return ["-n2", f"--deselect={ALONE}", *(f"--ignore={path}" for path in PURE), *chosen, *TESTS]
 
 
 def _run_pytest(windows: Windows, prefix: Path, libraries: Path, arguments: list[str]) -> int:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.corpus.tree import plan_shards
-from helix_crawl_otel.paths import on_disk
-from helix_crawl_otel.supervise.interrupts import TOGETHER_SECONDS, Interrupts, PausedEarly, hearing
+from helix_crawl_otel.interrupts import TOGETHER_SECONDS, Interrupts, PausedEarly, hearing
+from helix_crawl_otel.paths import looked_at, on_disk
 from tests.watch.rig import Clock
 
 NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
@@ -161,6 +161,27 @@ def test_a_folder_that_does_not_answer_is_named_and_waited_for(
     assert all(str(tmp_path / "dead") in message for message in told)
 
 
+def test_what_answers_again_and_again_is_not_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A large shard takes minutes to be counted."""
+    now, done = 0.0, threading.Event()
+
+    def clock() -> float:
+        nonlocal now
+        now += 8.0
+        looked_at.answers += 1
+        if now > 40.0:
+            done.set()
+        return now
+
+    def step() -> bool:
+        looked_at.place = "large.db"
+        return done.wait(50)
+
+    with caplog.at_level(logging.WARNING):
+        assert hearing(step, clock)
+    assert caplog.messages == []
+
+
 def test_what_the_step_raises_is_raised(tmp_path: Path) -> None:
     """As if it had been called."""
     assert hearing(lambda: 42) == 42
@@ -168,30 +189,44 @@ def test_what_the_step_raises_is_raised(tmp_path: Path) -> None:
         hearing(lambda: 1 // 0)
 
 
-_BUILD = """
-import os, sys, time
-real = os.scandir
-def scandir(path="."):
-    if str(path).endswith("dead"):
-        os.write(2, b"asked\\n")
-        time.sleep(3600)
-    return real(path)
-os.scandir = scandir
+_DEAD_MOUNT = """
+import contextlib, os, sys, time
+def answering(call):
+    def asked(path=".", *more, **named):
+        if str(path).endswith("dead"):
+            os.write(2, b"asked\\n")
+            while True:  # whoever has asked hears no signal
+                with contextlib.suppress(BaseException):
+                    time.sleep(3600)
+        return call(path, *more, **named)
+    return asked
+os.scandir, os.stat = answering(os.scandir), answering(os.stat)
 from helix_crawl_otel.cli import main
-sys.exit(main(["build", sys.argv[1], "--out", sys.argv[2], "--model", "hashing", "--no-metrics"]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal of another process ends one at once there")
-def test_a_build_of_a_dead_mount_ends_for_sigterm(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        ("build src --out out --model hashing --no-metrics", 75, "dead was looked at; nothing was begun"),
+        ("verify src/dead", 130, "src/dead was looked at\n"),
+        ("query src/dead word", 130, "src/dead was looked at\n"),
+    ],
+)
+def test_a_command_on_a_dead_mount_ends_for_an_interrupt(tmp_path: Path, command: str, code: int, told: str) -> None:
     """A whole process: it hung until it was killed."""
     (tmp_path / "src" / "dead").mkdir(parents=True)
-    command = [sys.executable, "-c", _BUILD, str(tmp_path / "src"), str(tmp_path / "out")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    typed = [sys.executable, "-c", _DEAD_MOUNT, *command.split()]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        typed, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environ
+    ) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "asked\n"
-        process.terminate()
+        process.send_signal(signal.SIGTERM if code == 75 else signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors.count("\n")) == (75, 1)
-    assert "dead was looked at; nothing was begun" in errors
+    assert (process.returncode, errors.count("\n")) == (code, 1)
+    assert told in errors
     assert not (tmp_path / "out/.helix-crawl/lock.json").exists()

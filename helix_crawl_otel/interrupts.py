@@ -16,12 +16,12 @@ from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
-from helix_crawl_otel.exit_codes import PAUSED, Refusal
+from helix_crawl_otel.exit_codes import INTERRUPTED, PAUSED, Refusal
 from helix_crawl_otel.formats import duration
 from helix_crawl_otel.logs import logger
 from helix_crawl_otel.paths import looked_at
 
-__all__ = ["Interrupts", "PausedEarly", "hearing"]
+__all__ = ["Interrupts", "LeftEarly", "PausedEarly", "hearing"]
 
 Value = TypeVar("Value")
 
@@ -90,6 +90,12 @@ class PausedEarly(Refusal):
     exit_code = PAUSED
 
 
+class LeftEarly(Refusal):
+    """The operator has interrupted a command that only reads."""
+
+    exit_code = INTERRUPTED
+
+
 LOOK_SECONDS = 0.1
 SLOW_SECONDS = 10.0
 """Without an answer from one place after which that is told, and again after twice as long each time."""
@@ -97,19 +103,23 @@ LEAVE_SECONDS = 1.0
 """For a step that is interrupted to end with what it is at, the renaming of a file say."""
 
 
-def hearing(step: Callable[[], Value], clock: Callable[[], float] = time.monotonic) -> Value:
+def hearing(
+    step: Callable[[], Value], clock: Callable[[], float] = time.monotonic, *, only_reads: bool = False
+) -> Value:
     """Do something that looks through folders, in a thread of its own: of a network mount that is dead no call ever
     comes back, and the thread that has made it hears no signal.
 
     Args:
         step: What to do; where it is stands in `paths.looked_at`.
         clock: Seconds of the world.
+        only_reads: The command has nothing to go on with.
 
     Returns:
         What `step` does; what it raises is raised.
 
     Raises:
         PausedEarly: An interrupt came first. The thread is left behind.
+        LeftEarly: The same, of a command that only reads.
         RuntimeError: The system has no thread to give.
 
     Threads: the main thread's.
@@ -126,7 +136,7 @@ def hearing(step: Callable[[], Value], clock: Callable[[], float] = time.monoton
         done.put(0)
 
     thread = threading.Thread(target=run, name="helix-crawl-look", daemon=True)
-    place, since, patience = "", clock(), SLOW_SECONDS
+    seen, since, patience = ("", 0), clock(), SLOW_SECONDS
     with Interrupts(done.put, clock):
         thread.start()
         while True:
@@ -134,8 +144,9 @@ def hearing(step: Callable[[], Value], clock: Callable[[], float] = time.monoton
                 interrupts = done.get(timeout=LOOK_SECONDS)  # by turns: on Windows no interrupt ends a wait
             except Empty:
                 now = clock()
-                if looked_at.place != place:
-                    place, since, patience = looked_at.place, now, SLOW_SECONDS
+                place = looked_at.place
+                if (place, looked_at.answers) != seen:
+                    seen, since, patience = (place, looked_at.answers), now, SLOW_SECONDS
                 elif place and now - since >= patience:
                     patience *= 2
                     logger.warning(
@@ -147,6 +158,8 @@ def hearing(step: Callable[[], Value], clock: Callable[[], float] = time.monoton
             if interrupts:
                 thread.join(LEAVE_SECONDS)
                 where = f" while {looked_at.place} was looked at" if looked_at.place else ""
+                if only_reads:
+                    raise LeftEarly(f"interrupted{where}")
                 raise PausedEarly(f"interrupted{where}; nothing was begun, and the same command begins it")
             break
     if failures:

@@ -1,0 +1,281 @@
+"""What was off in a run, and would have saved time: `adaptive`, the cap on the allocator, batches by tokens.
+
+A timeline does not tell what did not happen, so each is an estimate with its reason, or a bound, or unknown; never more
+than can be defended.
+
+Source: DESIGN.md, sections 5 and 10; the choice itself is `policy.choice`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from helix_crawl_otel.formats import count, duration
+from helix_crawl_otel.logs import logger
+from helix_crawl_otel.policy.choice import SPARE
+from helix_crawl_otel.policy.model import Decision
+from helix_crawl_otel.policy.settings import ADAPTIVE, Settings
+from helix_crawl_otel.replay.engine import ReplayEngine
+from helix_crawl_otel.replay.order import Axis, in_runs, travel
+from helix_crawl_otel.report.effect import lost_seconds, remedy_seconds, remedy_waits
+from helix_crawl_otel.report.story import REMEDIES, RunReport, ShardReport
+from helix_crawl_otel.report.tell import tell
+from helix_crawl_otel.timeline import RunEvent, TimelineError, read_timeline
+
+__all__ = ["MEANING", "Saving", "savings", "savings_of_run"]
+
+MEANING = (
+    "Would have been saved, by what was off in a run. adaptive: what a shard took from its first trip to its end, less "
+    "what it would have taken on the way that a replay with adaptive takes there, by what the run shows: the speeds of "
+    "card and CPU, how much work there was between crawls, what a crawl and a new worker cost; at most what the CPU "
+    "would have taken, with the quarter that adaptive may lose until it goes there. The cap: at most all that was lost "
+    "to crawls and spent on new workers, for with it the memory does not spill; memory that other programs take is no "
+    "matter of the cap. Batches by tokens: what padding cost is not in a timeline that tells of the longest text of a "
+    "batch alone."
+)
+"""How the numbers are made, as the page prints it."""
+
+MOST_EVENTS = 400_000
+"""Of a run: one that is longer is not replayed once more for an estimate."""
+
+MOST_BYTES = 8 << 20
+"""Of a run's part of the timeline that is looked at when the run ends: some seconds."""
+
+_WAYS = {
+    "stay_seconds": ("", "stayed as it was"),
+    "empty_cache_seconds": ("EMPTY_CACHE", "released the cache"),
+    "recycle_seconds": ("RECYCLE", "recycled the worker"),
+    "cpu_seconds": ("DEMOTE_CPU", "moved to the CPU"),
+}
+"""By the key of the evidence: the remedy, and what was done in words."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What one way of working would have saved.
+
+    Args:
+        name: `adaptive`, `cap` or `batch_tokens`.
+        seconds: So many; less than 0, so many more would have been taken; `None`: unknown.
+        is_at_most: They are a bound.
+        text: One sentence.
+    """
+
+    name: str
+    seconds: float | None
+    is_at_most: bool
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object, without the name."""
+        seconds = None if self.seconds is None else round(self.seconds, 1)
+        return {"seconds": seconds, "is_at_most": self.is_at_most, "text": self.text}
+
+
+def savings(runs: Sequence[tuple[RunEvent | None, Axis]], story: RunReport) -> list[Saving]:
+    """Of everything that was off, as far as it can have mattered: without a crawl, batches by tokens alone.
+
+    Args:
+        runs: As `in_runs` finds them.
+        story: What was told of them.
+    """
+    found = [_adaptive(runs, story), _cap(story), _batch_tokens(story)]
+    return [saving for saving in found if saving is not None]
+
+
+def savings_of_run(path: Path, begins_at: int, settings: Settings) -> list[Saving]:
+    """The same of one run that has just ended, from its part of a timeline, as long as that is quickly read.
+
+    Args:
+        path: The timeline.
+        begins_at: Byte at which the run begins there.
+        settings: Its knobs.
+    """
+    try:
+        if path.stat().st_size - begins_at > MOST_BYTES:
+            return []
+        with path.open("rb") as file:
+            file.seek(begins_at)
+            runs = list(in_runs(read_timeline(file)))
+        return savings(runs, tell(runs, settings))
+    except (OSError, TimelineError):
+        return []
+    except Exception:  # the summary of a night's run must not be lost for an estimate
+        logger.exception("what would have been saved is not known")
+        return []
+
+
+# -- adaptive ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Found:
+    """Of the shards of a timeline.
+
+    Args:
+        seconds: Saved in each of those of which it can be said.
+        ways: What would have been done there first.
+        unknown: Why it cannot be said of the others.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    ways: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def _adaptive(runs: Sequence[tuple[RunEvent | None, Axis]], story: RunReport) -> Saving | None:
+    found = _Found()
+    for number, (run, axis) in enumerate(runs):
+        action = story.settings.action if run is None else run.config.get("action", story.settings.action)
+        crawled = [tale for tale in story.tales if tale.run == number and tale.episodes]
+        if action != ADAPTIVE and crawled:
+            _look_back(run, axis, crawled, story.settings, found)
+    total, known = sum(found.seconds), len(found.seconds)
+    if not (known or found.unknown):
+        return None
+    parts = []
+    if known:
+        which = count(known, "shard that crawled", "shards that crawled")
+        sooner = f"about {duration(abs(total))} {'sooner' if total >= 0 else 'later'}"
+        ways = " or ".join(dict.fromkeys(found.ways))
+        parts.append(f"it would have ended {which} {sooner}, an estimate; at first it would have {ways}")
+    if found.unknown:
+        others = f"{count(len(found.unknown), 'other')} " if known else f"{count(len(found.unknown), 'shard')} "
+        parts.append(f"what it would have saved in {others}is unknown: {found.unknown[0]}")
+    return Saving(ADAPTIVE, total if known else None, False, f"--action adaptive: {'; '.join(parts)}.")
+
+
+def _look_back(
+    run: RunEvent | None, axis: Axis, crawled: Sequence[ShardReport], settings: Settings, found: _Found
+) -> None:
+    """Put what `adaptive` would have saved in the shards of a run to what is found."""
+    costs = _Costs.of(crawled)
+    reasons = {tale.shard: _why_unknown(tale, costs) for tale in crawled}
+    trips: dict[str, tuple[float, dict[str, float]]] = {}
+    if len(axis) > MOST_EVENTS:
+        reasons = dict.fromkeys(reasons, "the run is too long to be replayed for that")
+    elif not all(reasons.values()):
+        engine = ReplayEngine(replace(settings, action=ADAPTIVE))
+        travel([(run, axis)], engine)
+        trips = _first_trips(engine.result.issued())
+    for tale in crawled:
+        seconds, text = None, reasons[tale.shard]
+        if not text:
+            seconds, text = _of_shard(tale, costs, trips.get(tale.shard))
+        if seconds is None:
+            found.unknown.append(text)
+        else:
+            found.seconds.append(seconds)
+            found.ways.append(text)
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """What this run has shown, in seconds and units a second; `None` where it has not.
+
+    Args:
+        worker: Of a new worker.
+        crawl: Of a crawl until it was answered.
+        cpu_rate: Of the CPU.
+    """
+
+    worker: float | None
+    crawl: float
+    cpu_rate: float | None
+
+    @classmethod
+    def of(cls, crawled: Sequence[ShardReport]) -> _Costs:
+        """Of the shards that crawled in a run."""
+        waits = [seconds for tale in crawled for seconds in remedy_waits(tale)]
+        rates = [
+            b.units / b.seconds for tale in crawled if "cpu" in tale.left for b in tale.batches if b.device == "cpu"
+        ]
+        crawls = sum(len(tale.episodes) for tale in crawled)
+        return cls(
+            fmean(waits) if waits else None,
+            sum(map(lost_seconds, crawled)) / crawls,
+            median(rates) if rates else None,
+        )
+
+
+def _of_shard(
+    tale: ShardReport, costs: _Costs, trip: tuple[float, dict[str, float]] | None
+) -> tuple[float | None, str]:
+    """Seconds saved, and what would have been done at first; or `None` and why that is unknown."""
+    on_card = [batch for batch in tale.batches if batch.device != "cpu" and batch.baseline]
+    if trip is None or not on_card or costs.worker is None:
+        return None, "the replay sees no crawl of it"
+    t, seconds = trip
+    way = min(seconds, key=lambda key: seconds[key])
+    kind, words = _WAYS[way]
+    first = next((step.kind for step in tale.steps if step.is_taken and step.kind in REMEDIES), "")
+    if kind == first:
+        return None, "it would have begun as was done there"
+    if kind == "EMPTY_CACHE":
+        return None, "it would have tried a release of the cache, and nobody knows what would have come of that"
+    left = sum(batch.units for batch in tale.batches if batch.ended > t)
+    healthy = (on_card[-1].baseline or 0.0) * on_card[-1].units / on_card[-1].genes
+    on_cpu = math.inf if costs.cpu_rate is None else costs.worker + left / costs.cpu_rate
+    again = left * len(tale.episodes) / sum(batch.units for batch in on_card)
+    afresh = costs.worker + left / healthy + again * (costs.worker + costs.crawl)
+    would = {
+        "": seconds[way],
+        "RECYCLE": min(afresh, (1 + SPARE) * on_cpu + costs.worker + costs.crawl),
+        "DEMOTE_CPU": on_cpu,
+    }[kind]
+    if math.isinf(would):
+        return None, "it would have moved to the CPU, whose speed is not known"
+    return tale.batches[-1].ended - t - would, words
+
+
+def _why_unknown(tale: ShardReport, costs: _Costs) -> str:
+    """Why nobody can say of a shard what `adaptive` would have saved; empty where it can be said."""
+    if tale.waiting is None:
+        return "its batches do not tell how much work waits"
+    if not tale.batches or tale.waiting > tale.batches[-1].units:
+        return "the run did not come to its end"
+    if costs.worker is None:
+        return "no worker was replaced, so that nobody knows what that costs"
+    return ""
+
+
+def _first_trips(decisions: Sequence[Decision]) -> dict[str, tuple[float, dict[str, float]]]:
+    """When each shard tripped first, and what each way on would have cost from there, in seconds."""
+    found: dict[str, tuple[float, dict[str, float]]] = {}
+    for decision in decisions:
+        seconds = {key: value for key in _WAYS if isinstance(value := decision.evidence.get(key), float)}
+        if seconds:
+            found.setdefault(decision.shard, (decision.t, seconds))
+    return found
+
+
+# -- the cap, and batches by tokens -----------------------------------------------------------------------------------
+
+
+def _cap(story: RunReport) -> Saving | None:
+    crawled = [tale for tale in story.tales if tale.episodes and not tale.is_capped]
+    if not crawled:
+        return None
+    most = sum(lost_seconds(tale) + remedy_seconds(tale) for tale in crawled)
+    text = (
+        f"The cap on the worker's memory (HELIX_DENSE_VRAM_CAP) would have saved at most {duration(most)}, all that "
+        "the crawls cost without it; against memory that other programs take it does not help."
+    )
+    return Saving("cap", most, True, text)
+
+
+def _batch_tokens(story: RunReport) -> Saving | None:
+    others = [tale for tale in story.tales if len(tale.batches) and tale.waiting is None]
+    if not others:
+        return None
+    shards = count(len({tale.shard for tale in others}), "shard")
+    text = (
+        f"What batches by tokens would have saved in {shards} is unknown: the timeline tells of the longest text of "
+        "a batch, not of the others."
+    )
+    return Saving("batch_tokens", None, False, text)

@@ -1,0 +1,196 @@
+"""What would have been saved by what was off: an estimate, a bound, or unknown, and why."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helix_crawl_otel.commands.common import look_back
+from helix_crawl_otel.console.progress import Progress
+from helix_crawl_otel.policy.model import ActionKind
+from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.replay.engine import replay
+from helix_crawl_otel.replay.order import in_runs
+from helix_crawl_otel.report import savings as module
+from helix_crawl_otel.report.effect import choose
+from helix_crawl_otel.report.page import page
+from helix_crawl_otel.report.savings import Saving, savings
+from helix_crawl_otel.report.tell import tell
+from helix_crawl_otel.timeline import read_timeline
+from tests.report.stories import GB, lines
+
+HEALTHY, CRAWL = 4.0, 40.0
+AFTER = 60
+"""Batches of a fresh worker."""
+
+
+def job(
+    *steps: tuple[str, int],
+    action: str = "ladder",
+    waits: bool = True,
+    cap: int | None = None,
+    unfinished: int = 0,
+) -> list[dict[str, Any]]:
+    """30 healthy batches, then for each remedy so many that crawl before it, and after the last 60 healthy ones.
+
+    A batch is 64 genes that cost 6,400; a new worker takes 20 s.
+
+    Args:
+        steps: Remedies, each with the number of slow batches before it.
+        action: Of the run's knobs.
+        waits: Batches tell how much work waits.
+        cap: Of the allocator, in bytes.
+        unfinished: Batches that are left when the run ends.
+    """
+    config = {"action": action, "tick_seconds": 5.0}
+    events: list[dict[str, Any]] = [{"event": "run", "t": 0.0, "version": 1, "encoder": "e", "config": config}]
+    left = 30 + sum(count for _, count in steps) + AFTER + unfinished
+    t = 0.0
+
+    def batches(count: int, seconds: float, used: float, device: str = "cuda:0") -> None:
+        nonlocal t, left
+        for _ in range(count):
+            memory = {"used_bytes": int(used * GB), "limit_bytes": 12 * GB}
+            events.append({"event": "memory", "t": t, "device": "cuda:0", **memory})
+            if cap is not None:
+                events[-1] |= {"reserved_bytes": int(used * GB), "cap_bytes": cap}
+            t += seconds
+            told = {"work_pending": 6400 * left} if waits else {}
+            batch = {"event": "batch", "t": t, "shard": "notes", "device": device, "worker": "w", "genes": 64}
+            events.append({**batch, "work": 6400, **told, "seconds": seconds})
+            left -= 1
+
+    batches(30, HEALTHY, 6.0)
+    device = "cuda:0"
+    for number, (kind, count) in enumerate(steps):
+        batches(count, CRAWL, 11.9)
+        acted = {"event": "action", "t": t, "shard": "notes", "outcome": "applied", "evidence": {}}
+        events.extend({**acted, "kind": name} for name in (["DETECT", kind] if number == 0 else [kind]))
+        if kind in ("RECYCLE", "DEMOTE_CPU"):
+            t += 20.0
+            device = "cpu" if kind == "DEMOTE_CPU" else device
+            reason = "demote" if kind == "DEMOTE_CPU" else "recycle"
+            events.append({"event": "worker", "t": t - 8, "device": device, "worker": "w", "pid": 2, "reason": reason})
+    batches(AFTER, HEALTHY if device != "cpu" else 5 * HEALTHY, 6.0, device)
+    return events
+
+
+def found(events: list[dict[str, Any]]) -> dict[str, Saving]:
+    """What is said of a timeline, by name."""
+    runs = list(in_runs(read_timeline(io.BytesIO(lines(events)))))
+    return {saving.name: saving for saving in savings(runs, tell(runs, Settings()))}
+
+
+RELEASED_FIRST = ("EMPTY_CACHE", 10), ("RECYCLE", 10)
+
+
+def test_a_release_that_did_not_help_is_what_adaptive_would_have_spared() -> None:
+    """At the first trip, 9 batches of 40 s into the crawl, it would have recycled the worker at once.
+
+    From there it took 11 crawling batches, 20 s for a worker and 60 batches; it would have taken those 20 s, 71 batches
+    of 4 s, and again as many crawls for as much work as there was: 71 of the 110 batches, at 20 s and what one cost.
+    """
+    saving = found(job(*RELEASED_FIRST))["adaptive"]
+    took = 11 * CRAWL + 20 + AFTER * HEALTHY
+    would = 20 + 71 * HEALTHY + 71 / 110 * (20 + 20 * (CRAWL - HEALTHY))
+    assert saving.seconds == pytest.approx(took - would, abs=CRAWL)
+    assert not saving.is_at_most
+    assert saving.text.startswith("--action adaptive: it would have ended 1 shard that crawled about")
+    assert saving.text.endswith("an estimate; at first it would have recycled the worker.")
+
+
+@pytest.mark.parametrize(
+    ("events", "why"),
+    [
+        (job(*RELEASED_FIRST, waits=False), "its batches do not tell how much work waits"),
+        (job(*RELEASED_FIRST, unfinished=40), "the run did not come to its end"),
+        (job(("RECYCLE", 20)), "it would have begun as was done there"),
+        (job(("EMPTY_CACHE", 20), action="off"), "no worker was replaced, so that nobody knows what that costs"),
+    ],
+)
+def test_what_cannot_be_defended_is_unknown(events: list[dict[str, Any]], why: str) -> None:
+    """No number, and the reason."""
+    saving = found(events)["adaptive"]
+    assert saving.seconds is None
+    assert saving.text == f"--action adaptive: what it would have saved in 1 shard is unknown: {why}."
+
+
+def test_a_run_that_is_too_long_is_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report says so."""
+    monkeypatch.setattr(module, "MOST_EVENTS", 100)
+    assert "the run is too long" in found(job(*RELEASED_FIRST))["adaptive"].text
+
+
+def test_what_was_on_is_not_told_of() -> None:
+    """Nor anything where nothing crawled and all batches were planned by tokens."""
+    assert set(found(job(*RELEASED_FIRST, action="adaptive"))) == {"cap"}
+    assert set(found(job(*RELEASED_FIRST, cap=11 * GB))) == {"adaptive"}
+    assert found(job()) == {}
+
+
+def test_the_cap_would_have_saved_at_most_what_crawls_and_new_workers_cost() -> None:
+    """20 batches of 40 s instead of 4 s, and 20 s for a worker."""
+    saving = found(job(*RELEASED_FIRST))["cap"]
+    assert saving.is_at_most
+    assert saving.seconds == pytest.approx(20 * (CRAWL - HEALTHY) + 20, abs=1.0)
+    assert "at most 12 min 20 s" in saving.text
+
+
+def test_a_replay_with_adaptive_names_the_ways_and_their_seconds() -> None:
+    """The ladder released the cache first; this one takes a new worker, and says what else it could have done."""
+    result = replay(read_timeline(io.BytesIO(lines(job(*RELEASED_FIRST)))), Settings(action="adaptive"))
+    detected, first = result.issued()[:2]
+    assert (detected.kind, first.kind) == (ActionKind.DETECT, ActionKind.RECYCLE)
+    assert {"stay_seconds", "recycle_seconds", "cpu_seconds"} <= first.evidence.keys()
+    assert "; to the end of the shard: recycle" in first.reason
+
+
+def test_batches_by_tokens_are_unknown_where_the_timeline_has_no_plan() -> None:
+    """A job of somebody's own, or a shard that was begun in file order: crawl or not."""
+    assert found(job(waits=False))["batch_tokens"].seconds is None
+    assert "1 shard is unknown" in found(job(*RELEASED_FIRST, waits=False))["batch_tokens"].text
+
+
+def test_the_page_says_it_with_its_meaning() -> None:
+    """In its lead, and how the numbers are made; where all was on, neither."""
+    runs = list(in_runs(read_timeline(io.BytesIO(lines(job(*RELEASED_FIRST))))))
+    story = tell(runs, Settings())
+    text = page(story, choose(story), "t.jsonl", (), savings(runs, story))
+    assert "--action adaptive: it would have ended 1 shard that crawled about" in text
+    assert "would have saved at most 12 min 20 s" in text
+    assert "Would have been saved, by what was off in a run." in text
+    assert "Would have been saved" not in page(story, choose(story), "t.jsonl")
+
+
+class EndedSession:
+    """What is asked of a session whose run is over."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self.timeline = self
+        self.path = str(path)
+        self.timeline_start = start
+        self.config = Settings()
+
+
+def test_the_end_of_a_run_looks_at_its_own_part_of_the_timeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only after a crawl, and only while that is quick; a timeline that cannot be read is no matter."""
+    path, crawled = tmp_path / "timeline.jsonl", Progress(actions={"DETECT": 1})
+    earlier = lines(job(*RELEASED_FIRST))
+    path.write_bytes(earlier + lines(job(("EMPTY_CACHE", 20), action="off")))
+    session: Any = EndedSession(path, len(earlier))
+    told = look_back(session, crawled)
+    assert set(told) == {"adaptive", "cap"}
+    assert told["adaptive"]["seconds"] is None
+    assert told["cap"]["seconds"] == pytest.approx(20 * (CRAWL - HEALTHY), abs=1.0)
+    assert json.loads(json.dumps(told)) == told
+    assert look_back(session, Progress()) == {}
+    monkeypatch.setattr(module, "MOST_BYTES", 100)
+    assert look_back(session, crawled) == {}
+    path.unlink()
+    assert look_back(session, crawled) == {}
