@@ -99,7 +99,7 @@ def ratio(value: float) -> str:
 def test_watching_a_batch_costs_a_small_multiple_of_recording_it(
     benchmark: Benchmark, figures: Figures, exported: Endpoint, tmp_path: Path
 ) -> None:
-    """The goal is 0.5 ms at the median; here only ratios are held, since a shared machine has times of its own."""
+    """The goal is 0.05 ms at the median; here only ratios are held, since a shared machine has times of its own."""
     with ExitStack() as stack:
         steps = {
             "bare loop": bare_step(),
@@ -147,7 +147,7 @@ def test_watching_a_batch_costs_a_small_multiple_of_recording_it(
     assert samples["bare loop"].median < alone.median < samples["watched"].median
     # "No reader" records nothing, so there is nothing to be a multiple of.
     if exported.condition != "no reader":
-        assert samples["watched"].median < 60 * alone.median
+        assert samples["watched"].median < 20 * alone.median
 
 
 def test_the_scraped_condition_is_scraped() -> None:
