@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.build.processes import FINDS_PROCESSES
-from tests.build.rig import COMMAND, Done, Rig, kill, left_running, prose
+from tests.build.rig import COMMAND, SECONDS, Done, Rig, kill, left_running, prose
 from tests.shards.shards import made
 
 pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")
@@ -228,11 +228,11 @@ def same_batches_through(rig: Rig, kills: int, *more: str) -> None:
     seed, site = seed_of_this_run(), rig.with_site(SAYS_WHAT_WAS_TOGETHER)
     options = ("--batch-size", "3", "--batch-tokens", "500", *more)
     began = time.monotonic()
-    assert rig.run(rig.build_command(*options), **site).code == 0
+    assert rig.run(rig.build_command(*options), SECONDS, **site).code == 0
     longest = time.monotonic() - began if sys.platform == "win32" else LONGEST_LIFE_SECONDS
     whole = rig.verify()
     shutil.rmtree(rig.out)
-    assert rig.run(rig.build_command(*options, "--batch-tokens", "900"), **site).code == 0
+    assert rig.run(rig.build_command(*options, "--batch-tokens", "900"), SECONDS, **site).code == 0
     assert rig.verify()["digest"] != whole["digest"], "the vectors do not say what was together"
     command = rig.build_command(*SLOWED, *options)
     killer = Killer(rig, command, seed, longest, ("supervisor", "both"), site)
