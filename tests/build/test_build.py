@@ -114,6 +114,7 @@ def test_a_loop_of_links_and_a_link_to_nowhere(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
+        (["--batch-tokens", "0"], 2, "--batch-tokens is '0'; accepted: auto, or an integer >= 1"),
         (["--batch-size", "0"], 2, "--batch-size is '0'; accepted: an integer from 1 to 65536"),
         (["--factor", "1"], 2, "--factor is '1'; accepted: a number > 1"),
         (["--fault", "gremlin"], 2, "--fault is 'gremlin'; accepted: card, wedge"),
@@ -237,3 +238,13 @@ def test_a_locked_database_is_waited_for_and_then_named(rig: Rig) -> None:
     assert "is locked by another program" in done.summary["failed"]["shard-0"]
     assert rig.build().code == 0
     assert rig.verify()["code"] == 0
+
+
+def test_a_batch_that_has_no_room_for_the_longest_text_is_told_of_once(rig: Rig) -> None:
+    """Whoever loads the model, and in the words of the option."""
+    done = rig.write_shards(2, 1, 8).build("--batch-tokens", "100", "--workers", "2")
+    assert done.code == 0, done.errors
+    assert [note["text"] for note in done.of("note") if "goes alone" in note["text"]] == [
+        "a batch has 100 tokens at most, and the model reads up to 512 of one text: a text with more than 100 goes "
+        "alone; --batch-tokens 512 has room for each"
+    ]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.build import devices as device_choice
-from helix_crawl_otel.build.devices import DevicePlan, NoDevice, choose_devices, torch_build
+from helix_crawl_otel.build.devices import DevicePlan, NoDevice, batch_tokens, choose_devices, torch_build
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.cards import CardInfo, Description
 from helix_crawl_otel.probes.nvml import CUT_UP
@@ -192,6 +192,16 @@ def test_a_card_for_a_torch_without_cuda_is_an_error() -> None:
     ):
         choose("cuda", cards(24), build="")
     assert devices(choose("cuda", cards(24), build=None)) == ["cuda:0"]
+
+
+@pytest.mark.parametrize(
+    ("device", "tokens"),
+    [("cuda:0", 16_384), ("cuda:1", 32_768), ("cuda:2", 32_768), ("cuda:3", 16_384), ("cpu", 16_384)],
+)
+def test_a_large_card_has_larger_batches(device: str, tokens: int) -> None:
+    """One that is sold as 16 GB tells of a little less; one that tells nothing may be small."""
+    assert batch_tokens(device, cards(12, 15.99, 24, None)) == tokens
+    assert batch_tokens(device, without_nvml(9)) == 16_384
 
 
 def test_the_hashing_encoder_takes_the_cpu() -> None:
