@@ -2,7 +2,8 @@
 
 For tests and demonstrations. Each fault is laid over a real encoder in a real worker process.
 
-    card:fragment_gib=0.5,...   a modelled card (its parameters: `modelled_card.CardModel`, and fragment_gib a batch)
+    card:fragment_gib=0.5,...   a modelled card (its parameters: `modelled_card.CardModel`, and a batch's fragment_gib
+                                and leak_gib); it refuses what is beyond `--vram-cap`, where that is a number
     wedge:batch=3,worker=1      a C call that holds the GIL in the middle of a batch
     hang:batch=3,worker=1       a call that hangs and lets other threads run
     crash:batch=3,worker=1      the process ends in the middle of a batch
@@ -26,9 +27,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from helix_crawl_otel.config import Value
 from helix_crawl_otel.encoders.base import Encoder
 from helix_crawl_otel.faults.card import CARD_KEYS, CardFault, CardsCpu, card_of
 from helix_crawl_otel.faults.encoder import FaultyEncoder
+from helix_crawl_otel.probes.vram_cap import OFF
 
 __all__ = ["Fault", "apply_faults", "clock_rate", "has_card", "parse_fault"]
 
@@ -130,6 +133,7 @@ def apply_faults(
     sleep: Callable[[float], None],
     *,
     is_demoted: bool = False,
+    vram_cap: Value = OFF,
 ) -> Encoder:
     """The encoder with the faults laid over it.
 
@@ -140,13 +144,16 @@ def apply_faults(
         clock: Seconds.
         sleep: Seconds of that clock.
         is_demoted: In a worker that was sent to the CPU, which a modelled card slows no more.
+        vram_cap: In force on a modelled card, see `CardFault`.
 
     Raises:
         RuntimeError: There is no memory for the model, by the fault `hog`.
     """
     for fault in faults:
-        if fault.name == "card":
-            encoder = (CardsCpu if is_demoted else CardFault)(encoder, fault.values, clock, sleep)
+        if fault.name == "card" and is_demoted:
+            encoder = CardsCpu(encoder, fault.values, clock, sleep)
+        elif fault.name == "card":
+            encoder = CardFault(encoder, fault.values, clock, sleep, vram_cap)
         elif is_demoted and (fault.name in _ON_CARD or fault.number("card", 0)):
             continue
         elif fault.name != "clock" and fault.number("worker", worker) == worker:
