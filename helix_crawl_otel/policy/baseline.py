@@ -103,10 +103,25 @@ class BaselineMeter:
     those of less than a quarter of their mean work.
 
     Survives every change of worker, with the batches measured so far (rule 9).
+
+    Args:
+        samples: Measured so far, none once there is a baseline.
+        baseline: Of the shard, `None` while it is measured.
+        small: Where small batches have become the usual ones, as at the end of a shard whose longest passages come
+            first: what each of the first `window` in a row has cost beyond its work, in the same unit, 0 or more.
+
+    Raises:
+        ValueError: One of `small` is negative: a damaged state file.
     """
 
     samples: list[Sample] = field(default_factory=list)
     baseline: Baseline | None = None
+    small: list[float] = field(default_factory=list, metadata={OPTIONAL: True})
+
+    def __post_init__(self) -> None:
+        for overhead in self.small:
+            if overhead < 0:
+                raise ValueError(f"small has {overhead!r}; accepted: numbers >= 0")
 
     def add(self, sample: Sample, window: int) -> Baseline | None:
         """Take one finished batch. Returns the baseline when this batch completes it, else `None`."""
@@ -118,6 +133,21 @@ class BaselineMeter:
         self.baseline = _median(_usual(self.samples))
         self.samples = []
         return self.baseline
+
+    def add_small(self, work: float, seconds: float, window: int) -> None:
+        """Take a small batch that ended after `seconds`, and was not slow under a full memory."""
+        if self.baseline is not None and len(self.small) < window:
+            self.small.append(max(0.0, self.baseline.rate * seconds - work))
+
+    def weigh(self, work: float, baseline: Baseline, window: int) -> float:
+        """The work that a batch is judged by (rule 4): its own, and of a small one with what any batch costs besides.
+
+        While that is not known, and at most, it is judged as a quarter of the usual work.
+        """
+        least = SMALL_BATCH * baseline.work
+        if work >= least or len(self.small) < window:
+            return max(work, least)
+        return min(work + median(self.small), least)
 
 
 @dataclass

@@ -28,9 +28,9 @@ BUSY_SECONDS = 86_400.0
 a minute. A card's driver spins while it waits, so that there a busy process is no sign of life."""
 
 
-def is_small(work: float, baseline: Baseline | None) -> bool:
-    """Whether a batch is too small to be an observation when it ends."""
-    return baseline is not None and work < SMALL_BATCH * baseline.work
+def is_small(work: float, baseline: Baseline) -> bool:
+    """Whether the rate of a batch is all overhead (rule 4)."""
+    return work < SMALL_BATCH * baseline.work
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Batch:
         started: Seconds.
         warmup: One of the first batches of its worker: never judged, except as a hang.
         slice_seconds: Time that a shard at its limit would need, `None` while no baseline is known.
-        weighed: Work it is judged by in flight: its own, at least a quarter of the usual.
+        weighed: Work it is judged by, see `BaselineMeter.weigh`; 0 while no baseline is known.
         slices: Slices observed so far.
         full_slices: The newest of them in a row under a memory that is full, or was since the worker's start; since
             the last trip.
@@ -118,11 +118,11 @@ class Batch:
         """Passages, more than 0."""
         return self.info.genes
 
-    def measure(self, baseline: Baseline, factor: float, tick_seconds: float) -> None:
-        """Fix the length of the slices by the baseline in force, once."""
+    def measure(self, baseline: Baseline, weighed: float, factor: float, tick_seconds: float) -> None:
+        """Fix what it is judged by and the length of its slices by the baseline in force, once."""
         if self.slice_seconds is None:
-            self.weighed = max(self.work, SMALL_BATCH * baseline.work)
-            self.slice_seconds = max(self.weighed * factor / baseline.rate, tick_seconds)
+            self.weighed = weighed
+            self.slice_seconds = max(weighed * factor / baseline.rate, tick_seconds)
 
     def next_slice(self) -> float:
         """When the next slice is due, in seconds; infinite when no more are observed."""

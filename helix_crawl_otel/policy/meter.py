@@ -72,7 +72,7 @@ class CostMeter:
         """A batch has ended at `t`, under this baseline, and the memory was full meanwhile, or not, or nobody knows."""
         shard, worker = self._state.shards[batch.shard], self._state.workers[batch.worker]
         rate = batch.work / seconds
-        is_slow = baseline is not None and baseline.is_slow(rate, self._factor)
+        is_slow = baseline is not None and baseline.is_slow((batch.weighed or batch.work) / seconds, self._factor)
         self.count(batch, seconds)
         shard.costs.spend(0.0, batch.work)
         shard.costs.stuck, shard.left_at = 0, t

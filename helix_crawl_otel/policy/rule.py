@@ -24,6 +24,9 @@ from helix_crawl_otel.policy.state import PolicyState, ShardState
 
 __all__ = ["Rule"]
 
+GIVEN_BACK = 0.005
+"""Of the memory: a reading that is so much lower than an earlier one tells of a release."""
+
 
 class Rule:
     """The rule, over a state that the policy owns.
@@ -123,14 +126,31 @@ class Rule:
         self.costs.finish(t, batch, seconds, baseline, full)
         if batch.warmup:
             return []
-        is_no_sample = is_small(batch.work, baseline) or batch.is_covered(seconds)
         meter = self.state.shards[batch.shard].meter(batch.device)
+        is_observed = True
+        if baseline is not None and is_small(batch.work, baseline):
+            is_observed = self._is_small_observed(batch, seconds, meter, baseline, full=full)
+        elif meter.baseline is not None:
+            meter.small.clear()
         if meter.baseline is None:
             self._measure(batch, meter, Sample(rate, genes_rate, batch.work, bool(full)))
             baseline, source = self.baseline(batch.shard, batch.device, batch.work)
-        if is_no_sample:
+        if not is_observed or batch.is_covered(seconds):
             return []
-        return self._observe(t, batch, rate, genes_rate, baseline, source, full, None)
+        judged = (batch.weighed or batch.work) / seconds
+        return self._observe(t, batch, judged, genes_rate, baseline, source, full, None)
+
+    def _is_small_observed(
+        self, batch: Batch, seconds: float, meter: BaselineMeter, baseline: Baseline, *, full: bool | None
+    ) -> bool:
+        """Rule 4, for a small batch that has ended: a window of them in a row makes them the usual ones, which are
+        judged. Before, only one that is slow even as a quarter of the usual work."""
+        factor, window = self.settings.factor, self.settings.window
+        if len(meter.small) >= window:
+            return True
+        if not (full and baseline.is_slow(batch.work / seconds, factor)):
+            meter.add_small(batch.work, seconds, window)
+        return baseline.is_slow(batch.weighed / seconds, factor)
 
     def _card(self, device: str, state: ShardState) -> str:
         return CardBaselines.key(device, self.state.encoder, state.unit)
@@ -151,7 +171,9 @@ class Rule:
         """Fix the slices of a batch by the baseline in force, once there is one."""
         baseline, _ = self.baseline(batch.shard, batch.device, batch.work)
         if baseline is not None:
-            batch.measure(baseline, self.settings.factor, self.tick_seconds)
+            meter = self.state.shards[batch.shard].meter(batch.device)
+            weighed = meter.weigh(batch.work, baseline, self.settings.window)
+            batch.measure(baseline, weighed, self.settings.factor, self.tick_seconds)
 
     def _next_due(self, batch: Batch, deadlines: bool) -> tuple[float, str]:
         """What comes next inside a batch, and when; a slice before a deadline of the same moment. Never is infinite."""
@@ -374,16 +396,22 @@ class Rule:
         return max(known) >= self.settings.vram_full if known else None
 
     def _has_been_full(self, t: float, batch: Batch) -> bool:
-        """Whether it was since the worker was started, or near it. An allocator at its cap gives its cache back, and a
-        release by need does the same before it is full: no reason to take a batch that does not end for anything else.
+        """Whether it was since the worker was started, or near it, and some of it was given back before the batch.
+
+        An allocator at its cap gives its cache back, and a release by need does the same before it is full: no reason
+        to take a batch that does not end for anything else. A card that has always had room is another thing.
         """
         worker = self.state.workers.get(batch.worker)
         track = self.state.memory.get(batch.device)
         if worker is None or track is None:
             return False
-        known = (track.highest(worker.floor.since, t), track.cap.highest(worker.floor.since, t))
+        since = worker.floor.since
+        before = (track.highest(since, t), track.cap.highest(since, t))
         near = min(NEAR_FULL, self.settings.vram_full)
-        return any(fraction is not None and fraction >= near for fraction in known)
+        return any(
+            highest is not None and now is not None and highest >= near and highest - now >= GIVEN_BACK
+            for highest, now in zip(before, self._fractions(t, batch), strict=True)
+        )
 
     def _fractions(self, t: float, batch: Batch) -> tuple[float | None, float | None]:
         """The highest since a batch began: of the device's memory, and of the allocator's cap."""

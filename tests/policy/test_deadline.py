@@ -86,7 +86,7 @@ def test_the_rest_is_its_age_or_what_the_pace_leaves(age: float, rate: float | N
     """The larger of `age` and `work / rate - age`."""
     batch = Batch(BatchInfo("b", "a", "w", "cuda:0", GENES, WORK), WORK, started=1000.0)
     assert batch.expected_rest(1000.0 + age, rate) == pytest.approx(rest)
-    batch.measure(Baseline(RATE, 16.0, 8 * WORK), 5.0, TICK)  # in flight it is judged as a quarter of the usual
+    batch.measure(Baseline(RATE, 16.0, 8 * WORK), 2 * WORK, 5.0, TICK)  # judged as a quarter of the usual
     assert batch.expected_rest(1000.0 + age, rate) == pytest.approx(max(age, 2 * WORK / (rate or math.inf) - age))
 
 

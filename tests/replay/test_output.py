@@ -95,7 +95,7 @@ def test_text_says_what_was_seen_what_would_have_been_done_and_why() -> None:
     rows = [line.split() for line in text.splitlines() if "cuda:0" in line]
     assert [row[3] for row in rows] == ["DETECT", "EMPTY_CACHE", "overdue", "RECYCLE"]
     assert "99.5 % full" in text
-    assert "a batch running for 215 s may take another 215 s" in text
+    assert "a batch running for 172 s may take another 172 s" in text
     assert "1 crawl in 1 of 1 shard; actions: 1 EMPTY_CACHE, 1 RECYCLE." in text
 
 
