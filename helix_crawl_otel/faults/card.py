@@ -14,6 +14,7 @@ from typing import Any
 
 from helix_crawl_otel.config import Value
 from helix_crawl_otel.encoders.base import Encoder, EncoderLayer
+from helix_crawl_otel.formats import GIB, gib
 from helix_crawl_otel.modelled_card import WHOLE_FIELDS, BatchLoad, CardModel, Context, check_number
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.vram_cap import OFF, fraction_of
@@ -95,7 +96,7 @@ class CardFault(EncoderLayer):
         ends = started + warmup_seconds + context.encode(load, halves=False)
         if context.lacks_memory:
             self._sleep(max(0.0, ends - self._clock()))
-            needed = f"{load.needed_gib(self._card):.2f} GiB"
+            needed = gib(round(load.needed_gib(self._card) * GIB))
             raise RuntimeError(f"CUDA out of memory. Tried to allocate {needed} (injected by --fault card)")
         vectors = self._encoder.encode(texts)
         self._sleep(max(0.0, ends - self._clock()))

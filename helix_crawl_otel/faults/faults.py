@@ -2,8 +2,7 @@
 
 For tests and demonstrations. Each fault is laid over a real encoder in a real worker process.
 
-    card:fragment_gib=0.5,...   a modelled card (its parameters: `modelled_card.CardModel`, and a batch's fragment_gib
-                                and leak_gib); it refuses what is beyond `--vram-cap`, where that is a number
+    card:fragment_gib=0.5,...   a modelled card (its parameters: `modelled_card.CardModel`, and fragment_gib a batch)
     wedge:batch=3,worker=1      a C call that holds the GIL in the middle of a batch
     hang:batch=3,worker=1       a call that hangs and lets other threads run
     crash:batch=3,worker=1      the process ends in the middle of a batch
@@ -15,7 +14,8 @@ For tests and demonstrations. Each fault is laid over a real encoder in a real w
     slow:seconds=0.2,batch=3    every batch takes so much longer, from this one on
     clock:rate=100              the run's clock runs so much faster, in the supervisor as well
 
-`batch` counts the batches of a worker process from 1, and is 1 unless given. `worker` counts the worker processes of a
+`leak_gib` of card is what each batch takes and only the end of the process gives back. The card refuses what is beyond
+`--vram-cap`, where that is a number. `batch` counts the batches of a worker process from 1, and is 1 unless given. `worker` counts the worker processes of a
 run from 1; without it every one is struck. `seconds` of wedge and hang are real ones, a week unless given; of slow
 and of the card those of the run's clock. `text` is looked for as it stands, and holds no comma. `genes` of nan: only in
 batches of more genes. `device` and `hog` strike no worker that was sent to the CPU; nor do oom and nan with `card=1`.

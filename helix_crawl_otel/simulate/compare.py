@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from helix_crawl_otel.formats import span, table_lines
+from helix_crawl_otel.formats import GIB, gib, span, table_lines
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.best import best_plan
 from helix_crawl_otel.simulate.families import FAMILIES, random_scenarios
@@ -328,7 +328,7 @@ def order_table(by_order: Sequence[Sequence[Sequence[Row]]], columns: int | None
 
 
 def _of_order(row: Row) -> tuple[str, str]:
-    return row.finished, f"{row.peak_gib:.1f} GiB"
+    return row.finished, gib(round(row.peak_gib * GIB))
 
 
 def legend() -> str:
