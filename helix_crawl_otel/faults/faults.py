@@ -15,7 +15,9 @@ For tests and demonstrations. Each fault is laid over a real encoder in a real w
     clock:rate=100              the run's clock runs so much faster, in the supervisor as well
 
 `leak_gib` of card is what each batch takes and only the end of the process gives back. The card refuses what is beyond
-`--vram-cap`, where that is a number. `batch` counts the batches of a worker process from 1, and is 1 unless given. `worker` counts the worker processes of a
+`--vram-cap`, where that is a number.
+
+`batch` counts the batches of a worker process from 1, and is 1 unless given. `worker` counts the worker processes of a
 run from 1; without it every one is struck. `seconds` of wedge and hang are real ones, a week unless given; of slow
 and of the card those of the run's clock. `text` is looked for as it stands, and holds no comma. `genes` of nan: only in
 batches of more genes. `device` and `hog` strike no worker that was sent to the CPU; nor do oom and nan with `card=1`.
