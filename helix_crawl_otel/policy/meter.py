@@ -52,9 +52,8 @@ class CostMeter:
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, batch: Batch, shard: ShardState, worker: WorkerState) -> None:
         """A batch begins. The first of a new worker ends the wait for it."""
-        shard, worker = self._state.shards[batch.shard], self._state.workers[batch.worker]
         if batch.device != "cpu":
             shard.card = batch.device
         if worker.batches == 1 and worker.reason in ("recycle", "demote") and shard.left_at is not None:

@@ -187,7 +187,8 @@ class Policy:
         decisions = self._hand_over(t, info.shard, state, info.worker)
         batch = self.state.inflight.get(info.id) or self._track(t - seconds, info, state)
         self.state.inflight.pop(info.id, None)  # it keeps no action from its boundary any more
-        decisions += self._rule.advance_batch(batch, batch.started + seconds, deadlines=False)
+        if not self._rule.is_quiet(batch.started + seconds):
+            decisions += self._rule.advance_batch(batch, batch.started + seconds, deadlines=False)
         self.state.workers[batch.worker].floor.finish_batch(t, self.settings.warmup)
         decisions += self._rule.observe_finished(t, batch, seconds)
         return decisions, None
@@ -303,7 +304,7 @@ class Policy:
         work = self._weigh(state, info)
         warmup = worker.batches <= self.settings.warmup or work is None
         batch = Batch(info, info.genes if work is None else work, started=t, warmup=warmup)
-        self._rule.begin(batch)
+        self._rule.begin(batch, state, worker)
         return batch
 
     def _drop_batches(self, which: Callable[[Batch], bool]) -> None:

@@ -20,7 +20,7 @@ from helix_crawl_otel.policy.meter import CostMeter
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, Evidence
 from helix_crawl_otel.policy.release import NEAR_FULL
 from helix_crawl_otel.policy.settings import ADAPTIVE, Settings
-from helix_crawl_otel.policy.state import PolicyState, ShardState
+from helix_crawl_otel.policy.state import PolicyState, ShardState, WorkerState
 
 __all__ = ["Rule"]
 
@@ -48,16 +48,20 @@ class Rule:
         """Nothing of the batches in flight falls due before, in seconds. What a batch waits for comes sooner only by a
         new action or a new baseline, and each of them ends the quiet."""
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, batch: Batch, shard: ShardState, worker: WorkerState) -> None:
         """Take a batch that begins, or is told of at its end."""
         self.state.inflight[batch.id] = batch
-        self.costs.begin(batch)
+        self.costs.begin(batch, shard, worker)
         self._measure_slices(batch)
         self.quiet_until = min(self.quiet_until, self._next_due(batch, deadlines=True)[0])
 
+    def is_quiet(self, now: float) -> bool:
+        """Whether nothing of the batches in flight has fallen due up to `now`."""
+        return now + ROUNDING * self.tick_seconds < self.quiet_until
+
     def advance(self, now: float) -> list[Decision]:
         """Take all batches in flight up to `now`."""
-        if now + ROUNDING * self.tick_seconds < self.quiet_until:
+        if self.is_quiet(now):
             return []
         batches = list(self.state.inflight.values())
         self.quiet_until = math.inf
@@ -390,10 +394,15 @@ class Rule:
             batch: Running, or ended at `t`.
             t: Seconds.
         """
-        if self.settings.shared and self._shared(t, batch).is_spill:
+        track = self.state.memory.get(batch.device)
+        if track is None:
+            return None
+        if self.settings.shared and track.shared.peaks and self._shared(t, batch).is_spill:
             return True
-        known = [fraction for fraction in self._fractions(t, batch) if fraction is not None]
-        return max(known) >= self.settings.vram_full if known else None
+        used, of_cap = track.highest(batch.started, t), track.cap.highest(batch.started, t)
+        if used is None and of_cap is None:
+            return None
+        return max(used or 0.0, of_cap or 0.0) >= self.settings.vram_full
 
     def _has_been_full(self, t: float, batch: Batch) -> bool:
         """Whether it was since the worker was started, or near it, and some of it was given back before the batch.
