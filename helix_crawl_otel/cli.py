@@ -51,8 +51,8 @@ exit codes:
   130  interrupted
 
 environment:
-  The knobs of the rule are HELIX_BFM_CRAWL_FACTOR, _WINDOW, _ACTION, _VRAM, _EMA_ALPHA, _WARMUP, _INFLIGHT and
-  _SHARED; an option of the same name wins. `helix-crawl replay --help` lists them with their defaults."""
+The knobs of the rule are HELIX_BFM_CRAWL_FACTOR, _WINDOW, _ACTION, _VRAM, _EMA_ALPHA, _WARMUP, _INFLIGHT and
+_SHARED; an option of the same name wins. `helix-crawl replay --help` lists them with their defaults."""
 
 
 def main(argv: "Sequence[str] | None" = None) -> int:
@@ -130,7 +130,6 @@ def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
         prog="helix-crawl",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"helix-crawl {__version__}")
@@ -139,6 +138,10 @@ def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
     if first and first not in (*_COMMANDS, "-h", "--help", "--version"):
         parser.error(_no_command(first))
     names = () if first == "--version" else (first,) if first in _COMMANDS else _COMMANDS
+    if names:
+        from helix_crawl_otel.commands.common import HelpFormatter
+
+        parser.formatter_class = HelpFormatter
     for name in names:
         import_module(f"helix_crawl_otel.commands.{name}").register(subparsers)
     return parser

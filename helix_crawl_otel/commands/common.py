@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Collection
 from itertools import islice
 from pathlib import Path
@@ -117,6 +119,50 @@ def say_over(text: str) -> None:
 # -- the command line, and the timeline -----------------------------------------------------------------------------
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Fits descriptions and epilogs into the terminal, and leaves their lists and examples whole.
+
+    Lines that follow one another make a paragraph. An indented line stands alone: what comes after a gap in it is its
+    explanation, and is wrapped in its column, or below where there is no room beside it. What has no gap is never cut:
+    a command is there to be copied. A line that is indented as far as an explanation goes on with it.
+    """
+
+    BESIDE = 24
+    """Columns that an explanation needs at least to stand beside what it explains."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        for line in re.sub(r"\n {8,}", " ", text).split("\n"):  # what goes on with an explanation
+            if lines and line and line[0] != " " and lines[-1] and lines[-1][0] != " " and lines[-1][-1] != ":":
+                lines[-1] += f" {line}"
+            else:
+                lines.append(line)
+        wrapped = [each for line in lines for each in self._wrapped(line, width - len(indent))]
+        return "\n".join(indent + each if each else "" for each in wrapped)
+
+    def _wrapped(self, line: str, width: int) -> list[str]:
+        """One line, in as many as it needs."""
+        if not line.startswith(" "):
+            return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]
+        gap = re.search(r"\S {2,}(?=\S)", line)
+        if gap is None or len(line) <= width:
+            return [line]
+        left, column = line[: gap.start() + 1], gap.end()
+        if column + self.BESIDE <= width:
+            begin = line[:column]
+        else:
+            begin, column = " " * 6, 6
+        below = textwrap.wrap(
+            line[gap.end() :],
+            width,
+            initial_indent=begin,
+            subsequent_indent=" " * column,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        return below if begin.strip() else [left, *below]
+
+
 def add_command(
     commands: Commands,
     name: str,
@@ -134,8 +180,8 @@ def add_command(
         name: As it is typed.
         run: Takes the parsed arguments, and returns the exit code; they carry it as `func`.
         help: One line for the list of commands.
-        description: What `--help` begins with; printed as it stands.
-        epilog: What it ends with; printed as it stands.
+        description: What `--help` begins with, see `HelpFormatter`.
+        epilog: What it ends with, likewise.
         usage: Only where it cannot be made from the arguments.
 
     Returns:
@@ -147,7 +193,7 @@ def add_command(
         usage=usage,
         description=description,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.set_defaults(func=run)

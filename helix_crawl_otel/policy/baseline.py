@@ -147,7 +147,7 @@ class BaselineMeter:
         least = SMALL_BATCH * baseline.work
         if work >= least or len(self.small) < window:
             return max(work, least)
-        return min(work + median(self.small), least)
+        return min(work + median(self.small[:window]), least)
 
 
 @dataclass

@@ -22,6 +22,10 @@ CURED, FAILED = 0.5, 2.0
 """How often a release of the cache cures before any was tried: Beta(0.5, 2), one in five."""
 
 
+MOST = 1e18
+"""Seconds, work or times: more is a damaged state file, and would make infinite costs of a sum."""
+
+
 @dataclass
 class CardCosts:
     """Of one card and encoder, the newest last; the work is in the unit of the card's baselines.
@@ -37,7 +41,7 @@ class CardCosts:
         crawls: Seen.
 
     Raises:
-        ValueError: A number is negative, or there were more cures than tries: a damaged state file.
+        ValueError: A number is negative or beyond 1e18, or there were more cures than tries: a damaged state file.
     """
 
     recycle_seconds: list[float] = field(default_factory=list)
@@ -101,7 +105,7 @@ class ShardCosts:
         stuck: Workers ended by force since a batch was last finished.
 
     Raises:
-        ValueError: A number is negative: a damaged state file.
+        ValueError: A number is negative or beyond 1e18: a damaged state file.
     """
 
     done: float = 0.0
@@ -187,6 +191,8 @@ class ContextCosts:
 def _check(costs: CardCosts | ShardCosts) -> None:
     for each in fields(costs):
         value = getattr(costs, each.name)
+        if isinstance(value, list):
+            del value[:-KEPT]
         for number in value if isinstance(value, list) else [value]:
-            if number < 0:
-                raise ValueError(f"{each.name} is {value!r}; accepted: 0 or more")
+            if not 0 <= number <= MOST:
+                raise ValueError(f"{each.name} is {str(value)[:80]}; accepted: 0 to {MOST:g}")

@@ -292,7 +292,9 @@ def durable_mark(state: PolicyState) -> tuple[object, ...]:
 
 
 def _mark(shard: ShardState) -> tuple[object, ...]:
-    measured = [(device, tuple(meter.samples), meter.baseline, *meter.small) for device, meter in shard.meters.items()]
+    measured = [
+        (device, tuple(meter.samples), meter.baseline, len(meter.small)) for device, meter in shard.meters.items()
+    ]
     ladder, costs = shard.ladder, shard.costs
     return shard.is_done, ladder.rung, tuple(ladder.refused), shard.unit, measured, costs.recycles, costs.lost_seconds
 

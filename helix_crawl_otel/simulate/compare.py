@@ -336,6 +336,7 @@ def legend() -> str:
     lines = ["Policies:"]
     lines += [f"  {name:17} {text}" for name, text in DEFINITIONS.items()]
     lines += [
+        "",
         "Columns:",
         f"  finished after    virtual time from the start of the first worker; given up after {span(GIVE_UP_SECONDS)}",
         "  over best         that time over best's, in the middle one of the draws (of an even number, the lower)",
@@ -345,7 +346,9 @@ def legend() -> str:
         "  interventions     remedies taken in answer to a verdict (a release by the clock is routine); best: planned",
         "  false             of those, taken while there was no crawl; the most in any draw",
         "  held              with --order both: the most that a worker took, weights and what has spilled with it",
+        "",
         f"Each scenario is drawn {DRAWS} times, or --draws: its batches' lengths and times differ from seed to seed.",
+        "",
         "Families of --random N, each of which is a SCENARIO too; --seed S makes the same one again:",
         *(f"  {name:17} {text}" for name, (text, _) in FAMILIES.items()),
     ]

@@ -47,8 +47,8 @@ DEFINITIONS = {
     "adaptive": "as ladder, but at a trip what finishes the shard sooner, by the rates and costs measured so far "
     "(`--action adaptive`), and the cache is released by need, as `build` does it unless told a number of batches",
     "adaptive+cap": "the same with the cap of ladder+cap",
-    "best": "a bound, knowing all that will come: the cheapest plan of recycles, moves to the CPU and back, at any "
-    "batch boundary, each at its full cost, where a cache is emptied for nothing and a batch cut that does not fit",
+    "best": "a bound, knowing all that will come: the cheapest plan of recycles and of moves to the CPU and back, each "
+    "at its full cost; emptying the cache and cutting a batch that does not fit cost nothing",
 }
 """What each policy is, in the order of the table."""
 

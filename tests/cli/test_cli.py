@@ -80,6 +80,20 @@ def test_help_teaches(capsys: Output) -> None:
         assert part in text
 
 
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_help_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    """Of every command. What is to be copied is never cut: it stands alone in its line, without its explanation."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command in ([], *([name] for name in cli._COMMANDS)):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        shown = capsys.readouterr().out.partition("\n\n")[2]  # argparse's usage does not fit into 40
+        assert "\noptions:\n" in shown
+        for line in shown.splitlines():
+            is_to_copy = line.startswith(("  helix-crawl ", "  {", "  ssh ")) and "   " not in line.strip()
+            assert len(line) <= columns or is_to_copy, (command, line)
+
+
 def test_help_of_replay_teaches(capsys: Output) -> None:
     """Its knobs with variables and defaults, examples, the two lines that another job has to write."""
     with pytest.raises(SystemExit):

@@ -15,6 +15,9 @@ from tests.docs.pages import page
 from tests.programs import require_program
 from tests.rules.tree import ROOT
 
+FEWER_DRAWS = {"helix-crawl simulate": "helix-crawl simulate --draws 1"}
+"""Ten draws of every scenario are half a minute of a processor, and run in tests/simulate."""
+
 EXAMPLES = [line for block in page("commands").fenced("sh") for line in block.splitlines()]
 
 
@@ -36,7 +39,7 @@ def test_example_runs(example: str, tmp_path: Path) -> None:
     command.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m helix_crawl_otel "$@"\n')
     command.chmod(0o755)
     done = subprocess.run(
-        [require_program("bash"), "-o", "pipefail", "-c", example],
+        [require_program("bash"), "-o", "pipefail", "-c", FEWER_DRAWS.get(example, example)],
         check=False,
         cwd=tmp_path,
         env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"},

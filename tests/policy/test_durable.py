@@ -232,6 +232,7 @@ CARD = "cuda:0|work|"
         (["shards"], [], r"DurableState.shards is \[\]; accepted: an object"),
         (["shards"], ..., r"DurableState is .*; accepted: an object with cards, costs, encoder, shards, version"),
         (["extra"], 1, r"DurableState is .*; accepted: an object with cards, costs, encoder, shards, version"),
+        (["costs"], {"c": {"spans": [1e308, 1e308]}}, r"DurableState.costs\['c'\]"),
         (["shards", "a"], 5, r"DurableState.shards\['a'\] is 5; accepted: an object"),
         (["shards", "a", "rung"], 4, r"DurableState.shards\['a'\].rung is 4; accepted: 0 to 3"),
         (["shards", "a", "rung"], -1, r"DurableState.shards\['a'\].rung is -1; accepted: 0 to 3"),
