@@ -81,6 +81,9 @@ class Cuda:
     def memory_reserved(self, index: int = 0) -> int:
         return self.allocated[index] + self.free_blocks[index]
 
+    def memory_allocated(self, index: int = 0) -> int:
+        return self.allocated[index]
+
     def memory_stats(self, index: int) -> dict[str, int]:
         return dict.fromkeys(("reserved_bytes.all.current", "reserved_bytes.all.peak"), self.memory_reserved(index))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -54,8 +55,8 @@ def test_by_default_it_is_released_by_need() -> None:
 
 
 def test_a_cache_that_stays_full_costs_ever_less() -> None:
-    """Half a second each, in batches of a second: after 10 s, 20 s and so on, up to 320 s."""
-    found = due_at(made(None, FULL), 2000)
+    """Half a second each, in batches of five: after 50 s, 100 s and so on, up to 1,600 s."""
+    found = due_at(made(None, FULL, seconds=5.0), 2000)
     gaps = [later - earlier for earlier, later in itertools.pairwise(found)]
     assert found[0] == 1
     assert gaps == sorted(gaps)
@@ -104,3 +105,15 @@ def test_cached_is_what_is_reserved_and_not_allocated(device: str, expected: int
     assert cached_bytes(device, {}) is None
     unused = SimpleNamespace(is_initialized=lambda: False)
     assert cached_bytes(device, {"torch": SimpleNamespace(cuda=unused)}) is None
+
+
+def _lacks_it(index: int) -> int:
+    raise RuntimeError("CUDA error: unspecified launch failure")
+
+
+@pytest.mark.parametrize("cuda", [{}, {"memory_reserved": _lacks_it}], ids=["lacks the function", "raises"])
+def test_a_torch_that_does_not_tell_what_it_caches_ends_no_job(cuda: dict[str, Any]) -> None:
+    """It is asked at every boundary of a card that is full: each worker would be replaced after one batch."""
+    torch = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True, **cuda))
+    releases = CacheReleases(None, lambda: FULL, lambda: cached_bytes("cuda:0", {"torch": torch}))
+    assert due_at(releases, 3) == [1], "it is full, and there may be something to release"
