@@ -103,7 +103,9 @@ class Rule:
             if what == "slice":
                 baseline, source = self.baseline(batch.shard, batch.device, batch.work)
                 rate, genes_rate = batch.take_slice()
-                decisions += self._observe(t, batch, rate, genes_rate, baseline, source, t - batch.started)
+                decisions += self._observe(
+                    t, batch, rate, genes_rate, baseline, source, self.is_full(batch, t), t - batch.started
+                )
             elif what == "deadline":
                 assert state.ladder.pending is not None
                 waited, age = whole_seconds(t - state.ladder.pending.since), whole_seconds(t - batch.started)
@@ -117,17 +119,18 @@ class Rule:
         """Take a batch that ended at `t` after `seconds`: into the baseline being measured, and as an observation."""
         rate, genes_rate = batch.work / seconds, batch.genes / seconds
         baseline, source = self.baseline(batch.shard, batch.device, batch.work)
-        self.costs.finish(t, batch, seconds, baseline, self.is_full(batch, t))
+        full = self.is_full(batch, t)
+        self.costs.finish(t, batch, seconds, baseline, full)
         if batch.warmup:
             return []
         is_no_sample = is_small(batch.work, baseline) or batch.is_covered(seconds)
         meter = self.state.shards[batch.shard].meter(batch.device)
         if meter.baseline is None:
-            self._measure(batch, meter, Sample(rate, genes_rate, batch.work, bool(self.is_full(batch, t))))
+            self._measure(batch, meter, Sample(rate, genes_rate, batch.work, bool(full)))
             baseline, source = self.baseline(batch.shard, batch.device, batch.work)
         if is_no_sample:
             return []
-        return self._observe(t, batch, rate, genes_rate, baseline, source, None)
+        return self._observe(t, batch, rate, genes_rate, baseline, source, full, None)
 
     def _card(self, device: str, state: ShardState) -> str:
         return CardBaselines.key(device, self.state.encoder, state.unit)
@@ -179,12 +182,13 @@ class Rule:
         genes_rate: float,
         baseline: Baseline | None,
         source: str,
+        full: bool | None,
         inflight_seconds: float | None,
     ) -> list[Decision]:
         state = self.state.shards[batch.shard]
         detector = state.detector(batch.device)
         waits = self._waits_for_boundary(batch, state)
-        full, in_flight = self.is_full(batch, t), inflight_seconds is not None
+        in_flight = inflight_seconds is not None
         if in_flight:
             fits = full or detector.episode_open or (full is not None and self._has_been_full(t, batch))
             batch.full_slices = batch.full_slices + 1 if fits else 0

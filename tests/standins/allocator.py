@@ -45,7 +45,7 @@ class Card:
 
 
 class Cuda:
-    """What may be asked of `torch.cuda` for a cap. Any other function is missing: asking for it is an error.
+    """What may be asked of `torch.cuda` for a cap or a release. Any other is missing: asking for it is an error.
 
     Args:
         card: Cards of the process, in order.

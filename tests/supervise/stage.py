@@ -32,7 +32,7 @@ from helix_crawl_otel.supervise.slot import Phase, Slot
 from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import RunningClock
 from tests.supervise.played import SECONDS, PlayedWorker
-from tests.watch.rig import CARD_BYTES, CRAWL, FULL, GENES, HEALTHY, LOW, TICK, WORK, Clock, collected, make_provider
+from tests.watch.rig import CARD_BYTES, FULL, GENES, HEALTHY, LOW, SLOW, TICK, WORK, Clock, collected, make_provider
 
 __all__ = ["Stage", "build_job"]
 
@@ -245,7 +245,7 @@ class Stage:
         """Crawl on a full card until a remedy is asked for, which is of this kind."""
         self.fraction = FULL
         for _ in range(40):
-            self.batch(worker, shard, CRAWL, boundary=boundary)
+            self.batch(worker, shard, SLOW, boundary=boundary)
             for action in worker.actions():
                 assert action.kind.value == kind
                 return action

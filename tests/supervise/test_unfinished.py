@@ -101,9 +101,9 @@ def test_one_batch_after_the_other_up_to_the_cpu(path: Path) -> None:
     assert len(lines(path, "unfinished")) == 2
 
 
-@pytest.mark.parametrize("ticks", [1, 60])
+@pytest.mark.parametrize("ticks", [1, 31])
 def test_a_batch_in_which_its_worker_crashes(path: Path, ticks: int) -> None:
-    """Of itself, or killed by somebody: after a moment, or in the middle of a crawl."""
+    """Of itself, or killed by somebody: after a moment, or just before it has filled a window alone."""
     with Stage(timeline=path) as stage:
         stage.begin()
         stage.healthy(begun(stage), "a")
@@ -116,7 +116,7 @@ def test_a_batch_in_which_its_worker_crashes(path: Path, ticks: int) -> None:
         stage.healthy(begun(stage), "a", 3)
     assert [line["event"] for line in lines(path, "worker", "unfinished")] == ["worker", "unfinished", "worker"]
     assert lines(path, "unfinished")[0]["seconds"] == ticks * TICK
-    assert compare(path) == (["DETECT", "EMPTY_CACHE"] if ticks > 1 else [])
+    assert compare(path) == []
 
 
 def test_a_batch_of_a_second_interrupt(path: Path) -> None:

@@ -23,6 +23,11 @@ GENES = 64
 WORK = 4000.0
 HEALTHY = 4.0
 CRAWL = 80.0
+"""Seconds of a batch: it fills a window alone, and where somebody can end its worker that is done at once."""
+
+SLOW = 28.0
+"""Seconds of a batch that is below the limit, and over before its worker would be ended for it."""
+
 TICK = 5.0
 LOW, FULL = 0.5, 0.99
 CARD_BYTES = 12_000_000_000

@@ -26,7 +26,7 @@ from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.watch import remote
 from helix_crawl_otel.watch.remote import RemoteBackend
 from helix_crawl_otel.watch.shard import ShardWatch
-from tests.watch.rig import CRAWL, FULL, GENES, HEALTHY, LOW, TICK, WORK, Clock, collected, make_provider, reading
+from tests.watch.rig import FULL, GENES, HEALTHY, LOW, SLOW, TICK, WORK, Clock, collected, make_provider, reading
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +126,7 @@ class Supervisor:
                 assert shard.boundary() == []
         self.fraction = FULL
         for _ in range(20):
-            self.batch(shard, CRAWL)
+            self.batch(shard, SLOW)
             applied = [action for action in shard.boundary() if action.kind is not ActionKind.DETECT]
             if applied:
                 assert [action.kind.value for action in applied] == [kind]
@@ -199,7 +199,7 @@ def test_a_driver_that_never_calls_the_boundary_polls_the_queue(supervisor: Supe
         supervisor.fraction = FULL
         actions: list[Action] = []
         while not actions:
-            supervisor.batch(shard, CRAWL)
+            supervisor.batch(shard, SLOW)
             actions = [action for action in supervisor.link.actions.drain() if action.kind is not ActionKind.DETECT]
         assert [action.kind for action in actions] == [ActionKind.EMPTY_CACHE]
         supervisor.link.actions.acknowledge(actions[0], "failed")
@@ -247,8 +247,8 @@ def test_outside_the_main_thread_nothing_ends_the_process(supervisor: Supervisor
             with supervisor.shard() as shard:
                 supervisor.crawl(shard, kind="EMPTY_CACHE")
                 supervisor.relay.pause()
-                for _ in range(5):
-                    supervisor.batch(shard, CRAWL)
+                for _ in range(12):
+                    supervisor.batch(shard, SLOW)
                     assert shard.boundary() == []
         except BaseException as error:  # noqa: BLE001 - told in the main thread
             raised.append(error)
