@@ -150,7 +150,7 @@ def load_in(
         model = load(device)
         return model, Precision(_dtype(model), why=slow)
     reference: list[bytes | None] = []
-    failed = []
+    failed, unknown = [], ""
     for dtype in [asked] if asked != AUTO else fast:
         model = load("cpu")
         if _dtype(model) == dtype:
@@ -159,10 +159,14 @@ def load_in(
             # Tried when the first of them was made: a worker that takes over begins at once.
             _convert(model, dtype, torch)
             return model.to(device), Precision(dtype, wish.is_apart, f"{dtype}, as the vectors that are there")
-        reference = reference or [_tried(model, text, encode) for text in PASSAGES]
+        if not reference:
+            reference, unknown = _reference(model, encode)
+            if unknown and asked == AUTO:
+                failed.append(unknown)
+                break
         _convert(model, dtype, torch)
         model = model.to(device)
-        agreement, how = _agreement(reference, model, encode)
+        agreement, how = (0.0, unknown) if unknown else _agreement(reference, model, encode)
         if agreement is not None and agreement >= LEAST_COSINE:
             if not wish.full_if_alike:
                 return model, Precision(dtype, why=f"{dtype}, which agrees with full precision ({how})")
@@ -233,6 +237,17 @@ def _convert(model: Any, dtype: str, torch: Any) -> None:
         }
 
     first.register_forward_hook(widen)
+
+
+def _reference(model: Any, encode: Callable[[Any, str], bytes]) -> tuple[list[bytes | None], str]:
+    """The vectors of the passages, of the model as it is saved, on the CPU; and why there are none, where it computes
+    on a card alone: such as attention of a library that is written for cards."""
+    try:
+        return [_tried(model, text, encode) for text in PASSAGES], ""
+    except Exception as error:
+        if is_out_of_memory(error) or is_device_error(error):
+            raise
+        return [], f"the CPU cannot encode what a half is compared with, {first_line(error)}"
 
 
 def _tried(model: Any, text: str, encode: Callable[[Any, str], bytes]) -> bytes | None:

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.release import ReleaseByNeed, fullest
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.probes.nvml import within
-from helix_crawl_otel.probes.probe import UNKNOWN, ProbeFailure
+from helix_crawl_otel.probes.probe import UNKNOWN, ProbeFailure, sentence
 from helix_crawl_otel.timing import awake_clock
 
 __all__ = ["CacheReleases", "cached_bytes", "release_cache"]
@@ -54,12 +55,17 @@ def cached_bytes(device: str, modules: Mapping[str, Any] | None = None) -> int |
         modules: Modules that are loaded; `sys.modules` unless a test replaces it.
 
     Returns:
-        Bytes, `None` where it is no card, or where this process has no CUDA context.
+        Bytes, `None` where it is no card, where this process has no CUDA context, or where torch does not tell: that
+        is no reason to end a job, and what a device in trouble has to say it says at the next batch.
     """
     name, cuda = parse_device(device), getattr((sys.modules if modules is None else modules).get("torch"), "cuda", None)
-    if name.kind != "cuda" or cuda is None or not cuda.is_initialized():
+    try:
+        if name.kind != "cuda" or cuda is None or not cuda.is_initialized():
+            return None
+        return int(cuda.memory_reserved(name.index)) - int(cuda.memory_allocated(name.index))
+    except Exception as error:  # noqa: BLE001 - it is the job's torch
+        watchdog.debug("torch does not tell what it caches of %s: %s", device, sentence(error))
         return None
-    return int(cuda.memory_reserved(name.index)) - int(cuda.memory_allocated(name.index))
 
 
 class CacheReleases:

@@ -278,3 +278,26 @@ def test_minilm_in_halves() -> None:
     assert 0.999 < cosine(one, third) < 0.99999
     for vector in (other, third):
         assert sum(value * value for value in unpack(vector)) == pytest.approx(1, abs=1e-6)
+
+
+CARDS_ALONE = AssertionError("attention is written for cards alone")
+
+
+@pytest.mark.parametrize("saved", ["float32", "bfloat16"])
+def test_a_model_that_the_cpu_cannot_compute_stays_in_full_on_its_card(saved: str) -> None:
+    """There is nothing to compare a half with, which is no reason not to load it."""
+    rig = Rig(AMPERE, {saved: CARDS_ALONE}, saved)
+    assert rig.settle() == Precision(
+        saved, why=f"full precision: the CPU cannot encode what a half is compared with, {CARDS_ALONE}"
+    )
+    assert [place for place, _ in rig.loads] == ["cpu", "cuda:0"]
+
+
+def test_a_half_that_cannot_be_compared_stands_apart() -> None:
+    """As one that does not agree: it is mixed with nothing."""
+    rig = Rig(AMPERE, {"float32": CARDS_ALONE})
+    found = rig.settle(asked="float16")
+    assert (found.dtype, found.is_apart) == ("float16", True)
+    assert str(CARDS_ALONE) in found.why
+    with pytest.raises(ModelError, match="the CPU cannot encode"):
+        rig.settle(asked="float16", must_agree=True)

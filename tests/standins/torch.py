@@ -37,6 +37,9 @@ def get_device_properties(index):
     return _Properties()
 def memory_stats(index):
     return dict.fromkeys(("reserved_bytes.all.current", "reserved_bytes.all.peak"), 3 << 30)
+def memory_reserved(index=0):
+    return 3 << 30
+memory_allocated = memory_reserved
 def empty_cache():
     pass
 """,
