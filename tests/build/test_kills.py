@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.build.processes import FINDS_PROCESSES
-from tests.build.rig import COMMAND, SECONDS, Done, Rig, kill, left_running, prose
+from tests.build.rig import COMMAND, Done, Rig, kill, left_running, prose
 from tests.shards.shards import made
 
 pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="processes are found on Linux and Windows only")
@@ -62,7 +62,6 @@ class Killer:
         command: To run again and again.
         seed: Of the moments and targets.
         longest_life: Seconds that a build is left alone at most.
-        targets: Of a kill, each as likely.
         environ: Variables of the command.
     """
 
@@ -70,7 +69,6 @@ class Killer:
     command: list[str]
     seed: int
     longest_life: float = LONGEST_LIFE_SECONDS
-    targets: tuple[str, ...] = ("worker", "worker", "supervisor", "both")
     environ: dict[str, str] = field(default_factory=dict)
     kills: Counter[str] = field(default_factory=Counter)
 
@@ -113,7 +111,7 @@ class Killer:
             time.sleep(0.005)
         if process.poll() is not None:
             return
-        target = self._random.choice(self.targets)
+        target = self._random.choice(("worker", "worker", "supervisor", "both"))
         workers = left_running(self.rig.mark, WORKER)
         if target != "supervisor" and not workers:
             return
@@ -225,58 +223,6 @@ def test_a_backfill_in_place_that_is_killed_again_and_again(rig: Rig) -> None:
     with closing(sqlite3.connect(rig.out / "one.db")) as connection:
         rows = connection.execute("SELECT id, gene_id, content, tags FROM genes ORDER BY id").fetchall()
     assert rows == [(n, *pair, "kept") for n, pair in enumerate(contents.items(), start=1)]
-
-
-SAYS_WHAT_WAS_TOGETHER = """
-import hashlib, sys
-if "helix_crawl_otel.build.worker" in sys.orig_argv:
-    from helix_crawl_otel.encoders.hashing import HashingEncoder
-    encode = HashingEncoder.encode
-    def together(self, texts):
-        batch = hashlib.sha256("|".join(texts).encode()).hexdigest()
-        return encode(self, [text + " " + batch for text in texts])
-    HashingEncoder.encode = together
-"""
-"""For `with_site`: a vector says what was encoded with its text, as those of a real model do in their last bits."""
-
-
-def same_batches_through(rig: Rig, kills: int, *more: str) -> None:
-    """Build through so many kills: each gene is encoded with the same others, in the same order, as without any.
-
-    Of the supervisor, alone or with a worker: a batch in which workers alone are killed again and again is cut.
-    """
-    rig.write_shards(3, 4, 14)
-    seed, site = seed_of_this_run(), rig.with_site(SAYS_WHAT_WAS_TOGETHER)
-    options = ("--batch-size", "3", "--batch-tokens", "500", *more)
-    began = time.monotonic()
-    assert rig.run(rig.build_command(*options), SECONDS, **site).code == 0
-    longest = time.monotonic() - began if sys.platform == "win32" else LONGEST_LIFE_SECONDS
-    whole = rig.verify()
-    shutil.rmtree(rig.out)
-    assert rig.run(rig.build_command(*options, "--batch-tokens", "900"), SECONDS, **site).code == 0
-    assert rig.verify()["digest"] != whole["digest"], "the vectors do not say what was together"
-    command = rig.build_command(*SLOWED, *options)
-    killer = Killer(rig, command, seed, longest, ("supervisor", "both"), site)
-    while killer.total < kills:
-        shutil.rmtree(rig.out)
-        done = killer.until_done(kills)
-        assert done.code == 0, (done.errors, done.events[-3:])
-        assert rig.verify() == whole, f"HELIX_TEST_SEED={seed}"
-    print(f"{killer.total} kills {dict(killer.kills)}, HELIX_TEST_SEED={seed}")
-
-
-@pytest.mark.timeout(300)
-def test_the_batches_of_a_build_that_is_killed_are_those_of_an_undisturbed_one(rig: Rig) -> None:
-    """With three workers at once."""
-    same_batches_through(rig, 3, "--workers", "3")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("workers", ["1", "3"])
-def test_the_batches_are_the_same_after_a_hundred_kills(rig: Rig, workers: str) -> None:
-    """Likewise, and with one."""
-    same_batches_through(rig, 100, "--workers", workers)
 
 
 @pytest.mark.slow
