@@ -8,8 +8,9 @@ import errno
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from textwrap import wrap
 from unicodedata import category
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "shown_command",
     "size",
     "span",
+    "table_lines",
     "whole_seconds",
     "without_secrets",
 ]
@@ -199,6 +201,70 @@ def fitted(text: str, columns: int, *, keeps_end: bool = False) -> str:
     while cell_len("".join(kept)) >= columns > 1:
         kept.pop()  # a mark has made a letter before it a wide one, as of many emoji
     return "…" + "".join(reversed(kept)) if keeps_end else "".join(kept).rstrip() + "…"
+
+
+def table_lines(
+    headings: Sequence[str], blocks: Sequence[Sequence[Sequence[str]]], columns: int | None = None, *, names: int = 2
+) -> list[str]:
+    """A table as lines without a line end: first cells to the left, numbers to the right.
+
+    Where it has more columns than there are, headings of several words take several lines and the name of a block has
+    a line of its own; where that is not enough either, each row is a list of what its cells say.
+
+    Args:
+        headings: Of the cells.
+        blocks: Rows that belong together, an empty line between each two; their first cell is the name of the block,
+            shown once, where there are at least two cells to the left; then the headings are underlined, too.
+        columns: Of the terminal, `None`: as many as it takes.
+        names: How many cells stand to the left.
+
+    Returns:
+        The lines. Of a list they may still be longer than a terminal of fewer columns than a single word has.
+    """
+    whole = _aligned(headings, blocks, names, in_one=True)
+    if columns is None or max(map(len, whole)) <= columns:
+        return whole
+    narrow = _aligned(headings, blocks, names, in_one=False)
+    if max(map(len, narrow)) <= columns:
+        return narrow
+    lines = []
+    for block in blocks:
+        for row in block:
+            said = zip(headings[names:], row[names:], strict=True)
+            # A cell is not broken at its blanks.
+            text = "; ".join(f"{heading}: {cell}" for heading, cell in said).replace(" ", "\xa0").replace(";\xa0", "; ")
+            shown = wrap(text, max(1, columns - 2), break_long_words=False, break_on_hyphens=False)
+            lines += [", ".join(row[:names]), *(f"  {line}".replace("\xa0", " ") for line in shown)]
+        lines.append("")
+    return lines[:-1]
+
+
+def _aligned(
+    headings: Sequence[str], blocks: Sequence[Sequence[Sequence[str]]], names: int, *, in_one: bool
+) -> list[str]:
+    """Of `table_lines`. In one: a heading is one line, and the name of a block stands in its first row."""
+    skipped = 0 if in_one or names == 1 else 1
+    stacks = [[heading] if in_one else heading.split() for heading in headings[skipped:]]
+    height = max(map(len, stacks))
+    heads = list(zip(*([""] * (height - len(stack)) + stack for stack in stacks), strict=True))
+    rows = [[row[skipped:] for row in block] for block in blocks]
+    widths = [max(map(len, column)) for column in zip(*heads, *(row for block in rows for row in block), strict=True)]
+    left = names - skipped
+
+    def aligned(cells: Sequence[str]) -> str:
+        texts = [
+            cell.ljust(width) if at < left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(texts).rstrip()
+
+    ruler = ["  ".join("-" * width for width in widths)] if names > 1 else []
+    lines = [*map(aligned, heads), *ruler]
+    for number, (block, cells) in enumerate(zip(blocks, rows, strict=True)):
+        lines += [""] * (number > 0) + [block[0][0]] * skipped
+        once = names > 1 and not skipped
+        lines += [aligned(["", *row[1:]] if at and once else row) for at, row in enumerate(cells)]
+    return lines
 
 
 def printable_lines(text: str) -> str:

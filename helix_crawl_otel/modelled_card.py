@@ -290,30 +290,34 @@ class Context:
             cap_bytes=None if self.cap_gib is None else max(1, round((self.cap_gib - _CUDA_GIB) * GIB)),
         )
 
-    def encode(self, load: BatchLoad) -> float:
+    def encode(self, load: BatchLoad, *, halves: bool = True) -> float:
         """Take what the batch needs and say how long its encode takes, in seconds; infinite when it stalls.
 
         `warmup_seconds` is not in it: it belongs to the start of the process. With `lacks_memory` set afterwards it is
         the time until the batch was given up.
+
+        Args:
+            load: The batch.
+            halves: Try a batch that a cap refuses in halves. Without it the caller does, if anybody.
         """
         self.just_released = False
         self.others_gib = load.others_gib
         self.leaked_gib += load.leak_gib
         stalls = load.stalls and self.batches > 0
-        seconds = self._seconds(load)
+        seconds = self._seconds(load, halves=halves)
         self.batches += 1
         over_gib = self.reserved_gib - self.budget_gib
         if over_gib > _FITS_GIB:
             self.spilled_gib = max(self.spilled_gib, over_gib)
         return math.inf if stalls else seconds * slowdown(self.card, self.spilled_gib)
 
-    def _seconds(self, load: BatchLoad) -> float:
+    def _seconds(self, load: BatchLoad, *, halves: bool) -> float:
         """With nothing spilled: the batch, or under a cap its parts and what each refusal costs."""
         self.lacks_memory = False
         if self.cap_gib is None:
             self._take(load)
             return load.healthy_seconds(self.card)
-        least = 1 if self.batches == 0 else -(-load.genes // _LEAST_PART)
+        least = load.genes if not halves else 1 if self.batches == 0 else -(-load.genes // _LEAST_PART)
         seconds, waiting = 0.0, [load.genes]
         while waiting:
             genes = waiting.pop()
@@ -386,8 +390,8 @@ class IdealContext(Context):
     Each context, with a cap or without, takes at least as long for the same batches.
     """
 
-    def encode(self, load: BatchLoad) -> float:
-        """See `Context`."""
+    def encode(self, load: BatchLoad, *, halves: bool = True) -> float:
+        """See `Context`; a batch is cut in any case."""
         self.others_gib = load.others_gib
         self.leaked_gib += load.leak_gib
         stalls = load.stalls and self.batches > 0

@@ -12,14 +12,15 @@ import itertools
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from helix_crawl_otel.encoders.base import LETTERS_A_TOKEN, Encoder
 from helix_crawl_otel.link.messages import Assignment
+from helix_crawl_otel.policy.batch_limits import BatchLimits, cut
 from helix_crawl_otel.shards.batch_plan import FILE_ORDER, BatchPlan, PlannedGene
 from helix_crawl_otel.shards.genes import PendingGene
 
-__all__ = ["BatchLimits", "ShardBatches", "WaitingWork", "cut", "pieces"]
+__all__ = ["ShardBatches", "WaitingWork", "pieces"]
 
 WINDOW = 16
 """Batches whose genes are sorted by tokens at once."""
@@ -32,49 +33,6 @@ LETTERS_OF_A_TOKEN = 4
 
 SAMPLED = 128
 """Genes, spread over the plan, by which the work that waits is estimated."""
-
-CPU_SECONDS = 60.0
-"""On the CPU there is a boundary at least so often, where a text alone does not take longer."""
-
-CPU_OPERATIONS = 20e9
-"""Floating-point operations a second of one slow core. Half a minute's worth of measuring would say more, and
-something else on each start: the batches of a shard have to be the same whoever goes on with it."""
-
-
-@dataclass(frozen=True)
-class BatchLimits:
-    """How large a batch may be.
-
-    Args:
-        genes: At most, 1 or more.
-        tokens: At most, with padding: genes times the longest. One text may have more: it goes alone.
-    """
-
-    genes: int
-    tokens: float
-
-    def on_cpu(self, operations: float) -> BatchLimits:
-        """So that one core needs no more than `CPU_SECONDS` for it.
-
-        Args:
-            operations: That a token costs, see `Encoder`.
-        """
-        if not operations:
-            return self
-        return replace(self, tokens=min(self.tokens, max(1.0, CPU_SECONDS * CPU_OPERATIONS // operations)))
-
-
-def cut(lengths: Sequence[float], limits: BatchLimits) -> list[int]:
-    """How many genes each batch has, of genes of these lengths, in order."""
-    sizes: list[int] = []
-    longest, size = 0.0, 0
-    for length in lengths:
-        longest = max(longest, length)
-        if size and (size == limits.genes or (size + 1) * longest > limits.tokens):
-            sizes.append(size)
-            longest, size = length, 0
-        size += 1
-    return [*sizes, size] if size else sizes
 
 
 def pieces(batch: Sequence[PendingGene], limits: Mapping[str, int]) -> list[list[PendingGene]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.build.agreement import adopt_or_refuse, claim_as_made, dtype_wish, refuse_another
-from helix_crawl_otel.build.batches import BatchLimits, ShardBatches, pieces
+from helix_crawl_otel.build.batches import ShardBatches, pieces
 from helix_crawl_otel.build.careful_encode import (
     CheckedEncoder,
     EncoderBroken,
@@ -37,6 +37,7 @@ from helix_crawl_otel.formats import count, mib
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
+from helix_crawl_otel.policy.batch_limits import BatchLimits
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.shards.batch_plan import BatchPlan
 from helix_crawl_otel.shards.genes import PendingGene

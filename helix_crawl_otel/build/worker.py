@@ -187,7 +187,15 @@ class _Worker:
             )
             sleep = functools.partial(_scaled_sleep, self._link.clock_rate)
             clock = scaled_clock(time.monotonic, self._link.clock_rate)
-            faulty = apply_faults(encoder, self._faults, settings.number, clock, sleep, is_demoted=is_demoted)
+            faulty = apply_faults(
+                encoder,
+                self._faults,
+                settings.number,
+                clock,
+                sleep,
+                is_demoted=is_demoted,
+                vram_cap=settings.vram_cap,
+            )
             self._loaded, self._is_loading = CheckedEncoder(faulty), False
             self._found[wish] = encoder.dtype
             if encoder.dtype in HALVES and "dtype" not in encoder.identity:

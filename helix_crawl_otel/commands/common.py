@@ -95,6 +95,13 @@ def say(*lines: str, to_stderr: bool = False) -> None:
         print("".join(f"{printable(line)}\n" for line in lines), end="", file=stream)
 
 
+def terminal_columns() -> int | None:
+    """Of the terminal that reads what is printed; `None` where it goes into a file or to a program."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
+
+
 def say_json(content: object, indent: int | None = None, default: Callable[[Any], object] | None = None) -> None:
     """Print one JSON text for programs: plain ASCII, with all that is in it."""
     print(json.dumps(content, indent=indent, default=default))

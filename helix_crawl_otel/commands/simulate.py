@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from helix_crawl_otel.charts import ChartError
-from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over
+from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over, terminal_columns
 from helix_crawl_otel.config import ConfigError, CrawlConfig, add_options, config_from_options, option_values
 from helix_crawl_otel.formats import count, nearest
 from helix_crawl_otel.paths import typed_path
@@ -22,6 +23,7 @@ from helix_crawl_otel.simulate.compare import (
     compare_draws,
     compare_random,
     legend,
+    order_table,
     random_table,
     table,
 )
@@ -29,7 +31,7 @@ from helix_crawl_otel.simulate.families import FAMILIES, random_scenario
 from helix_crawl_otel.simulate.picture import check_picture, draw_into
 from helix_crawl_otel.simulate.policies import DEFINITIONS
 from helix_crawl_otel.simulate.recording import write_timeline
-from helix_crawl_otel.simulate.scenario import SCENARIOS, Scenario, by_name
+from helix_crawl_otel.simulate.scenario import ORDERS, SCENARIOS, Scenario, by_name
 from helix_crawl_otel.simulate.scenario_file import EXAMPLE, ScenarioFileError, load_scenario
 
 __all__ = ["register", "run"]
@@ -40,6 +42,9 @@ FIRST_SEED = 1
 """Of random scenarios, where --seed does not say."""
 
 _FOR_SCENARIOS = ("plot", "record", "draws")
+
+BOTH = "both"
+"""Of --order."""
 
 
 def register(commands: Commands) -> None:
@@ -58,6 +63,13 @@ def register(commands: Commands) -> None:
     )
     parser.add_argument(
         "--random", metavar="N", help="so many random scenarios instead, of all families in turn; 220 take a minute"
+    )
+    parser.add_argument(
+        "--order",
+        metavar="WAY",
+        help="of the batches: files, as the passages come; tokens, the longest first and filled up to 16,384 padded "
+        "tokens, as build makes them; both, side by side with the memory that each takes. Default: files, or what a "
+        "FILE.toml says",
     )
     parser.add_argument("--list", action="store_true", help="say which scenarios there are, and what they model")
     parser.add_argument("--example", action="store_true", help="print an example of a FILE.toml, with every key")
@@ -96,14 +108,23 @@ def _run(args: argparse.Namespace) -> int:
             say(f"{name:17} {text}")
         return 0
     settings = config_from_options(option_values(args))
+    if args.order not in (None, *ORDERS, BOTH):
+        accepted = (*ORDERS, BOTH)
+        raise ConfigError(
+            f"--order is {args.order[:80]!r}; accepted: {', '.join(accepted)}{nearest(args.order, accepted)}"
+        )
     if args.random is not None:
         return _run_random(args, settings)
     scenarios, draws = _scenarios(args.scenario, _seed(args.seed)), _count("--draws", args.draws, DRAWS)
+    if args.order in ORDERS:
+        scenarios = _in_order(scenarios, args.order)
     plot = None if args.plot is None else typed_path(args.plot, "--plot")
     record = None if args.record is None else typed_path(args.record, "--record")
     for option, path in (("--plot", plot), ("--record", record)):
         if path is not None and len(scenarios) > 1:
             raise ConfigError(f"{option} is for one scenario; name one of --list, or a FILE.toml")
+        if path is not None and args.order == BOTH:
+            raise ConfigError(f"{option} is for one order of the batches; accepted for --order: {' or '.join(ORDERS)}")
     if plot is not None and plot == record:
         raise ConfigError(f"--plot and --record are both {str(plot)!r}; accepted: two files")
     if args.policy not in DEFINITIONS:
@@ -111,16 +132,22 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--policy is {args.policy!r}; accepted: {', '.join(DEFINITIONS)}{near}")
     if plot is not None:
         check_picture(plot)
+    played = [each for order in ORDERS for each in _in_order(scenarios, order)] if args.order == BOTH else scenarios
     rows = []
-    for number, scenario in enumerate(scenarios):
-        rows.append(compare_draws(scenario, settings, draws, functools.partial(_drawing, number, len(scenarios))))
+    for number, scenario in enumerate(played):
+        rows.append(compare_draws(scenario, settings, draws, functools.partial(_drawing, number, len(played))))
     say_over("")
     if args.json:
         say_json([row.as_json() for each in rows for row in each], indent=1)
     else:
-        say(*table(rows).split("\n"), "")
+        if args.order == BOTH:
+            say(*order_table([rows[: len(scenarios)], rows[len(scenarios) :]], terminal_columns()), "")
+            shown_draws = "the middle one"
+        else:
+            say(*table(rows, terminal_columns()), "")
+            shown_draws = "the middle one, and the worst"
         say("A model in virtual time, not a measurement. `helix-crawl simulate --help` says what the policies are.")
-        say(f"Of {count(draws, 'draw')} of each scenario: the middle one, and the worst.")
+        say(f"Of {count(draws, 'draw')} of each scenario: {shown_draws}.")
     shown = {row.policy: scenarios[0].drawn(row.seed) for row in rows[0]}
     if plot is not None:
         drawn = shown["ladder"]
@@ -140,17 +167,19 @@ def _run_random(args: argparse.Namespace, settings: CrawlConfig) -> int:
     for option, value in (("SCENARIO", args.scenario), *((f"--{name}", vars(args)[name]) for name in _FOR_SCENARIOS)):
         if value is not None:
             raise ConfigError(f"{option} is {value[:80]!r}; accepted: none beside --random, which draws its scenarios")
+    if args.order == BOTH:
+        raise ConfigError(f"--order is {BOTH!r}; accepted beside --random: {' or '.join(ORDERS)}")
     first = FIRST_SEED if seed is None else seed
 
     def progress(done: int) -> None:
         say_over(f"scenario {done} of {count_asked}")
 
-    rows = compare_random(count_asked, first, settings, progress)
+    rows = compare_random(count_asked, first, settings, progress, args.order or ORDERS[0])
     say_over("")
     if args.json:
         say_json([row.as_json() for row in rows], indent=1)
     else:
-        say(*random_table(rows).split("\n"), "")
+        say(*random_table(rows, terminal_columns()), "")
         say("A model in virtual time, not a measurement. `helix-crawl simulate --help` says what the policies are.")
         say(
             f"Of {count(count_asked, 'random scenario')}, seeds from {first} on: the middle one, the 95th percentile "
@@ -186,6 +215,18 @@ def _writing(option: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(f"{option} is {str(path)!r}, which cannot be written: {error.strerror or error}") from error
+
+
+def _in_order(scenarios: Sequence[Scenario], order: str) -> list[Scenario]:
+    """The same jobs with their batches in another order.
+
+    Raises:
+        ConfigError: One has too many batches so.
+    """
+    try:
+        return [replace(scenario, order=order) for scenario in scenarios]
+    except ValueError as error:
+        raise ConfigError(f"--order {order}: {error}") from error
 
 
 def _scenarios(name: str | None, seed: int | None) -> list[Scenario]:

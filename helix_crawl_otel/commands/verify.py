@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel import exit_codes
-from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over
-from helix_crawl_otel.formats import count, printable, shown_command
+from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over, terminal_columns
+from helix_crawl_otel.formats import count, printable, shown_command, table_lines
 from helix_crawl_otel.paths import looked_at, typed_folder
 from helix_crawl_otel.shards.accounts import Accounts, account, combine
 from helix_crawl_otel.shards.errors import StoreError, shown_identity
@@ -270,14 +270,10 @@ def _tell_mixed(rows: Sequence[_Row], folders: _Folders, *, as_json: bool) -> bo
 
 def _print_table(shards: Sequence[_Row], total: Accounts) -> None:
     columns = (*_COLUMNS, *(column for column in _RARE_COLUMNS if getattr(total, column)))
-    rows = [("shard", *map(_words, columns))]
     counted = [(row.path.name, row.accounts) for row in shards if row.accounts is not None]
-    rows += [(printable(name), *(f"{getattr(one, column):,}" for column in columns)) for name, one in counted]
+    rows = [(printable(name), *(f"{getattr(one, column):,}" for column in columns)) for name, one in counted]
     rows.append((count(total.shards, "shard"), *(f"{getattr(total, column):,}" for column in columns)))
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        say("  ".join(cells))
+    say(*table_lines(("shard", *map(_words, columns)), [rows], terminal_columns(), names=1))
     say(f"digest {total.digest}")
 
 

@@ -14,6 +14,9 @@ For tests and demonstrations. Each fault is laid over a real encoder in a real w
     slow:seconds=0.2,batch=3    every batch takes so much longer, from this one on
     clock:rate=100              the run's clock runs so much faster, in the supervisor as well
 
+`leak_gib` of card is what each batch takes and only the end of the process gives back. The card refuses what is beyond
+`--vram-cap`, where that is a number.
+
 `batch` counts the batches of a worker process from 1, and is 1 unless given. `worker` counts the worker processes of a
 run from 1; without it every one is struck. `seconds` of wedge and hang are real ones, a week unless given; of slow
 and of the card those of the run's clock. `text` is looked for as it stands, and holds no comma. `genes` of nan: only in
@@ -26,9 +29,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from helix_crawl_otel.config import Value
 from helix_crawl_otel.encoders.base import Encoder
 from helix_crawl_otel.faults.card import CARD_KEYS, CardFault, CardsCpu, card_of
 from helix_crawl_otel.faults.encoder import FaultyEncoder
+from helix_crawl_otel.probes.vram_cap import OFF
 
 __all__ = ["Fault", "apply_faults", "clock_rate", "has_card", "parse_fault"]
 
@@ -130,6 +135,7 @@ def apply_faults(
     sleep: Callable[[float], None],
     *,
     is_demoted: bool = False,
+    vram_cap: Value = OFF,
 ) -> Encoder:
     """The encoder with the faults laid over it.
 
@@ -140,13 +146,16 @@ def apply_faults(
         clock: Seconds.
         sleep: Seconds of that clock.
         is_demoted: In a worker that was sent to the CPU, which a modelled card slows no more.
+        vram_cap: In force on a modelled card, see `CardFault`.
 
     Raises:
         RuntimeError: There is no memory for the model, by the fault `hog`.
     """
     for fault in faults:
-        if fault.name == "card":
-            encoder = (CardsCpu if is_demoted else CardFault)(encoder, fault.values, clock, sleep)
+        if fault.name == "card" and is_demoted:
+            encoder = CardsCpu(encoder, fault.values, clock, sleep)
+        elif fault.name == "card":
+            encoder = CardFault(encoder, fault.values, clock, sleep, vram_cap)
         elif is_demoted and (fault.name in _ON_CARD or fault.number("card", 0)):
             continue
         elif fault.name != "clock" and fault.number("worker", worker) == worker:

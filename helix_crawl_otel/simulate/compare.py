@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from helix_crawl_otel.formats import span
+from helix_crawl_otel.formats import GIB, gib, span, table_lines
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.simulate.best import best_plan
 from helix_crawl_otel.simulate.families import FAMILIES, random_scenarios
 from helix_crawl_otel.simulate.loop import GIVE_UP_SECONDS, SimulatedRun, play
 from helix_crawl_otel.simulate.policies import DEFINITIONS, MAKERS
-from helix_crawl_otel.simulate.scenario import MOST_SEEDS, Scenario
+from helix_crawl_otel.simulate.scenario import MOST_SEEDS, ORDERS, Scenario
 
 __all__ = [
     "DRAWS",
@@ -30,12 +30,14 @@ __all__ = [
     "compare_draws",
     "compare_random",
     "legend",
+    "order_table",
     "random_table",
     "table",
 ]
 
 _HEADINGS = ("scenario", "policy", "finished after", "over best", "worst", "noticed after", "interventions", "false")
 _RANDOM_HEADINGS = ("family", "policy", "over best", "95 %", "worst", "which", "interventions", "false")
+_ORDER_HEADINGS = ("scenario", "policy", "in file order", "held", "by tokens", "held")
 
 DRAWS = 10
 """DESIGN.md, section 10 has its goals in ten draws."""
@@ -56,6 +58,8 @@ class Row:
         false_interventions: Those taken while there was no crawl, of several draws the most in any; `None` for `best`,
             which acts beforehand.
         seed: Of the draw.
+        order: Of the batches, see `Scenario`.
+        peak_gib: The most that a worker held, weights and what had spilled with it.
         draws: All of them, this one among them, in the order of their seeds; none where it is the only one.
     """
 
@@ -67,11 +71,13 @@ class Row:
     interventions: int
     false_interventions: int | None
     seed: int
+    order: str
+    peak_gib: float
     draws: tuple[Row, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The row of `--json`, with the worst draw and all of them behind what a single one has."""
-        digits = {"finish_seconds": 3, "ratio_to_best": 4, "detect_seconds": 3}
+        digits = {"finish_seconds": 3, "ratio_to_best": 4, "detect_seconds": 3, "peak_gib": 2}
         row = {
             key: round(value, digits[key]) if key in digits and value is not None else value
             for key, value in vars(self).items()
@@ -86,12 +92,17 @@ class Row:
         """The draw that takes longest over the best possible."""
         return max(self.draws or (self,), key=_by_ratio)
 
+    @property
+    def finished(self) -> str:
+        """When it was, in words."""
+        return f"> {span(GIVE_UP_SECONDS)}" if self.finish_seconds is None else span(self.finish_seconds)
+
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
         return (
             self.scenario,
             self.policy,
-            f"> {span(GIVE_UP_SECONDS)}" if self.finish_seconds is None else span(self.finish_seconds),
+            self.finished,
             "-" if self.ratio_to_best is None else f"{self.ratio_to_best:.2f}",
             "-" if self.worst.ratio_to_best is None else f"{self.worst.ratio_to_best:.2f}",
             span(self.detect_seconds),
@@ -130,6 +141,8 @@ class Comparison:
             interventions=run.interventions,
             false_interventions=None if policy == "best" else run.false_interventions,
             seed=self.scenario.seed,
+            order=self.scenario.order,
+            peak_gib=run.peak_gib,
         )
 
 
@@ -206,6 +219,7 @@ class RandomRow:
         worst_family: Likewise.
         interventions: Remedies taken in all of them.
         false_interventions: Those taken while there was no crawl.
+        order: Of the batches, see `Scenario`.
     """
 
     family: str
@@ -218,6 +232,7 @@ class RandomRow:
     worst_family: str
     interventions: int
     false_interventions: int
+    order: str
 
     def as_json(self) -> dict[str, Any]:
         """The row of `--random --json`."""
@@ -237,7 +252,11 @@ class RandomRow:
 
 
 def compare_random(
-    count: int, seed: int, settings: Settings, progress: Callable[[int], None] = lambda done: None
+    count: int,
+    seed: int,
+    settings: Settings,
+    progress: Callable[[int], None] = lambda done: None,
+    order: str = ORDERS[0],
 ) -> list[RandomRow]:
     """Run random scenarios of all families under each of `RANDOM_POLICIES`.
 
@@ -246,13 +265,14 @@ def compare_random(
         seed: Of the first; the next ones follow.
         settings: See `compare`.
         progress: Called after each, with how many are done.
+        order: Of the batches, see `Scenario`.
 
     Returns:
         A row a policy of all scenarios, then those of each family.
     """
     found: list[Row] = []
     for scenario in random_scenarios(count, seed):
-        found += compare(scenario, settings, RANDOM_POLICIES).rows
+        found += compare(replace(scenario, order=order), settings, RANDOM_POLICIES).rows
         progress(len(found) // (len(RANDOM_POLICIES) + 1))
     families = (ALL, *dict.fromkeys(row.scenario for row in found))
     return [
@@ -275,38 +295,40 @@ def _random_row(family: str, policy: str, rows: Sequence[Row]) -> RandomRow:
         ranked[-1].scenario,
         sum(row.interventions for row in rows),
         sum(row.false_interventions or 0 for row in rows),
+        rows[0].order,
     )
 
 
 # -- for people -------------------------------------------------------------------------------------------------------
 
 
-def table(scenarios: Sequence[Sequence[Row]]) -> str:
-    """All rows, a block a scenario, aligned, its name on its first row only."""
-    return _table(_HEADINGS, [[row.cells() for row in rows] for rows in scenarios])
+def table(scenarios: Sequence[Sequence[Row]], columns: int | None = None) -> list[str]:
+    """Lines with all rows, a block a scenario, its name on its first row only; see `formats.table_lines`."""
+    return table_lines(_HEADINGS, [[row.cells() for row in rows] for rows in scenarios], columns)
 
 
-def random_table(rows: Sequence[RandomRow]) -> str:
+def random_table(rows: Sequence[RandomRow], columns: int | None = None) -> list[str]:
     """The same of random scenarios, a block a family."""
     blocks: dict[str, list[tuple[str, ...]]] = {}
     for row in rows:
         blocks.setdefault(row.family, []).append(row.cells())
-    return _table(_RANDOM_HEADINGS, list(blocks.values()))
+    return table_lines(_RANDOM_HEADINGS, list(blocks.values()), columns)
 
 
-def _table(headings: Sequence[str], blocks: Sequence[Sequence[tuple[str, ...]]]) -> str:
-    widths = [
-        max(map(len, column)) for column in zip(headings, *(row for block in blocks for row in block), strict=True)
+def order_table(by_order: Sequence[Sequence[Sequence[Row]]], columns: int | None = None) -> list[str]:
+    """What the order of batches changes: the same scenarios in each of `ORDERS`, side by side."""
+    blocks = [
+        [
+            (files.scenario, files.policy, *(cell for row in (files, tokens) for cell in _of_order(row)))
+            for files, tokens in zip(*pair, strict=True)
+        ]
+        for pair in zip(*by_order, strict=True)
     ]
+    return table_lines(_ORDER_HEADINGS, blocks, columns)
 
-    def aligned(cells: Sequence[str]) -> str:
-        text = [cell.ljust(width) for cell, width in zip(cells[:2], widths[:2], strict=True)]
-        text += [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]
-        return "  ".join(text).rstrip()
 
-    lines = [aligned(headings), "  ".join("-" * width for width in widths)]
-    texts = ["\n".join(aligned(("" if at else row[0], *row[1:])) for at, row in enumerate(block)) for block in blocks]
-    return "\n".join([*lines, "\n\n".join(texts)])
+def _of_order(row: Row) -> tuple[str, str]:
+    return row.finished, gib(round(row.peak_gib * GIB))
 
 
 def legend() -> str:
@@ -323,6 +345,7 @@ def legend() -> str:
         "                    ends) to the first DETECT",
         "  interventions     remedies taken in answer to a verdict (a release by the clock is routine); best: planned",
         "  false             of those, taken while there was no crawl; the most in any draw",
+        "  held              with --order both: the most that a worker took, weights and what has spilled with it",
         "",
         f"Each scenario is drawn {DRAWS} times, or --draws: its batches' lengths and times differ from seed to seed.",
         "",

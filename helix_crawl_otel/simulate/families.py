@@ -20,6 +20,9 @@ __all__ = ["FAMILIES", "RandomScenario", "random_scenario", "random_scenarios"]
 
 CARDS_GIB = (6.0, 8.0, 10.0, 12.0, 16.0, 24.0)
 
+LARGE_GIB, LARGE_BATCH_TOKENS = 16.0, 32_768
+"""From this size on a card's batches by tokens are so large, as those of `build`."""
+
 
 @dataclass(frozen=True)
 class _Draw:
@@ -195,7 +198,7 @@ class RandomScenario(Scenario):
 
     def drawn(self, seed: int) -> Scenario:
         """See `Scenario`."""
-        return random_scenario(self.name, seed)
+        return replace(random_scenario(self.name, seed), order=self.order)
 
 
 def random_scenario(family: str, seed: int) -> RandomScenario:
@@ -203,7 +206,10 @@ def random_scenario(family: str, seed: int) -> RandomScenario:
     text, make = FAMILIES[family]
     dice = random.Random(f"{family}|{seed}")
     card, stretches = make(_drawn(dice))
-    return RandomScenario(family, text, stretches, card=card, jitter=dice.uniform(0.02, 0.1), seed=seed)
+    tokens = LARGE_BATCH_TOKENS if card.limit_gib >= LARGE_GIB else Scenario.batch_tokens
+    return RandomScenario(
+        family, text, stretches, card=card, batch_tokens=tokens, jitter=dice.uniform(0.02, 0.1), seed=seed
+    )
 
 
 def random_scenarios(count: int, seed: int) -> list[RandomScenario]:

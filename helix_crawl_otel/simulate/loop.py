@@ -107,6 +107,7 @@ class SimulatedRun:
         memory: Readings of the card by time, (seconds, GiB), where they change.
         workers: Workers as they became ready: (seconds, device, reason).
         crawl_began: Start of the first batch that crawled, `None` when none did.
+        peak_gib: The most that a worker held, weights and what had spilled with it.
     """
 
     policy: str
@@ -116,6 +117,7 @@ class SimulatedRun:
     memory: list[tuple[float, float]] = field(default_factory=list)
     workers: list[tuple[float, str, str]] = field(default_factory=list)
     crawl_began: float | None = None
+    peak_gib: float = 0.0
 
     @property
     def detect_seconds(self) -> float | None:
@@ -294,6 +296,7 @@ class _Loop:
             return load.cpu_seconds(self.card)
         warmup = self.card.warmup_seconds if self.context.batches == 0 else 0.0
         seconds = self.context.encode(load)
+        self.run.peak_gib = max(self.run.peak_gib, self.context.reserved_gib)
         self.crawling = (
             math.isinf(seconds)
             or self.context.lacks_memory

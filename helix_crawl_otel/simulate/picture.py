@@ -248,7 +248,7 @@ pre {{ overflow-x: auto; font-size: 13px; }}
 <body>
 {svg}
 <h2>Figures</h2>
-<pre>{html_text(table([rows or comparison.rows]))}</pre>
+<pre>{html_text(chr(10).join(table([rows or comparison.rows])))}</pre>
 <h2>What is compared</h2>
 <pre>{html_text(legend())}</pre>
 <p>A model in virtual time, not a measurement.</p>

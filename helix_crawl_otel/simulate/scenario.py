@@ -9,6 +9,7 @@ Source: DESIGN.md, sections 3.3 (`simulate`), 4 ("what must not trip") and 10; I
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from helix_crawl_otel.modelled_card import BatchLoad, CardModel, check_number, check_whole
+from helix_crawl_otel.policy.batch_limits import BatchLimits, cut
 
-__all__ = ["MAX_BATCHES", "MOST_SEEDS", "SCENARIOS", "Scenario", "Stretch", "by_name"]
+__all__ = ["MAX_BATCHES", "MOST_SEEDS", "ORDERS", "SCENARIOS", "Scenario", "Stretch", "by_name"]
 
 MAX_BATCHES = 20_000
 """Batches a run may have: 1.28 million genes in batches of 64. Keeps a typing error from running for hours."""
@@ -89,10 +91,6 @@ class Stretch:
             check_number(name, getattr(self, name), 0.0, 1e6)
         check_number("speed", self.speed, 0.001, 1.0)
 
-    def rows(self, tokens: int, most_tokens: int | None) -> int:
-        """Passages of a batch whose longest one has so many tokens."""
-        return self.batch_size if most_tokens is None else max(1, min(self.batch_size, most_tokens // tokens))
-
     def lengths(self, genes: int, dice: random.Random) -> list[int]:
         """Padded lengths of the passages of one batch in file order."""
         first, last = (-(-bound // self.pad) for bound in self.tokens)
@@ -116,7 +114,7 @@ class Scenario:
             policy but `none` and `best`.
         order: `files`: batches as the passages come; `tokens`: longest first over the shard, filled up to
             `batch_tokens` and at most `batch_size` passages, as `build` does it. What a stretch says holds for as many
-            passages.
+            passages, and it begins with a batch.
         batch_tokens: The most padded tokens of a batch; a longer passage goes alone.
         vram_cap: What the policies with a cap let a worker hold, as a fraction of the memory that is free or its own.
         jitter: Spread of the batch times, a fraction, 0 to 0.9: each takes between 1 - jitter and 1 + jitter times its
@@ -155,8 +153,11 @@ class Scenario:
     @property
     def batches(self) -> int:
         """Batches in all; by tokens, at most."""
-        most = None if self.order == "files" else self.batch_tokens
-        return sum(-(-stretch.genes // stretch.rows(stretch.tokens[1], most)) for stretch in self.stretches)
+        found = 0
+        for stretch in self.stretches:
+            most = self.batch_tokens // stretch.tokens[1] if self.order == "tokens" else stretch.batch_size
+            found += -(-stretch.genes // max(1, min(stretch.batch_size, most)))
+        return found
 
     @property
     def genes(self) -> int:
@@ -201,19 +202,16 @@ class Scenario:
         for name in dict.fromkeys(stretch.name for stretch in self.stretches):
             mine = [stretch for stretch in self.stretches if stretch.name == name]
             lengths: list[int] = []
-            begins: list[int] = []
             for stretch in mine:
-                begins.append(len(lengths))
                 for done in range(0, stretch.genes, stretch.batch_size):
                     lengths += stretch.lengths(min(stretch.batch_size, stretch.genes - done), dice)
             lengths.sort(reverse=True)
-            at, done, is_first = 0, 0, True
-            while done < len(lengths):
-                while at + 1 < len(mine) and begins[at + 1] <= done:
-                    at, is_first = at + 1, True
-                genes = min(mine[at].rows(lengths[done], self.batch_tokens), len(lengths) - done)
-                yield mine[at], genes, lengths[done], is_first
-                done, is_first = done + genes, False
+            ends = list(itertools.accumulate(stretch.genes for stretch in mine))
+            for stretch, begin, end in zip(mine, (0, *ends), ends, strict=False):
+                at = begin
+                for genes in cut(lengths[begin:end], BatchLimits(stretch.batch_size, self.batch_tokens)):
+                    yield stretch, genes, lengths[at], at == begin
+                    at += genes
 
 
 # Nine shapes of 0.53 GiB fill 4.77 of the 4.98 GiB that weights and activations leave: 97 % full, healthy.

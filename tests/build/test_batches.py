@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.build.batches import WINDOW, BatchLimits, ShardBatches, WaitingWork, cut
+from helix_crawl_otel.build.batches import WINDOW, ShardBatches, WaitingWork
 from helix_crawl_otel.encoders.hashing import HashingEncoder
 from helix_crawl_otel.link.messages import Assignment
+from helix_crawl_otel.policy.batch_limits import BatchLimits, cut
 from helix_crawl_otel.shards.accounts import account
 from helix_crawl_otel.shards.batch_plan import FILE_ORDER, LONGEST_FIRST, BatchPlan
 from helix_crawl_otel.shards.genes import PendingGene, SourceMark

@@ -63,6 +63,20 @@ def test_a_worker_under_a_cap_raises_instead_of_spilling(tmp_path: Path) -> None
     assert note.startswith("shard a: out of memory with 2 of the 16 genes of a batch: CUDA out of memory.")
 
 
+def test_the_modelled_card_refuses_under_a_cap(tmp_path: Path) -> None:
+    """A real build on `--fault card`: batches are halved by the worker alone, then a fresh one takes over."""
+    rig = Rig(tmp_path, options=("--model", "hashing", "--no-metrics", "--batch-size", "16"))
+    rig.write({f"a/{n:02}.txt": f"Text number {n}." for n in range(96)})
+    card = "card:activation_mib_per_token=80,leak_gib=1,warmup_seconds=1,batch_seconds=0,tokens_per_second=100000"
+    done = rig.run(rig.build_command("--vram-cap", "0.95", "--fault", card, "--fault", "clock:rate=100"), SECONDS)
+    assert done.code == 0, done.errors
+    assert done.summary["encoded"] == 96
+    assert done.summary["actions"] == {}  # it never crawls
+    assert [event["reason"] for event in done.of("worker_started")] == ["first", "recycle"]
+    [note] = [event["text"] for event in done.of("note")]
+    assert note.startswith("shard a: out of memory with 2 of the 16 genes of a batch: CUDA out of memory.")
+
+
 @pytest.mark.slow
 def test_a_card_that_is_too_small_for_an_eighth_is_not_recycled_for_it(tmp_path: Path) -> None:
     """A fresh process does no better: every batch is halved to what fits, in one process."""

@@ -26,6 +26,7 @@ from helix_crawl_otel.formats import (
     shard_name,
     shown_command,
     span,
+    table_lines,
     whole_seconds,
     without_secrets,
 )
@@ -184,3 +185,37 @@ def test_no_line_is_wider_than_its_terminal(text: str, columns: int, keeps_end: 
     shown = fitted(printable(text), columns, keeps_end=keeps_end)
     assert cell_len(shown) <= columns
     assert "\u2026" in shown or shown == printable(text)
+
+
+TABLE = (
+    ("scenario", "policy", "finished after", "false"),
+    [[("one", "ladder", "3.1 h", "0"), ("one", "best", "2.0 h", "-")], [("other", "ladder", "> 30 d", "12")]],
+)
+
+
+def test_a_table_has_as_many_columns_as_it_takes() -> None:
+    """Into a file; the name of a block stands once."""
+    assert table_lines(*TABLE) == [
+        "scenario  policy  finished after  false",
+        "--------  ------  --------------  -----",
+        "one       ladder           3.1 h      0",
+        "          best             2.0 h      -",
+        "",
+        "other     ladder          > 30 d     12",
+    ]
+    assert table_lines(*TABLE, 39) == table_lines(*TABLE)
+
+
+def test_a_narrow_terminal_has_its_headings_in_two_lines_or_lists() -> None:
+    """No line is longer than it, down to the longest cell."""
+    assert table_lines(*TABLE, 38)[:5] == [
+        "        finished",
+        "policy     after  false",
+        "------  --------  -----",
+        "one",
+        "ladder     3.1 h      0",
+    ]
+    # A cell is not broken at its blanks.
+    assert table_lines(*TABLE, 22)[:3] == ["one, ladder", "  finished after: 3.1 h;", "  false: 0"]
+    for columns in range(24, 60):
+        assert max(map(len, table_lines(*TABLE, columns))) <= columns

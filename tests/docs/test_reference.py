@@ -206,7 +206,7 @@ def test_examples_with_a_prompt_are_accepted(name: str) -> None:
 
 def test_the_rows_of_simulate_are_documented() -> None:
     """Each key of `--json`."""
-    drawn = Row("scenario", "policy", None, None, None, 0, 0, 7)
+    drawn = Row("scenario", "policy", None, None, None, 0, 0, 7, "files", 0.0)
     row = replace(drawn, draws=(drawn,))
     assert page("commands").table("simulate", "key").column("key") == list(row.as_json())
 

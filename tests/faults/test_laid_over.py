@@ -46,6 +46,21 @@ def test_a_card_slows_down_when_it_is_full_and_a_fresh_one_does_not() -> None:
     assert took(clock, CardFault(HashingEncoder(), values, clock, clock.sleep)) == pytest.approx(times[0])
 
 
+def test_a_card_refuses_what_is_beyond_the_cap() -> None:
+    """In one piece, as torch does: halving is the worker's. A cache makes room, a leak does not, a fresh one has it."""
+    clock = Clock()
+    values = {"fragment_gib": 2.0, "leak_gib": 0.5, "warmup_seconds": 0.0}
+    card = CardFault(HashingEncoder(), values, clock, clock.sleep, 0.95)
+    times = [took(clock, card) for _ in range(10)]
+    assert max(times) < times[0] + 1  # the cache is given back instead of spilling
+    card.encode(TEXTS)
+    with pytest.raises(RuntimeError, match="CUDA out of memory") as caught:
+        card.encode(TEXTS)
+    assert is_out_of_memory(caught.value)
+    assert (card.memory().cap_fraction or 0) <= 1
+    took(clock, CardFault(HashingEncoder(), values, clock, clock.sleep, 0.95))
+
+
 def test_a_worker_that_was_sent_to_the_cpu_is_off_the_card() -> None:
     """It is as fast as the encoder, unless the CPU's speed is given, and has no card's memory to show."""
     clock = Clock()

@@ -32,6 +32,8 @@ KEYS = [
     "interventions",
     "false_interventions",
     "seed",
+    "order",
+    "peak_gib",
 ]
 POLICIES = list(DEFINITIONS)
 
@@ -233,3 +235,43 @@ def test_a_table_shows_times_for_people() -> None:
 def test_rows_round_but_do_not_lie() -> None:
     """The ratio of `best` is 1."""
     assert result("slow-disk").row("best").as_json()["ratio_to_best"] == 1
+
+
+def test_the_order_of_batches_is_an_option(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Long passages of BGE-M3 on 12 GiB, ADAPTIVE.md: 22.7 GiB held as the files come, 4.9 by tokens; both at once."""
+    long = tmp_path / "long.toml"
+    long.write_text(
+        "[card]\nlayers = 24\n[[shards]]\nname = 'long'\ngenes = 1280\ntokens = [4, 2929]\nmixed = true\npad = 1\n"
+    )
+    held = {}
+    for way in ("files", "tokens", "both"):
+        assert simulate(str(long), "--order", way, "--draws", "1", "--json") == 0
+        rows = json.loads(capsys.readouterr().out)
+        held[way] = [(row["order"], row["peak_gib"]) for row in rows if row["policy"] == "none"]
+    assert held["both"] == held["files"] + held["tokens"]
+    [(_, files), (_, tokens)] = held["both"]
+    assert files > 12 > 3 * tokens / 2
+    assert simulate(str(long), "--order", "both", "--draws", "1") == 0
+    assert f"{files:.1f} GiB" in capsys.readouterr().out
+
+
+def test_an_order_holds_for_families_and_random_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each draw of a family is another card, in the same order."""
+    assert simulate("leak", "--order", "tokens", "--draws", "2", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {draw["order"] for row in rows for draw in row["draws"]} == {"tokens"}
+    assert simulate("--random", "1", "--order", "tokens", "--json") == 0
+    assert {row["order"] for row in json.loads(capsys.readouterr().out)} == {"tokens"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--order", "token"), "--order is 'token'; accepted: files, tokens, both"),
+        (("--random", "2", "--order", "both"), "--order is 'both'; accepted beside --random: files or tokens"),
+        (("surge", "--order", "both", "--plot", "x.png"), "--plot is for one order of the batches"),
+    ],
+)
+def test_an_order_that_is_refused(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str) -> None:
+    """With what is accepted."""
+    assert says in refusal(capsys, *words)

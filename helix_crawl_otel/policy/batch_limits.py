@@ -1,0 +1,56 @@
+"""How large a batch may be, and where genes that stand in a row are cut into batches.
+
+The rule of the build, and of the batches of `simulate`.
+
+Source: ADAPTIVE.md, "The order".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+__all__ = ["BatchLimits", "cut"]
+
+CPU_SECONDS = 60.0
+"""On the CPU there is a boundary at least so often, where a text alone does not take longer."""
+
+CPU_OPERATIONS = 20e9
+"""Floating-point operations a second of one slow core. Half a minute's worth of measuring would say more, and
+something else on each start: the batches of a shard have to be the same whoever goes on with it."""
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """How large a batch may be.
+
+    Args:
+        genes: At most, 1 or more.
+        tokens: At most, with padding: genes times the longest. One text may have more: it goes alone.
+    """
+
+    genes: int
+    tokens: float
+
+    def on_cpu(self, operations: float) -> BatchLimits:
+        """So that one core needs no more than `CPU_SECONDS` for it.
+
+        Args:
+            operations: That a token costs, see `Encoder`.
+        """
+        if not operations:
+            return self
+        return replace(self, tokens=min(self.tokens, max(1.0, CPU_SECONDS * CPU_OPERATIONS // operations)))
+
+
+def cut(lengths: Sequence[float], limits: BatchLimits) -> list[int]:
+    """How many genes each batch has, of genes of these lengths, in order."""
+    sizes: list[int] = []
+    longest, size = 0.0, 0
+    for length in lengths:
+        longest = max(longest, length)
+        if size and (size == limits.genes or (size + 1) * longest > limits.tokens):
+            sizes.append(size)
+            longest, size = length, 0
+        size += 1
+    return [*sizes, size] if size else sizes
