@@ -163,7 +163,7 @@ def build_through(rig: Rig, kills: int, *more: str, shows_batches: bool = False)
     rig.write_shards(3, 4, 14)
     environ = rig.with_site(TOGETHER) if shows_batches else {}
     seed, began = seed_of_this_run(), time.monotonic()
-    assert rig.run(rig.build_command(*SLOWED[:2]), **environ).code == 0
+    assert rig.run(rig.build_command(*SLOWED[:2]), 150, **environ).code == 0
     longest = time.monotonic() - began if sys.platform == "win32" else LONGEST_LIFE_SECONDS
     whole, genes = rig.verify(), gene_ids(rig.out)
     assert (whole["digest"] == DIGEST) is not shows_batches
