@@ -153,7 +153,7 @@ def test_an_index_keeps_its_model(shards: Path, monkeypatch: pytest.MonkeyPatch)
     """It is loaded once for many questions, asked from several threads; each is asked of what is there then."""
     loaded: list[str] = []
 
-    def load(model: str, device: str, *, batch_size: int) -> HashingEncoder:
+    def load(model: str, device: str, **_: object) -> HashingEncoder:
         loaded.append(f"{model} on {device}")
         return HashingEncoder()
 
@@ -193,7 +193,7 @@ def test_wrong_arguments_are_refused(shards: Path, given: dict[str, Any], messag
 def test_what_a_library_raises_is_the_packages_error(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A card without room, say: one sentence, with its cause."""
 
-    def load(model: str, device: str, *, batch_size: int) -> HashingEncoder:
+    def load(model: str, device: str, **_: object) -> HashingEncoder:
         raise RuntimeError("CUDA out of memory.\nTried to allocate a page of advice")
 
     monkeypatch.setattr("helix_crawl_otel.search.index.load_encoder", load)
