@@ -22,9 +22,10 @@ RATE = 100.0
 
 SPILLS = (
     *("--model", "hashing", "--window", "4", "--batch-size", "8", "--fault", f"clock:rate={RATE:.0f}"),
-    *("--fault", "card:fragment_gib=1.0,spill_cost=12,spill_power=0.1"),
+    *("--release-every", "0", "--fault", "card:fragment_gib=1.0,spill_cost=12,spill_power=0.1"),
 )
-"""Each batch leaves a GiB on a modelled card, so that a shard is released, recycled, and then sent to the CPU."""
+"""Each batch leaves a GiB on a modelled card, and no worker releases its cache of itself, so that a shard is released,
+recycled, and then sent to the CPU."""
 
 
 def idle_seconds(said: list[dict[str, Any]]) -> list[float]:

@@ -89,7 +89,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         rig = Rig(folder / uuid4().hex, ("--model", "hashing", "--metrics-port", str(job)))
         rig.write_shards(2, 12, 60)
         faults = ("card:fragment_gib=0.6,cpu_tokens_per_second=400", "clock:rate=30", "slow:seconds=0.01")
-        options = ("--batch-size", "8", *(word for fault in faults for word in ("--fault", fault)))
+        # A worker that releases its cache by need may never crawl.
+        options = (
+            "--batch-size",
+            "8",
+            "--release-every",
+            "0",
+            *(word for fault in faults for word in ("--fault", fault)),
+        )
         done = rig.build(*options, seconds=180.0)
         assert done.code == 0, done.errors
         return done.summary

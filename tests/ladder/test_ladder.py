@@ -25,7 +25,9 @@ process has it on a busy machine, makes neither of them the other, nor any actio
 SPILLS = "card:fragment_gib=1.0,spill_cost=12,spill_power=0.1,warmup_seconds=0"
 """Each batch leaves a GiB: what a process may hold is full after its eighth, and then it is 13 times slower."""
 
-QUICK = ("--window", "4", "--batch-size", "8", "--fault", RATE)
+QUICK = ("--window", "4", "--batch-size", "8", "--release-every", "0", "--fault", RATE)
+"""The workers release nothing of themselves: by need they would, before the card spills, as often as the machine's own
+speed lets them, and a crawl would come later or never."""
 
 WAITS = """
 import atexit, os, sys, time

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from helix_crawl_otel.encoders.hashing import HashingEncoder
+from helix_crawl_otel.faults.card import CardFault
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.watch import release
 from helix_crawl_otel.watch.release import CacheReleases, cached_bytes
@@ -51,6 +53,32 @@ def test_by_default_it_is_released_by_need() -> None:
     assert due_at(made(None, LOW, CAPPED, LOW), 600) == [2]
     assert due_at(made(None, FULL), 600, streak=1) == []
     assert due_at(made(None, FULL, cached=0), 600) == []
+
+
+@pytest.mark.parametrize(("every", "spills"), [(None, False), (0, True)])
+def test_by_need_a_card_does_not_spill(every: int | None, spills: bool) -> None:
+    """Each batch leaves a GiB on the modelled card, on which a worker may have 11: never released it crawls, by need no
+    batch takes longer than another."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    values = {"fragment_gib": 1.0, "batch_seconds": 10.0, "warmup_seconds": 0.0, "release_seconds": 0.5}
+    card = CardFault(HashingEncoder(), values, lambda: now, sleep)
+    releases = CacheReleases(every, card.memory, lambda: None, lambda: now)
+    seconds = []
+    for n in range(60):
+        began = now
+        card.encode([f"passage {n}"])
+        seconds.append(now - began)
+        if releases.is_due(lambda: 0):
+            began = now
+            card.release()
+            releases.released(now - began)
+    assert bool(card.memory().shared_bytes) == spills
+    assert (max(seconds) > 5 * seconds[0]) == spills
 
 
 def test_a_cache_that_stays_full_costs_ever_less() -> None:
