@@ -98,6 +98,9 @@ class ShardBatches:
         assignment: Which genes and pieces are suspected of having killed a worker.
         look_at: Told of the genes whose tokens are counted next: a worker may die of it.
 
+    Attributes:
+        unreached: Ids, as text, of genes that are pending and that SQLite does not find; known at the end.
+
     Threads: the store's.
     """
 
@@ -119,6 +122,8 @@ class ShardBatches:
         self._places: dict[int | str, int] = {}  # of the genes that are planned at once, by key
         self._lengths: dict[int | str, float] = {}  # likewise
         self._end, self._batch = plan.last()  # the last place, and the highest number of a batch
+        self.unreached: list[str] = []
+        self._fetched = 0  # genes
         self._waiting = self._estimate()
 
     def _estimate(self) -> WaitingWork | None:
@@ -147,20 +152,28 @@ class ShardBatches:
         return len(genes) * max(length for length in lengths if length is not None)
 
     def __iter__(self) -> Iterator[list[PendingGene]]:
-        after = self._plan.begin
-        while page := self._next_page(after):
-            after = page[-1].place
-            self._places = {one.key: one.place for one in page}
-            for _, planned in itertools.groupby(page, key=lambda one: one.batch):
-                yield from self._cut(self._plan.genes([one.key for one in planned]))
-
-    def _next_page(self, after: int) -> list[PlannedGene]:
-        """Whole batches, all of those that are read at once planned: what is in no plan yet is planned at the end."""
-        page = self._plan.page(after, self._window)
-        if not page and self._plan.extend():
+        after, extended_at = self._plan.begin, -1
+        while True:
             page = self._plan.page(after, self._window)
-        if not page:
-            return []
+            if not page:
+                # An extension of which no gene could be fetched is the last one: the next would be the same for ever.
+                if extended_at == self._fetched:
+                    self.unreached = self._plan.unreached()
+                    return
+                if not self._plan.extend():
+                    return
+                extended_at = self._fetched
+                continue
+            planned_page = self._planned(page)
+            after = planned_page[-1].place
+            self._places = {one.key: one.place for one in planned_page}
+            for _, planned in itertools.groupby(planned_page, key=lambda one: one.batch):
+                genes = self._plan.genes([one.key for one in planned])
+                self._fetched += len(genes)
+                yield from self._cut(genes)
+
+    def _planned(self, page: list[PlannedGene]) -> list[PlannedGene]:
+        """Whole batches of those that were read at once, all of them planned."""
         if page[0].batch is None:
             return self._plan_window(list(itertools.takewhile(lambda one: one.batch is None, page)))
         planned = list(itertools.takewhile(lambda one: one.batch is not None, page))

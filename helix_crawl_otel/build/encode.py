@@ -337,7 +337,7 @@ class _Session:
         Raises:
             NeedsCpu: A card could not encode them.
             EncodingFailed: Nobody knows whether it is their fault: no other gene was encoded, or there was no memory.
-                Or the file does not keep their vectors.
+                Or the file does not keep their vectors, or SQLite does not find them.
         """
         left = self._try_short_again()
         if self._unproven:
@@ -352,6 +352,13 @@ class _Session:
                 f"{self._store.path} keeps no vector of {genes}, the first of them {first!r}, and SQLite says nothing: "
                 "a trigger that the application has put on its table `genes` undoes it, by RAISE(IGNORE) or by an "
                 "update of its own"
+            )
+        if self._batches.unreached:
+            genes, first = count(len(self._batches.unreached), "gene"), self._batches.unreached[0]
+            raise EncodingFailed(
+                f"{genes} of {self._store.path} cannot get a vector, the first of them {first!r}: SQLite does not find "
+                "them again by their gene_id, which is NULL or no valid text; accepted: such ids in a table `genes` "
+                "with a rowid, and any others"
             )
         unread = Unread() if self._room is None else count_unread(self._store.path)
         if unread.genes:

@@ -26,7 +26,7 @@ from helix_crawl_otel.shards.ingested import (
 )
 from helix_crawl_otel.shards.inspect import reading
 from helix_crawl_otel.shards.notes import read_notes
-from helix_crawl_otel.shards.schema import BLANK, Table, VectorForm, vector_form
+from helix_crawl_otel.shards.schema import BLANK, Table, Undecoded, VectorForm, vector_form
 from helix_crawl_otel.shards.vectors import are_of_length_1, is_vector
 
 __all__ = ["Accounts", "account", "combine"]
@@ -185,18 +185,21 @@ def _count_genes(
     source = "source_id" if "source_id" in table.columns else "NULL"
     cursor = connection.execute(
         f"SELECT gene_id, CAST(gene_id AS BLOB), CAST(content AS BLOB), CAST({table.vector} AS BLOB),"
-        f" typeof({table.vector}), {table.quarantined}, {BLANK}, {source},"
+        f" typeof({table.vector}), {table.quarantined}, {BLANK}, {source}, {_reason(table)},"
         f" {f'content_hash, {OF_SOURCES}' if has_sources else 'NULL, 0'} FROM genes"
     )
     read = 0
     while rows := cursor.fetchmany(PAGE):
         classes = _classes([row[3:5] for row in rows], form, quick=quick)
         for row, vector_class in zip(rows, classes, strict=True):
-            gene_id, raw_id, content, vector, _, is_quarantined, is_blank, source_id, hashed, is_of_source = row
+            gene_id, raw_id, content, vector, _, is_quarantined, is_blank, source_id = row[:8]
+            reason, hashed, is_of_source = row[8:]
             digest.add(raw_id, content, vector)
             is_there = vector_class == "vectors" or not (is_quarantined or is_blank)
             what = vector_class if is_there else "quarantined" if is_quarantined else "not_encodable"
             found.add(what, None if what in _UNNAMED else (gene_id, source_id))
+            if what == "quarantined":
+                found.named[what][-1].setdefault("reason", reason)
             if is_of_source:
                 has_repeats = has_repeats or not is_first_of(gene_id, source_id, hashed)
                 if not is_content_of(hashed, content):
@@ -205,13 +208,18 @@ def _count_genes(
                 found.add("no_source", (gene_id, source_id))
         read += len(rows)
         progress(read)
-    for row in found.named.get("quarantined", ()):
-        sql = "SELECT reason FROM helix_crawl_quarantine WHERE gene_id = ?"
-        row["reason"] = connection.execute(sql, (row["gene_id"],)).fetchone()[0]
     if has_repeats:
         for which in wrong_ids(connection):
             found.add("wrong_id", which)
     return digest.hex()
+
+
+def _reason(table: Table) -> str:
+    """SQL: why a gene is quarantined."""
+    if not table.has_own:
+        return "NULL"
+    sql = "SELECT kept.reason FROM helix_crawl_quarantine AS kept WHERE genes.gene_id = kept.gene_id"
+    return f"CASE WHEN {table.quarantined} THEN ({sql}) END"
 
 
 def _classes(vectors: Sequence[tuple[bytes | None, str]], form: VectorForm, *, quick: bool) -> list[str]:
@@ -298,5 +306,7 @@ def _framed(part: bytes | None) -> bytes:
 
 
 def _plain(value: object) -> object:
-    """For JSON: an application's id may be bytes."""
+    """For JSON: an application's id may be bytes, or text that is no UTF-8."""
+    if isinstance(value, Undecoded):
+        return str(value)
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

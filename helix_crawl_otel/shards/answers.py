@@ -8,7 +8,7 @@ from pathlib import Path
 from helix_crawl_otel.shards.genes import content_hash, gene_id
 from helix_crawl_otel.shards.inspect import reading
 from helix_crawl_otel.shards.notes import read_notes
-from helix_crawl_otel.shards.schema import BLANK, TREE_NOTE
+from helix_crawl_otel.shards.schema import BLANK, TREE_NOTE, given, readable
 
 __all__ = ["StoredGene", "count_without_vector", "stored_gene"]
 
@@ -49,10 +49,12 @@ class StoredGene:
 def stored_gene(path: Path, gene: object) -> StoredGene | None:
     """Read a gene of a shard; `None` for one that is gone. Raises as `reading` does."""
     with reading(path) as (connection, table):
-        row = connection.execute("SELECT source_id, content FROM genes WHERE gene_id = ?", (gene,)).fetchone()
+        row = connection.execute(
+            f"SELECT source_id, content FROM genes WHERE gene_id = {given(gene)}", (gene,)
+        ).fetchone()
         if row is None:
             return None
-        source_id, content = row[0], "" if row[1] is None else str(row[1])
+        source_id, content = row[0], "" if row[1] is None else str(readable(row[1]))
         tree = read_notes(connection, table).get(TREE_NOTE)
         if source_id is None or tree is None:
             return StoredGene(gene, None if source_id is None else str(source_id), content)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.shards.genes import PendingGene
-from helix_crawl_otel.shards.schema import ORDER_NOTE, PLAN
+from helix_crawl_otel.shards.schema import ORDER_NOTE, PLAN, given, readable
 from helix_crawl_otel.shards.store import ShardStore
 
 __all__ = ["FILE_ORDER", "LONGEST_FIRST", "BatchPlan", "PlannedGene"]
@@ -158,6 +158,12 @@ class BatchPlan:
             self._ends.append(int(end or 0))
         return added
 
+    def unreached(self) -> list[str]:
+        """Ids, as text, of genes that are pending and that nobody can plan: SQLite does not find them by their key."""
+        if not self._sort(LONGEST, known=f"SELECT gene FROM {PLAN} WHERE gene IS NOT NULL"):
+            return []
+        return [str(key) for (key,) in self._store.read(f"SELECT key FROM {SORTED} ORDER BY rowid")]
+
     def page(self, after: int, limit: int) -> list[PlannedGene]:
         """The next genes in the plan that are pending.
 
@@ -177,9 +183,10 @@ class BatchPlan:
 
     def write(self, genes: Iterable[PlannedGene]) -> None:
         """Keep the batches of a window: in each of these places stands this gene now."""
-        rows = [(one.batch, one.key, one.place) for one in genes]
         with self._store.writing() as connection:
-            connection.executemany(f"UPDATE {PLAN} SET batch = ?, gene = ? WHERE place = ?", rows)
+            for one in genes:
+                sql = f"UPDATE {PLAN} SET batch = ?, gene = {given(one.key)} WHERE place = ?"
+                connection.execute(sql, (one.batch, one.key, one.place))
 
     def last(self) -> tuple[int, int]:
         """The last place, and the highest number of a batch; 0 without one."""
@@ -194,11 +201,13 @@ class BatchPlan:
             letters: Of their texts, from the beginning; `None` for the whole texts.
         """
         content = "content" if letters is None else f"substr(content, 1, {letters})"
-        sql = f"SELECT {self._key}, gene_id, {content} FROM genes WHERE {self._key} = ? AND "
-        sql += self._store.pending_condition()
+        sql, pending = f"SELECT {self._key}, gene_id, {content} FROM genes", self._store.pending_condition()
         with self._store.reading() as connection:
-            rows = [connection.execute(sql, (key,)).fetchone() for key in dict.fromkeys(keys)]
-        return [PendingGene(*row) for row in rows if row is not None]
+            rows = [
+                connection.execute(f"{sql} WHERE {self._key} = {given(key)} AND {pending}", (key,)).fetchone()
+                for key in dict.fromkeys(keys)
+            ]
+        return [PendingGene(row[0], row[1], readable(row[2])) for row in rows if row is not None]
 
     def drop(self) -> None:
         """Forget it: all is done. What comes later is planned anew; the name of the rule stays."""

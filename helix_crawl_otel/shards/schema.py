@@ -31,6 +31,7 @@ __all__ = [
     "TREE_NOTE",
     "VECTOR",
     "Table",
+    "Undecoded",
     "VectorForm",
     "beside",
     "clear_some",
@@ -39,11 +40,13 @@ __all__ = [
     "connect_unchanging",
     "create_genes",
     "ensure_own",
+    "given",
     "index_sources",
     "is_all_own",
     "is_own_name",
     "of_other_lengths",
     "read_table",
+    "readable",
     "require_built",
     "spread_sample",
     "vector_form",
@@ -104,6 +107,56 @@ _OWN = (
     " unread INTEGER NOT NULL)",
     CREATE_PLAN,
 )
+
+
+class Undecoded(str):
+    """Text of an application that is no UTF-8: as text with replacement characters, and equal to the same bytes alone.
+
+    Two of them may read alike. `str` of it shows its bytes, `readable` is what it reads as. It is handed back to SQL by
+    `given`.
+
+    Args:
+        raw: The bytes.
+    """
+
+    raw: bytes
+    __slots__ = ("raw",)
+
+    def __new__(cls, raw: bytes) -> Undecoded:
+        """See above."""
+        text = super().__new__(cls, raw, "utf-8", "replace")
+        text.raw = raw
+        return text
+
+    def __eq__(self, other: object) -> bool:
+        """Of the same bytes."""
+        return isinstance(other, Undecoded) and self.raw == other.raw
+
+    def __ne__(self, other: object) -> bool:
+        """`str` has its own."""
+        return not self == other
+
+    def __hash__(self) -> int:
+        """Of the bytes."""
+        return hash(self.raw)
+
+    def __str__(self) -> str:
+        """With each byte that cannot be decoded as `\\xNN`."""
+        return self.raw.decode("utf-8", "backslashreplace")
+
+    def __conform__(self, protocol: object) -> bytes:
+        """What `sqlite3` hands over for it."""
+        return self.raw
+
+
+def given(value: object) -> str:
+    """SQL: the parameter that a value which was read here is handed back with, such as a key or an id."""
+    return "CAST(? AS TEXT)" if isinstance(value, Undecoded) else "?"
+
+
+def readable(content: str) -> str:
+    """Text as an encoder gets it: plain, with replacement characters for what cannot be decoded."""
+    return content.raw.decode("utf-8", "replace") if isinstance(content, Undecoded) else content
 
 
 @dataclass(frozen=True)
@@ -204,9 +257,16 @@ def connect_unchanging(path: Path) -> sqlite3.Connection:
 
 def _lenient(connection: sqlite3.Connection) -> sqlite3.Connection:
     # An application's text may be anything; what cannot be decoded must not stop a build.
-    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    connection.text_factory = _text
     connection.create_function(_IS_VECTOR, 1, is_vector, deterministic=True)
     return connection
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return Undecoded(raw)
 
 
 def read_table(connection: sqlite3.Connection, path: Path) -> Table:
@@ -366,12 +426,13 @@ def clear_some(connection: sqlite3.Connection, table: Table, after: int | str | 
         Key of the last one, `None` when there are no more.
     """
     key = table.key
-    where, values = ("1", ()) if after is None else (f"{key} > ?", (after,))
+    where, values = ("1", ()) if after is None else (f"{key} > {given(after)}", (after,))
     last = connection.execute(
         f"SELECT max({key}) FROM (SELECT {key} FROM genes WHERE {where} ORDER BY {key} LIMIT ?)", (*values, limit)
     ).fetchone()[0]
     if last is not None:
-        connection.execute(f"UPDATE genes SET {VECTOR} = NULL WHERE {where} AND {key} <= ?", (*values, last))
+        until = f"{key} <= {given(last)}"
+        connection.execute(f"UPDATE genes SET {VECTOR} = NULL WHERE {where} AND {until}", (*values, last))
     return last  # type: ignore[no-any-return]  # a key, as SQLite has it
 
 
@@ -385,7 +446,7 @@ def of_other_lengths(connection: sqlite3.Connection, table: Table, form: VectorF
     """
     key, after = table.key, None
     while form.is_normalised:
-        where, values = ("1", ()) if after is None else (f"{key} > ?", (after,))
+        where, values = ("1", ()) if after is None else (f"{key} > {given(after)}", (after,))
         sql = f"SELECT {key}, {VECTOR} FROM genes WHERE {where} AND NOT {table.lacking(form)} ORDER BY {key} LIMIT ?"
         page = connection.execute(sql, (*values, PAGE)).fetchall()
         if not page:

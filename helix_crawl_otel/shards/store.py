@@ -21,7 +21,7 @@ from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import EncoderRefused, LeaseLost, StoreReadOnly, shown_identity, store_errors
 from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.shards.notes import parse_note, read_notes
-from helix_crawl_otel.shards.schema import ANY_LENGTH_NOTE, PLAN, VECTOR, Table, VectorForm
+from helix_crawl_otel.shards.schema import ANY_LENGTH_NOTE, PLAN, VECTOR, Table, VectorForm, given, readable
 
 __all__ = ["ShardStore"]
 
@@ -230,11 +230,12 @@ class ShardStore:
                     self.set_meta("clearing", False)
 
     def _clear_other_lengths(self) -> None:
-        clear = f"UPDATE genes SET {VECTOR} = NULL WHERE {self.table.key} = ?"
         with store_errors(self.path):
             for keys in schema.of_other_lengths(self._connection, self.table, self._form()):
                 with self.writing() as connection:
-                    connection.executemany(clear, ((key,) for key in keys))
+                    for key in keys:
+                        clear = f"UPDATE genes SET {VECTOR} = NULL WHERE {self.table.key} = {given(key)}"
+                        connection.execute(clear, (key,))
 
     def adopt(self, identity: Mapping[str, object]) -> None:
         """Vectors that another program has made are this encoder's, and need not be of length 1 as its own are.
@@ -301,11 +302,12 @@ class ShardStore:
             limit: At most so many.
         """
         key = self.table.key
-        where, values = ("1", ()) if after is None else (f"{key} > ?", (after,))
+        where, values = ("1", ()) if after is None else (f"{key} > {given(after)}", (after,))
         where = f"{where} AND {self.pending_condition()}"
         sql = f"SELECT {key}, gene_id, content FROM genes WHERE {where} ORDER BY {key} LIMIT ?"
         with store_errors(self.path):
-            return [PendingGene(*row) for row in self._connection.execute(sql, (*values, limit)).fetchall()]
+            rows = self._connection.execute(sql, (*values, limit)).fetchall()
+        return [PendingGene(key, gene_id, readable(content)) for key, gene_id, content in rows]
 
     def commit(
         self, vectors: Sequence[tuple[PendingGene, bytes]], unread: Mapping[int | str, int] | None = None
@@ -322,16 +324,16 @@ class ShardStore:
         Returns:
             How many were written.
         """
-        written, key, kept_out = 0, self.table.key, []
+        written, kept_out = 0, []
         with self.writing() as connection:
             for gene, vector in vectors:
-                row = connection.execute(f"SELECT gene_id, content FROM genes WHERE {key} = ?", (gene.key,)).fetchone()
-                # Compared here and not by SQLite: bytes that are no UTF-8 have been replaced in what was read.
-                if row != (gene.gene_id, gene.content):
+                is_it = f"{self.table.key} = {given(gene.key)}"
+                row = connection.execute(f"SELECT gene_id, content FROM genes WHERE {is_it}", (gene.key,)).fetchone()
+                if row is None or (row[0], readable(row[1])) != (gene.gene_id, gene.content):
                     continue
-                connection.execute(f"UPDATE genes SET {VECTOR} = ? WHERE {key} = ?", (vector, gene.key))
+                connection.execute(f"UPDATE genes SET {VECTOR} = ? WHERE {is_it}", (vector, gene.key))
                 (is_there,) = connection.execute(
-                    f"SELECT count(*) FROM genes WHERE {key} = ? AND {VECTOR} = ?", (gene.key, vector)
+                    f"SELECT count(*) FROM genes WHERE {is_it} AND {VECTOR} = ?", (gene.key, vector)
                 ).fetchone()
                 written += is_there
                 if unread is not None:
@@ -344,13 +346,12 @@ class ShardStore:
     def quarantine(self, gene_id: str, reason: str) -> None:
         """Leave a gene out from now on."""
         with self.writing() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO helix_crawl_quarantine VALUES (?, ?, ?)", (gene_id, reason[:1000], _now())
-            )
+            sql = f"INSERT OR REPLACE INTO helix_crawl_quarantine VALUES ({given(gene_id)}, ?, ?)"
+            connection.execute(sql, (gene_id, reason[:1000], _now()))
 
     def place_of(self, gene_id: object) -> tuple[str, str]:
         """The source of a gene and its first words; empty where nothing says so."""
-        sql = "SELECT source_id, substr(content, 1, 200) FROM genes WHERE gene_id = ?"
+        sql = f"SELECT source_id, substr(content, 1, 200) FROM genes WHERE gene_id = {given(gene_id)}"
         with store_errors(self.path):
             row = self._connection.execute(sql, (gene_id,)).fetchone()
         source, content = row or ("", "")
@@ -366,7 +367,7 @@ class ShardStore:
         """The longest text that has a vector, empty where none has. Reads the whole file."""
         wanted = f"NOT {self.table.lacking(self._form())} AND NOT {schema.BLANK}"
         rows = self.read(f"SELECT content FROM genes WHERE {wanted} ORDER BY length(content) DESC LIMIT 1")
-        return str(rows[0][0]) if rows else ""
+        return readable(rows[0][0]) if rows else ""
 
     def sample(self, count: int) -> list[tuple[str, str, bytes]]:
         """A few genes that have a vector, spread over the shard, the same ones each time. At most `count`."""
@@ -377,9 +378,9 @@ class ShardStore:
 def _note_unread(connection: sqlite3.Connection, gene: PendingGene, chars: int) -> None:
     if chars:
         row = (gene.gene_id, len(gene.content), chars)
-        connection.execute("INSERT OR REPLACE INTO helix_crawl_unread VALUES (?, ?, ?)", row)
+        connection.execute(f"INSERT OR REPLACE INTO helix_crawl_unread VALUES ({given(gene.gene_id)}, ?, ?)", row)
     else:
-        connection.execute("DELETE FROM helix_crawl_unread WHERE gene_id = ?", (gene.gene_id,))
+        connection.execute(f"DELETE FROM helix_crawl_unread WHERE gene_id = {given(gene.gene_id)}", (gene.gene_id,))
 
 
 def _now() -> str:

@@ -411,6 +411,84 @@ def test_a_plan_that_is_done_makes_room(tmp_path: Path) -> None:
     assert plan_of(path) == 3
 
 
+# -- ids that are no text ------------------------------------------------------------------------------------------------
+
+ODD_IDS = ("CAST(X'FF41' AS TEXT)", "CAST(X'FE41' AS TEXT)", "'\ufffdA'", "X'FF41'", "CAST(X'C141' AS TEXT)", "'g'")
+"""The first three and the fifth read alike when what cannot be decoded is replaced."""
+
+
+def with_odd_ids(path: Path, table: str) -> Path:
+    """A gene of each: its text is its own."""
+    made(path, {}, table)
+    sql(path, *(f"INSERT INTO genes (gene_id, content) VALUES ({one}, 'text {n}')" for n, one in enumerate(ODD_IDS)))
+    return path
+
+
+@pytest.mark.parametrize("table", ["CREATE TABLE genes (gene_id, content TEXT)", WITHOUT_ROWID])
+def test_ids_that_are_no_text_are_told_apart(tmp_path: Path, table: str) -> None:
+    """Each gene gets its own vector, one by one and whoever goes on; one is quarantined, tried again, encoded again."""
+    path = with_odd_ids(tmp_path / "a.db", table)
+    one_by_one = BatchLimits(1, 40)
+    for number in range(len(ODD_IDS)):
+        with opened(path, number + 1) as store:
+            store.claim(IDENTITY)
+            (gene,) = next(iter(batches_of(store, one_by_one)))
+            if number == 0:
+                store.quarantine(gene.gene_id, "it fails")
+                assert store.place_of(gene.gene_id)[1] == gene.content
+            else:
+                angle = float(gene.content[-1:])
+                assert store.commit([(gene, struct.pack("<2f", math.cos(angle), math.sin(angle)))], {gene.key: 1}) == 1
+    counted = account(path)
+    assert (counted.vectors, counted.quarantined, counted.missing) == (len(ODD_IDS) - 1, 1, 0)
+    assert counted.named["quarantined"][0]["reason"] == "it fails"
+    for content, vector in rows(
+        path, "SELECT content, embedding_dense_v2 FROM genes WHERE embedding_dense_v2 NOT NULL"
+    ):
+        assert isinstance(vector, bytes)
+        assert struct.unpack("<2f", vector)[0] == pytest.approx(math.cos(float(str(content)[-1:])))
+    with opened(path, 50) as store:
+        assert store.retry_quarantined() == 1
+        found = [genes for genes in batches_of(store, one_by_one) if store.commit(vectors_of_any(genes))]
+        assert len(found) == 1
+        store.claim(OTHER, reencode=True)
+        assert store.pending_count() == len(ODD_IDS)
+        found = list(batches_of(store))
+        assert sorted(gene.content for genes in found for gene in genes) == [f"text {n}" for n in range(len(ODD_IDS))]
+
+
+def vectors_of_any(genes: Sequence[PendingGene]) -> list[tuple[PendingGene, bytes]]:
+    """One and the same."""
+    return [(gene, struct.pack("<2f", 1.0, 0.0)) for gene in genes]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "table", "odd", "said"),
+    [
+        ("UTF-8", "CREATE TABLE genes (gene_id TEXT, content TEXT, rowid TEXT)", "NULL", "None"),
+        ("UTF-16le", WITHOUT_ROWID, "CAST(X'41D84100' AS TEXT)", None),
+    ],
+)
+def test_genes_that_sqlite_does_not_find_again_are_told_and_end_it(
+    tmp_path: Path, encoding: str, table: str, odd: str, said: str | None
+) -> None:
+    """By a key that is NULL, or that SQLite itself does not give back: all others get their vectors, each time."""
+    path = tmp_path / "a.db"
+    sql(path, f"PRAGMA encoding = '{encoding}'", table, f"INSERT INTO genes (gene_id, content) VALUES ({odd}, 'odd')")
+    for run in range(2):
+        sql(path, f"INSERT INTO genes (gene_id, content) VALUES ('g{run}', 'text {run}')")
+        with opened(path, run + 1) as store:
+            store.claim(IDENTITY)
+            batches = batches_of(store)
+            found = [
+                gene.gene_id for genes in itertools.islice(batches, 5) for gene in genes if store.commit(vectors(genes))
+            ]
+            assert found == [f"g{run}"]
+            assert len(batches.unreached) == 1
+            assert said in (None, *batches.unreached)
+    assert account(path).missing == 1
+
+
 # -- shards of versions before -----------------------------------------------------------------------------------------
 
 
