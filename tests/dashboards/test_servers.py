@@ -87,8 +87,10 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
     def run() -> dict[str, Any]:
         rig = Rig(folder / uuid4().hex, ("--model", "hashing", "--metrics-port", str(job)))
-        rig.write_shards(2, 12, 60)
-        faults = ("card:fragment_gib=0.6,cpu_tokens_per_second=400", "clock:rate=30", "slow:seconds=0.01")
+        rig.write_shards(2, 20, 60)
+        # A mild spill: a batch that would go on for more than 30 s has its worker ended before the cache is released.
+        card = "card:fragment_gib=1.0,spill_cost=12,spill_power=0.1,cpu_tokens_per_second=400"
+        faults = (card, "clock:rate=30", "slow:seconds=0.01")
         # A worker that releases its cache by need may never crawl.
         options = (
             "--batch-size",
