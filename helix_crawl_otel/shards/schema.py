@@ -205,7 +205,7 @@ class Table:
         if not form.length:
             return "1"
         vector = self.vector
-        return f"(typeof({vector}) <> 'blob' OR length({vector}) <> {form.length} OR NOT {_IS_VECTOR}({vector}))"
+        return f"(typeof({vector}) <> 'blob' OR length({vector}) <> {form.length} OR NOT {_is_vector(vector)})"
 
     def pending(self, form: VectorForm) -> str:
         """SQL: whether a gene has no vector, see `lacking`, and can have one."""
@@ -214,6 +214,11 @@ class Table:
 
 _IS_VECTOR = "helix_crawl_is_vector"
 """Name of `is_vector` in SQL, on each connection that is made here. Nothing that is kept in a file uses it."""
+
+
+def _is_vector(vector: str) -> str:
+    """SQL: of bytes alone, in whatever order SQLite asks: text that is no UTF-8 cannot be handed to a function."""
+    return f"{_IS_VECTOR}(CASE typeof({vector}) WHEN 'blob' THEN {vector} END)"
 
 
 BESIDE = ("-journal", "-wal", "-shm")
@@ -403,7 +408,7 @@ def vector_form(connection: sqlite3.Connection, table: Table, own: Mapping[str, 
     vector = table.vector
     row = connection.execute(
         f"SELECT length({vector}) FROM genes WHERE typeof({vector}) = 'blob' AND length({vector}) > 0"
-        f" AND length({vector}) % 4 = 0 AND {_IS_VECTOR}({vector}) GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
+        f" AND length({vector}) % 4 = 0 AND {_is_vector(vector)} GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
     ).fetchone()
     return VectorForm(0 if row is None else int(row[0]))
 
