@@ -162,7 +162,9 @@ class BatchPlan:
         """Ids, as text, of genes that are pending and that nobody can plan: SQLite does not find them by their key."""
         if not self._sort(LONGEST, known=f"SELECT gene FROM {PLAN} WHERE gene IS NOT NULL"):
             return []
-        return [str(key) for (key,) in self._store.read(f"SELECT key FROM {SORTED} ORDER BY rowid")]
+        keys = [key for (key,) in self._store.read(f"SELECT key FROM {SORTED} ORDER BY rowid")]
+        found = {gene.key for gene in self.genes(keys)}  # an application has just written them
+        return [str(key) for key in keys if key not in found]
 
     def page(self, after: int, limit: int) -> list[PlannedGene]:
         """The next genes in the plan that are pending.

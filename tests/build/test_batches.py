@@ -411,7 +411,7 @@ def test_a_plan_that_is_done_makes_room(tmp_path: Path) -> None:
     assert plan_of(path) == 3
 
 
-# -- ids that are no text ------------------------------------------------------------------------------------------------
+# -- ids that are no text ----------------------------------------------------------------------------------------------
 
 ODD_IDS = ("CAST(X'FF41' AS TEXT)", "CAST(X'FE41' AS TEXT)", "'\ufffdA'", "X'FF41'", "CAST(X'C141' AS TEXT)", "'g'")
 """The first three and the fifth read alike when what cannot be decoded is replaced."""
@@ -442,9 +442,8 @@ def test_ids_that_are_no_text_are_told_apart(tmp_path: Path, table: str) -> None
     counted = account(path)
     assert (counted.vectors, counted.quarantined, counted.missing) == (len(ODD_IDS) - 1, 1, 0)
     assert counted.named["quarantined"][0]["reason"] == "it fails"
-    for content, vector in rows(
-        path, "SELECT content, embedding_dense_v2 FROM genes WHERE embedding_dense_v2 NOT NULL"
-    ):
+    with_vectors = "SELECT content, embedding_dense_v2 FROM genes WHERE embedding_dense_v2 NOT NULL"
+    for content, vector in rows(path, with_vectors):
         assert isinstance(vector, bytes)
         assert struct.unpack("<2f", vector)[0] == pytest.approx(math.cos(float(str(content)[-1:])))
     with opened(path, 50) as store:
@@ -480,10 +479,9 @@ def test_genes_that_sqlite_does_not_find_again_are_told_and_end_it(
         with opened(path, run + 1) as store:
             store.claim(IDENTITY)
             batches = batches_of(store)
-            found = [
-                gene.gene_id for genes in itertools.islice(batches, 5) for gene in genes if store.commit(vectors(genes))
-            ]
-            assert found == [f"g{run}"]
+            found = list(itertools.chain(*itertools.islice(batches, 5)))
+            assert store.commit(vectors_of_any(found)) == 1
+            assert [gene.gene_id for gene in found] == [f"g{run}"]
             assert len(batches.unreached) == 1
             assert said in (None, *batches.unreached)
     assert account(path).missing == 1
