@@ -240,7 +240,14 @@ class IncomingMessages:
     # -- to the worker ------------------------------------------------------------------------------------------------
 
     def push(self) -> None:
-        """Send the actions that wait for this worker's shards."""
+        """Send the actions that wait for this worker's shards.
+
+        Nothing before its hello, though its predecessor may have left some: a worker whose first message is no welcome
+        takes its supervisor for one of another version.
+        """
+        with self._lock:
+            if self.hello is None:
+                return
         self._outgoing.push(self._pipeline.open_shards(self._worker))
 
     def tell(self, message: Message) -> None:

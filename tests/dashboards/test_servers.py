@@ -87,8 +87,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
     def run() -> dict[str, Any]:
         rig = Rig(folder / uuid4().hex, ("--model", "hashing", "--metrics-port", str(job)))
-        rig.write_shards(2, 20, 60)
-        # A mild spill: a batch that would go on for more than 30 s has its worker ended before the cache is released.
+        rig.write_shards(2, 16, 90)
         card = "card:fragment_gib=1.0,spill_cost=12,spill_power=0.1,cpu_tokens_per_second=400"
         faults = (card, "clock:rate=30", "slow:seconds=0.01")
         # A worker that releases its cache by need may never crawl.
@@ -97,6 +96,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             "8",
             "--release-every",
             "0",
+            "--window",
+            "4",
             *(word for fault in faults for word in ("--fault", fault)),
         )
         done = rig.build(*options, seconds=180.0)

@@ -17,7 +17,7 @@ from helix_crawl_otel.supervise.rules import Ending, GateState, MemoryGate
 from helix_crawl_otel.supervise.slot import GRACE_SECONDS, HELLO_SECONDS, LEAVE_SECONDS, SILENT_SECONDS, Phase, Restart
 from tests.supervise.played import SECONDS, PlayedWorker
 from tests.supervise.stage import Stage, build_job
-from tests.watch.rig import GENES, TICK
+from tests.watch.rig import FULL, GENES, TICK
 
 GIB = 1024**3
 
@@ -387,6 +387,32 @@ def test_a_worker_that_cannot_be_ended_takes_its_slot_out_of_use() -> None:
         assert "cannot be ended" in stage.run.failures[0]
         assert stage.series("helix_dense_worker_up") == {}
         assert stage.series("helix_dense_shards") == {("state=failed",): 1}
+
+
+def test_a_worker_that_starts_is_welcomed_before_it_is_told_anything() -> None:
+    """What its predecessor died without acknowledging is told again, once it has said hello, however long it starts."""
+    with Stage() as stage:
+        first = stage.begin()
+        first.hello()
+        first.open("a")
+        stage.healthy(first, "a")
+        stage.fraction = FULL
+        stage.start_batch(first, "a")
+        for _ in range(100):
+            if first.exit_code is not None:
+                break
+            stage.clock.now += TICK
+            stage.tell_memory(first)
+            stage.pipeline.tick()  # what it decides ends the worker before it is told
+            stage.turn()
+        second = stage.next_worker(2)
+        stage.tick()
+        second.hello()
+        assert second.told == []
+        stage.tick()
+        second.sync()
+        told = [message.action.kind for message in second.told if isinstance(message, messages.GiveAction)]
+        assert told == [ActionKind.DETECT]
 
 
 def test_a_worker_of_ours_that_never_says_hello_is_ended(tmp_path: Path) -> None:
