@@ -33,6 +33,9 @@ LONGEST = "length(content) DESC, key"
 
 SORTED = "temp.helix_crawl_sorted"
 
+PLANNED = f"SELECT gene FROM {PLAN} WHERE gene IS NOT NULL"
+"""SQL: the genes that a plan names."""
+
 
 @dataclass(frozen=True)
 class PlannedGene:
@@ -78,7 +81,7 @@ class BatchPlan:
         self._drop_damaged()
         self._ends = [int(row[0]) for row in self._store.read(f"SELECT place FROM {PLAN} WHERE gene IS NULL")]
         if self._is_begun_in_file_order():
-            self._plan_in_file_order(batch_size)
+            self._plan_anew(FILE_ORDER, "key", f"(place + {batch_size - 1}) / {batch_size}")
         elif first := self.page(0, 1):
             self.begin = first[0].place - 1
             self.rule = str(self._store.meta(ORDER_NOTE) or LONGEST_FIRST)
@@ -86,11 +89,7 @@ class BatchPlan:
                 self.extend()
         else:
             self._ends = []
-            self._sort(LONGEST)
-            with self._store.writing() as connection:
-                connection.execute(f"DELETE FROM {PLAN}")
-                self._store.set_meta(ORDER_NOTE, LONGEST_FIRST)
-                self._add(connection)
+            self._plan_anew(LONGEST_FIRST, LONGEST)
 
     def _drop_damaged(self) -> None:
         """Somebody has written into it: nothing is lost with a plan but the grid of its batches."""
@@ -109,14 +108,22 @@ class BatchPlan:
             return False
         return bool(self._store.read("SELECT 1 FROM helix_crawl_sessions LIMIT 1")) and bool(self._store.sample(1))
 
-    def _plan_in_file_order(self, batch_size: int) -> None:
-        self.rule = FILE_ORDER
-        self._sort("key")
+    def _plan_anew(self, rule: str, order: str, batch: str | None = None) -> None:
+        """Write down all that is pending, in place of what is there.
+
+        Args:
+            rule: Its name.
+            order: SQL, of `key` and `content`.
+            batch: SQL: the number of a gene's batch, by its `place`; `None` where its window says it.
+        """
+        self.rule = rule
+        self._sort(order)
         with self._store.writing() as connection:
             connection.execute(f"DELETE FROM {PLAN}")
-            self._store.set_meta(ORDER_NOTE, FILE_ORDER)
+            self._store.set_meta(ORDER_NOTE, rule)
             self._add(connection)
-            connection.execute(f"UPDATE {PLAN} SET batch = (place + ?) / ?", (batch_size - 1, batch_size))
+            if batch is not None:
+                connection.execute(f"UPDATE {PLAN} SET batch = {batch}")
 
     def _sort(self, order: str, *, known: str = "NULL") -> int:
         """Sort what is pending, into a table that ends with the connection. Returns how many genes there are.
@@ -148,7 +155,7 @@ class BatchPlan:
 
         A shard that is finished in file order has come to the end of it before.
         """
-        added = self._sort(LONGEST, known=f"SELECT gene FROM {PLAN} WHERE gene IS NOT NULL")
+        added = self._sort(LONGEST, known=PLANNED)
         if added:
             with self._store.writing() as connection:
                 end = connection.execute(f"INSERT INTO {PLAN} (gene) VALUES (NULL)").lastrowid
@@ -160,7 +167,7 @@ class BatchPlan:
 
     def unreached(self) -> list[str]:
         """Ids, as text, of genes that are pending and that nobody can plan: SQLite does not find them by their key."""
-        if not self._sort(LONGEST, known=f"SELECT gene FROM {PLAN} WHERE gene IS NOT NULL"):
+        if not self._sort(LONGEST, known=PLANNED):
             return []
         keys = [key for (key,) in self._store.read(f"SELECT key FROM {SORTED} ORDER BY rowid")]
         found = {gene.key for gene in self.genes(keys)}  # an application has just written them
