@@ -394,4 +394,4 @@ class Pipeline:
     def _recorded(self, info: BatchInfo) -> dict[str, Any]:
         """What the timeline keeps of a batch beside its times."""
         told = {"shard": info.shard, "device": info.device, "genes": info.genes, "work": info.work}
-        return {**told, "worker": info.worker, **self._waiting.get(info.shard, {})}
+        return {**told, "worker": info.worker, "tokens": info.tokens, **self._waiting.get(info.shard, {})}

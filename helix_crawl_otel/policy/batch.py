@@ -46,6 +46,7 @@ class BatchInfo:
         work: Cost in the driver's unit, `None` to be judged by genes.
         first: In a build, the id of its first gene; `None` where nobody needs to know.
         read_seconds: What the stage before it took, `None` where nobody knows.
+        tokens: Those of its passages without padding, in the unit of `work`; `None` where nobody knows. Not judged.
     """
 
     id: str
@@ -56,6 +57,7 @@ class BatchInfo:
     work: float | None = None
     first: str | None = None
     read_seconds: float | None = None
+    tokens: float | None = None
 
 
 RunningBatch = tuple[BatchInfo, float]

@@ -165,6 +165,7 @@ class IncomingMessages:
                 work=message.work,
                 first=message.first,
                 read_seconds=message.read_seconds,
+                tokens=message.tokens,
             )
         )
         if self._trusts_boundaries:

@@ -114,6 +114,7 @@ class TimelineWriter:
         work: float | None = None,
         worker: str | None = None,
         *,
+        tokens: float | None = None,
         work_pending: float | None = None,
         shards_follow: bool = False,
         event: str = "batch",
@@ -128,6 +129,7 @@ class TimelineWriter:
             seconds: Of the encode stage.
             work: Cost, `None` where there is none.
             worker: Its name, `None` for that of the device.
+            tokens: Of its passages without padding, in the unit of work; `None` where nobody knows.
             work_pending: What the shard waited for when the batch began, more than 0; `None` where nobody knows.
             shards_follow: Other shards waited for the worker.
             event: What it is.
@@ -137,6 +139,8 @@ class TimelineWriter:
             self.lost_lines += 1
             return
         weight = {} if work is None else {"work": _short(work, 9)}
+        if tokens is not None and sample_problem(genes, seconds, tokens) is None:
+            weight["tokens"] = _short(tokens, 9)
         self.write(
             event,
             t,

@@ -35,13 +35,16 @@ _gap: ContextVar[tuple[object, float] | None] = ContextVar("helix_crawl_otel.gap
 class BatchScope:
     """The `with` or `async with` block around one encode. Made by `ShardWatch.batch`; used once."""
 
-    __slots__ = ("_first", "_genes", "_running", "_shard", "_thread", "_used", "_work")
+    __slots__ = ("_first", "_genes", "_running", "_shard", "_thread", "_tokens", "_used", "_work")
 
-    def __init__(self, shard: ShardWatch, genes: float, work: float | None, first: str | None) -> None:
+    def __init__(
+        self, shard: ShardWatch, genes: float, work: float | None, first: str | None = None, tokens: float | None = None
+    ) -> None:
         self._shard = shard
         self._genes = genes
         self._work = work
         self._first = first
+        self._tokens = tokens
         self._used = False
         self._thread: int | None = None
         self._running: tuple[ShardPipeline, RunningBatch] | None = None
@@ -80,7 +83,7 @@ class BatchScope:
         begin = self._shard._begin
         try:
             self._running = self._shard._backend.guarded(
-                "driver", begin, self._genes, self._work, self._first, read_seconds
+                "driver", begin, self._genes, self._work, self._first, read_seconds, self._tokens
             )
         except BaseException:  # the process has to end: the shard belongs to another one
             self._leave_gate()
@@ -171,7 +174,7 @@ class ShardWatch:
             come back within ten minutes, all the same.
         """
         self._check_usable()
-        return BatchScope(self, genes, work, None)
+        return BatchScope(self, genes, work)
 
     def record(self, genes: float, seconds: float, work: float | None = None) -> None:
         """Tell of a batch that has ended, timed by the driver.
@@ -233,17 +236,27 @@ class ShardWatch:
     # -- batches ------------------------------------------------------------------------------------------------------
 
     def _info(
-        self, genes: float, work: float | None, first: str | None = None, read_seconds: float | None = None
+        self,
+        genes: float,
+        work: float | None,
+        first: str | None = None,
+        read_seconds: float | None = None,
+        tokens: float | None = None,
     ) -> BatchInfo:
         costs = plain_number(genes), plain_number(work)
-        return BatchInfo(str(next(_ids)), self.name, self.device, self.device, *costs, first, read_seconds)
+        return BatchInfo(str(next(_ids)), self.name, self.device, self.device, *costs, first, read_seconds, tokens)
 
     def _begin(
-        self, genes: float, work: float | None, first: str | None, read_seconds: float | None
+        self,
+        genes: float,
+        work: float | None,
+        first: str | None,
+        read_seconds: float | None,
+        tokens: float | None,
     ) -> tuple[ShardPipeline, RunningBatch]:
         self._open()
         pipeline = self._backend.pipeline
-        return pipeline, pipeline.start_batch(self._info(genes, work, first, read_seconds))
+        return pipeline, pipeline.start_batch(self._info(genes, work, first, read_seconds, tokens))
 
     def _end(self, pipeline: ShardPipeline, running: RunningBatch, *, failed: bool) -> None:
         if pipeline is not self._backend.pipeline:
@@ -417,9 +430,10 @@ class ShardWatch:
 # -- of `helix-crawl build`'s own workers, which tell more ------------------------------------------------------------
 
 
-def batch_from(shard: ShardWatch, genes: int, work: float, first: str) -> BatchScope:
-    """As `ShardWatch.batch`; what begins with the gene of this id is suspected when the worker dies in it."""
-    return BatchScope(shard, genes, work, first)
+def batch_from(shard: ShardWatch, genes: int, work: float, tokens: float, first: str) -> BatchScope:
+    """As `ShardWatch.batch`; what begins with the gene of this id is suspected when the worker dies in it. `tokens` are
+    those of its passages without padding."""
+    return BatchScope(shard, genes, work, first, tokens)
 
 
 def boundary_after(shard: ShardWatch, genes: int, pending: int, work_pending: float | None) -> list[Action]:
