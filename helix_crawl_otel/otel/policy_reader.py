@@ -62,9 +62,7 @@ class Measurements:
     Threads: any; `_collecting` keeps the collections in order.
     """
 
-    def __init__(
-        self, receive: Receive, clock: Callable[[], float], on_error: Callable[[Exception], None]
-    ) -> None:
+    def __init__(self, receive: Receive, clock: Callable[[], float], on_error: Callable[[Exception], None]) -> None:
         self._receive = receive
         self._clock = clock
         self._on_error = on_error

@@ -16,7 +16,6 @@ from helix_crawl_otel.policy.settings import Settings
 from tests.otel.fresh import run_fresh
 from tests.watch.rig import Clock
 
-
 Reading = tuple[float, str, MemoryReading]
 Finished = tuple[float, BatchInfo, float]
 
