@@ -210,6 +210,10 @@ def _announce(
     for shard, reason in planned.failures.items():
         console.emit(events.ShardEnded(t, shard, "failed", 0, reason))
     session.pipeline.expect_shards((work.assignment.shard for work in planned.works), waiting)
+    for shard, genes in planned.quarantined.items():
+        session.pipeline.set_quarantined(shard, genes)
+    for work in planned.works:
+        session.pipeline.set_quarantined(work.assignment.shard, work.quarantined)
     session.pipeline.set_shards(done=done, failed=len(planned.failures))
 
 
@@ -230,7 +234,7 @@ def _summary(
         job.paused()
         states = [work.state for work in job.shards]
     failed = {work.assignment.shard: work.reason for work in job.shards if work.state == "failed"} | planned.failures
-    quarantined = planned.quarantined + sum(
+    quarantined = sum(planned.quarantined.values()) + sum(
         count_quarantined(Path(work.assignment.path), lock_seconds) for work in job.shards
     )
     unread = sum((count_unread(Path(work.assignment.path), lock_seconds) for work in job.shards), planned.unread)

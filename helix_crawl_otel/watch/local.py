@@ -122,6 +122,7 @@ class LocalBackend(Backend):
             has_threads=self._tick_seconds is not None,
             hint="nothing trips; pass memory=, or see the probe's reason",
             judges_shared=self._config.shared and self._memory is None,
+            deliver_card=self.pipeline.read_card,
             probe_of=self._probe,
             counters=self._counters,
         )
