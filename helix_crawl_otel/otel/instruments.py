@@ -151,7 +151,7 @@ class Instruments:
                     row.name, row.unit, row.description, explicit_bucket_boundaries_advisory=BATCH_DURATION_BOUNDS
                 )
             else:
-                self._create_gauge(meter, row)
+                self._create_gauge(meter, row)  # or an up-down counter: what is so now, asked for all the same
 
     def count(self, counter: str, amount: float, attributes: Mapping[str, str]) -> None:
         """Add to a counter."""
@@ -220,7 +220,9 @@ class Instruments:
             ]
             return _merged(known, _TOGETHER.get(row.name))
 
-        meter.create_observable_gauge(row.name, [observe], row.unit, row.description)
+        up_down = row.kind is Kind.UP_DOWN_COUNTER
+        create = meter.create_observable_up_down_counter if up_down else meter.create_observable_gauge
+        create(row.name, [observe], row.unit, row.description)
 
 
 # Where two watches, or two shards without a label, share a series. Of any other gauge the last value is shown.

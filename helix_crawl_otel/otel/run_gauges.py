@@ -6,31 +6,20 @@ A run is what the same command resumes; each start of it has an id of its own, w
 
 from __future__ import annotations
 
-import os
 import sys
-import uuid
 from pathlib import Path
 
-from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector
 
 from helix_crawl_otel._version import __version__
 from helix_crawl_otel.exit_codes import DONE, INTERRUPTED, PAUSED
 from helix_crawl_otel.otel.instruments import Instruments, Rows
+from helix_crawl_otel.otel.resource import instance_id
 from helix_crawl_otel.policy.settings import Settings
 
-__all__ = ["RUN_STATES", "RunGauges", "job_name", "run_id", "state_of"]
+__all__ = ["RUN_STATES", "RunGauges", "job_name", "state_of", "this_script"]
 
 RUN_STATES = ("running", "paused", "done", "failed")
-
-_made: dict[int, str] = {}
-"""Ids by process: a forked child is another start."""
-
-
-def run_id() -> str:
-    """The id of this start: that of the environment's `service.instance.id`, or one made for this process."""
-    given = OTELResourceDetector().detect().attributes.get(SERVICE_INSTANCE_ID)
-    return str(given or _made.setdefault(os.getpid(), str(uuid.uuid4())))
-
 
 def job_name(script: str) -> str:
     """What a job of the user's own is called: its service's name, or its script's."""
@@ -68,7 +57,7 @@ class RunGauges:
         self.state = "running"
         self.model = model
         self._hub = hub
-        self._id = {"run": run, "run_id": run_id()}
+        self._id = {"run": run, "run_id": instance_id()}
         self._command = command
         self._knobs = {
             "policy": settings.action,

@@ -25,17 +25,17 @@ TABLE = {
     "helix_dense_crawl_active": ("gauge", "helix_dense_crawl_active", {"shard", "device"}),
     "helix_dense_crawl_streak": ("gauge", "helix_dense_crawl_streak", {"shard", "device"}),
     "helix_dense_batch_inflight": ("gauge", "helix_dense_batch_inflight_seconds", {"shard", "device"}),
-    "helix_dense_vram_used": ("gauge", "helix_dense_vram_used_bytes", {"device"}),
-    "helix_dense_vram_limit": ("gauge", "helix_dense_vram_limit_bytes", {"device"}),
-    "helix_dense_vram_shared": ("gauge", "helix_dense_vram_shared_bytes", {"device", "owner"}),
+    "helix_dense_vram_used": ("up-down counter", "helix_dense_vram_used_bytes", {"device"}),
+    "helix_dense_vram_limit": ("up-down counter", "helix_dense_vram_limit_bytes", {"device"}),
+    "helix_dense_vram_shared": ("up-down counter", "helix_dense_vram_shared_bytes", {"device", "owner"}),
     "helix_dense_vram_probe_up": ("gauge", "helix_dense_vram_probe_up", {"device", "source"}),
     "helix_dense_ladder_rung": ("gauge", "helix_dense_ladder_rung", {"shard", "device"}),
     "helix_dense_ladder_actions": ("counter", "helix_dense_ladder_actions_total", {"shard", "action", "outcome"}),
-    "helix_dense_action_queue_length": ("gauge", "helix_dense_action_queue_length", set()),
+    "helix_dense_action_queue_length": ("up-down counter", "helix_dense_action_queue_length", set()),
     "helix_dense_worker_starts": ("counter", "helix_dense_worker_starts_total", {"device", "reason"}),
     "helix_dense_worker_up": ("gauge", "helix_dense_worker_up", {"device"}),
-    "helix_dense_genes_pending": ("gauge", "helix_dense_genes_pending", {"shard"}),
-    "helix_dense_shards": ("gauge", "helix_dense_shards", {"state"}),
+    "helix_dense_genes_pending": ("up-down counter", "helix_dense_genes_pending", {"shard"}),
+    "helix_dense_shards": ("up-down counter", "helix_dense_shards", {"state"}),
 }
 
 SCRAPED = """
@@ -106,7 +106,7 @@ def test_each_instrument_has_its_name_kind_and_labels(name: str, scraped: Scrape
     """Names, kinds and labels are a contract: boards and alerts are written against them."""
     kind, prometheus_name, labels = TABLE[name]
     found_kind, found_help, samples = scraped.crawled[family_of(prometheus_name)]
-    assert found_kind == kind
+    assert found_kind == kind.replace("up-down counter", "gauge")
     row = next(row for row in INSTRUMENTS if row.name == name)
     assert found_help == row.description
     assert samples
@@ -258,7 +258,7 @@ def test_after_close_no_gauge_is_shown() -> None:
     with rig.watch.shard("a") as shard:
         rig.healthy(shard, 10)
     rig.watch.close()
-    gauges = {row.name for row in INSTRUMENTS if row.kind is Kind.GAUGE}
+    gauges = {row.name for row in INSTRUMENTS if row.kind in (Kind.GAUGE, Kind.UP_DOWN_COUNTER)}
     assert rig.reader is not None
     assert gauges & set(collected(rig.reader)) == set()
 
