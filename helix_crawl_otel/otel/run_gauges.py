@@ -21,6 +21,7 @@ __all__ = ["RUN_STATES", "RunGauges", "job_name", "state_of", "this_script"]
 
 RUN_STATES = ("running", "paused", "done", "failed")
 
+
 def job_name(script: str) -> str:
     """What a job of the user's own is called: its service's name, or its script's."""
     given = OTELResourceDetector().detect().attributes.get(SERVICE_NAME)
@@ -46,19 +47,20 @@ class RunGauges:
     Args:
         hub: Where they are shown, from now on.
         run: What the same command resumes.
-        command: As it was typed.
+        command: `build`, `backfill`, `demo`, `run` or `embedded`.
+        folder: What `helix-crawl status` takes; empty without one.
         settings: The knobs.
         model: That encodes; empty when unknown.
 
     Threads: any; each change is a single operation.
     """
 
-    def __init__(self, hub: Instruments, run: str, command: str, settings: Settings, model: str = "") -> None:
+    def __init__(self, hub: Instruments, run: str, command: str, folder: str, settings: Settings, model: str) -> None:
         self.state = "running"
         self.model = model
         self._hub = hub
         self._id = {"run": run, "run_id": instance_id()}
-        self._command = command
+        self._how = {"command": command, "folder": folder, "version": __version__}
         self._knobs = {
             "policy": settings.action,
             "factor": f"{settings.factor:g}",
@@ -70,8 +72,7 @@ class RunGauges:
     def rows(self, gauge: str) -> Rows:
         """Values of one gauge."""
         if gauge == "helix_dense_run_info":
-            how = {"command": self._command, "model": self.model, "version": __version__}
-            return [(1, {**self._id, **how, **self._knobs})]
+            return [(1, {**self._id, **self._how, "model": self.model, **self._knobs})]
         if gauge == "helix_dense_run_state":
             return [(int(state == self.state), {**self._id, "state": state}) for state in RUN_STATES]
         return ()

@@ -167,8 +167,8 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     _gauge(
         "helix_dense_run_info",
         "{run}",
-        ("run", "run_id", "command", "model", "version", "policy", "factor", "window", "vram_full"),
-        "Always 1. `run` is what the same command resumes, a folder or a job's name, `run_id` this start of it, and the "
+        ("run", "run_id", "command", "folder", "model", "version", "policy", "factor", "window", "vram_full"),
+        "Always 1. `run` is what the same command resumes, a folder or a job's name; `run_id` is this start of it; the "
         "others say how it was started.",
     ),
     _gauge(
@@ -187,8 +187,8 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "helix_dense_last_action_timestamp",
         "s",
         ("shard", "action"),
-        "When the newest action was carried out, at a boundary or by ending its worker, in Unix time; absent before the "
-        "first.",
+        "When the newest action was carried out, at a boundary or by ending its worker, in Unix time; absent before "
+        "the first.",
     ),
     _up_down(
         "helix_dense_genes_quarantined",

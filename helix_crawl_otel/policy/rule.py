@@ -201,7 +201,7 @@ class Rule:
         return pending.deadline(batch.slice_seconds)
 
     def ends_at(self, batch: Batch) -> float:
-        """When a batch in flight has its worker ended, in seconds: for an action that it keeps waiting, or as a hang."""
+        """When a batch in flight has its worker ended, in seconds: for an action that waits for it, or as a hang."""
         return min(self._deadline(batch), batch.hang_at(self._busy_at(batch)))
 
     def _pend(self, state: ShardState, pending: Pending) -> None:

@@ -333,7 +333,7 @@ def _checked(info: Any) -> MemoryReading:
     return MemoryReading(total - free, total)
 
 
-# -- what else a card says of itself ------------------------------------------------------------------------------------
+# -- what else a card says of itself ----------------------------------------------------------------------------------
 
 _TEMPERATURE_OF_GPU = 0
 _CLOCKS = {"sm": 1, "memory": 2}
