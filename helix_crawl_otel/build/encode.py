@@ -409,7 +409,7 @@ class _Session:
     def _watched(self, genes: Sequence[PendingGene]) -> list[bytes]:
         texts, first = [gene.content for gene in genes], str(genes[0].gene_id)
         self._look_at(genes)
-        with batch_from(self._shard, len(genes), self._batches.work(genes), first):
+        with batch_from(self._shard, len(genes), *self._batches.cost(genes), first):
             return self._encoder.encode(texts)
 
     def _commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> None:
