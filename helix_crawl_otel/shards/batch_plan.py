@@ -32,6 +32,9 @@ LACKING = "temp.helix_crawl_lacking"
 """What a look at the genes has found, by key: those that lack a vector, with their letters; without, where none can be
 made. It ends with the connection."""
 
+PENDING = f"SELECT key FROM {LACKING} WHERE letters IS NOT NULL"
+"""SQL: the pending ones among them."""
+
 LONGEST = "letters DESC, rowid"
 """SQL: the order of the first rule, ties by key."""
 
@@ -127,8 +130,7 @@ class BatchPlan:
         """
         self._drop_damaged()
         self._ends = [int(row[0]) for row in self._store.read(f"SELECT place FROM {PLAN} WHERE gene IS NULL")]
-        pending = f"SELECT key FROM {LACKING} WHERE letters IS NOT NULL"
-        ((first,),) = self._store.read(f"SELECT min(place) FROM {PLAN} WHERE gene IN ({pending})")
+        ((first,),) = self._store.read(f"SELECT min(place) FROM {PLAN} WHERE gene IN ({PENDING})")
         if self._is_begun_in_file_order():
             self._plan_anew(FILE_ORDER, "rowid", f"(place + {batch_size - 1}) / {batch_size}")
         elif first is not None:
@@ -178,8 +180,7 @@ class BatchPlan:
     @staticmethod
     def _add(connection: sqlite3.Connection, order: str) -> None:
         """Put what is pending at the end of the plan. Within a transaction."""
-        pending = f"SELECT key FROM {LACKING} WHERE letters IS NOT NULL ORDER BY {order}"
-        connection.execute(f"INSERT INTO {PLAN} (gene) {pending}")
+        connection.execute(f"INSERT INTO {PLAN} (gene) {PENDING} ORDER BY {order}")
 
     def extend(self) -> int:
         """Plan the genes that are pending and not in the plan, apart from those in it. Returns how many there were.
@@ -203,10 +204,7 @@ class BatchPlan:
     def unreached(self) -> list[str]:
         """Ids, as text, of genes that are pending and that nobody can plan: SQLite does not find them by their key."""
         self._look(PLANNED)
-        keys = [
-            key
-            for (key,) in self._store.read(f"SELECT key FROM {LACKING} WHERE letters IS NOT NULL ORDER BY {LONGEST}")
-        ]
+        keys = [key for (key,) in self._store.read(f"{PENDING} ORDER BY {LONGEST}")]
         found = {gene.key for gene in self.genes(keys)}  # an application has just written them
         return [str(key) for key in keys if key not in found]
 
