@@ -261,9 +261,13 @@ def _card(made: dashboard.Dashboard) -> None:
         made,
         "The card",
         graph(
-            "Utilisation of the card",
-            "By any program. A spill keeps it busy as well: look at its power.",
-            (f"hw_gpu_utilization_ratio{{{DEVICES}}}", "{{device}}"),
+            "Utilisation",
+            "By any program; the legend names the card. A spill keeps it busy as well: look at its power.",
+            (
+                f"hw_gpu_utilization_ratio{{{DEVICES}}} * on (job, instance, device)"
+                f" group_left (modelName, UUID) helix_dense_device_info{{{DEVICES}}}",
+                "{{device}} {{modelName}}",
+            ),
             unit="percentunit",
             width=6,
             section="slow-but-no-crawl",

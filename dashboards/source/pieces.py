@@ -256,6 +256,12 @@ def states(
     panel = _common(statetimeline.Panel(), title, says, list(targets), section, instant=False)
     panel.height(height).span(width).mappings(text_of(texts)).merge_values(True).fill_opacity(80).row_height(0.8)
     panel.show_value(common_models.VisibilityMode.AUTO).thresholds(steps((None, "gray")))
+    panel.legend(
+        common.VizLegendOptions()
+        .display_mode(common_models.LegendDisplayMode.LIST)
+        .placement(common_models.LegendPlacement.BOTTOM)
+        .show_legend(True)
+    )
     return panel
 
 
