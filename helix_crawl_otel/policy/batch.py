@@ -6,11 +6,12 @@ Source: DESIGN.md, section 4, rules 4, 5 and 11.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from helix_crawl_otel.policy.baseline import ROUNDING, SMALL_BATCH, Baseline
 
-__all__ = ["REST_SECONDS", "Batch", "BatchInfo", "RunningBatch", "is_small"]
+__all__ = ["HANG_SECONDS", "REST_SECONDS", "Batch", "BatchInfo", "RunningBatch", "is_small"]
 
 MAX_SLICES = 1000
 """Slices observed of one batch. By then its rate is a thousandth of the limit and every rung has been asked for; the
@@ -33,8 +34,7 @@ def is_small(work: float, baseline: Baseline) -> bool:
     return work < SMALL_BATCH * baseline.work
 
 
-@dataclass(frozen=True)
-class BatchInfo:
+class BatchInfo(NamedTuple):
     """What a driver says of a batch, before it is known whether that can be judged.
 
     Args:
@@ -62,12 +62,12 @@ RunningBatch = tuple[BatchInfo, float]
 """A batch and when it began, in seconds."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Batch:
     """One batch of the encode stage.
 
     Args:
-        info: What its driver has said of it.
+        info: What its driver has said of it. What the rule asks for again and again is the batch's own besides.
         work: Cost in the shard's unit, more than 0.
         started: Seconds.
         warmup: One of the first batches of its worker: never judged, except as a hang.
@@ -93,30 +93,21 @@ class Batch:
     is_answered: bool = False
     counted_seconds: float = 0.0
 
-    @property
-    def id(self) -> str:
-        """Unique among the batches in flight."""
-        return self.info.id
+    id: str = field(init=False)
+    shard: str = field(init=False)
+    worker: str = field(init=False)
+    device: str = field(init=False)
+    genes: float = field(init=False)
 
-    @property
-    def worker(self) -> str:
-        """Name of the worker that encodes it."""
-        return self.info.worker
-
-    @property
-    def shard(self) -> str:
-        """Name of its shard."""
-        return self.info.shard
-
-    @property
-    def device(self) -> str:
-        """Device of the worker."""
-        return self.info.device
-
-    @property
-    def genes(self) -> float:
-        """Passages, more than 0."""
-        return self.info.genes
+    def __post_init__(self) -> None:
+        info = self.info
+        self.id, self.shard, self.worker, self.device, self.genes = (
+            info.id,
+            info.shard,
+            info.worker,
+            info.device,
+            info.genes,
+        )
 
     def measure(self, baseline: Baseline, weighed: float, factor: float, tick_seconds: float) -> None:
         """Fix what it is judged by and the length of its slices by the baseline in force, once."""
