@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from math import isnan
 from typing import Any, TypeVar, get_type_hints
@@ -31,17 +32,20 @@ class Columns(Collection[Row]):
     """
 
     def __init__(self, kind: type[Row]) -> None:
-        self._make = kind._make  # type: ignore[attr-defined]  # of every named tuple
+        self._made = partial(tuple.__new__, kind)  # `_make` without its own look at the number of fields
         self._columns = {name: _Column(hint) for name, hint in get_type_hints(kind).items()}
         self._fresh: list[Row] = []
         self._packed = 0
         self._unpacked: dict[int, list[Row]] = {}
 
-    def append(self, row: Row) -> None:
-        """Put a row at the end."""
-        self._fresh.append(row)
-        if len(self._fresh) == _TOGETHER:
+    def append(self, row: Row) -> int:
+        """Put a row at the end. Returns its place."""
+        fresh = self._fresh
+        place = self._packed + len(fresh)
+        fresh.append(row)
+        if len(fresh) == _TOGETHER:
             self._pack()
+        return place
 
     def column(self, name: str) -> array[Any]:
         """The numbers of a field, NaN where one is unknown, of a `str` its places in `words`; not to be changed."""
@@ -90,7 +94,7 @@ class Columns(Collection[Row]):
 
     def _rows(self, first: int, past: int) -> list[Row]:
         columns = (column.part(first, past) for column in self._columns.values())
-        return list(map(self._make, zip(*columns, strict=True)))
+        return list(map(self._made, zip(*columns, strict=True)))
 
 
 class _Column:
