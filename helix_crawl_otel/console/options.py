@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from helix_crawl_otel.config import (
     RULE_KNOBS,
+    ConfigError,
     CrawlConfig,
     add_options,
     config_from_options,
@@ -23,6 +25,10 @@ NOTIFY = "HELIX_CRAWL_NOTIFY"
 HOST, PORT = "OTEL_EXPORTER_PROMETHEUS_HOST", "OTEL_EXPORTER_PROMETHEUS_PORT"
 
 
+MOST_LINGER = 3600.0
+"""Seconds. Prometheus scrapes once a minute as a rule, and nobody waits for longer than an hour to end a command."""
+
+
 @dataclass(frozen=True)
 class CommonOptions:
     """What `add_common_options` offers, checked.
@@ -35,6 +41,7 @@ class CommonOptions:
         metrics_port: Its port, 0 for a free one.
         insists_on_port: The port was asked for: in use, it ends the run.
         serves_metrics: False with `--no-metrics`.
+        linger: Seconds that the endpoint waits at most, at the end, for who has scraped before; 0 for not at all.
         as_json: Progress as JSON lines on standard output.
         is_plain: Progress as plain lines even on a terminal.
         keep_awake: Hold off the computer's sleep.
@@ -48,6 +55,7 @@ class CommonOptions:
     metrics_port: int
     insists_on_port: bool
     serves_metrics: bool
+    linger: float
     as_json: bool
     is_plain: bool
     keep_awake: bool
@@ -71,6 +79,13 @@ def add_common_options(parser: argparse.ArgumentParser, knobs: Sequence[str] = (
         f"{NOTIFY} is the same, and in no list of processes",
     )
     group.add_argument("--no-metrics", action="store_true", help="serve no metrics endpoint")
+    group.add_argument(
+        "--linger",
+        default="20",
+        metavar="SECONDS",
+        help="after the end, wait so long at most for one more scrape by whoever has scraped before, who sees then how "
+        "it ended; nobody else is waited for (default 20, 0 for never)",
+    )
     add_options(parser, (*knobs, HOST, PORT, *(row.variable for row in RULE_KNOBS)))
 
 
@@ -93,8 +108,19 @@ def read_common_options(args: argparse.Namespace) -> CommonOptions:
         metrics_port=int(option_or_knob(PORT, knobs, environ)),
         insists_on_port=PORT in knobs or bool(environ.get(PORT, "").strip()),
         serves_metrics=not args.no_metrics,
+        linger=_seconds(args.linger),
         as_json=args.json,
         is_plain=args.plain,
         keep_awake=args.keep_awake,
         notify=notify,
     )
+
+
+def _seconds(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found <= MOST_LINGER:
+        raise ConfigError(f"--linger is {text!r}; accepted: a number of seconds from 0 to {MOST_LINGER:g}")
+    return found

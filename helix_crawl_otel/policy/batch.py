@@ -6,7 +6,7 @@ Source: DESIGN.md, section 4, rules 4, 5 and 11.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from helix_crawl_otel.policy.baseline import ROUNDING, SMALL_BATCH, Baseline
 
@@ -33,7 +33,7 @@ def is_small(work: float, baseline: Baseline) -> bool:
     return work < SMALL_BATCH * baseline.work
 
 
-@dataclass(slots=True)  # and never changed; a frozen one takes three times as long to make
+@dataclass(slots=True)  # and never changed: a frozen one takes three times as long to make
 class BatchInfo:
     """What a driver says of a batch, before it is known whether that can be judged.
 
@@ -46,6 +46,7 @@ class BatchInfo:
         work: Cost in the driver's unit, `None` to be judged by genes.
         first: In a build, the id of its first gene; `None` where nobody needs to know.
         read_seconds: What the stage before it took, `None` where nobody knows.
+        tokens: Those of its passages without padding, in the unit of `work`; `None` where nobody knows. Not judged.
     """
 
     id: str
@@ -56,18 +57,19 @@ class BatchInfo:
     work: float | None = None
     first: str | None = None
     read_seconds: float | None = None
+    tokens: float | None = None
 
 
 RunningBatch = tuple[BatchInfo, float]
 """A batch and when it began, in seconds."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Batch:
     """One batch of the encode stage.
 
     Args:
-        info: What its driver has said of it. What the rule asks for again and again is the batch's own besides.
+        info: What its driver has said of it.
         work: Cost in the shard's unit, more than 0.
         started: Seconds.
         warmup: One of the first batches of its worker: never judged, except as a hang.
@@ -93,14 +95,8 @@ class Batch:
     is_answered: bool = False
     counted_seconds: float = 0.0
 
-    id: str = field(init=False)
-    shard: str = field(init=False)
-    worker: str = field(init=False)
-    device: str = field(init=False)
-    genes: float = field(init=False)
-
     def __post_init__(self) -> None:
-        info = self.info
+        info = self.info  # which is asked for these some twenty times a batch
         self.id, self.shard, self.worker, self.device, self.genes = (
             info.id,
             info.shard,
@@ -108,6 +104,12 @@ class Batch:
             info.device,
             info.genes,
         )
+
+    def count(self, seconds: float) -> float:
+        """It has run for so long. Returns what of that was in no costs before, and is now."""
+        more = max(0.0, seconds - self.counted_seconds)
+        self.counted_seconds += more
+        return more
 
     def measure(self, baseline: Baseline, weighed: float, factor: float, tick_seconds: float) -> None:
         """Fix what it is judged by and the length of its slices by the baseline in force, once."""

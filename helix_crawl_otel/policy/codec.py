@@ -29,7 +29,7 @@ T = TypeVar("T")
 def encode(value: Any) -> Any:
     """Dataclasses and mappings become dicts, enums their values, tuples lists; keys of dicts are strings already."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -59,7 +59,7 @@ def _shape(kind: Any) -> tuple[Any, tuple[Any, ...]]:
 def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
     """Of a dataclass: its fields with their types, and those that have to be there."""
     hints = typing.get_type_hints(kind)
-    fields = [f for f in dataclasses.fields(kind) if f.init]
+    fields = dataclasses.fields(kind)
     return {f.name: hints[f.name] for f in fields}, {f.name for f in fields if not f.metadata.get(OPTIONAL)}
 
 

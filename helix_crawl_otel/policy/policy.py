@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from helix_crawl_otel.policy.baseline import Baseline
-from helix_crawl_otel.policy.batch import Batch, BatchInfo
+from helix_crawl_otel.policy.batch import HANG_SECONDS, Batch, BatchInfo
 from helix_crawl_otel.policy.memory import AnyReading, MemoryTrack, SharedFloor
 from helix_crawl_otel.policy.model import (
     REMEDIES,
@@ -246,6 +246,16 @@ class Policy:
             if shard in (None, batch.shard) and worker in (None, batch.worker)
         ]
 
+    def batch_deadline(self, shard: str) -> float | None:
+        """The age in seconds at which the oldest batch in flight of a shard has its worker ended, between two batches
+        the least that the next one has; `None` where nobody ends it.
+        """
+        state = self.state.shards.get(shard)
+        if state is None or not state.can_end_worker:
+            return None
+        oldest = min(self.inflight(shard=shard), key=lambda batch: batch.started, default=None)
+        return HANG_SECONDS if oldest is None else self._rule.ends_at(oldest) - oldest.started
+
     def pending(self, shard: str) -> ActionKind | None:
         """The remedy that waits for the shard's boundary, `None` for none."""
         state = self.state.shards.get(shard)
@@ -255,7 +265,7 @@ class Policy:
         """A snapshot of a shard on its newest device. An unknown shard is one that has seen nothing."""
         state = self.state.shards.get(shard) or ShardState()
         detector = state.detectors.get(state.device)
-        baseline, _ = self.baseline(shard, state.device)
+        baseline, _ = self._rule.baseline(shard, state.device)
         track = self.state.memory.get(state.device)
         return ShardStatus(
             verdict=detector.verdict if detector else Verdict.WARMING_UP,

@@ -188,17 +188,25 @@ class Rule:
             due, what = batch.next_slice(), "slice"
         if not deadlines:
             return due, what
-        pending = self.state.shards[batch.shard].ladder.pending
-        if pending is not None and not pending.overdue and batch.started <= pending.since:
-            deadline = pending.deadline(batch.slice_seconds)
-            if deadline < due - ROUNDING * self.tick_seconds:  # both are so many slices after the batch began
-                due, what = deadline, "deadline"
+        deadline = self._deadline(batch)
+        if deadline < due - ROUNDING * self.tick_seconds:  # both are so many slices after the batch began
+            due, what = deadline, "deadline"
         if due <= batch.started + HANG_SECONDS or batch.hung:  # a hang has lasted longer
             return due, what
-        busy_at = self._busy_at(batch) if batch.device == "cpu" else None
-        if (hang_at := batch.hang_at(busy_at)) < due:
+        if (hang_at := batch.hang_at(self._busy_at(batch))) < due:
             due, what = hang_at, "hang"
         return due, what
+
+    def _deadline(self, batch: Batch) -> float:
+        """When the action that the batch keeps from its boundary is overdue, in seconds; infinite without one."""
+        pending = self.state.shards[batch.shard].ladder.pending
+        if pending is None or pending.overdue or batch.started > pending.since:
+            return math.inf
+        return pending.deadline(batch.slice_seconds)
+
+    def ends_at(self, batch: Batch) -> float:
+        """When a batch in flight has its worker ended, in seconds: for an action that waits for it, or as a hang."""
+        return min(self._deadline(batch), batch.hang_at(self._busy_at(batch)))
 
     def _pend(self, state: ShardState, pending: Pending) -> None:
         """An action waits from now on, and has a deadline."""
@@ -252,8 +260,10 @@ class Rule:
 
         True for a batch in which a rung has been asked for, and for those beside it while that rung waits.
         """
-        if batch.is_answered or state.ladder.pending is None:
-            return batch.is_answered
+        if batch.is_answered:
+            return True
+        if state.ladder.pending is None:
+            return False
         return any(other.is_answered for other in self._running(batch.shard))
 
     def _answer(self, batch: Batch, state: ShardState) -> None:
