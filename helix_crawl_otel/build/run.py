@@ -113,7 +113,7 @@ def run_build(
             clock_rate=clock_rate(faults),
             places={work.assignment.shard: _place(Path(work.assignment.path)) for work in planned.works},
         )
-        session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
+        session = stack.enter_context(Session(run_options, console.metrics, console.emit, console.refresh))
         console.start(session.clock, session.folder)
         _announce(console, session, command, folders[0], options, devices, planned)
         job = BuildJob(

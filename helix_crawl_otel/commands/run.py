@@ -129,7 +129,7 @@ def _command(args: argparse.Namespace) -> int:
             if args.total is not None and isinstance(event, (events.RunStarted, events.Committed)):
                 session.pipeline.set_pending_in_all(console.progress.left)
 
-        session = stack.enter_context(Session(run_options, console.provider, emit, console.refresh))
+        session = stack.enter_context(Session(run_options, console.metrics, emit, console.refresh))
         console.start(session.clock, session.folder)
         why = "until its driver says otherwise" if asked == "auto" else "as asked for"
         counts = 0, 0, vectors, args.total

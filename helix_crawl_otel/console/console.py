@@ -4,13 +4,13 @@ the end.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-
-from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.options import CommonOptions
@@ -20,7 +20,7 @@ from helix_crawl_otel.console.screen import Display, JsonDisplay, PlainDisplay
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.exit_codes import FAILED, INTERRUPTED
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.session import open_metrics
+from helix_crawl_otel.supervise.session import Metrics, open_metrics
 
 __all__ = ["Console", "keep_awake"]
 
@@ -40,7 +40,7 @@ class Console:
     """
 
     def __init__(self, options: CommonOptions, output: OutputThread | None, notice: Notice) -> None:
-        self.provider: MeterProvider | None = None
+        self.metrics = Metrics()
         self._options = options
         self._output = output
         self._notice = notice
@@ -53,18 +53,22 @@ class Console:
 
     def __enter__(self) -> Console:
         options = self._options
-        if options.serves_metrics:
-            metrics = open_metrics(
-                options.metrics_host, options.metrics_port, insists=options.insists_on_port, note=self._note
-            )
-            self.provider = metrics.provider
-            if metrics.endpoint is not None:
-                url = metrics.endpoint.url
-                self._stack.callback(metrics.endpoint.close)
-                self._early.append(lambda t: events.MetricsAt(t, url))
+        self.metrics = metrics = open_metrics(
+            options.metrics_host,
+            options.metrics_port,
+            insists=options.insists_on_port,
+            note=self._note,
+            exporters=options.exporters,
+            serves=options.serves_metrics,
+            out=self._output.as_stream() if self._output is not None and not options.as_json else sys.stderr,
+        )
+        if metrics.endpoint is not None:
+            url = metrics.endpoint.url
+            self._stack.callback(metrics.endpoint.close)
+            self._early.append(lambda t: events.MetricsAt(t, url))
         self._display = _choose_display(self._output, options.as_json, options.is_plain, options.environ)
         self.progress = self._display.progress
-        self._stack.enter_context(keep_awake(options.keep_awake, self._note))
+        self._stack.enter_context(keep_awake(options.keep_awake, partial(self._note, "warning")))
         return self
 
     def __exit__(
@@ -77,6 +81,8 @@ class Console:
             summary = Summary(code, self.seconds(), self.progress.encoded, reason=str(error or ""))
         if self._recorder is not None:
             self._recorder.close(summary)
+        if self.metrics.exporting is not None:
+            self.metrics.exporting.close(hurries=summary.exit_code == INTERRUPTED)
         self._stack.close()
         self._notice.summary = summary.to_json()
 
@@ -107,8 +113,8 @@ class Console:
         self._summary = summary
         self._display.end(summary)
 
-    def _note(self, text: str) -> None:
-        self._early.append(lambda t: events.Note(t, "warning", text))
+    def _note(self, level: str, text: str) -> None:
+        self._early.append(lambda t: events.Note(t, level, text))
 
 
 def _choose_display(output: OutputThread | None, as_json: bool, is_plain: bool, environ: Mapping[str, str]) -> Display:
