@@ -199,8 +199,9 @@ class Pipeline:
     def start_batch(self, info: BatchInfo) -> RunningBatch:
         """A batch begins now. Its numbers are looked at when it ends."""
         started = self._clock()
-        self._stage(info.device, "read", info.read_seconds)
-        self._look_for_corpus(info, 0.0)
+        self._exported.stage(info.device, "read", info.read_seconds)
+        if sample_problem(info.genes, work=info.work) is None:
+            self._look_for_corpus(info, 0.0)
         self._feed.tell(Policy.start_batch, started, info)
         return info, started
 
@@ -211,12 +212,16 @@ class Pipeline:
         if problem is not None:
             self.abandon_batch(running)
             self._exported.not_judged(problem, info, seconds)
-            return
+        else:
+            self._finish(info, started, seconds)
+
+    def _finish(self, info: BatchInfo, started: float, seconds: float) -> None:
+        """The numbers of the batch are good."""
         self._exported.genes(info.shard, info.device, info.genes)
         self._exported.stage(info.device, "encode", seconds)
         if self._timeline is not None:
             self._timeline.batch(started + seconds, seconds=seconds, **self._recorded(info))
-        self._measurements.finish(running, seconds)
+        self._measurements.finish((info, started), seconds)
         self._settle()
 
     def abandon_batch(self, running: RunningBatch) -> None:
@@ -266,11 +271,11 @@ class Pipeline:
             self._exported.not_judged(problem, info, seconds)
             return
         self._look_for_corpus(info, seconds)
-        self.finish_batch((info, self._clock() - seconds), seconds)
+        self._finish(info, self._clock() - seconds, seconds)
 
     def boundary(self, told: Boundary) -> None:
         """All earlier batches of a shard are committed."""
-        self._stage(told.device, "commit", told.commit_seconds)
+        self._exported.stage(told.device, "commit", told.commit_seconds)
         if told.pending is not None:
             self.set_pending(told.shard, told.pending)
         self.wait_for(told.shard, told.work_pending)
@@ -346,8 +351,9 @@ class Pipeline:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _look_for_corpus(self, info: BatchInfo, age: float) -> None:
-        """Say once that a batch holds a whole corpus: nothing can be judged or done for hours, and nobody sees why."""
-        if self._has_told_of_corpus or sample_problem(info.genes, work=info.work) is not None:
+        """Say once that a batch, whose numbers are good, holds a whole corpus: nothing can be judged or done for hours,
+        and nobody sees why."""
+        if self._has_told_of_corpus:
             return
         is_large, is_long = info.genes >= LARGE_GENES, age >= CORPUS_SECONDS
         if not (is_large or is_long):
@@ -375,10 +381,6 @@ class Pipeline:
             return max(0.0, self._clock() - min(began)) if began else 0.0
         except Exception:  # noqa: BLE001 - unknown is an absent series
             return None
-
-    def _stage(self, device: str, stage: str, seconds: float | None) -> None:
-        if seconds is not None and seconds > 0:
-            self._exported.stage(device, stage, seconds)
 
     def _settle(self) -> None:
         """After every change: carry out what was decided, save what must survive; what is shown is not as it was."""

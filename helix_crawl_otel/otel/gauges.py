@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from helix_crawl_otel.link.messages import BadMessage
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.otel.instruments import Instruments, Rows
+from helix_crawl_otel.otel.instruments import Instruments, Rows, stage_labels
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import REMEDIES, UNKNOWN_DEVICE, ActionKind, MemoryReading, Outcome, ShardStatus
@@ -190,12 +190,15 @@ class ExportedMetrics:
 
     def genes(self, shard: str, device: str, genes: float) -> None:
         """Genes have been encoded."""
-        self._count_shard("helix_dense_genes", genes, shard, device=device)
+        counter = "helix_dense_genes"
+        self._hub.count(counter, genes, self._hub.labels.of(counter, shard, device=device))
 
-    def stage(self, device: str, stage: str, seconds: float) -> None:
-        """A stage of a batch has ended: `read`, `encode` or `commit`."""
+    def stage(self, device: str, stage: str, seconds: float | None) -> None:
+        """A stage of a batch has ended: `read`, `encode` or `commit`; `None` seconds are unknown, 0 are none."""
+        if seconds is None or seconds <= 0:
+            return
         try:
-            self._hub.record("helix_dense_batch_duration", seconds, {"device": device, "stage": stage})
+            self._hub.histograms["helix_dense_batch_duration"].record(seconds, stage_labels(device, stage))
         except Exception as error:  # noqa: BLE001 - the app's provider; it is told once, and the policy goes on
             if self._is_first("provider", type(error).__name__):
                 watchdog.warning("the meter provider failed to count, detection goes on: %r", error)

@@ -34,7 +34,7 @@ from helix_crawl_otel.policy.instruments import (
     Kind,
 )
 
-__all__ = ["GaugeSource", "Instruments", "Rows", "ShardLabels", "instruments_of", "label"]
+__all__ = ["GaugeSource", "Instruments", "Rows", "ShardLabels", "instruments_of", "label", "stage_labels"]
 
 MAX_LABEL_SETS = 1900
 """Label sets with a shard that one instrument gets. Two or more a shard are common (two devices, several outcomes), and
@@ -64,6 +64,12 @@ def label(text: str) -> str:
         return shown
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{shown[: MAX_LABEL - 20]}...{digest[:16]}"
+
+
+@lru_cache(maxsize=2048)
+def stage_labels(device: str, stage: str) -> dict[str, str]:
+    """The attributes of a stage's time: one dictionary for all batches, which nobody changes."""
+    return {"device": label(device), "stage": stage}
 
 
 def _labelled(attributes: Mapping[str, str]) -> dict[str, str]:
@@ -159,10 +165,6 @@ class Instruments:
         with self._lock:
             totals = self._totals[counter]
             totals[key] = totals.get(key, 0) + amount
-
-    def record(self, histogram: str, value: float, attributes: Mapping[str, str]) -> None:
-        """Record on a histogram. What the app's provider raises passes through."""
-        self.histograms[histogram].record(value, _labelled(attributes))
 
     def add(self, source: GaugeSource) -> None:
         """Ask this source from now on, until it is removed or garbage."""

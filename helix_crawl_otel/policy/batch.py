@@ -95,30 +95,21 @@ class Batch:
     is_answered: bool = False
     counted_seconds: float = 0.0
 
-    @property
-    def id(self) -> str:
-        """Unique among the batches in flight."""
-        return self.info.id
+    def __post_init__(self) -> None:
+        info = self.info  # which is asked for these some twenty times a batch
+        self.id, self.shard, self.worker, self.device, self.genes = (
+            info.id,
+            info.shard,
+            info.worker,
+            info.device,
+            info.genes,
+        )
 
-    @property
-    def worker(self) -> str:
-        """Name of the worker that encodes it."""
-        return self.info.worker
-
-    @property
-    def shard(self) -> str:
-        """Name of its shard."""
-        return self.info.shard
-
-    @property
-    def device(self) -> str:
-        """Device of the worker."""
-        return self.info.device
-
-    @property
-    def genes(self) -> float:
-        """Passages, more than 0."""
-        return self.info.genes
+    def count(self, seconds: float) -> float:
+        """It has run for so long. Returns what of that was in no costs before, and is now."""
+        more = max(0.0, seconds - self.counted_seconds)
+        self.counted_seconds += more
+        return more
 
     def measure(self, baseline: Baseline, weighed: float, factor: float, tick_seconds: float) -> None:
         """Fix what it is judged by and the length of its slices by the baseline in force, once."""
