@@ -282,7 +282,7 @@ class BuildJob:
                 self._emit(events.ShardStarted(t, shard, slot, label, pending, vectors, cost))
             case messages.Boundary(shard, device, _, int(genes), pending, cost) if work is not None:
                 status = self._pipeline.status(shard)
-                self._emit(events.Committed.of(t, shard, slot, device, genes, pending, status, cost))
+                self._emit(events.Committed(t, shard, slot, device, genes, pending, *status.told, cost))
             case messages.ShardDone(shard) if work is not None:
                 self._find_unsaid(slot, work, 0)
                 self._pipeline.close_shard(shard, "done")
@@ -293,7 +293,7 @@ class BuildJob:
         found, shard = work.found(left), work.assignment.shard
         if found:
             status = self._pipeline.status(shard)
-            self._emit(events.Committed.of(self._clock(), shard, slot, self._devices[slot], found, left, status))
+            self._emit(events.Committed(self._clock(), shard, slot, self._devices[slot], found, left, *status.told))
 
     def _finished(self, slot: str, work: ShardWork | None, how: messages.ShardDone | messages.ShardFailed) -> None:
         self._current.pop(slot, None)

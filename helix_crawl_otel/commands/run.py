@@ -124,11 +124,12 @@ def _command(args: argparse.Namespace) -> int:
             clock_rate=args.clock_rate,
         )
 
-        def emit(event: events.Event) -> None:
+        def emit_and_count(event: events.Event) -> None:
             console.emit(event)
-            if args.total is not None and isinstance(event, (events.RunStarted, events.Committed)):
+            if isinstance(event, (events.RunStarted, events.Committed)):
                 session.pipeline.set_pending_in_all(console.progress.left)
 
+        emit = console.emit if args.total is None else emit_and_count
         session = stack.enter_context(Session(run_options, console.metrics, emit, console.refresh))
         console.start(session.clock, session.folder)
         why = "until its driver says otherwise" if asked == "auto" else "as asked for"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
@@ -235,10 +236,10 @@ class Pipeline:
         Returns:
             For how many seconds the oldest of them had been running, 0 when there was none.
         """
-        if not self.has_batch(worker):
+        if not self._feed.ask(Policy.inflight, worker=worker):
             return 0.0
         self._measurements.collect()
-        lost = self._feed.ask(lambda policy: [(batch.info, batch.started) for batch in policy.inflight(worker=worker)])
+        lost = [(batch.info, batch.started) for batch in self._feed.ask(Policy.inflight, worker=worker)]
         now, longest = self._clock(), 0.0
         for info, started in lost:
             longest = max(longest, now - started)
@@ -287,7 +288,7 @@ class Pipeline:
         t = self._clock()
         self._gauge_state.set_memory(device, reading, sources)
         if self._timeline is not None and is_known(reading):
-            self._timeline.reading(t, device, reading)
+            self._timeline.memory(t, device, **asdict(reading))
         self._measurements.read_memory(t, device, reading)
         self._settle()
 

@@ -98,17 +98,17 @@ class ShardLabels:
 
     def of(self, instrument: str, shard: str, **others: str) -> dict[str, str]:
         """The attributes of a measurement of this shard on an instrument."""
-        if not self._has_label(instrument, (shard, *others.values())):
-            return others
-        return {"shard": shard, **others}
+        values = shard, *others.values()
+        if values in self._sets.get(instrument, ()) or self._admit(instrument, values):
+            return {"shard": shard, **others}
+        return others
 
     def after_fork(self) -> None:
         """In a forked child: a lock that another thread held is held by nobody now."""
         self._lock = threading.Lock()
 
-    def _has_label(self, instrument: str, values: tuple[str, ...]) -> bool:
-        if values in self._sets.get(instrument, ()):
-            return True
+    def _admit(self, instrument: str, values: tuple[str, ...]) -> bool:
+        """Whether a set that is new, the shard first, gets the shard's label."""
         shard = values[0]
         with self._lock:
             sets = self._sets.setdefault(instrument, set())

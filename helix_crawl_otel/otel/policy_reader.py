@@ -88,10 +88,8 @@ class Measurements:
     def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
         """A reading of a device's memory, known or not, at `t`."""
         with self._collecting:
-            measured = [(t, device, reading)]
-            if not self.disabled:
-                measured = _readings(device, self._instruments.measure_memory(_observations(t, reading)))
-            self._deliver(memory=measured)
+            measured = [(t, reading)] if self.disabled else self._instruments.measure_memory(t, reading)
+            self._deliver(memory=[(read_at, device, read) for read_at, read in measured])
 
     def collect(self) -> None:
         """Let the policy look at the clock: nothing was measured, and time has passed for the batches in flight."""
@@ -144,13 +142,17 @@ class PrivateInstruments:
         self._batch_duration.set(seconds)
         return [point.value for point in self._batches.fetch()]
 
-    def measure_memory(self, observed: Iterable[Observation]) -> list[Any]:
-        """A reading was made. Returns the data points that the reader has got of it, none of one that is unknown."""
-        self._observed = list(observed)
+    def measure_memory(self, t: float, reading: MemoryReading) -> list[tuple[float, MemoryReading]]:
+        """A reading was made at `t`. Returns what the reader has got of it, nothing of one that is unknown."""
+        if not is_known(reading):
+            return []
+        facts = {READ_AT: t, **{each: getattr(reading, each) for each in FIELDS_OF_A_READING}}
+        self._observed = [Observation(value, {"fact": each}) for each, value in facts.items() if value is not None]
         try:
-            return self._readings.fetch()
+            found = {point.attributes["fact"]: point.value for point in self._readings.fetch()}
         finally:
             self._observed = []
+        return [(float(found.pop(READ_AT)), MemoryReading(**{each: found.get(each) for each in FIELDS_OF_A_READING}))]
 
     def give_back(self) -> None:
         """It is free again; not in a forked child, where a thread of the parent may have held its locks."""
@@ -235,24 +237,6 @@ def is_known(reading: MemoryReading) -> bool:
 READ_AT = "read_at"
 """Beside the fields of a reading, what is measured of one: when it was made, in seconds."""
 FIELDS_OF_A_READING = tuple(each.name for each in fields(MemoryReading))
-
-
-def _observations(t: float, reading: MemoryReading) -> Iterable[Observation]:
-    """A reading as what a gauge observes, the fact as an attribute; nothing of one that is unknown."""
-    if not is_known(reading):
-        return
-    yield Observation(t, {"fact": READ_AT})
-    for each in FIELDS_OF_A_READING:
-        if (value := getattr(reading, each)) is not None:
-            yield Observation(value, {"fact": each})
-
-
-def _readings(device: str, points: Iterable[Any]) -> list[tuple[float, str, MemoryReading]]:
-    facts = {point.attributes["fact"]: point.value for point in points}
-    if READ_AT not in facts:
-        return []
-    reading = MemoryReading(**{each: facts.get(each) for each in FIELDS_OF_A_READING})
-    return [(float(facts[READ_AT]), device, reading)]
 
 
 # -- the policy --------------------------------------------------------------------------------------------------------

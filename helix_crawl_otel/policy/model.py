@@ -187,6 +187,11 @@ class ShardStatus:
     episode_open: bool
     memory_fraction: float | None
 
+    @property
+    def told(self) -> tuple[float | None, float | None, float | None, int, bool]:
+        """What a batch that is committed tells of its shard: EMA, baseline, memory fraction, rung, open episode."""
+        return self.ema, self.baseline, self.memory_fraction, self.rung, self.episode_open
+
 
 class DecisionKind(str, Enum):
     """Kinds of what the policy hands back: things to do or to report."""

@@ -254,7 +254,7 @@ class Policy:
         """A snapshot of a shard on its newest device. An unknown shard is one that has seen nothing."""
         state = self.state.shards.get(shard) or ShardState()
         detector = state.detectors.get(state.device)
-        baseline, _ = self.baseline(shard, state.device)
+        baseline, _ = self._rule.baseline(shard, state.device)
         track = self.state.memory.get(state.device)
         return ShardStatus(
             verdict=detector.verdict if detector else Verdict.WARMING_UP,
