@@ -62,6 +62,8 @@ class MetricsEndpoint:
         self.port = int(server.server_address[1])
         self._pid = os.getpid()
         self._server = server
+        self.mark_end = server.scrapes.end
+        self.unseen = server.scrapes.unseen
         self._thread = Thread(target=server.serve_forever, name="helix-crawl-metrics", daemon=True)
         self._thread.start()
 
@@ -215,6 +217,36 @@ def check_port(host: str, port: int) -> None:
     _Server(host, port, BaseRequestHandler).server_close()
 
 
+class _Scrapes:
+    """Who has scraped, and who of them has seen how it ended.
+
+    Threads: any.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._has_seen: dict[str, bool] = {}  # by address; guarded by _lock
+        self._has_ended = False
+
+    def begin(self) -> bool:
+        """A scrape begins. Returns whether it will show the end."""
+        return self._has_ended
+
+    def answered(self, address: str, shows_end: bool) -> None:
+        """A scrape that began so was answered."""
+        with self._lock:
+            self._has_seen[address] = shows_end or self._has_seen.get(address, False)
+
+    def end(self) -> None:
+        """What is shown from now on is the end."""
+        self._has_ended = True
+
+    def unseen(self) -> list[str]:
+        """Addresses that have scraped, and not since the end."""
+        with self._lock:
+            return sorted(address for address, has_seen in self._has_seen.items() if not has_seen)
+
+
 class _Server(ThreadingMixIn, TCPServer):
     """Listens, and answers each connection in a thread of its own.
 
@@ -238,6 +270,7 @@ class _Server(ThreadingMixIn, TCPServer):
         self._lock = Lock()
         self._open: dict[socket.socket, bool] = {}  # guarded by _lock; oldest first; whether it has been hung up
         self._stopping = Event()
+        self.scrapes = _Scrapes()
         super().__init__(address, handler)  # type: ignore[arg-type]  # an IPv6 address has four parts
 
     def server_bind(self) -> None:
@@ -310,8 +343,11 @@ def _handler(registry: CollectorRegistry, host: str) -> type[BaseHTTPRequestHand
             """The metrics, on any path."""
             if not self._is_fair():
                 return
+            scrapes = cast("_Server", self.server).scrapes
+            shows_end = scrapes.begin()
             try:
                 super().do_GET()
+                scrapes.answered(str(self.client_address[0]), shows_end)
             except (ConnectionError, TimeoutError):
                 raise  # the client's
             except Exception as error:  # noqa: BLE001 - of a collector: told once of each kind, and the job goes on

@@ -22,7 +22,7 @@ from helix_crawl_otel.otel.gauges import ExportedMetrics, GaugeState
 from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.otel.policy_reader import LockedPolicy, Measurements, is_known
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
-from helix_crawl_otel.policy.model import ActionKind, Decision, MemoryReading, ShardStatus
+from helix_crawl_otel.policy.model import ActionKind, CardReading, Decision, MemoryReading, ShardStatus
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.policy.settings import Settings
@@ -84,8 +84,9 @@ class Pipeline:
         self._exported = ExportedMetrics(
             hub,
             lambda: self._gauge_state.snapshot(self._clock()),
-            limit_ratio=1 / settings.factor,
+            settings=settings,
             batch_age=self._batch_age,
+            batch_deadline=lambda shard: self._feed.ask(Policy.batch_deadline, shard),
             queue_length=lambda: len(self.actions),
         )
         self._dispatcher = Dispatcher(
@@ -170,6 +171,11 @@ class Pipeline:
     def set_pending_in_all(self, genes: int) -> None:
         """So many genes of a job whose shards nobody has counted."""
         self._gauge_state.set_pending_in_all(genes)
+        self._exported.changed()
+
+    def set_quarantined(self, shard: str, genes: int) -> None:
+        """So many genes of a shard are left out because they cannot be encoded, those of earlier runs among them."""
+        self._gauge_state.set_quarantined(shard, genes)
         self._exported.changed()
 
     def set_shards(self, **counts: int) -> None:
@@ -291,6 +297,11 @@ class Pipeline:
             self._timeline.memory(t, device, **asdict(reading))
         self._measurements.read_memory(t, device, reading)
         self._settle()
+
+    def read_card(self, device: str, card: CardReading) -> None:
+        """A card has said of itself what is beside its memory: for the gauges alone."""
+        self._gauge_state.set_card(device, card)
+        self._exported.changed()
 
     def use_processor(self, worker: str) -> None:
         """A worker has used the processor until now."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from helix_crawl_otel.policy.baseline import ROUNDING, SMALL_BATCH, Baseline
 
-__all__ = ["REST_SECONDS", "Batch", "BatchInfo", "RunningBatch", "is_small"]
+__all__ = ["HANG_SECONDS", "REST_SECONDS", "Batch", "BatchInfo", "RunningBatch", "is_small"]
 
 MAX_SLICES = 1000
 """Slices observed of one batch. By then its rate is a thousandth of the limit and every rung has been asked for; the

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from helix_crawl_otel.policy.baseline import Baseline
-from helix_crawl_otel.policy.batch import Batch, BatchInfo
+from helix_crawl_otel.policy.batch import HANG_SECONDS, Batch, BatchInfo
 from helix_crawl_otel.policy.memory import AnyReading, MemoryTrack, SharedFloor
 from helix_crawl_otel.policy.model import (
     REMEDIES,
@@ -244,6 +244,16 @@ class Policy:
             for batch in self.state.inflight.values()
             if shard in (None, batch.shard) and worker in (None, batch.worker)
         ]
+
+    def batch_deadline(self, shard: str) -> float | None:
+        """The age in seconds at which the oldest batch in flight of a shard has its worker ended, between two batches
+        the least that the next one has; `None` where nobody ends it.
+        """
+        state = self.state.shards.get(shard)
+        if state is None or not state.can_end_worker:
+            return None
+        oldest = min(self.inflight(shard=shard), key=lambda batch: batch.started, default=None)
+        return HANG_SECONDS if oldest is None else self._rule.ends_at(oldest) - oldest.started
 
     def pending(self, shard: str) -> ActionKind | None:
         """The remedy that waits for the shard's boundary, `None` for none."""

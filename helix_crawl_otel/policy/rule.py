@@ -186,14 +186,23 @@ class Rule:
             due, what = batch.next_slice(), "slice"
         if not deadlines:
             return due, what
-        pending = self.state.shards[batch.shard].ladder.pending
-        if pending is not None and not pending.overdue and batch.started <= pending.since:
-            deadline = pending.deadline(batch.slice_seconds)
-            if deadline < due - ROUNDING * self.tick_seconds:  # both are so many slices after the batch began
-                due, what = deadline, "deadline"
+        deadline = self._deadline(batch)
+        if deadline < due - ROUNDING * self.tick_seconds:  # both are so many slices after the batch began
+            due, what = deadline, "deadline"
         if not batch.hung and (hang_at := batch.hang_at(self._busy_at(batch))) < due:
             due, what = hang_at, "hang"
         return due, what
+
+    def _deadline(self, batch: Batch) -> float:
+        """When the action that the batch keeps from its boundary is overdue, in seconds; infinite without one."""
+        pending = self.state.shards[batch.shard].ladder.pending
+        if pending is None or pending.overdue or batch.started > pending.since:
+            return math.inf
+        return pending.deadline(batch.slice_seconds)
+
+    def ends_at(self, batch: Batch) -> float:
+        """When a batch in flight has its worker ended, in seconds: for an action that waits for it, or as a hang."""
+        return min(self._deadline(batch), batch.hang_at(self._busy_at(batch)))
 
     def _pend(self, state: ShardState, pending: Pending) -> None:
         """An action waits from now on, and has a deadline."""

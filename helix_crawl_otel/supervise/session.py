@@ -347,6 +347,7 @@ class Session:
             on_error=lambda error: self.pipeline.error("probe", error),
             first_seconds=FIRST_SECONDS,
             judges_shared=options.config.shared,
+            deliver_card=self.pipeline.read_card,
         )
         self.pipeline.hooks.append(self.memory.tell_holders)
         self._closing.callback(self.memory.close)

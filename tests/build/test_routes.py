@@ -45,9 +45,15 @@ def rig(tmp_path: Path) -> Rig:
     return rig.write({f"a/{n}.txt": f"Text number {n}." for n in range(3)})
 
 
+def run(rig: Rig, command: list[str], **environ: str) -> Done:
+    """Run a command with these variables."""
+    with rig.started(command, **environ) as process:
+        return rig.ended(process)
+
+
 def instrumented(rig: Rig, *more: str, **environ: str) -> Done:
     """A build under `opentelemetry-instrument`."""
-    return rig.run([*INSTRUMENT, *rig.build_command(*more)[1:]], **environ)
+    return run(rig, [*INSTRUMENT, *rig.build_command(*more)[1:]], **environ)
 
 
 def test_under_opentelemetry_instrument_its_providers_are_used(rig: Rig, collector: Collector) -> None:
@@ -87,7 +93,8 @@ def test_under_opentelemetry_instrument_its_providers_are_used(rig: Rig, collect
 
 def test_ours_are_made_as_the_variables_say(rig: Rig, collector: Collector) -> None:
     """By gRPC and for a scrape at once; the headers are sent and not shown; deltas add up; nobody asked for spans."""
-    done = rig.run(
+    done = run(
+        rig,
         rig.build_command("--metrics-port", "0"),
         **collector.environ(
             "grpc",
@@ -159,7 +166,7 @@ def test_the_resource_reaches_the_endpoint(rig: Rig) -> None:
 )
 def test_without_an_exporter(rig: Rig, variables: dict[str, str], said: str) -> None:
     """Nothing is served, and one line says why."""
-    done = rig.run(rig.build_command(), **variables)
+    done = run(rig, rig.build_command(), **variables)
     assert (done.code, done.errors) == (0, "")
     assert done.of("metrics_at") == []
     assert [event["text"].startswith(said) for event in done.of("note")] == [True]
@@ -196,7 +203,7 @@ def test_a_driver_under_run_needs_no_exporter_and_counts_nothing_twice(tmp_path:
         "        shard.boundary()\n"
     )
     command = [*COMMAND, "run", "--no-metrics", "--json", "--", sys.executable, str(driver)]
-    done = rig.run(command, **collector.environ(OTEL_METRICS_EXPORTER="otlp", OTEL_SERVICE_NAME="night"))
+    done = run(rig, command, **collector.environ(OTEL_METRICS_EXPORTER="otlp", OTEL_SERVICE_NAME="night"))
     assert done.code == 0, done.errors
     assert {point.value for point in collector.points("own")} == {1}
     genes = collector.points("helix_dense_genes")
@@ -215,7 +222,7 @@ def test_a_collector_that_never_answers_delays_the_end_by_its_bound(rig: Rig, pr
             protocol, OTEL_METRIC_EXPORT_INTERVAL="500", OTEL_EXPORTER_OTLP_TIMEOUT="300", **variables
         )
         began = time.monotonic()
-        done = rig.run(rig.build_command(), **environ) if is_ours else instrumented(rig, **environ)
+        done = run(rig, rig.build_command(), **environ) if is_ours else instrumented(rig, **environ)
         took = time.monotonic() - began
     assert done.code == 0, done.errors
     assert done.summary["encoded"] == 3
