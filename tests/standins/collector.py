@@ -16,9 +16,9 @@ require_module("opentelemetry.exporter.otlp.proto.http", "helix-crawl-otel[otlp]
 require_module("grpc", "helix-crawl-otel[otlp]")
 
 import grpc  # noqa: E402 - where it is installed
-from opentelemetry.proto.collector.logs.v1 import logs_service_pb2  # noqa: E402 - likewise
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2  # noqa: E402 - likewise
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2  # noqa: E402 - likewise
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2  # noqa: E402 - where it is installed
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2  # noqa: E402 - where it is installed
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2  # noqa: E402 - where it is installed
 
 __all__ = ["Collector", "Point", "attributes_of"]
 
