@@ -50,8 +50,8 @@ _SHARD_STATE = (
     f" or group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}} == 3)"
     f" or 0 * group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}})"
 )
-_FIRING = f'ALERTS{{alertname=~"HelixCrawl.*", alertstate="firing", job=~"$job", instance=~"$instance|"}}'
-_FIRES_SINCE = f'ALERTS_FOR_STATE{{alertname=~"HelixCrawl.*", job=~"$job", instance=~"$instance|"}}'
+_FIRING = 'ALERTS{alertname=~"HelixCrawl.*", alertstate="firing", job=~"$job", instance=~"$instance|"}'
+_FIRES_SINCE = 'ALERTS_FOR_STATE{alertname=~"HelixCrawl.*", job=~"$job", instance=~"$instance|"}'
 
 
 def fleet_board() -> dashboard.Dashboard:
@@ -174,7 +174,9 @@ def _alert_table() -> table.Panel:
     panel = _table("Alerts that fire", says, columns, labels, "contents").height(6)
     colors = {"critical": ("critical", "red"), "warning": ("warning", "orange"), "info": ("info", "blue")}
     mappings = models.DynamicConfigValue("mappings", text_of(colors))
-    panel.override_by_name("Severity", [mappings, models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"})])
+    panel.override_by_name(
+        "Severity", [mappings, models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"})]
+    )
     return panel.no_value("none fires, or the rules are not loaded")
 
 

@@ -153,7 +153,10 @@ def _speed(made: dashboard.Dashboard) -> None:
             "Long passages make fewer genes a second and are no crawl: the next panel shows what is judged.",
             (f"helix_dense_throughput_per_second{{{SHARDS}}}", f"{_SHARD_DEVICE}"),
             (f"helix_dense_baseline_per_second{{{SHARDS}}}", f"{_SHARD_DEVICE}: baseline"),
-            (f"helix_dense_baseline_per_second{{{SHARDS}}} * on (job, instance) group_left () {_LIMIT}", f"{_SHARD_DEVICE}: limit"),
+            (
+                f"helix_dense_baseline_per_second{{{SHARDS}}} * on (job, instance) group_left () {_LIMIT}",
+                f"{_SHARD_DEVICE}: limit",
+            ),
             unit=GENES,
             dashed={"/: baseline$/": "gray", "/: limit$/": "red"},
             in_legend=False,
@@ -293,7 +296,10 @@ def _card(made: dashboard.Dashboard) -> None:
         states(
             "Throttled",
             "By which reason the card holds its clocks down. Slow for it is no crawl.",
-            (f"max by (device, hw_gpu_throttle_reason) (hw_gpu_throttled{{{DEVICES}}})", "{{device}} {{hw_gpu_throttle_reason}}"),
+            (
+                f"max by (device, hw_gpu_throttle_reason) (hw_gpu_throttled{{{DEVICES}}})",
+                "{{device}} {{hw_gpu_throttle_reason}}",
+            ),
             texts={0: ("no", COLORS["done"]), 1: ("yes", "orange")},
             width=6,
             height=8,

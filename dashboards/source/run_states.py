@@ -121,9 +121,7 @@ RUN_STATES: tuple[RunState, ...] = (
         "crawling",
         COLORS["crawling"],
         _runs_with(
-            _else_began(
-                f"helix_dense_last_crawl_timestamp_seconds{{{JOBS}}} and on ({_SHARD}) ({_CRAWLS})", _CRAWLS
-            )
+            _else_began(f"helix_dense_last_crawl_timestamp_seconds{{{JOBS}}} and on ({_SHARD}) ({_CRAWLS})", _CRAWLS)
         ),
         "let the ladder act",
         "helixcrawlcrawling",
@@ -133,7 +131,9 @@ RUN_STATES: tuple[RunState, ...] = (
         "memory not read",
         "orange",
         _runs_with(
-            _else_began(f"max_over_time(timestamp({_PROBES} == 1){_DAY}) and on (job, instance, device) ({_BLIND})", _BLIND)
+            _else_began(
+                f"max_over_time(timestamp({_PROBES} == 1){_DAY}) and on (job, instance, device) ({_BLIND})", _BLIND
+            )
         ),
         "repair the probe",
         "helixcrawlprobedown",
@@ -162,10 +162,7 @@ def _first_of(parts: list[str]) -> str:
 
 
 STATE = _first_of(
-    [
-        f'label_replace(0 * ({state.since}) + {state.rank}, "section", "{state.section}", "", "")'
-        for state in RUN_STATES
-    ]
+    [f'label_replace(0 * ({state.since}) + {state.rank}, "section", "{state.section}", "", "")' for state in RUN_STATES]
 )
 """Number of the state of each run, and in the label `section` where the runbook speaks of it."""
 

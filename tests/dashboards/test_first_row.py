@@ -236,7 +236,9 @@ def test_what_is_shown_of_a_run(tmp_path: Path) -> None:
 
 def test_of_what_was_never_started_nothing_is_said_and_not_in_green(tmp_path: Path) -> None:
     """No value, the panel's own words for it, and the colour of its first threshold."""
-    assert complaint(tmp_path, asked({}, {"Now": [], "Since": [], "What to do": [], "Last action": [], "To go": []})) == ""
+    assert (
+        complaint(tmp_path, asked({}, {"Now": [], "Since": [], "What to do": [], "Last action": [], "To go": []})) == ""
+    )
     assert PANELS["Now"]["fieldConfig"]["defaults"]["noValue"] == "not seen today"
     for path in BOARDS:
         for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]:

@@ -20,7 +20,19 @@ from tests.programs import require_program
 SHOWN = ("stat", "singlestat", "graph", "timeseries", "gauge")
 """Types of panels that the rules look at."""
 
-UNITS = ("none", "short", "string", "percent", "percentunit", "bytes", "s", "celsius", "watt", "hertz", "dateTimeFromNow")
+UNITS = (
+    "none",
+    "short",
+    "string",
+    "percent",
+    "percentunit",
+    "bytes",
+    "s",
+    "celsius",
+    "watt",
+    "hertz",
+    "dateTimeFromNow",
+)
 """Of the linter's list, those that the boards use or may use."""
 
 SELECTOR = re.compile(r"\b(helix_dense_\w+|ALERTS\w*|up|hw_\w+(?=\{))(?:\{([^}]*)\})?")
