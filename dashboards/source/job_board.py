@@ -149,7 +149,7 @@ def _speed(made: dashboard.Dashboard) -> None:
         "Speed",
         graph(
             "Rate, baseline (grey) and crawl limit (red)",
-            "Of each shard. Throughput of the encode stage (moving average); dashed, its healthy baseline and the crawl limit. "
+            "Of each shard: throughput of the encode stage (moving average); dashed, its baseline and the crawl limit. "
             "Long passages make fewer genes a second and are no crawl: the next panel shows what is judged.",
             (f"helix_dense_throughput_per_second{{{SHARDS}}}", f"{_SHARD_DEVICE}"),
             (f"helix_dense_baseline_per_second{{{SHARDS}}}", f"{_SHARD_DEVICE}: baseline"),

@@ -1,8 +1,9 @@
 """What a run is doing now: the states of the first row, and their queries.
 
-One list makes everything that the row says: state, since when, what to do. So they cannot contradict each other. A run is
-what the same command resumes (`run`); of its starts (`run_id`) the one that was seen last counts. Seen means scraped: a
-run that says nothing any more and has not said how it ended is gone. No look-back here depends on the range of the board.
+One list makes everything that the row says: state, since when, what to do. So they cannot contradict each other. A run
+is what the same command resumes (`run`); of its starts (`run_id`) the one that was seen last counts. Seen means scraped:
+a run that says nothing any more and has not said how it ended is gone. No look-back here depends on the range of the
+board.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ RUN_STATES: tuple[RunState, ...] = (
         COLORS["failed"],
         # Where nobody can end a worker there is no deadline: half an hour.
         _runs_with(
-            f"time() - ({_INFLIGHT} > on ({_SHARD}) {_DEADLINE} or ({_INFLIGHT} > 1800) unless on ({_SHARD}) {_DEADLINE})"
+            f"time() - ({_INFLIGHT} > on ({_SHARD}) {_DEADLINE}"
+            f" or ({_INFLIGHT} > 1800) unless on ({_SHARD}) {_DEADLINE})"
         ),
         "end its worker",
         "helixcrawlbatchstuck",
