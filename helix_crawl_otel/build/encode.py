@@ -114,7 +114,9 @@ def work_on(
         else:
             BatchPlan(store).drop()  # of a worker that was killed before it could
             report(
-                messages.Encoding(assignment.shard, settings.label, 0, store.vector_count(), 0.0)
+                messages.Encoding(
+                    assignment.shard, settings.label, 0, store.vector_count(), 0.0, store.quarantined_count()
+                )
             )  # they count as well
 
 
@@ -210,7 +212,8 @@ def _encode(
 
     batches = ShardBatches(plan, encoder, limits, assignment, look_at)
     waiting = batches.work_pending()
-    report(messages.Encoding(assignment.shard, settings.label, pending, store.vector_count(), waiting))
+    counts = pending, store.vector_count(), waiting, store.quarantined_count()
+    report(messages.Encoding(assignment.shard, settings.label, *counts))
     with watch.shard(assignment.shard, device=settings.label) as shard:
         session = _Session(store, assignment, encoder, shard, releases, report, pending, room, batches, look_at)
         try:

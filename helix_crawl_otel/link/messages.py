@@ -395,6 +395,7 @@ class Encoding(Message):
         pending: Genes that lack a vector.
         vectors: Genes that have one.
         work_pending: What the pending ones cost, in the unit of a batch's work; `None` where nobody knows.
+        quarantined: Genes that have none and are left out.
     """
 
     shard: str
@@ -402,6 +403,7 @@ class Encoding(Message):
     pending: int
     vectors: int = 0
     work_pending: float | None = None
+    quarantined: int = 0
 
 
 @dataclass(frozen=True)

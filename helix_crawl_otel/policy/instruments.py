@@ -74,8 +74,14 @@ class Instrument:
             return f"{name.removesuffix('_ratio')}_ratio"
         return name + _UNIT_SUFFIX.get(self.unit, "")
 
+    @property
+    def prometheus_labels(self) -> tuple[str, ...]:
+        """Its labels as Prometheus spells them."""
+        return tuple(label.replace(".", "_") for label in self.labels)
+
 
 _SHARD = ("shard", "device")
+_CARD = ("device", "hw.id", "hw.name", "hw.type")
 _counter, _gauge = partial(Instrument, Kind.COUNTER), partial(Instrument, Kind.GAUGE)
 _up_down = partial(Instrument, Kind.UP_DOWN_COUNTER)
 
@@ -157,5 +163,60 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "{error}",
         ("where",),
         "Errors of the watchdog itself; each is logged, none reaches the job.",
+    ),
+    _gauge(
+        "helix_dense_run_info",
+        "{run}",
+        ("run", "run_id", "command", "folder", "model", "version", "policy", "factor", "window", "vram_full"),
+        "Always 1. `run` is what the same command resumes, a folder or a job's name; `run_id` is this start of it; the "
+        "others say how it was started.",
+    ),
+    _gauge(
+        "helix_dense_run_state",
+        "{run}",
+        ("run", "run_id", "state"),
+        "1 for the state that the run is in, 0 for the others: running, paused, done or failed.",
+    ),
+    _gauge(
+        "helix_dense_last_crawl_timestamp",
+        "s",
+        _SHARD,
+        "When the newest crawl was detected, in Unix time; absent before the first.",
+    ),
+    _gauge(
+        "helix_dense_last_action_timestamp",
+        "s",
+        ("shard", "action"),
+        "When the newest action was carried out, at a boundary or by ending its worker, in Unix time; absent before "
+        "the first.",
+    ),
+    _up_down(
+        "helix_dense_genes_quarantined",
+        "{gene}",
+        ("shard",),
+        "Genes of the shard that have no vector because they cannot be encoded, earlier runs included.",
+    ),
+    _gauge("helix_dense_vram_full_ratio", "1", (), "Share of dedicated memory that counts as full."),
+    _gauge(
+        "helix_dense_batch_deadline",
+        "s",
+        _SHARD,
+        "Age at which the oldest batch in flight has its worker ended; absent where nobody can end it.",
+    ),
+    _gauge(
+        "helix_dense_device_info",
+        "{device}",
+        ("device", "UUID", "modelName"),
+        "Always 1. Which card a device is, in the words of NVIDIA's DCGM exporter; absent while NVML does not say.",
+    ),
+    _gauge("hw.gpu.utilization", "1", _CARD, "Share of the time in which the card had something to compute."),
+    _gauge("hw.temperature", "Cel", _CARD, "Temperature of the card."),
+    _gauge("hw.power", "W", _CARD, "Power that the card draws."),
+    _gauge("hw.gpu.speed", "Hz", (*_CARD, "hw.gpu.clock"), "Clock of the card: sm or memory."),
+    _gauge(
+        "hw.gpu.throttled",
+        "{reason}",
+        (*_CARD, "hw.gpu.throttle_reason"),
+        "1 while the card runs slower than it could for this reason, else 0: thermal, power or hardware.",
     ),
 )

@@ -87,8 +87,7 @@ class ReportBatches(Collection[ReportBatch]):
 
     def append(self, batch: ReportBatch) -> None:
         """Put one at the end."""
-        self._places.append(len(self._rows))
-        self._rows.append(batch)
+        self._places.append(self._rows.append(batch))
 
     def column(self, name: str) -> array[float]:
         """A number of each, NaN where it is unknown."""

@@ -294,6 +294,10 @@ class ShardStore:
         with store_errors(self.path):
             return int(self._connection.execute(f"SELECT count({self.table.vector}) FROM genes").fetchone()[0])
 
+    def quarantined_count(self) -> int:
+        """Genes that are left out because they cannot be encoded."""
+        return int(self.read("SELECT count(*) FROM helix_crawl_quarantine")[0][0])
+
     def pending(self, after: int | str | None, limit: int) -> list[PendingGene]:
         """The next of them, in the order of the table.
 

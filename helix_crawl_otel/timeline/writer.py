@@ -16,7 +16,6 @@ from typing import Any
 
 from helix_crawl_otel.dates import utc_time
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.samples import plain_number, sample_problem
 from helix_crawl_otel.timeline.events import VERSION
 
@@ -189,10 +188,6 @@ class TimelineWriter:
         }
         known = {key: value for key, value in more.items() if value is not None}
         self.write("memory", t, device=device, used_bytes=_whole(used_bytes), limit_bytes=_whole(limit_bytes), **known)
-
-    def reading(self, t: float, device: str, reading: MemoryReading) -> None:
-        """The same of a reading as a probe makes it."""
-        self.memory(t, device, **dataclasses.asdict(reading))
 
     def action(
         self, t: float, shard: str, kind: str, outcome: str, evidence: Mapping[str, Any] | None = None, **more: object

@@ -15,7 +15,7 @@ from helix_crawl_otel.link.messages import Boundary
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict
-from helix_crawl_otel.policy.samples import plain_number, sample_problem
+from helix_crawl_otel.policy.samples import is_number, plain_number
 from helix_crawl_otel.probes.vram_cap import refresh_cap
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline
 from helix_crawl_otel.watch.gate import EncodeGate
@@ -59,7 +59,7 @@ class BatchScope:
     ) -> None:
         running, self._running = self._running, None
         if running is not None:
-            self._shard._end(*running, failed=kind is not None)
+            self._shard._backend.guarded("driver", self._shard._end, *running, failed=kind is not None)
         self._leave_gate()
 
     async def __aenter__(self) -> None:
@@ -80,8 +80,11 @@ class BatchScope:
         return self._shard._backend.guarded("driver", self._shard._end_gap)
 
     def _start(self, read_seconds: float | None) -> None:
+        begin = self._shard._begin
         try:
-            self._running = self._shard._begin(self._genes, self._work, self._first, read_seconds, self._tokens)
+            self._running = self._shard._backend.guarded(
+                "driver", begin, self._genes, self._work, self._first, read_seconds, self._tokens
+            )
         except BaseException:  # the process has to end: the shard belongs to another one
             self._leave_gate()
             raise
@@ -250,35 +253,29 @@ class ShardWatch:
         first: str | None,
         read_seconds: float | None,
         tokens: float | None,
-    ) -> tuple[ShardPipeline, RunningBatch] | None:
-        def begin() -> tuple[ShardPipeline, RunningBatch]:
-            self._open()
-            pipeline = self._backend.pipeline
-            return pipeline, pipeline.start_batch(self._info(genes, work, first, read_seconds, tokens))
-
-        return self._backend.guarded("driver", begin)
+    ) -> tuple[ShardPipeline, RunningBatch]:
+        self._open()
+        pipeline = self._backend.pipeline
+        return pipeline, pipeline.start_batch(self._info(genes, work, first, read_seconds, tokens))
 
     def _end(self, pipeline: ShardPipeline, running: RunningBatch, *, failed: bool) -> None:
-        def end() -> None:
-            if pipeline is not self._backend.pipeline:
-                return  # begun by the parent of this forked child
-            if failed:
-                pipeline.abandon_batch(running)
-                return
-            try:
-                seconds = self._backend.clock() - running[1]
-            except Exception:
-                pipeline.abandon_batch(running)  # or it would be in flight for ever
-                raise
-            pipeline.finish_batch(running, seconds)
-            self._begin_gap()
-
-        self._backend.guarded("driver", end)
+        if pipeline is not self._backend.pipeline:
+            return  # begun by the parent of this forked child
+        if failed:
+            pipeline.abandon_batch(running)
+            return
+        try:
+            seconds = self._backend.clock() - running[1]
+        except Exception:
+            pipeline.abandon_batch(running)  # or it would be in flight for ever
+            raise
+        pipeline.finish_batch(running, seconds)
+        self._begin_gap()
 
     def _record(self, genes: float, seconds: float, work: float | None) -> None:
         self._open()
         info, seconds = self._info(genes, work), plain_number(seconds)
-        if sample_problem(info.genes, seconds, info.work) is None:
+        if is_number(seconds):
             seconds = self._backend.sleep.taken_off(seconds)
         self._backend.pipeline.record_batch(info, seconds)
 

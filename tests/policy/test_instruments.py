@@ -60,10 +60,10 @@ def test_the_contract_has_20_rows_and_the_table_has_them_first() -> None:
 
 
 def test_names_are_unique_and_ours() -> None:
-    """As the instrument is named and as Prometheus shows it."""
+    """As the instrument is named and as Prometheus shows it; `hw.` is that of the semantic conventions."""
     assert len({instrument.name for instrument in INSTRUMENTS}) == len(INSTRUMENTS)
     assert len({instrument.prometheus_name for instrument in INSTRUMENTS}) == len(INSTRUMENTS)
-    assert all(instrument.name.startswith("helix_dense_") for instrument in INSTRUMENTS)
+    assert all(instrument.name.startswith(("helix_dense_", "hw.")) for instrument in INSTRUMENTS)
 
 
 @pytest.mark.parametrize("instrument", INSTRUMENTS, ids=lambda instrument: instrument.name)

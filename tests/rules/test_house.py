@@ -14,9 +14,7 @@ MOST_MODULES = 20
 
 SMALL_LINES = 60
 
-TORN_OFF_FOR_A_REASON: dict[str, str] = {
-    "helix_crawl_otel.otel.resource": "who exports is one question for metrics, log records and spans",
-}
+TORN_OFF_FOR_A_REASON: dict[str, str] = {}
 """Small modules that one other imports, and why they stand alone."""
 
 
