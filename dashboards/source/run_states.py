@@ -1,7 +1,7 @@
 """What a run is doing now: the states of the first row, and their queries.
 
 One list makes everything that the row says: state, since when, what to do. So they cannot contradict each other. A run
-is what the same command resumes (`run`); of its starts (`run_id`) the one that was seen last counts. Seen means scraped:
+is what the same command resumes (`run`); of its starts (`run_id`) the one seen last counts. Seen means scraped:
 a run that says nothing any more and has not said how it ended is gone. No look-back here depends on the range of the
 board.
 """
