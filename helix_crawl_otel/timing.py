@@ -179,19 +179,17 @@ class RunningClock:
             self._looking.acquire()
         looking = self._looking
         try:
-            return self._look()
+            now = self._clock()
+            gap = now - self._read_at
+            if gap > self._longest and not self._has_waited(now - self._counted_at):
+                self.stopped_seconds += gap
+            if gap > 0:
+                self._read_at = now
+            if self._switches is not None and now - self._counted_at >= COUNT_EVERY_SECONDS:
+                self._before, self._counted_at = self._switches(), now
+            return now - self.stopped_seconds
         finally:
             looking.release()
-
-    def _look(self) -> float:
-        now = self._clock()
-        gap = now - self._read_at
-        if gap > self._longest and not self._has_waited(now - self._counted_at):
-            self.stopped_seconds += gap
-        self._read_at = max(now, self._read_at)
-        if self._switches is not None and now - self._counted_at >= COUNT_EVERY_SECONDS:
-            self._before, self._counted_at = self._switches(), now
-        return now - self.stopped_seconds
 
     def _has_waited(self, seconds: float) -> bool:
         if self._switches is None:

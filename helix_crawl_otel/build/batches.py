@@ -144,12 +144,13 @@ class ShardBatches:
             return None
         return self._waiting.after(max((self._places.get(gene.key, self._end) for gene in tried), default=0))
 
-    def work(self, genes: Sequence[PendingGene]) -> float:
-        """What these cost together: their number times the longest."""
-        lengths = [self._lengths.get(gene.key) for gene in genes]
-        if None in lengths:
-            return self._encoder.work([gene.content for gene in genes])
-        return len(genes) * max(length for length in lengths if length is not None)
+    def cost(self, genes: Sequence[PendingGene]) -> tuple[float, float]:
+        """What these cost together: their number times the longest; and what they would without padding."""
+        known = [self._lengths.get(gene.key) for gene in genes]
+        lengths = [length for length in known if length is not None]
+        if len(lengths) < len(genes):
+            lengths = self._encoder.lengths([gene.content for gene in genes])
+        return len(genes) * max(lengths), sum(lengths)
 
     def __iter__(self) -> Iterator[list[PendingGene]]:
         after, extended_at = self._plan.begin, -1

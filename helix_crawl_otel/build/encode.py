@@ -115,7 +115,8 @@ def work_on(
             _encode(store, assignment, settings, encoder(), watch, releases, report, plan, seen, room)
         else:
             plan.drop()  # of a worker that was killed before it could
-            report(messages.Encoding(assignment.shard, settings.label, 0, seen.vectors, 0.0))  # they count as well
+            counts = 0, seen.vectors, 0.0, store.quarantined_count()
+            report(messages.Encoding(assignment.shard, settings.label, *counts))  # they count as well
 
 
 def _rule(store: ShardStore, model: str, room: TokenRoom, *, anew: bool) -> ChunkRule:
@@ -210,7 +211,8 @@ def _encode(
 
     batches = ShardBatches(plan, encoder, limits, assignment, look_at)
     waiting = batches.work_pending()
-    report(messages.Encoding(assignment.shard, settings.label, seen.pending, seen.vectors, waiting))
+    counts = seen.pending, seen.vectors, waiting, store.quarantined_count()
+    report(messages.Encoding(assignment.shard, settings.label, *counts))
     with watch.shard(assignment.shard, device=settings.label) as shard:
         session = _Session(store, assignment, encoder, shard, releases, report, seen.pending, room, batches, look_at)
         try:
@@ -406,7 +408,7 @@ class _Session:
     def _watched(self, genes: Sequence[PendingGene]) -> list[bytes]:
         texts, first = [gene.content for gene in genes], str(genes[0].gene_id)
         self._look_at(genes)
-        with batch_from(self._shard, len(genes), self._batches.work(genes), first):
+        with batch_from(self._shard, len(genes), *self._batches.cost(genes), first):
             return self._encoder.encode(texts)
 
     def _commit(self, vectors: Sequence[tuple[PendingGene, bytes]]) -> None:

@@ -54,6 +54,7 @@ class ShardWork:
         pending: Genes that lacked a vector before the run, `None` where nobody has counted them. From then on their
             worker counts.
         expected: How many do, estimated before its sources are read; `None` where nobody can say.
+        quarantined: Genes that are left out for ever, as last counted.
         bad_batches: Batches that killed a worker.
         batch: The batch that its worker is on: first gene and size.
         is_wary: A worker has died while it was on none.
@@ -74,6 +75,7 @@ class ShardWork:
     assignment: Assignment
     pending: int | None = None
     expected: int | None = None
+    quarantined: int = 0
     bad_batches: BadBatches = field(default_factory=BadBatches)
     batch: tuple[str, int] | None = None
     is_wary: bool = False
@@ -258,13 +260,16 @@ class BuildJob:
                 work.unsaid += int(genes)
                 if isinstance(message, messages.StartBatch):
                     work.cost = genes if message.work is None else message.work
-            case messages.QuarantineGene() if work.left is not None:
-                work.left -= 1
+            case messages.QuarantineGene():
+                work.quarantined += 1
+                if work.left is not None:
+                    work.left -= 1
             case messages.Boundary(genes=int(genes)):
                 work.finish_batch()
                 work.encoded += genes
                 work.left, work.unsaid = message.pending, 0
-            case messages.Encoding():
+            case messages.Encoding(quarantined=quarantined):
+                work.quarantined = quarantined
                 # Once a run: a worker that takes over must not try again what the one before has just quarantined.
                 work.assignment = replace(work.assignment, retry_quarantined=False)
             case messages.IngestEnd():
@@ -302,15 +307,18 @@ class BuildJob:
             case messages.StartBatch(shard=shard, genes=genes):
                 self._emit(events.BatchStarted(t, shard, slot, int(genes)))
             case messages.QuarantineGene(shard, gene, source, begins, reason):
+                if work is not None:
+                    self._pipeline.set_quarantined(shard, work.quarantined)
                 self._emit(events.Quarantined(t, shard, gene, source, begins, reason))
             case messages.Encoding(shard, label, pending, vectors, cost) if work is not None:
                 self._pipeline.set_pending(shard, pending)
+                self._pipeline.set_quarantined(shard, work.quarantined)
                 self._pipeline.wait_for(shard, message.work_pending)
                 self._find_unsaid(slot, work, pending)
                 self._emit(events.ShardStarted(t, shard, slot, label, pending, vectors, cost))
             case messages.Boundary(shard, device, _, int(genes), pending, cost) if work is not None:
                 status = self._pipeline.status(shard)
-                self._emit(events.Committed.of(t, shard, slot, device, genes, pending, status, cost))
+                self._emit(events.Committed(t, shard, slot, device, genes, pending, *status.told, cost))
             case messages.ShardDone(shard) if work is not None:
                 self._find_unsaid(slot, work, 0)
                 self._pipeline.close_shard(shard, "done")
@@ -321,7 +329,7 @@ class BuildJob:
         found, shard = work.found(left), work.assignment.shard
         if found:
             status = self._pipeline.status(shard)
-            self._emit(events.Committed.of(self._clock(), shard, slot, self._devices[slot], found, left, status))
+            self._emit(events.Committed(self._clock(), shard, slot, self._devices[slot], found, left, *status.told))
 
     def _finished(self, slot: str, work: ShardWork | None, how: messages.ShardDone | messages.ShardFailed) -> None:
         self._current.pop(slot, None)

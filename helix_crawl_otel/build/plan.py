@@ -70,7 +70,7 @@ class BuildPlan:
         works: Shards that need a worker, in order.
         complete: Files of shards that need none.
         complete_genes: Genes in those.
-        quarantined: Genes in those that are left out.
+        quarantined: Genes that are left out, of those that have some, by shard.
         unread: What the encoder has not read of those.
         can_cut: Sources are there, to be cut anew.
         old: Shards in `works` whose passages an earlier version has cut, and that go on so.
@@ -86,7 +86,7 @@ class BuildPlan:
     works: list[ShardWork] = field(default_factory=list)
     complete: list[Path] = field(default_factory=list)
     complete_genes: int = 0
-    quarantined: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
     unread: Unread = field(default_factory=Unread)
     can_cut: bool = False
     old: int = 0
@@ -95,11 +95,12 @@ class BuildPlan:
     record: BuildRecord | None = None
     look: Look | None = None
 
-    def skip(self, path: Path, found: Salvage) -> None:
+    def skip(self, shard: str, path: Path, found: Salvage) -> None:
         """This shard needs no worker."""
         self.complete.append(path)
         self.complete_genes += found.genes
-        self.quarantined += found.quarantined
+        if found.quarantined:
+            self.quarantined[shard] = found.quarantined
         self.unread += found.unread
 
     @property
@@ -326,7 +327,7 @@ def _plan_shard(
 ) -> None:
     """Find out what one shard of a tree needs; `looks_into` one that is complete as well."""
     path = Path(str(plan.output)) / plan.file
-    pending, epoch = None, 0
+    pending, epoch, quarantined = None, 0, 0
     if plan.name in salvaged:
         planned.notes += notes_of_links(path)
         try:
@@ -356,10 +357,11 @@ def _plan_shard(
             # Where the shard says that its tree is elsewhere, the run that was told of the move has not come here.
             is_moved = found.tree is not None and not same_place(Path(found.tree), plan.root)
             if unchanged and not (looks_into or is_moved) and _is_done(found, options, planned.model):
-                planned.skip(path, found)
+                planned.skip(plan.name, path, found)
                 seen.passages = found.genes
                 return
             pending, epoch = found.pending if unchanged and not options.reencode else None, found.epoch
+            quarantined = found.quarantined
             planned.old += is_old and found.identity is not None and not options.reencode
     elif any(part.is_file() and part.stat().st_size for part in beside(path)[:2]):
         # SQLite would delete a log without its file, and the file may only have been moved.
@@ -370,7 +372,8 @@ def _plan_shard(
             return
     again = {"reencode": options.reencode, "retry_quarantined": options.retry_quarantined}
     assignment = assigned(plan.name, str(path), epoch, str(plan.root), **again)
-    planned.works.append(ShardWork(assignment, pending, expected(seen, path, reencode=options.reencode)))
+    guess = expected(seen, path, reencode=options.reencode)
+    planned.works.append(ShardWork(assignment, pending, guess, quarantined))
 
 
 def _linked(shards: Sequence[tuple[str, Path]]) -> dict[str, str]:
@@ -415,12 +418,13 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
             planned.failures[name] = str(error)
             continue
         if _is_done(found, options, model):
-            planned.skip(path, found)
+            planned.skip(name, path, found)
             continue
         assignment = Assignment(
             name, str(path), found.epoch, reencode=options.reencode, retry_quarantined=options.retry_quarantined
         )
-        planned.works.append(ShardWork(assignment, None if options.reencode else found.pending))
+        pending = None if options.reencode else found.pending
+        planned.works.append(ShardWork(assignment, pending, quarantined=found.quarantined))
     return planned
 
 

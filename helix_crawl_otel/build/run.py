@@ -29,6 +29,7 @@ from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.output import StandardOutput
 from helix_crawl_otel.console.progress import Progress
+from helix_crawl_otel.console.run_metrics import RunMetrics
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_model, find_model
 from helix_crawl_otel.encoders.precision import AUTO
@@ -54,6 +55,7 @@ FIRST_OF_A_KIND, MOST_FIRST = 3, 12
 
 
 def run_build(
+    word: str,
     command: str,
     folders: Sequence[Path],
     options: EncodeOptions,
@@ -64,6 +66,7 @@ def run_build(
     """Plan and supervise a build or a backfill.
 
     Args:
+        word: Name of the command.
         command: As it was typed.
         folders: Of the shards; each is locked and keeps the ladders of its own, the first keeps timeline and logs.
         options: Of the command.
@@ -88,10 +91,15 @@ def run_build(
     faults = options.parsed_faults()
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.common.as_json))
+        metrics = stack.enter_context(
+            RunMetrics(options.common, str(folders[0]), word, folders[0], options.model or "")
+        )
         notice = stack.enter_context(Notice(options.common.notify))
         for folder in sorted(set(folders)):
             stack.enter_context(FolderLock(folder / STATE_FOLDER, command, folders[0] / STATE_FOLDER))
+        metrics.open(standard_output.shown)
         planned = hearing(make_plan)
+        metrics.says(planned.model)
         if planned.works:
             find_model(planned.model)
         cards = worker_cards(options.common.environ)
@@ -100,7 +108,7 @@ def run_build(
             hearing(partial(planned.look.measure, folders[0], planned.model))
         if planned.record is not None:
             write_record(folders[0], planned.record)
-        console = stack.enter_context(Console(options.common, standard_output.shown, notice))
+        console = stack.enter_context(Console(options.common, metrics, standard_output.shown, notice))
         run_options = RunOptions(
             config=options.common.config,
             folder=folders[0] / STATE_FOLDER,
@@ -113,7 +121,7 @@ def run_build(
             clock_rate=clock_rate(faults),
             places={work.assignment.shard: _place(Path(work.assignment.path)) for work in planned.works},
         )
-        session = stack.enter_context(Session(run_options, console.provider, console.emit, console.refresh))
+        session = stack.enter_context(Session(run_options, metrics.exported, console.emit, console.refresh))
         console.start(session.clock, session.folder)
         _announce(console, session, command, folders[0], options, devices, planned)
         job = BuildJob(
@@ -210,6 +218,10 @@ def _announce(
     for shard, reason in planned.failures.items():
         console.emit(events.ShardEnded(t, shard, "failed", 0, reason))
     session.pipeline.expect_shards((work.assignment.shard for work in planned.works), waiting)
+    for shard, genes in planned.quarantined.items():
+        session.pipeline.set_quarantined(shard, genes)
+    for work in planned.works:
+        session.pipeline.set_quarantined(work.assignment.shard, work.quarantined)
     session.pipeline.set_shards(done=done, failed=len(planned.failures))
 
 
@@ -230,7 +242,7 @@ def _summary(
         job.paused()
         states = [work.state for work in job.shards]
     failed = {work.assignment.shard: work.reason for work in job.shards if work.state == "failed"} | planned.failures
-    quarantined = planned.quarantined + sum(
+    quarantined = sum(planned.quarantined.values()) + sum(
         count_quarantined(Path(work.assignment.path), lock_seconds) for work in job.shards
     )
     unread = sum((count_unread(Path(work.assignment.path), lock_seconds) for work in job.shards), planned.unread)

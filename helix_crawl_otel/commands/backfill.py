@@ -44,6 +44,7 @@ def _command(args: argparse.Namespace) -> int:
     paths, notes = hearing(lambda: find_shards([typed_folder(text, "PATH").absolute() for text in args.paths]))
     command = typed_command()
     return run_build(
+        args.command,
         command,
         [path.parent for path in paths],
         options,

@@ -206,6 +206,7 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
             say_over("")
 
     return run_build(
+        args.command,
         command,
         [out],
         options,

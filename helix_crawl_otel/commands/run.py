@@ -95,6 +95,8 @@ def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.console.console import Console
     from helix_crawl_otel.console.notify import Notice
     from helix_crawl_otel.console.output import StandardOutput
+    from helix_crawl_otel.console.run_metrics import RunMetrics
+    from helix_crawl_otel.otel.run_gauges import job_name
     from helix_crawl_otel.supervise.session import RunOptions, Session
 
     options = read_common_options(args)
@@ -110,10 +112,12 @@ def _command(args: argparse.Namespace) -> int:
     typed = typed_command()
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.as_json))
+        metrics = stack.enter_context(RunMetrics(options, job_name(command.name), "run", job_folder(folder)))
         notice = stack.enter_context(Notice(options.notify))
         stack.enter_context(FolderLock(folder, typed))
+        metrics.open(standard_output.shown)
         vectors = 0 if args.total is None else _encoded_before(folder, args.total)
-        console = stack.enter_context(Console(options, standard_output.shown, notice))
+        console = stack.enter_context(Console(options, metrics, standard_output.shown, notice))
         run_options = RunOptions(
             config=options.config,
             folder=folder,
@@ -124,12 +128,13 @@ def _command(args: argparse.Namespace) -> int:
             clock_rate=args.clock_rate,
         )
 
-        def emit(event: events.Event) -> None:
+        def emit_and_count(event: events.Event) -> None:
             console.emit(event)
-            if args.total is not None and isinstance(event, (events.RunStarted, events.Committed)):
+            if isinstance(event, (events.RunStarted, events.Committed)):
                 session.pipeline.set_pending_in_all(console.progress.left)
 
-        session = stack.enter_context(Session(run_options, console.provider, emit, console.refresh))
+        emit = console.emit if args.total is None else emit_and_count
+        session = stack.enter_context(Session(run_options, metrics.exported, emit, console.refresh))
         console.start(session.clock, session.folder)
         why = "until its driver says otherwise" if asked == "auto" else "as asked for"
         counts = 0, 0, vectors, args.total

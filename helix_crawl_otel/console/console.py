@@ -1,26 +1,23 @@
-"""What stands between a run and the outside: the display, the metrics endpoint, the computer's sleep, the notice at
-the end.
-"""
+"""What stands between a run and the outside: the display, the computer's sleep, the notice at the end."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-
-from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.options import CommonOptions
 from helix_crawl_otel.console.output import OutputThread
+from helix_crawl_otel.console.run_metrics import RunMetrics
 from helix_crawl_otel.console.run_record import RunRecorder
 from helix_crawl_otel.console.screen import Display, JsonDisplay, PlainDisplay
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.exit_codes import FAILED, INTERRUPTED
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.session import open_metrics
 
 __all__ = ["Console", "keep_awake"]
 
@@ -30,18 +27,18 @@ class Console:
 
     Args:
         options: What was asked for.
+        metrics: Open.
         output: Draws on standard output; `None` where that has been closed.
         notice: Is given the summary.
-
-    Raises:
-        OSError: At `__enter__`: the metrics port that was asked for is in use.
 
     Threads: `emit` from any; the rest is the main thread's.
     """
 
-    def __init__(self, options: CommonOptions, output: OutputThread | None, notice: Notice) -> None:
-        self.provider: MeterProvider | None = None
+    def __init__(
+        self, options: CommonOptions, metrics: RunMetrics, output: OutputThread | None, notice: Notice
+    ) -> None:
         self._options = options
+        self._metrics = metrics
         self._output = output
         self._notice = notice
         self._stack = ExitStack()
@@ -53,18 +50,13 @@ class Console:
 
     def __enter__(self) -> Console:
         options = self._options
-        if options.serves_metrics:
-            metrics = open_metrics(
-                options.metrics_host, options.metrics_port, insists=options.insists_on_port, note=self._note
-            )
-            self.provider = metrics.provider
-            if metrics.endpoint is not None:
-                url = metrics.endpoint.url
-                self._stack.callback(metrics.endpoint.close)
-                self._early.append(lambda t: events.MetricsAt(t, url))
+        for level, text in self._metrics.notes:
+            self._note(level, text)
+        if (url := self._metrics.url) is not None:
+            self._early.append(lambda t: events.MetricsAt(t, url))
         self._display = _choose_display(self._output, options.as_json, options.is_plain, options.environ)
         self.progress = self._display.progress
-        self._stack.enter_context(keep_awake(options.keep_awake, self._note))
+        self._stack.enter_context(keep_awake(options.keep_awake, partial(self._note, "warning")))
         return self
 
     def __exit__(
@@ -105,10 +97,11 @@ class Console:
     def end(self, summary: Summary) -> None:
         """The run is over."""
         self._summary = summary
+        self._metrics.end(summary.exit_code)
         self._display.end(summary)
 
-    def _note(self, text: str) -> None:
-        self._early.append(lambda t: events.Note(t, "warning", text))
+    def _note(self, level: str, text: str) -> None:
+        self._early.append(lambda t: events.Note(t, level, text))
 
 
 def _choose_display(output: OutputThread | None, as_json: bool, is_plain: bool, environ: Mapping[str, str]) -> Display:

@@ -194,19 +194,16 @@ class Link:
                 self._judged = max(self._judged, message.end)
                 self._judging.notify_all()
         elif isinstance(message, messages.GiveAction):
-            self._take_action(message.action)
+            if self._is_vetoed(message.action):
+                self._acknowledge(message.action, Outcome.VETOED)
+            else:
+                self.actions.put(message.action)
         elif isinstance(message, messages.VoidAction):
             self.actions.discard(message.action)
         elif isinstance(message, messages.Pause):
             self.pausing = True
         elif isinstance(message, (GiveShard, Leave)):
             self._shards.put(message)
-
-    def _take_action(self, action: Action) -> None:
-        if self._is_vetoed(action):
-            self._acknowledge(action, Outcome.VETOED)
-        else:
-            self.actions.put(action)
 
     def _is_vetoed(self, action: Action) -> bool:
         vetoed = False

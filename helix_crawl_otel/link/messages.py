@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.batch_limits import BATCH_TOKENS
 from helix_crawl_otel.policy.codec import decode, encode
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
 
@@ -205,6 +206,7 @@ class StartBatch(Message):
         work: What it costs, `None` to be judged by genes.
         read_seconds: What the stage before took, `None` where nobody knows.
         first: In a build, the id of its first gene: what is suspected when its worker dies.
+        tokens: In a build, those of its passages without padding; `None` where nobody knows.
     """
 
     batch: int
@@ -214,11 +216,13 @@ class StartBatch(Message):
     work: int | float | None
     read_seconds: float | None
     first: str | None
+    tokens: int | float | None = None
 
     @classmethod
     def of(cls, info: BatchInfo) -> StartBatch:
         """As the driver has said it; its worker is known by the channel."""
-        return cls(int(info.id), info.shard, info.device, info.genes, info.work, info.read_seconds, info.first)
+        told = info.genes, info.work, info.read_seconds, info.first, info.tokens
+        return cls(int(info.id), info.shard, info.device, *told)
 
 
 @dataclass(frozen=True)
@@ -391,6 +395,7 @@ class Encoding(Message):
         pending: Genes that lack a vector.
         vectors: Genes that have one.
         work_pending: What the pending ones cost, in the unit of a batch's work; `None` where nobody knows.
+        quarantined: Genes that have none and are left out.
     """
 
     shard: str
@@ -398,6 +403,7 @@ class Encoding(Message):
     pending: int
     vectors: int = 0
     work_pending: float | None = None
+    quarantined: int = 0
 
 
 @dataclass(frozen=True)
@@ -532,7 +538,7 @@ class WorkerSettings:
     number: int
     label: str
     lock_seconds: float = 30.0
-    batch_tokens: int = 16_384
+    batch_tokens: int = BATCH_TOKENS
     vram_cap: float | str = "off"
     workers: int = 1
     dtype: str = "auto"

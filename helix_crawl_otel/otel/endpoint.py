@@ -17,6 +17,8 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from socketserver import BaseRequestHandler, TCPServer, ThreadingMixIn
 from threading import Event, Lock, Thread
@@ -24,10 +26,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from helix_crawl_otel.config import environment
 from helix_crawl_otel.logs import watchdog
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricReader
     from prometheus_client import CollectorRegistry
 
 __all__ = ["MetricsEndpoint", "check_port", "serve_metrics"]
@@ -58,6 +62,8 @@ class MetricsEndpoint:
         self.port = int(server.server_address[1])
         self._pid = os.getpid()
         self._server = server
+        self.mark_end = server.scrapes.end
+        self.unseen = server.scrapes.unseen
         self._thread = Thread(target=server.serve_forever, name="helix-crawl-metrics", daemon=True)
         self._thread.start()
 
@@ -106,38 +112,83 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
         raise ValueError(f"port is {port!r}; accepted: an integer from 0 to 65535")
     if not isinstance(host, str) or not host.strip():
         raise ValueError(f"host is {host!r}; accepted: a host name or address, such as 127.0.0.1")
-    from opentelemetry import metrics
-    from opentelemetry.exporter.prometheus import PrometheusMetricReader
-    from opentelemetry.metrics import NoOpMeterProvider
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    return open_endpoint(host, port, ())
+
+
+def open_endpoint(host: str, port: int, readers: Sequence[MetricReader]) -> MetricsEndpoint:
+    """See `serve_metrics`.
+
+    Args:
+        host: The same.
+        port: The same.
+        readers: Further ones of the provider; left alone where the address cannot be bound.
+    """
     from prometheus_client import CollectorRegistry
 
-    from helix_crawl_otel.otel.instruments import label
+    from helix_crawl_otel.otel.exporters import present_provider
 
-    present = metrics.get_meter_provider()
-    if isinstance(present, MeterProvider | NoOpMeterProvider):
+    present = present_provider("meter", environment())
+    if present is not None:
         raise _not_needed(present)
     registry = CollectorRegistry()
-    reader = PrometheusMetricReader(registry=registry, scope_info_enabled=False)
+    reader = _reader(registry)
     try:
         server = _Server(host, port, _handler(registry, host))
     except OSError as error:
         reader.shutdown()
         raise _explained(error, host, port) from error
-    # What the environment adds may hold bytes that are no text.
-    found = Resource.create({SERVICE_NAME: "helix-crawl-otel"}).attributes
-    resource = Resource({key: label(value) if isinstance(value, str) else value for key, value in found.items()})
+    try:
+        provider = set_meter_provider([reader, *readers])
+    except RuntimeError:
+        server.server_close()
+        raise
+    return MetricsEndpoint(provider, server)
+
+
+def set_meter_provider(readers: Sequence[MetricReader]) -> MeterProvider:
+    """Make the global meter provider, with these readers.
+
+    Raises:
+        RuntimeError: There is one already.
+    """
+    from opentelemetry import metrics
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    from helix_crawl_otel.otel.resource import run_resource
+
     # Not shut down at the end of the process: a scrape that is being answered then would see every counter gone.
-    provider = MeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False)
-    endpoint = MetricsEndpoint(provider, server)
+    provider = MeterProvider(metric_readers=readers, resource=run_resource(), shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     present = metrics.get_meter_provider()
-    if present is not provider:  # somebody else's class of provider: the API keeps the first
-        endpoint.close()
+    if present is not provider:  # the API keeps the first
         provider.shutdown()
         raise _not_needed(present)
-    return endpoint
+    return provider
+
+
+def _reader(registry: CollectorRegistry) -> MetricReader:
+    """Of the metrics for this registry, under the names that they have when they come by way of OTLP: there a gauge of
+    unit `1` ends in `_ratio`, of which Python's exporter for Prometheus knows nothing.
+    """
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from opentelemetry.sdk.metrics.export import Gauge, Metric, MetricsData
+
+    def named(metric: Metric) -> Metric:
+        if metric.unit != "1" or not isinstance(metric.data, Gauge):
+            return metric
+        return replace(metric, name=f"{metric.name.removesuffix('_ratio')}_ratio")
+
+    class Reader(PrometheusMetricReader):
+        def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
+            renamed = [
+                replace(
+                    each, scope_metrics=[replace(s, metrics=[named(m) for m in s.metrics]) for s in each.scope_metrics]
+                )
+                for each in metrics_data.resource_metrics
+            ]
+            super()._receive_metrics(MetricsData(renamed), timeout_millis, **kwargs)
+
+    return Reader(registry=registry, scope_info_enabled=False)
 
 
 def _not_needed(present: object) -> RuntimeError:
@@ -166,6 +217,36 @@ def check_port(host: str, port: int) -> None:
     _Server(host, port, BaseRequestHandler).server_close()
 
 
+class _Scrapes:
+    """Who has scraped, and who of them has seen how it ended.
+
+    Threads: any.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._has_seen: dict[str, bool] = {}  # by address; guarded by _lock
+        self._has_ended = False
+
+    def begin(self) -> bool:
+        """A scrape begins. Returns whether it will show the end."""
+        return self._has_ended
+
+    def answered(self, address: str, shows_end: bool) -> None:
+        """A scrape that began so was answered."""
+        with self._lock:
+            self._has_seen[address] = shows_end or self._has_seen.get(address, False)
+
+    def end(self) -> None:
+        """What is shown from now on is the end."""
+        self._has_ended = True
+
+    def unseen(self) -> list[str]:
+        """Addresses that have scraped, and not since the end."""
+        with self._lock:
+            return sorted(address for address, has_seen in self._has_seen.items() if not has_seen)
+
+
 class _Server(ThreadingMixIn, TCPServer):
     """Listens, and answers each connection in a thread of its own.
 
@@ -189,6 +270,7 @@ class _Server(ThreadingMixIn, TCPServer):
         self._lock = Lock()
         self._open: dict[socket.socket, bool] = {}  # guarded by _lock; oldest first; whether it has been hung up
         self._stopping = Event()
+        self.scrapes = _Scrapes()
         super().__init__(address, handler)  # type: ignore[arg-type]  # an IPv6 address has four parts
 
     def server_bind(self) -> None:
@@ -261,8 +343,11 @@ def _handler(registry: CollectorRegistry, host: str) -> type[BaseHTTPRequestHand
             """The metrics, on any path."""
             if not self._is_fair():
                 return
+            scrapes = cast("_Server", self.server).scrapes
+            shows_end = scrapes.begin()
             try:
                 super().do_GET()
+                scrapes.answered(str(self.client_address[0]), shows_end)
             except (ConnectionError, TimeoutError):
                 raise  # the client's
             except Exception as error:  # noqa: BLE001 - of a collector: told once of each kind, and the job goes on

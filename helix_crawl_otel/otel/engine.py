@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +22,7 @@ from helix_crawl_otel.otel.gauges import ExportedMetrics, GaugeState
 from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.otel.policy_reader import LockedPolicy, Measurements, is_known
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
-from helix_crawl_otel.policy.model import ActionKind, Decision, MemoryReading, ShardStatus
+from helix_crawl_otel.policy.model import ActionKind, CardReading, Decision, MemoryReading, ShardStatus
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.policy.settings import Settings
@@ -83,8 +84,9 @@ class Pipeline:
         self._exported = ExportedMetrics(
             hub,
             lambda: self._gauge_state.snapshot(self._clock()),
-            limit_ratio=1 / settings.factor,
+            settings=settings,
             batch_age=self._batch_age,
+            batch_deadline=lambda shard: self._feed.ask(Policy.batch_deadline, shard),
             queue_length=lambda: len(self.actions),
         )
         self._dispatcher = Dispatcher(
@@ -171,6 +173,11 @@ class Pipeline:
         self._gauge_state.set_pending_in_all(genes)
         self._exported.changed()
 
+    def set_quarantined(self, shard: str, genes: int) -> None:
+        """So many genes of a shard are left out because they cannot be encoded, those of earlier runs among them."""
+        self._gauge_state.set_quarantined(shard, genes)
+        self._exported.changed()
+
     def set_shards(self, **counts: int) -> None:
         """How many shards are in states that no open shard tells: `pending`, or `done` by earlier runs."""
         for state, count in counts.items():
@@ -199,8 +206,9 @@ class Pipeline:
     def start_batch(self, info: BatchInfo) -> RunningBatch:
         """A batch begins now. Its numbers are looked at when it ends."""
         started = self._clock()
-        self._stage(info.device, "read", info.read_seconds)
-        self._look_for_corpus(info, 0.0)
+        self._exported.stage(info.device, "read", info.read_seconds)
+        if sample_problem(info.genes, work=info.work) is None:
+            self._look_for_corpus(info, 0.0)
         self._feed.tell(Policy.start_batch, started, info)
         return info, started
 
@@ -211,12 +219,16 @@ class Pipeline:
         if problem is not None:
             self.abandon_batch(running)
             self._exported.not_judged(problem, info, seconds)
-            return
+        else:
+            self._finish(info, started, seconds)
+
+    def _finish(self, info: BatchInfo, started: float, seconds: float) -> None:
+        """The numbers of the batch are good."""
         self._exported.genes(info.shard, info.device, info.genes)
         self._exported.stage(info.device, "encode", seconds)
         if self._timeline is not None:
             self._timeline.batch(started + seconds, seconds=seconds, **self._recorded(info))
-        self._measurements.finish(running, seconds)
+        self._measurements.finish((info, started), seconds)
         self._settle()
 
     def abandon_batch(self, running: RunningBatch) -> None:
@@ -230,10 +242,10 @@ class Pipeline:
         Returns:
             For how many seconds the oldest of them had been running, 0 when there was none.
         """
-        if not self.has_batch(worker):
+        if not self._feed.ask(Policy.inflight, worker=worker):
             return 0.0
         self._measurements.collect()
-        lost = self._feed.ask(lambda policy: [(batch.info, batch.started) for batch in policy.inflight(worker=worker)])
+        lost = [(batch.info, batch.started) for batch in self._feed.ask(Policy.inflight, worker=worker)]
         now, longest = self._clock(), 0.0
         for info, started in lost:
             longest = max(longest, now - started)
@@ -266,11 +278,11 @@ class Pipeline:
             self._exported.not_judged(problem, info, seconds)
             return
         self._look_for_corpus(info, seconds)
-        self.finish_batch((info, self._clock() - seconds), seconds)
+        self._finish(info, self._clock() - seconds, seconds)
 
     def boundary(self, told: Boundary) -> None:
         """All earlier batches of a shard are committed."""
-        self._stage(told.device, "commit", told.commit_seconds)
+        self._exported.stage(told.device, "commit", told.commit_seconds)
         if told.pending is not None:
             self.set_pending(told.shard, told.pending)
         self.wait_for(told.shard, told.work_pending)
@@ -282,9 +294,14 @@ class Pipeline:
         t = self._clock()
         self._gauge_state.set_memory(device, reading, sources)
         if self._timeline is not None and is_known(reading):
-            self._timeline.reading(t, device, reading)
+            self._timeline.memory(t, device, **asdict(reading))
         self._measurements.read_memory(t, device, reading)
         self._settle()
+
+    def read_card(self, device: str, card: CardReading) -> None:
+        """A card has said of itself what is beside its memory: for the gauges alone."""
+        self._gauge_state.set_card(device, card)
+        self._exported.changed()
 
     def use_processor(self, worker: str) -> None:
         """A worker has used the processor until now."""
@@ -346,8 +363,9 @@ class Pipeline:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _look_for_corpus(self, info: BatchInfo, age: float) -> None:
-        """Say once that a batch holds a whole corpus: nothing can be judged or done for hours, and nobody sees why."""
-        if self._has_told_of_corpus or sample_problem(info.genes, work=info.work) is not None:
+        """Say once that a batch, whose numbers are good, holds a whole corpus: nothing can be judged or done for hours,
+        and nobody sees why."""
+        if self._has_told_of_corpus:
             return
         is_large, is_long = info.genes >= LARGE_GENES, age >= CORPUS_SECONDS
         if not (is_large or is_long):
@@ -376,10 +394,6 @@ class Pipeline:
         except Exception:  # noqa: BLE001 - unknown is an absent series
             return None
 
-    def _stage(self, device: str, stage: str, seconds: float | None) -> None:
-        if seconds is not None and seconds > 0:
-            self._exported.stage(device, stage, seconds)
-
     def _settle(self) -> None:
         """After every change: carry out what was decided, save what must survive; what is shown is not as it was."""
         self._dispatcher.run()
@@ -392,4 +406,4 @@ class Pipeline:
     def _recorded(self, info: BatchInfo) -> dict[str, Any]:
         """What the timeline keeps of a batch beside its times."""
         told = {"shard": info.shard, "device": info.device, "genes": info.genes, "work": info.work}
-        return {**told, "worker": info.worker, **self._waiting.get(info.shard, {})}
+        return {**told, "worker": info.worker, "tokens": info.tokens, **self._waiting.get(info.shard, {})}

@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 from helix_crawl_otel.link.messages import BadMessage
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.otel.instruments import Instruments, Rows
+from helix_crawl_otel.otel.instruments import Instruments, Rows, stage_labels
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.model import REMEDIES, UNKNOWN_DEVICE, ActionKind, MemoryReading, Outcome, ShardStatus
+from helix_crawl_otel.policy.model import (
+    REMEDIES,
+    UNKNOWN_DEVICE,
+    ActionKind,
+    CardReading,
+    MemoryReading,
+    Outcome,
+    ShardStatus,
+)
 from helix_crawl_otel.policy.policy import Policy
+from helix_crawl_otel.policy.settings import Settings
 
 __all__ = [
     "ERROR_PLACES",
@@ -36,6 +47,9 @@ IGNORED_REASONS = ("genes", "seconds", "work")
 ERROR_PLACES = ("driver", "hook", "policy", "probe", "release", "state", "timeline")
 OWNERS = ("worker", "other")
 SHARD_STATES = ("pending", "running", "done", "paused", "failed")
+
+CARRIED_OUT = (Outcome.APPLIED, Outcome.OVERDUE)
+"""At its boundary, or by ending its worker."""
 
 ZEROED_SHARDS = 300
 """Shards whose remedies are exported as 0 from their start; those of later shards from their first crawl on. Three
@@ -75,6 +89,7 @@ class Snapshot:
     Args:
         waiting: Genes of shards that are not begun, as far as they were counted or estimated.
         pending_in_all: Genes of a job whose shards nobody has counted.
+        quarantined: Genes by shard, of those that were counted.
     """
 
     shards: dict[str, ShardView] = field(default_factory=dict)
@@ -84,6 +99,8 @@ class Snapshot:
     shard_states: dict[str, int] = field(default_factory=dict)
     waiting: Mapping[str, int] = field(default_factory=dict)
     pending_in_all: int | None = None
+    quarantined: dict[str, int] = field(default_factory=dict)
+    cards: dict[str, CardReading] = field(default_factory=dict)
 
 
 class ExportedMetrics:
@@ -92,10 +109,12 @@ class ExportedMetrics:
     Args:
         hub: Instruments of the app's provider, or ours.
         look: Makes a snapshot of what is now; called when somebody asks and something has changed, not at each batch.
-        limit_ratio: 1 / factor.
+        settings: The knobs.
         batch_age: Seconds that the oldest batch in flight of a shard has been running, 0 between batches, `None` when
             the clock cannot tell.
+        batch_deadline: Age in seconds at which it has its worker ended; `None` where nobody ends it.
         queue_length: How many actions wait.
+        wall: Unix time, in seconds.
 
     Threads: any. `rows` runs in whatever thread collects, and only reads: it waits for pure computation at most.
     """
@@ -105,12 +124,19 @@ class ExportedMetrics:
         hub: Instruments,
         look: Callable[[], Snapshot],
         *,
-        limit_ratio: float,
+        settings: Settings,
         batch_age: Callable[[str], float | None],
+        batch_deadline: Callable[[str], float | None],
         queue_length: Callable[[], int],
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._hub = hub
         self._look = look
+        self._wall = wall
+        self._newest: dict[str, dict[tuple[str, ...], tuple[float, dict[str, str]]]] = {
+            "helix_dense_last_crawl_timestamp": {},
+            "helix_dense_last_action_timestamp": {},
+        }  # Unix time by label set, which the labels of shards bound; single operations only
         self._looking = threading.Lock()  # an older snapshot must not replace a newer one, and stay
         self._snapshot = Snapshot()
         self._has_changed = True
@@ -122,10 +148,12 @@ class ExportedMetrics:
             "helix_dense_crawl_active": lambda _, view: int(view.status.episode_open),
             "helix_dense_crawl_streak": lambda _, view: view.status.streak,
             "helix_dense_batch_inflight": lambda shard, _: batch_age(shard),
+            "helix_dense_batch_deadline": lambda shard, _: batch_deadline(shard),
             "helix_dense_ladder_rung": lambda _, view: view.status.rung,
         }
         self._gauges: dict[str, Callable[[], Rows]] = {
-            "helix_dense_crawl_limit_ratio": lambda: [(limit_ratio, {})],
+            "helix_dense_crawl_limit_ratio": lambda: [(1 / settings.factor, {})],
+            "helix_dense_vram_full_ratio": lambda: [(settings.vram_full, {})],
             "helix_dense_vram_used": lambda: self._by_device(lambda reading: reading.used_bytes),
             "helix_dense_vram_limit": lambda: self._by_device(lambda reading: reading.limit_bytes),
             "helix_dense_vram_shared": self._shared,
@@ -134,7 +162,14 @@ class ExportedMetrics:
             "helix_dense_worker_up": lambda: [(int(up), {"device": d}) for d, up in self.snapshot.workers.items()],
             "helix_dense_genes_pending": self._pending,
             "helix_dense_shards": lambda: [(n, {"state": s}) for s, n in self.snapshot.shard_states.items()],
-        }
+            "helix_dense_genes_quarantined": self._quarantined,
+            "helix_dense_device_info": self._device_info,
+            "hw.gpu.utilization": lambda: self._by_card(lambda card: card.utilization),
+            "hw.temperature": lambda: self._by_card(lambda card: card.temperature),
+            "hw.power": lambda: self._by_card(lambda card: card.power),
+            "hw.gpu.speed": lambda: self._by_card_and("hw.gpu.clock", lambda card: card.clocks),
+            "hw.gpu.throttled": lambda: self._by_card_and("hw.gpu.throttle_reason", lambda card: card.throttled),
+        } | {gauge: partial(self._times, gauge) for gauge in self._newest}
         for reason in IGNORED_REASONS:
             self.ignored(reason, 0)
         for place in ERROR_PLACES:
@@ -165,7 +200,9 @@ class ExportedMetrics:
     def rows(self, gauge: str) -> Rows:
         """Values of one gauge; see `GaugeSource`."""
         value = self._shard_gauges.get(gauge)
-        return self._gauges[gauge]() if value is None else self._by_shard(gauge, value)
+        if value is not None:
+            return self._by_shard(gauge, value)
+        return self._gauges[gauge]() if gauge in self._gauges else ()
 
     # A counter first seen at 1 has no increase(): every series that an alert may ask for begins at 0.
 
@@ -186,16 +223,20 @@ class ExportedMetrics:
     def crawl(self, shard: str, device: str) -> None:
         """An episode opens."""
         self._count_shard("helix_dense_crawl_detected", 1, shard, device=device)
+        self._note_time("helix_dense_last_crawl_timestamp", shard, device=device)
         self._zero_remedies(shard)
 
     def genes(self, shard: str, device: str, genes: float) -> None:
         """Genes have been encoded."""
-        self._count_shard("helix_dense_genes", genes, shard, device=device)
+        counter = "helix_dense_genes"
+        self._hub.count(counter, genes, self._hub.labels.of(counter, shard, device=device))
 
-    def stage(self, device: str, stage: str, seconds: float) -> None:
-        """A stage of a batch has ended: `read`, `encode` or `commit`."""
+    def stage(self, device: str, stage: str, seconds: float | None) -> None:
+        """A stage of a batch has ended: `read`, `encode` or `commit`; `None` seconds are unknown, 0 are none."""
+        if seconds is None or seconds <= 0:
+            return
         try:
-            self._hub.record("helix_dense_batch_duration", seconds, {"device": device, "stage": stage})
+            self._hub.histograms["helix_dense_batch_duration"].record(seconds, stage_labels(device, stage))
         except Exception as error:  # noqa: BLE001 - the app's provider; it is told once, and the policy goes on
             if self._is_first("provider", type(error).__name__):
                 watchdog.warning("the meter provider failed to count, detection goes on: %r", error)
@@ -203,6 +244,8 @@ class ExportedMetrics:
     def action(self, shard: str, kind: ActionKind, outcome: Outcome, times: int = 1) -> None:
         """An action has ended."""
         self._count_shard("helix_dense_ladder_actions", times, shard, action=kind.value, outcome=outcome.value)
+        if times and outcome in CARRIED_OUT:
+            self._note_time("helix_dense_last_action_timestamp", shard, action=kind.value)
 
     def ignored(self, reason: str, times: int = 1) -> None:
         """A sample could not be judged."""
@@ -249,6 +292,13 @@ class ExportedMetrics:
         for kind in REMEDIES:
             self.action(shard, kind, Outcome.APPLIED, times=0)
 
+    def _note_time(self, gauge: str, shard: str, **others: str) -> None:
+        labels = self._hub.labels.of(gauge, shard, **others)
+        self._newest[gauge][tuple(labels.values())] = self._wall(), labels
+
+    def _times(self, gauge: str) -> Rows:
+        return list(self._newest[gauge].values())
+
     def _by_shard(self, gauge: str, value: Callable[[str, ShardView], float | None]) -> Rows:
         for shard, view in self.snapshot.shards.items():
             yield value(shard, view), self._hub.labels.of(gauge, shard, device=view.device)
@@ -262,6 +312,24 @@ class ExportedMetrics:
             for owner, held in zip(OWNERS, (reading.shared_bytes, reading.other_shared_bytes), strict=True):
                 yield held, {"device": device, "owner": owner}
 
+    def _quarantined(self) -> Rows:
+        for shard, genes in self.snapshot.quarantined.items():
+            yield genes, self._hub.labels.of("helix_dense_genes_quarantined", shard)
+
+    def _device_info(self) -> Rows:
+        for device, card in self.snapshot.cards.items():
+            if card.uuid:
+                yield 1, {"device": device, "UUID": card.uuid, "modelName": card.name}
+
+    def _by_card(self, value: Callable[[CardReading], float | None]) -> Rows:
+        for device, card in self.snapshot.cards.items():
+            yield value(card), _card_labels(device, card)
+
+    def _by_card_and(self, key: str, values: Callable[[CardReading], Mapping[str, float]]) -> Rows:
+        for device, card in self.snapshot.cards.items():
+            for name, value in values(card).items():
+                yield float(value), {**_card_labels(device, card), key: name}
+
     def _probes(self) -> Rows:
         for (device, source), up in self.snapshot.sources.items():
             yield int(up), {"device": device, "source": source}
@@ -273,6 +341,11 @@ class ExportedMetrics:
             yield view.pending_genes, self._hub.labels.of("helix_dense_genes_pending", shard)
         for shard, genes in self.snapshot.waiting.items():
             yield genes, self._hub.labels.of("helix_dense_genes_pending", shard)
+
+
+def _card_labels(device: str, card: CardReading) -> dict[str, str]:
+    """As the semantic conventions for hardware name them."""
+    return {"device": device, "hw.id": card.uuid or device, "hw.name": card.name, "hw.type": "gpu"}
 
 
 class GaugeState:
@@ -295,6 +368,8 @@ class GaugeState:
         self._states = dict.fromkeys(SHARD_STATES, 0)  # but for `running`: the policy knows what is open
         self._pending: dict[str, int] = {}  # genes, as the worker that has the store counted them last
         self._pending_in_all: int | None = None
+        self._quarantined: dict[str, int] = {}
+        self._cards: dict[str, CardReading] = {}
         self._expected: set[str] = set()  # pending ones that are known by name
         self._waiting: Mapping[str, int] = {}  # genes of those; replaced, never changed, for snapshots show it
         self._closed: dict[str, str] = {}  # state of the shards closed last: one that comes back is counted once
@@ -334,6 +409,16 @@ class GaugeState:
         with self._lock:
             self._pending_in_all = genes
 
+    def set_quarantined(self, shard: str, genes: int) -> None:
+        """So many genes of a shard are left out because they cannot be encoded; shown to the end of the run."""
+        with self._lock:
+            self._quarantined[shard] = genes
+
+    def set_card(self, device: str, card: CardReading) -> None:
+        """What a card says of itself; nothing, where it does not answer."""
+        with self._lock:
+            self._cards[device] = card
+
     def set_shard_state(self, state: str, count: int) -> None:
         """How many shards are in a state that no open shard tells: `pending`, or `done` by earlier runs."""
         with self._lock:
@@ -369,6 +454,7 @@ class GaugeState:
         with self._lock:
             pending, waiting, in_all = dict(self._pending), self._waiting, self._pending_in_all
             memory, sources = dict(self._memory), dict(self._sources)
+            quarantined, cards = dict(self._quarantined), dict(self._cards)
             running, states = set(self._workers.values()), dict(self._states)
             workers = {device: device in running for device in self._devices}
 
@@ -379,7 +465,8 @@ class GaugeState:
             }
 
         shards = self._feed.ask(view)
-        return Snapshot(shards, memory, sources, workers, states | {"running": len(shards)}, waiting, in_all)
+        states["running"] = len(shards)
+        return Snapshot(shards, memory, sources, workers, states, waiting, in_all, quarantined, cards)
 
     def _leave_state(self, shard: str) -> bool:
         """Count a shard no longer in the state it was in, if one is known. The caller holds the lock."""

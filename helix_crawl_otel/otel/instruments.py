@@ -34,7 +34,7 @@ from helix_crawl_otel.policy.instruments import (
     Kind,
 )
 
-__all__ = ["GaugeSource", "Instruments", "Rows", "ShardLabels", "instruments_of", "label"]
+__all__ = ["GaugeSource", "Instruments", "Rows", "ShardLabels", "instruments_of", "label", "stage_labels"]
 
 MAX_LABEL_SETS = 1900
 """Label sets with a shard that one instrument gets. Two or more a shard are common (two devices, several outcomes), and
@@ -66,6 +66,12 @@ def label(text: str) -> str:
     return f"{shown[: MAX_LABEL - 20]}...{digest[:16]}"
 
 
+@lru_cache(maxsize=2048)
+def stage_labels(device: str, stage: str) -> dict[str, str]:
+    """The attributes of a stage's time: one dictionary for all batches, which nobody changes."""
+    return {"device": label(device), "stage": stage}
+
+
 def _labelled(attributes: Mapping[str, str]) -> dict[str, str]:
     return {key: label(value) for key, value in attributes.items()}
 
@@ -92,17 +98,17 @@ class ShardLabels:
 
     def of(self, instrument: str, shard: str, **others: str) -> dict[str, str]:
         """The attributes of a measurement of this shard on an instrument."""
-        if not self._has_label(instrument, (shard, *others.values())):
-            return others
-        return {"shard": shard, **others}
+        values = shard, *others.values()
+        if values in self._sets.get(instrument, ()) or self._admit(instrument, values):
+            return {"shard": shard, **others}
+        return others
 
     def after_fork(self) -> None:
         """In a forked child: a lock that another thread held is held by nobody now."""
         self._lock = threading.Lock()
 
-    def _has_label(self, instrument: str, values: tuple[str, ...]) -> bool:
-        if values in self._sets.get(instrument, ()):
-            return True
+    def _admit(self, instrument: str, values: tuple[str, ...]) -> bool:
+        """Whether a set that is new, the shard first, gets the shard's label."""
         shard = values[0]
         with self._lock:
             sets = self._sets.setdefault(instrument, set())
@@ -151,7 +157,7 @@ class Instruments:
                     row.name, row.unit, row.description, explicit_bucket_boundaries_advisory=BATCH_DURATION_BOUNDS
                 )
             else:
-                self._create_gauge(meter, row)
+                self._create_gauge(meter, row)  # or an up-down counter: what is so now, asked for all the same
 
     def count(self, counter: str, amount: float, attributes: Mapping[str, str]) -> None:
         """Add to a counter."""
@@ -159,10 +165,6 @@ class Instruments:
         with self._lock:
             totals = self._totals[counter]
             totals[key] = totals.get(key, 0) + amount
-
-    def record(self, histogram: str, value: float, attributes: Mapping[str, str]) -> None:
-        """Record on a histogram. What the app's provider raises passes through."""
-        self.histograms[histogram].record(value, _labelled(attributes))
 
     def add(self, source: GaugeSource) -> None:
         """Ask this source from now on, until it is removed or garbage."""
@@ -220,7 +222,9 @@ class Instruments:
             ]
             return _merged(known, _TOGETHER.get(row.name))
 
-        meter.create_observable_gauge(row.name, [observe], row.unit, row.description)
+        up_down = row.kind is Kind.UP_DOWN_COUNTER
+        create = meter.create_observable_up_down_counter if up_down else meter.create_observable_gauge
+        create(row.name, [observe], row.unit, row.description)
 
 
 # Where two watches, or two shards without a label, share a series. Of any other gauge the last value is shown.

@@ -17,14 +17,17 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, NoOpMeter, Observation
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
-from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Exemplar, ExemplarReservoir, MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, MetricsData
+from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.util.types import Attributes
 
 from helix_crawl_otel.config import environment
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
@@ -32,10 +35,14 @@ from helix_crawl_otel.policy.model import Decision, MemoryReading
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.state import durable_mark
 
-__all__ = ["Collected", "CrawlPolicyReader", "LockedPolicy", "Measurements", "is_known"]
+__all__ = ["CrawlPolicyReader", "LockedPolicy", "Measurements", "is_known"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+Receive = Callable[
+    [float | None, Iterable[tuple[float, str, MemoryReading]], Iterable[tuple[float, BatchInfo, float]]], None
+]
 
 
 # -- measurements ------------------------------------------------------------------------------------------------------
@@ -48,16 +55,14 @@ class Measurements:
     collections were torn. It has no attributes: one batch ends in a collection, and what is known of it has been told.
 
     Args:
-        receive: Called with each collection.
+        receive: Called with each collection, see `LockedPolicy.apply`.
         clock: Seconds.
         on_error: Called with anything that goes wrong.
 
     Threads: any; `_collecting` keeps the collections in order.
     """
 
-    def __init__(
-        self, receive: Callable[[Collected], None], clock: Callable[[], float], on_error: Callable[[Exception], None]
-    ) -> None:
+    def __init__(self, receive: Receive, clock: Callable[[], float], on_error: Callable[[Exception], None]) -> None:
         self._receive = receive
         self._clock = clock
         self._on_error = on_error
@@ -77,18 +82,14 @@ class Measurements:
         """A batch has ended, in `seconds`, more than 0. The policy has judged it when this returns."""
         info, started = batch
         with self._collecting:  # the instruments are somebody else's once they were given back
-            measured = [seconds]
-            if not self.disabled:
-                measured = [point.value for point in self._instruments.measure_batch(seconds)]
+            measured = [seconds] if self.disabled else self._instruments.measure_batch(seconds)
             self._deliver(finished=[(started + value, info, value) for value in measured])
 
     def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
         """A reading of a device's memory, known or not, at `t`."""
         with self._collecting:
-            measured = [(t, device, reading)]
-            if not self.disabled:
-                measured = _readings(device, self._instruments.measure_memory(_observations(t, reading)))
-            self._deliver(memory=measured)
+            measured = [(t, reading)] if self.disabled else self._instruments.measure_memory(t, reading)
+            self._deliver(memory=[(read_at, device, read) for read_at, read in measured])
 
     def collect(self) -> None:
         """Let the policy look at the clock: nothing was measured, and time has passed for the batches in flight."""
@@ -98,17 +99,17 @@ class Measurements:
     def _deliver(
         self,
         *,
-        memory: list[tuple[float, str, MemoryReading]] | None = None,
-        finished: list[tuple[float, BatchInfo, float]] | None = None,
+        memory: Iterable[tuple[float, str, MemoryReading]] = (),
+        finished: Iterable[tuple[float, BatchInfo, float]] = (),
     ) -> None:
         """Hand a collection over; what is raised there must not reach the thread of the batch."""
-        collected = Collected(None, memory or [], finished or [])
         try:
-            collected.now = self._clock()
+            now: float | None = self._clock()
         except Exception as error:  # noqa: BLE001 - the clock is the caller's; the rest must not be lost by it
+            now = None
             self._on_error(error)
         try:
-            self._receive(collected)
+            self._receive(now, memory, finished)
         except Exception as error:  # noqa: BLE001 - nothing may reach the job from here; it is counted and logged
             self._on_error(error)
 
@@ -136,18 +137,22 @@ class PrivateInstruments:
         self._free = free
         self._pid = os.getpid()
 
-    def measure_batch(self, seconds: float) -> list[Any]:
-        """A batch has ended. Returns the data points that the reader has got of it."""
+    def measure_batch(self, seconds: float) -> list[float]:
+        """A batch has ended. Returns the values that the reader has got of it."""
         self._batch_duration.set(seconds)
-        return self._batches.fetch()
+        return [point.value for point in self._batches.fetch()]
 
-    def measure_memory(self, observed: Iterable[Observation]) -> list[Any]:
-        """A reading was made. Returns the data points that the reader has got of it, none of one that is unknown."""
-        self._observed = list(observed)
+    def measure_memory(self, t: float, reading: MemoryReading) -> list[tuple[float, MemoryReading]]:
+        """A reading was made at `t`. Returns what the reader has got of it, nothing of one that is unknown."""
+        if not is_known(reading):
+            return []
+        facts = {READ_AT: t, **{each: getattr(reading, each) for each in FIELDS_OF_A_READING}}
+        self._observed = [Observation(value, {"fact": each}) for each, value in facts.items() if value is not None]
         try:
-            return self._readings.fetch()
+            found = {point.attributes["fact"]: point.value for point in self._readings.fetch()}
         finally:
             self._observed = []
+        return [(float(found.pop(READ_AT)), MemoryReading(**{each: found.get(each) for each in FIELDS_OF_A_READING}))]
 
     def give_back(self) -> None:
         """It is free again; not in a forked child, where a thread of the parent may have held its locks."""
@@ -158,11 +163,23 @@ class PrivateInstruments:
         return self._observed
 
 
+class _NoExemplars(ExemplarReservoir):
+    """Takes none and has none: to ask the SDK's own for them takes a tenth of a collection."""
+
+    def offer(self, value: float, time_unix_nano: int, attributes: Attributes, context: Context) -> None:
+        """Nothing."""
+
+    def collect(self, point_attributes: Attributes) -> list[Exemplar]:
+        """None."""
+        return []
+
+
 def _private_meter(reader: CrawlPolicyReader) -> Meter:
     provider = MeterProvider(
         metric_readers=[reader],
         resource=Resource.get_empty(),
         exemplar_filter=AlwaysOffExemplarFilter(),
+        views=[View(instrument_name="*", exemplar_reservoir_factory=lambda _: lambda **_: _NoExemplars())],
         shutdown_on_exit=False,
     )
     return provider.get_meter("helix_crawl_otel.policy")
@@ -222,40 +239,7 @@ READ_AT = "read_at"
 FIELDS_OF_A_READING = tuple(each.name for each in fields(MemoryReading))
 
 
-def _observations(t: float, reading: MemoryReading) -> Iterable[Observation]:
-    """A reading as what a gauge observes, the fact as an attribute; nothing of one that is unknown."""
-    if not is_known(reading):
-        return
-    yield Observation(t, {"fact": READ_AT})
-    for each in FIELDS_OF_A_READING:
-        if (value := getattr(reading, each)) is not None:
-            yield Observation(value, {"fact": each})
-
-
-def _readings(device: str, points: Iterable[Any]) -> list[tuple[float, str, MemoryReading]]:
-    facts = {point.attributes["fact"]: point.value for point in points}
-    if READ_AT not in facts:
-        return []
-    reading = MemoryReading(**{each: facts.get(each) for each in FIELDS_OF_A_READING})
-    return [(float(facts[READ_AT]), device, reading)]
-
-
 # -- the policy --------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Collected:
-    """What one collection brought, in the order in which the policy takes it.
-
-    Args:
-        now: Seconds, when the collection was made; `None` when the clock could not tell.
-        memory: (t, device, reading), each a new one.
-        finished: (t, batch, seconds), batches that ended.
-    """
-
-    now: float | None
-    memory: list[tuple[float, str, MemoryReading]] = field(default_factory=list)
-    finished: list[tuple[float, BatchInfo, float]] = field(default_factory=list)
 
 
 class LockedPolicy:
@@ -277,18 +261,29 @@ class LockedPolicy:
         self._ignored: deque[str] = deque()  # appended under _lock, popped anywhere
         self._mark = durable_mark(policy.state)  # guarded by _lock
 
-    def apply(self, collected: Collected) -> None:
-        """Take a collection: memory first, then ends; then what fell due meanwhile."""
+    def apply(
+        self,
+        now: float | None,
+        memory: Iterable[tuple[float, str, MemoryReading]] = (),
+        finished: Iterable[tuple[float, BatchInfo, float]] = (),
+    ) -> None:
+        """Take what one collection brought: memory first, then ends; then what fell due meanwhile.
+
+        Args:
+            now: Seconds, when the collection was made; `None` when the clock could not tell.
+            memory: (t, device, reading), each a new one.
+            finished: (t, batch, seconds), batches that ended.
+        """
         with self._lock:
-            for t, device, reading in collected.memory:
+            for t, device, reading in memory:
                 self._policy.read_memory(t, device, reading)
-            for t, info, seconds in collected.finished:
+            for t, info, seconds in finished:
                 decisions, problem = self._policy.finish_batch(t, info, seconds)
                 self.decisions.extend(decisions)
                 if problem is not None:
                     self._ignored.append(problem)
-            if collected.now is not None:
-                self.decisions.extend(self._policy.advance(collected.now))
+            if now is not None:
+                self.decisions.extend(self._policy.advance(now))
 
     def tell(
         self, change: Callable[Concatenate[Policy, P], list[Decision] | None], *given: P.args, **named: P.kwargs
@@ -305,8 +300,8 @@ class LockedPolicy:
     def next_ignored(self) -> str | None:
         """Take the reason of an ignored sample, `None` when there is none."""
         try:
-            return self._ignored.popleft()
-        except IndexError:  # another thread may have taken the last one
+            return self._ignored.popleft() if self._ignored else None
+        except IndexError:  # another thread has taken the last one
             return None
 
     def durable_changed(self) -> bool:

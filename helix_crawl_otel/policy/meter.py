@@ -62,8 +62,7 @@ class CostMeter:
 
     def count(self, batch: Batch, seconds: float) -> None:
         """A batch has run for so long."""
-        more = max(0.0, seconds - batch.counted_seconds)
-        batch.counted_seconds += more
+        more = batch.count(seconds)
         self._state.shards[batch.shard].costs.spend(more)
         self._state.workers[batch.worker].costs.seconds += more
 
@@ -72,12 +71,13 @@ class CostMeter:
         shard, worker = self._state.shards[batch.shard], self._state.workers[batch.worker]
         rate = batch.work / seconds
         is_slow = baseline is not None and baseline.is_slow((batch.weighed or batch.work) / seconds, self._factor)
-        self.count(batch, seconds)
-        shard.costs.spend(0.0, batch.work)
+        more = batch.count(seconds)
+        shard.costs.spend(more, batch.work)
         shard.costs.stuck, shard.left_at = 0, t
         if shard.waiting is not None:
             shard.waiting = max(0.0, shard.waiting - batch.work)
         context = worker.costs
+        context.seconds += more
         context.work += batch.work
         context.rate = rate
         if not is_slow:

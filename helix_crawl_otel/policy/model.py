@@ -17,6 +17,7 @@ __all__ = [
     "UNKNOWN_DEVICE",
     "Action",
     "ActionKind",
+    "CardReading",
     "Decision",
     "DecisionKind",
     "Evidence",
@@ -128,6 +129,29 @@ class MemoryReading:
         return share(self.reserved_bytes, self.cap_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class CardReading:
+    """What a card says of itself beside its memory, at one moment. No rule looks at it: it is for people.
+
+    Args:
+        uuid: Of the card, or of the part of one that is cut up (MIG); empty when unknown.
+        name: Of its model; empty when unknown.
+        utilization: Share of the last moment in which it computed, 0 to 1.
+        temperature: In degrees Celsius.
+        power: In watts.
+        clocks: In hertz, by `sm` and `memory`, as far as it answers.
+        throttled: Whether it is slower than it could be, by `thermal`, `power` and `hardware`; empty when unknown.
+    """
+
+    uuid: str = ""
+    name: str = ""
+    utilization: float | None = None
+    temperature: float | None = None
+    power: float | None = None
+    clocks: Mapping[str, float] = field(default_factory=dict)
+    throttled: Mapping[str, bool] = field(default_factory=dict)
+
+
 _LEAST = {"limit_bytes": 1, "cap_bytes": 1} | dict.fromkeys(
     ("used_bytes", "shared_bytes", "other_shared_bytes", "reserved_bytes"), 0
 )
@@ -186,6 +210,11 @@ class ShardStatus:
     rung: int
     episode_open: bool
     memory_fraction: float | None
+
+    @property
+    def told(self) -> tuple[float | None, float | None, float | None, int, bool]:
+        """What a batch that is committed tells of its shard: EMA, baseline, memory fraction, rung, open episode."""
+        return self.ema, self.baseline, self.memory_fraction, self.rung, self.episode_open
 
 
 class DecisionKind(str, Enum):

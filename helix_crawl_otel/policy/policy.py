@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from helix_crawl_otel.policy.baseline import Baseline
-from helix_crawl_otel.policy.batch import Batch, BatchInfo
+from helix_crawl_otel.policy.batch import HANG_SECONDS, Batch, BatchInfo
 from helix_crawl_otel.policy.memory import AnyReading, MemoryTrack, SharedFloor
 from helix_crawl_otel.policy.model import (
     REMEDIES,
@@ -167,7 +167,7 @@ class Policy:
         state = self._shard(info.shard)
         if sample_problem(info.genes, work=info.work) is not None:
             return []
-        decisions = self._hand_over(t, info.shard, state, info.worker)
+        decisions = [] if state.worker == info.worker else self._hand_over(t, info.shard, state, info.worker)
         self._track(t, info, state)
         return decisions
 
@@ -184,9 +184,10 @@ class Policy:
         if problem is not None:
             self.abandon_batch(info.id)
             return [], problem
-        decisions = self._hand_over(t, info.shard, state, info.worker)
-        batch = self.state.inflight.get(info.id) or self._track(t - seconds, info, state)
-        self.state.inflight.pop(info.id, None)  # it keeps no action from its boundary any more
+        decisions = [] if state.worker == info.worker else self._hand_over(t, info.shard, state, info.worker)
+        inflight = self.state.inflight
+        batch = inflight.get(info.id) or self._track(t - seconds, info, state)
+        inflight.pop(info.id, None)  # it keeps no action from its boundary any more
         if not self._rule.is_quiet(batch.started + seconds):
             decisions += self._rule.advance_batch(batch, batch.started + seconds, deadlines=False)
         self.state.workers[batch.worker].floor.finish_batch(t, self.settings.warmup)
@@ -245,6 +246,16 @@ class Policy:
             if shard in (None, batch.shard) and worker in (None, batch.worker)
         ]
 
+    def batch_deadline(self, shard: str) -> float | None:
+        """The age in seconds at which the oldest batch in flight of a shard has its worker ended, between two batches
+        the least that the next one has; `None` where nobody ends it.
+        """
+        state = self.state.shards.get(shard)
+        if state is None or not state.can_end_worker:
+            return None
+        oldest = min(self.inflight(shard=shard), key=lambda batch: batch.started, default=None)
+        return HANG_SECONDS if oldest is None else self._rule.ends_at(oldest) - oldest.started
+
     def pending(self, shard: str) -> ActionKind | None:
         """The remedy that waits for the shard's boundary, `None` for none."""
         state = self.state.shards.get(shard)
@@ -254,7 +265,7 @@ class Policy:
         """A snapshot of a shard on its newest device. An unknown shard is one that has seen nothing."""
         state = self.state.shards.get(shard) or ShardState()
         detector = state.detectors.get(state.device)
-        baseline, _ = self.baseline(shard, state.device)
+        baseline, _ = self._rule.baseline(shard, state.device)
         track = self.state.memory.get(state.device)
         return ShardStatus(
             verdict=detector.verdict if detector else Verdict.WARMING_UP,

@@ -20,7 +20,7 @@ from functools import partial
 from helix_crawl_otel.formats import gib
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.memory import STALE_SECONDS
-from helix_crawl_otel.policy.model import UNKNOWN_DEVICE, Action, MemoryReading
+from helix_crawl_otel.policy.model import UNKNOWN_DEVICE, Action, CardReading, MemoryReading
 from helix_crawl_otel.probes.cards import device_processes, listed
 from helix_crawl_otel.probes.cgroup import CgroupProbe
 from helix_crawl_otel.probes.device import parse_device
@@ -168,6 +168,7 @@ class MemoryMonitor:
         first_seconds: For how long the first reading of a card is waited for.
         hint: What an unknown memory means, for the log.
         judges_shared: The knob `shared` is on.
+        deliver_card: Where goes what a card says of itself beside its memory, after each reading.
         probe_of: Makes what reads a device; `None` for NVML with what the workers tell, or the control group.
         card_probe: Makes what reads a card in place of NVML; a seam for tests.
         counters: Makes what reads shared memory, `None` for nothing; a seam for tests.
@@ -191,12 +192,14 @@ class MemoryMonitor:
         first_seconds: float = 0.0,
         hint: str = "nothing trips there until it is known",
         judges_shared: bool = False,
+        deliver_card: Callable[[str, CardReading], None] = lambda device, card: None,
         probe_of: Callable[[str], CombinedProbe] | None = None,
         card_probe: Callable[[str, Mapping[str, str]], Probe] = NvmlProbe,
         counters: Callable[[], GpuCounters] | None = COUNTERS,
         table: Callable[[], Iterable[Process]] = processes,
     ) -> None:
         self._pass_on = deliver
+        self._deliver_card = deliver_card
         self._clock = clock
         self._tick_seconds = tick_seconds
         self._between = tick_seconds / clock_rate if has_threads else None
@@ -317,6 +320,7 @@ class MemoryMonitor:
             if asked_at is not None and self._clock() - asked_at > STALE_SECONDS:
                 self._tell(device, one, "unknown", self._hint, f"no answer for {STALE_SECONDS:g} s")
                 self._take(device, one, UNKNOWN, dict.fromkeys(one.probe.sources(), False))
+                self._deliver_card(device, CardReading())
 
     def close(self) -> None:
         """End the threads, if what they read lets them."""
@@ -351,6 +355,11 @@ class MemoryMonitor:
             hint = "what other programs hold there is not seen"
             self._tell(device, one, "what torch itself holds", hint, probe.why)
         self._take(device, one, reading, sources)
+        if one.owner is None:
+            one.asked_at = self._clock()
+            card = probe.read_card()
+            one.asked_at = None
+            self._deliver_card(device, card)
 
     def _tell(self, device: str, one: _Device, what: str, hint: str, why: str | None) -> None:
         """Log that memory is not known, or not all of it."""

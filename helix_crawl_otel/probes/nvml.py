@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from helix_crawl_otel.config import environment
-from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.model import CardReading, MemoryReading
 from helix_crawl_otel.probes.cuda_order import CardId, place
 from helix_crawl_otel.probes.device import parse_cuda
 from helix_crawl_otel.probes.probe import Backoff, Probe, ProbeFailure, sentence
@@ -41,6 +41,7 @@ __all__ = [
     "find_card",
     "is_cut_up",
     "list_cards",
+    "read_card",
     "read_memory",
     "start",
     "text_of",
@@ -332,6 +333,49 @@ def _checked(info: Any) -> MemoryReading:
     return MemoryReading(total - free, total)
 
 
+# -- what else a card says of itself ----------------------------------------------------------------------------------
+
+_TEMPERATURE_OF_GPU = 0
+_CLOCKS = {"sm": 1, "memory": 2}
+_HERTZ_PER_MHZ = 1e6
+_THROTTLE_CALLS = ("nvmlDeviceGetCurrentClocksThrottleReasons", "nvmlDeviceGetCurrentClocksEventReasons")
+"""One function under its older and its newer name: drivers have the first, bindings at least one."""
+_THROTTLES = {"thermal": 0x20 | 0x40, "power": 0x04 | 0x80, "hardware": 0x08}
+"""Bits of the answer: software and hardware thermal slowdown; software power cap and the power brake; hardware
+slowdown. The last is said together with the thermal one or the brake, where the driver can tell them apart."""
+
+
+def read_card(handle: object, uuid: str | None) -> CardReading:
+    """Utilisation, temperature, power, clocks and what throttles it. Never raises: what a card, an instance of MIG or
+    an older driver does not answer is unknown, and each call's failure is its own.
+    """
+    rates = answer_of("nvmlDeviceGetUtilizationRates", handle)
+    milliwatts = _number(answer_of("nvmlDeviceGetPowerUsage", handle))
+    clocks = {name: _number(answer_of("nvmlDeviceGetClockInfo", handle, kind)) for name, kind in _CLOCKS.items()}
+    reasons = next((bits for name in _THROTTLE_CALLS if (bits := _number(answer_of(name, handle))) is not None), None)
+    percent = _number(getattr(rates, "gpu", None))
+    return CardReading(
+        uuid or "",
+        text_of("nvmlDeviceGetName", handle) or "",
+        utilization=None if percent is None or percent > _MOST_PERCENT else percent / 100,
+        temperature=_number(answer_of("nvmlDeviceGetTemperature", handle, _TEMPERATURE_OF_GPU)),
+        power=None if milliwatts is None else milliwatts / 1000,
+        clocks={name: mhz * _HERTZ_PER_MHZ for name, mhz in clocks.items() if mhz is not None},
+        throttled={} if reasons is None else {name: bool(reasons & bits) for name, bits in _THROTTLES.items()},
+    )
+
+
+_MOST_PERCENT = 100
+_NOT_AVAILABLE_32 = 2**32 - 1
+
+
+def _number(answer: object) -> int | None:
+    """A whole number that the driver has answered; `None` for its ways to say that there is none."""
+    if not isinstance(answer, int) or answer < 0 or answer in (_NOT_AVAILABLE_32, NOT_AVAILABLE):
+        return None
+    return answer
+
+
 class NvmlProbe(Probe):
     """Used and total memory of one card.
 
@@ -374,6 +418,10 @@ class NvmlProbe(Probe):
             raise
         self._backoff.succeed()
         return reading
+
+    def read_card(self) -> CardReading:
+        """What else the card says of itself, right after its memory was read; nothing where that did not work."""
+        return CardReading() if self._handle is None else read_card(self._handle, self._uuid)
 
     def _ask(self) -> MemoryReading:
         if self._handle is not None:

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.model import CardReading, MemoryReading
 
 __all__ = ["UNKNOWN", "Backoff", "CallableProbe", "CombinedProbe", "Probe", "ProbeFailure", "sentence"]
 
@@ -65,6 +65,10 @@ class Probe(ABC):
             return UNKNOWN
         self.why = None if reading.fraction is not None else "the probe knows no value"
         return reading
+
+    def read_card(self) -> CardReading:
+        """What the card says of itself beside its memory, where this source knows any of it."""
+        return CardReading()
 
     @abstractmethod
     def _read(self) -> MemoryReading:
@@ -133,6 +137,11 @@ class CombinedProbe:
             **_told(readings, "shared_bytes", "other_shared_bytes"),
             **_told(readings, "reserved_bytes", "cap_bytes"),
         )
+
+    def read_card(self) -> CardReading:
+        """What the first probe says that says anything of the card. Asked after the memory: it may take longer."""
+        readings = [probe.read_card() for probe in self._probes]
+        return next((reading for reading in readings if reading != CardReading()), CardReading())
 
     def sources(self) -> dict[str, bool]:
         """For each source whether its last reading was known; all false before the first. A copy."""

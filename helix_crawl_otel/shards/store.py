@@ -298,6 +298,10 @@ class ShardStore:
             row = self._connection.execute(f"SELECT count(*) FROM genes WHERE {self.pending_condition()}").fetchone()
         return int(row[0])
 
+    def quarantined_count(self) -> int:
+        """Genes that are left out because they cannot be encoded."""
+        return int(self.read("SELECT count(*) FROM helix_crawl_quarantine")[0][0])
+
     def pending(self, after: int | str | None, limit: int) -> list[PendingGene]:
         """The next of them, in the order of the table.
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from helix_crawl_otel.policy.model import EvidenceValue, ShardStatus
+from helix_crawl_otel.policy.model import EvidenceValue
 
 __all__ = [
     "ActionEnded",
@@ -249,22 +249,6 @@ class Committed(Event):
     rung: int
     is_crawling: bool
     work_pending: float | None = None
-
-    @classmethod
-    def of(
-        cls,
-        t: float,
-        shard: str,
-        slot: str,
-        device: str,
-        genes: int,
-        pending: int | None,
-        status: ShardStatus,
-        work_pending: float | None = None,
-    ) -> Committed:
-        """With what is known of its shard now."""
-        numbers = status.ema, status.baseline, status.memory_fraction, status.rung, status.episode_open
-        return cls(t, shard, slot, device, genes, pending, *numbers, work_pending)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,11 @@ class WorkerProcess:
         """Its code, `None` while it runs. What it left running in its group is ended with it."""
         code = self._popen.poll()
         if code is not None:
-            self._sweep()
+            if self._job is not None:
+                self._job.close()
+            elif sys.platform != "win32":
+                self._signal_group(signal.SIGKILL)
+            self._dismiss_guard()
         return code
 
     def interrupt(self) -> None:
@@ -161,14 +165,6 @@ class WorkerProcess:
             self._popen.kill()
         else:
             self._signal_group(signal.SIGKILL)
-
-    def _sweep(self) -> None:
-        """The leader is gone: end what it left behind in its group or job."""
-        if self._job is not None:
-            self._job.close()
-        elif sys.platform != "win32":
-            self._signal_group(signal.SIGKILL)
-        self._dismiss_guard()
 
     def _dismiss_guard(self) -> None:
         guard, self._guard = self._guard, None

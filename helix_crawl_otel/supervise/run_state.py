@@ -87,12 +87,12 @@ class RunContext:
         self.failures: list[str] = []
         self.endings: list[tuple[Ending, str]] = []
         self.totals = Totals()
-        self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._lock = threading.Lock()
         self._launched = 0
 
-    def wake(self, step: Callable[[], None]) -> None:
-        """Have the supervisor's thread do something, and look at every slot."""
+    def wake(self, step: Callable[[], object] = int) -> None:
+        """Have the supervisor's thread do something, nothing as it stands, and look at every slot."""
         self.inbox.put(step)
 
     def scaled(self, seconds: float) -> float:

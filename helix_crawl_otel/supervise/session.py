@@ -1,95 +1,161 @@
-"""Sets a supervised run up and takes it down again: instruments, endpoint, policy, timeline, state, ticker.
+"""Sets a supervised run up and takes it down again: instruments, endpoint, policy, timeline, state, ticker. Its loop
+waits for what happens, lets each slot look, and ends when all slots are over.
 
-Source: DESIGN.md, sections 3.7 and 6.
+Source: DESIGN.md, sections 3.3, 6 and 7. It never imports torch and never touches an API that makes a CUDA context.
 """
 
 from __future__ import annotations
 
 import errno
 import platform
+import queue
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from opentelemetry import metrics
 from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel._version import __version__
 from helix_crawl_otel.config import CrawlConfig
+from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
+from helix_crawl_otel.interrupts import Interrupts
 from helix_crawl_otel.lacks import is_passing, lack_sentence
 from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.otel.exporters import Exporters, Exporting, present_provider
 from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.paths import TIMELINE, job_folder
-from helix_crawl_otel.policy.model import Evidence
+from helix_crawl_otel.policy.model import Action, Decision, Evidence
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.probes.monitor import FIRST_SECONDS, MemoryMonitor
 from helix_crawl_otel.statefile import LadderFiles
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import Job
-from helix_crawl_otel.supervise.loop import Supervisor
+from helix_crawl_otel.supervise.rules import Ending
 from helix_crawl_otel.supervise.run_state import RunContext
+from helix_crawl_otel.supervise.slot import Phase, Slot
 from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import RunningClock, Ticker, awake_clock, scaled_clock
 
 if TYPE_CHECKING:
+    from opentelemetry._logs import LoggerProvider
+    from opentelemetry.trace import TracerProvider
+
     from helix_crawl_otel.otel.endpoint import MetricsEndpoint
 
-__all__ = ["Metrics", "RunOptions", "Session", "open_metrics"]
+__all__ = ["Metrics", "RunOptions", "Session", "Supervisor", "open_metrics"]
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Where instruments are made and shown.
+    """Where instruments are made and shown, where spans and log records go, and who sends all of that away.
 
     Args:
         provider: `None` for the global one.
         endpoint: `None` when nothing is served.
+        exporting: Is closed with the run, while the gauges still show its end.
+        tracers: `None` where nobody asks for spans.
+        loggers: `None` where nobody asks for log records.
     """
 
-    provider: MeterProvider | None
-    endpoint: MetricsEndpoint | None
+    provider: MeterProvider | None = None
+    endpoint: MetricsEndpoint | None = None
+    exporting: Exporting | None = None
+    tracers: TracerProvider | None = None
+    loggers: LoggerProvider | None = None
 
 
 _LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What passes, and says nothing of the address."""
 
 
-def open_metrics(host: str, port: int, *, insists: bool, note: Callable[[str], None]) -> Metrics:
-    """Serve the metrics of this process.
+def open_metrics(
+    host: str,
+    port: int,
+    *,
+    insists: bool,
+    note: Callable[[str, str], None],
+    exporters: Exporters,
+    serves: bool = True,
+    out: IO[str] = sys.stderr,
+) -> Metrics:
+    """Serve the metrics of this process, and send what the environment asks for. Providers that are there are used.
 
     Args:
         host: Where to listen.
         port: 0 takes a free one.
         insists: The port was asked for by name: when it is in use the run stops instead of going on with a free one.
-        note: Called with a sentence when another port than `port` is taken, or none for want of descriptors or memory.
+        note: Called with a level and a sentence: what is sent where; when another port than `port` is taken, or none
+            for want of descriptors or memory.
+        exporters: What is sent.
+        serves: There is an endpoint, if we make the provider.
+        out: Where an exporter to the console writes.
 
     Raises:
         OSError: It cannot be listened there; the message says why.
+        ConfigError: An exporter refuses its variables.
     """
-    from helix_crawl_otel.otel.endpoint import serve_metrics  # late: with a server, and TLS beside it
+    environ = exporters.environ
+    present = {kind: present_provider(kind, environ) for kind in ("meter", "tracer", "logger")}
+    theirs = [one for one in present.values() if one is not None]
+    for sentence in exporters.sentences(present):
+        note("info", sentence)
+    if exporters.is_disabled:
+        return Metrics(exporting=Exporting(exporters, [], theirs))
+    readers = exporters.readers(out) if present["meter"] is None else []
+    tracers = exporters.tracer_provider(out) if present["tracer"] is None else None
+    loggers = exporters.logger_provider(out) if present["logger"] is None else None
+    endpoint = _serve(host, port, readers, insists, note) if serves and present["meter"] is None else None
+    if endpoint is None and readers:
+        from helix_crawl_otel.otel.endpoint import set_meter_provider
+
+        set_meter_provider(readers)
+    own = [one for one in (*readers, tracers, loggers) if one is not None]
+    exporting = Exporting(exporters, own, theirs)
+    return Metrics(None, endpoint, exporting, tracers or present["tracer"], loggers or present["logger"])
+
+
+def _serve(
+    host: str, port: int, readers: list[Any], insists: bool, note: Callable[[str, str], None]
+) -> MetricsEndpoint | None:
+    from helix_crawl_otel.otel.endpoint import open_endpoint  # late: with a server, and TLS beside it
 
     try:
-        endpoint = serve_metrics(host, port)
+        return open_endpoint(host, port, readers)
     except OSError as error:
         if error.errno in _LACKS:
-            note(f"{error.strerror}; the run goes on and serves no metrics")
-            return Metrics(None, None)
+            note("warning", f"{error.strerror}; the run goes on and serves no metrics")
+            return None
         if insists:
             raise
         try:
-            endpoint = serve_metrics(host, 0)
+            endpoint = open_endpoint(host, 0, readers)
         except OSError:
             raise error from None  # it is the host; of port 0 nobody has heard
-        note(f"{error.strerror}; the metrics are at {endpoint.url} instead")
+        note("warning", f"{error.strerror}; the metrics are at {endpoint.url} instead")
+        return endpoint
     except RuntimeError as error:
         if not is_passing(error):
             raise
-        note(f"{lack_sentence(error)}; the run goes on and serves no metrics")
-        return Metrics(None, None)
-    return Metrics(metrics.get_meter_provider(), endpoint)
+        note("warning", f"{lack_sentence(error)}; the run goes on and serves no metrics")
+        return None
+
+
+def _timeline(
+    path: Path, clock: Callable[[], float], metrics: Metrics
+) -> tuple[TimelineWriter, list[Callable[[Action], object]]]:
+    """The timeline, and what has to be told of each action. Where somebody asks for spans or log records it tells of
+    them too; nobody else has anything of it.
+    """
+    if metrics.tracers is None and metrics.loggers is None:
+        return TimelineWriter(path, clock), []
+    from helix_crawl_otel.otel.signals import TracedTimeline
+
+    traced = TracedTimeline(path, clock, metrics.tracers, metrics.loggers)
+    return traced, [traced.issued]
 
 
 LADDER = "ladder.json"
@@ -122,12 +188,102 @@ class RunOptions:
     places: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
 
 
+LOOK_SECONDS = 0.1
+"""How often a process is asked whether it has ended, where its channel does not say so at once; the world's seconds."""
+
+
+class Supervisor:
+    """Runs slots until their work is done.
+
+    Args:
+        run: What they share.
+        devices: Name and device of each slot.
+        refresh: Called at every turn, for the display.
+
+    Threads: `run` is the main thread's, `force` and `tick` any.
+    """
+
+    def __init__(self, run: RunContext, devices: Sequence[tuple[str, str]], refresh: Callable[[], None]) -> None:
+        self._run = run
+        self._refresh = refresh
+        self._insisted = False
+        self.slots = [Slot(name, device, run) for name, device in devices]
+
+    def force(self, decision: Decision) -> None:
+        """The policy wants a worker ended."""
+        self._run.wake(lambda: self._force(decision))
+
+    def _force(self, decision: Decision) -> None:
+        for slot in self.slots:
+            slot.force(decision)
+
+    def tick(self) -> None:
+        """The policy has looked at the clock: tell the workers what it wants."""
+        for slot in self.slots:
+            slot.tick()
+
+    def run(self) -> int:
+        """Supervise until every slot is over.
+
+        Returns:
+            The exit code, as far as the workers decide it; failed shards and genes are the job's to add.
+        """
+        with Interrupts(lambda times: self._run.wake(lambda: self._interrupted(times)), self._run.world_clock):
+            try:
+                for slot in self.slots:
+                    slot.begin()
+                while any(slot.phase is not Phase.OVER for slot in self.slots):
+                    self._turn()
+            except BaseException:
+                for slot in self.slots:
+                    slot.abandon()
+                raise
+        return self._exit_code()
+
+    def _turn(self) -> None:
+        try:
+            self._run.inbox.get(timeout=LOOK_SECONDS)()
+            while True:
+                self._run.inbox.get_nowait()()
+        except queue.Empty:
+            pass
+        for slot in self.slots:
+            slot.advance()
+        if self._run.ends_early() and not self._run.pausing:
+            self._pause()
+        self._refresh()
+
+    def _interrupted(self, times: int) -> None:
+        self._run.emit(events.Interrupted(self._run.clock(), times))
+        if times == 1:
+            self._pause()
+            return
+        self._insisted = True
+        for slot in self.slots:
+            slot.end_worker("interrupt")
+
+    def _pause(self) -> None:
+        self._run.pausing = True
+        for slot in self.slots:
+            slot.pause()
+
+    def _exit_code(self) -> int:
+        endings = [ending for ending, _ in self._run.endings]
+        if self._insisted:
+            return INTERRUPTED
+        if Ending.NEVER in endings:
+            return NEVER
+        if self._run.is_paused:
+            return PAUSED
+        return FAILED if self._run.failures else DONE
+
+
 class Session:
     """A supervised run, set up. Use it in a `with` block.
 
     Args:
         options: See there.
-        provider: Where the instruments are made, `None` for the global one.
+        metrics: Where the instruments are made, and what else is told by OpenTelemetry.
         emit: Takes each event; called from any thread.
         refresh: Called at every turn of the supervisor.
 
@@ -140,7 +296,7 @@ class Session:
     def __init__(
         self,
         options: RunOptions,
-        provider: MeterProvider | None,
+        metrics: Metrics,
         emit: Callable[[events.Event], None],
         refresh: Callable[[], None],
     ) -> None:
@@ -154,7 +310,7 @@ class Session:
         # Nothing in this process holds the GIL: a long time between two looks is one in which it did not run.
         self.clock = scaled_clock(RunningClock(awake_clock()), options.clock_rate)
         options.folder.mkdir(parents=True, exist_ok=True)
-        self.timeline = TimelineWriter(options.folder / TIMELINE, self.clock)
+        self.timeline, hooks = _timeline(options.folder / TIMELINE, self.clock, metrics)
         self._closing.callback(self.timeline.close)
         self.timeline_start = Path(self.timeline.path).stat().st_size  # bytes, of the runs before this one
         places = {name: (folder / LADDER, key) for name, (folder, key) in options.places.items()}
@@ -170,7 +326,7 @@ class Session:
         )
         self.pipeline = Pipeline(
             options.config,
-            instruments_of(provider, __version__),
+            instruments_of(metrics.provider, __version__),
             self.clock,
             tick_seconds=TICK_SECONDS,
             state=state,
@@ -180,6 +336,7 @@ class Session:
             on_forced=lambda decision: self._supervisor.force(decision) if self._supervisor else None,
         )
         self._closing.callback(self.pipeline.close)
+        self.pipeline.hooks.extend(hooks)
         self.pipeline.sinks.append(self)
         self.memory = MemoryMonitor(
             self.pipeline.read_memory,
@@ -190,6 +347,7 @@ class Session:
             on_error=lambda error: self.pipeline.error("probe", error),
             first_seconds=FIRST_SECONDS,
             judges_shared=options.config.shared,
+            deliver_card=self.pipeline.read_card,
         )
         self.pipeline.hooks.append(self.memory.tell_holders)
         self._closing.callback(self.memory.close)

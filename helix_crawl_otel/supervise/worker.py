@@ -13,11 +13,10 @@ from pathlib import Path
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, open_pair
 from helix_crawl_otel.probes.processes import LOOK_EVERY_SECONDS, ProcessorUse
-from helix_crawl_otel.supervise.incoming import IncomingMessages
 from helix_crawl_otel.supervise.job import WorkerStart
-from helix_crawl_otel.supervise.outgoing import SendQueue
 from helix_crawl_otel.supervise.process import ProcessHandle
 from helix_crawl_otel.supervise.run_state import RunContext
+from helix_crawl_otel.supervise.worker_messages import IncomingMessages, SendQueue
 from helix_crawl_otel.timing import RunningClock
 
 __all__ = ["Worker", "launch_worker"]
@@ -87,7 +86,11 @@ class Worker:
     def _read(self) -> None:
         try:
             while True:
-                self._take(self._channel.receive())
+                content = self._channel.receive()
+                try:
+                    self.incoming.handle(messages.unpack(messages.FROM_WORKER, content))
+                except Exception as error:  # noqa: BLE001 - one bad message, or a fault of ours, must not end a night's run
+                    self._run.pipeline.error("driver", error)
         except ChannelClosed:
             pass
         except BadFrame as error:
@@ -95,17 +98,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - out of memory, say: nobody would hear the worker any more
             self.broken = f"what it says cannot be read: {error!r}"
         finally:
-            self._run.wake(_nothing)
-
-    def _take(self, content: dict[str, object]) -> None:
-        try:
-            self.incoming.handle(messages.unpack(messages.FROM_WORKER, content))
-        except Exception as error:  # noqa: BLE001 - one bad message, or a fault of ours, must not end a night's run
-            self._run.pipeline.error("driver", error)
-
-
-def _nothing() -> None:
-    """Only to look at the slots."""
+            self._run.wake()
 
 
 def launch_worker(run: RunContext, slot: str, start: WorkerStart) -> Worker:

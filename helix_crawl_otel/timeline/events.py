@@ -79,7 +79,8 @@ class WorkerEvent(NamedTuple):
 
 class TriedBatch(NamedTuple):
     """A batch that was in flight up to `t`; its encode stage began at `t - seconds`. `work_pending` is what its shard
-    still waited for when it began, this batch with it; `shards_follow`, whether other shards waited for its worker."""
+    still waited for when it began, this batch with it; `shards_follow`, whether other shards waited for its worker;
+    `tokens`, those of its passages without padding."""
 
     t: float
     shard: str
@@ -90,6 +91,7 @@ class TriedBatch(NamedTuple):
     seconds: float
     work_pending: float | None = None
     shards_follow: bool = False
+    tokens: float | None = None
 
 
 class BatchEvent(TriedBatch):
@@ -118,7 +120,7 @@ class MemoryEvent(NamedTuple):
     @property
     def cap_fraction(self) -> float | None:
         """Reserved over cap; see there."""
-        return share(self.reserved_bytes, self.cap_bytes)
+        return None if self.cap_bytes is None else share(self.reserved_bytes, self.cap_bytes)
 
 
 class ActionEvent(NamedTuple):
@@ -194,6 +196,7 @@ def _batch(line: dict[str, Any]) -> BatchEvent:
         _amount(line, "seconds"),
         None if line.get("work_pending") is None else _amount(line, "work_pending"),
         line.get("shards_follow") is True,
+        None if line.get("tokens") is None else _amount(line, "tokens"),
     )
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from helix_crawl_otel.dates import utc_time
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.samples import plain_number, sample_problem
 from helix_crawl_otel.timeline.events import VERSION
 
@@ -114,6 +113,7 @@ class TimelineWriter:
         work: float | None = None,
         worker: str | None = None,
         *,
+        tokens: float | None = None,
         work_pending: float | None = None,
         shards_follow: bool = False,
         event: str = "batch",
@@ -128,6 +128,7 @@ class TimelineWriter:
             seconds: Of the encode stage.
             work: Cost, `None` where there is none.
             worker: Its name, `None` for that of the device.
+            tokens: Of its passages without padding, in the unit of work; `None` where nobody knows.
             work_pending: What the shard waited for when the batch began, more than 0; `None` where nobody knows.
             shards_follow: Other shards waited for the worker.
             event: What it is.
@@ -137,6 +138,8 @@ class TimelineWriter:
             self.lost_lines += 1
             return
         weight = {} if work is None else {"work": _short(work, 9)}
+        if tokens is not None and sample_problem(genes, seconds, tokens) is None:
+            weight["tokens"] = _short(tokens, 9)
         self.write(
             event,
             t,
@@ -185,10 +188,6 @@ class TimelineWriter:
         }
         known = {key: value for key, value in more.items() if value is not None}
         self.write("memory", t, device=device, used_bytes=_whole(used_bytes), limit_bytes=_whole(limit_bytes), **known)
-
-    def reading(self, t: float, device: str, reading: MemoryReading) -> None:
-        """The same of a reading as a probe makes it."""
-        self.memory(t, device, **dataclasses.asdict(reading))
 
     def action(
         self, t: float, shard: str, kind: str, outcome: str, evidence: Mapping[str, Any] | None = None, **more: object

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,7 +37,7 @@ class EncodeGate:
     def __init__(self, shard: str) -> None:
         self._shard = shard
         self._changed = threading.Condition()
-        self._running: Counter[int] = Counter()  # batches in flight, by thread
+        self._running: dict[int, int] = {}  # batches in flight, by thread
         self._demoting: int | None = None  # the thread in which `on_demote` runs
 
     def enter(self) -> int:
@@ -47,7 +46,7 @@ class EncodeGate:
         with self._changed:
             if not (self._lets_in(thread) or self._changed.wait_for(lambda: self._lets_in(thread), DEMOTION_SECONDS)):
                 self._give_up()
-            self._running[thread] += 1
+            self._running[thread] = self._running.get(thread, 0) + 1
         return thread
 
     async def enter_async(self) -> int:
@@ -59,7 +58,7 @@ class EncodeGate:
             with self._changed:
                 is_late = time.monotonic() > ends
                 if is_late or self._lets_in(thread):
-                    self._running[thread] += 1
+                    self._running[thread] = self._running.get(thread, 0) + 1
                     break
             await asyncio.sleep(LOOK_SECONDS)
         if is_late:
@@ -69,9 +68,9 @@ class EncodeGate:
     def leave(self, thread: int) -> None:
         """A batch has ended."""
         with self._changed:
-            self._running[thread] -= 1
-            if self._running[thread] <= 0:
-                del self._running[thread]
+            left = self._running.pop(thread, 1) - 1  # a forked child knows no batch of its parent
+            if left > 0:
+                self._running[thread] = left
             if self._demoting is not None:
                 self._changed.notify_all()
 

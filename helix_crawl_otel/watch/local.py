@@ -19,6 +19,7 @@ from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel import instruments
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.logline import action_line
+from helix_crawl_otel.otel.run_gauges import RunGauges, job_name, this_script
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.policy.state import PolicyState
@@ -104,6 +105,7 @@ class LocalBackend(Backend):
         self._ticker: Ticker | None = None
         self.is_closed = False
         self._processor_use = ProcessorUse()
+        self._run = RunGauges(self._hub, job_name(this_script()), "embedded", "", self._config, state.encoder)
         ticks = self._tick_seconds or TICK_SECONDS
         self.pipeline = Pipeline(
             self._config,
@@ -122,6 +124,7 @@ class LocalBackend(Backend):
             has_threads=self._tick_seconds is not None,
             hint="nothing trips; pass memory=, or see the probe's reason",
             judges_shared=self._config.shared and self._memory is None,
+            deliver_card=self.pipeline.read_card,
             probe_of=self._probe,
             counters=self._counters,
         )
@@ -188,6 +191,7 @@ class LocalBackend(Backend):
         for device in sorted(self._workers):
             self.guarded("driver", partial(self.pipeline.stop_worker, device))
         self.guarded("driver", self.pipeline.close)
+        self._run.close()
         if self._timeline is not None:
             self._timeline.close()
         _live.discard(self)

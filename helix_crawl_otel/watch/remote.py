@@ -84,7 +84,8 @@ class RemotePipeline(ShardPipeline):
         info = running[0]
         problem = sample_problem(info.genes, seconds, info.work)
         if problem is None:
-            self._link.send(messages.FinishBatch(self._next_end(info.shard), int(info.id), seconds))
+            end = self.unjudged[info.shard] = next(self._ends)
+            self._link.send(messages.FinishBatch(end, int(info.id), seconds))
             return
         if sample_problem(info.genes, work=info.work) is None:
             self.abandon_batch(running)
@@ -100,7 +101,7 @@ class RemotePipeline(ShardPipeline):
         if problem is not None:
             self._ignore(problem, info, seconds)
             return
-        end = self._next_end(info.shard)
+        end = self.unjudged[info.shard] = next(self._ends)
         self._link.send(messages.RecordBatch(end, info.shard, info.device, info.genes, seconds, info.work))
 
     def _ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
@@ -110,10 +111,6 @@ class RemotePipeline(ShardPipeline):
     def boundary(self, told: messages.Boundary) -> None:
         """All earlier batches are committed."""
         self._link.send(told)
-
-    def _next_end(self, shard: str) -> int:
-        end = self.unjudged[shard] = next(self._ends)
-        return end
 
     def read_memory(self, device: str, reading: MemoryReading, source: str) -> None:
         """What this process sees of its device's memory."""

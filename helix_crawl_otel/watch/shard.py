@@ -15,7 +15,7 @@ from helix_crawl_otel.link.messages import Boundary
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict
-from helix_crawl_otel.policy.samples import plain_number, sample_problem
+from helix_crawl_otel.policy.samples import is_number, plain_number
 from helix_crawl_otel.probes.vram_cap import refresh_cap
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline
 from helix_crawl_otel.watch.gate import EncodeGate
@@ -35,13 +35,16 @@ _gap: ContextVar[tuple[object, float] | None] = ContextVar("helix_crawl_otel.gap
 class BatchScope:
     """The `with` or `async with` block around one encode. Made by `ShardWatch.batch`; used once."""
 
-    __slots__ = ("_first", "_genes", "_running", "_shard", "_thread", "_used", "_work")
+    __slots__ = ("_first", "_genes", "_running", "_shard", "_thread", "_tokens", "_used", "_work")
 
-    def __init__(self, shard: ShardWatch, genes: float, work: float | None, first: str | None) -> None:
+    def __init__(
+        self, shard: ShardWatch, genes: float, work: float | None, first: str | None = None, tokens: float | None = None
+    ) -> None:
         self._shard = shard
         self._genes = genes
         self._work = work
         self._first = first
+        self._tokens = tokens
         self._used = False
         self._thread: int | None = None
         self._running: tuple[ShardPipeline, RunningBatch] | None = None
@@ -56,7 +59,7 @@ class BatchScope:
     ) -> None:
         running, self._running = self._running, None
         if running is not None:
-            self._shard._end(*running, failed=kind is not None)
+            self._shard._backend.guarded("driver", self._shard._end, *running, failed=kind is not None)
         self._leave_gate()
 
     async def __aenter__(self) -> None:
@@ -77,8 +80,11 @@ class BatchScope:
         return self._shard._backend.guarded("driver", self._shard._end_gap)
 
     def _start(self, read_seconds: float | None) -> None:
+        begin = self._shard._begin
         try:
-            self._running = self._shard._begin(self._genes, self._work, self._first, read_seconds)
+            self._running = self._shard._backend.guarded(
+                "driver", begin, self._genes, self._work, self._first, read_seconds, self._tokens
+            )
         except BaseException:  # the process has to end: the shard belongs to another one
             self._leave_gate()
             raise
@@ -168,7 +174,7 @@ class ShardWatch:
             come back within ten minutes, all the same.
         """
         self._check_usable()
-        return BatchScope(self, genes, work, None)
+        return BatchScope(self, genes, work)
 
     def record(self, genes: float, seconds: float, work: float | None = None) -> None:
         """Tell of a batch that has ended, timed by the driver.
@@ -230,42 +236,46 @@ class ShardWatch:
     # -- batches ------------------------------------------------------------------------------------------------------
 
     def _info(
-        self, genes: float, work: float | None, first: str | None = None, read_seconds: float | None = None
+        self,
+        genes: float,
+        work: float | None,
+        first: str | None = None,
+        read_seconds: float | None = None,
+        tokens: float | None = None,
     ) -> BatchInfo:
         costs = plain_number(genes), plain_number(work)
-        return BatchInfo(str(next(_ids)), self.name, self.device, self.device, *costs, first, read_seconds)
+        return BatchInfo(str(next(_ids)), self.name, self.device, self.device, *costs, first, read_seconds, tokens)
 
     def _begin(
-        self, genes: float, work: float | None, first: str | None, read_seconds: float | None
-    ) -> tuple[ShardPipeline, RunningBatch] | None:
-        def begin() -> tuple[ShardPipeline, RunningBatch]:
-            self._open()
-            pipeline = self._backend.pipeline
-            return pipeline, pipeline.start_batch(self._info(genes, work, first, read_seconds))
-
-        return self._backend.guarded("driver", begin)
+        self,
+        genes: float,
+        work: float | None,
+        first: str | None,
+        read_seconds: float | None,
+        tokens: float | None,
+    ) -> tuple[ShardPipeline, RunningBatch]:
+        self._open()
+        pipeline = self._backend.pipeline
+        return pipeline, pipeline.start_batch(self._info(genes, work, first, read_seconds, tokens))
 
     def _end(self, pipeline: ShardPipeline, running: RunningBatch, *, failed: bool) -> None:
-        def end() -> None:
-            if pipeline is not self._backend.pipeline:
-                return  # begun by the parent of this forked child
-            if failed:
-                pipeline.abandon_batch(running)
-                return
-            try:
-                seconds = self._backend.clock() - running[1]
-            except Exception:
-                pipeline.abandon_batch(running)  # or it would be in flight for ever
-                raise
-            pipeline.finish_batch(running, seconds)
-            self._begin_gap()
-
-        self._backend.guarded("driver", end)
+        if pipeline is not self._backend.pipeline:
+            return  # begun by the parent of this forked child
+        if failed:
+            pipeline.abandon_batch(running)
+            return
+        try:
+            seconds = self._backend.clock() - running[1]
+        except Exception:
+            pipeline.abandon_batch(running)  # or it would be in flight for ever
+            raise
+        pipeline.finish_batch(running, seconds)
+        self._begin_gap()
 
     def _record(self, genes: float, seconds: float, work: float | None) -> None:
         self._open()
         info, seconds = self._info(genes, work), plain_number(seconds)
-        if sample_problem(info.genes, seconds, info.work) is None:
+        if is_number(seconds):
             seconds = self._backend.sleep.taken_off(seconds)
         self._backend.pipeline.record_batch(info, seconds)
 
@@ -420,9 +430,10 @@ class ShardWatch:
 # -- of `helix-crawl build`'s own workers, which tell more ------------------------------------------------------------
 
 
-def batch_from(shard: ShardWatch, genes: int, work: float, first: str) -> BatchScope:
-    """As `ShardWatch.batch`; what begins with the gene of this id is suspected when the worker dies in it."""
-    return BatchScope(shard, genes, work, first)
+def batch_from(shard: ShardWatch, genes: int, work: float, tokens: float, first: str) -> BatchScope:
+    """As `ShardWatch.batch`; what begins with the gene of this id is suspected when the worker dies in it. `tokens` are
+    those of its passages without padding."""
+    return BatchScope(shard, genes, work, first, tokens)
 
 
 def boundary_after(shard: ShardWatch, genes: int, pending: int, work_pending: float | None) -> list[Action]:

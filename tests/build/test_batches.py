@@ -142,8 +142,8 @@ def test_the_work_of_a_batch_is_its_genes_times_the_longest(tmp_path: Path) -> N
         batches = batches_of(store)
         for batch in batches:
             for part in (batch, batch[1:], batch[:1]):
-                assert not part or batches.work(part) == Words().work([gene.content for gene in part])
-        assert batches.work([PendingGene(9999, "x", "one two three")]) == 3.0
+                assert not part or batches.cost(part)[0] == Words().work([gene.content for gene in part])
+        assert batches.cost([PendingGene(9999, "x", "one two three"), PendingGene(9998, "y", "one")]) == (6.0, 4.0)
 
 
 def test_on_the_cpu_a_batch_is_what_a_slow_core_does_in_a_minute() -> None:
@@ -539,7 +539,7 @@ def test_the_work_that_waits_is_that_of_the_batches_to_come(tmp_path: Path, coun
         told: list[float] = [batches.work_pending() or 0.0]
         work: list[float] = []
         for genes in batches:
-            work.append(batches.work(genes))
+            work.append(batches.cost(genes)[0])
             told.append(batches.work_pending(genes) or 0.0)
         again = batches_of(store, limits).work_pending()
     left = [sum(work[number:]) for number in range(len(work) + 1)]

@@ -30,7 +30,7 @@ SAID: tuple[Message, ...] = (
     messages.OpenShard(1, "straße 文", "cuda:0", [ActionKind.RECYCLE], can_leave=True),
     messages.MoveShard("a", "cpu"),
     messages.CloseShard("a", "done"),
-    messages.StartBatch(1, "a", "cuda:0", 64, 4000.5, 0.25, "g1"),
+    messages.StartBatch(1, "a", "cuda:0", 64, 4000.5, 0.25, "g1", 3100.0),
     messages.StartBatch(2, "a", "cuda:0", 64.0, None, None, None),
     messages.FinishBatch(1, 1, 4.0),
     messages.AbandonBatch(2),

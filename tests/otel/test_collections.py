@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import pytest
 
-from helix_crawl_otel.otel.policy_reader import Collected, LockedPolicy, Measurements
+from helix_crawl_otel.otel.policy_reader import LockedPolicy, Measurements
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
 from tests.otel.fresh import run_fresh
 from tests.watch.rig import Clock
+
+Reading = tuple[float, str, MemoryReading]
+Finished = tuple[float, BatchInfo, float]
+
+
+@dataclass
+class Collected:
+    """What one collection brought."""
+
+    now: float | None
+    memory: list[Reading] = field(default_factory=list)
+    finished: list[Finished] = field(default_factory=list)
 
 
 class Sink:
@@ -23,7 +36,11 @@ class Sink:
         self.clock = Clock(100.0)
         self.collected: list[Collected] = []
         self.errors: list[Exception] = []
-        self.measurements = Measurements(self.collected.append, self.clock, self.errors.append)
+        self.measurements = Measurements(self.receive, self.clock, self.errors.append)
+
+    def receive(self, now: float | None, memory: Iterable[Reading], finished: Iterable[Finished]) -> None:
+        """As `LockedPolicy.apply`."""
+        self.collected.append(Collected(now, list(memory), list(finished)))
 
     def last(self) -> Collected:
         """What the newest collection brought."""
@@ -84,7 +101,7 @@ def test_a_clock_that_fails_loses_nothing_that_was_collected() -> None:
     def broken() -> float:
         raise OSError("no clock")
 
-    measurements = Measurements(sink.collected.append, broken, sink.errors.append)
+    measurements = Measurements(sink.receive, broken, sink.errors.append)
     measurements.finish((info(1), 96.0), 4.0)
     assert sink.last() == Collected(None, finished=[(100.0, info(1), 4.0)])
     assert [type(error) for error in sink.errors] == [OSError]
@@ -94,7 +111,7 @@ def test_what_receiving_raises_stays_in_the_reader() -> None:
     """It would reach the thread of the batch."""
     errors: list[Exception] = []
 
-    def receive(collected: Collected) -> None:
+    def receive(now: float | None, memory: Iterable[Reading], finished: Iterable[Finished]) -> None:
         raise KeyError("policy")
 
     measurements = Measurements(receive, Clock(), errors.append)
@@ -107,8 +124,7 @@ def test_without_the_sdk_the_same_facts_arrive() -> None:
     out = run_fresh(
         """
         from helix_crawl_otel.policy.model import MemoryReading
-        from helix_crawl_otel.otel.policy_reader import Collected
-        from tests.otel.test_collections import Sink, info
+        from tests.otel.test_collections import Collected, Sink, info
         sink = Sink()
         assert sink.measurements.disabled
         sink.measurements.finish((info(1), 96.0), 4.0)
@@ -137,7 +153,7 @@ def test_the_feed_takes_memory_first_then_ends() -> None:
     """A reading of the same collection counts for the batch that ends in it."""
     feed = LockedPolicy(Policy(Settings()))
     feed.tell(lambda policy: policy.start_batch(6.0, info(1)))
-    feed.apply(Collected(10.0, memory=[(9.0, "cuda:0", MemoryReading(9, 10))], finished=[(10.0, info(1), 4.0)]))
+    feed.apply(10.0, memory=[(9.0, "cuda:0", MemoryReading(9, 10))], finished=[(10.0, info(1), 4.0)])
     status = feed.ask(lambda policy: policy.status("a", 10.0))
     assert status.memory_fraction == 0.9
     assert feed.ask(lambda policy: len(policy.state.inflight)) == 0
@@ -147,7 +163,7 @@ def test_the_feed_takes_memory_first_then_ends() -> None:
 def test_an_ignored_sample_is_told_once() -> None:
     """Its reason waits until it is fetched."""
     feed = LockedPolicy(Policy(Settings()))
-    feed.apply(Collected(10.0, finished=[(10.0, info(1), 4.0), (10.0, info(2, None), 4.0)]))  # the unit changed
+    feed.apply(10.0, finished=[(10.0, info(1), 4.0), (10.0, info(2, None), 4.0)])  # the unit changed
     assert feed.next_ignored() == "work"
     assert feed.next_ignored() is None
 
@@ -174,7 +190,7 @@ def test_fetching_from_an_empty_box_by_many_threads_raises_nowhere() -> None:
     for thread in threads:
         thread.start()
     for number in range(300):
-        feed.apply(Collected(1.0, finished=[(1.0, info(number), -1.0)]))
+        feed.apply(1.0, finished=[(1.0, info(number), -1.0)])
     for thread in threads:
         thread.join()
     while feed.next_ignored():
@@ -187,6 +203,6 @@ def test_what_must_survive_is_marked_when_it_changes() -> None:
     """The state file is written then, and only then."""
     feed = LockedPolicy(Policy(Settings(warmup=0)))
     assert not feed.durable_changed()
-    feed.apply(Collected(10.0, finished=[(10.0, info(1), 4.0)]))
+    feed.apply(10.0, finished=[(10.0, info(1), 4.0)])
     assert feed.durable_changed()
     assert not feed.durable_changed()

@@ -187,7 +187,8 @@ def test_a_decision_that_comes_while_the_last_one_is_carried_out_is_not_left_beh
     exported = ExportedMetrics(
         Instruments(provider.get_meter("x")),
         Snapshot,
-        limit_ratio=0.2,
+        settings=Settings(),
+        batch_deadline=lambda shard: None,
         batch_age=lambda shard: 0.0,
         queue_length=lambda: 0,
     )

@@ -134,6 +134,11 @@ def test_what_is_left_of_a_whole_job_has_no_shard() -> None:
     board.set_pending_in_all(680)
     hub = SimpleNamespace(labels=None, add=None, count=lambda *_: None)
     exported = ExportedMetrics(
-        cast("Instruments", hub), lambda: _seen(board), limit_ratio=0.2, batch_age=lambda _: 0.0, queue_length=lambda: 0
+        cast("Instruments", hub),
+        lambda: _seen(board),
+        settings=Settings(),
+        batch_deadline=lambda shard: None,
+        batch_age=lambda _: 0.0,
+        queue_length=lambda: 0,
     )
     assert list(exported.rows("helix_dense_genes_pending")) == [(680, {})]

@@ -14,6 +14,7 @@ from tests.programs import require_program
 from tests.watch.rig import Rig, collected, make_provider
 
 # Name, kind, Prometheus name, labels: written down here once more, because dashboards rely on them.
+CARD = {"device", "hw_id", "hw_name", "hw_type"}
 TABLE = {
     "helix_dense_crawl_detected": ("counter", "helix_dense_crawl_detected_total", {"shard", "device"}),
     "helix_dense_genes": ("counter", "helix_dense_genes_total", {"shard", "device"}),
@@ -25,18 +26,42 @@ TABLE = {
     "helix_dense_crawl_active": ("gauge", "helix_dense_crawl_active", {"shard", "device"}),
     "helix_dense_crawl_streak": ("gauge", "helix_dense_crawl_streak", {"shard", "device"}),
     "helix_dense_batch_inflight": ("gauge", "helix_dense_batch_inflight_seconds", {"shard", "device"}),
-    "helix_dense_vram_used": ("gauge", "helix_dense_vram_used_bytes", {"device"}),
-    "helix_dense_vram_limit": ("gauge", "helix_dense_vram_limit_bytes", {"device"}),
-    "helix_dense_vram_shared": ("gauge", "helix_dense_vram_shared_bytes", {"device", "owner"}),
+    "helix_dense_vram_used": ("up-down counter", "helix_dense_vram_used_bytes", {"device"}),
+    "helix_dense_vram_limit": ("up-down counter", "helix_dense_vram_limit_bytes", {"device"}),
+    "helix_dense_vram_shared": ("up-down counter", "helix_dense_vram_shared_bytes", {"device", "owner"}),
     "helix_dense_vram_probe_up": ("gauge", "helix_dense_vram_probe_up", {"device", "source"}),
     "helix_dense_ladder_rung": ("gauge", "helix_dense_ladder_rung", {"shard", "device"}),
     "helix_dense_ladder_actions": ("counter", "helix_dense_ladder_actions_total", {"shard", "action", "outcome"}),
-    "helix_dense_action_queue_length": ("gauge", "helix_dense_action_queue_length", set()),
+    "helix_dense_action_queue_length": ("up-down counter", "helix_dense_action_queue_length", set()),
     "helix_dense_worker_starts": ("counter", "helix_dense_worker_starts_total", {"device", "reason"}),
     "helix_dense_worker_up": ("gauge", "helix_dense_worker_up", {"device"}),
-    "helix_dense_genes_pending": ("gauge", "helix_dense_genes_pending", {"shard"}),
-    "helix_dense_shards": ("gauge", "helix_dense_shards", {"state"}),
+    "helix_dense_genes_pending": ("up-down counter", "helix_dense_genes_pending", {"shard"}),
+    "helix_dense_shards": ("up-down counter", "helix_dense_shards", {"state"}),
+    "helix_dense_run_info": (
+        "gauge",
+        "helix_dense_run_info",
+        {"run", "run_id", "command", "folder", "model", "version", "policy", "factor", "window", "vram_full"},
+    ),
+    "helix_dense_run_state": ("gauge", "helix_dense_run_state", {"run", "run_id", "state"}),
+    "helix_dense_last_crawl_timestamp": ("gauge", "helix_dense_last_crawl_timestamp_seconds", {"shard", "device"}),
+    "helix_dense_last_action_timestamp": ("gauge", "helix_dense_last_action_timestamp_seconds", {"shard", "action"}),
+    "helix_dense_genes_quarantined": ("up-down counter", "helix_dense_genes_quarantined", {"shard"}),
+    "helix_dense_vram_full_ratio": ("gauge", "helix_dense_vram_full_ratio", set()),
+    "helix_dense_batch_deadline": ("gauge", "helix_dense_batch_deadline_seconds", {"shard", "device"}),
+    "helix_dense_device_info": ("gauge", "helix_dense_device_info", {"device", "UUID", "modelName"}),
+    "hw.gpu.utilization": ("gauge", "hw_gpu_utilization_ratio", CARD),
+    "hw.temperature": ("gauge", "hw_temperature_celsius", CARD),
+    "hw.power": ("gauge", "hw_power_watts", CARD),
+    "hw.gpu.speed": ("gauge", "hw_gpu_speed_hertz", CARD | {"hw_gpu_clock"}),
+    "hw.gpu.throttled": ("gauge", "hw_gpu_throttled", CARD | {"hw_gpu_throttle_reason"}),
 }
+
+ABSENT_EMBEDDED = {
+    "helix_dense_genes_pending",  # only the driver knows
+    "helix_dense_genes_quarantined",
+    "helix_dense_batch_deadline",  # nobody can end a batch
+}
+ABSENT_WITHOUT_NVML = {"helix_dense_device_info"} | {name for name in TABLE if name.startswith("hw.")}
 
 SCRAPED = """
     import json, urllib.request
@@ -101,12 +126,12 @@ def family_of(prometheus_name: str) -> str:
     return prometheus_name.removesuffix("_total")
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if name != "helix_dense_genes_pending"])
+@pytest.mark.parametrize("name", sorted(set(TABLE) - ABSENT_EMBEDDED - ABSENT_WITHOUT_NVML))
 def test_each_instrument_has_its_name_kind_and_labels(name: str, scraped: Scraped) -> None:
     """Names, kinds and labels are a contract: boards and alerts are written against them."""
     kind, prometheus_name, labels = TABLE[name]
     found_kind, found_help, samples = scraped.crawled[family_of(prometheus_name)]
-    assert found_kind == kind
+    assert found_kind == kind.replace("up-down counter", "gauge")
     row = next(row for row in INSTRUMENTS if row.name == name)
     assert found_help == row.description
     assert samples
@@ -117,7 +142,7 @@ def test_each_instrument_has_its_name_kind_and_labels(name: str, scraped: Scrape
 
 def test_the_table_in_code_is_the_table_of_the_contract() -> None:
     """Beside the contract's rows there are only the two that count what was ignored and what failed."""
-    rows = {row.name: (row.kind.value, row.prometheus_name, set(row.labels)) for row in INSTRUMENTS}
+    rows = {row.name: (row.kind.value, row.prometheus_name, set(row.prometheus_labels)) for row in INSTRUMENTS}
     extra = {"helix_dense_samples_ignored", "helix_dense_internal_errors"}
     assert {name: row for name, row in rows.items() if name not in extra} == TABLE
     assert set(rows) - set(TABLE) == extra
@@ -207,7 +232,8 @@ def test_units_are_those_of_the_table() -> None:
             assert metrics[row.name].unit == row.unit, row.name
             assert metrics[row.name].description == row.description
     absent = {row.name for row in INSTRUMENTS} - set(metrics)
-    assert absent == {"helix_dense_genes_pending"}  # unknown to an embedded watch: an absent series
+    crawled_once = {"helix_dense_last_crawl_timestamp", "helix_dense_last_action_timestamp"}
+    assert absent == ABSENT_EMBEDDED | ABSENT_WITHOUT_NVML | crawled_once
     assert next(r.unit for r in INSTRUMENTS if r.kind is Kind.HISTOGRAM) == "s"
 
 
@@ -258,7 +284,7 @@ def test_after_close_no_gauge_is_shown() -> None:
     with rig.watch.shard("a") as shard:
         rig.healthy(shard, 10)
     rig.watch.close()
-    gauges = {row.name for row in INSTRUMENTS if row.kind is Kind.GAUGE}
+    gauges = {row.name for row in INSTRUMENTS if row.kind in (Kind.GAUGE, Kind.UP_DOWN_COUNTER)}
     assert rig.reader is not None
     assert gauges & set(collected(rig.reader)) == set()
 

@@ -55,7 +55,14 @@ def test_no_overflow_series_when_every_one_of_1200_shards_crawls() -> None:
     provider, reader = make_provider()
     hub = Instruments(provider.get_meter("test"))
     shown = Snapshot()
-    exported = ExportedMetrics(hub, lambda: shown, limit_ratio=0.2, batch_age=lambda shard: 0.0, queue_length=lambda: 0)
+    exported = ExportedMetrics(
+        hub,
+        lambda: shown,
+        settings=Settings(),
+        batch_deadline=lambda shard: None,
+        batch_age=lambda shard: 0.0,
+        queue_length=lambda: 0,
+    )
     exported.open()
     status = ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, None)
     for n in range(1200):
@@ -92,7 +99,12 @@ def test_shards_without_a_label_share_a_series_that_makes_sense(caplog: pytest.L
         {"a": view(5, 3, 16.0), "b": view(None, 1, None), "c": view(2, 0, None)}, waiting={"d": 100, "e": 20}
     )
     exported = ExportedMetrics(
-        hub, lambda: shown, limit_ratio=0.2, batch_age={"a": 7.0, "b": 3.0}.get, queue_length=lambda: 0
+        hub,
+        lambda: shown,
+        settings=Settings(),
+        batch_deadline=lambda shard: None,
+        batch_age={"a": 7.0, "b": 3.0}.get,
+        queue_length=lambda: 0,
     )
     exported.open()
     seen = collected(reader)

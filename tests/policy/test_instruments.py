@@ -24,19 +24,19 @@ helix_dense_throughput          |gauge     |{gene}/s      |helix_dense_throughpu
 helix_dense_baseline            |gauge     |{gene}/s      |helix_dense_baseline_per_second    |shard, device
 helix_dense_crawl_ratio         |gauge     |1             |helix_dense_crawl_ratio            |shard, device
 helix_dense_crawl_limit_ratio   |gauge     |1             |helix_dense_crawl_limit_ratio      |
-helix_dense_crawl_active        |gauge     |              |helix_dense_crawl_active           |shard, device
+helix_dense_crawl_active        |gauge     |{episode}     |helix_dense_crawl_active           |shard, device
 helix_dense_crawl_streak        |gauge     |{observation} |helix_dense_crawl_streak           |shard, device
 helix_dense_batch_inflight      |gauge     |s             |helix_dense_batch_inflight_seconds |shard, device
-helix_dense_vram_used           |gauge     |By            |helix_dense_vram_used_bytes        |device
-helix_dense_vram_limit          |gauge     |By            |helix_dense_vram_limit_bytes       |device
-helix_dense_vram_probe_up       |gauge     |              |helix_dense_vram_probe_up          |device, source
-helix_dense_ladder_rung         |gauge     |              |helix_dense_ladder_rung            |shard, device
+helix_dense_vram_used           |up-down counter|By            |helix_dense_vram_used_bytes        |device
+helix_dense_vram_limit          |up-down counter|By            |helix_dense_vram_limit_bytes       |device
+helix_dense_vram_probe_up       |gauge     |{probe}       |helix_dense_vram_probe_up          |device, source
+helix_dense_ladder_rung         |gauge     |{rung}        |helix_dense_ladder_rung            |shard, device
 helix_dense_ladder_actions      |counter   |{action}      |helix_dense_ladder_actions_total   |shard, action, outcome
-helix_dense_action_queue_length |gauge     |              |helix_dense_action_queue_length    |
+helix_dense_action_queue_length |up-down counter|              |helix_dense_action_queue_length    |
 helix_dense_worker_starts       |counter   |              |helix_dense_worker_starts_total    |device, reason
-helix_dense_worker_up           |gauge     |              |helix_dense_worker_up              |device
-helix_dense_genes_pending       |gauge     |{gene}        |helix_dense_genes_pending          |shard
-helix_dense_shards              |gauge     |              |helix_dense_shards                 |state
+helix_dense_worker_up           |gauge     |{worker}      |helix_dense_worker_up              |device
+helix_dense_genes_pending       |up-down counter|{gene}        |helix_dense_genes_pending          |shard
+helix_dense_shards              |up-down counter|              |helix_dense_shards                 |state
 """
 
 ROWS = [[cell.strip() for cell in line.split("|")] for line in FIXED.strip().splitlines()]
@@ -60,10 +60,10 @@ def test_the_contract_has_20_rows_and_the_table_has_them_first() -> None:
 
 
 def test_names_are_unique_and_ours() -> None:
-    """As the instrument is named and as Prometheus shows it."""
+    """As the instrument is named and as Prometheus shows it; `hw.` is that of the semantic conventions."""
     assert len({instrument.name for instrument in INSTRUMENTS}) == len(INSTRUMENTS)
     assert len({instrument.prometheus_name for instrument in INSTRUMENTS}) == len(INSTRUMENTS)
-    assert all(instrument.name.startswith("helix_dense_") for instrument in INSTRUMENTS)
+    assert all(instrument.name.startswith(("helix_dense_", "hw.")) for instrument in INSTRUMENTS)
 
 
 @pytest.mark.parametrize("instrument", INSTRUMENTS, ids=lambda instrument: instrument.name)

@@ -26,8 +26,8 @@ from helix_crawl_otel.probes.probe import CallableProbe, Probe
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.external import RunJob
 from helix_crawl_otel.supervise.job import Job
-from helix_crawl_otel.supervise.loop import Supervisor
 from helix_crawl_otel.supervise.run_state import RunContext
+from helix_crawl_otel.supervise.session import Supervisor
 from helix_crawl_otel.supervise.slot import Phase, Slot
 from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import RunningClock

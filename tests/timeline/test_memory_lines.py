@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         writer.memory(1.0, "cuda:0", 6, 12)
         writer.memory(2.0, "cuda:0", 6, 12, 3, 0)
         writer.memory(3.0, "cuda:0", None, None, None, 4)
-        writer.reading(4.0, "cuda:0", MemoryReading(6, 12, reserved_bytes=0, cap_bytes=8))
+        writer.memory(4.0, "cuda:0", **asdict(MemoryReading(6, 12, reserved_bytes=0, cap_bytes=8)))
     keys = [sorted(json.loads(line).keys() - LINE.keys()) for line in path.read_text(encoding="utf-8").splitlines()]
     assert keys == [
         [],

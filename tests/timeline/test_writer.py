@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.config import CrawlConfig
-from helix_crawl_otel.timeline import TimelineWriter, read_timeline
+from helix_crawl_otel.timeline import BatchEvent, TimelineWriter, read_timeline
 from tests.programs import require_module
 
 FULL_DEVICE = Path("/dev/full")
@@ -146,6 +146,16 @@ def test_a_batch_that_cannot_be_judged_is_not_written(path: Path, bad: Any) -> N
         assert writer.lost_lines == 1
         assert writer.failure is None
     assert [line["t"] for line in lines(path)] == [2.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf, 0.0, -1.0, "4", True, None])
+def test_tokens_that_cannot_be_are_left_out(path: Path, bad: Any) -> None:
+    """The batch is judged without them: its line must not be lost for what only an estimate reads."""
+    with TimelineWriter(path, Clock(0.0)) as writer:
+        writer.batch(1.0, "a", "cuda:0", 64, 4.0, 8192, tokens=bad)
+        writer.batch(2.0, "a", "cuda:0", 64, 4.0, 8192, tokens=3100.0)
+        assert writer.lost_lines == 0
+    assert [event.tokens for event in read_timeline(path) if isinstance(event, BatchEvent)] == [None, 3100]
 
 
 def test_what_is_unknown_is_null(path: Path) -> None:

@@ -20,9 +20,8 @@ from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.probes.monitor import MemoryMonitor
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.external import RunJob
-from helix_crawl_otel.supervise.incoming import IncomingMessages
-from helix_crawl_otel.supervise.outgoing import SendQueue
 from helix_crawl_otel.supervise.run_state import RunContext
+from helix_crawl_otel.supervise.worker_messages import IncomingMessages, SendQueue
 from helix_crawl_otel.watch import remote
 from helix_crawl_otel.watch.remote import RemoteBackend
 from helix_crawl_otel.watch.shard import ShardWatch
