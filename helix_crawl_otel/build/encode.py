@@ -111,8 +111,8 @@ def work_on(
         plan = BatchPlan(store)
         seen = plan.look()
         if seen.pending:
-            room = None if is_cut else room
-            _encode(store, assignment, settings, encoder(), watch, releases, report, plan, seen, room)
+            unread = None if is_cut else room
+            _encode(store, assignment, settings, encoder(), watch, releases, report, plan, seen, unread)
         else:
             plan.drop()  # of a worker that was killed before it could
             counts = 0, seen.vectors, 0.0, store.quarantined_count()
