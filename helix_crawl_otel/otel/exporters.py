@@ -47,6 +47,9 @@ PORTS = {"grpc": 4317, "http/protobuf": 4318}
 MOST_SAID = 240
 """Letters of what OpenTelemetry logs: some of it holds an exception, with all its causes."""
 
+LONG_WORD = 6
+"""Letters of a part of a header from which on it may be a secret by itself."""
+
 _MODULES = {"meter": "metrics", "tracer": "trace", "logger": "_logs"}
 
 
@@ -68,11 +71,14 @@ class Exporters:
     environ: Mapping[str, str]
     is_disabled: bool = False
 
-    def readers(self, out: IO[str]) -> list[Any]:
+    def readers(self, out: IO[str]) -> Callable[[], list[Any]]:
         """Of a meter provider, for all exporters of metrics but the endpoint.
 
         Args:
             out: Where `console` writes.
+
+        Returns:
+            What makes them: to be called when the provider is made, since they begin at once.
 
         Raises:
             ConfigError: One of them refuses its variables.
@@ -83,7 +89,7 @@ class Exporters:
         if text and not 0 < _number(text) < math.inf:
             raise ConfigError(f"{OTEL_METRIC_EXPORT_INTERVAL} is {text!r}; accepted: milliseconds, a number > 0")
         made = [self._made("metrics", name, out) for name in self.metrics if name != PROMETHEUS]
-        return [one if isinstance(one, MetricReader) else PeriodicExportingMetricReader(one) for one in made]
+        return lambda: [one if isinstance(one, MetricReader) else PeriodicExportingMetricReader(one) for one in made]
 
     def tracer_provider(self, out: IO[str]) -> Any:
         """Makes one, `None` where no spans are asked for. Arguments and errors: see `readers`."""
@@ -375,12 +381,16 @@ _ending = _Ending()
 
 def scrubbed(text: str, environ: Mapping[str, str]) -> str:
     """A text without what the variables of headers hold, and without more of a URL than its host."""
+    secrets: set[str] = set()
     for name, value in environ.items():
         if name.startswith("OTEL_EXPORTER_OTLP") and name.endswith("HEADERS"):
-            pairs = [pair.partition("=")[2].strip() for pair in value.split(",")] + [value.strip()]
-            secrets = {form for secret in pairs if secret for form in (secret, unquote(secret))}
-            for secret in sorted(secrets, key=len, reverse=True):
-                text = text.replace(secret, "...")
+            for pair in value.split(","):
+                _, equals, kept = pair.partition("=")
+                secret = (kept if equals else pair).strip()  # one that is no pair may be all secret
+                secrets |= {secret, unquote(secret)}
+                secrets |= {word for word in unquote(secret).split() if len(word) >= LONG_WORD}
+    for secret in sorted(secrets - {""}, key=len, reverse=True):
+        text = text.replace(secret, "...")
     return " ".join(without_secrets(text.split(" ")))
 
 
