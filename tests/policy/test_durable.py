@@ -266,7 +266,7 @@ def test_another_files_content_is_a_value_error(content: object) -> None:
 
 
 def test_a_file_of_a_later_version_keeps_what_this_one_knows() -> None:
-    """It has added to the whole, to a shard, to its costs and to a card's: rungs and baselines are read all the same."""
+    """It has added to the whole, to a shard, to its costs and to a card's: rungs and baselines are still read."""
     content = json.loads(json.dumps(dump_durable(crawled().policy.state)))
     expected = restore_durable(copy.deepcopy(content), "")
     parts = [content, content["cards"], content["shards"]["a"], content["shards"]["a"]["costs"]]
