@@ -83,7 +83,7 @@ def test_a_card_that_others_have_spilled_is_seen_beside_releases_by_need() -> No
         for one in compare(random_scenario("others", 159), Settings(), ["adaptive+cap"]).rows
         if one.policy == "adaptive+cap"
     ]
-    assert row.ratio_to_best < 2.2
+    assert (row.ratio_to_best or 9.0) < 2.2
     assert row.false_interventions == 0
 
 
