@@ -225,6 +225,7 @@ class Session:
         provider: Where the instruments are made, `None` for the global one.
         emit: Takes each event; called from any thread.
         refresh: Called at every turn of the supervisor.
+        keep: Takes what has the gauges shown no longer, to be called when nobody looks any more; `None`: at the end.
 
     Raises:
         OSError: The folder cannot be written.
@@ -238,6 +239,7 @@ class Session:
         provider: MeterProvider | None,
         emit: Callable[[events.Event], None],
         refresh: Callable[[], None],
+        keep: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self.config = options.config
         self._options = options
@@ -274,6 +276,7 @@ class Session:
             can_end_worker=True,
             on_forced=lambda decision: self._supervisor.force(decision) if self._supervisor else None,
         )
+        (keep or self._closing.callback)(self.pipeline.hide)
         self._closing.callback(self.pipeline.close)
         self.pipeline.sinks.append(self)
         self.memory = MemoryMonitor(
