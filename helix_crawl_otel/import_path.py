@@ -20,6 +20,9 @@ __all__ = ["folders_for_worker", "leave_current_folder", "variable_for_worker"]
 
 VARIABLE = "PYTHONPATH"
 
+INSTRUMENTS = os.path.join("opentelemetry", "instrumentation", "auto_instrumentation")
+"""What `opentelemetry-instrument` puts before the path: its `sitecustomize` gives a process providers and exporters."""
+
 
 def leave_current_folder() -> None:
     """Take the current folder out of this process's path, for good. Called before anything else is imported."""
@@ -46,11 +49,12 @@ def variable_for_worker(variable: str) -> str:
         variable: Ours.
 
     Returns:
-        Its absolute entries without the current folder; empty when none is left.
+        Its absolute entries without the current folder; empty when none is left. Nor is a worker instrumented where we
+        are: the supervisor exports, and each worker would have exporters of its own with nothing to send.
     """
     here = _here()
     kept = [entry for entry in variable.split(os.pathsep) if os.path.isabs(entry) and not _is_one_of(entry, here)]
-    return os.pathsep.join(kept)
+    return os.pathsep.join(entry for entry in kept if not os.path.normpath(entry).endswith(INSTRUMENTS))
 
 
 def _clean(front: list[str], own: list[str], variable: str) -> list[str]:

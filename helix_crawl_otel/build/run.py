@@ -97,7 +97,7 @@ def run_build(
         notice = stack.enter_context(Notice(options.common.notify))
         for folder in sorted(set(folders)):
             stack.enter_context(FolderLock(folder / STATE_FOLDER, command, folders[0] / STATE_FOLDER))
-        metrics.open()
+        metrics.open(standard_output.shown)
         planned = hearing(make_plan)
         metrics.says(planned.model)
         if planned.works:
@@ -122,7 +122,7 @@ def run_build(
             places={work.assignment.shard: _place(Path(work.assignment.path)) for work in planned.works},
         )
         session = stack.enter_context(
-            Session(run_options, metrics.provider, console.emit, console.refresh, metrics.keep)
+            Session(run_options, metrics.exported, console.emit, console.refresh, metrics.keep)
         )
         console.start(session.clock, session.folder)
         _announce(console, session, command, folders[0], options, devices, planned)

@@ -143,6 +143,8 @@ def _below(folder: Traversable, names: Iterable[str], prefix: str = "") -> Itera
     for name in names:
         entry = folder / name
         if entry.is_dir():
-            yield from _below(entry, [below.name for below in entry.iterdir()], f"{prefix}{name}/")
+            yield from _below(
+                entry, [below.name for below in entry.iterdir() if below.name[0] != "."], f"{prefix}{name}/"
+            )
         else:
             yield prefix + name, entry.read_text(encoding="utf-8")

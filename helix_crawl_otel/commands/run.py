@@ -115,7 +115,7 @@ def _command(args: argparse.Namespace) -> int:
         metrics = stack.enter_context(RunMetrics(options, job_name(command.argv), "run", job_folder(folder)))
         notice = stack.enter_context(Notice(options.notify))
         stack.enter_context(FolderLock(folder, typed))
-        metrics.open()
+        metrics.open(standard_output.shown)
         vectors = 0 if args.total is None else _encoded_before(folder, args.total)
         console = stack.enter_context(Console(options, metrics, standard_output.shown, notice))
         run_options = RunOptions(
@@ -134,7 +134,7 @@ def _command(args: argparse.Namespace) -> int:
                 session.pipeline.set_pending_in_all(console.progress.left)
 
         emit = console.emit if args.total is None else emit_and_count
-        session = stack.enter_context(Session(run_options, metrics.provider, emit, console.refresh, metrics.keep))
+        session = stack.enter_context(Session(run_options, metrics.exported, emit, console.refresh, metrics.keep))
         console.start(session.clock, session.folder)
         why = "until its driver says otherwise" if asked == "auto" else "as asked for"
         counts = 0, 0, vectors, args.total

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -49,13 +50,13 @@ class Console:
 
     def __enter__(self) -> Console:
         options = self._options
-        for text in self._metrics.notes:
-            self._note(text)
+        for level, text in self._metrics.notes:
+            self._note(level, text)
         if (url := self._metrics.url) is not None:
             self._early.append(lambda t: events.MetricsAt(t, url))
         self._display = _choose_display(self._output, options.as_json, options.is_plain, options.environ)
         self.progress = self._display.progress
-        self._stack.enter_context(keep_awake(options.keep_awake, self._note))
+        self._stack.enter_context(keep_awake(options.keep_awake, partial(self._note, "warning")))
         return self
 
     def __exit__(
@@ -99,8 +100,8 @@ class Console:
         self._metrics.end(summary.exit_code)
         self._display.end(summary)
 
-    def _note(self, text: str) -> None:
-        self._early.append(lambda t: events.Note(t, "warning", text))
+    def _note(self, level: str, text: str) -> None:
+        self._early.append(lambda t: events.Note(t, level, text))
 
 
 def _choose_display(output: OutputThread | None, as_json: bool, is_plain: bool, environ: Mapping[str, str]) -> Display:

@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from helix_crawl_otel.config import (
     RULE_KNOBS,
@@ -18,6 +19,9 @@ from helix_crawl_otel.config import (
     option_values,
 )
 from helix_crawl_otel.console.notify import check_target
+
+if TYPE_CHECKING:
+    from helix_crawl_otel.otel.exporters import Exporters
 
 __all__ = ["CommonOptions", "add_common_options", "read_common_options"]
 
@@ -40,7 +44,9 @@ class CommonOptions:
         metrics_host: Where the endpoint listens.
         metrics_port: Its port, 0 for a free one.
         insists_on_port: The port was asked for: in use, it ends the run.
-        serves_metrics: False with `--no-metrics`.
+        exporters: What is sent beside that, or instead.
+        serves_metrics: Nobody says that there is to be no endpoint: `--no-metrics`, `OTEL_METRICS_EXPORTER` without
+            `prometheus` in it and without an option that asks for one, `OTEL_SDK_DISABLED`.
         linger: Seconds that the endpoint waits at most, at the end, for who has scraped before; 0 for not at all.
         as_json: Progress as JSON lines on standard output.
         is_plain: Progress as plain lines even on a terminal.
@@ -54,6 +60,7 @@ class CommonOptions:
     metrics_host: str
     metrics_port: int
     insists_on_port: bool
+    exporters: Exporters
     serves_metrics: bool
     linger: float
     as_json: bool
@@ -95,11 +102,15 @@ def read_common_options(args: argparse.Namespace) -> CommonOptions:
     Raises:
         ConfigError: A value is not accepted; the message names the option or the variable.
     """
+    from helix_crawl_otel.otel.exporters import read_exporters  # late: with OpenTelemetry, which no help needs
+
     environ = dict(environment())
     knobs = option_values(args)
     kept = environ.pop(NOTIFY, None) or None  # a secret may be in it: it is no child's affair
     notify = args.notify if args.notify is not None else kept
     check_target(notify, "--notify" if args.notify is not None else NOTIFY)
+    exporters = read_exporters(environ)
+    asks = "prometheus" in exporters.metrics or HOST in knobs or PORT in knobs
     return CommonOptions(
         config=config_from_options(knobs, environ),
         knobs=knobs,
@@ -107,7 +118,8 @@ def read_common_options(args: argparse.Namespace) -> CommonOptions:
         metrics_host=str(option_or_knob(HOST, knobs, environ)),
         metrics_port=int(option_or_knob(PORT, knobs, environ)),
         insists_on_port=PORT in knobs or bool(environ.get(PORT, "").strip()),
-        serves_metrics=not args.no_metrics,
+        exporters=exporters,
+        serves_metrics=asks and not args.no_metrics and not exporters.is_disabled,
         linger=_seconds(args.linger),
         as_json=args.json,
         is_plain=args.plain,

@@ -225,6 +225,10 @@ class OutputThread(QueueListener):
         """Queue whole lines for programs, as they are."""
         self.put_nowait(Piece(text))
 
+    def as_stream(self) -> TextIO:
+        """A stream that queues what is written to it, whole lines, for people."""
+        return cast("TextIO", _QueuedStream(self))
+
     def put_nowait(self, piece: Piece) -> None:
         """Queue a piece. After `end`, or without a reader, it is thrown away."""
         with self._changed:
@@ -294,6 +298,25 @@ class OutputThread(QueueListener):
             self._is_ending, self._is_over, self._is_writing = True, True, False
             self._waiting.clear()
             self._changed.notify_all()
+
+
+class _QueuedStream:
+    """As much of a stream as an exporter to the console needs.
+
+    Args:
+        output: Writes.
+    """
+
+    def __init__(self, output: OutputThread) -> None:
+        self._output = output
+
+    def write(self, text: str) -> int:
+        """Queue it."""
+        self._output.say(*text.splitlines())
+        return len(text)
+
+    def flush(self) -> None:
+        """Nobody waits for it."""
 
 
 class LogHandler(QueueHandler):

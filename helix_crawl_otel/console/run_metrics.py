@@ -5,6 +5,7 @@ Whoever has scraped is given the time to see how the run has ended: a pause that
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,10 +13,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 
-from opentelemetry.metrics import MeterProvider
-
 from helix_crawl_otel._version import __version__
 from helix_crawl_otel.console.options import CommonOptions
+from helix_crawl_otel.console.output import OutputThread
 from helix_crawl_otel.exit_codes import FAILED, INTERRUPTED, Refusal
 from helix_crawl_otel.formats import duration
 from helix_crawl_otel.interrupts import Interrupts
@@ -42,7 +42,8 @@ class RunMetrics:
         clock: Seconds of the world.
 
     Attributes:
-        notes: What should be said of the endpoint.
+        exported: Where instruments are made, and what else is told by OpenTelemetry.
+        notes: Level and sentence of what should be said of the endpoint, and of what is sent.
 
     Threads: the main thread's.
     """
@@ -56,41 +57,45 @@ class RunMetrics:
         model: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.notes: list[str] = []
+        self.notes: list[tuple[str, str]] = []
         self._options = options
         self._facts = run, command, str(folder)
         self._model = model
         self._clock = clock
-        self._metrics = Metrics(None, None)
+        self.exported = Metrics()
         self._closing = ExitStack()
         self._gauges: RunGauges | None = None
         self._code: int | None = None
 
     @property
-    def provider(self) -> MeterProvider | None:
-        """Where the instruments are made, `None` for the global one."""
-        return self._metrics.provider
-
-    @property
     def url(self) -> str | None:
         """Where to scrape, `None` for nowhere."""
-        return self._metrics.endpoint.url if self._metrics.endpoint is not None else None
+        return self.exported.endpoint.url if self.exported.endpoint is not None else None
 
     def __enter__(self) -> RunMetrics:
         return self
 
-    def open(self) -> None:
-        """The run begins: serve, and say that it runs.
+    def open(self, output: OutputThread | None) -> None:
+        """The run begins: serve and send, and say that it runs.
+
+        Args:
+            output: Where an exporter to the console writes; with `--json` that goes to standard error.
 
         Raises:
             OSError: The port that was asked for is in use.
+            ConfigError: An exporter refuses its variables.
         """
         options = self._options
-        if options.serves_metrics:
-            self._metrics = open_metrics(
-                options.metrics_host, options.metrics_port, insists=options.insists_on_port, note=self.notes.append
-            )
-        self._gauges = RunGauges(instruments_of(self.provider, __version__), *self._facts)
+        self.exported = open_metrics(
+            options.metrics_host,
+            options.metrics_port,
+            insists=options.insists_on_port,
+            note=lambda level, text: self.notes.append((level, text)),
+            exporters=options.exporters,
+            serves=options.serves_metrics,
+            out=output.as_stream() if output is not None and not options.as_json else sys.stderr,
+        )
+        self._gauges = RunGauges(instruments_of(self.exported.provider, __version__), *self._facts)
         self._gauges.begin(options.config, self._model)
         self.keep(self._gauges.hide)
 
@@ -108,15 +113,17 @@ class RunMetrics:
         self._code = code
         if self._gauges is not None:
             self._gauges.end(state_of(code))
-        if self._metrics.endpoint is not None:
-            self._metrics.endpoint.mark_end()
+        if self.exported.endpoint is not None:
+            self.exported.endpoint.mark_end()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._code is None:
             self.end(_code_of(error))
-        endpoint = self._metrics.endpoint
+        if self.exported.exporting is not None:
+            self.exported.exporting.close(hurries=self._code == INTERRUPTED)
+        endpoint = self.exported.endpoint
         if endpoint is not None:
             if self._code != INTERRUPTED:
                 self._linger()
@@ -125,7 +132,7 @@ class RunMetrics:
 
     def _linger(self) -> None:
         """Wait until all who have scraped have seen the end, an interrupt comes, or the time is over."""
-        endpoint, seconds = self._metrics.endpoint, self._options.linger
+        endpoint, seconds = self.exported.endpoint, self._options.linger
         if endpoint is None or not seconds or not endpoint.unseen():
             return
         who = " and ".join(endpoint.unseen())

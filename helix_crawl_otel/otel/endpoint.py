@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from helix_crawl_otel.config import environment
 from helix_crawl_otel.logs import watchdog
 
 if TYPE_CHECKING:
@@ -112,15 +113,23 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
         raise ValueError(f"port is {port!r}; accepted: an integer from 0 to 65535")
     if not isinstance(host, str) or not host.strip():
         raise ValueError(f"host is {host!r}; accepted: a host name or address, such as 127.0.0.1")
-    from opentelemetry import metrics
-    from opentelemetry.metrics import NoOpMeterProvider
-    from opentelemetry.sdk.metrics import MeterProvider
+    return open_endpoint(host, port, ())
+
+
+def open_endpoint(host: str, port: int, readers: Sequence[MetricReader]) -> MetricsEndpoint:
+    """See `serve_metrics`.
+
+    Args:
+        host: The same.
+        port: The same.
+        readers: Further ones of the provider; left alone where the address cannot be bound.
+    """
     from prometheus_client import CollectorRegistry
 
-    from helix_crawl_otel.otel.resource import run_resource
+    from helix_crawl_otel.otel.exporters import present_provider
 
-    present = metrics.get_meter_provider()
-    if isinstance(present, MeterProvider | NoOpMeterProvider):
+    present = present_provider("meter", environment())
+    if present is not None:
         raise _not_needed(present)
     registry = CollectorRegistry()
     reader = _reader(registry)
@@ -129,16 +138,33 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
     except OSError as error:
         reader.shutdown()
         raise _explained(error, host, port) from error
+    try:
+        provider = set_meter_provider([reader, *readers])
+    except RuntimeError:
+        server.server_close()
+        raise
+    return MetricsEndpoint(provider, server)
+
+
+def set_meter_provider(readers: Sequence[MetricReader]) -> MeterProvider:
+    """Make the global meter provider, with these readers.
+
+    Raises:
+        RuntimeError: There is one already.
+    """
+    from opentelemetry import metrics
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    from helix_crawl_otel.otel.resource import run_resource
+
     # Not shut down at the end of the process: a scrape that is being answered then would see every counter gone.
-    provider = MeterProvider(metric_readers=[reader], resource=run_resource(), shutdown_on_exit=False)
-    endpoint = MetricsEndpoint(provider, server)
+    provider = MeterProvider(metric_readers=readers, resource=run_resource(), shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     present = metrics.get_meter_provider()
-    if present is not provider:  # somebody else's class of provider: the API keeps the first
-        endpoint.close()
+    if present is not provider:  # the API keeps the first
         provider.shutdown()
         raise _not_needed(present)
-    return endpoint
+    return provider
 
 
 def _reader(registry: CollectorRegistry) -> MetricReader:

@@ -93,7 +93,7 @@ class Detector:
                 # and would end the streak of every crawl whose batches do finish.
                 return None
             self.streak = 0
-            return self._recover(settings.window)
+            return self._recover(settings.window) if self.episode_open else None
         self.healthy = 0
         # Inside an episode only the rate decides: the release of rung 1 lowers the reading and must not hide the crawl.
         if not (observation.full or self.episode_open):
@@ -138,8 +138,6 @@ class Detector:
         return Verdict.UNKNOWN if full is None else Verdict.SLOW
 
     def _recover(self, window: int) -> Finding | None:
-        if not self.episode_open:
-            return None
         self.healthy += 1
         if self.healthy < window:
             return None

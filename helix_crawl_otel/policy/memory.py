@@ -75,11 +75,14 @@ class Peaks:
         while self.peaks and self.peaks[-1][1] <= value:
             self.peaks.pop()
         self.peaks.append((t, value))
-        del self.peaks[:-_PEAKS_KEPT]
+        if len(self.peaks) > _PEAKS_KEPT:
+            del self.peaks[0]
         self.known_at = t
 
     def highest(self, since: float, now: float) -> float | None:
         """Highest value from `since` on; else the last one if it is at most 60 s old at `now`; else `None`."""
+        if not self.peaks:
+            return None
         at = bisect_left(self.peaks, (since - SAME_MOMENT_SECONDS, -1.0))
         if at < len(self.peaks):
             return self.peaks[at][1]
@@ -110,7 +113,8 @@ class MemoryTrack(Peaks):
     def add(self, t: float, reading: AnyReading) -> None:
         """Take a reading of time `t`, in seconds, not before the previous one. What is unknown in it adds nothing."""
         self.put(t, reading.fraction)
-        self.cap.put(t, reading.cap_fraction)
+        if (of_cap := reading.cap_fraction) is not None:
+            self.cap.put(t, of_cap)
         if reading.shared_bytes is not None:
             self.shared.put(t, reading.shared_bytes)
         if reading.other_shared_bytes is not None:

@@ -167,7 +167,7 @@ class Policy:
         state = self._shard(info.shard)
         if sample_problem(info.genes, work=info.work) is not None:
             return []
-        decisions = self._hand_over(t, info.shard, state, info.worker)
+        decisions = [] if state.worker == info.worker else self._hand_over(t, info.shard, state, info.worker)
         self._track(t, info, state)
         return decisions
 
@@ -184,9 +184,10 @@ class Policy:
         if problem is not None:
             self.abandon_batch(info.id)
             return [], problem
-        decisions = self._hand_over(t, info.shard, state, info.worker)
-        batch = self.state.inflight.get(info.id) or self._track(t - seconds, info, state)
-        self.state.inflight.pop(info.id, None)  # it keeps no action from its boundary any more
+        decisions = [] if state.worker == info.worker else self._hand_over(t, info.shard, state, info.worker)
+        inflight = self.state.inflight
+        batch = inflight.get(info.id) or self._track(t - seconds, info, state)
+        inflight.pop(info.id, None)  # it keeps no action from its boundary any more
         if not self._rule.is_quiet(batch.started + seconds):
             decisions += self._rule.advance_batch(batch, batch.started + seconds, deadlines=False)
         self.state.workers[batch.worker].floor.finish_batch(t, self.settings.warmup)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from helix_crawl_otel.formats import whole_seconds
 from helix_crawl_otel.policy import explain
 from helix_crawl_otel.policy.baseline import ROUNDING, Baseline, BaselineMeter, CardBaselines, Sample
-from helix_crawl_otel.policy.batch import REST_SECONDS, Batch, is_small
+from helix_crawl_otel.policy.batch import HANG_SECONDS, REST_SECONDS, Batch, is_small
 from helix_crawl_otel.policy.choice import Choice, choose
 from helix_crawl_otel.policy.detector import Finding, Observation
 from helix_crawl_otel.policy.ladder import Pending
@@ -53,7 +53,9 @@ class Rule:
         self.state.inflight[batch.id] = batch
         self.costs.begin(batch, shard, worker)
         self._measure_slices(batch)
-        self.quiet_until = min(self.quiet_until, self._next_due(batch, deadlines=True)[0])
+        due, _ = self._next_due(batch, deadlines=True)
+        if due < self.quiet_until:
+            self.quiet_until = due
 
     def is_quiet(self, now: float) -> bool:
         """Whether nothing of the batches in flight has fallen due up to `now`."""
@@ -189,7 +191,9 @@ class Rule:
         deadline = self._deadline(batch)
         if deadline < due - ROUNDING * self.tick_seconds:  # both are so many slices after the batch began
             due, what = deadline, "deadline"
-        if not batch.hung and (hang_at := batch.hang_at(self._busy_at(batch))) < due:
+        if due <= batch.started + HANG_SECONDS or batch.hung:  # a hang has lasted longer
+            return due, what
+        if (hang_at := batch.hang_at(self._busy_at(batch))) < due:
             due, what = hang_at, "hang"
         return due, what
 
@@ -228,8 +232,9 @@ class Rule:
             fits = full or detector.episode_open or (full is not None and self._has_been_full(t, batch))
             batch.full_slices = batch.full_slices + 1 if fits else 0
         elif baseline is not None and not baseline.is_slow(rate, self.settings.factor):
-            for beside in self._running(batch.shard):  # the card is well: what is stuck there is something else
-                beside.full_slices = 0
+            for beside in self.state.inflight.values():  # the card is well: what is stuck there is something else
+                if beside.full_slices and beside.shard == batch.shard:
+                    beside.full_slices = 0
         fills_window = in_flight and batch.full_slices == self.settings.window
         finding = detector.observe(
             Observation(t, rate, genes_rate, fills_window or full, in_flight, fills_window),
@@ -384,7 +389,7 @@ class Rule:
         return explain.evidence(context, self.settings)
 
     def _busy_at(self, batch: Batch) -> float | None:
-        worker = self.state.workers.get(batch.worker) if batch.device == "cpu" else None
+        worker = self.state.workers.get(batch.worker)
         return worker.busy_at if worker is not None else None
 
     def _hang(self, t: float, batch: Batch, state: ShardState) -> Decision:
@@ -408,10 +413,14 @@ class Rule:
             return None
         if self.settings.shared and track.shared.peaks and self._shared(t, batch).is_spill:
             return True
-        used, of_cap = track.highest(batch.started, t), track.cap.highest(batch.started, t)
-        if used is None and of_cap is None:
-            return None
-        return max(used or 0.0, of_cap or 0.0) >= self.settings.vram_full
+        full = self.settings.vram_full
+        used = track.highest(batch.started, t)
+        if used is not None and used >= full:
+            return True
+        of_cap = track.cap.highest(batch.started, t) if track.cap.peaks else None
+        if of_cap is not None:
+            return of_cap >= full
+        return None if used is None else False
 
     def _has_been_full(self, t: float, batch: Batch) -> bool:
         """Whether it was since the worker was started, or near it, and some of it was given back before the batch.

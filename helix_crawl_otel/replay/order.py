@@ -51,8 +51,9 @@ class Axis:
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.times = array("d")
-        self._kinds = array("B")
-        self._places = array("I")  # among those of its kind
+        self.kinds = array("B")  # places in `_KINDS`
+        self.places = array("I")  # among those of its kind
+        self._many = [0] * len(_KINDS)
         self._rows: tuple[Any, ...] = (
             Columns(timeline.MemoryEvent),
             Columns(timeline.BatchEvent),
@@ -66,27 +67,23 @@ class Axis:
     def append(self, event: Event) -> None:
         """Put an event at the end."""
         kind = _NUMBER[type(event)]
-        rows = self._rows[kind]
         self.times.append(event.t)
-        self._kinds.append(kind)
-        self._places.append(len(rows))
-        rows.append(event)
+        self.kinds.append(kind)
+        self.places.append(self._many[kind])
+        self._many[kind] += 1
+        self._rows[kind].append(event)
 
     @property
     def has_actions(self) -> bool:
         """Whether the job's own policy asked for anything."""
         return bool(self._rows[_NUMBER[timeline.ActionEvent]])
 
-    def is_memory(self, number: int) -> bool:
-        """Whether an event is a reading."""
-        return self._kinds[number] == 0
-
-    def is_try(self, number: int) -> bool:
-        """Whether an event is a batch, which ended or did not."""
-        return 0 < self._kinds[number] < 3
+    def tries(self) -> dict[int, Columns[Any]]:
+        """Batches that ended, and those that did not, by what they are in `kinds`."""
+        return {kind: self._rows[kind] for kind in (1, 2)}
 
     def __getitem__(self, number: int) -> Event:
-        event: Event = self._rows[self._kinds[number]][self._places[number]]
+        event: Event = self._rows[self.kinds[number]][self.places[number]]
         return event
 
     def __len__(self) -> int:
@@ -194,7 +191,7 @@ def in_order(axis: Axis) -> Iterator[Moment]:
         The beginning of every batch before its end, unless both are one moment: then there is no beginning.
     """
     order = _by_time(axis)
-    times = array("d", map(axis.times.__getitem__, order))
+    times = axis.times if type(order) is range else array("d", map(axis.times.__getitem__, order))
     numbers, begins = _beginnings(axis, order, times)
     next_begins = _ascending(begins)
     running: dict[int, Event | None] = {}  # built once
@@ -211,29 +208,40 @@ def in_order(axis: Axis) -> Iterator[Moment]:
         yield t, number, running.pop(number, None) or axis[place], False
 
 
-def _by_time(axis: Axis) -> array[int]:
+def _by_time(axis: Axis) -> Sequence[int]:
+    by_time = _ascending(axis.times)
+    if type(by_time) is range:  # as a job writes them; but for a reading behind its batch, perhaps
+        lines = zip(pairwise(axis.times), pairwise(axis.kinds), strict=True)
+        if not any(t == next_t and kind > 0 == next_kind for (t, next_t), (kind, next_kind) in lines):
+            return by_time
     order = array("I")
-    for _, together in groupby(_ascending(axis.times), key=axis.times.__getitem__):
-        order.extend(sorted(together, key=axis.is_memory, reverse=True))  # stable, also in reverse
+    for _, together in groupby(by_time, key=axis.times.__getitem__):
+        order.extend(sorted(together, key=lambda place: axis.kinds[place] > 0))  # stable: memory first
     return order
 
 
 def _beginnings(axis: Axis, order: Sequence[int], times: array[float]) -> tuple[array[int], array[float]]:
     """Number and beginning of every batch."""
     numbers, begins = array("I"), array("d")
+    columns = {
+        kind: (rows.column("seconds"), rows.column("worker"), rows.words("worker"))
+        for kind, rows in axis.tries().items()
+    }
+    kinds, places = axis.kinds, axis.places
     ends: dict[str, float] = {}
     for number, place in enumerate(order):
-        if not axis.is_try(place):
+        if kinds[place] not in columns:
             continue
-        event = axis[place]
-        assert isinstance(event, timeline.TriedBatch)
-        begin, previous = event.t - event.seconds, ends.get(event.worker)
-        if previous is not None and 0 < previous - begin <= OVERLAP_SECONDS and previous < event.t:
+        seconds, workers, names = columns[kinds[place]]
+        row, t = places[place], times[number]
+        worker = names[workers[row]]
+        begin, previous = t - seconds[row], ends.get(worker)
+        if previous is not None and 0 < previous - begin <= OVERLAP_SECONDS and previous < t:
             begin = previous
         at = bisect_right(times, begin)
         if at and begin - times[at - 1] <= NOISE_SECONDS:
             begin = times[at - 1]
-        ends[event.worker] = event.t
+        ends[worker] = t
         numbers.append(number)
         begins.append(begin)
     return numbers, begins

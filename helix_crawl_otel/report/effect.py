@@ -136,13 +136,13 @@ def remedy_seconds(tale: ShardReport) -> float:
     return sum(remedy_waits(tale))
 
 
-def remedy_waits(tale: ShardReport) -> list[float]:
-    """What was spent on each new worker, in seconds; see `MEANINGS`."""
+def remedy_waits(tale: ShardReport, *reasons: str) -> list[float]:
+    """What was spent on each new worker, in seconds; see `MEANINGS`. For other reasons than a remedy, where given."""
     waits = []
     ends = (tale.batches.ended, tale.unfinished.ended, [step.t for step in tale.steps if step.outcome == "overdue"])
     for start in tale.starts:
         after = bisect_left(tale.batches.began, start.t)
-        if start.reason not in ("recycle", "demote") or after == len(tale.batches):
+        if start.reason not in (reasons or ("recycle", "demote")) or after == len(tale.batches):
             continue
         before = [times[past - 1] for times in ends if (past := bisect_right(times, start.t))]
         if before:

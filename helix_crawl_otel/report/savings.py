@@ -17,13 +17,14 @@ from typing import Any
 
 from helix_crawl_otel.formats import count, duration
 from helix_crawl_otel.logs import logger
+from helix_crawl_otel.policy.batch_limits import BATCH_TOKENS
 from helix_crawl_otel.policy.choice import SPARE
 from helix_crawl_otel.policy.model import Decision
 from helix_crawl_otel.policy.settings import ADAPTIVE, Settings
 from helix_crawl_otel.replay.engine import ReplayEngine
 from helix_crawl_otel.replay.order import Axis, in_runs, travel
 from helix_crawl_otel.report.effect import lost_seconds, remedy_seconds, remedy_waits
-from helix_crawl_otel.report.story import REMEDIES, RunReport, ShardReport
+from helix_crawl_otel.report.story import REMEDIES, PaddedBatches, RunReport, ShardReport
 from helix_crawl_otel.report.tell import tell
 from helix_crawl_otel.timeline import RunEvent, TimelineError, read_timeline
 
@@ -34,11 +35,15 @@ MEANING = (
     "what it would have taken on the way that a replay with adaptive takes there, by what the run shows: the speeds of "
     "card and CPU, how much work there was between crawls, what a crawl and a new worker cost; at most what the CPU "
     "would have taken, with the quarter that adaptive may lose until it goes there. The cap: at most all that was lost "
-    "to crawls and spent on new workers, for with it the memory does not spill; memory that other programs take is no "
-    "matter of the cap. Batches by tokens: what padding cost is not in a timeline that tells of the longest text of a "
-    "batch alone."
+    "to crawls, spent on new workers and slower on the CPU, for with it the memory does not spill; memory that other "
+    "programs take is no matter of the cap. Batches by tokens: the padding of the batches, less what batches by tokens "
+    "pad themselves, at the padded work a second of the shard's healthy batches; and at most what its crawls cost, for "
+    "smaller batches may not fill the memory."
 )
 """How the numbers are made, as the page prints it."""
+
+LEAST_PADDING = 0.02
+"""Of what was computed: less that batches by tokens would spare is not told."""
 
 MOST_EVENTS = 400_000
 """Of a run: one that is longer is not replayed once more for an estimate."""
@@ -207,8 +212,8 @@ def _of_shard(
     tale: ShardReport, costs: _Costs, trip: tuple[float, dict[str, float]] | None
 ) -> tuple[float | None, str]:
     """Seconds saved, and what would have been done at first; or `None` and why that is unknown."""
-    on_card = [batch for batch in tale.batches if batch.device != "cpu" and batch.baseline]
-    if trip is None or not on_card or costs.worker is None:
+    healthy = _healthy_rate(tale)
+    if trip is None or healthy is None or costs.worker is None:
         return None, "the replay sees no crawl of it"
     t, seconds = trip
     way = min(seconds, key=lambda key: seconds[key])
@@ -219,9 +224,9 @@ def _of_shard(
     if kind == "EMPTY_CACHE":
         return None, "it would have tried a release of the cache, and nobody knows what would have come of that"
     left = sum(batch.units for batch in tale.batches if batch.ended > t)
-    healthy = (on_card[-1].baseline or 0.0) * on_card[-1].units / on_card[-1].genes
+    on_card = sum(batch.units for batch in tale.batches if batch.device != "cpu" and batch.baseline)
     on_cpu = math.inf if costs.cpu_rate is None else costs.worker + left / costs.cpu_rate
-    again = left * len(tale.episodes) / sum(batch.units for batch in on_card)
+    again = left * len(tale.episodes) / on_card
     afresh = costs.worker + left / healthy + again * (costs.worker + costs.crawl)
     would = {
         "": seconds[way],
@@ -261,7 +266,7 @@ def _cap(story: RunReport) -> Saving | None:
     crawled = [tale for tale in story.tales if tale.episodes and not tale.is_capped]
     if not crawled:
         return None
-    most = sum(lost_seconds(tale) + remedy_seconds(tale) for tale in crawled)
+    most = sum(map(_cost_of_crawls, crawled))
     text = (
         f"The cap on the worker's memory (HELIX_DENSE_VRAM_CAP) would have saved at most {duration(most)}, all that "
         "the crawls cost without it; against memory that other programs take it does not help."
@@ -270,12 +275,91 @@ def _cap(story: RunReport) -> Saving | None:
 
 
 def _batch_tokens(story: RunReport) -> Saving | None:
-    others = [tale for tale in story.tales if len(tale.batches) and tale.waiting is None]
-    if not others:
+    """Of the shards whose batches tell their tokens, what they show; of others that no plan by tokens was told of, that
+    nobody knows."""
+    known = [(tale, gain) for tale in story.tales if (gain := _Gain.of(tale)) is not None]
+    unknown = [tale for tale in story.tales if len(tale.batches) and not tale.padded and tale.waiting is None]
+    seconds = sum(gain.seconds for _, gain in known) if known else None
+    parts = []
+    if seconds is not None:
+        share = sum(gain.saved_work for _, gain in known) / sum(gain.work for _, gain in known)
+        sooner = f"{_shards([tale for tale, _ in known])} about {duration(seconds)} sooner"
+        without = f"{share:.0%} of what was computed there was padding that they do without"
+        parts.append(f"they would have ended {sooner}, an estimate: {without}")
+        most = sum(_cost_of_crawls(tale) for tale, _ in known)
+        if most >= 1:
+            parts.append(f"at most {duration(most)} more if smaller batches had not filled the memory")
+    if unknown:
+        what = f"what they would have saved in {_shards(unknown)} is unknown"
+        parts.append(
+            f"{what}: its batches give the longest text of each, not the others (`tokens` of a timeline's batch)"
+        )
+    if not parts:
         return None
-    shards = count(len({tale.shard for tale in others}), "shard")
-    text = (
-        f"What batches by tokens would have saved in {shards} is unknown: the timeline tells of the longest text of "
-        "a batch, not of the others."
-    )
-    return Saving("batch_tokens", None, False, text)
+    return Saving("batch_tokens", seconds, False, f"Batches by tokens: {'; '.join(parts)}.")
+
+
+@dataclass(frozen=True)
+class _Gain:
+    """What batches by tokens would have saved in a shard without a crawl.
+
+    Args:
+        work: All that was computed, padding included.
+        saved_work: Of that, what they do without.
+        seconds: That it took, at the speed of the shard's healthy batches.
+    """
+
+    work: float
+    saved_work: float
+    seconds: float
+
+    @classmethod
+    def of(cls, tale: ShardReport) -> _Gain | None:
+        """`None` where no batch tells, where nothing was healthy, and where the batches are as good as by tokens."""
+        work = saved_work = seconds = 0.0
+        for padded in tale.padded.values():
+            padding = padded.work - padded.tokens
+            left = _padding_by_tokens(padded)
+            sooner = padded.seconds_of(padding - left)
+            if sooner is not None and padding > max(2 * left, LEAST_PADDING * padded.work):
+                saved_work += padding - left
+                seconds += sooner
+            work += padded.work
+        return cls(work, saved_work, seconds) if saved_work else None
+
+
+def _padding_by_tokens(padded: PaddedBatches) -> float:
+    """What batches by tokens would pad: half of the most that they can.
+
+    From one batch to the next the longest falls to what was the shortest, so that `rows * (longest - shortest)` adds up
+    to the rows a batch, over all lengths: as many as ever were in one, or as many of that length as the budget holds.
+    """
+    rows, longest = padded.genes, padded.longest
+    whole = min(longest, BATCH_TOKENS / rows)  # up to this length a batch is as many rows as ever
+    return (rows * whole + BATCH_TOKENS * math.log(longest / whole)) / 2
+
+
+def _cost_of_crawls(tale: ShardReport) -> float:
+    """At most what a shard's crawls cost, in seconds: whatever its batches took longer than healthy ones on the card,
+    also on the CPU, what was thrown away, and each new worker. 0 without a crawl."""
+    if not tale.episodes:
+        return 0.0
+    healthy = _healthy_rate(tale)
+    if healthy is None:
+        return lost_seconds(tale) + remedy_seconds(tale)
+    slower = sum(max(0.0, batch.seconds - batch.units / healthy) for batch in tale.batches)
+    thrown_away = sum(batch.seconds for batch in tale.unfinished)
+    return slower + thrown_away + sum(remedy_waits(tale, "recycle", "demote", "crash"))
+
+
+def _healthy_rate(tale: ShardReport) -> float | None:
+    """Units a second on the card, by the newest baseline there; `None` where there was none."""
+    newest_first = (tale.batches[at] for at in reversed(range(len(tale.batches))))
+    for batch in newest_first:
+        if batch.device != "cpu" and batch.baseline:
+            return batch.baseline * batch.units / batch.genes
+    return None
+
+
+def _shards(tales: Sequence[ShardReport]) -> str:
+    return count(len({tale.shard for tale in tales}), "shard")

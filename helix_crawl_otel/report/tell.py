@@ -16,7 +16,7 @@ from operator import attrgetter
 
 from helix_crawl_otel import timeline
 from helix_crawl_otel.policy.batch import Batch, BatchInfo
-from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
+from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, share
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import ROUNDED_SECONDS, PolicyInRuns, ReplayEngine
 from helix_crawl_otel.replay.order import Axis, Span, travel
@@ -24,6 +24,7 @@ from helix_crawl_otel.report.story import (
     DETECT,
     HANG,
     Episode,
+    PaddedBatches,
     Reading,
     Readings,
     ReportAction,
@@ -93,8 +94,7 @@ class _ReportBuilder(PolicyInRuns):
         self._capped: set[str] = set()  # devices of which a cap was told
         self._starts: dict[str, list[StartMark]] = defaultdict(list)  # by worker
         self._newest: dict[str, timeline.TriedBatch] = {}  # that has begun, by shard
-        self._running: dict[str, dict[int, float]] = defaultdict(dict)  # beginnings of those in flight, by shard
-        self._infos: dict[int, BatchInfo] = {}  # of those in flight
+        self._running: dict[int, tuple[BatchInfo, timeline.TriedBatch]] = {}  # those in flight
         self._slow_since: dict[str, float] = {}  # beginning of the unbroken row of slow batches, by shard
         self._crawled: dict[str, list[ShardReport]] = defaultdict(list)  # by worker, open crawls among them
 
@@ -107,41 +107,47 @@ class _ReportBuilder(PolicyInRuns):
 
     def begin(self, t: float, number: int, batch: timeline.TriedBatch) -> None:
         """It is in flight."""
-        info = self._infos[number] = self._info(t, number, batch)
+        info = self._info(t, number, batch)
         self._newest[batch.shard] = batch
-        self._take(self.policy.start_batch(t, info))
-        self._running[batch.shard][number] = batch.t - batch.seconds
+        if decisions := self.policy.start_batch(t, info):
+            self._take(decisions)
+        self._running[number] = info, batch
 
     def end(self, t: float, number: int, batch: timeline.BatchEvent) -> None:
         """It is told with its verdict."""
-        info = self._infos.pop(number, None) or self._info(t, number, batch)
+        info = self._running[number][0] if number in self._running else self._info(t, number, batch)
         self._newest[batch.shard] = batch
+        begun = self.policy.state.inflight.get(info.id)
         decisions, problem = self.policy.finish_batch(t, info, batch.seconds)
         if decisions:
             self._take([decision for decision in decisions if decision.t < t])
         told = self._batch(t, info, batch, is_judged=problem is None)
-        tale = self._tale(batch.shard)
-        self._tell(number, told, tale, is_end=True)
+        tale = self._tales[batch.shard]
+        self._tell(number, told, tale, tale.batches)
         if batch.work_pending is not None:
             tale.waiting = max(0.0, batch.work_pending - (batch.work or 0.0))
+        if batch.tokens is not None and batch.work is not None:
+            padded = tale.padded.setdefault(batch.device, PaddedBatches())
+            tells_speed = not (told.slow or (begun is not None and begun.warmup))
+            padded.add(batch.genes, batch.work, batch.tokens, batch.seconds if tells_speed else None)
         if decisions:
             self._take([decision for decision in decisions if decision.t >= t])
 
     def lose(self, t: float, number: int, batch: timeline.UnfinishedEvent) -> None:
         """It is told as one that came to nothing; its worker's crawls end here. What was due by then has been seen."""
         self._take(self.policy.advance(t + ROUNDED_SECONDS))
-        info = self._infos.pop(number, None) or self._info(t, number, batch)
+        info = self._running[number][0] if number in self._running else self._info(t, number, batch)
         self._newest[batch.shard] = batch
         told = self._batch(t, info, batch, is_judged=True)
-        self._tell(number, told, self._tale(batch.shard), is_end=False)
+        tale = self._tales[batch.shard]
+        self._tell(number, told, tale, tale.unfinished)
         self.policy.abandon_batch(info.id)
         self._close_of(batch.worker, t)
 
     def read(self, t: float, number: int, event: timeline.MemoryEvent) -> None:
         """A point of the memory's line."""
         self.policy.read_memory(t, event.device, event)
-        is_known = event.shared_bytes is not None and event.limit_bytes is not None
-        shared = (event.shared_bytes or 0) / (event.limit_bytes or 1) if is_known else None
+        shared = share(event.shared_bytes, event.limit_bytes)
         self._readings[event.device].append(Reading(t, event.device, event.fraction, shared))
         if event.cap_bytes is not None:
             self._capped.add(event.device)
@@ -170,21 +176,22 @@ class _ReportBuilder(PolicyInRuns):
 
     def _batch(self, t: float, info: BatchInfo, event: timeline.TriedBatch, *, is_judged: bool) -> ReportBatch:
         state = self.policy.state.shards[event.shard]
-        units = float(event.genes if state.unit == "genes" or event.work is None else event.work)
+        genes = event.genes
+        units = float(genes if state.unit == "genes" or event.work is None else event.work)
         known, _ = self.policy.baseline(event.shard, event.device)
-        baseline = known.rate * event.genes / units if known is not None and is_judged else None
+        baseline = known.rate * genes / units if known is not None and is_judged else None
         began = t - event.seconds
-        is_slow = baseline is not None and event.genes / event.seconds < baseline / self.policy.settings.factor
+        is_slow = baseline is not None and genes / event.seconds < baseline / self.policy.settings.factor
         if is_slow:
             ended = Batch(info, units, started=began)
             is_slow = bool(self.policy.is_full(ended, t))
-        return ReportBatch(began, t, event.genes, units, event.device, event.worker, baseline, is_slow)
+        return ReportBatch(began, t, genes, units, event.device, event.worker, baseline, is_slow)
 
-    def _tell(self, number: int, batch: ReportBatch, tale: ShardReport, *, is_end: bool) -> None:
-        (tale.batches if is_end else tale.unfinished).append(batch)
+    def _tell(self, number: int, batch: ReportBatch, tale: ShardReport, batches: ReportBatches) -> None:
+        batches.append(batch)
         tale.left[batch.device] = batch.ended
         tale.workers[batch.worker] = None
-        self._running[tale.shard].pop(number, None)
+        self._running.pop(number, None)
         if batch.slow:
             self._slow_since.setdefault(tale.shard, batch.began)
         else:
@@ -212,8 +219,8 @@ class _ReportBuilder(PolicyInRuns):
         detected, whatever is known of the memory at its end."""
         if tale.episodes and tale.episodes[-1].ended is None:
             return
-        began = min(self._running[tale.shard].values(), default=t)
-        began = min(t, self._slow_since.get(tale.shard, began))
+        running = (batch.t - batch.seconds for _, batch in self._running.values() if batch.shard == tale.shard)
+        began = min(t, self._slow_since.get(tale.shard, min(running, default=t)))
         tale.episodes.append(Episode(t, worker, began))
         self._crawled[worker].append(tale)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import errno
 import platform
 import queue
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from opentelemetry import metrics
 from opentelemetry.metrics import MeterProvider
 
 from helix_crawl_otel._version import __version__
@@ -25,9 +25,10 @@ from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.interrupts import Interrupts
 from helix_crawl_otel.lacks import is_passing, lack_sentence
 from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.otel.exporters import Exporters, Exporting, present_provider
 from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.paths import TIMELINE, job_folder
-from helix_crawl_otel.policy.model import Decision, Evidence
+from helix_crawl_otel.policy.model import Action, Decision, Evidence
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.probes.monitor import FIRST_SECONDS, MemoryMonitor
 from helix_crawl_otel.statefile import LadderFiles
@@ -40,6 +41,9 @@ from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import RunningClock, Ticker, awake_clock, scaled_clock
 
 if TYPE_CHECKING:
+    from opentelemetry._logs import LoggerProvider
+    from opentelemetry.trace import TracerProvider
+
     from helix_crawl_otel.otel.endpoint import MetricsEndpoint
 
 __all__ = ["Metrics", "RunOptions", "Session", "Supervisor", "open_metrics"]
@@ -47,54 +51,111 @@ __all__ = ["Metrics", "RunOptions", "Session", "Supervisor", "open_metrics"]
 
 @dataclass(frozen=True)
 class Metrics:
-    """Where instruments are made and shown.
+    """Where instruments are made and shown, where spans and log records go, and who sends all of that away.
 
     Args:
         provider: `None` for the global one.
         endpoint: `None` when nothing is served.
+        exporting: Is closed with the run, while the gauges still show its end.
+        tracers: `None` where nobody asks for spans.
+        loggers: `None` where nobody asks for log records.
     """
 
-    provider: MeterProvider | None
-    endpoint: MetricsEndpoint | None
+    provider: MeterProvider | None = None
+    endpoint: MetricsEndpoint | None = None
+    exporting: Exporting | None = None
+    tracers: TracerProvider | None = None
+    loggers: LoggerProvider | None = None
 
 
 _LACKS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What passes, and says nothing of the address."""
 
 
-def open_metrics(host: str, port: int, *, insists: bool, note: Callable[[str], None]) -> Metrics:
-    """Serve the metrics of this process.
+def open_metrics(
+    host: str,
+    port: int,
+    *,
+    insists: bool,
+    note: Callable[[str, str], None],
+    exporters: Exporters,
+    serves: bool = True,
+    out: IO[str] = sys.stderr,
+) -> Metrics:
+    """Serve the metrics of this process, and send what the environment asks for. Providers that are there are used.
 
     Args:
         host: Where to listen.
         port: 0 takes a free one.
         insists: The port was asked for by name: when it is in use the run stops instead of going on with a free one.
-        note: Called with a sentence when another port than `port` is taken, or none for want of descriptors or memory.
+        note: Called with a level and a sentence: what is sent where; when another port than `port` is taken, or none
+            for want of descriptors or memory.
+        exporters: What is sent.
+        serves: There is an endpoint, if we make the provider.
+        out: Where an exporter to the console writes.
 
     Raises:
         OSError: It cannot be listened there; the message says why.
+        ConfigError: An exporter refuses its variables.
     """
-    from helix_crawl_otel.otel.endpoint import serve_metrics  # late: with a server, and TLS beside it
+    environ = exporters.environ
+    present = {kind: present_provider(kind, environ) for kind in ("meter", "tracer", "logger")}
+    theirs = [one for one in present.values() if one is not None]
+    for sentence in exporters.sentences(present):
+        note("info", sentence)
+    if exporters.is_disabled:
+        return Metrics(exporting=Exporting(exporters, [], theirs))
+    readers = exporters.readers(out) if present["meter"] is None else []
+    tracers = exporters.tracer_provider(out) if present["tracer"] is None else None
+    loggers = exporters.logger_provider(out) if present["logger"] is None else None
+    endpoint = _serve(host, port, readers, insists, note) if serves and present["meter"] is None else None
+    if endpoint is None and readers:
+        from helix_crawl_otel.otel.endpoint import set_meter_provider
+
+        set_meter_provider(readers)
+    own = [one for one in (*readers, tracers, loggers) if one is not None]
+    exporting = Exporting(exporters, own, theirs)
+    return Metrics(None, endpoint, exporting, tracers or present["tracer"], loggers or present["logger"])
+
+
+def _serve(
+    host: str, port: int, readers: list[Any], insists: bool, note: Callable[[str, str], None]
+) -> MetricsEndpoint | None:
+    from helix_crawl_otel.otel.endpoint import open_endpoint  # late: with a server, and TLS beside it
 
     try:
-        endpoint = serve_metrics(host, port)
+        return open_endpoint(host, port, readers)
     except OSError as error:
         if error.errno in _LACKS:
-            note(f"{error.strerror}; the run goes on and serves no metrics")
-            return Metrics(None, None)
+            note("warning", f"{error.strerror}; the run goes on and serves no metrics")
+            return None
         if insists:
             raise
         try:
-            endpoint = serve_metrics(host, 0)
+            endpoint = open_endpoint(host, 0, readers)
         except OSError:
             raise error from None  # it is the host; of port 0 nobody has heard
-        note(f"{error.strerror}; the metrics are at {endpoint.url} instead")
+        note("warning", f"{error.strerror}; the metrics are at {endpoint.url} instead")
+        return endpoint
     except RuntimeError as error:
         if not is_passing(error):
             raise
-        note(f"{lack_sentence(error)}; the run goes on and serves no metrics")
-        return Metrics(None, None)
-    return Metrics(metrics.get_meter_provider(), endpoint)
+        note("warning", f"{lack_sentence(error)}; the run goes on and serves no metrics")
+        return None
+
+
+def _timeline(
+    path: Path, clock: Callable[[], float], metrics: Metrics
+) -> tuple[TimelineWriter, list[Callable[[Action], object]]]:
+    """The timeline, and what has to be told of each action. Where somebody asks for spans or log records it tells of
+    them too; nobody else has anything of it.
+    """
+    if metrics.tracers is None and metrics.loggers is None:
+        return TimelineWriter(path, clock), []
+    from helix_crawl_otel.otel.signals import TracedTimeline
+
+    traced = TracedTimeline(path, clock, metrics.tracers, metrics.loggers)
+    return traced, [traced.issued]
 
 
 LADDER = "ladder.json"
@@ -222,7 +283,7 @@ class Session:
 
     Args:
         options: See there.
-        provider: Where the instruments are made, `None` for the global one.
+        metrics: Where the instruments are made, and what else is told by OpenTelemetry.
         emit: Takes each event; called from any thread.
         refresh: Called at every turn of the supervisor.
         keep: Takes what has the gauges shown no longer, to be called when nobody looks any more; `None`: at the end.
@@ -236,7 +297,7 @@ class Session:
     def __init__(
         self,
         options: RunOptions,
-        provider: MeterProvider | None,
+        metrics: Metrics,
         emit: Callable[[events.Event], None],
         refresh: Callable[[], None],
         keep: Callable[[Callable[[], None]], object] | None = None,
@@ -251,7 +312,7 @@ class Session:
         # Nothing in this process holds the GIL: a long time between two looks is one in which it did not run.
         self.clock = scaled_clock(RunningClock(awake_clock()), options.clock_rate)
         options.folder.mkdir(parents=True, exist_ok=True)
-        self.timeline = TimelineWriter(options.folder / TIMELINE, self.clock)
+        self.timeline, hooks = _timeline(options.folder / TIMELINE, self.clock, metrics)
         self._closing.callback(self.timeline.close)
         self.timeline_start = Path(self.timeline.path).stat().st_size  # bytes, of the runs before this one
         places = {name: (folder / LADDER, key) for name, (folder, key) in options.places.items()}
@@ -267,7 +328,7 @@ class Session:
         )
         self.pipeline = Pipeline(
             options.config,
-            instruments_of(provider, __version__),
+            instruments_of(metrics.provider, __version__),
             self.clock,
             tick_seconds=TICK_SECONDS,
             state=state,
@@ -278,6 +339,7 @@ class Session:
         )
         (keep or self._closing.callback)(self.pipeline.hide)
         self._closing.callback(self.pipeline.close)
+        self.pipeline.hooks.extend(hooks)
         self.pipeline.sinks.append(self)
         self.memory = MemoryMonitor(
             self.pipeline.read_memory,

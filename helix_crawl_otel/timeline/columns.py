@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import repeat
+from math import isnan
 from typing import Any, TypeVar, get_type_hints
 
 __all__ = ["Columns"]
@@ -29,22 +32,30 @@ class Columns(Collection[Row]):
     """
 
     def __init__(self, kind: type[Row]) -> None:
-        self._make = kind._make  # type: ignore[attr-defined]  # of every named tuple
+        self._made = partial(tuple.__new__, kind)  # `_make` without its own look at the number of fields
         self._columns = {name: _Column(hint) for name, hint in get_type_hints(kind).items()}
         self._fresh: list[Row] = []
         self._packed = 0
         self._unpacked: dict[int, list[Row]] = {}
 
-    def append(self, row: Row) -> None:
-        """Put a row at the end."""
-        self._fresh.append(row)
-        if len(self._fresh) == _TOGETHER:
+    def append(self, row: Row) -> int:
+        """Put a row at the end. Returns its place."""
+        fresh = self._fresh
+        place = self._packed + len(fresh)
+        fresh.append(row)
+        if len(fresh) == _TOGETHER:
             self._pack()
+        return place
 
     def column(self, name: str) -> array[Any]:
-        """The numbers of a field, NaN where one is unknown; not to be changed."""
+        """The numbers of a field, NaN where one is unknown, of a `str` its places in `words`; not to be changed."""
         self._pack()
         return self._columns[name].values
+
+    def words(self, name: str) -> list[str]:
+        """The different words of a field that is a `str`; not to be changed."""
+        self._pack()
+        return self._columns[name].words
 
     def rows(self, first: int, past: int) -> Iterator[Row]:
         """Some of them, one by one; `past` may lie beyond the end."""
@@ -83,41 +94,51 @@ class Columns(Collection[Row]):
 
     def _rows(self, first: int, past: int) -> list[Row]:
         columns = (column.part(first, past) for column in self._columns.values())
-        return list(map(self._make, zip(*columns, strict=True)))
+        return list(map(self._made, zip(*columns, strict=True)))
 
 
 class _Column:
     """The values of a field, as numbers."""
 
-    __slots__ = ("_kind", "_may_be_unknown", "_numbers", "_words", "values")
+    __slots__ = ("_is_known", "_kind", "_may_be_unknown", "_numbers", "values", "words")
 
     def __init__(self, hint: Any) -> None:
         self.values: array[Any] = array("I" if hint is str else "b" if hint is bool else "d")
         self._kind = {float | None: float, int | None: int}.get(hint, hint)
         self._may_be_unknown = self._kind is not hint
-        self._words: list[str] = []
+        self._is_known = False  # of any row
+        self.words: list[str] = []
         self._numbers: dict[str, int] = {}
 
     def extend(self, values: Sequence[Any]) -> None:
         if self._kind is str:
             try:
-                values = [self._numbers[word] for word in values]
+                values = array("I", map(self._numbers.__getitem__, values))
             except KeyError:  # a new one among them
                 values = [self._number(word) for word in values]
         elif self._may_be_unknown:
-            values = [_UNKNOWN if value is None else value for value in values]
+            unknown = values.count(None)
+            if unknown == len(values):
+                values = array("d", [_UNKNOWN]) * unknown
+            else:
+                self._is_known = True
+                values = [_UNKNOWN if value is None else value for value in values] if unknown else values
         self.values.extend(values)
 
     def part(self, first: int, past: int) -> Iterable[Any]:
         values = self.values[first:past]
         if self._kind is str:
-            return map(self._words.__getitem__, values)
+            return map(self.words.__getitem__, values)
         if self._may_be_unknown:
+            if not self._is_known:
+                return repeat(None, len(values))
+            if not isnan(sum(values)):
+                return map(self._kind, values)
             return [None if value != value else self._kind(value) for value in values]
         return map(bool, values) if self._kind is bool else values
 
     def _number(self, word: str) -> int:
-        number = self._numbers.setdefault(word, len(self._words))
-        if number == len(self._words):
-            self._words.append(word)
+        number = self._numbers.setdefault(word, len(self.words))
+        if number == len(self.words):
+            self.words.append(word)
         return number

@@ -120,7 +120,7 @@ class MemoryEvent(NamedTuple):
     @property
     def cap_fraction(self) -> float | None:
         """Reserved over cap; see there."""
-        return share(self.reserved_bytes, self.cap_bytes)
+        return None if self.cap_bytes is None else share(self.reserved_bytes, self.cap_bytes)
 
 
 class ActionEvent(NamedTuple):

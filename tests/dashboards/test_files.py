@@ -89,7 +89,7 @@ def test_queries_take_the_variables(path: Path) -> None:
     for query in queries(path):
         selectors = re.findall(r"(helix_dense_\w+)(\{[^}]*\})?", query.expr)
         if query.where != "variable job":
-            assert all('job=~"$job"' in labels for name, labels in selectors if name != "helix_dense_crawl_limit_ratio")
+            assert all('job=~"$job"' in labels for name, labels in selectors)
             assert 'job=~"$job"' in query.expr
         for window in re.findall(r"(?:rate|increase)\(.*?\[([^\]]*)\]", query.expr):
             assert window in ("$__rate_interval", "1h"), query
@@ -149,4 +149,5 @@ def test_every_unit_is_one_of_grafana(path: Path) -> None:
     units = re.findall(r'"unit": "([^"]*)"', text) + re.findall(r'"id": "unit",\s*"value": "([^"]*)"', text)
     assert units
     for unit in units:
-        assert unit in ("none", "percentunit", "s", "bytes", "dateTimeFromNow") or re.match(r"suffix:\S", unit), unit
+        known = ("none", "percentunit", "s", "bytes", "celsius", "watt", "hertz", "dateTimeFromNow")
+        assert unit in known or re.match(r"suffix:\S", unit), unit

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Gauge, Metric
 from prometheus_client.registry import Collector
 
 from helix_crawl_otel.otel import endpoint
+from helix_crawl_otel.otel.exporters import read_exporters
 from helix_crawl_otel.supervise.session import open_metrics
 from tests.otel.fresh import run_fresh
 
@@ -316,7 +317,9 @@ def test_a_run_goes_on_without_an_endpoint_that_it_cannot_have(number: int, monk
     def lacking(*_: object) -> None:
         raise OSError(number, "a lack")
 
-    monkeypatch.setattr("helix_crawl_otel.otel.endpoint.serve_metrics", lacking)
-    found = open_metrics("127.0.0.1", 9464, insists=True, note=told.append)
+    monkeypatch.setattr("helix_crawl_otel.otel.endpoint.open_endpoint", lacking)
+    found = open_metrics(
+        "127.0.0.1", 9464, insists=True, note=lambda level, text: told.append(text), exporters=read_exporters({})
+    )
     assert (found.provider, found.endpoint) == (None, None)
     assert told == ["a lack; the run goes on and serves no metrics"]

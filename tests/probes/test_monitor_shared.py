@@ -18,7 +18,7 @@ from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.gpu_counters import GpuCounters
 from helix_crawl_otel.probes.monitor import MemoryMonitor
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
-from helix_crawl_otel.supervise.session import RunOptions, Session
+from helix_crawl_otel.supervise.session import Metrics, RunOptions, Session
 from helix_crawl_otel.timeline import MemoryEvent, TimelineWriter, read_timeline, writer
 from tests.probes.counters import GIB, MIB, TABLE, FakeCounters, usage
 from tests.watch.rig import TICK, Clock, Series, collected, make_provider, wait_until
@@ -169,7 +169,7 @@ def test_a_run_names_who_else_holds_the_memory(tmp_path: Path) -> None:
     """A session's pipeline asks its memory watch at each action; the knob is in the timeline's first line."""
     provider, _ = make_provider()
     options = RunOptions(CrawlConfig(shared=True), tmp_path, "", [("job", "cpu")], {}, keeps_logs=False)
-    with Session(options, provider, lambda event: None, lambda: None) as session:
+    with Session(options, Metrics(provider), lambda event: None, lambda: None) as session:
         assert session.pipeline.hooks == [session.memory.tell_holders]
     first = json.loads((tmp_path / "timeline.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert first["config"]["shared"] is True

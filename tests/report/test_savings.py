@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 
 from helix_crawl_otel.commands.common import look_back
 from helix_crawl_otel.console.progress import Progress
+from helix_crawl_otel.modelled_card import CardModel
+from helix_crawl_otel.policy.batch_limits import BATCH_TOKENS, BatchLimits, cut
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.replay.engine import replay
@@ -20,8 +25,14 @@ from helix_crawl_otel.report.effect import choose
 from helix_crawl_otel.report.page import page
 from helix_crawl_otel.report.savings import Saving, savings
 from helix_crawl_otel.report.tell import tell
+from helix_crawl_otel.simulate.loop import play
+from helix_crawl_otel.simulate.policies import ladder
+from helix_crawl_otel.simulate.recording import timeline
+from helix_crawl_otel.simulate.scenario import Scenario, Stretch
 from helix_crawl_otel.timeline import read_timeline
 from tests.report.stories import GB, lines
+from tests.supervise.stage import Stage
+from tests.watch.rig import GENES
 
 HEALTHY, CRAWL = 4.0, 40.0
 AFTER = 60
@@ -149,10 +160,116 @@ def test_a_replay_with_adaptive_names_the_ways_and_their_seconds() -> None:
     assert "; to the end of the shard: recycle" in first.reason
 
 
-def test_batches_by_tokens_are_unknown_where_the_timeline_has_no_plan() -> None:
-    """A job of somebody's own, or a shard that was begun in file order: crawl or not."""
+# -- batches by tokens ------------------------------------------------------------------------------------------------
+
+
+def test_batches_by_tokens_are_unknown_where_batches_tell_no_tokens() -> None:
+    """A job of somebody's own, crawl or not; one that was planned by an earlier version was by tokens."""
     assert found(job(waits=False))["batch_tokens"].seconds is None
     assert "1 shard is unknown" in found(job(*RELEASED_FIRST, waits=False))["batch_tokens"].text
+    assert "batch_tokens" not in found(job(*RELEASED_FIRST))
+
+
+def simulated(scenario: Scenario) -> tuple[float, dict[str, Saving]]:
+    """How long a run on the modelled card takes in seconds, and what is said of its timeline."""
+    knobs = Settings()
+    run = play(scenario, ladder(knobs))
+    assert run.finish_seconds is not None
+    return run.finish_seconds, found(timeline(scenario, run, knobs))
+
+
+def mail(seed: int, card: CardModel, fragment_gib: float = 0.0) -> Scenario:
+    """Passages of mixed lengths as they come, 2,000 or more: number, lengths and jitter by the seed."""
+    dice = random.Random(seed)
+    shortest = dice.choice([16, 32, 64])
+    lengths, genes = (shortest, shortest * dice.choice([8, 16, 32])), dice.choice([2000, 6400, 12_000])
+    stretch = Stretch("mail", genes, tokens=lengths, mixed=True, pad=1, fragment_gib=fragment_gib)
+    return Scenario("mail", "", (stretch,), card, jitter=dice.choice([0.0, 0.1]), seed=seed)
+
+
+BAND, BAND_SECONDS = 0.12, 2.0
+"""What the page about timelines says of a shard of 2,000 passages and more, whose batches vary by up to a tenth."""
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_batches_by_tokens_save_is_what_the_same_shard_takes_less_by_tokens(seed: int) -> None:
+    """On a card with room for either; and by tokens, nothing is said."""
+    scenario = mail(seed, CardModel(limit_gib=24.0))
+    by_files, told = simulated(scenario)
+    by_tokens, nothing = simulated(replace(scenario, order="tokens"))
+    saving = told["batch_tokens"]
+    assert saving.seconds == pytest.approx(by_files - by_tokens, rel=BAND, abs=BAND_SECONDS)
+    assert (saving.is_at_most, "batch_tokens" in nothing) == (False, False)
+    assert "an estimate: " in saving.text
+    assert "at most" not in saving.text
+
+
+@pytest.mark.parametrize("seed", [5, 24, 40, 56])
+def test_after_a_crawl_what_it_cost_is_the_most_that_smaller_batches_can_save_besides(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In file order the allocator of the modelled card spills, by tokens it does not."""
+    told_seconds: list[float] = []
+
+    def duration(seconds: float) -> str:
+        told_seconds.append(seconds)
+        return "so long"
+
+    monkeypatch.setattr(module, "duration", duration)
+    card = CardModel(limit_gib=8.0, layers=24)
+    by_files, told = simulated(mail(seed, card))
+    by_tokens, _ = simulated(replace(mail(seed, card), order="tokens"))
+    saving, truth = told["batch_tokens"], by_files - by_tokens
+    assert saving.seconds is not None
+    assert saving.text.endswith("; at most so long more if smaller batches had not filled the memory.")
+    assert (1 - BAND) * saving.seconds < truth < (1 + BAND) * saving.seconds + told_seconds[-1]
+
+
+def test_a_shard_whose_batches_tell_no_tokens_is_told_apart() -> None:
+    """Of one of two shards it is known."""
+    scenario = mail(3, CardModel(limit_gib=24.0))
+    events = timeline(scenario, play(scenario, ladder(Settings())), Settings())
+    other = [{**event, "shard": "loop", "tokens": None, "work_pending": None} for event in events]
+    text = found([*events, *(event for event in other if event["event"] == "batch")])["batch_tokens"].text
+    assert text.startswith("Batches by tokens: they would have ended 1 shard about ")
+    assert text.endswith(
+        "; what they would have saved in 1 shard is unknown: its batches give the longest text of each, "
+        "not the others (`tokens` of a timeline's batch)."
+    )
+
+
+def test_a_supervised_run_tells_the_tokens_of_its_batches(tmp_path: Path) -> None:
+    """By way of the link and the supervisor's timeline; the same passages by tokens take so much less."""
+    dice = random.Random(4)
+    lengths = [min(512.0, max(8.0, dice.lognormvariate(4.2, 0.9))) for _ in range(40 * GENES)]
+    by_tokens = sorted(lengths, reverse=True)
+    sizes = cut(by_tokens, BatchLimits(GENES, BATCH_TOKENS))
+    ends = list(itertools.accumulate(sizes))
+    planned = [by_tokens[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    in_file_order = [lengths[begin : begin + GENES] for begin in range(0, len(lengths), GENES)]
+    took: list[float] = []
+    told: list[dict[str, Saving]] = []
+    for number, batches in enumerate((in_file_order, planned)):
+        path = tmp_path / f"{number}.jsonl"
+        with Stage(timeline=path) as stage:
+            worker = stage.begin()
+            worker.hello()
+            worker.open("mail")
+            for batch in batches:
+                work = len(batch) * max(batch)
+                seconds = 0.1 + work / 6020
+                worker.start("mail", len(batch), work, tokens=sum(batch))
+                stage.clock.now += seconds
+                worker.finish(seconds)
+                worker.boundary("mail")
+            took.append(stage.clock.now)
+        runs = list(in_runs(read_timeline(path)))
+        told.append({saving.name: saving for saving in savings(runs, tell(runs, Settings()))})
+    assert told[0]["batch_tokens"].seconds == pytest.approx(took[0] - took[1], rel=BAND, abs=BAND_SECONDS)
+    assert "batch_tokens" not in told[1]
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------
 
 
 def test_the_page_says_it_with_its_meaning() -> None:

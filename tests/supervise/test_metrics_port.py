@@ -8,9 +8,12 @@ import sys
 
 CODE = """
 import sys
+from helix_crawl_otel.otel.exporters import read_exporters
 from helix_crawl_otel.supervise.session import open_metrics
 try:
-    metrics = open_metrics(sys.argv[1], int(sys.argv[2]), insists=False, note=print)
+    metrics = open_metrics(
+        sys.argv[1], int(sys.argv[2]), insists=False, note=lambda level, text: print(text), exporters=read_exporters({})
+    )
 except OSError as error:
     print("refused:", error.strerror)
 else:

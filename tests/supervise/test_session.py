@@ -8,7 +8,7 @@ import pytest
 
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.policy.model import ActionKind
-from helix_crawl_otel.supervise.session import RunOptions, Session
+from helix_crawl_otel.supervise.session import Metrics, RunOptions, Session
 from tests.supervise.stage import Stage
 from tests.watch.rig import make_provider
 
@@ -34,6 +34,6 @@ def test_the_next_run_knows_which_shards_belong_on_the_cpu(tmp_path: Path, outco
         config=CrawlConfig(), folder=tmp_path, encoder="", slots=[], environ={}, keeps_logs=False, is_modelled=True
     )
     provider, _ = make_provider()
-    with Session(options, provider, lambda event: None, lambda: None) as session:
+    with Session(options, Metrics(provider), lambda event: None, lambda: None) as session:
         assert session.demoted == demoted
         assert session.pipeline.status("a").rung == 3

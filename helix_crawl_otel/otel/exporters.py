@@ -1,0 +1,406 @@
+"""What the standard `OTEL_*` variables ask a process to export and where to, for a process that has no providers.
+
+The exporters are entry points, as they are to `opentelemetry-instrument`, so one that another package brings can be
+named as well. Each reads the rest of its variables by itself: endpoint, headers, certificates, interval, temporality.
+A collector that is down or slow holds nobody up: exporters work in threads of their own, and their end has a bound.
+
+Source: OpenTelemetry, "Environment Variable Specification" and "OTLP Exporter Configuration".
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import entry_points
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+from opentelemetry.sdk.environment_variables import OTEL_METRIC_EXPORT_INTERVAL, OTEL_SDK_DISABLED
+
+from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.formats import duration, fitted, without_secrets
+from helix_crawl_otel.logs import logger
+from helix_crawl_otel.otel.resource import run_resource
+
+__all__ = ["END_SECONDS", "Exporters", "Exporting", "present_provider", "read_exporters"]
+
+END_SECONDS = 5.0
+"""What a run gives its exporters at its end, all together, to send what they have. The process ends then."""
+
+PROMETHEUS, OTLP, CONSOLE, NONE = "prometheus", "otlp", "console", "none"
+
+PROTOCOLS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+"""The entry point of each."""
+
+PORTS = {"grpc": 4317, "http/protobuf": 4318}
+
+MOST_SAID = 240
+"""Letters of what OpenTelemetry logs: some of it holds an exception, with all its causes."""
+
+_MODULES = {"meter": "metrics", "tracer": "trace", "logger": "_logs"}
+
+
+@dataclass(frozen=True)
+class Exporters:
+    """What is asked for, checked.
+
+    Args:
+        metrics: Names, `prometheus` for our endpoint among them.
+        logs: Names; none by default.
+        traces: The same.
+        environ: Where they were read.
+        is_disabled: `OTEL_SDK_DISABLED`: nothing at all is exported.
+    """
+
+    metrics: tuple[str, ...]
+    logs: tuple[str, ...]
+    traces: tuple[str, ...]
+    environ: Mapping[str, str]
+    is_disabled: bool = False
+
+    def readers(self, out: IO[str]) -> list[Any]:
+        """Of a meter provider, for all exporters of metrics but the endpoint.
+
+        Args:
+            out: Where `console` writes.
+
+        Raises:
+            ConfigError: One of them refuses its variables.
+        """
+        from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+
+        text = self.environ.get(OTEL_METRIC_EXPORT_INTERVAL, "").strip()
+        if text and not 0 < _number(text) < math.inf:
+            raise ConfigError(f"{OTEL_METRIC_EXPORT_INTERVAL} is {text!r}; accepted: milliseconds, a number > 0")
+        made = [self._made("metrics", name, out) for name in self.metrics if name != PROMETHEUS]
+        return [one if isinstance(one, MetricReader) else PeriodicExportingMetricReader(one) for one in made]
+
+    def tracer_provider(self, out: IO[str]) -> Any:
+        """Makes one, `None` where no spans are asked for. Arguments and errors: see `readers`."""
+        if not self.traces:
+            return None
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        provider = TracerProvider(resource=run_resource(), shutdown_on_exit=False)
+        for name in self.traces:
+            provider.add_span_processor(BatchSpanProcessor(self._made("traces", name, out)))
+        return provider
+
+    def logger_provider(self, out: IO[str]) -> Any:
+        """Makes one, `None` where no log records are asked for. Arguments and errors: see `readers`."""
+        if not self.logs:
+            return None
+        from opentelemetry.sdk._logs import LoggerProvider
+        from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+
+        provider = LoggerProvider(resource=run_resource(), shutdown_on_exit=False)
+        for name in self.logs:
+            provider.add_log_record_processor(BatchLogRecordProcessor(self._made("logs", name, out)))
+        return provider
+
+    def sentences(self, present: Mapping[str, Any]) -> list[str]:
+        """What is sent where, for people: a host, and nothing that may be a secret.
+
+        Args:
+            present: Providers that the process has already, by `meter`, `tracer` and `logger`; `None` for those that
+                it has not.
+        """
+        if self.is_disabled:
+            return [f"{OTEL_SDK_DISABLED} is true: nothing is served or sent; the job is watched all the same"]
+        found = []
+        if theirs := [type(one).__name__ for one in present.values() if one is not None]:
+            what = ": it exports the metrics, and no endpoint is served" if present["meter"] is not None else ""
+            found.append(f"the provider that is set already is used ({', '.join(theirs)}){what}")
+        for kind, signal, names in (
+            ("meter", "metrics", self.metrics),
+            ("logger", "logs", self.logs),
+            ("tracer", "traces", self.traces),
+        ):
+            if present[kind] is None:
+                found += [f"{signal}: by {name}{self._where(signal, name)}" for name in names if name != PROMETHEUS]
+        return found
+
+    def _where(self, signal: str, name: str) -> str:
+        if name != OTLP:
+            return ""
+        protocol, target = _protocol(signal, self.environ), _target(signal, self.environ)
+        host = urlsplit(target if "//" in target else f"//{target}").netloc.rpartition("@")[2]
+        every = f", every {duration(_interval(self.environ))}" if signal == "metrics" else ""
+        return f" ({protocol}) to {host or f'localhost:{PORTS[protocol]}'}{every}"
+
+    def _made(self, signal: str, name: str, out: IO[str]) -> Any:
+        variable = _variable(signal)
+        entry = _entry(signal, name, self.environ)
+        found = next(iter(entry_points(group=f"opentelemetry_{signal}_exporter", name=entry)), None)
+        try:
+            if found is None:
+                raise ImportError(entry)
+            kind = found.load()
+        except ImportError as error:
+            raise _not_installed(variable, name, signal, self.environ) from error
+        try:
+            return kind(out=out) if name == CONSOLE else kind()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the operator's variables are what it does not like
+            told = scrubbed(" ".join(str(error).split()), self.environ)
+            raise ConfigError(
+                f"{variable}={name}: the exporter cannot be set up: {told or type(error).__name__}"
+            ) from None
+
+
+def read_exporters(environ: Mapping[str, str]) -> Exporters:
+    """What the environment asks for.
+
+    Raises:
+        ConfigError: A name or a protocol that is none, or an exporter that is not installed.
+    """
+    if environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
+        return Exporters((), (), (), environ, is_disabled=True)
+    metrics = _names("metrics", environ, (PROMETHEUS,))
+    return Exporters(metrics, _names("logs", environ), _names("traces", environ), environ)
+
+
+def present_provider(kind: str, environ: Mapping[str, str]) -> Any:
+    """The provider that this process has already: set by its program, by `opentelemetry-instrument`, or by a variable.
+
+    Args:
+        kind: `meter`, `tracer` or `logger`.
+        environ: Of this process.
+
+    Returns:
+        It; `None` where there is none.
+
+    Raises:
+        ConfigError: `OTEL_PYTHON_METER_PROVIDER`, or its like, names none.
+    """
+    from importlib import import_module
+
+    variable = f"OTEL_PYTHON_{kind.upper()}_PROVIDER"
+    if (name := environ.get(variable)) is not None:
+        known = sorted({each.name for each in entry_points(group=f"opentelemetry_{kind}_provider")})
+        if name not in known:
+            raise ConfigError(f"{variable} is {name!r}; accepted: {', '.join(known)}")
+    api = import_module(f"opentelemetry.{_MODULES[kind]}")
+    found = getattr(api, f"get_{kind}_provider")()
+    is_proxy = type(found).__module__.startswith("opentelemetry.") and "Proxy" in type(found).__name__
+    return None if is_proxy else found
+
+
+class Exporting:
+    """What exports while a run lasts, and how it ends.
+
+    Args:
+        exporters: For what is told of it.
+        own: Readers and providers that were made for this run: shut down with it, by which they send what they have.
+        present: Providers that the process had before: they are flushed with the run, and shut down with the process,
+            which then ends in bounded time.
+
+    Threads: the main thread's.
+    """
+
+    def __init__(self, exporters: Exporters, own: Sequence[Any], present: Sequence[Any]) -> None:
+        self._steps = [*(partial(_shutdown, one) for one in own), *(partial(_flush, one) for one in present)]
+        self._lasts = bool(present)
+        self._log = _ToldOnce(exporters.environ) if own or present else None
+        _ending.add(present)
+
+    def close(self, *, hurries: bool = False) -> None:
+        """Send what there is, within `END_SECONDS`. A second call does nothing.
+
+        Args:
+            hurries: The operator wants the end at once: nothing is sent.
+        """
+        steps, self._steps = self._steps, []
+        began = time.monotonic()
+        in_time = not hurries and _all_within(END_SECONDS, steps)
+        if self._lasts:
+            _ending.seconds = 0.0 if hurries else max(0.0, END_SECONDS - (time.monotonic() - began))
+        elif self._log is not None and in_time:
+            self._log.close()  # else there are threads that go on, and have something to say
+
+
+def _names(signal: str, environ: Mapping[str, str], default: tuple[str, ...] = ()) -> tuple[str, ...]:
+    variable = _variable(signal)
+    text = environ.get(variable, "").strip()
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    if not names:
+        return default
+    if names == (NONE,):
+        return ()
+    ours = (OTLP, PROMETHEUS, CONSOLE) if signal == "metrics" else (OTLP, CONSOLE)
+    for name in names:
+        if name not in ours and not entry_points(group=f"opentelemetry_{signal}_exporter", name=name):
+            accepted = f"{', '.join(ours)}, or several of them with commas between, or {NONE} alone"
+            raise ConfigError(
+                f"{variable} is {text!r}; {name!r} is no exporter that is installed; accepted: {accepted}"
+            )
+        entry = _entry(signal, name, environ)
+        if entry != PROMETHEUS and not entry_points(group=f"opentelemetry_{signal}_exporter", name=entry):
+            raise _not_installed(variable, name, signal, environ)
+    return names
+
+
+def _entry(signal: str, name: str, environ: Mapping[str, str]) -> str:
+    return PROTOCOLS[_protocol(signal, environ)] if name == OTLP else name
+
+
+def _protocol(signal: str, environ: Mapping[str, str]) -> str:
+    """Where nobody says one it is the specification's, but for an endpoint with the port that gRPC has."""
+    names = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    for variable in names:
+        if text := environ.get(variable, "").strip():
+            if text not in PROTOCOLS:
+                raise ConfigError(f"{variable} is {text!r}; accepted: {', '.join(PROTOCOLS)}")
+            return text
+    return "grpc" if _target(signal, environ).rstrip("/").endswith(f":{PORTS['grpc']}") else "http/protobuf"
+
+
+def _target(signal: str, environ: Mapping[str, str]) -> str:
+    """The endpoint as it was given, empty where none was."""
+    named = environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "").strip()
+    return named or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
+
+
+def _variable(signal: str) -> str:
+    return f"OTEL_{signal.upper()}_EXPORTER"
+
+
+def _not_installed(variable: str, name: str, signal: str, environ: Mapping[str, str]) -> ConfigError:
+    what = f"{name} ({_protocol(signal, environ)})" if name == OTLP else name
+    remedy = "pip install 'helix-crawl-otel[otlp]'" if name == OTLP else "install the package that brings it"
+    return ConfigError(f"{variable} asks for {what}, and its exporter is not installed: {remedy}")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _interval(environ: Mapping[str, str]) -> float:
+    text = environ.get(OTEL_METRIC_EXPORT_INTERVAL, "").strip()
+    return (_number(text) if text else 60_000) / 1000
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def _shutdown(one: Any) -> None:
+    """What it has is sent first. Not everyone's takes a time, and some take the double of it."""
+    try:
+        one.shutdown(timeout_millis=END_SECONDS * 1000)
+    except TypeError:
+        one.shutdown()
+
+
+def _flush(one: Any) -> None:
+    if (flush := getattr(one, "force_flush", None)) is not None:
+        flush(timeout_millis=int(END_SECONDS * 1000))
+
+
+def _all_within(seconds: float, steps: Sequence[Callable[[], None]]) -> bool:
+    """Do them side by side, and wait for so long. Returns whether all are done."""
+
+    def tried(step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:
+            logger.debug("an exporter has failed at its end", exc_info=True)
+
+    threads = [threading.Thread(target=tried, args=(step,), daemon=True) for step in steps]
+    until = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
+
+
+class _Ending:
+    """Of providers that this process had before: at the end of a process the SDK waits up to 30 s for each, so they are
+    shut down just before, within what a run has left of its time.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = END_SECONDS
+        self._providers: list[Any] = []
+        self._is_over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, providers: Iterable[Any]) -> None:
+        """Shut them down then."""
+        self._providers += [one for one in providers if all(one is not other for other in self._providers)]
+        if self._thread is None and self._providers:  # now: at the end of an interpreter no thread can be started
+            self._thread = threading.Thread(target=self._end, name="helix-crawl-end", daemon=True)
+            self._thread.start()
+            atexit.register(self._wait)
+
+    def _end(self) -> None:
+        self._is_over.wait()
+        for one in self._providers:
+            with suppress(Exception):
+                _shutdown(one)
+
+    def _wait(self) -> None:
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the SDK's own attempt comes second, and says so
+        self._is_over.set()
+        if self._thread is not None:
+            self._thread.join(self.seconds)
+
+
+_ending = _Ending()
+
+
+# -- what they say -----------------------------------------------------------------------------------------------------
+
+
+def scrubbed(text: str, environ: Mapping[str, str]) -> str:
+    """A text without what the variables of headers hold, and without more of a URL than its host."""
+    for name, value in environ.items():
+        if name.startswith("OTEL_EXPORTER_OTLP") and name.endswith("HEADERS"):
+            pairs = [pair.partition("=")[2].strip() for pair in value.split(",")] + [value.strip()]
+            secrets = {form for secret in pairs if secret for form in (secret, unquote(secret))}
+            for secret in sorted(secrets, key=len, reverse=True):
+                text = text.replace(secret, "...")
+    return " ".join(without_secrets(text.split(" ")))
+
+
+class _ToldOnce(logging.Handler):
+    """In place of the handlers above it, for what OpenTelemetry logs: each kind is told once, without secrets. An
+    exporter whose collector is down says so at every try, all night.
+
+    Args:
+        environ: Whose headers are secrets.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__()
+        self._environ = environ
+        self._told: set[tuple[str, str]] = set()
+        self._logger = logging.getLogger("opentelemetry")
+        self._propagated = self._logger.propagate
+        self._logger.addHandler(self)
+        self._logger.propagate = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it, if it is the first of its kind."""
+        kind = record.name, str(record.msg)
+        if kind in self._told:
+            return
+        self._told.add(kind)
+        said = fitted(scrubbed(record.getMessage(), self._environ), MOST_SAID)
+        logger.log(min(record.levelno, logging.WARNING), "OpenTelemetry: %s; told once, the job needs none of it", said)
+
+    def close(self) -> None:
+        """The handlers above are heard again."""
+        self._logger.removeHandler(self)
+        self._logger.propagate = self._propagated
+        super().close()
