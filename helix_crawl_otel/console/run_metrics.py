@@ -122,7 +122,9 @@ class RunMetrics:
         if self._code is None:
             self.end(_code_of(error))
         if self.exported.exporting is not None:
-            self.exported.exporting.close(hurries=self._code == INTERRUPTED)
+            interrupts: SimpleQueue[int] = SimpleQueue()
+            with Interrupts(interrupts.put, self._clock):
+                self.exported.exporting.close(lambda: self._code == INTERRUPTED or not interrupts.empty())
         endpoint = self.exported.endpoint
         if endpoint is not None:
             if self._code != INTERRUPTED:
