@@ -33,29 +33,38 @@ def job_name(words: Sequence[str]) -> str:
     Args:
         words: Its command.
     """
-    given = OTELResourceDetector().detect().attributes.get(SERVICE_NAME)
-    return str(given or _script(words))
+    return _service() or _script(words)
+
+
+def _service() -> str:
+    return str(OTELResourceDetector().detect().attributes.get(SERVICE_NAME) or "")
 
 
 def _script(words: Sequence[str]) -> str:
-    program, *rest = words or ("python",)
-    if _PYTHON.fullmatch(Path(program).name):
-        for index, word in enumerate(rest):
-            if word == "-m":
-                return " ".join(rest[index + 1 : index + 2]) or Path(program).name
-            if word == "-c" or word == "-":
-                break
-            if not word.startswith("-") and rest[index - 1 : index] not in (["-X"], ["-W"]):
-                return Path(word).name
-    return Path(program).name
+    """Of a Python's command what it runs; of another one the program."""
+    program = Path(words[0]).name
+    if not _PYTHON.fullmatch(program):
+        return program
+    rest = iter(words[1:])
+    for word in rest:
+        if not word.startswith("-"):
+            return Path(word).name
+        option = word[1:2]
+        if option == "m":  # a module's name, apart or not
+            return word[2:] or next(rest, program)
+        if option in ("c", ""):
+            break
+        if word[1:] in ("W", "X"):
+            next(rest, None)
+    return program
 
 
-def _this_command() -> list[str]:
-    """What this process runs, as `python -m module` or `python script`."""
+def _this_script() -> str:
+    """What this process runs, by the same name as `_script` would give it."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     if spec is not None and spec.name != "__main__":
-        return ["python", "-m", spec.name.removesuffix(".__main__")]
-    return ["python", *(word for word in sys.argv[:1] if word)]
+        return str(spec.name).removesuffix(".__main__")
+    return Path(sys.argv[0]).name if sys.argv and not sys.argv[0].startswith("-") and sys.argv[0] else "python"
 
 
 def state_of(exit_code: int) -> str:
@@ -126,5 +135,5 @@ class RunGauges:
 def embedded_run(hub: Instruments) -> RunGauges:
     """The run that the watches of this process are in, which outlives them: it says how they ended."""
     if not isinstance(hub.run, RunGauges):
-        hub.run = RunGauges(hub, job_name(_this_command()), "embedded")
+        hub.run = RunGauges(hub, _service() or _this_script(), "embedded")
     return hub.run
