@@ -83,7 +83,9 @@ def _now(made: dashboard.Dashboard) -> None:
             unit="dateTimeFromNow",
             unknown="none",
             section="what-the-ladder-does",
-        ).text_mode(common_models.BigValueTextMode.VALUE_AND_NAME),
+        )
+        .text_mode(common_models.BigValueTextMode.VALUE_AND_NAME)
+        .wide_layout(False),
         number(
             "What to do",
             "In a few words; a click opens the section of the runbook.",
@@ -97,7 +99,7 @@ def _now(made: dashboard.Dashboard) -> None:
         ),
         number(
             "To go",
-            "All genes that wait, those of shards not begun as well, at the speed of the last minutes.",
+            "All genes that wait, those of shards not begun as well, at the speed of the last ten minutes.",
             TO_GO,
             legend=run,
             unit="s",
@@ -248,12 +250,9 @@ def _memory(made: dashboard.Dashboard) -> None:
         ),
         graph(
             "Age of the batch in flight",
-            "A healthy batch draws a low saw. A line that only climbs is a batch that does not end: "
-            "at the red line its worker is ended.",
+            "A healthy batch draws a low saw. A line that only climbs is a batch that does not end.",
             (f"helix_dense_batch_inflight_seconds{{{SHARDS}}}", _SHARD_DEVICE),
-            (f"min(helix_dense_batch_deadline_seconds{{{SHARDS}}})", "its worker is ended"),
             unit="s",
-            dashed={"/is ended$/": "red"},
             section="helixcrawlbatchstuck",
         ),
     )
