@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from socketserver import BaseRequestHandler, TCPServer, ThreadingMixIn
@@ -112,16 +112,16 @@ def serve_metrics(host: str = "127.0.0.1", port: int = 9464) -> MetricsEndpoint:
         raise ValueError(f"port is {port!r}; accepted: an integer from 0 to 65535")
     if not isinstance(host, str) or not host.strip():
         raise ValueError(f"host is {host!r}; accepted: a host name or address, such as 127.0.0.1")
-    return open_endpoint(host, port, ())
+    return open_endpoint(host, port, list)
 
 
-def open_endpoint(host: str, port: int, readers: Sequence[MetricReader]) -> MetricsEndpoint:
+def open_endpoint(host: str, port: int, readers: Callable[[], Sequence[MetricReader]]) -> MetricsEndpoint:
     """See `serve_metrics`.
 
     Args:
         host: The same.
         port: The same.
-        readers: Further ones of the provider; left alone where the address cannot be bound.
+        readers: Makes further ones of the provider; not called where the address cannot be bound.
     """
     from prometheus_client import CollectorRegistry
 
@@ -138,7 +138,7 @@ def open_endpoint(host: str, port: int, readers: Sequence[MetricReader]) -> Metr
         reader.shutdown()
         raise _explained(error, host, port) from error
     try:
-        provider = set_meter_provider([reader, *readers])
+        provider = set_meter_provider([reader, *readers()])
     except RuntimeError:
         server.server_close()
         raise
