@@ -163,7 +163,7 @@ function Numbers({ panel, data, width, height }) {
         <BigValue
           value={value.display} width={width} height={height} alignmentFactors={alignmentFactors} count={count}
           colorMode={options.colorMode} graphMode={options.graphMode} justifyMode={options.justifyMode}
-          textMode={options.textMode} text={options.text} theme={theme} wideLayout={options.wideLayout}
+          textMode={options.textMode} text={options.text} theme={theme} disableWideLayout={!options.wideLayout}
         />
       )}
       width={width} height={height} source={data} itemSpacing={3} renderCounter={0} autoGrid
@@ -299,6 +299,7 @@ function drawBand(plot, times, field, index, options) {
       ctx.font = `${12 * devicePixelRatio}px Inter`;
       if (ctx.measureText(text).width + 8 < right - left) {
         ctx.fillStyle = theme.colors.getContrastText(shown.color);
+        ctx.textAlign = 'left';
         ctx.textBaseline = 'middle';
         ctx.fillText(text, left + 6, (top + bottom) / 2);
       }

@@ -141,7 +141,7 @@ def _table(title: str, says: str, columns: tuple[_Column, ...], labels: dict[str
         section: Of the runbook.
     """
     panel = (
-        table.Panel().title(title).datasource(SOURCE).span(24).min_width(60).links([link(section)]).description(says)
+        table.Panel().title(title).datasource(SOURCE).span(24).min_width(120).links([link(section)]).description(says)
     )
     values = [f"Value #{chr(ord('A') + index)}" for index in range(len(columns))] if len(columns) > 1 else ["Value"]
     for index, column in enumerate(columns):
@@ -208,8 +208,8 @@ def _shard_table() -> table.Panel:
         _Column("Of baseline", f"min by ({_SHARD}) (helix_dense_crawl_ratio{{{SHARDS}}})", "percentunit"),
         _Column("Rate", f"max by ({_SHARD}) (helix_dense_throughput_per_second{{{SHARDS}}})", GENES),
         _Column("Baseline", f"max by ({_SHARD}) (helix_dense_baseline_per_second{{{SHARDS}}})", GENES),
-        _Column("Batch in flight", f"max by ({_SHARD}) ({_INFLIGHT})", "s"),
-        _Column("Genes that wait", f'sum by ({_SHARD}) (helix_dense_genes_pending{{{JOBS}, shard=~"$shard"}})'),
+        _Column("In flight", f"max by ({_SHARD}) ({_INFLIGHT})", "s"),
+        _Column("Genes wait", f'sum by ({_SHARD}) (helix_dense_genes_pending{{{JOBS}, shard=~"$shard"}})'),
     )
     labels = {"job": "Job", "instance": "Instance", "shard": "Shard"}
     says = "One line a shard that waits or runs: stuck first, then those that crawl."

@@ -272,6 +272,7 @@ def _card(made: dashboard.Dashboard) -> None:
             ),
             unit="percentunit",
             width=6,
+            unknown="NVML tells nothing",
             section="slow-but-no-crawl",
         ),
         graph(
@@ -280,6 +281,7 @@ def _card(made: dashboard.Dashboard) -> None:
             (f"hw_temperature_celsius{{{DEVICES}}}", "{{device}}"),
             unit="celsius",
             width=6,
+            unknown="NVML tells nothing",
             section="slow-but-no-crawl",
         ),
         graph(
@@ -289,6 +291,7 @@ def _card(made: dashboard.Dashboard) -> None:
             (f"hw_gpu_speed_hertz{{{DEVICES}}}", "{{device}} {{hw_gpu_clock}}"),
             unit="watt",
             width=6,
+            unknown="NVML tells nothing",
             right_axis={"/ (sm|memory)$/": "hertz"},
             section="slow-but-no-crawl",
         ),
@@ -303,7 +306,7 @@ def _card(made: dashboard.Dashboard) -> None:
             width=6,
             height=8,
             section="slow-but-no-crawl",
-        ),
+        ).no_value("NVML tells nothing"),
     )
 
 
