@@ -34,6 +34,8 @@ __all__ = ["END_SECONDS", "Exporters", "Exporting", "present_provider", "read_ex
 END_SECONDS = 5.0
 """What a run gives its exporters at its end, all together, to send what they have. The process ends then."""
 
+LOOK_SECONDS = 0.05
+
 BEGIN_SECONDS = 0.2
 """Until each has begun to shut down, whatever is left: the SDK does not wait for one that has."""
 
@@ -222,19 +224,18 @@ class Exporting:
         self._log = _ToldOnce(exporters.environ)
         _ending.add(present)
 
-    def close(self, *, hurries: bool = False) -> None:
+    def close(self, hurries: Callable[[], bool] = lambda: False) -> None:
         """Send what there is, within `END_SECONDS`. Called once.
 
         Args:
-            hurries: The operator wants the end at once: nothing is sent.
+            hurries: Whether the operator wants the end at once; asked again and again.
         """
         steps = [*(partial(_shutdown, one) for one in self.own), *(partial(_flush, one) for one in self._present)]
         self.own = []
-        began = time.monotonic()
-        in_time = not steps or (not hurries and _all_within(END_SECONDS, steps))
+        left = _wait_for(steps, hurries)
         if self._present:
-            _ending.seconds = 0.0 if hurries else max(0.0, END_SECONDS - (time.monotonic() - began))
-        elif in_time:
+            _ending.seconds = 0.0 if left is None else left
+        elif left is not None:
             self._log.close()  # else there are threads that go on, and have something to say
 
 
@@ -318,8 +319,8 @@ def _flush(one: Any) -> None:
         flush(timeout_millis=int(END_SECONDS * 1000))
 
 
-def _all_within(seconds: float, steps: Sequence[Callable[[], None]]) -> bool:
-    """Do them side by side, and wait for so long. Returns whether all are done."""
+def _wait_for(steps: Sequence[Callable[[], None]], hurries: Callable[[], bool]) -> float | None:
+    """Do them side by side. Returns what is left of the time when all are done, `None` where they are not."""
 
     def tried(step: Callable[[], None]) -> None:
         try:
@@ -327,13 +328,18 @@ def _all_within(seconds: float, steps: Sequence[Callable[[], None]]) -> bool:
         except Exception:
             logger.debug("an exporter has failed at its end", exc_info=True)
 
+    until = time.monotonic() + END_SECONDS
+    if steps and hurries():
+        return None
     threads = [threading.Thread(target=tried, args=(step,), daemon=True) for step in steps]
-    until = time.monotonic() + seconds
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
-    return not any(thread.is_alive() for thread in threads)
+        while thread.is_alive():  # by turns: on Windows no interrupt ends a wait
+            if time.monotonic() >= until or hurries():
+                return None
+            thread.join(LOOK_SECONDS)
+    return max(0.0, until - time.monotonic())
 
 
 class _Ending:

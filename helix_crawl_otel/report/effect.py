@@ -104,12 +104,12 @@ def _median(batches: list[ReportBatch]) -> Speed | None:
     return Speed(median(batch.rate for batch in batches), median(ratios) if ratios else None)
 
 
-def lost_seconds(tale: ShardReport) -> float:
-    """See `MEANINGS`."""
+def lost_seconds(tale: ShardReport, *, until_seen: bool = False) -> float:
+    """See `MEANINGS`; or only until each crawl was detected."""
     lost = 0.0
     overdue = [step for step in tale.steps if step.outcome == "overdue"]
     for episode in tale.episodes:
-        began, ended = episode.began, episode.end
+        began, ended = episode.began, episode.detected if until_seen else episode.end
         for batch in tale.batches.during(began, ended):
             if batch.ratio is not None:
                 lost += (min(batch.ended, ended) - max(batch.began, began)) * max(0.0, 1 - batch.ratio)

@@ -9,8 +9,9 @@ Source: DESIGN.md, sections 5 and 10; the choice itself is `policy.choice`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -19,7 +20,7 @@ from helix_crawl_otel.formats import count, duration
 from helix_crawl_otel.logs import logger
 from helix_crawl_otel.policy.batch_limits import BATCH_TOKENS
 from helix_crawl_otel.policy.choice import SPARE
-from helix_crawl_otel.policy.model import Decision
+from helix_crawl_otel.policy.model import ActionKind, Decision
 from helix_crawl_otel.policy.settings import ADAPTIVE, Settings
 from helix_crawl_otel.replay.engine import ReplayEngine
 from helix_crawl_otel.replay.order import Axis, in_runs, travel
@@ -31,14 +32,15 @@ from helix_crawl_otel.timeline import RunEvent, TimelineError, read_timeline
 __all__ = ["MEANING", "Saving", "savings", "savings_of_run"]
 
 MEANING = (
-    "Would have been saved, by what was off in a run. adaptive: what a shard took from its first trip to its end, less "
-    "what it would have taken on the way that a replay with adaptive takes there, by what the run shows: the speeds of "
-    "card and CPU, how much work there was between crawls, what a crawl and a new worker cost; at most what the CPU "
-    "would have taken, with the quarter that adaptive may lose until it goes there. The cap: at most all that was lost "
-    "to crawls, spent on new workers and slower on the CPU, for with it the memory does not spill; memory that other "
-    "programs take is no matter of the cap. Batches by tokens: the padding of the batches, less what batches by tokens "
-    "pad themselves, at the padded work a second of the shard's healthy batches; and at most what its crawls cost, for "
-    "smaller batches may not fill the memory."
+    "Would have been saved, by what was off in a run. adaptive: what a shard took to its end from the first trip at "
+    "which a replay with adaptive does something else, less what it would have taken on that way, by what the run "
+    "shows: the speeds of card and CPU, how much fresh workers do until they crawl, the time between batches, what "
+    "a new worker costs, and a crawl until it is seen; at most what the CPU would have taken, with the quarter that "
+    "adaptive may lose until it goes there. The cap: at most all that was lost to crawls, spent on new workers and "
+    "slower on the CPU, for with it the memory does not spill; memory that other programs take is no matter of the "
+    "cap. Batches by tokens: the padding of the batches, less what batches by tokens pad themselves, at the padded "
+    "work a second of the shard's healthy batches; and at most what its crawls cost, for smaller batches may not "
+    "fill the memory."
 )
 """How the numbers are made, as the page prints it."""
 
@@ -124,7 +126,7 @@ class _Found:
 
     Args:
         seconds: Saved in each of those of which it can be said.
-        ways: What would have been done there first.
+        ways: What would have been done there where the ways part; empty where they do not.
         unknown: Why it cannot be said of the others.
     """
 
@@ -143,12 +145,17 @@ def _adaptive(runs: Sequence[tuple[RunEvent | None, Axis]], story: RunReport) ->
     total, known = sum(found.seconds), len(found.seconds)
     if not (known or found.unknown):
         return None
+    ways = [way for way in found.ways if way]
+    others, same = (
+        count(shards, "shard that crawled", "shards that crawled") for shards in (len(ways), found.ways.count(""))
+    )
     parts = []
-    if known:
-        which = count(known, "shard that crawled", "shards that crawled")
+    if ways:
         sooner = f"about {duration(abs(total))} {'sooner' if total >= 0 else 'later'}"
-        ways = " or ".join(dict.fromkeys(found.ways))
-        parts.append(f"it would have ended {which} {sooner}, an estimate; at first it would have {ways}")
+        first = " or ".join(dict.fromkeys(ways))
+        parts.append(f"it would have ended {others} {sooner}, an estimate; where the ways part it would have {first}")
+    if known > len(ways):
+        parts.append(f"it would have done the same in {same}")
     if found.unknown:
         others = f"{count(len(found.unknown), 'other')} " if known else f"{count(len(found.unknown), 'shard')} "
         parts.append(f"what it would have saved in {others}is unknown: {found.unknown[0]}")
@@ -161,17 +168,17 @@ def _look_back(
     """Put what `adaptive` would have saved in the shards of a run to what is found."""
     costs = _Costs.of(crawled)
     reasons = {tale.shard: _why_unknown(tale, costs) for tale in crawled}
-    trips: dict[str, tuple[float, dict[str, float]]] = {}
+    trips: dict[str, list[_Trip]] = {}
     if len(axis) > MOST_EVENTS:
         reasons = dict.fromkeys(reasons, "the run is too long to be replayed for that")
     elif not all(reasons.values()):
         engine = ReplayEngine(replace(settings, action=ADAPTIVE))
         travel([(run, axis)], engine)
-        trips = _first_trips(engine.result.issued())
+        trips = _trips(engine.result.issued())
     for tale in crawled:
         seconds, text = None, reasons[tale.shard]
         if not text:
-            seconds, text = _of_shard(tale, costs, trips.get(tale.shard))
+            seconds, text = _of_shard(tale, costs, trips.get(tale.shard, []))
         if seconds is None:
             found.unknown.append(text)
         else:
@@ -184,8 +191,8 @@ class _Costs:
     """What this run has shown, in seconds and units a second; `None` where it has not.
 
     Args:
-        worker: Of a new worker.
-        crawl: Of a crawl until it was answered.
+        worker: Of a new worker, until its first batch and by which that was slower than those after.
+        crawl: Of a crawl until it was seen.
         cpu_rate: Of the CPU.
     """
 
@@ -197,45 +204,110 @@ class _Costs:
     def of(cls, crawled: Sequence[ShardReport]) -> _Costs:
         """Of the shards that crawled in a run."""
         waits = [seconds for tale in crawled for seconds in remedy_waits(tale)]
+        warmups = [seconds for tale in crawled for seconds in _warmups(tale)]
         rates = [
             b.units / b.seconds for tale in crawled if "cpu" in tale.left for b in tale.batches if b.device == "cpu"
         ]
         crawls = sum(len(tale.episodes) for tale in crawled)
         return cls(
-            fmean(waits) if waits else None,
-            sum(map(lost_seconds, crawled)) / crawls,
+            fmean(waits) + (fmean(warmups) if warmups else 0.0) if waits else None,
+            sum(lost_seconds(tale, until_seen=True) for tale in crawled) / crawls,
             median(rates) if rates else None,
         )
 
 
-def _of_shard(
-    tale: ShardReport, costs: _Costs, trip: tuple[float, dict[str, float]] | None
-) -> tuple[float | None, str]:
-    """Seconds saved, and what would have been done at first; or `None` and why that is unknown."""
+@dataclass(frozen=True)
+class _Trip:
+    """A trip of a replay with `adaptive`.
+
+    Args:
+        t: Seconds.
+        kind: The remedy, empty for none.
+        seconds: What each way on would have cost from there, by the key of the evidence.
+    """
+
+    t: float
+    kind: str
+    seconds: Mapping[str, float]
+
+
+def _of_shard(tale: ShardReport, costs: _Costs, trips: Sequence[_Trip]) -> tuple[float | None, str]:
+    """Seconds saved, and what would have been done where the ways part; or `None` and why that is unknown.
+
+    Until the ways part the run is what it would have been.
+    """
     healthy = _healthy_rate(tale)
-    if trip is None or healthy is None or costs.worker is None:
+    if not trips or healthy is None or costs.worker is None:
         return None, "the replay sees no crawl of it"
-    t, seconds = trip
-    way = min(seconds, key=lambda key: seconds[key])
-    kind, words = _WAYS[way]
-    first = next((step.kind for step in tale.steps if step.is_taken and step.kind in REMEDIES), "")
-    if kind == first:
-        return None, "it would have begun as was done there"
+    taken = [step.kind for step in tale.steps if step.is_taken and step.kind in REMEDIES]
+    parting = next((trip for trip, kind in zip_longest(trips, taken) if trip is None or trip.kind != kind), None)
+    if parting is None:
+        return 0.0, ""
+    kind, words = parting.kind, next(words for kind, words in _WAYS.values() if kind == parting.kind)
     if kind == "EMPTY_CACHE":
         return None, "it would have tried a release of the cache, and nobody knows what would have come of that"
-    left = sum(batch.units for batch in tale.batches if batch.ended > t)
-    on_card = sum(batch.units for batch in tale.batches if batch.device != "cpu" and batch.baseline)
-    on_cpu = math.inf if costs.cpu_rate is None else costs.worker + left / costs.cpu_rate
-    again = left * len(tale.episodes) / on_card
-    afresh = costs.worker + left / healthy + again * (costs.worker + costs.crawl)
+    t = parting.t
+    later = [batch for batch in tale.batches if batch.ended > t]
+    left = sum(batch.units for batch in later)
+    between = len(later) * _gap(tale, t)
+    on_cpu = math.inf if costs.cpu_rate is None else costs.worker + left / costs.cpu_rate + between
+    again = _crawls_again(tale, left) * (costs.worker + costs.crawl)
+    afresh = costs.worker + left / healthy + between + again
     would = {
-        "": seconds[way],
+        "": parting.seconds["stay_seconds"],
         "RECYCLE": min(afresh, (1 + SPARE) * on_cpu + costs.worker + costs.crawl),
         "DEMOTE_CPU": on_cpu,
     }[kind]
     if math.isinf(would):
         return None, "it would have moved to the CPU, whose speed is not known"
     return tale.batches[-1].ended - t - would, words
+
+
+def _crawls_again(tale: ShardReport, left: float) -> float:
+    """How often fresh workers crawl on the card in so much work, by what those of the run have done until they did.
+
+    Where none of them has: not again where one has done more than the first worker until that crawled; else it may
+    have been too early to see, and each so much work as that one's is another crawl.
+    """
+    (first, _), *fresh = _spans(tale)
+    ends = [units for units, has_crawled in fresh if has_crawled]
+    batch = max(tale.batches.column("units"))  # a worker that crawls at once still ends one
+    if ends:
+        return left / fmean([units for units in ends if units] or [batch])
+    return 0.0 if any(units >= first for units, _ in fresh) else left // max(first, batch)
+
+
+def _spans(tale: ShardReport) -> list[tuple[float, bool]]:
+    """Of each worker on the card, the first first: units until it crawled or ended, and whether it crawled."""
+    begins = [start.t for start in tale.starts if start.device != "cpu"]
+    spans = []
+    for began, ended in zip([-math.inf, *begins], [*begins, math.inf], strict=True):
+        crawl = next((e.began for e in tale.episodes if began <= e.began < ended), None)
+        until = ended if crawl is None else crawl
+        units = sum(b.units for b in tale.batches if began <= b.began and b.ended <= until and b.device != "cpu")
+        if units or crawl is not None:
+            spans.append((units, crawl is not None))
+    return spans or [(math.inf, False)]
+
+
+def _gap(tale: ShardReport, t: float) -> float:
+    """From a batch to the next one, in seconds, where no worker was replaced: reading and committing."""
+    gaps = [
+        after.began - before.ended
+        for before, after in pairwise(tale.batches)
+        if after.ended > t and not any(before.ended <= start.t <= after.began for start in tale.starts)
+    ]
+    return max(0.0, median(gaps)) if gaps else 0.0
+
+
+def _warmups(tale: ShardReport) -> list[float]:
+    """By how many seconds the first batch of each new worker on the card was slower than a healthy one."""
+    healthy, found = _healthy_rate(tale), []
+    for start in tale.starts:
+        first = next((b for b in tale.batches if b.began >= start.t), None)
+        if healthy and first is not None and start.device != "cpu" and not tale.is_crawling(first):
+            found.append(max(0.0, first.seconds - first.units / healthy))
+    return found
 
 
 def _why_unknown(tale: ShardReport, costs: _Costs) -> str:
@@ -246,16 +318,23 @@ def _why_unknown(tale: ShardReport, costs: _Costs) -> str:
         return "the run did not come to its end"
     if costs.worker is None:
         return "no worker was replaced, so that nobody knows what that costs"
+    if any(start.reason == "crash" for start in tale.starts):
+        return "a worker crashed or hung in it"
     return ""
 
 
-def _first_trips(decisions: Sequence[Decision]) -> dict[str, tuple[float, dict[str, float]]]:
-    """When each shard tripped first, and what each way on would have cost from there, in seconds."""
-    found: dict[str, tuple[float, dict[str, float]]] = {}
+def _trips(decisions: Sequence[Decision]) -> dict[str, list[_Trip]]:
+    """Those of each shard, in order."""
+    found: dict[str, list[_Trip]] = {}
     for decision in decisions:
         seconds = {key: value for key in _WAYS if isinstance(value := decision.evidence.get(key), float)}
-        if seconds:
-            found.setdefault(decision.shard, (decision.t, seconds))
+        if not seconds:
+            continue
+        trips = found.setdefault(decision.shard, [])
+        if trips and trips[-1].t == decision.t:
+            trips.pop()  # of the detection
+        kind = "" if decision.kind is None or decision.kind is ActionKind.DETECT else decision.kind.value
+        trips.append(_Trip(decision.t, kind, seconds))
     return found
 
 
@@ -263,10 +342,10 @@ def _first_trips(decisions: Sequence[Decision]) -> dict[str, tuple[float, dict[s
 
 
 def _cap(story: RunReport) -> Saving | None:
-    crawled = [tale for tale in story.tales if tale.episodes and not tale.is_capped]
-    if not crawled:
+    uncapped = [tale for tale in story.tales if not tale.is_capped]
+    if not any(tale.episodes for tale in uncapped):
         return None
-    most = sum(map(_cost_of_crawls, crawled))
+    most = sum(map(_cost_of_crawls, uncapped))
     text = (
         f"The cap on the worker's memory (HELIX_DENSE_VRAM_CAP) would have saved at most {duration(most)}, all that "
         "the crawls cost without it; against memory that other programs take it does not help."
@@ -341,13 +420,14 @@ def _padding_by_tokens(padded: PaddedBatches) -> float:
 
 def _cost_of_crawls(tale: ShardReport) -> float:
     """At most what a shard's crawls cost, in seconds: whatever its batches took longer than healthy ones on the card,
-    also on the CPU, what was thrown away, and each new worker. 0 without a crawl."""
-    if not tale.episodes:
-        return 0.0
+    also on the CPU, what was thrown away, and each new worker. Of a shard without a crawl, what slow batches did."""
     healthy = _healthy_rate(tale)
     if healthy is None:
         return lost_seconds(tale) + remedy_seconds(tale)
-    slower = sum(max(0.0, batch.seconds - batch.units / healthy) for batch in tale.batches)
+    own = tale.batches if tale.episodes else (batch for batch in tale.batches if batch.slow)
+    slower = sum(max(0.0, batch.seconds - batch.units / healthy) for batch in own)
+    if not tale.episodes:
+        return slower
     thrown_away = sum(batch.seconds for batch in tale.unfinished)
     return slower + thrown_away + sum(remedy_waits(tale, "recycle", "demote", "crash"))
 

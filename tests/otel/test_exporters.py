@@ -171,13 +171,17 @@ class _Stuck:
         self.is_over.set()
 
 
-def test_the_end_waits_so_long_and_no_longer(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For all of them together: else it would be ended by the test's own deadline."""
-    monkeypatch.setattr(exporters, "END_SECONDS", 0.05)
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_the_end_waits_so_long_and_no_longer(
+    exporting: Exporting, is_interrupted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all of them together, or until an interrupt: else it would be ended by the test's own deadline."""
+    monkeypatch.setattr(exporters, "END_SECONDS", 1000.0 if is_interrupted else 0.05)
+    looks = iter([False, False])
     go_on = threading.Event()
     stuck = [_Stuck(go_on), _Stuck(go_on)]
     exporting.own += stuck
-    exporting.close()
+    exporting.close(lambda: is_interrupted and next(looks, True))
     assert not any(one.is_over.is_set() for one in stuck)
     go_on.set()
     assert all(one.is_over.wait(60) for one in stuck), "they were asked, and go on by themselves"
@@ -194,7 +198,7 @@ def test_what_raises_at_its_end_is_nobodys_trouble(exporting: Exporting, hurries
             raise RuntimeError("no room")
 
     exporting.own.append(Broken())
-    exporting.close(hurries=hurries)
+    exporting.close(lambda: hurries)
     assert asked == ([] if hurries else [1])
 
 
