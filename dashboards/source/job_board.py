@@ -139,7 +139,7 @@ def _now(made: dashboard.Dashboard) -> None:
             "Without a vector, since they could not be encoded. The run ends with exit code 1.",
             f"sum by (job, instance) (helix_dense_genes_quarantined{{{JOBS}}})",
             thresholds=steps((None, "gray"), (0, COLORS["done"]), (1, COLORS["failed"])),
-            section="helixcrawlshardfailed",
+            section="helixcrawlquarantined",
             decimals=0,
         ),
     )

@@ -91,7 +91,7 @@ _ON_CPU = f"helix_dense_ladder_rung{{{JOBS}}} == 3"
 RUN_STATES: tuple[RunState, ...] = (
     RunState(0, "finished", COLORS["done"], _said_last("done"), "nothing", "contents"),
     RunState(2, "paused", COLORS["paused"], _said_last("paused"), "start it again", "helixcrawljobgone"),
-    RunState(6, "failed", COLORS["failed"], _said_last("failed"), "read its last lines", "helixcrawlshardfailed"),
+    RunState(6, "failed", COLORS["failed"], _said_last("failed"), "read its last lines", "helixcrawlrunfailed"),
     RunState(
         9,
         "crash loop",
@@ -100,7 +100,7 @@ RUN_STATES: tuple[RunState, ...] = (
         f"max by ({_RUN}) (0 * {_NEWEST} + on (job, run) group_left () "
         f"(min by (job, run) ({_DIED}) and (count by (job, run) ({_DIED}) > 2))) or {_runs_with(_CRASHED)}",
         "read its log",
-        "helixcrawlrecycleloop",
+        "helixcrawlcrashloop",
     ),
     RunState(
         7,

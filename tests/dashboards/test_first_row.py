@@ -137,7 +137,7 @@ CASES: dict[str, tuple[dict[str, str], Shown]] = {
     "workers crash": (
         RUNS
         | {f'helix_dense_worker_starts_total{{{WHO}, device="cuda:0", reason="crash"}}': "0x160 1x20 2x20 3" + ALWAYS},
-        Shown("crash loop", "red", 161 * STEP, "read its log", "helixcrawlrecycleloop"),
+        Shown("crash loop", "red", 161 * STEP, "read its log", "helixcrawlcrashloop"),
     ),
     "two workers crashed": (
         RUNS | {f'helix_dense_worker_starts_total{{{WHO}, device="cuda:0", reason="crash"}}': "0x160 1x20 2" + ALWAYS},
@@ -148,7 +148,7 @@ CASES: dict[str, tuple[dict[str, str], Shown]] = {
         | start("2", ("running", 20), waits=170)
         | start("3", ("running", 20), waits=200)
         | start("4", ("running", 40), waits=230),
-        Shown("crash loop", "red", 159 * STEP, "read its log", "helixcrawlrecycleloop"),
+        Shown("crash loop", "red", 159 * STEP, "read its log", "helixcrawlcrashloop"),
     ),
     "finished": (
         start("1", ("running", 100), ("done", 2)),
@@ -164,7 +164,7 @@ CASES: dict[str, tuple[dict[str, str], Shown]] = {
     ),
     "failed": (
         start("1", ("running", 100), ("failed", 2)),
-        Shown("failed", "red", 101 * STEP, "read its last lines", "helixcrawlshardfailed"),
+        Shown("failed", "red", 101 * STEP, "read its last lines", "helixcrawlrunfailed"),
     ),
     "killed": (
         start("1", ("running", 100))
@@ -284,7 +284,7 @@ def test_a_start_on_another_instance(tmp_path: Path) -> None:
     gone = f'{{{WHO}, run="/out", section="helixcrawljobgone"}}', numbers["gone, work left"]
     deaths = [start(str(n), ("running", 20), waits=130 + 30 * n, who=f'{WHO[:-1]}{n}"') for n in range(3)]
     dying = deaths[0] | deaths[1] | deaths[2] | start("4", ("running", 40), waits=230)
-    loop = f'{{{WHO}, run="/out", section="helixcrawlrecycleloop"}}', numbers["crash loop"]
+    loop = f'{{{WHO}, run="/out", section="helixcrawlcrashloop"}}', numbers["crash loop"]
     found = complaint(
         tmp_path,
         asked(over, {"Now": [running]}),
