@@ -167,6 +167,7 @@ class BatchLoad:
         stalls: Never ends in a context that has encoded anything before it.
         speed: Speed of the card, 1 = not throttled.
         read_seconds: Reading the passages and committing the vectors: not part of the encode stage.
+        own_tokens: Of its passages without padding to the longest; `None`: all are as long.
     """
 
     index: int
@@ -181,6 +182,7 @@ class BatchLoad:
     stalls: bool = False
     speed: float = 1.0
     read_seconds: float = 0.0
+    own_tokens: float | None = None
 
     @property
     def work(self) -> int:
@@ -211,8 +213,10 @@ class BatchLoad:
     def part(self, genes: int) -> BatchLoad:
         """Some of its passages, as long as the batch is; they need so much less at once."""
         share = genes / self.genes
+        own_tokens = None if self.own_tokens is None else self.own_tokens * share
+        fragment_gib, surge_gib = self.fragment_gib * share, self.surge_gib * share
         return replace(
-            self, genes=genes, fragment_gib=self.fragment_gib * share, surge_gib=self.surge_gib * share, leak_gib=0.0
+            self, genes=genes, fragment_gib=fragment_gib, surge_gib=surge_gib, leak_gib=0.0, own_tokens=own_tokens
         )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from grafana_foundation_sdk.builders import dashboard, prometheus, stat, statetimeline, table, timeseries
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import prometheus as prometheus_models
 
 from dashboards.source.pieces import (
+    COLORS,
     DEVICES,
     GENES,
     JOBS,
@@ -24,11 +26,32 @@ from dashboards.source.pieces import (
     steps,
     text_of,
 )
+from dashboards.source.run_states import SINCE, STATE, TO_GO, of_runs, of_state
 
 __all__ = ["fleet_board"]
 
-_ANY = steps((None, "green"), (1, "red"))
+_SHARD = "job, instance, shard"
 _WHERE = "{{instance}} {{shard}}"
+_TO_JOB = "/d/helix-crawl-job?var-job=${__data.fields.Job}&var-instance=${__data.fields.Instance}&${__url_time_range}"
+
+_SHARD_STATES = {
+    0: ("running", COLORS["running"]),
+    1: ("on the CPU", COLORS["demote"]),
+    2: ("crawling", COLORS["crawling"]),
+    3: ("stuck in a batch", COLORS["failed"]),
+}
+_INFLIGHT = f"helix_dense_batch_inflight_seconds{{{SHARDS}}}"
+_DEADLINE = f"helix_dense_batch_deadline_seconds{{{SHARDS}}}"
+_PAIR = "job, instance, shard, device"
+_STUCK = f"{_INFLIGHT} > on ({_PAIR}) {_DEADLINE} or ({_INFLIGHT} > 1800) unless on ({_PAIR}) {_DEADLINE}"
+_SHARD_STATE = (
+    f"3 * group by ({_SHARD}) ({_STUCK})"
+    f" or 2 * group by ({_SHARD}) (helix_dense_crawl_active{{{SHARDS}}} == 1)"
+    f" or group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}} == 3)"
+    f" or 0 * group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}})"
+)
+_FIRING = 'ALERTS{alertname=~"HelixCrawl.*", alertstate="firing", job=~"$job", instance=~"$instance|"}'
+_FIRES_SINCE = 'ALERTS_FOR_STATE{alertname=~"HelixCrawl.*", job=~"$job", instance=~"$instance|"}'
 
 
 def fleet_board() -> dashboard.Dashboard:
@@ -36,99 +59,158 @@ def fleet_board() -> dashboard.Dashboard:
     made = board(
         "helix-crawl-fleet",
         "Helix crawl: all jobs",
-        "Which of many shards and hosts needs a look. A click on an instance in the table opens the board of that job.",
-        many=True,
+        "Which of many runs needs a look: the worst is at the top of each table. A click opens the board of that job.",
     )
     row(made, "Now", *_now())
+    row(made, "What is wrong", _alert_table(), _run_table())
     row(made, "Shards", _shard_table())
     row(made, "Over time", *_over_time())
     return made
 
 
 def _now() -> Iterator[stat.Panel]:
-    by_shard = "by (job, instance, shard)"
+    """Counts; none is green where no run was seen, since nothing is known there."""
+    some = f"0 * count(last_over_time(helix_dense_run_info{{{JOBS}}}[1d]))"
+    worst = steps((None, "gray"), (0, COLORS["done"]), (1, COLORS["failed"]))
+    mild = steps((None, "gray"), (0, COLORS["done"]), (1, "orange"))
     for title, says, expr, thresholds, section in (
-        ("Jobs", "That can be scraped.", f"count(helix_dense_crawl_limit_ratio{{{JOBS}}})", None, "helixcrawljobgone"),
         (
-            "Shards that crawl",
-            "With an open episode.",
-            f"count(max {by_shard} (helix_dense_crawl_active{{{SHARDS}}}) == 1) or vector(0)",
-            _ANY,
+            "Running",
+            "Runs that say so.",
+            f'count(helix_dense_run_state{{{JOBS}, state="running"}} == 1) or {some}',
+            steps((None, "gray"), (1, COLORS["running"])),
+            "helixcrawljobgone",
+        ),
+        (
+            "Alerts",
+            "That fire. Grey: none, or the rules are not loaded.",
+            f"count({_FIRING})",
+            steps((None, "gray"), (1, COLORS["failed"])),
+            "contents",
+        ),
+        (
+            "Crawling",
+            "Shards with an open episode.",
+            f"count(max by ({_SHARD}) (helix_dense_crawl_active{{{SHARDS}}}) == 1) or {some}",
+            worst,
             "helixcrawlcrawling",
         ),
         (
-            "Shards sent to the CPU",
+            "On the CPU",
             "Open shards whose ladder is exhausted.",
-            f"count(max {by_shard} (helix_dense_ladder_rung{{{SHARDS}}}) == 3) or vector(0)",
-            steps((None, "green"), (1, "orange")),
+            f"count(max by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}}) == 3) or {some}",
+            mild,
             "helixcrawloncpu",
         ),
         (
-            "Shards failed",
-            "In the runs that can be scraped.",
-            f'sum(helix_dense_shards{{{JOBS}, state="failed"}}) or vector(0)',
-            _ANY,
+            "Failed",
+            "Shards, in the runs that can be scraped.",
+            f'sum(helix_dense_shards{{{JOBS}, state="failed"}}) or {some}',
+            worst,
             "helixcrawlshardfailed",
         ),
         (
-            "Cards that cannot be read",
-            "No source answers: no crawl can be recognised there.",
+            "Blind",
+            "Cards that no source can read: no crawl can be recognised there.",
             f'count(max by (job, instance, device) (helix_dense_vram_probe_up{{{DEVICES}, device!="cpu"}}) == 0)'
-            " or vector(0)",
-            steps((None, "green"), (1, "orange")),
+            f" or {some}",
+            mild,
             "helixcrawlprobedown",
         ),
-        (
-            "Oldest batch",
-            "The batch that has been running for longest, on any host.",
-            f"max(helix_dense_batch_inflight_seconds{{{SHARDS}}})",
-            steps((None, "gray"), (0, "green"), (300, "orange"), (600, "red")),
-            "helixcrawlbatchstuck",
-        ),
     ):
-        unit = "s" if title == "Oldest batch" else "none"
-        yield number(title, says, expr, unit=unit, thresholds=thresholds, section=section, decimals=0)
+        yield number(title, says, expr, width=4, thresholds=thresholds, section=section, decimals=0)
+
+
+class _Column(NamedTuple):
+    """Of a table: its query, and what its values are shown as."""
+
+    title: str
+    expr: str
+    unit: str = ""
+    texts: dict[int, tuple[str, str]] | None = None
+
+
+def _table(title: str, says: str, columns: tuple[_Column, ...], labels: dict[str, str], section: str) -> table.Panel:
+    """A line for each set of labels; those with the highest first column at the top.
+
+    Args:
+        title: Of the panel.
+        says: What it shows.
+        columns: From left to right, behind the labels.
+        labels: Those that are shown, and their titles.
+        section: Of the runbook.
+    """
+    panel = table.Panel().title(title).datasource(SOURCE).span(24).links([link(section)]).description(says)
+    values = [f"Value #{chr(ord('A') + index)}" for index in range(len(columns))] if len(columns) > 1 else ["Value"]
+    for index, column in enumerate(columns):
+        query = prometheus.Dataquery().expr(column.expr).ref_id(chr(ord("A") + index)).instant()
+        panel.with_target(query.format(prometheus_models.PromQueryFormat.TABLE))
+        shown = [models.DynamicConfigValue("unit", column.unit)] if column.unit else []
+        if column.texts:
+            shown.append(models.DynamicConfigValue("mappings", text_of(column.texts)))
+            shown.append(models.DynamicConfigValue("custom.cellOptions", {"type": "color-background"}))
+        panel.override_by_name(column.title, shown)
+    order = [*labels, *values]
+    options = {
+        "includeByName": dict.fromkeys(order, True),
+        "indexByName": {name: index for index, name in enumerate(order)},
+        "renameByName": labels | {value: column.title for value, column in zip(values, columns, strict=True)},
+    }
+    panel.with_transformation(models.DataTransformerConfig("merge", options={}))
+    panel.with_transformation(models.DataTransformerConfig("organize", options=options))
+    first = {"sort": [{"field": columns[0].title, "desc": True}]}
+    panel.with_transformation(models.DataTransformerConfig("sortBy", options=first))
+    if "instance" in labels:
+        to_job = [{"title": "Board of this job", "url": _TO_JOB}]
+        panel.override_by_name("Instance", [models.DynamicConfigValue("links", to_job)])
+    return panel
+
+
+def _alert_table() -> table.Panel:
+    columns = (_Column("Since", f"1000 * ({_FIRES_SINCE} and ignoring (alertstate) {_FIRING})", "dateTimeFromNow"),)
+    labels = {"alertname": "Alert", "severity": "Severity", "job": "Job", "instance": "Instance"}
+    labels |= {"run": "Run", "shard": "Shard", "device": "Device"}
+    says = "From the rules that are written beside the boards; the newest first."
+    panel = _table("Alerts that fire", says, columns, labels, "contents").height(6)
+    colors = {"critical": ("critical", "red"), "warning": ("warning", "orange"), "info": ("info", "blue")}
+    mappings = models.DynamicConfigValue("mappings", text_of(colors))
+    panel.override_by_name(
+        "Severity", [mappings, models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"})]
+    )
+    return panel.no_value("none fires, or the rules are not loaded")
+
+
+def _run_table() -> table.Panel:
+    shards = f'sum by (job, instance) (helix_dense_shards{{{JOBS}, state="done"}})'
+    quarantined = f"sum by (job, instance) (helix_dense_genes_quarantined{{{JOBS}}})"
+    failed = f'sum by (job, instance) (helix_dense_shards{{{JOBS}, state="failed"}})'
+    columns = (
+        _Column("State", STATE, texts=of_state("text")),
+        _Column("Since", SINCE, "dateTimeFromNow"),
+        _Column("To do", STATE, texts={rank: (text, "") for rank, (text, _) in of_state("to_do").items()}),
+        _Column("To go", TO_GO, "s"),
+        _Column("Shards done", of_runs(shards)),
+        _Column("Shards failed", of_runs(failed)),
+        _Column("Quarantined", of_runs(quarantined)),
+    )
+    labels = {"job": "Job", "instance": "Instance", "run": "Run"}
+    says = "One line a run that was seen within a day, the worst first; also those that are gone."
+    return _table("Runs", says, columns, labels, "contents").height(8)
 
 
 def _shard_table() -> table.Panel:
-    columns = {
-        "Crawls": f"max by (job, instance, shard) (helix_dense_crawl_active{{{SHARDS}}})",
-        "Done about it": f"max by (job, instance, shard) (helix_dense_ladder_rung{{{SHARDS}}})",
-        "Of baseline": f"min by (job, instance, shard) (helix_dense_crawl_ratio{{{SHARDS}}})",
-        "Rate": f"max by (job, instance, shard) (helix_dense_throughput_per_second{{{SHARDS}}})",
-        "Baseline": f"max by (job, instance, shard) (helix_dense_baseline_per_second{{{SHARDS}}})",
-        "Batch in flight": f"max by (job, instance, shard) (helix_dense_batch_inflight_seconds{{{SHARDS}}})",
-        "Genes that wait": f'sum by (job, instance, shard) (helix_dense_genes_pending{{{JOBS}, shard=~"$shard"}})',
-    }
-    panel = table.Panel().title("Open shards").datasource(SOURCE).height(8).span(24).links([link("helixcrawlcrawling")])
-    panel.description("One line an open shard, those that crawl first.")
-    for name, expr in zip("ABCDEFG", columns.values(), strict=True):
-        query = prometheus.Dataquery().expr(expr).ref_id(name).instant()
-        panel.with_target(query.format(prometheus_models.PromQueryFormat.TABLE))
-    renamed = {f"Value #{name}": title for name, title in zip("ABCDEFG", columns, strict=True)}
-    renamed |= {"job": "Job", "instance": "Instance", "shard": "Shard"}
-    order = {name: index for index, name in enumerate(["instance", "shard", *list(renamed)[:7], "job"])}
-    panel.with_transformation(models.DataTransformerConfig("merge", options={}))
-    panel.with_transformation(
-        models.DataTransformerConfig(
-            "organize", options={"excludeByName": {"Time": True}, "renameByName": renamed, "indexByName": order}
-        )
+    columns = (
+        _Column("State", _SHARD_STATE, texts=_SHARD_STATES),
+        _Column("Ladder", f"max by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}})", texts=RUNG_TEXTS),
+        _Column("Of baseline", f"min by ({_SHARD}) (helix_dense_crawl_ratio{{{SHARDS}}})", "percentunit"),
+        _Column("Rate", f"max by ({_SHARD}) (helix_dense_throughput_per_second{{{SHARDS}}})", GENES),
+        _Column("Baseline", f"max by ({_SHARD}) (helix_dense_baseline_per_second{{{SHARDS}}})", GENES),
+        _Column("Batch in flight", f"max by ({_SHARD}) ({_INFLIGHT})", "s"),
+        _Column("Genes that wait", f'sum by ({_SHARD}) (helix_dense_genes_pending{{{JOBS}, shard=~"$shard"}})'),
     )
-    panel.with_transformation(
-        models.DataTransformerConfig("sortBy", options={"sort": [{"field": "Crawls", "desc": True}]})
-    )
-    colored = models.DynamicConfigValue("custom.cellOptions", {"type": "color-background"})
-    yes_no = text_of({0: ("no", "green"), 1: ("CRAWLS", "red")})
-    panel.override_by_name("Crawls", [models.DynamicConfigValue("mappings", yes_no), colored])
-    panel.override_by_name("Done about it", [models.DynamicConfigValue("mappings", text_of(RUNG_TEXTS)), colored])
-    panel.override_by_name("Of baseline", [models.DynamicConfigValue("unit", "percentunit")])
-    for name in ("Rate", "Baseline"):
-        panel.override_by_name(name, [models.DynamicConfigValue("unit", GENES)])
-    panel.override_by_name("Batch in flight", [models.DynamicConfigValue("unit", "s")])
-    address = "/d/helix-crawl-job?var-job=${__data.fields.Job}&var-instance=${__value.raw}&${__url_time_range}"
-    to_job = [{"title": "Board of this job", "url": address}]
-    panel.override_by_name("Instance", [models.DynamicConfigValue("links", to_job)])
-    return panel
+    labels = {"job": "Job", "instance": "Instance", "shard": "Shard"}
+    says = "One line a shard that waits or runs: stuck first, then those that crawl."
+    return _table("Shards", says, columns, labels, "helixcrawlcrawling").height(8)
 
 
 def _over_time() -> Iterator[statetimeline.Panel | timeseries.Panel]:
@@ -136,7 +218,7 @@ def _over_time() -> Iterator[statetimeline.Panel | timeseries.Panel]:
         "Hosts with a crawl",
         "A band a job.",
         (f"max by (job, instance) (helix_dense_crawl_active{{{SHARDS}}})", "{{instance}}"),
-        texts={0: ("no", "green"), 1: ("crawls", "red")},
+        texts={0: ("no", COLORS["done"]), 1: ("crawls", COLORS["crawling"])},
         section="helixcrawlcrawling",
     )
     yield states(
@@ -147,8 +229,8 @@ def _over_time() -> Iterator[statetimeline.Panel | timeseries.Panel]:
         section="what-the-ladder-does",
     )
     yield graph(
-        "The ten slowest shards, of their baseline",
-        "Logarithmic; the limit is dashed.",
+        "The ten slowest shards",
+        "Their speed of their baseline, logarithmic; the limit is dashed.",
         (f"bottomk(10, min by (job, instance, shard) (helix_dense_crawl_ratio{{{SHARDS}}}))", _WHERE),
         (f"max(helix_dense_crawl_limit_ratio{{{JOBS}}})", "limit"),
         unit="percentunit",
@@ -168,17 +250,18 @@ def _over_time() -> Iterator[statetimeline.Panel | timeseries.Panel]:
     )
     yield graph(
         "Memory used of limit",
-        "By device; from 92 % on it counts as full.",
+        "By device; from the red line on it counts as full.",
         (
             f"helix_dense_vram_used_bytes{{{DEVICES}}} / helix_dense_vram_limit_bytes{{{DEVICES}}}",
             "{{instance}} {{device}}",
         ),
+        (f"min(helix_dense_vram_full_ratio{{{JOBS}}})", "full"),
         unit="percentunit",
-        thresholds=steps((None, "transparent"), (0.92, "red")),
+        dashed={"/^full$/": "red"},
         section="helixcrawlmemoryfull",
     )
     yield graph(
-        "Workers started anew within an hour",
+        "Workers started anew, within an hour",
         "After a recycle, a demotion or a crash. More than five a host and hour: the card does not fit the job.",
         (
             "sum by (instance) (increase("

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.models import common as common_models
 
 from dashboards.source.pieces import (
+    COLORS,
     DEVICES,
     GENES,
     JOBS,
@@ -20,25 +22,20 @@ from dashboards.source.pieces import (
     states,
     steps,
 )
+from dashboards.source.run_states import LAST_ACTION, SINCE, STATE, TO_GO, of_state
 
 __all__ = ["ANNOTATIONS", "job_board"]
 
 _DETECTED = f"helix_dense_crawl_detected_total{{{SHARDS}}}"
 _ACTIONS = f'helix_dense_ladder_actions_total{{{JOBS}, shard=~"$shard"'
-_ON_LIMIT = "* on (job, instance) group_left () helix_dense_crawl_limit_ratio"
+_ACTED = f'1000 * helix_dense_last_action_timestamp_seconds{{{JOBS}, shard=~"$shard"}}'
+_LIMIT = f"helix_dense_crawl_limit_ratio{{{JOBS}}}"
 _SHARD_DEVICE = "{{shard}} on {{device}}"
-
-# A counter first seen at 1 has no increase(): what was not there a minute ago counts as new.
-_REMEDIES = f'{_ACTIONS}, action!="DETECT"}}'
-_NEW_ACTIONS = f"({_REMEDIES} > {_REMEDIES} offset 1m) or ({_REMEDIES} > 0 unless {_REMEDIES} offset 1m)"
-
-# From its detection to its end. One that ends between two scrapes is only seen in its counter.
-_BY = "max by (job, instance, shard, device)"
-_CRAWLS = f"{_BY} (helix_dense_crawl_active{{{SHARDS}}}) == 1 or {_BY} ({_DETECTED} > {_DETECTED} offset 1m)"
+_CRAWLS = f"max by (job, instance, shard, device) (helix_dense_crawl_active{{{SHARDS}}}) == 1"
 
 ANNOTATIONS: list[dict[str, Any]] = [
     annotation("Crawl", "red", _CRAWLS, "crawl of {{shard}} on {{device}}"),
-    annotation("Action of the ladder", "blue", _NEW_ACTIONS, "{{action}} {{outcome}}: {{shard}}"),
+    annotation("Action of the ladder", "blue", _ACTED, "{{action}}: {{shard}}", is_when=True),
 ]
 
 
@@ -48,83 +45,100 @@ def job_board() -> dashboard.Dashboard:
         "helix-crawl-job",
         "Helix crawl: one job",
         "Does the job crawl, since when, and what was done about it: read the first row from left to right.",
-        many=False,
     )
-    for add in (_now, _speed, _ladder, _memory, _stages, _progress, _health):
+    for add in (_now, _speed, _ladder, _memory, _card, _stages, _progress, _health):
         add(made)
     return made
 
 
 def _now(made: dashboard.Dashboard) -> None:
+    run = "{{instance}} {{run}}"
     row(
         made,
-        "Now: does it crawl, since when, what was done",
+        "Now: what it does, since when, what was done, what to do",
         number(
-            "Does it crawl?",
-            "Whether an episode is open on any of the shards chosen above.",
-            f"max(helix_dense_crawl_active{{{SHARDS}}})",
-            texts={0: ("no", "green"), 1: ("CRAWLS", "red")},
-            unknown="no job",
-            section="helixcrawlcrawling",
+            "Now",
+            "What each run does at this moment, by its newest start. Gone: it has said nothing of its end.",
+            STATE,
+            legend=run,
+            texts=of_state("text"),
+            unknown="not seen today",
+            section="contents",
+            link_section="${__field.labels.section}",
         ),
         number(
-            "Last crawl began",
-            "When the newest crawl in the time range was detected, to within 15 seconds.",
-            f"1000 * (max(max_over_time(timestamp({_DETECTED} > {_DETECTED} offset 1m)[$__range:15s])) - 60)",
+            "Since",
+            "Since when it does that.",
+            SINCE,
+            legend=run,
             unit="dateTimeFromNow",
-            unknown="none in this range",
-            section="helixcrawlcrawling",
+            width=4,
+            section="contents",
         ),
         number(
-            "What was done",
-            "The highest rung that any of the shards took within the time range.",
-            f"max(max_over_time(helix_dense_ladder_rung{{{SHARDS}}}[$__range]))",
-            texts=RUNG_TEXTS,
-            unknown="no job",
+            "Last action",
+            "What the ladder did last since the newest start, for which shard, and when.",
+            LAST_ACTION,
+            legend="{{what}}: {{shard}}",
+            unit="dateTimeFromNow",
+            unknown="none",
             section="what-the-ladder-does",
+        ).text_mode(common_models.BigValueTextMode.VALUE_AND_NAME),
+        number(
+            "What to do",
+            "In a few words; a click opens the section of the runbook.",
+            STATE,
+            legend=run,
+            texts=of_state("to_do"),
+            unknown="start a job",
+            width=5,
+            section="contents",
+            link_section="${__field.labels.section}",
+        ),
+        number(
+            "To go",
+            "All genes that wait, those of shards not begun as well, at the speed of the last minutes.",
+            TO_GO,
+            legend=run,
+            unit="s",
+            width=3,
+            section="helixcrawlnoprogress",
+            decimals=1,
         ),
         number(
             "Speed of baseline",
-            "Of the slowest shard, in work, as it is judged. Below a fifth it is slow (with the default factor of 5).",
-            f"min(helix_dense_crawl_ratio{{{SHARDS}}})",
+            "Of the slowest shard, in work, as it is judged: below the crawl limit it is slow.",
+            f"min by (job, instance) (helix_dense_crawl_ratio{{{SHARDS}}})",
             unit="percentunit",
-            width=3,
-            thresholds=steps((None, "gray"), (0, "red"), (0.2, "orange"), (0.5, "green")),
-            unknown="warming up",
+            unknown="warming up, or none",
             section="helixcrawlcrawling",
             decimals=0,
         ),
         number(
             "Batch in flight",
             "Age of the oldest batch that is running.",
-            f"max(helix_dense_batch_inflight_seconds{{{SHARDS}}})",
+            f"max by (job, instance) (helix_dense_batch_inflight_seconds{{{SHARDS}}})",
             unit="s",
-            width=3,
-            thresholds=steps((None, "gray"), (0, "green"), (300, "orange"), (600, "red")),
             section="helixcrawlbatchstuck",
             decimals=0,
         ),
         number(
             "Memory used",
             "Of the fullest device. Unknown memory never counts as full.",
-            f"max(helix_dense_vram_used_bytes{{{DEVICES}}} / helix_dense_vram_limit_bytes{{{DEVICES}}})",
+            "max by (job, instance) ("
+            f"helix_dense_vram_used_bytes{{{DEVICES}}} / helix_dense_vram_limit_bytes{{{DEVICES}}})",
             unit="percentunit",
-            width=3,
-            thresholds=steps((None, "gray"), (0, "green"), (0.85, "yellow"), (0.92, "orange")),
             unknown="unknown",
             section="helixcrawlmemoryfull",
             decimals=0,
         ),
         number(
-            "Time to go",
-            "Genes that wait in the open shards, at the speed of the last minutes. Shards not begun are not in it.",
-            f'sum(helix_dense_genes_pending{{{JOBS}, shard=~"$shard"}})'
-            f" / (sum(rate(helix_dense_genes_total{{{SHARDS}}}[$__rate_interval])) > 0)",
-            unit="s",
-            width=3,
-            unknown="unknown",
-            section="helixcrawlnoprogress",
-            decimals=1,
+            "Quarantined genes",
+            "Without a vector, since they could not be encoded. The run ends with exit code 1.",
+            f"sum by (job, instance) (helix_dense_genes_quarantined{{{JOBS}}})",
+            thresholds=steps((None, "gray"), (0, COLORS["done"]), (1, COLORS["failed"])),
+            section="helixcrawlshardfailed",
+            decimals=0,
         ),
     )
 
@@ -134,12 +148,15 @@ def _speed(made: dashboard.Dashboard) -> None:
         made,
         "Speed",
         graph(
-            "Rate of each shard, its baseline (grey) and crawl limit (red)",
-            "Throughput of the encode stage (moving average); dashed, its healthy baseline and the crawl limit. "
+            "Rate, baseline (grey) and crawl limit (red)",
+            "Of each shard: throughput of the encode stage (moving average); dashed, its baseline and the crawl limit. "
             "Long passages make fewer genes a second and are no crawl: the next panel shows what is judged.",
             (f"helix_dense_throughput_per_second{{{SHARDS}}}", f"{_SHARD_DEVICE}"),
             (f"helix_dense_baseline_per_second{{{SHARDS}}}", f"{_SHARD_DEVICE}: baseline"),
-            (f"helix_dense_baseline_per_second{{{SHARDS}}} {_ON_LIMIT}", f"{_SHARD_DEVICE}: limit"),
+            (
+                f"helix_dense_baseline_per_second{{{SHARDS}}} * on (job, instance) group_left () {_LIMIT}",
+                f"{_SHARD_DEVICE}: limit",
+            ),
             unit=GENES,
             dashed={"/: baseline$/": "gray", "/: limit$/": "red"},
             in_legend=False,
@@ -150,7 +167,7 @@ def _speed(made: dashboard.Dashboard) -> None:
             "Speed over baseline in work, on a logarithmic axis. Below the limit (dashed), with the memory full, "
             "for a whole window: a crawl.",
             (f"helix_dense_crawl_ratio{{{SHARDS}}}", _SHARD_DEVICE),
-            (f"max(helix_dense_crawl_limit_ratio{{{JOBS}}})", "limit"),
+            (f"max({_LIMIT})", "limit"),
             unit="percentunit",
             dashed={"/^limit$/": "red"},
             is_log=True,
@@ -174,7 +191,7 @@ def _ladder(made: dashboard.Dashboard) -> None:
             "Episodes",
             "From a crawl's detection to its end.",
             (f"max by (shard) (helix_dense_crawl_active{{{SHARDS}}})", "{{shard}}"),
-            texts={0: ("no", "green"), 1: ("crawls", "red")},
+            texts={0: ("no", COLORS["done"]), 1: ("crawls", COLORS["crawling"])},
             section="helixcrawlcrawling",
         ),
         graph(
@@ -192,6 +209,7 @@ def _ladder(made: dashboard.Dashboard) -> None:
             (f"sum by (reason) (helix_dense_worker_starts_total{{{DEVICES}}})", "{{reason}}"),
             width=8,
             counts=True,
+            colors=("first", "recycle", "demote", "crash", "resume"),
             section="helixcrawlrecycleloop",
         ),
         graph(
@@ -213,12 +231,16 @@ def _memory(made: dashboard.Dashboard) -> None:
         "Memory and the batch in flight",
         graph(
             "Memory used of limit",
-            "Dedicated memory; from the dashed line on it counts as full (92 % by default). "
+            "Dedicated memory; from the red line on it counts as full. "
             "A missing line is unknown memory. Under Windows also the system's memory that the driver lends the card: "
             "a rise of the worker's is a spill.",
             (f"helix_dense_vram_used_bytes{{{DEVICES}}}", "{{device}} used"),
             (f"helix_dense_vram_limit_bytes{{{DEVICES}}}", "{{device}}: limit"),
-            (f"0.92 * helix_dense_vram_limit_bytes{{{DEVICES}}}", "{{device}}: full"),
+            (
+                f"helix_dense_vram_limit_bytes{{{DEVICES}}}"
+                f" * on (job, instance) group_left () helix_dense_vram_full_ratio{{{JOBS}}}",
+                "{{device}}: full",
+            ),
             (f"helix_dense_vram_shared_bytes{{{DEVICES}}}", "{{device}} shared, {{owner}}"),
             unit="bytes",
             dashed={"/: limit$/": "gray", "/: full$/": "red"},
@@ -226,10 +248,62 @@ def _memory(made: dashboard.Dashboard) -> None:
         ),
         graph(
             "Age of the batch in flight",
-            "A healthy batch draws a low saw. A line that only climbs is a batch that does not end.",
+            "A healthy batch draws a low saw. A line that only climbs is a batch that does not end: "
+            "at the red line its worker is ended.",
             (f"helix_dense_batch_inflight_seconds{{{SHARDS}}}", _SHARD_DEVICE),
+            (f"min(helix_dense_batch_deadline_seconds{{{SHARDS}}})", "its worker is ended"),
             unit="s",
+            dashed={"/is ended$/": "red"},
             section="helixcrawlbatchstuck",
+        ),
+    )
+
+
+def _card(made: dashboard.Dashboard) -> None:
+    row(
+        made,
+        "The card",
+        graph(
+            "Utilisation",
+            "By any program; the legend names the card. A spill keeps it busy as well: look at its power.",
+            (
+                f"hw_gpu_utilization_ratio{{{DEVICES}}} * on (job, instance, device)"
+                f" group_left (modelName, UUID) helix_dense_device_info{{{DEVICES}}}",
+                "{{device}} {{modelName}}",
+            ),
+            unit="percentunit",
+            width=6,
+            section="slow-but-no-crawl",
+        ),
+        graph(
+            "Temperature",
+            "Of the chip.",
+            (f"hw_temperature_celsius{{{DEVICES}}}", "{{device}}"),
+            unit="celsius",
+            width=6,
+            section="slow-but-no-crawl",
+        ),
+        graph(
+            "Power and clocks",
+            "A card that waits for memory over the bus draws little power at a full clock.",
+            (f"hw_power_watts{{{DEVICES}}}", "{{device}} power"),
+            (f"hw_gpu_speed_hertz{{{DEVICES}}}", "{{device}} {{hw_gpu_clock}}"),
+            unit="watt",
+            width=6,
+            right_axis={"/ (sm|memory)$/": "hertz"},
+            section="slow-but-no-crawl",
+        ),
+        states(
+            "Throttled",
+            "By which reason the card holds its clocks down. Slow for it is no crawl.",
+            (
+                f"max by (device, hw_gpu_throttle_reason) (hw_gpu_throttled{{{DEVICES}}})",
+                "{{device}} {{hw_gpu_throttle_reason}}",
+            ),
+            texts={0: ("no", COLORS["done"]), 1: ("yes", "orange")},
+            width=6,
+            height=8,
+            section="slow-but-no-crawl",
         ),
     )
 
@@ -275,7 +349,7 @@ def _progress(made: dashboard.Dashboard) -> None:
         "Progress",
         graph(
             "Genes that wait",
-            "In the open shards.",
+            "In all shards that are not complete, as far as they have been counted.",
             (f'helix_dense_genes_pending{{{JOBS}, shard=~"$shard"}}', "{{shard}}"),
             width=8,
             counts=True,
@@ -295,6 +369,7 @@ def _progress(made: dashboard.Dashboard) -> None:
             (f"sum by (state) (helix_dense_shards{{{JOBS}}})", "{{state}}"),
             width=8,
             counts=True,
+            colors=("pending", "running", "done", "paused", "failed"),
             section="helixcrawlshardfailed",
         ),
     )
@@ -311,7 +386,7 @@ def _health(made: dashboard.Dashboard) -> None:
                 f'max by (device, source) (helix_dense_vram_probe_up{{{DEVICES}, device!="cpu"}})',
                 "{{device}} {{source}}",
             ),
-            texts={0: ("down", "red"), 1: ("up", "green")},
+            texts={0: ("down", COLORS["failed"]), 1: ("up", COLORS["done"])},
             width=8,
             height=8,
             section="helixcrawlprobedown",
@@ -320,7 +395,7 @@ def _health(made: dashboard.Dashboard) -> None:
             "Workers",
             "None for a moment is a recycle; a shard that was sent to the CPU has its worker there.",
             (f"max by (device) (helix_dense_worker_up{{{DEVICES}}})", "{{device}}"),
-            texts={0: ("none", "gray"), 1: ("runs", "green")},
+            texts={0: ("none", COLORS["pending"]), 1: ("runs", COLORS["running"])},
             width=8,
             height=8,
             section="helixcrawljobgone",

@@ -5,7 +5,7 @@ Built with `grafana-foundation-sdk` of the flavour for Grafana 11.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, statetimeline, timeseries
@@ -14,6 +14,7 @@ from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 
 __all__ = [
+    "COLORS",
     "DEVICES",
     "GENES",
     "JOBS",
@@ -23,6 +24,7 @@ __all__ = [
     "Target",
     "annotation",
     "board",
+    "fixed_color",
     "graph",
     "link",
     "number",
@@ -44,11 +46,27 @@ GENES = "suffix:genes/s"
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
+COLORS = {
+    "running": "blue",
+    "done": "green",
+    "paused": "purple",
+    "pending": "gray",
+    "failed": "red",
+    "crawling": "red",
+    "crash": "red",
+    "release": "light-yellow",
+    "recycle": "yellow",
+    "demote": "dark-orange",
+    "first": "green",
+    "resume": "blue",
+}
+"""What is called so has this colour on every panel of every board."""
+
 RUNG_TEXTS = {
-    0: ("nothing needed", "green"),
-    1: ("cache emptied", "yellow"),
-    2: ("worker recycled", "orange"),
-    3: ("on the CPU", "red"),
+    0: ("nothing needed", COLORS["done"]),
+    1: ("cache emptied", COLORS["release"]),
+    2: ("worker recycled", COLORS["recycle"]),
+    3: ("on the CPU", COLORS["demote"]),
 }
 
 Target = tuple[str, str]
@@ -63,10 +81,10 @@ def steps(*pairs: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(found)
 
 
-def text_of(values: dict[int, tuple[str, str]]) -> list[Any]:
-    """Value mappings: number to text and colour."""
+def text_of(values: Mapping[int, tuple[str, str]] | Mapping[str, tuple[str, str]]) -> list[Any]:
+    """Value mappings: value to text and colour; no colour of its own where that is empty."""
     options = {
-        str(value): models.ValueMappingResult(text=text, color=color, index=index)
+        str(value): models.ValueMappingResult(text=text, color=color or None, index=index)
         for index, (value, (text, color)) in enumerate(values.items())
     }
     return [models.ValueMap(options=options)]
@@ -81,6 +99,11 @@ def link(section: str) -> dashboard.DashboardLink:
         .url(f"{RUNBOOK}#{section}" if section else f"{RUNBOOK}#contents")
         .target_blank(True)
     )
+
+
+def fixed_color(color: str) -> models.DynamicConfigValue:
+    """For an override."""
+    return models.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})
 
 
 def _common(panel: AnyPanel, title: str, says: str, targets: list[Target], section: str, *, instant: bool) -> AnyPanel:
@@ -98,22 +121,42 @@ def number(
     says: str,
     expr: str,
     *,
+    legend: str = "{{instance}}",
     unit: str = "none",
-    width: int = 4,
+    width: int = 6,
     thresholds: dashboard.ThresholdsConfig | None = None,
     texts: dict[int, tuple[str, str]] | None = None,
-    unknown: str = "no data",
+    unknown: str = "-",
     section: str = "",
+    link_section: str = "",
     decimals: int | None = None,
 ) -> stat.Panel:
-    """One number, large, its background in the colour of its meaning."""
-    panel = _common(stat.Panel(), title, says, [(expr, "")], section, instant=True)
-    panel.unit(unit).no_value(unknown).height(4).span(width)
-    panel.color_mode(common_models.BigValueColorMode.BACKGROUND).graph_mode(common_models.BigValueGraphMode.NONE)
-    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-    panel.thresholds(thresholds or steps((None, "blue")))
+    """One number, large; one a job where several are chosen.
+
+    Args:
+        title: Of the panel.
+        says: What it shows and how to read it.
+        expr: PromQL.
+        legend: Name of each, shown where there are several.
+        unit: Grafana's name of it.
+        width: Of 24.
+        thresholds: Colours of the background by value, that of no value first.
+        texts: Text and background of each value.
+        unknown: Shown where there is no value, on grey.
+        section: Of the runbook.
+        link_section: Where a click on the number leads, in the runbook; may name a label.
+        decimals: Grafana's choice if None.
+    """
+    panel = _common(stat.Panel(), title, says, [(expr, legend)], section, instant=True)
+    panel.unit(unit).no_value(unknown).height(4).span(width).graph_mode(common_models.BigValueGraphMode.NONE)
+    is_colored = bool(thresholds or texts)
+    color = common_models.BigValueColorMode.BACKGROUND if is_colored else common_models.BigValueColorMode.NONE
+    panel.color_mode(color).reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    panel.thresholds(thresholds or steps((None, "gray")))
     if texts:
         panel.mappings(text_of(texts))
+    if link_section:
+        panel.data_links([link(link_section)])
     if decimals is not None:
         panel.decimals(decimals)
     return panel
@@ -133,6 +176,8 @@ def graph(
     dashed: Mapping[str, str] | None = None,
     in_legend: bool = True,
     counts: bool = False,
+    colors: Iterable[str] = (),
+    right_axis: Mapping[str, str] | None = None,
 ) -> timeseries.Panel:
     """Lines over time.
 
@@ -150,6 +195,8 @@ def graph(
         dashed: Regular expressions of legends that are limits, and their colour: dashed and thin.
         in_legend: Whether those have a place in the legend; else the title names their colours.
         counts: Of things, that stay until the next one: steps, no decimals.
+        colors: Legends that have a colour of their own in `COLORS`.
+        right_axis: Regular expressions of legends that have an axis of their own, and its unit.
     """
     panel = _common(timeseries.Panel(), title, says, list(targets), section, instant=False)
     panel.unit(unit).height(height).span(width).fill_opacity(0).line_width(2).span_nulls(False)
@@ -159,10 +206,12 @@ def graph(
     )
     panel.legend(
         common.VizLegendOptions()
-        .display_mode(common_models.LegendDisplayMode.LIST)
+        .display_mode(common_models.LegendDisplayMode.TABLE)
         .placement(common_models.LegendPlacement.BOTTOM)
         .show_legend(True)
+        .calcs(["lastNotNull", "max"])
     )
+    panel.color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.PALETTE_CLASSIC))
     if least is not None and not is_log:
         panel.min(least)
     if is_log:
@@ -178,9 +227,16 @@ def graph(
             [
                 models.DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),
                 models.DynamicConfigValue("custom.lineWidth", 1),
-                models.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color}),
+                fixed_color(color),
                 models.DynamicConfigValue("custom.hideFrom", {"legend": not in_legend, "tooltip": False, "viz": False}),
             ],
+        )
+    for name in colors:
+        panel.override_by_name(name, [fixed_color(COLORS[name])])
+    for pattern, unit_ in (right_axis or {}).items():
+        panel.override_by_regexp(
+            pattern,
+            [models.DynamicConfigValue("unit", unit_), models.DynamicConfigValue("custom.axisPlacement", "right")],
         )
     if counts:
         panel.line_interpolation(common_models.LineInterpolation.STEP_AFTER).decimals(0)
@@ -200,11 +256,25 @@ def states(
     panel = _common(statetimeline.Panel(), title, says, list(targets), section, instant=False)
     panel.height(height).span(width).mappings(text_of(texts)).merge_values(True).fill_opacity(80).row_height(0.8)
     panel.show_value(common_models.VisibilityMode.AUTO).thresholds(steps((None, "gray")))
+    panel.legend(
+        common.VizLegendOptions()
+        .display_mode(common_models.LegendDisplayMode.LIST)
+        .placement(common_models.LegendPlacement.BOTTOM)
+        .show_legend(True)
+    )
     return panel
 
 
-def annotation(name: str, color: str, expr: str, title: str) -> dict[str, Any]:
-    """Marks on every graph, from a query. Plain JSON: the SDK's class lacks the fields that Prometheus wants."""
+def annotation(name: str, color: str, expr: str, title: str, *, is_when: bool = False) -> dict[str, Any]:
+    """Marks on every graph, from a query. Plain JSON: the SDK's class lacks the fields that Prometheus wants.
+
+    Args:
+        name: Of its switch.
+        color: Of the marks.
+        expr: A mark where it has a value.
+        title: Of each.
+        is_when: The value says when, in milliseconds.
+    """
     return {
         "datasource": {"type": "prometheus", "uid": "${datasource}"},
         "enable": True,
@@ -216,6 +286,7 @@ def annotation(name: str, color: str, expr: str, title: str) -> dict[str, Any]:
         "tagKeys": "shard,action,outcome,device",
         "textFormat": "{{instance}}",
         "titleFormat": title,
+        "useValueForTime": is_when,
     }
 
 
@@ -226,48 +297,47 @@ def row(made: dashboard.Dashboard, title: str, *panels: Builder[models.Panel]) -
         made.with_panel(panel)
 
 
-def _variable(name: str, label: str, metric: str, *, multi: bool) -> dashboard.QueryVariable:
-    every = models.VariableOption(selected=True, text=["All"], value=["$__all"])
-    variable = (
+def _variable(name: str, label: str, metric: str, every: str) -> dashboard.QueryVariable:
+    return (
         dashboard.QueryVariable(name)
         .label(label)
         .datasource(SOURCE)
         .query({"query": f"label_values({metric}, {name})", "refId": f"variable-{name}"})
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(models.VariableSort.ALPHABETICAL_ASC)
-        .multi(multi)
-        .include_all(multi)
+        .multi(True)
+        .include_all(True)
+        .all_value(every)
+        .current(models.VariableOption(selected=True, text=["All"], value=["$__all"]))
     )
-    # `.*` also takes series without the label: beyond 1,000 shards the label `shard` is left out.
-    return variable.all_value(".*").current(every) if multi else variable
 
 
-def board(uid: str, title: str, says: str, *, many: bool) -> dashboard.Dashboard:
+def board(uid: str, title: str, says: str) -> dashboard.Dashboard:
     """An empty board with its variables and links.
 
     Args:
         uid: Kept for ever: bookmarks hold it.
         title: Shown.
         says: Description.
-        many: Whether job and instance take more than one.
     """
     genes = "helix_dense_genes_total"
-    limit = "helix_dense_crawl_limit_ratio"
+    info = "helix_dense_run_info"
+    # `.*` also takes series without the label: beyond 1,000 shards the label `shard` is left out.
     return (
         dashboard.Dashboard(title)
         .uid(uid)
         .description(says)
         .tags(["helix-crawl"])
-        .editable()
+        .readonly()
         .refresh("10s")
         .time("now-3h", "now")
         .timezone("browser")
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        .with_variable(_variable("job", "Job", limit, multi=many))
-        .with_variable(_variable("instance", "Instance", f'{limit}{{job=~"$job"}}', multi=many))
-        .with_variable(_variable("device", "Device", f"{genes}{{{JOBS}}}", multi=True))
-        .with_variable(_variable("shard", "Shard", f"{genes}{{{DEVICES}}}", multi=True))
+        .with_variable(_variable("job", "Job", info, ".+"))
+        .with_variable(_variable("instance", "Instance", f'{info}{{job=~"$job"}}', ".+"))
+        .with_variable(_variable("device", "Device", f"{genes}{{{JOBS}}}", ".*"))
+        .with_variable(_variable("shard", "Shard", f"{genes}{{{DEVICES}}}", ".*"))
         .link(link(""))
         .link(
             dashboard.DashboardLink("Helix crawl boards")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.formats import GIB, gib
+from helix_crawl_otel.policy.batch_limits import BATCH_TOKENS, LARGE_BATCH_TOKENS
 from helix_crawl_otel.probes.cards import CardInfo, Description, describe
 from helix_crawl_otel.probes.cgroup import quota_cores
 from helix_crawl_otel.supervise.process import worker_command
@@ -44,9 +45,6 @@ TORCH_ALONE = "their memory is what torch itself holds, and what other programs 
 
 LARGE_BYTES = 15.5 * GIB
 """Of a card that is sold as one of 16 GB: a part of it is the driver's."""
-
-BATCH_TOKENS, LARGE_BATCH_TOKENS = 16_384, 32_768
-"""What BGE-M3 needs for these in full precision, weights and all: 4.9 and 5.9 GiB."""
 
 _VERSION = re.compile(
     r"^(?P<name>cuda|hip)\b[^=\n]*=\s*(?:None|(?P<quote>['\"])(?P<version>.*)(?P=quote))\s*$", re.MULTILINE

@@ -39,7 +39,7 @@ from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.batch_limits import BatchLimits
 from helix_crawl_otel.policy.model import ActionKind
-from helix_crawl_otel.shards.batch_plan import BatchPlan
+from helix_crawl_otel.shards.batch_plan import BatchPlan, SeenGenes
 from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.shards.inspect import Unread, count_unread
 from helix_crawl_otel.shards.schema import RULE_NOTE
@@ -108,16 +108,15 @@ def work_on(
             _ingest(store, assignment, rule, report, pausing)
         if assignment.reencode:
             claim_as_made(store, encoder(), reencode=True)
-        pending = store.pending_count()
-        if pending:
-            _encode(store, assignment, settings, encoder(), watch, releases, report, pending, None if is_cut else room)
+        plan = BatchPlan(store)
+        seen = plan.look()
+        if seen.pending:
+            unread = None if is_cut else room
+            _encode(store, assignment, settings, encoder(), watch, releases, report, plan, seen, unread)
         else:
-            BatchPlan(store).drop()  # of a worker that was killed before it could
-            report(
-                messages.Encoding(
-                    assignment.shard, settings.label, 0, store.vector_count(), 0.0, store.quarantined_count()
-                )
-            )  # they count as well
+            plan.drop()  # of a worker that was killed before it could
+            counts = 0, seen.vectors, 0.0, store.quarantined_count()
+            report(messages.Encoding(assignment.shard, settings.label, *counts))  # they count as well
 
 
 def _rule(store: ShardStore, model: str, room: TokenRoom, *, anew: bool) -> ChunkRule:
@@ -190,7 +189,8 @@ def _encode(
     watch: CrawlWatch,
     releases: CacheReleases,
     report: Callable[[Message], None],
-    pending: int,
+    plan: BatchPlan,
+    seen: SeenGenes,
     room: TokenRoom | None,
 ) -> None:
     if store.has_foreign_vectors() and not assignment.reencode:
@@ -200,7 +200,6 @@ def _encode(
     limits = BatchLimits(settings.batch_size, settings.batch_tokens)
     if settings.label == "cpu":
         limits = limits.on_cpu(encoder.operations)
-    plan = BatchPlan(store)
     plan.prepare(settings.batch_size)
     made_with = encoder.device, encoder.versions, encoder.threads, settings.batch_size, encoder.dtype
     store.note_session(*made_with, batch_tokens=int(limits.tokens))
@@ -212,10 +211,10 @@ def _encode(
 
     batches = ShardBatches(plan, encoder, limits, assignment, look_at)
     waiting = batches.work_pending()
-    counts = pending, store.vector_count(), waiting, store.quarantined_count()
+    counts = seen.pending, seen.vectors, waiting, store.quarantined_count()
     report(messages.Encoding(assignment.shard, settings.label, *counts))
     with watch.shard(assignment.shard, device=settings.label) as shard:
-        session = _Session(store, assignment, encoder, shard, releases, report, pending, room, batches, look_at)
+        session = _Session(store, assignment, encoder, shard, releases, report, seen.pending, room, batches, look_at)
         try:
             for batch in batches:
                 for piece in pieces([gene for gene in batch if not session.leaves_out(gene)], assignment.limits):

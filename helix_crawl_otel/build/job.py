@@ -33,6 +33,10 @@ __all__ = ["BuildJob", "ShardWork"]
 MOST_SHORTAGES = 1
 """Workers of a shard that may follow each other on a device because there was no memory for one gene alone."""
 
+MOST_LEAN, ENOUGH = 3, 8
+"""Workers of a shard that may follow each other on a card because memory ran out before they had done the work of so
+many of its largest batches: a leak that leaves room for a few a process would have them follow each other for ever."""
+
 MOST_LOADS = {"card": 3, "cpu": 14}
 """Likewise, because there was none for the model: another program may end. After a card there is the CPU; after the CPU
 there is nothing, so that it gets some ten minutes. The next shard tries once."""
@@ -57,7 +61,11 @@ class ShardWork:
         state: `pending`, `running`, `done`, `failed`, `paused` or `not begun`.
         reason: Why it failed.
         was_set_aside: Its file was corrupt and has been replaced once.
-        shortages: How many workers in a row had to leave it on its device for want of memory.
+        shortages: How many workers in a row had to leave it on its device for want of memory, no batch in between.
+        lean: How many workers in a row had to leave its card for want of memory before they had done much.
+        cost: Of the batch that its worker is on, in the encoder's unit.
+        largest: The most that a batch has cost.
+        done: What the batches have cost that its worker has finished.
         encoded: Genes that got a vector in this run.
         left: Genes that lacked one when a worker last said so, `None` before.
         unsaid: Genes of batches that began since: they may be in the store, and their worker died before it said so.
@@ -75,10 +83,29 @@ class ShardWork:
     reason: str = ""
     was_set_aside: bool = False
     shortages: int = 0
+    lean: int = 0
+    cost: float = 0.0
+    largest: float = 0.0
+    done: float = 0.0
     encoded: int = 0
     left: int | None = None
     unsaid: int = 0
     problems: int = 0
+
+    def finish_batch(self) -> None:
+        """Its worker has finished the batch that it was on."""
+        if self.batch is not None:
+            self.bad_batches.committed(*self.batch)
+            self.done += self.cost
+            self.largest = max(self.largest, self.cost)
+        self.batch, self.shortages = None, 0
+        if self.has_done_much:
+            self.lean = 0
+
+    @property
+    def has_done_much(self) -> bool:
+        """Whether its worker was worth its start."""
+        return self.done > 0 and self.done >= ENOUGH * self.largest
 
     def found(self, left: int) -> int:
         """The store lacks so many vectors now. Returns how many it has got of a worker that died before it said so."""
@@ -145,12 +172,13 @@ class BuildJob:
             if work is None:
                 return None
             shard = work.assignment.shard
-            after = backoff_seconds(work.shortages) if work.shortages else 0.0
+            leaves = max(work.shortages, work.lean)
+            after = backoff_seconds(leaves) if leaves else 0.0
             if device == "cpu" and device in self._starved:
                 after = max(after, STARVED_SECONDS)
             if shard in self._demoted and device != "cpu":
                 return WorkerStart("demote", "cpu", demoted_shard=shard, after_seconds=after)
-            if work.shortages:
+            if leaves:
                 return WorkerStart("recycle", device, after_seconds=after)
             return WorkerStart("first" if is_first else "resume", device)
 
@@ -192,7 +220,7 @@ class BuildJob:
             shortages=work.shortages,
             is_wary=work.is_wary,
         )
-        work.state, work.batch = "running", None
+        work.state, work.batch, work.done = "running", None, 0.0
         return work.assignment
 
     def _take(self, slot: str) -> ShardWork | None:
@@ -205,7 +233,7 @@ class BuildJob:
 
     def said(self, slot: str, worker: JobWorker, message: Message) -> bool:
         """See `Job`."""
-        device, with_genes = None, isinstance(message, messages.Boundary) and bool(message.genes)
+        way_on, with_genes = None, isinstance(message, messages.Boundary) and bool(message.genes)
         with self._lock:
             work = self._current.get(slot)
             if work is not None:
@@ -215,13 +243,13 @@ class BuildJob:
                 self._finished(slot, work, message)
                 self._give_next(slot, worker)
             elif isinstance(message, messages.PassOnShard) and work is not None:
-                device = self._left(slot, work, message)
+                way_on = self._left(slot, work, message)
                 worker.tell(messages.Leave())
-        if isinstance(message, messages.PassOnShard) and work is not None and device is not None:
+        if isinstance(message, messages.PassOnShard) and work is not None and way_on is not None:
             # Last, and without the lock: it asks who holds a card, and a driver in trouble may not answer.
-            before = self._devices[slot]
+            before, (device, why) = self._devices[slot], way_on
             known = self._memory(before) if message.lacks_memory else ""
-            self._tell_moved(work, before, device, message.reason + (f" ({before}: {known})" if known else ""))
+            self._tell_moved(work, before, device, why + (f" ({before}: {known})" if known else ""))
         return with_genes
 
     def _note(self, work: ShardWork, message: Message) -> None:
@@ -230,14 +258,14 @@ class BuildJob:
             case messages.StartBatch(genes=genes, first=str(first)) | messages.NextBatch(genes=genes, first=str(first)):
                 work.batch = first, int(genes)
                 work.unsaid += int(genes)
+                if isinstance(message, messages.StartBatch):
+                    work.cost = genes if message.work is None else message.work
             case messages.QuarantineGene():
                 work.quarantined += 1
                 if work.left is not None:
                     work.left -= 1
             case messages.Boundary(genes=int(genes)):
-                if work.batch is not None:
-                    work.bad_batches.committed(*work.batch)
-                work.batch, work.shortages = None, 0
+                work.finish_batch()
                 work.encoded += genes
                 work.left, work.unsaid = message.pending, 0
             case messages.Encoding(quarantined=quarantined):
@@ -321,11 +349,11 @@ class BuildJob:
         else:
             self._fail(work, reason)
 
-    def _left(self, slot: str, work: ShardWork, said: messages.PassOnShard) -> str | None:
+    def _left(self, slot: str, work: ShardWork, said: messages.PassOnShard) -> tuple[str, str] | None:
         """A worker leaves its shard to another one: on the same device when that has memory again, or on the CPU.
 
         Returns:
-            The device, `None` where the shard has failed.
+            The device and why, `None` where the shard has failed.
         """
         device, is_loading = self._devices[slot], said.is_loading
         work.state, work.batch = "pending", None
@@ -334,20 +362,23 @@ class BuildJob:
             most = MOST_SHORTAGES
             if is_loading:
                 most = 0 if device in self._starved else MOST_LOADS["cpu" if device == "cpu" else "card"]
-            if work.shortages <= most:
-                return device
+            elif device != "cpu" and not work.has_done_much:
+                work.lean += 1
+            if work.shortages <= most and work.lean <= MOST_LEAN:
+                return device, said.reason
             if is_loading:
                 self._starved.add(device)
-        if device != "cpu":
-            self._to_cpu(work)
-            return "cpu"
-        del self._current[slot]
-        self._fail(work, said.reason)
-        return None
+        if device == "cpu":
+            del self._current[slot]
+            self._fail(work, said.reason)
+            return None
+        why = f"{work.lean} workers in a row had no memory for {ENOUGH} batches: " if work.lean > MOST_LEAN else ""
+        self._to_cpu(work)
+        return "cpu", why + said.reason
 
     def _to_cpu(self, work: ShardWork) -> None:
         self._demoted.add(work.assignment.shard)
-        work.shortages = 0
+        work.shortages = work.lean = 0
 
     def _give_next(self, slot: str, worker: JobWorker) -> None:
         """Another shard for the same worker, if the device is right; else it leaves and another one is started."""

@@ -21,6 +21,9 @@ __all__ = ["RUNBOOK", "register", "run", "shipped_files"]
 RUNBOOK = "runbook.md"
 """Name of the copy, and what stands for its address in the files."""
 
+RUNBOOK_URL = "https://helix-crawl-otel.readthedocs.io/page/runbook.html"
+"""Where the runbook is read unless the user says otherwise; pyproject.toml names it as well."""
+
 PARTS = ("alertmanager", "compose.yml", "grafana", "prometheus")
 """What of the folder is written; the rest of it makes these."""
 
@@ -31,10 +34,10 @@ Alertmanager, and the runbook that the alerts link to."""
 _EPILOG = """\
 examples:
   helix-crawl dashboards monitoring
-  helix-crawl dashboards monitoring --runbook-base https://wiki.example/helix-crawl/runbook
+  helix-crawl dashboards monitoring --runbook-url https://wiki.example/helix-crawl/runbook
 
-Links lead to the copy of the runbook in DIR unless --runbook-base says where a browser finds it: a browser follows no
-link from a web page to a file.
+Links lead to the project's page unless --runbook-url says where else a browser finds the runbook, of which DIR holds a
+copy: no browser follows a link from a web page to a file.
 
 exit codes: 0 done; 1 a file could not be written; 2 wrong option, or DIR holds files that differ."""
 
@@ -51,7 +54,10 @@ def register(commands: Commands) -> None:
     )
     parser.add_argument("folder", metavar="DIR", help="where to; made if it is not there")
     parser.add_argument(
-        "--runbook-base", metavar="URL", help="address of the runbook, to which #section is added (the copy in DIR)"
+        "--runbook-url",
+        metavar="URL",
+        default=RUNBOOK_URL,
+        help=f"address of the runbook, to which #section is added ({RUNBOOK_URL})",
     )
     parser.add_argument("--force", action="store_true", help="replace files in DIR that differ")
 
@@ -64,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         OSError: A file cannot be written.
     """
     folder = typed_path(args.folder, "DIR")
-    texts = shipped_files(_address(args.runbook_base, folder))
+    texts = shipped_files(_address(args.runbook_url))
     differing = [name for name, text in texts.items() if not _is_free(folder / name, text)]
     if differing and not args.force:
         raise ConfigError(
@@ -84,11 +90,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _address(given: str | None, folder: Path) -> str:
-    if given is None:
-        return (folder.absolute() / RUNBOOK).as_uri()
-    if not re.fullmatch(r"(https?|file)://[^\s\"'<>\\#{}$]+", given):
-        raise ConfigError(f"--runbook-base is {given!r}; accepted: an http, https or file URL without an anchor")
+def _address(given: str) -> str:
+    if not re.fullmatch(r"https?://[^\s\"'<>\\#{}$]+", given):
+        raise ConfigError(f"--runbook-url is {given!r}; accepted: an http or https URL without an anchor")
     return given
 
 
@@ -143,6 +147,8 @@ def _below(folder: Traversable, names: Iterable[str], prefix: str = "") -> Itera
     for name in names:
         entry = folder / name
         if entry.is_dir():
-            yield from _below(entry, [below.name for below in entry.iterdir()], f"{prefix}{name}/")
+            yield from _below(
+                entry, [below.name for below in entry.iterdir() if below.name[0] != "."], f"{prefix}{name}/"
+            )
         else:
             yield prefix + name, entry.read_text(encoding="utf-8")

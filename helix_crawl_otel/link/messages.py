@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from helix_crawl_otel.policy.batch import BatchInfo
+from helix_crawl_otel.policy.batch_limits import BATCH_TOKENS
 from helix_crawl_otel.policy.codec import decode, encode
 from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
 
@@ -537,7 +538,7 @@ class WorkerSettings:
     number: int
     label: str
     lock_seconds: float = 30.0
-    batch_tokens: int = 16_384
+    batch_tokens: int = BATCH_TOKENS
     vram_cap: float | str = "off"
     workers: int = 1
     dtype: str = "auto"

@@ -34,6 +34,11 @@ __all__ = ["END_SECONDS", "Exporters", "Exporting", "present_provider", "read_ex
 END_SECONDS = 5.0
 """What a run gives its exporters at its end, all together, to send what they have. The process ends then."""
 
+LOOK_SECONDS = 0.05
+
+BEGIN_SECONDS = 0.2
+"""Until each has begun to shut down, whatever is left: the SDK does not wait for one that has."""
+
 PROMETHEUS, OTLP, CONSOLE, NONE = "prometheus", "otlp", "console", "none"
 
 PROTOCOLS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
@@ -43,6 +48,9 @@ PORTS = {"grpc": 4317, "http/protobuf": 4318}
 
 MOST_SAID = 240
 """Letters of what OpenTelemetry logs: some of it holds an exception, with all its causes."""
+
+LONG_WORD = 6
+"""Letters of a part of a header from which on it may be a secret by itself."""
 
 _MODULES = {"meter": "metrics", "tracer": "trace", "logger": "_logs"}
 
@@ -65,11 +73,14 @@ class Exporters:
     environ: Mapping[str, str]
     is_disabled: bool = False
 
-    def readers(self, out: IO[str]) -> list[Any]:
+    def readers(self, out: IO[str]) -> Callable[[], list[Any]]:
         """Of a meter provider, for all exporters of metrics but the endpoint.
 
         Args:
             out: Where `console` writes.
+
+        Returns:
+            What makes them: to be called when the provider is made, since they begin at once.
 
         Raises:
             ConfigError: One of them refuses its variables.
@@ -80,7 +91,7 @@ class Exporters:
         if text and not 0 < _number(text) < math.inf:
             raise ConfigError(f"{OTEL_METRIC_EXPORT_INTERVAL} is {text!r}; accepted: milliseconds, a number > 0")
         made = [self._made("metrics", name, out) for name in self.metrics if name != PROMETHEUS]
-        return [one if isinstance(one, MetricReader) else PeriodicExportingMetricReader(one) for one in made]
+        return lambda: [one if isinstance(one, MetricReader) else PeriodicExportingMetricReader(one) for one in made]
 
     def tracer_provider(self, out: IO[str]) -> Any:
         """Makes one, `None` where no spans are asked for. Arguments and errors: see `readers`."""
@@ -194,35 +205,37 @@ def present_provider(kind: str, environ: Mapping[str, str]) -> Any:
 
 
 class Exporting:
-    """What exports while a run lasts, and how it ends.
+    """What exports while a run lasts, and how it ends. From now on the SDK's own log is told without secrets.
 
     Args:
         exporters: For what is told of it.
-        own: Readers and providers that were made for this run: shut down with it, by which they send what they have.
         present: Providers that the process had before: they are flushed with the run, and shut down with the process,
             which then ends in bounded time.
+
+    Attributes:
+        own: Readers and providers that were made for this run: shut down with it, by which they send what they have.
 
     Threads: the main thread's.
     """
 
-    def __init__(self, exporters: Exporters, own: Sequence[Any], present: Sequence[Any]) -> None:
-        self._steps = [*(partial(_shutdown, one) for one in own), *(partial(_flush, one) for one in present)]
-        self._lasts = bool(present)
-        self._log = _ToldOnce(exporters.environ) if own or present else None
+    def __init__(self, exporters: Exporters, present: Sequence[Any]) -> None:
+        self.own: list[Any] = []
+        self._present = list(present)
+        self._log = _ToldOnce(exporters.environ)
         _ending.add(present)
 
-    def close(self, *, hurries: bool = False) -> None:
-        """Send what there is, within `END_SECONDS`. A second call does nothing.
+    def close(self, hurries: Callable[[], bool] = lambda: False) -> None:
+        """Send what there is, within `END_SECONDS`. Called once.
 
         Args:
-            hurries: The operator wants the end at once: nothing is sent.
+            hurries: Whether the operator wants the end at once; asked again and again.
         """
-        steps, self._steps = self._steps, []
-        began = time.monotonic()
-        in_time = not hurries and _all_within(END_SECONDS, steps)
-        if self._lasts:
-            _ending.seconds = 0.0 if hurries else max(0.0, END_SECONDS - (time.monotonic() - began))
-        elif self._log is not None and in_time:
+        steps = [*(partial(_shutdown, one) for one in self.own), *(partial(_flush, one) for one in self._present)]
+        self.own = []
+        left = _wait_for(steps, hurries)
+        if self._present:
+            _ending.seconds = 0.0 if left is None else left
+        elif left is not None:
             self._log.close()  # else there are threads that go on, and have something to say
 
 
@@ -306,8 +319,8 @@ def _flush(one: Any) -> None:
         flush(timeout_millis=int(END_SECONDS * 1000))
 
 
-def _all_within(seconds: float, steps: Sequence[Callable[[], None]]) -> bool:
-    """Do them side by side, and wait for so long. Returns whether all are done."""
+def _wait_for(steps: Sequence[Callable[[], None]], hurries: Callable[[], bool]) -> float | None:
+    """Do them side by side. Returns what is left of the time when all are done, `None` where they are not."""
 
     def tried(step: Callable[[], None]) -> None:
         try:
@@ -315,45 +328,55 @@ def _all_within(seconds: float, steps: Sequence[Callable[[], None]]) -> bool:
         except Exception:
             logger.debug("an exporter has failed at its end", exc_info=True)
 
+    until = time.monotonic() + END_SECONDS
+    if steps and hurries():
+        return None
     threads = [threading.Thread(target=tried, args=(step,), daemon=True) for step in steps]
-    until = time.monotonic() + seconds
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
-    return not any(thread.is_alive() for thread in threads)
+        while thread.is_alive():  # by turns: on Windows no interrupt ends a wait
+            if time.monotonic() >= until or hurries():
+                return None
+            thread.join(LOOK_SECONDS)
+    return max(0.0, until - time.monotonic())
 
 
 class _Ending:
     """Of providers that this process had before: at the end of a process the SDK waits up to 30 s for each, so they are
-    shut down just before, within what a run has left of its time.
+    shut down just before, side by side, within what a run has left of its time.
+
+    Attributes:
+        seconds: What is left.
     """
 
     def __init__(self) -> None:
         self.seconds = END_SECONDS
-        self._providers: list[Any] = []
+        self._threads: dict[int, threading.Thread] = {}  # by provider
         self._is_over = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def add(self, providers: Iterable[Any]) -> None:
         """Shut them down then."""
-        self._providers += [one for one in providers if all(one is not other for other in self._providers)]
-        if self._thread is None and self._providers:  # now: at the end of an interpreter no thread can be started
-            self._thread = threading.Thread(target=self._end, name="helix-crawl-end", daemon=True)
-            self._thread.start()
-            atexit.register(self._wait)
+        for one in providers:
+            if id(one) not in self._threads:
+                if not self._threads:
+                    atexit.register(self._wait)
+                # Started now: at the end of an interpreter no thread can be.
+                thread = threading.Thread(target=self._end, args=(one,), name="helix-crawl-end", daemon=True)
+                self._threads[id(one)] = thread
+                thread.start()
 
-    def _end(self) -> None:
+    def _end(self, provider: Any) -> None:
         self._is_over.wait()
-        for one in self._providers:
-            with suppress(Exception):
-                _shutdown(one)
+        with suppress(Exception):
+            _shutdown(provider)
 
     def _wait(self) -> None:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the SDK's own attempt comes second, and says so
         self._is_over.set()
-        if self._thread is not None:
-            self._thread.join(self.seconds)
+        until = time.monotonic() + max(self.seconds, BEGIN_SECONDS)
+        for thread in self._threads.values():
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 _ending = _Ending()
@@ -364,12 +387,16 @@ _ending = _Ending()
 
 def scrubbed(text: str, environ: Mapping[str, str]) -> str:
     """A text without what the variables of headers hold, and without more of a URL than its host."""
+    secrets: set[str] = set()
     for name, value in environ.items():
         if name.startswith("OTEL_EXPORTER_OTLP") and name.endswith("HEADERS"):
-            pairs = [pair.partition("=")[2].strip() for pair in value.split(",")] + [value.strip()]
-            secrets = {form for secret in pairs if secret for form in (secret, unquote(secret))}
-            for secret in sorted(secrets, key=len, reverse=True):
-                text = text.replace(secret, "...")
+            for pair in value.split(","):
+                _, equals, kept = pair.partition("=")
+                secret = (kept if equals else pair).strip()  # one that is no pair may be all secret
+                secrets |= {secret, unquote(secret)}
+                secrets |= {word for word in unquote(secret).split() if len(word) >= LONG_WORD}
+    for secret in sorted(secrets - {""}, key=len, reverse=True):
+        text = text.replace(secret, "...")
     return " ".join(without_secrets(text.split(" ")))
 
 
@@ -396,7 +423,7 @@ class _ToldOnce(logging.Handler):
         if kind in self._told:
             return
         self._told.add(kind)
-        said = fitted(scrubbed(record.getMessage(), self._environ), MOST_SAID)
+        said = fitted(scrubbed(record.getMessage(), self._environ), MOST_SAID).rstrip(". ")
         logger.log(min(record.levelno, logging.WARNING), "OpenTelemetry: %s; told once, the job needs none of it", said)
 
     def close(self) -> None:

@@ -65,16 +65,16 @@ class TracedTimeline(TimelineWriter):
         device: str,
         genes: float,
         seconds: float,
-        *more: Any,
-        event: str = "batch",
+        work: float | None = None,
+        worker: str | None = None,
         **named: Any,
     ) -> None:
         """See `TimelineWriter`."""
-        super().batch(t, shard, device, genes, seconds, *more, event=event, **named)
+        super().batch(t, shard, device, genes, seconds, work, worker, **named)
         if self._tracer is None:
             return
-        known = {"shard": shard, "device": device, "genes": genes, "seconds": seconds}
-        facts = {**known, "work": named.get("work"), "worker": named.get("worker")}
+        facts = {"shard": shard, "device": device, "genes": genes, "seconds": seconds, "work": work, "worker": worker}
+        facts["tokens"] = named.get("tokens")
         self._safely(lambda: self._tell_batch(t, seconds, facts, is_finished=named.get("event", "batch") == "batch"))
 
     def issued(self, action: Action) -> None:

@@ -43,7 +43,8 @@ def decode(kind: type[T], value: Any) -> T:
     """The value that `encode` was given.
 
     Raises:
-        ValueError: A field is missing, unknown, or of another type than its annotation says; the message has its path.
+        ValueError: A field is missing, or of another type than its annotation says; the message has its path. One that
+            is not known here is passed over: a later version has added it, and what this one knows of a file is good.
     """
     return typing.cast(T, _decode(kind, value, kind.__name__))
 
@@ -98,9 +99,10 @@ def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise _refused(path, value, "an object")
     kinds, needed = _fields(kind)
-    if not needed <= value.keys() <= kinds.keys():
-        raise _refused(path, value, f"an object with {', '.join(sorted(kinds)) or 'nothing'}")
-    fields = {name: _decode(kinds[name], item, f"{path}.{name}") for name, item in value.items()}
+    if not needed <= value.keys():
+        raise _refused(path, value, f"an object with {', '.join(sorted(kinds))}")
+    known = {name: item for name, item in value.items() if name in kinds}
+    fields = {name: _decode(kinds[name], item, f"{path}.{name}") for name, item in known.items()}
     try:
         return kind(**fields)
     except ValueError as error:

@@ -228,6 +228,8 @@ class Rule:
         detector = state.detector(batch.device)
         waits = self._waits_for_boundary(batch, state)
         in_flight = inflight_seconds is not None
+        if full is False and detector.streak > 0:
+            full = self._is_near_full(t, batch)
         if in_flight:
             fits = full or detector.episode_open or (full is not None and self._has_been_full(t, batch))
             batch.full_slices = batch.full_slices + 1 if fits else 0
@@ -421,6 +423,15 @@ class Rule:
         if of_cap is not None:
             return of_cap >= full
         return None if used is None else False
+
+    def _is_near_full(self, t: float, batch: Batch) -> bool:
+        """Whether the memory, or the allocator's cap, has been near full since a batch began.
+
+        A streak that a full memory has begun goes on like that: a release by need lowers the reading by what was
+        cached, and a context that has spilled stays slow all the same.
+        """
+        near = min(NEAR_FULL, self.settings.vram_full)
+        return any(part is not None and part >= near for part in self._fractions(t, batch))
 
     def _has_been_full(self, t: float, batch: Batch) -> bool:
         """Whether it was since the worker was started, or near it, and some of it was given back before the batch.

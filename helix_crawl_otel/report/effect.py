@@ -104,12 +104,12 @@ def _median(batches: list[ReportBatch]) -> Speed | None:
     return Speed(median(batch.rate for batch in batches), median(ratios) if ratios else None)
 
 
-def lost_seconds(tale: ShardReport) -> float:
-    """See `MEANINGS`."""
+def lost_seconds(tale: ShardReport, *, until_seen: bool = False) -> float:
+    """See `MEANINGS`; or only until each crawl was detected."""
     lost = 0.0
     overdue = [step for step in tale.steps if step.outcome == "overdue"]
     for episode in tale.episodes:
-        began, ended = episode.began, episode.end
+        began, ended = episode.began, episode.detected if until_seen else episode.end
         for batch in tale.batches.during(began, ended):
             if batch.ratio is not None:
                 lost += (min(batch.ended, ended) - max(batch.began, began)) * max(0.0, 1 - batch.ratio)
@@ -136,13 +136,13 @@ def remedy_seconds(tale: ShardReport) -> float:
     return sum(remedy_waits(tale))
 
 
-def remedy_waits(tale: ShardReport) -> list[float]:
-    """What was spent on each new worker, in seconds; see `MEANINGS`."""
+def remedy_waits(tale: ShardReport, *reasons: str) -> list[float]:
+    """What was spent on each new worker, in seconds; see `MEANINGS`. For other reasons than a remedy, where given."""
     waits = []
     ends = (tale.batches.ended, tale.unfinished.ended, [step.t for step in tale.steps if step.outcome == "overdue"])
     for start in tale.starts:
         after = bisect_left(tale.batches.began, start.t)
-        if start.reason not in ("recycle", "demote") or after == len(tale.batches):
+        if start.reason not in (reasons or ("recycle", "demote")) or after == len(tale.batches):
             continue
         before = [times[past - 1] for times in ends if (past := bisect_right(times, start.t))]
         if before:

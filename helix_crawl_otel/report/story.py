@@ -20,6 +20,7 @@ __all__ = [
     "HANG",
     "REMEDIES",
     "Episode",
+    "PaddedBatches",
     "Reading",
     "Readings",
     "ReportAction",
@@ -255,6 +256,55 @@ class ReportAction:
         return self.outcome in ("applied", "overdue")
 
 
+LINE_BATCHES, LINE_SPREAD = 16, 0.05
+"""Batches, and how much their work has to differ (standard deviation over mean), for a line through them."""
+
+
+@dataclass
+class PaddedBatches:
+    """Batches of a shard on one device of which it is known what they would cost without padding: sums.
+
+    Args:
+        work: What they cost, their number times the longest each.
+        tokens: What they would cost without padding, in the unit of work.
+        genes: Passages of the largest.
+        longest: Of all passages, in the unit of work.
+        healthy: Of those that were neither a worker's first nor slow under a full memory: their number, work, seconds,
+            squares of work, and products of work and seconds.
+    """
+
+    work: float = 0.0
+    tokens: float = 0.0
+    genes: float = 0.0
+    longest: float = 0.0
+    healthy: tuple[float, ...] = (0.0,) * 5
+
+    def add(self, genes: float, work: float, tokens: float, healthy_seconds: float | None) -> None:
+        """Take in a batch; `None` for the seconds of one that tells no healthy speed."""
+        self.work += work
+        self.tokens += tokens
+        self.genes = max(self.genes, genes)
+        self.longest = max(self.longest, work / genes)
+        if healthy_seconds is not None:
+            told = 1.0, work, healthy_seconds, work * work, work * healthy_seconds
+            self.healthy = tuple(old + new for old, new in zip(self.healthy, told, strict=True))
+
+    def seconds_of(self, work: float) -> float | None:
+        """How long so much work less in the same number of batches would have taken less; `None` where nobody knows.
+
+        By the line through the healthy batches, seconds over work, as a batch takes some time whatever is in it; where
+        they are too few or too much alike for one, in proportion.
+        """
+        count, total, seconds, squares, products = self.healthy
+        if not count:
+            return None
+        slope = seconds / total
+        spread = squares - total * total / count
+        if count >= LINE_BATCHES and spread > LINE_SPREAD**2 * total * total / count:
+            slope = min(slope, max(0.0, (products - total * seconds / count) / spread))
+        return work * slope
+
+
 @dataclass
 class ShardReport:
     """One shard in one run.
@@ -272,6 +322,7 @@ class ShardReport:
         readings: Memory of its devices while it was encoded.
         waiting: Work that its newest batch left to be done, where the batches tell of it; else `None`.
         is_capped: The allocator of a worker on its devices was known to have a cap.
+        padded: Its batches by device, where they tell their tokens without padding.
     """
 
     run: int
@@ -286,6 +337,7 @@ class ShardReport:
     readings: dict[str, Readings] = field(default_factory=dict)
     waiting: float | None = None
     is_capped: bool = False
+    padded: dict[str, PaddedBatches] = field(default_factory=dict)
 
     @property
     def span(self) -> tuple[float, float]:

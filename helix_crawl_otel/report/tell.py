@@ -24,6 +24,7 @@ from helix_crawl_otel.report.story import (
     DETECT,
     HANG,
     Episode,
+    PaddedBatches,
     Reading,
     Readings,
     ReportAction,
@@ -116,6 +117,7 @@ class _ReportBuilder(PolicyInRuns):
         """It is told with its verdict."""
         info = self._running[number][0] if number in self._running else self._info(t, number, batch)
         self._newest[batch.shard] = batch
+        begun = self.policy.state.inflight.get(info.id)
         decisions, problem = self.policy.finish_batch(t, info, batch.seconds)
         if decisions:
             self._take([decision for decision in decisions if decision.t < t])
@@ -124,6 +126,10 @@ class _ReportBuilder(PolicyInRuns):
         self._tell(number, told, tale, tale.batches)
         if batch.work_pending is not None:
             tale.waiting = max(0.0, batch.work_pending - (batch.work or 0.0))
+        if batch.tokens is not None and batch.work is not None:
+            padded = tale.padded.setdefault(batch.device, PaddedBatches())
+            tells_speed = not (told.slow or (begun is not None and begun.warmup))
+            padded.add(batch.genes, batch.work, batch.tokens, batch.seconds if tells_speed else None)
         if decisions:
             self._take([decision for decision in decisions if decision.t >= t])
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.shards.genes import PendingGene
-from helix_crawl_otel.shards.schema import ORDER_NOTE, PLAN, given, readable
+from helix_crawl_otel.shards.schema import BLANK, ORDER_NOTE, PLAN, given, readable
 from helix_crawl_otel.shards.store import ShardStore
 
-__all__ = ["FILE_ORDER", "LONGEST_FIRST", "BatchPlan", "PlannedGene"]
+__all__ = ["FILE_ORDER", "LONGEST_FIRST", "BatchPlan", "PlannedGene", "SeenGenes"]
 
 LONGEST_FIRST = "longest first"
 """Name of the rule: characters descending, then tokens descending in each window."""
@@ -28,10 +28,15 @@ FILE_ORDER = "file order"
 """Name of the rule of the versions that kept no plan: so many genes a batch, as they lie in the table. A shard that was
 begun by it is finished by it, so that its vectors are those of an undisturbed build."""
 
-LONGEST = "length(content) DESC, key"
-"""The order of the first, in SQL; ties by key."""
+LACKING = "temp.helix_crawl_lacking"
+"""What a look at the genes has found, by key: those that lack a vector, with their letters; without, where none can be
+made. It ends with the connection."""
 
-SORTED = "temp.helix_crawl_sorted"
+PENDING = f"SELECT key FROM {LACKING} WHERE letters IS NOT NULL"
+"""SQL: the pending ones among them."""
+
+LONGEST = "letters DESC, rowid"
+"""SQL: the order of the first rule, ties by key."""
 
 PLANNED = f"SELECT gene FROM {PLAN} WHERE gene IS NOT NULL"
 """SQL: the genes that a plan names."""
@@ -52,6 +57,19 @@ class PlannedGene:
     key: int | str
 
 
+@dataclass(frozen=True)
+class SeenGenes:
+    """What a look at all genes of a shard has counted.
+
+    Args:
+        pending: That lack a vector, and can have one.
+        vectors: That have one.
+    """
+
+    pending: int
+    vectors: int
+
+
 class BatchPlan:
     """The plan of an open shard.
 
@@ -60,7 +78,7 @@ class BatchPlan:
 
     Attributes:
         rule: By which the plan is made; known after `prepare`.
-        begin: Place before the first gene that was pending then: to find it takes a look at every vector before it.
+        begin: Place before the first gene that was pending at the look, as far as a plan was there.
 
     Threads: the store's.
     """
@@ -72,21 +90,56 @@ class BatchPlan:
         self.rule = LONGEST_FIRST
         self.begin = 0
 
+    def look(self) -> SeenGenes:
+        """Look at every gene, once: each vector is read for that, which takes seconds where there are a million."""
+        lacking, pending = self._look()
+        ((genes,),) = self._store.read("SELECT count(*) FROM genes")
+        return SeenGenes(pending, max(0, genes - lacking))
+
+    def _look(self, known: str | None = None) -> tuple[int, int]:
+        """Write down what lacks a vector, with all that an order needs: it is no part of a transaction, since an
+        application that writes into the same file would have to wait for as long.
+
+        Args:
+            known: SQL: the genes to leave out, `None` for none. They are looked up first, since to see that a vector
+                is one takes longer.
+
+        Returns:
+            How many genes there are, and how many of them are pending.
+        """
+        is_wanted = self._store.lacking_condition()
+        if known is not None:
+            is_wanted = f"CASE WHEN {self._key} IN ({known}) THEN 0 ELSE {is_wanted} END"
+        can_have_one = f"NOT {BLANK} AND NOT {self._store.table.quarantined}"
+        letters = f"CASE WHEN {can_have_one} THEN length(content) END"
+        with self._store.reading() as connection:
+            connection.execute(f"DROP TABLE IF EXISTS {LACKING}")
+            connection.execute(
+                f"CREATE TABLE {LACKING} AS SELECT {self._key} AS key, {letters} AS letters FROM genes"
+                f" WHERE {is_wanted} ORDER BY {self._key}"
+            )
+            lacking, pending = connection.execute(f"SELECT count(*), count(letters) FROM {LACKING}").fetchone()
+        return int(lacking), int(pending)
+
     def prepare(self, batch_size: int) -> None:
-        """Go on with the plan that is there, or make one; genes that it does not name are planned behind it.
+        """Go on with the plan that is there, or make one; genes that it does not name are planned behind it. By what
+        `look` has seen.
 
         Args:
             batch_size: Genes a batch, of a shard that is finished in file order.
         """
         self._drop_damaged()
         self._ends = [int(row[0]) for row in self._store.read(f"SELECT place FROM {PLAN} WHERE gene IS NULL")]
+        ((first,),) = self._store.read(f"SELECT min(place) FROM {PLAN} WHERE gene IN ({PENDING})")
         if self._is_begun_in_file_order():
-            self._plan_anew(FILE_ORDER, "key", f"(place + {batch_size - 1}) / {batch_size}")
-        elif first := self.page(0, 1):
-            self.begin = first[0].place - 1
+            self._plan_anew(FILE_ORDER, "rowid", f"(place + {batch_size - 1}) / {batch_size}")
+        elif first is not None:
+            self.begin = first - 1
             self.rule = str(self._store.meta(ORDER_NOTE) or LONGEST_FIRST)
             if self.rule == LONGEST_FIRST:
-                self.extend()
+                with self._store.reading() as connection:
+                    connection.execute(f"DELETE FROM {LACKING} WHERE key IN ({PLANNED} AND place >= {first})")
+                self._append()
         else:
             self._ends = []
             self._plan_anew(LONGEST_FIRST, LONGEST)
@@ -113,63 +166,45 @@ class BatchPlan:
 
         Args:
             rule: Its name.
-            order: SQL, of `key` and `content`.
+            order: SQL, of `letters` and `rowid`.
             batch: SQL: the number of a gene's batch, by its `place`; `None` where its window says it.
         """
         self.rule = rule
-        self._sort(order)
         with self._store.writing() as connection:
             connection.execute(f"DELETE FROM {PLAN}")
             self._store.set_meta(ORDER_NOTE, rule)
-            self._add(connection)
+            self._add(connection, order)
             if batch is not None:
                 connection.execute(f"UPDATE {PLAN} SET batch = {batch}")
 
-    def _sort(self, order: str, *, known: str = "NULL") -> int:
-        """Sort what is pending, into a table that ends with the connection. Returns how many genes there are.
-
-        That takes seconds where there are many, and is no part of a transaction: an application that writes into the
-        same file would have to wait for as long. SQLite sorts keys alone, and in a file where there are many: the
-        texts of a shard need not fit into memory.
-
-        Args:
-            order: SQL, of `key` and `content`.
-            known: SQL: the genes to leave out. Looked up first, since to see that a vector is one takes longer.
-        """
-        is_wanted = f"CASE WHEN {self._key} IN ({known}) THEN 0 ELSE {self._store.pending_condition()} END"
-        with self._store.reading() as connection:
-            connection.execute(f"DROP TABLE IF EXISTS {SORTED}")
-            connection.execute(
-                f"CREATE TABLE {SORTED} AS SELECT {self._key} AS key FROM genes WHERE {is_wanted} ORDER BY {order}"
-            )
-            (number,) = connection.execute(f"SELECT count(*) FROM {SORTED}").fetchone()
-        return int(number)
-
     @staticmethod
-    def _add(connection: sqlite3.Connection) -> None:
-        """Put what was sorted at the end of the plan. Within a transaction."""
-        connection.execute(f"INSERT INTO {PLAN} (gene) SELECT key FROM {SORTED} ORDER BY rowid")
+    def _add(connection: sqlite3.Connection, order: str) -> None:
+        """Put what is pending at the end of the plan. Within a transaction."""
+        connection.execute(f"INSERT INTO {PLAN} (gene) {PENDING} ORDER BY {order}")
 
     def extend(self) -> int:
         """Plan the genes that are pending and not in the plan, apart from those in it. Returns how many there were.
 
         A shard that is finished in file order has come to the end of it before.
         """
-        added = self._sort(LONGEST, known=PLANNED)
+        self._look(PLANNED)
+        return self._append()
+
+    def _append(self) -> int:
+        ((added,),) = self._store.read(f"SELECT count(letters) FROM {LACKING}")
         if added:
             with self._store.writing() as connection:
                 end = connection.execute(f"INSERT INTO {PLAN} (gene) VALUES (NULL)").lastrowid
-                self._add(connection)
+                self._add(connection, LONGEST)
                 self._store.set_meta(ORDER_NOTE, LONGEST_FIRST)
             self.rule = LONGEST_FIRST
             self._ends.append(int(end or 0))
-        return added
+        return int(added)
 
     def unreached(self) -> list[str]:
         """Ids, as text, of genes that are pending and that nobody can plan: SQLite does not find them by their key."""
-        if not self._sort(LONGEST, known=PLANNED):
-            return []
-        keys = [key for (key,) in self._store.read(f"SELECT key FROM {SORTED} ORDER BY rowid")]
+        self._look(PLANNED)
+        keys = [key for (key,) in self._store.read(f"{PENDING} ORDER BY {LONGEST}")]
         found = {gene.key for gene in self.genes(keys)}  # an application has just written them
         return [str(key) for key in keys if key not in found]
 

@@ -300,9 +300,11 @@ def _unread(connection: sqlite3.Connection, table: Table) -> Unread:
     known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'helix_crawl_unread'"
     if connection.execute(known).fetchone() is None:  # a version that counted none has written the shard
         return Unread()
+    # Only of the genes that are noted is the vector asked for: there are few of them, and many others.
+    noted = "gene_id IN (SELECT gene_id FROM helix_crawl_unread)"
     sql = (
         "SELECT count(*), coalesce(sum(chars), 0), coalesce(sum(unread), 0) FROM helix_crawl_unread"
-        f" WHERE gene_id IN (SELECT gene_id FROM genes WHERE {table.vector} IS NOT NULL)"
+        f" WHERE gene_id IN (SELECT gene_id FROM genes WHERE {noted} AND {table.vector} IS NOT NULL)"
     )
     return Unread(*connection.execute(sql).fetchone())
 

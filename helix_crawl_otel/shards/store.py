@@ -53,6 +53,7 @@ class ShardStore:
         self.table = table
         self.kept_out: list[object] = []
         self._connection = connection
+        self._foreign: schema.VectorForm | None = None  # of vectors without an identity, until some are written
 
     @classmethod
     def open(cls, path: Path, *, epoch: int, create: bool, lock_seconds: float = 30.0) -> ShardStore:
@@ -279,20 +280,23 @@ class ShardStore:
         """SQL: whether a gene of this shard lacks a vector and can have one."""
         return self.table.pending(self._form())
 
+    def lacking_condition(self) -> str:
+        """SQL: whether a gene of this shard lacks a vector, see `Table.lacking`."""
+        return self.table.lacking(self._form())
+
     def _form(self) -> VectorForm:
         notes = {key: self.meta(key) for key in ("encoder", "clearing", ANY_LENGTH_NOTE)}
-        return schema.vector_form(self._connection, self.table, notes)
+        if notes["encoder"] is not None or notes["clearing"]:
+            return schema.vector_form(self._connection, self.table, notes)
+        if self._foreign is None:  # that takes a look at every vector
+            self._foreign = schema.vector_form(self._connection, self.table, notes)
+        return self._foreign
 
     def pending_count(self) -> int:
         """Genes that lack a vector and can have one."""
         with store_errors(self.path):
             row = self._connection.execute(f"SELECT count(*) FROM genes WHERE {self.pending_condition()}").fetchone()
         return int(row[0])
-
-    def vector_count(self) -> int:
-        """Genes that have something in the place of a vector."""
-        with store_errors(self.path):
-            return int(self._connection.execute(f"SELECT count({self.table.vector}) FROM genes").fetchone()[0])
 
     def quarantined_count(self) -> int:
         """Genes that are left out because they cannot be encoded."""
@@ -345,6 +349,7 @@ class ShardStore:
                 if not is_there:
                     kept_out.append(gene.gene_id)
         self.kept_out += kept_out
+        self._foreign = None
         return written
 
     def quarantine(self, gene_id: str, reason: str) -> None:
@@ -369,7 +374,7 @@ class ShardStore:
 
     def longest_encoded(self) -> str:
         """The longest text that has a vector, empty where none has. Reads the whole file."""
-        wanted = f"NOT {self.table.lacking(self._form())} AND NOT {schema.BLANK}"
+        wanted = f"NOT {self.lacking_condition()} AND NOT {schema.BLANK}"
         rows = self.read(f"SELECT content FROM genes WHERE {wanted} ORDER BY length(content) DESC LIMIT 1")
         return readable(rows[0][0]) if rows else ""
 

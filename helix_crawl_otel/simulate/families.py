@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from helix_crawl_otel.modelled_card import CardModel
+from helix_crawl_otel.policy.batch_limits import BATCH_TOKENS, LARGE_BATCH_TOKENS
 from helix_crawl_otel.simulate.scenario import MOST_SEEDS, Scenario, Stretch
 
 __all__ = ["FAMILIES", "RandomScenario", "random_scenario", "random_scenarios"]
 
 CARDS_GIB = (6.0, 8.0, 10.0, 12.0, 16.0, 24.0)
 
-LARGE_GIB, LARGE_BATCH_TOKENS = 16.0, 32_768
+LARGE_GIB = 16.0
 """From this size on a card's batches by tokens are so large, as those of `build`."""
 
 
@@ -206,7 +207,7 @@ def random_scenario(family: str, seed: int) -> RandomScenario:
     text, make = FAMILIES[family]
     dice = random.Random(f"{family}|{seed}")
     card, stretches = make(_drawn(dice))
-    tokens = LARGE_BATCH_TOKENS if card.limit_gib >= LARGE_GIB else Scenario.batch_tokens
+    tokens = LARGE_BATCH_TOKENS if card.limit_gib >= LARGE_GIB else BATCH_TOKENS
     return RandomScenario(
         family, text, stretches, card=card, batch_tokens=tokens, jitter=dice.uniform(0.02, 0.1), seed=seed
     )

@@ -52,6 +52,7 @@ class Attempt:
         used_gib: Memory reading of the card while it ran.
         baseline: In force at its end, in genes/s at this batch's length; `None` where the policy has none.
         limit: Crawl limit, the same way.
+        work_pending: Of its shard when it began, its own among it.
     """
 
     load: BatchLoad
@@ -63,6 +64,7 @@ class Attempt:
     used_gib: float
     baseline: float | None = None
     limit: float | None = None
+    work_pending: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -331,11 +333,10 @@ class _Loop:
             raise _GivenUp
 
     def _note(self, load: BatchLoad, began: float, *, finished: bool) -> None:
-        known = self.policy.baseline(load, self.device)
-        used_gib = self._used_gib()
-        self.run.attempts.append(
-            Attempt(load, self.device, began, self.now, finished, self.crawling, used_gib, *(known or (None, None)))
-        )
+        baseline, limit = self.policy.baseline(load, self.device) or (None, None)
+        used_gib, waiting = self._used_gib(), self.waiting[load.shard]
+        came = self.now, finished, self.crawling, used_gib
+        self.run.attempts.append(Attempt(load, self.device, began, *came, baseline, limit, waiting))
 
     def _note_detection(self, load: BatchLoad) -> None:
         if self.policy.detected():

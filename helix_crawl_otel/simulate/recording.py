@@ -50,7 +50,7 @@ def timeline(scenario: Scenario, run: SimulatedRun, settings: Settings) -> list[
 
 
 def _events(scenario: Scenario, run: SimulatedRun) -> Iterator[tuple[tuple[float, int], dict[str, Any]]]:
-    limit_bytes = round(scenario.card.limit_gib * GIB)
+    limit_bytes, last = round(scenario.card.limit_gib * GIB), scenario.stretches[-1].name
     for at, (t, device, reason) in enumerate(run.workers):
         yield (t, _WORKER), {"event": "worker", "t": t, "device": device, "pid": at + 1, "reason": reason}
     for mark in run.marks:
@@ -65,9 +65,9 @@ def _events(scenario: Scenario, run: SimulatedRun) -> Iterator[tuple[tuple[float
             for t in _read_at(item):
                 yield (t, _MEMORY), _memory(t, item.used_gib, limit_bytes)
         if item.finished:
-            yield (item.ended, _BATCH), _batch(item, "batch")
+            yield (item.ended, _BATCH), _batch(item, "batch", last)
         elif item.ended < GIVE_UP_SECONDS:
-            yield (item.ended, _UNFINISHED), _batch(item, "unfinished")
+            yield (item.ended, _UNFINISHED), _batch(item, "unfinished", last)
 
 
 def _read_at(item: Attempt) -> tuple[float, ...]:
@@ -81,7 +81,7 @@ def _memory(t: float, used_gib: float, limit_bytes: int) -> dict[str, Any]:
     return {"event": "memory", "t": t, "device": CARD, "used_bytes": used_bytes, "limit_bytes": limit_bytes}
 
 
-def _batch(item: Attempt, event: str) -> dict[str, Any]:
+def _batch(item: Attempt, event: str, last: str) -> dict[str, Any]:
     return {
         "event": event,
         "t": item.ended,
@@ -89,6 +89,9 @@ def _batch(item: Attempt, event: str) -> dict[str, Any]:
         "device": item.device,
         "genes": item.load.genes,
         "work": item.load.work,
+        "tokens": item.load.work if item.load.own_tokens is None else item.load.own_tokens,
+        "work_pending": item.work_pending,
+        "shards_follow": item.load.shard != last,
         "seconds": item.ended - item.began,
     }
 

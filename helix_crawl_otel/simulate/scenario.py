@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from helix_crawl_otel.modelled_card import BatchLoad, CardModel, check_number, check_whole
-from helix_crawl_otel.policy.batch_limits import BatchLimits, cut
+from helix_crawl_otel.policy.batch_limits import BATCH_TOKENS, BatchLimits, cut
 
 __all__ = ["MAX_BATCHES", "MOST_SEEDS", "ORDERS", "SCENARIOS", "Scenario", "Stretch", "by_name"]
 
@@ -131,7 +131,7 @@ class Scenario:
     card: CardModel = field(default_factory=CardModel)
     release_every: int = 256
     order: str = "files"
-    batch_tokens: int = 16_384
+    batch_tokens: int = BATCH_TOKENS
     vram_cap: float = 0.95
     jitter: float = 0.05
     seed: int = 7
@@ -172,13 +172,14 @@ class Scenario:
         """The batches, in order. The same for the same scenario, on every machine."""
         dice = random.Random(f"{self.name}|{self.seed}")
         loads: list[BatchLoad] = []
-        for stretch, genes, tokens, begins in self._batches(dice):
+        for stretch, lengths, begins in self._batches(dice):
             loads.append(
                 BatchLoad(
                     index=len(loads),
                     shard=stretch.name,
-                    genes=genes,
-                    tokens=tokens,
+                    genes=len(lengths),
+                    tokens=max(lengths),
+                    own_tokens=sum(lengths),
                     noise=1 + self.jitter * (2 * dice.random() - 1),
                     fragment_gib=stretch.fragment_gib,
                     surge_gib=stretch.surge_gib if begins else 0.0,
@@ -191,13 +192,13 @@ class Scenario:
             )
         return loads
 
-    def _batches(self, dice: random.Random) -> Iterator[tuple[Stretch, int, int, bool]]:
-        """Stretch, passages and padded length of each batch, and whether it is the first of its stretch."""
+    def _batches(self, dice: random.Random) -> Iterator[tuple[Stretch, list[int], bool]]:
+        """Stretch and lengths of the passages of each batch, and whether it is the first of its stretch."""
         if self.order == "files":
             for stretch in self.stretches:
                 for done in range(0, stretch.genes, stretch.batch_size):
                     genes = min(stretch.batch_size, stretch.genes - done)
-                    yield stretch, genes, max(stretch.lengths(genes, dice)), done == 0
+                    yield stretch, stretch.lengths(genes, dice), done == 0
             return
         for name in dict.fromkeys(stretch.name for stretch in self.stretches):
             mine = [stretch for stretch in self.stretches if stretch.name == name]
@@ -210,7 +211,7 @@ class Scenario:
             for stretch, begin, end in zip(mine, (0, *ends), ends, strict=False):
                 at = begin
                 for genes in cut(lengths[begin:end], BatchLimits(stretch.batch_size, self.batch_tokens)):
-                    yield stretch, genes, lengths[at], at == begin
+                    yield stretch, lengths[at : at + genes], at == begin
                     at += genes
 
 

@@ -101,25 +101,34 @@ def open_metrics(
     environ = exporters.environ
     present = {kind: present_provider(kind, environ) for kind in ("meter", "tracer", "logger")}
     theirs = [one for one in present.values() if one is not None]
+    exporting = Exporting(exporters, theirs)
     for sentence in exporters.sentences(present):
         note("info", sentence)
     if exporters.is_disabled:
-        return Metrics(exporting=Exporting(exporters, [], theirs))
-    readers = exporters.readers(out) if present["meter"] is None else []
-    tracers = exporters.tracer_provider(out) if present["tracer"] is None else None
-    loggers = exporters.logger_provider(out) if present["logger"] is None else None
-    endpoint = _serve(host, port, readers, insists, note) if serves and present["meter"] is None else None
-    if endpoint is None and readers:
-        from helix_crawl_otel.otel.endpoint import set_meter_provider
+        return Metrics(exporting=exporting)
+    try:
+        make = exporters.readers(out) if present["meter"] is None else list
 
-        set_meter_provider(readers)
-    own = [one for one in (*readers, tracers, loggers) if one is not None]
-    exporting = Exporting(exporters, own, theirs)
+        def readers() -> list[Any]:
+            exporting.own += (made := make())
+            return made
+
+        tracers = exporters.tracer_provider(out) if present["tracer"] is None else None
+        loggers = exporters.logger_provider(out) if present["logger"] is None else None
+        endpoint = _serve(host, port, readers, insists, note) if serves and present["meter"] is None else None
+        if endpoint is None and not exporting.own and (found := readers()):
+            from helix_crawl_otel.otel.endpoint import set_meter_provider
+
+            set_meter_provider(found)
+    except BaseException:
+        exporting.close(lambda: True)
+        raise
+    exporting.own += [one for one in (tracers, loggers) if one is not None]
     return Metrics(None, endpoint, exporting, tracers or present["tracer"], loggers or present["logger"])
 
 
 def _serve(
-    host: str, port: int, readers: list[Any], insists: bool, note: Callable[[str, str], None]
+    host: str, port: int, readers: Callable[[], list[Any]], insists: bool, note: Callable[[str, str], None]
 ) -> MetricsEndpoint | None:
     from helix_crawl_otel.otel.endpoint import open_endpoint  # late: with a server, and TLS beside it
 
@@ -286,6 +295,7 @@ class Session:
         metrics: Where the instruments are made, and what else is told by OpenTelemetry.
         emit: Takes each event; called from any thread.
         refresh: Called at every turn of the supervisor.
+        keep: Takes what has the gauges shown no longer, to be called when nobody looks any more; `None`: at the end.
 
     Raises:
         OSError: The folder cannot be written.
@@ -299,6 +309,7 @@ class Session:
         metrics: Metrics,
         emit: Callable[[events.Event], None],
         refresh: Callable[[], None],
+        keep: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self.config = options.config
         self._options = options
@@ -335,6 +346,7 @@ class Session:
             can_end_worker=True,
             on_forced=lambda decision: self._supervisor.force(decision) if self._supervisor else None,
         )
+        (keep or self._closing.callback)(self.pipeline.hide)
         self._closing.callback(self.pipeline.close)
         self.pipeline.hooks.extend(hooks)
         self.pipeline.sinks.append(self)

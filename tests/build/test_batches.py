@@ -56,6 +56,7 @@ def batches_of(
 ) -> ShardBatches:
     """Of an open shard, as its worker makes them."""
     plan = BatchPlan(store)
+    plan.look()
     plan.prepare(limits.genes)
     assignment = Assignment("a", str(store.path), **suspects)  # type: ignore[arg-type]  # `quarantine` alone
     return ShardBatches(plan, encoder or Words(), limits, assignment, lambda genes: None)
@@ -341,7 +342,7 @@ def test_to_go_on_a_worker_looks_once_at_what_is_done(tmp_path: Path) -> None:
         store.claim(IDENTITY)
         with store.reading() as connection:
             connection.create_function("helix_crawl_is_vector", 1, look, deterministic=True)
-        done = store.vector_count()
+        done, looked = BatchPlan(store).look().vectors, 0
         assert next(iter(batches_of(store)))
         assert 0 < looked <= done + 5
 
@@ -349,7 +350,7 @@ def test_to_go_on_a_worker_looks_once_at_what_is_done(tmp_path: Path) -> None:
 def test_an_application_may_write_while_a_shard_is_sorted(tmp_path: Path) -> None:
     """Where there are many genes that takes many seconds."""
     path, written = made(tmp_path / "a.db", texts(30)), 0
-    work_on(path, 3)
+    work_on(path, 6)
     sql(path, "DELETE FROM helix_crawl_plan")
 
     def write(stored: bytes) -> bool:
@@ -364,6 +365,7 @@ def test_an_application_may_write_while_a_shard_is_sorted(tmp_path: Path) -> Non
         plan = BatchPlan(store)
         with store.reading() as connection:
             connection.create_function("helix_crawl_is_vector", 1, write, deterministic=True)
+        plan.look()
         plan.prepare(4)
         with store.reading() as connection:
             connection.create_function("helix_crawl_is_vector", 1, is_vector, deterministic=True)

@@ -45,8 +45,8 @@ def queries(path: Path) -> Iterator[Query]:
 
 
 def metrics_in(text: str) -> set[str]:
-    """Every name of ours in a text; recorded series are named by level and operation and not meant."""
-    return set(re.findall(r"(?<![:\w])helix_dense_\w+(?![:\w])", text))
+    """Every name of ours in a text; recorded series are named by level and operation and not meant, nor labels."""
+    return set(re.findall(r"(?<![:\w])(?:helix_dense_\w+(?![:\w])|hw_\w+(?=\{))", text))
 
 
 def known_metrics() -> set[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.cli import main
+from helix_crawl_otel.commands.dashboards import RUNBOOK_URL
 from tests.dashboards.shipped import ALERTS, FILES
 from tests.rules.tree import ROOT
 
@@ -32,7 +33,7 @@ def addresses(texts: dict[str, str]) -> set[str]:
 
 
 def test_everything_is_written_and_the_next_steps_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Boards, rules, provisioning, example and runbook; links lead to the copy of the runbook."""
+    """Boards, rules, provisioning, example and runbook; links lead to the project's page, never to a file."""
     folder = tmp_path / "two words" / "monitoring"
     assert main(["dashboards", str(folder)]) == 0
     texts = written(folder)
@@ -40,7 +41,8 @@ def test_everything_is_written_and_the_next_steps_said(tmp_path: Path, capsys: p
     carried = {path.relative_to(FILES).as_posix() for path in FILES.rglob("*") if path.suffix in kinds}
     assert set(texts) == carried | {"runbook.md"}
     assert texts["runbook.md"] == (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-    assert addresses(texts) == {(folder / "runbook.md").as_uri()}
+    assert addresses(texts) == {RUNBOOK_URL}
+    assert f'Runbook = "{RUNBOOK_URL}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert not any('"runbook.md#' in text for text in texts.values())
     said = capsys.readouterr().out
     assert f"{len(texts)} files in {folder}" in said
@@ -49,8 +51,8 @@ def test_everything_is_written_and_the_next_steps_said(tmp_path: Path, capsys: p
 
 
 def test_links_lead_where_they_are_told(tmp_path: Path) -> None:
-    """`--runbook-base`: every alert and panel."""
-    assert main(["dashboards", str(tmp_path), "--runbook-base", "https://wiki.example/runbook"]) == 0
+    """`--runbook-url`: every alert and panel."""
+    assert main(["dashboards", str(tmp_path), "--runbook-url", "https://wiki.example/runbook"]) == 0
     texts = written(tmp_path)
     assert addresses(texts) == {"https://wiki.example/runbook"}
     for alert in ALERTS:
@@ -75,11 +77,13 @@ def test_the_same_again_is_no_trouble_and_a_changed_file_is_kept(
     assert mine.read_text() != "route: mine\n"
 
 
-@pytest.mark.parametrize("address", ["wiki", "https://wiki/#top", 'https://wiki/"', "ftp://wiki/x", "https://a b"])
+@pytest.mark.parametrize(
+    "address", ["wiki", "https://wiki/#top", 'https://wiki/"', "ftp://wiki/x", "https://a b", "file:///srv/x"]
+)
 def test_an_address_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str) -> None:
     """It would break the files, or every link."""
-    assert main(["dashboards", str(tmp_path / "out"), "--runbook-base", address]) == 2
-    assert f"--runbook-base is {address!r}; accepted: an http, https or file URL" in capsys.readouterr().err
+    assert main(["dashboards", str(tmp_path / "out"), "--runbook-url", address]) == 2
+    assert f"--runbook-url is {address!r}; accepted: an http or https URL without" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -8,6 +8,7 @@ import argparse
 import io
 import logging
 import threading
+from collections.abc import Iterator
 from importlib import metadata
 
 import pytest
@@ -19,6 +20,7 @@ from helix_crawl_otel.otel.exporters import Exporting, read_exporters, scrubbed
 from helix_crawl_otel.otel.resource import instance_id, run_resource
 
 METRICS, PROTOCOL, ENDPOINT = "OTEL_METRICS_EXPORTER", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_ENDPOINT"
+PAIR = "Authorization Basic c2VjcmV0"
 NOTHING = {"meter": None, "tracer": None, "logger": None}
 
 
@@ -121,30 +123,39 @@ def test_disabled_is_nothing_at_all() -> None:
 def test_secrets_of_headers_are_not_shown() -> None:
     """As they stand in the variable, as they are sent, and where the SDK complains of the whole pair."""
     environ = {
-        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Basic%20c2VjcmV0,x-scope=plain-word",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Basic%20c2VjcmV0,x-scope=plain-word,x-key Bearer b3BlbiBzZXNhbWU",
         "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "not a pair",
     }
     said = scrubbed(
-        "Basic c2VjcmV0 | Basic%20c2VjcmV0 | plain-word | not a pair | at http://me:word@host/p?k=v", environ
+        "Basic c2VjcmV0 | Basic%20c2VjcmV0 | plain-word | not a pair | x-key b3BlbiBzZXNhbWU | at http://me:word@host/p?k=v",
+        environ,
     )
-    for secret in ("c2VjcmV0", "plain-word", "not a pair", "word@", "k=v"):
+    for secret in ("c2VjcmV0", "plain-word", "not a pair", "b3Bl", "word@", "k=v"):
         assert secret not in said
     assert "host" in said
 
 
-def test_an_invalid_header_is_told_without_what_it_holds(caplog: pytest.LogCaptureFixture) -> None:
-    """The SDK logs the pair as it stands; each kind of what it says is told once."""
-    pair = "Authorization Basic c2VjcmV0"
-    wanted = read_exporters({METRICS: "otlp", "OTEL_EXPORTER_OTLP_HEADERS": pair})
-    exporting = Exporting(wanted, [_Stuck(threading.Event())], [])
+@pytest.fixture
+def exporting() -> Iterator[Exporting]:
+    """Of nothing yet, with a secret. What it has to say is heard no longer afterwards, whatever is still at work."""
+    found = Exporting(read_exporters({"OTEL_EXPORTER_OTLP_HEADERS": PAIR}), [])
+    yield found
+    found._log.close()
+
+
+def test_an_invalid_header_is_told_without_what_it_holds(exporting: Exporting) -> None:
+    """The SDK logs the pair as it stands, when an exporter is made; each kind of what it says is told once."""
+    heard: list[str] = []
+    listener = logging.Handler()  # not `caplog`, which listens beside a logger that does not propagate
+    listener.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]  # of this one alone
+    logging.getLogger().addHandler(listener)
     try:
         for _ in range(3):
-            logging.getLogger("opentelemetry.util.re").warning("Header format invalid! %s", pair)
+            logging.getLogger("opentelemetry.util.re").warning("Header format invalid! %s", PAIR)
     finally:
-        exporting.close(hurries=True)
-        exporting._log.close()  # type: ignore[union-attr]  # it stays while something is still at work
-    assert [record.getMessage() for record in caplog.records if "c2VjcmV0" in record.getMessage()] == []
-    assert len([line for line in caplog.messages if "Header format invalid!" in line]) == 1
+        logging.getLogger().removeHandler(listener)
+    assert [line for line in heard if "c2VjcmV0" in line] == []
+    assert len([line for line in heard if "Header format invalid!" in line]) == 1
 
 
 class _Stuck:
@@ -160,22 +171,25 @@ class _Stuck:
         self.is_over.set()
 
 
-def test_the_end_waits_so_long_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For all of them together, and for nobody where the operator wants the end at once."""
-    monkeypatch.setattr(exporters, "END_SECONDS", 0.05)
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_the_end_waits_so_long_and_no_longer(
+    exporting: Exporting, is_interrupted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all of them together, or until an interrupt: else it would be ended by the test's own deadline."""
+    monkeypatch.setattr(exporters, "END_SECONDS", 1000.0 if is_interrupted else 0.05)
+    looks = iter([False, False])
     go_on = threading.Event()
     stuck = [_Stuck(go_on), _Stuck(go_on)]
-    exporting = Exporting(read_exporters({}), stuck, [])
-    exporting.close()  # else it would be ended by the test's own deadline
+    exporting.own += stuck
+    exporting.close(lambda: is_interrupted and next(looks, True))
     assert not any(one.is_over.is_set() for one in stuck)
     go_on.set()
     assert all(one.is_over.wait(60) for one in stuck), "they were asked, and go on by themselves"
-    exporting._log.close()  # type: ignore[union-attr]  # as above
 
 
 @pytest.mark.parametrize("hurries", [False, True])
-def test_what_raises_at_its_end_is_nobodys_trouble(hurries: bool) -> None:
-    """And a second close does nothing."""
+def test_what_raises_at_its_end_is_nobodys_trouble(exporting: Exporting, hurries: bool) -> None:
+    """Nor is anybody asked where the operator wants the end at once."""
     asked = []
 
     class Broken:
@@ -183,12 +197,9 @@ def test_what_raises_at_its_end_is_nobodys_trouble(hurries: bool) -> None:
             asked.append(1)
             raise RuntimeError("no room")
 
-    exporting = Exporting(read_exporters({}), [Broken()], [])
-    exporting.close(hurries=hurries)
-    exporting.close()
+    exporting.own.append(Broken())
+    exporting.close(lambda: hurries)
     assert asked == ([] if hurries else [1])
-    if exporting._log is not None:
-        exporting._log.close()
 
 
 @pytest.mark.parametrize(

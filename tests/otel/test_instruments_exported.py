@@ -179,6 +179,9 @@ def test_series_begin_at_zero(scraped: Scraped) -> None:
         assert begun["helix_dense_samples_ignored_total", reason] == 0
     for place in ("driver", "hook", "policy", "probe", "release", "state", "timeline"):
         assert begun["helix_dense_internal_errors_total", place] == 0
+    for stage in ("read", "encode", "commit"):
+        assert begun[("helix_dense_batch_duration_seconds_count", *sorted(("cuda:0", stage)))] == 0
+        assert begun[("helix_dense_batch_duration_seconds_bucket", *sorted(("+Inf", "cuda:0", stage)))] == 0
     assert begun["helix_dense_shards", "running"] == 1
     assert begun["helix_dense_shards", "failed"] == 0
 
@@ -278,15 +281,17 @@ def test_gauges_of_a_closed_shard_are_gone_and_its_counters_stay() -> None:
     }
 
 
-def test_after_close_no_gauge_is_shown() -> None:
-    """A watch that is closed says nothing about now."""
+def test_after_close_only_how_it_ended_is_shown() -> None:
+    """A watch that is closed says nothing about now but that it is over."""
     rig = Rig()
     with rig.watch.shard("a") as shard:
         rig.healthy(shard, 10)
     rig.watch.close()
     gauges = {row.name for row in INSTRUMENTS if row.kind in (Kind.GAUGE, Kind.UP_DOWN_COUNTER)}
     assert rig.reader is not None
-    assert gauges & set(collected(rig.reader)) == set()
+    shown = collected(rig.reader)
+    assert gauges & set(shown) == {"helix_dense_run_info", "helix_dense_run_state"}
+    assert [labels[2] for labels, value in shown["helix_dense_run_state"].items() if value] == ["state=done"]
 
 
 def test_age_of_the_batch_in_flight_is_seen_while_it_runs() -> None:

@@ -89,6 +89,14 @@ def test_what_does_not_fit_its_annotation_is_refused(name: str, value: object, m
         decode(Outer, {**encode(Outer()), name: value})
 
 
+def test_what_a_later_version_has_added_is_passed_over() -> None:
+    """Also inside: what this one knows of a file is good."""
+    content = encode(Outer())
+    content["later"] = {"x": []}
+    content["many"][0]["later"] = 1
+    assert decode(Outer, content) == Outer()
+
+
 def test_the_whole_state_comes_back() -> None:
     """In the middle of everything: an open episode, a pending action, a batch in flight, readings."""
     job = Job(Settings(inflight=True), obeys=False).warmed()

@@ -231,7 +231,6 @@ CARD = "cuda:0|work|"
         (["encoder"], None, r"DurableState.encoder is None; accepted: str"),
         (["shards"], [], r"DurableState.shards is \[\]; accepted: an object"),
         (["shards"], ..., r"DurableState is .*; accepted: an object with cards, costs, encoder, shards, version"),
-        (["extra"], 1, r"DurableState is .*; accepted: an object with cards, costs, encoder, shards, version"),
         (["costs"], {"c": {"spans": [1e308, 1e308]}}, r"DurableState.costs\['c'\]"),
         (["shards", "a"], 5, r"DurableState.shards\['a'\] is 5; accepted: an object"),
         (["shards", "a", "rung"], 4, r"DurableState.shards\['a'\].rung is 4; accepted: 0 to 3"),
@@ -264,6 +263,16 @@ def test_another_files_content_is_a_value_error(content: object) -> None:
     """Whatever JSON it is."""
     with pytest.raises(ValueError, match=r"DurableState is .*; accepted: an object"):
         restore_durable(content, "")
+
+
+def test_a_file_of_a_later_version_keeps_what_this_one_knows() -> None:
+    """It has added to the whole, to a shard, to its costs and to a card's: rungs and baselines are still read."""
+    content = json.loads(json.dumps(dump_durable(crawled().policy.state)))
+    expected = restore_durable(copy.deepcopy(content), "")
+    parts = [content, content["cards"], content["shards"]["a"], content["shards"]["a"]["costs"]]
+    for part in (*parts, *content["shards"]["a"]["meters"].values(), *content["costs"].values()):
+        part["later"] = [1]
+    assert restore_durable(content, "") == expected
 
 
 def test_a_message_is_short() -> None:

@@ -196,3 +196,20 @@ def test_the_count_of_trips_is_kept() -> None:
     assert job.baseline == pytest.approx(RATE)
     assert job.ema is not None
     assert job.ema < LIMIT
+
+
+@pytest.mark.parametrize(("after", "trips"), [(0.7, True), (0.91, True), (0.69, False), (None, False)])
+def test_a_streak_that_a_full_memory_has_begun_goes_on_near_it(after: float | None, trips: bool) -> None:
+    """A release by need gives back what was cached; a context that has spilled stays slow. A card with room does not
+    crawl, whatever was before, nor one that nobody can read."""
+    job = warmed(Settings(ema_alpha=1.0, inflight=False)).batches(1, speed=0.1)
+    job.memory, job.t = after, job.t + 61.0  # the last reading counts for a minute
+    job.batches(7, speed=0.1)
+    assert (job.issued == [DETECT, EMPTY_CACHE]) is trips
+
+
+def test_a_memory_that_is_near_full_begins_no_streak() -> None:
+    """Nor does one that was full while the card was well: throttling beside an emptied cache is no crawl."""
+    job = warmed(Settings(ema_alpha=1.0, inflight=False)).batches(3)
+    job.memory = 0.91
+    assert job.batches(20, speed=0.1).issued == []

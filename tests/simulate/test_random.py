@@ -76,6 +76,17 @@ def test_the_controls_have_nothing_to_do(family: str) -> None:
         assert run.interventions == 0
 
 
+def test_a_card_that_others_have_spilled_is_seen_beside_releases_by_need() -> None:
+    """They lower the reading of every other batch: it took 2,578 s to be seen, and 7.0 times the best."""
+    (row,) = [
+        one
+        for one in compare(random_scenario("others", 159), Settings(), ["adaptive+cap"]).rows
+        if one.policy == "adaptive+cap"
+    ]
+    assert (row.ratio_to_best or 9.0) < 2.2
+    assert row.false_interventions == 0
+
+
 def test_a_family_is_a_scenario_too(capsys: pytest.CaptureFixture[str]) -> None:
     """The one of `--random` again, with every policy."""
     assert main(["simulate", "leak", "--seed", "13", "--draws", "1", "--json"]) == 0

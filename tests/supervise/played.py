@@ -124,9 +124,17 @@ class PlayedWorker:
         self.say(messages.CloseShard(shard, state))
         self.sync()
 
-    def start(self, shard: str, genes: int, work: float, device: str = "cuda:0", batch: int = 1) -> None:
+    def start(
+        self,
+        shard: str,
+        genes: int,
+        work: float,
+        device: str = "cuda:0",
+        batch: int = 1,
+        tokens: float | None = None,
+    ) -> None:
         """A batch is in flight."""
-        self.say(messages.StartBatch(batch, shard, device, genes, work, None, f"{shard}-1"))
+        self.say(messages.StartBatch(batch, shard, device, genes, work, None, f"{shard}-1", tokens))
         self.sync()
 
     def finish(self, seconds: float, batch: int = 1) -> None:
