@@ -179,6 +179,9 @@ def test_series_begin_at_zero(scraped: Scraped) -> None:
         assert begun["helix_dense_samples_ignored_total", reason] == 0
     for place in ("driver", "hook", "policy", "probe", "release", "state", "timeline"):
         assert begun["helix_dense_internal_errors_total", place] == 0
+    for stage in ("read", "encode", "commit"):
+        assert begun[("helix_dense_batch_duration_seconds_count", *sorted(("cuda:0", stage)))] == 0
+        assert begun[("helix_dense_batch_duration_seconds_bucket", *sorted(("+Inf", "cuda:0", stage)))] == 0
     assert begun["helix_dense_shards", "running"] == 1
     assert begun["helix_dense_shards", "failed"] == 0
 
