@@ -136,11 +136,13 @@ def _table(title: str, says: str, columns: tuple[_Column, ...], labels: dict[str
     Args:
         title: Of the panel.
         says: What it shows.
-        columns: From left to right, behind the labels.
+        columns: From left to right; the first one stands before the labels.
         labels: Those that are shown, and their titles.
         section: Of the runbook.
     """
-    panel = table.Panel().title(title).datasource(SOURCE).span(24).links([link(section)]).description(says)
+    panel = (
+        table.Panel().title(title).datasource(SOURCE).span(24).min_width(120).links([link(section)]).description(says)
+    )
     values = [f"Value #{chr(ord('A') + index)}" for index in range(len(columns))] if len(columns) > 1 else ["Value"]
     for index, column in enumerate(columns):
         query = prometheus.Dataquery().expr(column.expr).ref_id(chr(ord("A") + index)).instant()
@@ -148,9 +150,10 @@ def _table(title: str, says: str, columns: tuple[_Column, ...], labels: dict[str
         shown = [models.DynamicConfigValue("unit", column.unit)] if column.unit else []
         if column.texts:
             shown.append(models.DynamicConfigValue("mappings", text_of(column.texts)))
-            shown.append(models.DynamicConfigValue("custom.cellOptions", {"type": "color-background"}))
+            if all(color for _, color in column.texts.values()):
+                shown.append(models.DynamicConfigValue("custom.cellOptions", {"type": "color-background"}))
         panel.override_by_name(column.title, shown)
-    order = [*labels, *values]
+    order = [*values[:1], *labels, *values[1:]]
     options = {
         "includeByName": dict.fromkeys(order, True),
         "indexByName": {name: index for index, name in enumerate(order)},
@@ -205,8 +208,8 @@ def _shard_table() -> table.Panel:
         _Column("Of baseline", f"min by ({_SHARD}) (helix_dense_crawl_ratio{{{SHARDS}}})", "percentunit"),
         _Column("Rate", f"max by ({_SHARD}) (helix_dense_throughput_per_second{{{SHARDS}}})", GENES),
         _Column("Baseline", f"max by ({_SHARD}) (helix_dense_baseline_per_second{{{SHARDS}}})", GENES),
-        _Column("Batch in flight", f"max by ({_SHARD}) ({_INFLIGHT})", "s"),
-        _Column("Genes that wait", f'sum by ({_SHARD}) (helix_dense_genes_pending{{{JOBS}, shard=~"$shard"}})'),
+        _Column("In flight", f"max by ({_SHARD}) ({_INFLIGHT})", "s"),
+        _Column("Genes wait", f'sum by ({_SHARD}) (helix_dense_genes_pending{{{JOBS}, shard=~"$shard"}})'),
     )
     labels = {"job": "Job", "instance": "Instance", "shard": "Shard"}
     says = "One line a shard that waits or runs: stuck first, then those that crawl."
