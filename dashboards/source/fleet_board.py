@@ -51,7 +51,7 @@ _SHARD_STATE = (
     f" or 0 * group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}})"
 )
 _FIRING = 'ALERTS{alertname=~"HelixCrawl.*", alertstate="firing", job=~"$job", instance=~"$instance|"}'
-_FOR_THE_BOARD = f'ALERTS{{severity="info", job=~"$job", instance=~"$instance|"}}'
+_FOR_THE_BOARD = 'ALERTS{severity="info", job=~"$job", instance=~"$instance|"}'
 _FIRES_SINCE = 'ALERTS_FOR_STATE{alertname=~"HelixCrawl.*", job=~"$job", instance=~"$instance|"}'
 
 
