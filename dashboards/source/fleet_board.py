@@ -51,6 +51,7 @@ _SHARD_STATE = (
     f" or 0 * group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}})"
 )
 _FIRING = 'ALERTS{alertname=~"HelixCrawl.*", alertstate="firing", job=~"$job", instance=~"$instance|"}'
+_FOR_THE_BOARD = 'ALERTS{severity="info", job=~"$job", instance=~"$instance|"}'
 _FIRES_SINCE = 'ALERTS_FOR_STATE{alertname=~"HelixCrawl.*", job=~"$job", instance=~"$instance|"}'
 
 
@@ -83,8 +84,8 @@ def _now() -> Iterator[stat.Panel]:
         ),
         (
             "Alerts",
-            "That fire. Grey: none, or the rules are not loaded.",
-            f"count({_FIRING})",
+            "That fire, without those that are for the board only. Grey: none, or the rules are not loaded.",
+            f"count({_FIRING} unless {_FOR_THE_BOARD})",
             steps((None, "gray"), (1, COLORS["failed"])),
             "contents",
         ),
@@ -141,7 +142,7 @@ def _table(title: str, says: str, columns: tuple[_Column, ...], labels: dict[str
         section: Of the runbook.
     """
     panel = (
-        table.Panel().title(title).datasource(SOURCE).span(24).min_width(120).links([link(section)]).description(says)
+        table.Panel().title(title).datasource(SOURCE).span(24).min_width(130).links([link(section)]).description(says)
     )
     values = [f"Value #{chr(ord('A') + index)}" for index in range(len(columns))] if len(columns) > 1 else ["Value"]
     for index, column in enumerate(columns):
@@ -180,6 +181,7 @@ def _alert_table() -> table.Panel:
     panel.override_by_name(
         "Severity", [mappings, models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"})]
     )
+    panel.override_by_name("Alert", [models.DynamicConfigValue("custom.width", 210)])
     return panel.no_value("none fires, or the rules are not loaded")
 
 

@@ -199,7 +199,7 @@ def _ladder(made: dashboard.Dashboard) -> None:
         graph(
             "Crawls and actions so far",
             "DETECT counts crawls; the others are remedies, by how they ended.",
-            (f'sum by (action, outcome) ({_ACTIONS}, action!="DETECT"}})', "{{action}} {{outcome}}"),
+            (f'sum by (action, outcome) ({_ACTIONS}, action!="DETECT"}}) > 0', "{{action}} {{outcome}}"),
             (f"sum({_DETECTED})", "crawls detected"),
             width=8,
             counts=True,
