@@ -272,6 +272,14 @@ KNOBS: tuple[Knob, ...] = (
         "where the metrics endpoint listens",
     ),
     Knob("OTEL_EXPORTER_PROMETHEUS_PORT", "--metrics-port", 9464, _PORT, "its port, 0 = any free one"),
+    Knob(
+        "HELIX_CRAWL_LINGER",
+        "--linger",
+        20.0,
+        _float("a number of seconds from 0 to 3600", lambda value: 0 <= value <= 3600, "SECONDS"),
+        "how long a run that has ended waits at most for one more scrape by whoever has scraped it, who sees then how "
+        "it ended; 0 = never; nobody else is waited for",
+    ),
 )
 
 RULE_KNOBS = tuple(row for row in KNOBS if row.field is not None)

@@ -5,6 +5,7 @@ Source: DESIGN.md, section 8, "Salvage".
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -388,13 +389,16 @@ def _linked(shards: Sequence[tuple[str, Path]]) -> dict[str, str]:
     return failures
 
 
-def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence[str] = ()) -> BuildPlan:
+def plan_backfill(
+    paths: Sequence[Path], options: EncodeOptions, notes: Sequence[str] = (), given: Sequence[Path] = ()
+) -> BuildPlan:
     """Existing shards.
 
     Args:
         paths: Their files, each once and absolute.
         options: Of the command.
         notes: What should be said of them.
+        given: Files and folders that the command names, absolute: one folder alone gives its shards short names.
 
     Raises:
         NotThisBuild: Some are of another model.
@@ -407,8 +411,9 @@ def plan_backfill(paths: Sequence[Path], options: EncodeOptions, notes: Sequence
     model, said = settle_model(options.model, identities, own, place, reencode=options.reencode)
     dtype, must_agree = settle_dtype(options.dtype, identities, place, reencode=options.reencode)
     planned = BuildPlan(model, dtype, must_agree, notes=[*notes, *said])
+    name_of = name_in_folder if is_one_folder(given) else shard_of
     for path in paths:
-        name = shard_of(path, is_alone=len(folders) == 1)
+        name = name_of(path)
         try:
             found = salvage(path, options.lock_seconds, deep=options.reencode)
         except ShardCorrupt as error:
@@ -455,12 +460,20 @@ def name_in_folder(path: Path) -> str:
     return f"./{path.name}" if path.with_name(path.name + SUFFIX).exists() else path.name
 
 
-def shard_of(path: Path, *, is_alone: bool) -> str:
-    """The name of an existing shard in messages and metrics: one file, one name, whichever is named first.
+def is_one_folder(given: Sequence[Path]) -> bool:
+    """Whether a command names one folder and nothing else. Its shards then have their names in it, as in a build.
 
     Args:
-        path: Its file, absolute.
-        is_alone: All shards of the run are in its folder. Then the name is the file's, else it tells the folder too.
+        given: Files and folders that it names, absolute.
     """
-    name = name_in_folder(path)
-    return name if is_alone else f"{path.parent.as_posix()}/{name}"
+    return bool(given) and given[0].is_dir() and all(same_place(given[0], other) for other in given)
+
+
+def shard_of(path: Path) -> str:
+    """The name in messages and metrics of a shard that was not found in the one folder of a command: its whole path.
+
+    It looks at nothing but where the file really is: one file has one name, by whatever link or from whatever folder
+    it is named, and no other shard has it, whatever else is named.
+    """
+    real = Path(os.path.realpath(path))
+    return f"{real.parent.as_posix().rstrip('/')}/{name_in_folder(real)}"

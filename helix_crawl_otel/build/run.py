@@ -121,7 +121,9 @@ def run_build(
             clock_rate=clock_rate(faults),
             places={work.assignment.shard: _place(Path(work.assignment.path)) for work in planned.works},
         )
-        session = stack.enter_context(Session(run_options, metrics.exported, console.emit, console.refresh))
+        session = stack.enter_context(
+            Session(run_options, metrics.exported, console.emit, console.refresh, metrics.keep)
+        )
         console.start(session.clock, session.folder)
         _announce(console, session, command, folders[0], options, devices, planned)
         job = BuildJob(
@@ -217,7 +219,8 @@ def _announce(
         console.emit(planned.look.event(t, complete=done, pending=sum(waiting.values()), devices=places))
     for shard, reason in planned.failures.items():
         console.emit(events.ShardEnded(t, shard, "failed", 0, reason))
-    session.pipeline.expect_shards((work.assignment.shard for work in planned.works), waiting)
+    names = [work.assignment.shard for work in planned.works]
+    session.pipeline.expect_shards(names, waiting, set(places))
     for shard, genes in planned.quarantined.items():
         session.pipeline.set_quarantined(shard, genes)
     for work in planned.works:

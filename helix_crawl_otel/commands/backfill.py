@@ -41,14 +41,15 @@ def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.interrupts import hearing
 
     options = read_encode_options(args)
-    paths, notes = hearing(lambda: find_shards([typed_folder(text, "PATH").absolute() for text in args.paths]))
+    given = [typed_folder(text, "PATH").absolute() for text in args.paths]
+    paths, notes = hearing(lambda: find_shards(given))
     command = typed_command()
     return run_build(
         args.command,
         command,
         [path.parent for path in paths],
         options,
-        lambda: plan_backfill(paths, options, notes),
+        lambda: plan_backfill(paths, options, notes, given),
         next_steps=(shown_command(["helix-crawl", "verify", *args.paths]), f"{command}   # goes on where it was"),
         look_back=look_back,
     )

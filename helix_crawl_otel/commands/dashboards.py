@@ -21,20 +21,33 @@ __all__ = ["RUNBOOK", "register", "run", "shipped_files"]
 RUNBOOK = "runbook.md"
 """Name of the copy, and what stands for its address in the files."""
 
+RUNBOOK_URL = "https://helix-crawl-otel.readthedocs.io/page/runbook.html"
+"""Where the runbook is read unless the user says otherwise; pyproject.toml names it as well."""
+
+PROMETHEUS_RULE = "kubernetes/prometheus-rule.yml"
+"""The rules once more, as the Prometheus operator takes them."""
+
 PARTS = ("alertmanager", "compose.yml", "grafana", "prometheus")
 """What of the folder is written; the rest of it makes these."""
 
 _DESCRIPTION = """\
 Write the Grafana boards, the Prometheus rules with their alerts, provisioning files for both, an example for
-Alertmanager, and the runbook that the alerts link to."""
+Alertmanager, and the runbook that the alerts link to.
+
+  grafana/boards         import them by hand, or let provisioning do it; the data source is chosen on the board
+  grafana/provisioning   a data source beside yours, never the default one; leave it out where you have one
+  prometheus             rules, and a prometheus.yml that starts as it is
+  kubernetes             the same rules as a PrometheusRule, for the Prometheus operator
+  alertmanager           an example of routes; put your receiver in it
+  runbook.md             what each alert and each panel means, and what to do"""
 
 _EPILOG = """\
 examples:
   helix-crawl dashboards monitoring
-  helix-crawl dashboards monitoring --runbook-base https://wiki.example/helix-crawl/runbook
+  helix-crawl dashboards monitoring --runbook-url https://wiki.example/helix-crawl/runbook
 
-Links lead to the copy of the runbook in DIR unless --runbook-base says where a browser finds it: a browser follows no
-link from a web page to a file.
+Links lead to the project's page unless --runbook-url says where else a browser finds the runbook, of which DIR holds a
+copy: no browser follows a link from a web page to a file.
 
 exit codes: 0 done; 1 a file could not be written; 2 wrong option, or DIR holds files that differ."""
 
@@ -51,7 +64,10 @@ def register(commands: Commands) -> None:
     )
     parser.add_argument("folder", metavar="DIR", help="where to; made if it is not there")
     parser.add_argument(
-        "--runbook-base", metavar="URL", help="address of the runbook, to which #section is added (the copy in DIR)"
+        "--runbook-url",
+        metavar="URL",
+        default=RUNBOOK_URL,
+        help=f"address of the runbook, to which #section is added ({RUNBOOK_URL})",
     )
     parser.add_argument("--force", action="store_true", help="replace files in DIR that differ")
 
@@ -64,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         OSError: A file cannot be written.
     """
     folder = typed_path(args.folder, "DIR")
-    texts = shipped_files(_address(args.runbook_base, folder))
+    texts = shipped_files(_address(args.runbook_url))
     differing = [name for name, text in texts.items() if not _is_free(folder / name, text)]
     if differing and not args.force:
         raise ConfigError(
@@ -84,11 +100,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _address(given: str | None, folder: Path) -> str:
-    if given is None:
-        return (folder.absolute() / RUNBOOK).as_uri()
-    if not re.fullmatch(r"(https?|file)://[^\s\"'<>\\#{}$]+", given):
-        raise ConfigError(f"--runbook-base is {given!r}; accepted: an http, https or file URL without an anchor")
+def _address(given: str) -> str:
+    if not re.fullmatch(r"https?://[^\s\"'<>\\#{}$]+", given):
+        raise ConfigError(f"--runbook-url is {given!r}; accepted: an http or https URL without an anchor")
     return given
 
 
@@ -108,6 +122,7 @@ Grafana     Dashboards, New, Import: {folder / "grafana" / "boards" / "helix-cra
             and helix-crawl-fleet.json; or copy grafana/provisioning and grafana/boards to its machine
 Prometheus  rule_files: ["{(here / "prometheus" / "rules").as_posix()}/helix-crawl-*.yml"]
             and scrape 127.0.0.1:9464, as in {folder / "prometheus" / "prometheus.yml"}
+Kubernetes  kubectl apply -f {folder / PROMETHEUS_RULE}
 Alerts      a receiver of yours in {folder / "alertmanager" / "alertmanager.yml"}
 What to do  {folder / RUNBOOK}
 """
@@ -124,6 +139,8 @@ def shipped_files(runbook: str) -> Mapping[str, str]:
     """
     folder, runbook_text = _carried()
     found = {RUNBOOK: runbook_text, **dict(_below(folder, PARTS))}
+    rules = [text for name, text in sorted(found.items()) if name.startswith("prometheus/rules/")]
+    found[PROMETHEUS_RULE] = _prometheus_rule(rules)
     return {
         name: text if name == RUNBOOK else text.replace(f'"{RUNBOOK}#', f'"{runbook}#')
         for name, text in sorted(found.items())
@@ -137,6 +154,26 @@ def _carried() -> tuple[Traversable, str]:
         return inside, (inside / RUNBOOK).read_text(encoding="utf-8")
     tree = Path(__file__).parents[2]
     return tree / "dashboards", (tree / "docs" / RUNBOOK).read_text(encoding="utf-8")
+
+
+_PROMETHEUS_RULE_HEAD = """\
+# The rules of prometheus/rules for the Prometheus operator: kubectl apply -f prometheus-rule.yml
+# A Prometheus takes it whose ruleSelector fits its labels: give it those.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: helix-crawl
+  labels:
+    app.kubernetes.io/name: helix-crawl
+spec:
+  groups:
+"""
+
+
+def _prometheus_rule(rules: Iterable[str]) -> str:
+    """Files of rules as one manifest: their groups, two columns to the right."""
+    groups = [line for text in rules for line in text.partition("groups:\n")[2].splitlines()]
+    return _PROMETHEUS_RULE_HEAD + "".join(f"  {line}\n" if line else "\n" for line in groups)
 
 
 def _below(folder: Traversable, names: Iterable[str], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -112,7 +112,7 @@ def _command(args: argparse.Namespace) -> int:
     typed = typed_command()
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.as_json))
-        metrics = stack.enter_context(RunMetrics(options, job_name(command.name), "run", job_folder(folder)))
+        metrics = stack.enter_context(RunMetrics(options, job_name(command.argv), "run", job_folder(folder)))
         notice = stack.enter_context(Notice(options.notify))
         stack.enter_context(FolderLock(folder, typed))
         metrics.open(standard_output.shown)
@@ -134,7 +134,7 @@ def _command(args: argparse.Namespace) -> int:
                 session.pipeline.set_pending_in_all(console.progress.left)
 
         emit = console.emit if args.total is None else emit_and_count
-        session = stack.enter_context(Session(run_options, metrics.exported, emit, console.refresh))
+        session = stack.enter_context(Session(run_options, metrics.exported, emit, console.refresh, metrics.keep))
         console.start(session.clock, session.folder)
         why = "until its driver says otherwise" if asked == "auto" else "as asked for"
         counts = 0, 0, vectors, args.total

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from helix_crawl_otel.config import (
     RULE_KNOBS,
-    ConfigError,
     CrawlConfig,
     add_options,
     config_from_options,
@@ -27,10 +25,7 @@ __all__ = ["CommonOptions", "add_common_options", "read_common_options"]
 
 NOTIFY = "HELIX_CRAWL_NOTIFY"
 HOST, PORT = "OTEL_EXPORTER_PROMETHEUS_HOST", "OTEL_EXPORTER_PROMETHEUS_PORT"
-
-
-MOST_LINGER = 3600.0
-"""Seconds. Prometheus scrapes once a minute as a rule, and nobody waits for longer than an hour to end a command."""
+LINGER = "HELIX_CRAWL_LINGER"
 
 
 @dataclass(frozen=True)
@@ -86,14 +81,7 @@ def add_common_options(parser: argparse.ArgumentParser, knobs: Sequence[str] = (
         f"{NOTIFY} is the same, and in no list of processes",
     )
     group.add_argument("--no-metrics", action="store_true", help="serve no metrics endpoint")
-    group.add_argument(
-        "--linger",
-        default="20",
-        metavar="SECONDS",
-        help="after the end, wait so long at most for one more scrape by whoever has scraped before, who sees then how "
-        "it ended; nobody else is waited for (default 20, 0 for never)",
-    )
-    add_options(parser, (*knobs, HOST, PORT, *(row.variable for row in RULE_KNOBS)))
+    add_options(parser, (*knobs, HOST, PORT, LINGER, *(row.variable for row in RULE_KNOBS)))
 
 
 def read_common_options(args: argparse.Namespace) -> CommonOptions:
@@ -120,19 +108,9 @@ def read_common_options(args: argparse.Namespace) -> CommonOptions:
         insists_on_port=PORT in knobs or bool(environ.get(PORT, "").strip()),
         exporters=exporters,
         serves_metrics=asks and not args.no_metrics and not exporters.is_disabled,
-        linger=_seconds(args.linger),
+        linger=float(option_or_knob(LINGER, knobs, environ)),
         as_json=args.json,
         is_plain=args.plain,
         keep_awake=args.keep_awake,
         notify=notify,
     )
-
-
-def _seconds(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
-    if not 0 <= found <= MOST_LINGER:
-        raise ConfigError(f"--linger is {text!r}; accepted: a number of seconds from 0 to {MOST_LINGER:g}")
-    return found

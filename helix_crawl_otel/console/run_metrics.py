@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -58,9 +59,11 @@ class RunMetrics:
     ) -> None:
         self.notes: list[tuple[str, str]] = []
         self._options = options
-        self._facts = run, command, str(folder), options.config, model
+        self._facts = run, command, str(folder)
+        self._model = model
         self._clock = clock
         self.exported = Metrics()
+        self._closing = ExitStack()
         self._gauges: RunGauges | None = None
         self._code: int | None = None
 
@@ -93,6 +96,12 @@ class RunMetrics:
             out=output.as_stream() if output is not None and not options.as_json else sys.stderr,
         )
         self._gauges = RunGauges(instruments_of(self.exported.provider, __version__), *self._facts)
+        self._gauges.begin(options.config, self._model)
+        self.keep(self._gauges.hide)
+
+    def keep(self, close: Callable[[], None]) -> None:
+        """Call this once nobody looks any more."""
+        self._closing.callback(close)
 
     def says(self, model: str) -> None:
         """It is known which model encodes."""
@@ -103,7 +112,7 @@ class RunMetrics:
         """The run has ended with this exit code."""
         self._code = code
         if self._gauges is not None:
-            self._gauges.state = state_of(code)
+            self._gauges.end(state_of(code))
         if self.exported.endpoint is not None:
             self.exported.endpoint.mark_end()
 
@@ -121,8 +130,7 @@ class RunMetrics:
             if self._code != INTERRUPTED:
                 self._linger()
             endpoint.close()
-        if self._gauges is not None:
-            self._gauges.close()
+        self._closing.close()
 
     def _linger(self) -> None:
         """Wait until all who have scraped have seen the end, an interrupt comes, or the time is over."""

@@ -17,6 +17,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
@@ -169,24 +170,56 @@ def set_meter_provider(readers: Sequence[MetricReader]) -> MeterProvider:
 def _reader(registry: CollectorRegistry) -> MetricReader:
     """Of the metrics for this registry, under the names that they have when they come by way of OTLP: there a gauge of
     unit `1` ends in `_ratio`, of which Python's exporter for Prometheus knows nothing.
+
+    And with the stages of a batch that have begun and not ended yet, as a count of 0, which the SDK has no word for.
     """
     from opentelemetry.exporter.prometheus import PrometheusMetricReader
-    from opentelemetry.sdk.metrics.export import Gauge, Metric, MetricsData
+    from opentelemetry.sdk.metrics.export import (
+        AggregationTemporality,
+        Gauge,
+        Histogram,
+        HistogramDataPoint,
+        Metric,
+        MetricsData,
+        ScopeMetrics,
+    )
+
+    from helix_crawl_otel.otel.instruments import SCOPE, begun_stages
+    from helix_crawl_otel.policy.instruments import BATCH_DURATION, BATCH_DURATION_BOUNDS
 
     def named(metric: Metric) -> Metric:
         if metric.unit != "1" or not isinstance(metric.data, Gauge):
             return metric
         return replace(metric, name=f"{metric.name.removesuffix('_ratio')}_ratio")
 
+    def with_begun(metrics: Sequence[Metric]) -> Sequence[Metric]:
+        there = next((metric for metric in metrics if metric.name == BATCH_DURATION.name), None)
+        points = list(there.data.data_points) if there is not None and isinstance(there.data, Histogram) else []
+        ended = [dict(point.attributes or {}) for point in points]
+        now = time.time_ns()
+        empty = [0] * (len(BATCH_DURATION_BOUNDS) + 1)
+        zeros = [
+            HistogramDataPoint(labels, now, now, 0, 0.0, empty, BATCH_DURATION_BOUNDS, 0.0, 0.0)
+            for labels in begun_stages()
+            if labels not in ended
+        ]
+        if not zeros:
+            return metrics
+        data = Histogram([*points, *zeros], AggregationTemporality.CUMULATIVE)
+        whole = Metric(BATCH_DURATION.name, BATCH_DURATION.description, BATCH_DURATION.unit, data)
+        return [*(metric for metric in metrics if metric is not there), whole]
+
+    def shown(scope: ScopeMetrics) -> ScopeMetrics:
+        metrics = with_begun(scope.metrics) if scope.scope.name == SCOPE else scope.metrics
+        return replace(scope, metrics=[named(metric) for metric in metrics])
+
     class Reader(PrometheusMetricReader):
         def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
-            renamed = [
-                replace(
-                    each, scope_metrics=[replace(s, metrics=[named(m) for m in s.metrics]) for s in each.scope_metrics]
-                )
+            found = [
+                replace(each, scope_metrics=[shown(scope) for scope in each.scope_metrics])
                 for each in metrics_data.resource_metrics
             ]
-            super()._receive_metrics(MetricsData(renamed), timeout_millis, **kwargs)
+            super()._receive_metrics(MetricsData(found), timeout_millis, **kwargs)
 
     return Reader(registry=registry, scope_info_enabled=False)
 

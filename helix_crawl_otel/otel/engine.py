@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
@@ -118,6 +118,7 @@ class Pipeline:
     def place_worker(self, worker: str, device: str) -> None:
         """A worker that runs has said where it encodes."""
         self._gauge_state.start_worker(worker, device)
+        self._exported.begin_device(device)
         self._settle()
 
     def stop_worker(self, worker: str) -> None:
@@ -144,14 +145,21 @@ class Pipeline:
         """Shards that a worker, or an earlier one of that name, has opened and not closed; and where each is."""
         return self._feed.ask(Policy.open_shards, worker)
 
-    def expect_shards(self, shards: Iterable[str], genes: Mapping[str, int] = MappingProxyType({})) -> None:
+    def expect_shards(
+        self,
+        shards: Collection[str],
+        genes: Mapping[str, int] = MappingProxyType({}),
+        devices: Collection[str] = (),
+    ) -> None:
         """These shards are pending: each is counted so until it is opened, or closed without having been.
 
         Args:
             shards: By name.
             genes: How many lack a vector in them, counted or estimated, where that is known.
+            devices: Where they are to be encoded, as far as that is known.
         """
         self._gauge_state.expect_shards(shards, genes)
+        self._exported.expect_shards(shards, devices)
         self._settle()
 
     def set_pending(self, shard: str, genes: int) -> None:
@@ -195,10 +203,15 @@ class Pipeline:
         self.save_state()
 
     def close(self) -> None:
-        """Show the gauges no longer and keep the state. Counters stay with the provider."""
+        """Keep the state. Nothing happens any more, and nobody reads memory; how it ended is shown until `hide`."""
         self.save_state()
-        self._exported.close()
+        self._gauge_state.forget_readings()
+        self._exported.changed()
         self._measurements.close()
+
+    def hide(self) -> None:
+        """Show the gauges no longer. Counters stay with the provider."""
+        self._exported.close()
 
     # -- batches ------------------------------------------------------------------------------------------------------
 

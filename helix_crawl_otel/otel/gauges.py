@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,9 +51,18 @@ SHARD_STATES = ("pending", "running", "done", "paused", "failed")
 CARRIED_OUT = (Outcome.APPLIED, Outcome.OVERDUE)
 """At its boundary, or by ending its worker."""
 
-ZEROED_SHARDS = 300
-"""Shards whose remedies are exported as 0 from their start; those of later shards from their first crawl on. Three
+STAGES = ("read", "encode", "commit")
+
+ALERTED = (Outcome.APPLIED, Outcome.OVERDUE, Outcome.FAILED)
+"""Outcomes that an alert or a board asks for."""
+
+ZEROED_SHARDS = 100
+"""Shards whose remedies are exported as 0 from their start; those of later shards from their first crawl on. Nine
 series for each of 1,000 shards would pass the SDK's 2,000."""
+
+ZEROED_SETS = 1000
+"""Label sets of shards that are planned, which are exported as 0 before they begin: one that ends between two scrapes
+has its whole increase seen. More would leave none to the devices that nobody has planned."""
 
 CLOSED_KEPT = 1024
 """Shards closed last whose state is remembered: the memory stays flat over 10,000 shards."""
@@ -208,17 +217,29 @@ class ExportedMetrics:
 
     def begin_shard(self, shard: str, device: str) -> None:
         """A shard is opened, or goes on on another device."""
-        self._count_shard("helix_dense_crawl_detected", 0, shard, device=device)
-        self._count_shard("helix_dense_genes", 0, shard, device=device)
+        self._zero_genes(shard, device)
         if self._hub.labels.count() <= ZEROED_SHARDS:
             self._zero_remedies(shard)
 
     def begin_worker(self, device: str, reason: str) -> None:
         """A worker starts, for one of `START_REASONS`."""
-        for each in START_REASONS:
-            self._hub.count("helix_dense_worker_starts", int(each == reason), {"device": device, "reason": each})
-        # The first worker that a demotion starts is the first one on the CPU.
-        self._hub.count("helix_dense_worker_starts", 0, {"device": "cpu", "reason": "demote"})
+        self.begin_device(device)
+        self._hub.count("helix_dense_worker_starts", 1, {"device": device, "reason": reason})
+
+    def begin_device(self, device: str) -> None:
+        """A worker runs on a device. Of the CPU the first one may be that which a demotion starts."""
+        for reason in START_REASONS:
+            self._hub.count("helix_dense_worker_starts", 0, {"device": device, "reason": reason})
+            self._hub.count("helix_dense_worker_starts", 0, {"device": "cpu", "reason": reason})
+        for stage in STAGES:
+            self._hub.begin_stage(stage_labels(device, stage))
+
+    def expect_shards(self, shards: Collection[str], devices: Collection[str]) -> None:
+        """These shards are planned, for these devices."""
+        if len(shards) * len(devices) <= ZEROED_SETS:
+            for shard in shards:
+                for device in devices:
+                    self._zero_genes(shard, device)
 
     def crawl(self, shard: str, device: str) -> None:
         """An episode opens."""
@@ -288,9 +309,14 @@ class ExportedMetrics:
     def _count_shard(self, counter: str, amount: float, shard: str, **others: str) -> None:
         self._hub.count(counter, amount, self._hub.labels.of(counter, shard, **others))
 
+    def _zero_genes(self, shard: str, device: str) -> None:
+        self._count_shard("helix_dense_crawl_detected", 0, shard, device=device)
+        self._count_shard("helix_dense_genes", 0, shard, device=device)
+
     def _zero_remedies(self, shard: str) -> None:
         for kind in REMEDIES:
-            self.action(shard, kind, Outcome.APPLIED, times=0)
+            for outcome in ALERTED:
+                self.action(shard, kind, outcome, times=0)
 
     def _note_time(self, gauge: str, shard: str, **others: str) -> None:
         labels = self._hub.labels.of(gauge, shard, **others)
@@ -382,9 +408,11 @@ class GaugeState:
     def close_shard(self, shard: str, state: str, *, was_open: bool) -> None:
         """A shard is `done`, `paused`, `failed` or `pending` again; one that was never open nor expected is nothing."""
         with self._lock:
-            self._pending.pop(shard, None)
-            if not self._leave_state(shard) and not was_open:
+            left, was_known = self._pending.pop(shard, None), self._leave_state(shard)
+            if not was_known and not was_open:
                 return
+            if state == "paused" and left is not None:
+                self._waiting = {**self._waiting, shard: left}
             self._states[state] += 1
             self._closed[shard] = state
             if len(self._closed) > CLOSED_KEPT:
@@ -436,6 +464,11 @@ class GaugeState:
             for source, up in sources.items():
                 self._sources[device, source] = up
 
+    def forget_readings(self) -> None:
+        """Nobody reads any more: what was read last says nothing of now."""
+        with self._lock:
+            self._memory, self._sources, self._cards = {}, {}, {}
+
     def start_worker(self, worker: str, device: str) -> None:
         """A worker runs on a device, and no longer on another one. Once it is known which, it never was on none."""
         with self._lock:
@@ -474,8 +507,8 @@ class GaugeState:
         if shard in self._expected:
             self._expected.discard(shard)
             earlier = "pending"
-            if shard in self._waiting:
-                self._waiting = {name: genes for name, genes in self._waiting.items() if name != shard}
+        if shard in self._waiting:
+            self._waiting = {name: genes for name, genes in self._waiting.items() if name != shard}
         if earlier is not None:
             self._states[earlier] = max(0, self._states[earlier] - 1)
         return earlier is not None

@@ -34,7 +34,20 @@ from helix_crawl_otel.policy.instruments import (
     Kind,
 )
 
-__all__ = ["GaugeSource", "Instruments", "Rows", "ShardLabels", "instruments_of", "label", "stage_labels"]
+__all__ = [
+    "SCOPE",
+    "GaugeSource",
+    "Instruments",
+    "Rows",
+    "ShardLabels",
+    "begun_stages",
+    "instruments_of",
+    "label",
+    "stage_labels",
+]
+
+SCOPE = "helix_crawl_otel"
+"""Of all instruments."""
 
 MAX_LABEL_SETS = 1900
 """Label sets with a shard that one instrument gets. Two or more a shard are common (two devices, several outcomes), and
@@ -149,6 +162,9 @@ class Instruments:
         self._sources: weakref.WeakSet[GaugeSource] = weakref.WeakSet()  # guarded by _lock
         self._totals: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}  # guarded by _lock
         self._is_collected = False
+        self._begun: dict[tuple[tuple[str, str], ...], None] = {}  # guarded by _lock
+        self.run: GaugeSource | None = None
+        """The run of this process, where no supervisor tells of one: beyond its watches, it says how they ended."""
         for row in INSTRUMENTS:
             if row.kind is Kind.COUNTER:
                 self._create_counter(meter, row)
@@ -166,6 +182,16 @@ class Instruments:
             totals = self._totals[counter]
             totals[key] = totals.get(key, 0) + amount
 
+    def begin_stage(self, attributes: Mapping[str, str]) -> None:
+        """Our endpoint shows these attributes of the histogram with a count of 0 until something is recorded."""
+        with self._lock:
+            self._begun.setdefault(tuple(attributes.items()))
+
+    def begun_stages(self) -> list[dict[str, str]]:
+        """What `begin_stage` was told."""
+        with self._lock:
+            return [dict(key) for key in self._begun]
+
     def add(self, source: GaugeSource) -> None:
         """Ask this source from now on, until it is removed or garbage."""
         with self._lock:
@@ -179,9 +205,9 @@ class Instruments:
     def after_fork(self) -> None:
         """In a forked child: the parent's watches are not this process's, and no lock is left held."""
         self._lock = threading.Lock()
-        self._sources = weakref.WeakSet()
+        self._sources, self.run = weakref.WeakSet(), None
         if not self._is_collected:  # the parent's, and no reader that the child has inherited has ever seen it
-            self._totals = {counter: {} for counter in self._totals}
+            self._totals, self._begun = {counter: {} for counter in self._totals}, {}
         self.labels.after_fork()
         _free_locks(self.histograms.values())
 
@@ -266,9 +292,9 @@ def instruments_of(provider: MeterProvider | None, version: str) -> Instruments:
     with _making:
         if provider is None or provider is metrics.get_meter_provider():
             if not _global_hub:
-                _global_hub.append(Instruments(metrics.get_meter("helix_crawl_otel", version)))
+                _global_hub.append(Instruments(metrics.get_meter(SCOPE, version)))
             return _global_hub[0]
-        meter = provider.get_meter("helix_crawl_otel", version)
+        meter = provider.get_meter(SCOPE, version)
         try:
             if provider not in _hubs:
                 _hubs[provider] = Instruments(meter, provider)
@@ -282,6 +308,11 @@ def _compared_to_global(provider: MeterProvider | None) -> Callable[[], bool]:
         return lambda: False  # it is the global one's own
     weak = weakref.ref(provider)
     return lambda: weak() is metrics.get_meter_provider()
+
+
+def begun_stages() -> list[dict[str, str]]:
+    """What has begun on the global provider's histogram. Makes no instrument, so that a reader may ask."""
+    return [attributes for hub in _global_hub for attributes in hub.begun_stages()]
 
 
 def after_fork() -> None:

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import platform
 
-from opentelemetry.sdk.resources import HOST_NAME, SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.resources import (
+    HOST_NAME,
+    SERVICE_INSTANCE_ID,
+    SERVICE_NAME,
+    SERVICE_VERSION,
+    OTELResourceDetector,
+    Resource,
+    ServiceInstanceIdResourceDetector,
+)
 
 from helix_crawl_otel._version import __version__
 from helix_crawl_otel.otel.instruments import label
@@ -26,11 +34,17 @@ def run_resource() -> Resource:
     said = dict(Resource.create().attributes)
     if str(said[SERVICE_NAME]).startswith(UNNAMED):
         del said[SERVICE_NAME]
-    merged = {key: value for key, value in {**ours, **said}.items() if value != ""}
+    given = {**ours, **said, SERVICE_INSTANCE_ID: instance_id()}
+    merged = {key: value for key, value in given.items() if value != ""}
     # What the environment adds may hold bytes that are no text.
     return Resource({key: label(value) if isinstance(value, str) else value for key, value in merged.items()})
 
 
 def instance_id() -> str:
-    """What tells this start of a process from every other one: `service.instance.id`, a UUID where nobody says else."""
-    return str(run_resource().attributes[SERVICE_INSTANCE_ID])
+    """What tells this start of a process from every other one: `service.instance.id`, a UUID where nobody says else.
+
+    Not from `Resource.create`, which asks its detectors in threads: an app's watch asks for it in a forked child, and
+    before one, where the import of what makes those threads comes after the SDK's own step in the child, and hangs it.
+    """
+    said = OTELResourceDetector().detect().attributes.get(SERVICE_INSTANCE_ID)
+    return label(str(said or ServiceInstanceIdResourceDetector().detect().attributes[SERVICE_INSTANCE_ID]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
-__all__ = ["BATCH_DURATION_BOUNDS", "INSTRUMENTS", "MAX_LABELLED_SHARDS", "Instrument", "Kind"]
+__all__ = ["BATCH_DURATION", "BATCH_DURATION_BOUNDS", "INSTRUMENTS", "MAX_LABELLED_SHARDS", "Instrument", "Kind"]
 
 MAX_LABELLED_SHARDS = 1000
 """Beyond this many shards in a run the label `shard` is left out: the SDK folds everything past 2,000 label sets into
@@ -85,6 +85,14 @@ _CARD = ("device", "hw.id", "hw.name", "hw.type")
 _counter, _gauge = partial(Instrument, Kind.COUNTER), partial(Instrument, Kind.GAUGE)
 _up_down = partial(Instrument, Kind.UP_DOWN_COUNTER)
 
+BATCH_DURATION = Instrument(
+    Kind.HISTOGRAM,
+    "helix_dense_batch_duration",
+    "s",
+    ("device", "stage"),
+    "Time of a stage of a batch: read, encode or commit.",
+)
+
 INSTRUMENTS: tuple[Instrument, ...] = (
     _counter("helix_dense_crawl_detected", "{crawl}", _SHARD, "Crawls detected: trips that opened an episode."),
     _counter(
@@ -93,13 +101,7 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         _SHARD,
         "Genes encoded; those of a batch whose worker ends before they are committed are encoded, and counted, again.",
     ),
-    Instrument(
-        Kind.HISTOGRAM,
-        "helix_dense_batch_duration",
-        "s",
-        ("device", "stage"),
-        "Time of a stage of a batch: read, encode or commit.",
-    ),
+    BATCH_DURATION,
     _gauge("helix_dense_throughput", "{gene}/s", _SHARD, "Throughput of the encode stage, exponential moving average."),
     _gauge("helix_dense_baseline", "{gene}/s", _SHARD, "Healthy throughput that the shard is judged by."),
     _gauge("helix_dense_crawl_ratio", "1", _SHARD, "Throughput over baseline as judged, in work."),

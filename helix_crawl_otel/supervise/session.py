@@ -295,6 +295,7 @@ class Session:
         metrics: Where the instruments are made, and what else is told by OpenTelemetry.
         emit: Takes each event; called from any thread.
         refresh: Called at every turn of the supervisor.
+        keep: Takes what has the gauges shown no longer, to be called when nobody looks any more; `None`: at the end.
 
     Raises:
         OSError: The folder cannot be written.
@@ -308,6 +309,7 @@ class Session:
         metrics: Metrics,
         emit: Callable[[events.Event], None],
         refresh: Callable[[], None],
+        keep: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self.config = options.config
         self._options = options
@@ -344,6 +346,7 @@ class Session:
             can_end_worker=True,
             on_forced=lambda decision: self._supervisor.force(decision) if self._supervisor else None,
         )
+        (keep or self._closing.callback)(self.pipeline.hide)
         self._closing.callback(self.pipeline.close)
         self.pipeline.hooks.extend(hooks)
         self.pipeline.sinks.append(self)

@@ -152,5 +152,5 @@ class Backend(Protocol):
     def tick(self) -> None:
         """Look at the clock and the memory."""
 
-    def close(self) -> None:
-        """End the threads, keep the state, close the files."""
+    def close(self, state: str = "done") -> None:
+        """End the threads, keep the state, close the files. The job has ended so: `done`, `paused` or `failed`."""

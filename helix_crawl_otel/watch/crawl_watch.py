@@ -7,11 +7,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from helix_crawl_otel.actions import ActionQueue
+from helix_crawl_otel.actions import ActionQueue, PauseRequested
 from helix_crawl_otel.config import CrawlConfig
 from helix_crawl_otel.link.client import link_of_this_process
 from helix_crawl_otel.policy.model import Action, MemoryReading
@@ -119,7 +120,7 @@ class CrawlWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._end(error)
 
     async def __aenter__(self) -> CrawlWatch:
         return self.__enter__()
@@ -127,11 +128,16 @@ class CrawlWatch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._end(error)
 
     def close(self) -> None:
         """End the threads, keep the state, close the timeline. A second call does nothing."""
-        self._backend.guarded("driver", self._backend.close)
+        self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
+        paused = isinstance(error, (PauseRequested, KeyboardInterrupt))
+        state = "done" if error is None else "paused" if paused else "failed"
+        self._backend.guarded("driver", partial(self._backend.close, state))
 
     @property
     def actions(self) -> ActionQueue:

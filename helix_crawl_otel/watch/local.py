@@ -19,7 +19,7 @@ from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel import instruments
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.logline import action_line
-from helix_crawl_otel.otel.run_gauges import RunGauges, job_name, this_script
+from helix_crawl_otel.otel.run_gauges import embedded_run
 from helix_crawl_otel.policy.model import Action, MemoryReading
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.policy.state import PolicyState
@@ -105,7 +105,8 @@ class LocalBackend(Backend):
         self._ticker: Ticker | None = None
         self.is_closed = False
         self._processor_use = ProcessorUse()
-        self._run = RunGauges(self._hub, job_name(this_script()), "embedded", "", self._config, state.encoder)
+        self._run = embedded_run(self._hub)
+        self._run.begin(self._config, state.encoder)
         ticks = self._tick_seconds or TICK_SECONDS
         self.pipeline = Pipeline(
             self._config,
@@ -180,10 +181,10 @@ class LocalBackend(Backend):
         self._monitor.forget_worker(device)
         self.pipeline.stop_worker(device)
 
-    def close(self) -> None:
+    def close(self, state: str = "done") -> None:
         """See `Backend`."""
         with self._devices:
-            self.is_closed = True
+            was_closed, self.is_closed = self.is_closed, True
             ticker, self._ticker = self._ticker, None
         if ticker is not None:
             ticker.stop()
@@ -191,7 +192,9 @@ class LocalBackend(Backend):
         for device in sorted(self._workers):
             self.guarded("driver", partial(self.pipeline.stop_worker, device))
         self.guarded("driver", self.pipeline.close)
-        self._run.close()
+        self.pipeline.hide()
+        if not was_closed:
+            self._run.end(state)
         if self._timeline is not None:
             self._timeline.close()
         _live.discard(self)

@@ -224,7 +224,7 @@ class RemoteBackend(Backend):
                 if reading != UNKNOWN:
                     self.pipeline.read_memory(device, reading, probe.source)
 
-    def close(self) -> None:
+    def close(self, state: str = "done") -> None:
         """End the thread. The link stays: another watch of this process may use it."""
         with self._starting:
             self.is_closed = True

@@ -37,7 +37,9 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "wait4"), reason="the processor seconds of a tree of processes: POSIX"),
 ]
 
-ROUNDS = 3
+ROUNDS = {"uniform": 3, "mixed": 3, "long": 1}
+"""By corpus, unless the variable BENCHMARK_ROUNDS says how many."""
+
 LONG_READER = {"tokens": 1024, "layers": 2}
 """The model of the long documents: MiniLM's 256 tokens leave nothing to be saved in a batch of them. Two layers of its
 size, since six take half an hour on two cores that others use as well; the memory of a batch is that of one layer."""
@@ -151,7 +153,7 @@ def compare(
 ) -> dict[str, list[Run]]:
     """So many rounds of each way, by turns; the vectors of all of them agree."""
     folder.mkdir()
-    start = start_of_a_build(model, folder) if rounds > 1 else 0.0
+    start = start_of_a_build(model, folder)
     found: dict[str, list[Run]] = {way: [] for way in ways}
     for number in range(rounds):
         for way in ways:
@@ -211,7 +213,8 @@ def test_a_build_beside_the_library(benchmark: Benchmark, figures: Figures, tmp_
 
     def run_all() -> None:
         model = write_bert(tmp_path / "model", **LONG_READER) if corpus == "long" else minilm_folder()
-        results.update(compare(str(model), make(count), tmp_path / corpus, WAYS, ROUNDS))
+        rounds = int(os.environ.get("BENCHMARK_ROUNDS") or ROUNDS[corpus])
+        results.update(compare(str(model), make(count), tmp_path / corpus, WAYS, rounds))
 
     benchmark.pedantic(run_all)
     benchmark.extra_info["ratios"] = ratios = add_rows(figures, corpus, results)

@@ -345,7 +345,7 @@ def test_backfill_takes_the_shards_own_model(tmp_path: Path) -> None:
     unnamed, other = options(), options()
     object.__setattr__(unnamed, "model", None)
     object.__setattr__(other, "model", "minilm")
-    planned = plan_backfill(paths, unnamed)
+    planned = plan_backfill(paths, unnamed, given=[tmp_path])
     assert (planned.model, [work.assignment.shard for work in planned.works]) == ("hashing", ["y"])
     with pytest.raises(NotThisBuild, match=r"was encoded by hashing \(1, 256 dimensions\), not by minilm"):
         plan_backfill(paths, other)

@@ -163,7 +163,7 @@ def test_one_damaged_row_is_its_shards_alone(name: str, folder: Path, capsys: py
     assert main(["query", str(folder), "b", "text", "3", "--json"]) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)[0]["content"] == "b text 3"
-    planned = plan_backfill([path, folder / "b.db"], options())
+    planned = plan_backfill([path, folder / "b.db"], options(), given=[folder])
     assert folder / "b.db" in planned.complete
     if one["state"] == "unreadable":
         assert "a" in planned.failures

@@ -39,6 +39,7 @@ CONTRACT = {
     "HELIX_DENSE_VRAM_CAP": ("--vram-cap", "auto"),
     "OTEL_EXPORTER_PROMETHEUS_HOST": ("--metrics-host", "127.0.0.1"),
     "OTEL_EXPORTER_PROMETHEUS_PORT": ("--metrics-port", 9464),
+    "HELIX_CRAWL_LINGER": ("--linger", 20.0),
 }
 
 ACCEPTED = [
@@ -78,6 +79,8 @@ ACCEPTED = [
     ("OTEL_EXPORTER_PROMETHEUS_HOST", "::1", "::1"),
     ("OTEL_EXPORTER_PROMETHEUS_PORT", "0", 0),
     ("OTEL_EXPORTER_PROMETHEUS_PORT", "65535", 65535),
+    ("HELIX_CRAWL_LINGER", "0", 0.0),
+    ("HELIX_CRAWL_LINGER", "90.5", 90.5),
 ]
 
 REFUSED = [
@@ -114,6 +117,9 @@ REFUSED = [
     ("OTEL_EXPORTER_PROMETHEUS_HOST", "two words"),
     ("OTEL_EXPORTER_PROMETHEUS_PORT", "65536"),
     ("OTEL_EXPORTER_PROMETHEUS_PORT", "-1"),
+    ("HELIX_CRAWL_LINGER", "-1"),
+    ("HELIX_CRAWL_LINGER", "3601"),
+    ("HELIX_CRAWL_LINGER", "soon"),
 ]
 
 

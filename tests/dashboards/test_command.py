@@ -6,14 +6,18 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from helix_crawl_otel.cli import main
+from helix_crawl_otel.commands.dashboards import RUNBOOK_URL
 from tests.dashboards.shipped import ALERTS, FILES
+from tests.programs import require_program
 from tests.rules.tree import ROOT
 
+KINDS = ("alerts", "recording")
 ADDRESS = re.compile(r'"([a-z]+:[^"#]*)#')
 
 
@@ -32,15 +36,17 @@ def addresses(texts: dict[str, str]) -> set[str]:
 
 
 def test_everything_is_written_and_the_next_steps_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Boards, rules, provisioning, example and runbook; links lead to the copy of the runbook."""
+    """Boards, rules, provisioning, example and runbook; links lead to the project's page, never to a file."""
     folder = tmp_path / "two words" / "monitoring"
     assert main(["dashboards", str(folder)]) == 0
     texts = written(folder)
     kinds = (".json", ".yml")  # not what makes them
-    carried = {path.relative_to(FILES).as_posix() for path in FILES.rglob("*") if path.suffix in kinds}
-    assert set(texts) == carried | {"runbook.md"}
+    found = [path.relative_to(FILES) for path in FILES.rglob("*") if path.suffix in kinds]
+    carried = {path.as_posix() for path in found if path.parts[0] != "pictures"}
+    assert set(texts) == carried | {"runbook.md", "kubernetes/prometheus-rule.yml"}
     assert texts["runbook.md"] == (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-    assert addresses(texts) == {(folder / "runbook.md").as_uri()}
+    assert addresses(texts) == {RUNBOOK_URL}
+    assert f'Runbook = "{RUNBOOK_URL}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert not any('"runbook.md#' in text for text in texts.values())
     said = capsys.readouterr().out
     assert f"{len(texts)} files in {folder}" in said
@@ -48,9 +54,39 @@ def test_everything_is_written_and_the_next_steps_said(tmp_path: Path, capsys: p
     assert "helix-crawl-job.json" in said
 
 
+def test_a_prometheus_rule_holds_the_same_rules(tmp_path: Path) -> None:
+    """For the operator: kind, version, and below `spec` what Prometheus reads, to the letter."""
+    assert main(["dashboards", str(tmp_path)]) == 0
+    texts = written(tmp_path)
+    head, _, spec = texts["kubernetes/prometheus-rule.yml"].partition("spec:\n")
+    assert "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\n" in head
+    groups = "".join(texts[f"prometheus/rules/helix-crawl-{name}.yml"].partition("groups:\n")[2] for name in KINDS)
+    assert textwrap.dedent(spec) == "groups:\n" + groups
+    alone = tmp_path / "spec.yml"
+    alone.write_text(textwrap.dedent(spec))
+    command = [require_program("promtool"), "check", "rules", "--lint=all", "--lint-fatal", str(alone)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(ALERTS) + groups.count('- record:')} rules found" in done.stdout
+
+
+def test_the_data_source_stands_beside_others(tmp_path: Path) -> None:
+    """Name and uid of its own, never the default one; boards name none, so that an import asks for no input."""
+    assert main(["dashboards", str(tmp_path)]) == 0
+    texts = written(tmp_path)
+    source = texts["grafana/provisioning/datasources/helix-crawl.yml"]
+    assert "name: Helix crawl Prometheus\n" in source
+    assert "uid: helix-crawl-prometheus\n" in source
+    assert "isDefault: false\n" in source
+    for name in ("job", "fleet"):
+        board = texts[f"grafana/boards/helix-crawl-{name}.json"]
+        assert "__inputs" not in board
+        assert set(re.findall(r'"uid": "([^"]*)"', board)) == {"${datasource}", f"helix-crawl-{name}"}
+
+
 def test_links_lead_where_they_are_told(tmp_path: Path) -> None:
-    """`--runbook-base`: every alert and panel."""
-    assert main(["dashboards", str(tmp_path), "--runbook-base", "https://wiki.example/runbook"]) == 0
+    """`--runbook-url`: every alert and panel."""
+    assert main(["dashboards", str(tmp_path), "--runbook-url", "https://wiki.example/runbook"]) == 0
     texts = written(tmp_path)
     assert addresses(texts) == {"https://wiki.example/runbook"}
     for alert in ALERTS:
@@ -75,11 +111,13 @@ def test_the_same_again_is_no_trouble_and_a_changed_file_is_kept(
     assert mine.read_text() != "route: mine\n"
 
 
-@pytest.mark.parametrize("address", ["wiki", "https://wiki/#top", 'https://wiki/"', "ftp://wiki/x", "https://a b"])
+@pytest.mark.parametrize(
+    "address", ["wiki", "https://wiki/#top", 'https://wiki/"', "ftp://wiki/x", "https://a b", "file:///srv/x"]
+)
 def test_an_address_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str) -> None:
     """It would break the files, or every link."""
-    assert main(["dashboards", str(tmp_path / "out"), "--runbook-base", address]) == 2
-    assert f"--runbook-base is {address!r}; accepted: an http, https or file URL" in capsys.readouterr().err
+    assert main(["dashboards", str(tmp_path / "out"), "--runbook-url", address]) == 2
+    assert f"--runbook-url is {address!r}; accepted: an http or https URL without" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

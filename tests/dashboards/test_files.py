@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.policy.instruments import INSTRUMENTS
+from tests.dashboards.promtool import texts_of
 from tests.dashboards.shipped import ALERTS, BOARDS, FILES, RULES, known_metrics, metrics_in, queries, rows_in
 from tests.docs.pages import Page
 from tests.programs import require_program
@@ -96,31 +97,40 @@ def test_queries_take_the_variables(path: Path) -> None:
 
 
 def test_alerts_and_runbook_belong_together() -> None:
-    """Ten alerts, ten sections, each with its five parts."""
-    assert len(ALERTS) == len(set(ALERTS)) == 10
+    """An alert, a section, with its five parts; it can be gone through in a shell, and on the boards."""
+    assert len(ALERTS) == len(set(ALERTS)) == 13
     assert [heading for heading in RUNBOOK.headings(2) if heading.startswith("HelixCrawl")] == ALERTS
     for alert in ALERTS:
         section = RUNBOOK.text.partition(f"\n## {alert}\n")[2].partition("\n## ")[0]
         assert [part for part in SECTION_PARTS if f"**{part}**" not in section] == [], alert
+        see = section.partition("**How to see it.**")[2].partition("\n\n")[0]
+        assert re.match(r" Shell: .*`(helix-crawl \w+|curl -s http://HOST:PORT/metrics)", see), alert
+        assert "Board" in see, alert
     severities = re.findall(r"severity: (\w+)", RULE_TEXT)
     assert RUNBOOK.table("Contents", "alert").column("severity") == severities
 
 
 def test_every_alert_says_what_somebody_needs() -> None:
-    """Severity, summary, description, and a link to its own section."""
+    """Severity, the run's name, what a shell takes, and a link to its own section."""
+    commands = {f"helix-crawl {name}" for name in ("status", "report", "verify", "doctor")}
     for alert in ALERTS:
         body = RULE_TEXT.partition(f"- alert: {alert}\n")[2].partition("- alert:")[0]
         assert re.search(r"severity: (critical|warning|info)\n", body), alert
-        assert re.search(r'summary: ".*\$labels\.', body), alert
-        assert re.search(r'description: ".+\."\n', body), alert
-        assert f'runbook_url: "runbook.md#{alert.lower()}"' in body
+        texts = texts_of(alert)
+        assert "{{ $labels.run }}" in texts["summary"], alert
+        assert texts["description"].endswith("."), alert
+        assert any(command in texts["command"] for command in commands), alert
+        assert texts["runbook_url"] == f"runbook.md#{alert.lower()}"
+        if "shard" in texts["summary"].split("{{")[0].lower() and "failed" not in texts["summary"]:
+            assert "{{ $labels.shard }}" in texts["summary"], alert
 
 
 def test_recorded_names_say_level_metric_and_operation() -> None:
-    """And each is used, or stands for a board of the reader's own: none is a plain metric."""
+    """And each is used by an alert, or by another one that is."""
     recorded = re.findall(r"- record: (\S+)", RULE_TEXT)
     assert recorded
-    assert [name for name in recorded if not re.fullmatch(r"(shard|device|instance):helix_dense_\w+:\w+", name)] == []
+    assert [name for name in recorded if not re.fullmatch(r"(run|shard|device):helix_dense_\w+:\w+", name)] == []
+    assert [name for name in recorded if len(re.findall(rf"{name}\b", RULE_TEXT)) < 2] == []
 
 
 def test_the_runbooks_links_lead_somewhere() -> None:
@@ -140,6 +150,25 @@ def test_prometheus_and_alertmanager_take_the_files_as_they_are() -> None:
     ):
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("severity", "receiver"), [("critical", "somebody"), ("warning", "somebody"), ("info", "board")]
+)
+def test_information_wakes_nobody(severity: str, receiver: str) -> None:
+    """`amtool config routes test`."""
+    command = [require_program("amtool"), "config", "routes", "test", f"severity={severity}", "run=/data/out"]
+    config = f"--config.file={FILES / 'alertmanager' / 'alertmanager.yml'}"
+    done = subprocess.run([*command, config], check=True, capture_output=True, text=True, timeout=50)
+    assert done.stdout.split() == [receiver]
+
+
+def test_alerts_that_hold_others_back_exist() -> None:
+    """And they are told apart by the run: another one is not held back."""
+    text = (FILES / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8")
+    named = {f"HelixCrawl{name}" for names in re.findall(r"HelixCrawl\(?([\w|]+)", text) for name in names.split("|")}
+    assert named - set(ALERTS) == set()
+    assert all("run" in equal.split(", ") for equal in re.findall(r"equal: \[(.*)\]", text))
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: str(path.stem))

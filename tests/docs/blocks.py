@@ -15,7 +15,8 @@ from functools import partial
 import helix_crawl_otel
 from helix_crawl_otel import cli
 from helix_crawl_otel.config import KNOBS
-from helix_crawl_otel.otel.gauges import ERROR_PLACES, IGNORED_REASONS, OWNERS, SHARD_STATES, START_REASONS
+from helix_crawl_otel.otel.gauges import ERROR_PLACES, IGNORED_REASONS, OWNERS, SHARD_STATES, STAGES, START_REASONS
+from helix_crawl_otel.otel.run_gauges import RUN_STATES
 from helix_crawl_otel.policy.instruments import BATCH_DURATION_BOUNDS, INSTRUMENTS
 from helix_crawl_otel.policy.model import ActionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
@@ -25,8 +26,6 @@ from helix_crawl_otel.simulate.scenario import SCENARIOS
 from helix_crawl_otel.watch.shard import ShardWatch
 
 __all__ = ["CLASSES", "OPTIONS", "subcommands"]
-
-STAGES = ("read", "encode", "commit")
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -106,6 +105,10 @@ def label_values() -> list[str]:
         ("reason", "helix_dense_samples_ignored", IGNORED_REASONS),
         ("stage", "helix_dense_batch_duration", STAGES),
         ("state", "helix_dense_shards", SHARD_STATES),
+        ("state", "helix_dense_run_state", RUN_STATES),
+        ("command", "helix_dense_run_info", ("build", "backfill", "demo", "run", "embedded")),
+        ("hw.gpu.clock", "hw.gpu.speed", ("sm", "memory")),
+        ("hw.gpu.throttle_reason", "hw.gpu.throttled", ("thermal", "power", "hardware")),
         ("where", "helix_dense_internal_errors", ERROR_PLACES),
     ]
     return table(("label", "of", "values"), [(code(label), code(name), listed(values)) for label, name, values in rows])

@@ -89,10 +89,11 @@ class Stuck(Collector):
     """A callback of the app that does not come back until it is let go."""
 
     def __init__(self) -> None:
-        self.go = threading.Event()
+        self.go, self.asked = threading.Event(), threading.Event()
 
     def collect(self) -> Iterable[Metric]:
         """Wait."""
+        self.asked.set()
         self.go.wait(DEADLINE)
         return []
 
@@ -321,5 +322,33 @@ def test_a_run_goes_on_without_an_endpoint_that_it_cannot_have(number: int, monk
     found = open_metrics(
         "127.0.0.1", 9464, insists=True, note=lambda level, text: told.append(text), exporters=read_exporters({})
     )
+    if found.exporting is not None:
+        found.exporting.close()  # it hears what OpenTelemetry logs
     assert (found.provider, found.endpoint) == (None, None)
     assert told == ["a lack; the run goes on and serves no metrics"]
+
+
+def test_who_has_scraped_is_told_from_who_has_seen_the_end(served: Served) -> None:
+    """Only what was answered counts, and of the end only a scrape that began after it."""
+    scrapes = served.server.scrapes
+    served.ask(b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    served.ask(b"GET /metrics HTTP/1.1\r\nHost: example.com\r\n\r\n")
+    scrapes.end()
+    assert scrapes.unseen() == []
+    served.ask()
+    assert scrapes.unseen() == [], "who comes for the first time after the end has seen it"
+
+
+def test_a_scrape_that_began_before_the_end_has_not_shown_it() -> None:
+    """Its answer may have been made before."""
+    made, stuck = CollectorRegistry(), Stuck()
+    made.register(stuck)
+    with Served(made) as served, served.connect() as early:
+        early.sendall(ASK)
+        assert stuck.asked.wait(DEADLINE)
+        served.server.scrapes.end()
+        stuck.go.set()
+        read(early)
+        assert served.server.scrapes.unseen() == ["127.0.0.1"]
+        served.ask()
+        assert served.server.scrapes.unseen() == []

@@ -6,13 +6,14 @@ from functools import partial
 from types import SimpleNamespace
 from typing import cast
 
-from helix_crawl_otel.otel.gauges import ExportedMetrics, GaugeState, Snapshot
+from helix_crawl_otel.otel.gauges import START_REASONS, ExportedMetrics, GaugeState, Snapshot
 from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.otel.policy_reader import LockedPolicy
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
+from helix_crawl_otel.policy.model import REMEDIES, UNKNOWN_DEVICE, ActionKind, CardReading, Outcome
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
+from tests.watch.rig import Series, collected, make_provider
 
 
 class Board(GaugeState):
@@ -142,3 +143,135 @@ def test_what_is_left_of_a_whole_job_has_no_shard() -> None:
         queue_length=lambda: 0,
     )
     assert list(exported.rows("helix_dense_genes_pending")) == [(680, {})]
+
+
+class Shown:
+    """A board with what it exports, to a reader of the test's.
+
+    Attributes:
+        now: Unix time.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1_795_896_000.0
+        self.board = Board()
+        provider, self._reader = make_provider()
+        self.exported = ExportedMetrics(
+            Instruments(provider.get_meter("test")),
+            lambda: _seen(self.board),
+            settings=Settings(vram_full=0.9),
+            batch_deadline={"a": 1800.0}.get,
+            batch_age=lambda _: 0.0,
+            queue_length=lambda: 0,
+            wall=lambda: self.now,
+        )
+        self.exported.open()
+
+    def series(self, name: str) -> Series:
+        """What a scrape sees now."""
+        self.exported.changed()
+        return collected(self._reader).get(name, {})
+
+
+def test_the_newest_crawl_and_action_have_their_time() -> None:
+    """Absent before the first; it stays when the shard is closed, and what was not carried out has none."""
+    shown = Shown()
+    shown.board.open("a", "cuda:0")
+    shown.exported.begin_shard("a", "cuda:0")
+    for outcome in (Outcome.VETOED, Outcome.PASSED_OVER, Outcome.SUPERSEDED, Outcome.FAILED):
+        shown.exported.action("a", ActionKind.RECYCLE, outcome)
+    assert shown.series("helix_dense_last_crawl_timestamp") == {}
+    assert shown.series("helix_dense_last_action_timestamp") == {}
+    shown.exported.crawl("a", "cuda:0")
+    shown.now += 60.0
+    shown.exported.action("a", ActionKind.EMPTY_CACHE, Outcome.APPLIED)
+    shown.now += 60.0
+    shown.exported.action("a", ActionKind.RECYCLE, Outcome.OVERDUE)
+    shown.board.close("a", "done")
+    assert shown.series("helix_dense_last_crawl_timestamp") == {("device=cuda:0", "shard=a"): 1_795_896_000.0}
+    assert shown.series("helix_dense_last_action_timestamp") == {
+        ("action=EMPTY_CACHE", "shard=a"): 1_795_896_060.0,
+        ("action=RECYCLE", "shard=a"): 1_795_896_120.0,
+    }
+
+
+def test_what_an_alert_sums_is_there_before_anything_happens() -> None:
+    """A shard that ends between two scrapes has its whole increase seen; so has the first action of all."""
+    shown = Shown()
+    shown.exported.begin_worker("cuda:0", "first")
+    shown.exported.expect_shards(["a", "b"], ["cuda:0"])
+    assert shown.series("helix_dense_genes") == {("device=cuda:0", f"shard={shard}"): 0 for shard in "ab"}
+    assert shown.series("helix_dense_crawl_detected") == {("device=cuda:0", f"shard={shard}"): 0 for shard in "ab"}
+    starts = shown.series("helix_dense_worker_starts")
+    assert {labels for labels, value in starts.items() if value} == {("device=cuda:0", "reason=first")}
+    assert set(starts) == {
+        (f"device={device}", f"reason={reason}") for device in ("cuda:0", "cpu") for reason in START_REASONS
+    }
+    shown.exported.begin_shard("a", "cuda:0")
+    assert shown.series("helix_dense_ladder_actions") == {
+        (f"action={kind.value}", f"outcome={outcome}", "shard=a"): 0
+        for kind in REMEDIES
+        for outcome in ("applied", "overdue", "failed")
+    }
+
+
+def test_many_shards_on_many_cards_keep_their_labels_for_what_happens() -> None:
+    """Where the zeros alone would use up what an instrument may have, they are left out."""
+    shown = Shown()
+    shown.exported.expect_shards([f"s{n}" for n in range(600)], ["cuda:0", "cuda:1"])
+    assert shown.series("helix_dense_genes") == {}
+
+
+def test_genes_that_have_no_vector_for_ever_are_shown_to_the_end() -> None:
+    """From the start of a shard, with what earlier runs have left; its end changes nothing of it."""
+    shown = Shown()
+    for shard, genes in (("a", 0), ("b", 2)):
+        shown.board.set_quarantined(shard, genes)
+    shown.board.open("a", "cuda:0")
+    shown.board.set_quarantined("a", 1)
+    shown.board.close("a", "done")
+    assert shown.series("helix_dense_genes_quarantined") == {("shard=a",): 1, ("shard=b",): 2}
+
+
+def test_a_shard_that_is_paused_still_lacks_what_it_lacked() -> None:
+    """The last scrape of a run that was paused says how much is left; one that is done lacks nothing."""
+    shown = Shown()
+    for shard, state in (("a", "paused"), ("b", "done")):
+        shown.board.open(shard, "cpu")
+        shown.board.set_pending(shard, 30)
+        shown.board.close(shard, state)
+    assert shown.series("helix_dense_genes_pending") == {("shard=a",): 30}
+    shown.board.open("a", "cpu")
+    assert shown.series("helix_dense_genes_pending") == {}
+
+
+def test_a_card_is_named_so_that_others_metrics_join() -> None:
+    """`on (UUID)` with DCGM's; what it does not answer is absent, and all of it once nobody reads it any more."""
+    shown = Shown()
+    throttled = {"thermal": True, "power": False, "hardware": False}
+    shown.board.set_card("cuda:0", CardReading("GPU-1", "RTX 3090", 0.5, 71, None, {"sm": 1.5e9}, throttled))
+    shown.board.set_card("cuda:1", CardReading())
+    card = ("device=cuda:0", "hw.id=GPU-1", "hw.name=RTX 3090", "hw.type=gpu")
+    assert shown.series("helix_dense_device_info") == {("UUID=GPU-1", "device=cuda:0", "modelName=RTX 3090"): 1}
+    assert shown.series("hw.gpu.utilization") == {card: 0.5}
+    assert shown.series("hw.temperature") == {card: 71}
+    assert shown.series("hw.power") == {}
+    assert shown.series("hw.gpu.speed") == {(card[0], "hw.gpu.clock=sm", *card[1:]): 1.5e9}
+    reasons = shown.series("hw.gpu.throttled")
+    assert {labels[1]: value for labels, value in reasons.items()} == {
+        "hw.gpu.throttle_reason=thermal": 1,
+        "hw.gpu.throttle_reason=power": 0,
+        "hw.gpu.throttle_reason=hardware": 0,
+    }
+    shown.board.forget_readings()
+    assert shown.series("helix_dense_device_info") == {}
+    assert shown.series("hw.temperature") == {}
+
+
+def test_limits_are_exported_so_that_no_rule_has_to_hold_them() -> None:
+    """The knob of full memory, and the age at which a batch has its worker ended; none for one that nobody ends."""
+    shown = Shown()
+    shown.board.open("a", "cuda:0")
+    shown.board.open("b", "cuda:0")
+    assert shown.series("helix_dense_vram_full_ratio") == {(): 0.9}
+    assert shown.series("helix_dense_batch_deadline") == {("device=cuda:0", "shard=a"): 1800.0}

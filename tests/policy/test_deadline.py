@@ -9,7 +9,7 @@ import math
 import pytest
 
 from helix_crawl_otel.policy.baseline import Baseline
-from helix_crawl_otel.policy.batch import Batch, BatchInfo
+from helix_crawl_otel.policy.batch import HANG_SECONDS, Batch, BatchInfo
 from helix_crawl_otel.policy.model import DecisionKind, Outcome
 from helix_crawl_otel.policy.settings import Settings
 from tests.policy.timeline import (
@@ -251,3 +251,30 @@ def test_a_pending_action_of_another_shard_is_not_overdue() -> None:
     job.memory = LOW
     job.wait(5 * SLICE)
     assert {d.shard for d in job.of(DecisionKind.OVERDUE)} == {"a"}
+
+
+def deadline(job: Job) -> float | None:
+    """What the gauge shows of the job's shard."""
+    return job.policy.batch_deadline(job.shard)
+
+
+def test_the_age_at_which_the_worker_is_ended_is_known_before() -> None:
+    """That of a hang until an action waits for the batch, then that action's; an alert needs no number of its own."""
+    job = Job(can_end_worker=True, obeys=False).enter("a")
+    assert deadline(job) == HANG_SECONDS, "the least that a first batch has"
+    job.batches(9).begin()
+    assert deadline(job) == 100 * SLICE
+    job = stuck()
+    asked = job.decisions[-1]
+    said = deadline(job)
+    assert said is not None
+    assert said == pytest.approx(asked.t - job.began + max(4 * SLICE, 30.0))
+    while not job.of(DecisionKind.OVERDUE):
+        job.wait(TICK)
+    assert job.of(DecisionKind.OVERDUE)[0].t == pytest.approx(job.began + said)
+
+
+def test_nobody_ends_a_batch_of_an_embedded_job() -> None:
+    """It has no deadline, nor has a shard that nobody has heard of."""
+    assert deadline(Job(can_end_worker=False).batches(9).begin()) is None
+    assert Job(can_end_worker=True).policy.batch_deadline("another") is None

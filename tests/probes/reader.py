@@ -26,6 +26,12 @@ def _read(probe: NvmlProbe) -> dict[str, Any]:
     return {"used": reading.used_bytes, "limit": reading.limit_bytes, "why": probe.why}
 
 
+def _read_card(probe: NvmlProbe) -> dict[str, Any]:
+    """What the card says beside its memory, which is read first."""
+    probe()
+    return dataclasses.asdict(probe.read_card())
+
+
 def _read_many(probe: NvmlProbe) -> list[tuple[int | None, int | None]]:
     """Read thousands of times, and on until two states have been seen; which ones were."""
     seen: set[tuple[int | None, int | None]] = set()
@@ -68,6 +74,7 @@ def _shutdown(probe: NvmlProbe) -> None:
 _COMMANDS: dict[str, Callable[[NvmlProbe], Any]] = {
     "read": _read,
     "read many": _read_many,
+    "read card": _read_card,
     "read beside a thread": _read_beside_a_thread,
     "shut down": _shutdown,
     "describe": lambda probe: dataclasses.asdict(describe(os.environ)),

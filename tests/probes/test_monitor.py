@@ -13,7 +13,7 @@ import pytest
 
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.instruments import Instruments
-from helix_crawl_otel.policy.model import MemoryReading
+from helix_crawl_otel.policy.model import CardReading, MemoryReading
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.probes import monitor
 from helix_crawl_otel.probes.monitor import MemoryMonitor, ReportedProbe
@@ -35,12 +35,14 @@ class Watched:
     def __init__(self, read: Callable[[], MemoryReading], first_seconds: float = 50.0) -> None:
         self.clock = Clock()
         self.errors: list[Exception] = []
+        self.asked_card: Callable[[], CardReading] = CardReading
         provider, self._reader = make_provider()
         self.pipeline = Pipeline(Settings(), Instruments(provider.get_meter("memory")), self.clock)
 
         def card_probe(device: str, environ: Mapping[str, str]) -> Probe:
             probe = CallableProbe(read, device)
             probe.source = "nvml"
+            probe.read_card = self.read_card  # type: ignore[method-assign]  # of this one alone
             return probe
 
         self.memory = MemoryMonitor(
@@ -51,6 +53,7 @@ class Watched:
             environ={},
             on_error=self.errors.append,
             card_probe=card_probe,
+            deliver_card=self.pipeline.read_card,
             first_seconds=first_seconds,
         )
 
@@ -58,9 +61,13 @@ class Watched:
         """Looked up at each reading, so that a test can come in between."""
         self.pipeline.read_memory(device, reading, sources)
 
+    def read_card(self) -> CardReading:
+        """Likewise."""
+        return self.asked_card()
+
     def series(self, name: str) -> Series:
         """The series of an instrument now."""
-        return collected(self._reader).get(f"helix_dense_vram_{name}", {})
+        return collected(self._reader).get(name if name.startswith("hw.") else f"helix_dense_vram_{name}", {})
 
     def close(self) -> None:
         """End the threads."""
@@ -141,6 +148,35 @@ def test_a_card_that_hangs_for_a_minute_is_lost_until_it_answers(caplog: pytest.
     wait_until(lambda: watched.series("used") == {("device=cuda:0",): 3 * GIB})
     assert watched.memory.used("cuda:0") == 3 * GIB
     watched.close()
+
+
+def test_what_else_a_card_says_comes_after_its_memory(watched: Watched) -> None:
+    """A driver that hangs in one of these calls keeps back no reading before it; after a minute the card is lost."""
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def read_card() -> CardReading:
+        hangs.set()
+        assert go_on.wait(60)
+        return CardReading("GPU-1", "RTX 3090", temperature=71)
+
+    watched.asked_card = read_card
+    watched.memory.watch("cuda:0")
+    assert hangs.wait(50)
+    assert watched.memory.used("cuda:0") == 3 * GIB
+    assert watched.series("hw.temperature") == {}
+    watched.clock.now += 61.0
+    watched.memory.tick()
+    assert watched.memory.used("cuda:0") is None
+    go_on.set()
+    wait_until(lambda: list(watched.series("hw.temperature").values()) == [71])
+    wait_until(lambda: watched.memory.used("cuda:0") == 3 * GIB)
+    hangs.clear()
+    go_on.clear()
+    assert hangs.wait(50)
+    watched.clock.now += 61.0
+    watched.memory.tick()
+    assert watched.series("hw.temperature") == {}, "the last value must not stay for ever"
+    go_on.set()
 
 
 def test_what_a_framework_holds_beyond_the_card_counts(watched: Watched, card: list[MemoryReading]) -> None:

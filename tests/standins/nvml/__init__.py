@@ -88,6 +88,12 @@ class Card:
     reserved: int | None = 256 * 1024**2
     free: int | None = None
     model: int | None = None
+    utilization: int | None = 97
+    temperature: int | None = 71
+    power: int | None = 305_000
+    sm_clock: int | None = 1530
+    memory_clock: int | None = 9501
+    throttle: int | None = 0
     mig: int | None = None
     lost: int | None = None
     forbidden: int | None = None

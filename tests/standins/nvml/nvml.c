@@ -9,6 +9,8 @@
  *   0.process.0=4711,CG,1048576,/usr/bin/python3   who is on the card, counted from 0: pid, C for compute and G for
  *                            graphics, bytes ("-": not available; under WDDM it is so whatever is said), its name
  *                            ("" : it may not be asked for)
+ *   0.utilization=97 0.temperature=71 0.power=305000 0.sm_clock=1530 0.memory_clock=9501 0.throttle=36   per cent, degrees,
+ *                            milliwatts, MHz, bits of the reasons; each not given: "not supported"
  *   0.mig=1                  MIG mode on; not given: "not supported"
  *   0.lost=1                 its handle cannot be had: "GPU is lost"
  *   0.forbidden=1            likewise: "no permission"
@@ -212,6 +214,44 @@ API int nvmlDeviceGetUUID(const void *handle, char *into, unsigned size) {
 }
 API int nvmlDeviceGetName(const void *handle, char *into, unsigned size) {
     return text_of("nvmlDeviceGetName", "name", handle, into, size);
+}
+
+static int number_of(const char *function, const char *name, const void *handle, u64 *into) {
+    answers from;
+    char value[32];
+    int card, error = begin_card(function, &from, handle, &card);
+    if (error) return error;
+    if (!get(from.text, value, sizeof value, "%d.%s", card, name)) return NOT_SUPPORTED;
+    *into = strtoull(value, NULL, 10);
+    return OK;
+}
+static int small_number_of(const char *function, const char *name, const void *handle, unsigned *into) {
+    u64 found = 0;
+    int error = number_of(function, name, handle, &found);
+    if (!error) *into = (unsigned)found;
+    return error;
+}
+API int nvmlDeviceGetUtilizationRates(const void *handle, unsigned *into) { /* of the card, and of its memory */
+    int error = small_number_of("nvmlDeviceGetUtilizationRates", "utilization", handle, into);
+    if (!error) into[1] = 0;
+    return error;
+}
+API int nvmlDeviceGetTemperature(const void *handle, int sensor, unsigned *into) {
+    return sensor ? INVALID : small_number_of("nvmlDeviceGetTemperature", "temperature", handle, into);
+}
+API int nvmlDeviceGetPowerUsage(const void *handle, unsigned *into) {
+    return small_number_of("nvmlDeviceGetPowerUsage", "power", handle, into);
+}
+API int nvmlDeviceGetClockInfo(const void *handle, int kind, unsigned *into) {
+    return small_number_of("nvmlDeviceGetClockInfo", kind == 1 ? "sm_clock" : "memory_clock", handle, into);
+}
+#ifndef NO_V2 /* a driver of today has both names of one function, an older one the first */
+API int nvmlDeviceGetCurrentClocksEventReasons(const void *handle, u64 *into) {
+    return number_of("nvmlDeviceGetCurrentClocksEventReasons", "throttle", handle, into);
+}
+#endif
+API int nvmlDeviceGetCurrentClocksThrottleReasons(const void *handle, u64 *into) {
+    return number_of("nvmlDeviceGetCurrentClocksThrottleReasons", "throttle", handle, into);
 }
 
 static int pair_of(const char *function, const char *name, const void *handle, unsigned *one, unsigned *two) {

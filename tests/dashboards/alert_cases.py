@@ -1,0 +1,912 @@
+"""Jobs as a Prometheus sees them, by hand: each alert at both of its edges, and what must not wake anybody.
+
+A case asks for every alert that fires: a case for one is a case for the silence of the others. Times are minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.dashboards.promtool import Case, Firing, steps
+
+__all__ = ["CASES"]
+
+JOB, PORT, RUN = "helix-crawl", "rig:9464", "/data/out"
+DAY = 24 * 60.0
+
+
+def labels(**more: str) -> str:
+    """Of a series, in promtool's notation."""
+    return "{" + ", ".join(f'{key}="{value}"' for key, value in {"job": JOB, "instance": PORT, **more}.items()) + "}"
+
+
+def a_run(
+    minutes: float,
+    end: str | None = None,
+    *,
+    after: float = 0.0,
+    run_id: str = "one",
+    run: str = RUN,
+    instance: str = PORT,
+    every: int = 60,
+    gaps: tuple[float, float] | None = None,
+    scraped: bool = True,
+    command: str = "build",
+    folder: str | None = None,
+) -> dict[str, str]:
+    """What every run shows: its name, its state, and that it is up.
+
+    Args:
+        minutes: For how long it runs.
+        end: The state that is scraped once more after that; `None` where it is just gone.
+        after: Minutes before it starts.
+        run_id: Of this start.
+        run: What the same command goes on with.
+        instance: Where it is scraped.
+        every: Seconds between two scrapes.
+        gaps: From which minute, and for how long, nothing is scraped.
+        scraped: And not pushed.
+        command: Its first word.
+        folder: For `helix-crawl status`; as a rule the run's name.
+    """
+    who = {"instance": instance, "run": run, "run_id": run_id}
+    seconds = every / 60
+    told = (1.0 if end is None else 0.0, seconds if end else 0.0)
+
+    def shown(value: float, last: float) -> str:
+        if gaps is None:
+            return steps((None, after), (value, minutes), (last, told[1]), every=every, scraped=scraped)
+        begin, length = gaps
+        return steps(
+            (None, after),
+            (value, begin),
+            (None, length),
+            (value, minutes - begin - length),
+            (last, told[1]),
+            every=every,
+        )
+
+    how = {"folder": run if folder is None else folder, "command": command, "version": "1"}
+    series = {f"helix_dense_run_info{labels(**who, **how)}": shown(1, 1)}
+    for state in ("running", "paused", "done", "failed"):
+        name = f"helix_dense_run_state{labels(**who, state=state)}"
+        series[name] = shown(float(state == "running"), float(state == end))
+    return series
+
+
+def shard(name: str, device: str = "cuda:0", instance: str = PORT) -> str:
+    """Labels of a shard on a device."""
+    return labels(instance=instance, shard=name, device=device)
+
+
+def work(
+    minutes: float, left: float, a_minute: float, *, after: float = 0.0, instance: str = PORT, every: int = 60
+) -> dict[str, str]:
+    """Genes that are encoded, and those that are left at the beginning."""
+    return {
+        f"helix_dense_genes_total{shard('a', instance=instance)}": steps(
+            (None, after), ((0, a_minute), minutes), every=every
+        ),
+        f"helix_dense_genes_pending{labels(instance=instance, shard='a')}": steps(
+            (None, after), ((left, -a_minute), minutes), every=every
+        ),
+    }
+
+
+def told(shard: str = "a", **more: str) -> dict[str, str]:
+    """Labels of an alert about a shard of the run."""
+    return {"job": JOB, "instance": PORT, "run": RUN, "folder": RUN, "shard": shard, **more}
+
+
+STATUS = f'helix-crawl status "{RUN}"'
+ACTIVE = "helix_dense_crawl_active" + shard("a")
+INFLIGHT, DEADLINE = (
+    "helix_dense_batch_inflight_seconds" + shard("a"),
+    "helix_dense_batch_deadline_seconds" + shard("a"),
+)
+LIMIT = "helix_dense_crawl_limit_ratio" + labels()
+SUM = "helix_dense_batch_duration_seconds_sum" + labels(device="cuda:0", stage="encode")
+COUNT = "helix_dense_batch_duration_seconds_count" + labels(device="cuda:0", stage="encode")
+USED, SIZE = ("helix_dense_vram_" + part + "_bytes" + labels(device="cuda:0") for part in ("used", "limit"))
+FULL = "helix_dense_vram_full_ratio" + labels()
+GENES = "helix_dense_genes_total" + shard("a")
+PENDING = "helix_dense_genes_pending" + labels(shard="a")
+QUEUE = "helix_dense_action_queue_length" + labels()
+
+
+def rung(device: str) -> str:
+    return "helix_dense_ladder_rung" + shard("a", device)
+
+
+def starts(reason: str, device: str = "cuda:0") -> str:
+    return "helix_dense_worker_starts_total" + labels(device=device, reason=reason)
+
+
+def worker(device: str = "cuda:0") -> str:
+    return "helix_dense_worker_up" + labels(device=device)
+
+
+def probe(source: str, device: str = "cuda:0") -> str:
+    return "helix_dense_vram_probe_up" + labels(device=device, source=source)
+
+
+def shards(state: str) -> str:
+    return "helix_dense_shards" + labels(state=state)
+
+
+def outcome(kind: str, action: str = "RECYCLE") -> str:
+    return "helix_dense_ladder_actions_total" + labels(shard="a", action=action, outcome=kind)
+
+
+CRAWLING = {
+    "crawl ended by the ladder": Case(
+        "HelixCrawlCrawling",
+        "ten minutes of episode are the ladder's work",
+        {**a_run(120), ACTIVE: steps((0, 10), (1, 10), (0, 100))},
+    ),
+    "crawl that goes on": Case(
+        "HelixCrawlCrawling",
+        "a quarter of an hour; the end is believed after ten minutes",
+        {**a_run(120), ACTIVE: steps((0, 20), (1, 30), (0, 70))},
+        {
+            "HelixCrawlCrawling": Firing(
+                35,
+                59,
+                told(device="cuda:0", severity="warning"),
+                (f"Shard a of {RUN} crawls on cuda:0 ({PORT})", STATUS),
+            )
+        },
+    ),
+    "crawl through a recycle": Case(
+        "HelixCrawlCrawling",
+        "the episode ends with the worker and comes back eight minutes later: one crawl",
+        {**a_run(120), ACTIVE: steps((0, 10), (1, 5), (None, 2), (0, 6), (1, 10), (0, 80))},
+        {"HelixCrawlCrawling": Firing(25, 42)},
+    ),
+    "two crawls": Case(
+        "HelixCrawlCrawling",
+        "with more than ten minutes between: the ladder has ended each",
+        {**a_run(120), ACTIVE: steps((0, 10), (1, 9), (0, 11), (1, 9), (0, 80))},
+    ),
+    "crawl at the first scrape": Case(
+        "HelixCrawlCrawling",
+        "it was there before Prometheus",
+        {**a_run(60), ACTIVE: steps((1, 60))},
+        {"HelixCrawlCrawling": Firing(15)},
+        59,
+    ),
+    "crawl through a gap": Case(
+        "HelixCrawlCrawling",
+        "a minute without a scrape; it ends with the job, which says so",
+        {**a_run(50, "done", gaps=(30, 1)), ACTIVE: steps((0, 10), (1, 20), (None, 1), (1, 19), (None, 60))},
+        {"HelixCrawlCrawling": Firing(25, 59)},
+    ),
+}
+
+ON_CPU = {
+    "demoted": Case(
+        "HelixCrawlOnCpu",
+        "device changes with the demotion, the worker is away for two minutes: one alert, until the end",
+        {
+            **a_run(60, "done"),
+            rung("cuda:0"): steps((0, 5), (2, 5), (3, 1), (None, 109)),
+            rung("cpu"): steps((None, 13), (3, 47)),
+        },
+        {
+            "HelixCrawlOnCpu": Firing(
+                10, 59, told(severity="info"), (f"Shard a of {RUN} has gone to the CPU ({PORT})", STATUS)
+            )
+        },
+    ),
+    "demoted, then the next shard": Case(
+        "HelixCrawlOnCpu",
+        "five minutes after its last sample",
+        {**a_run(120), rung("cuda:0"): steps((0, 10), (3, 10), (None, 100))},
+        {"HelixCrawlOnCpu": Firing(10, 24)},
+    ),
+    "recycled once": Case(
+        "HelixCrawlOnCpu", "the second rung is no end", {**a_run(120), rung("cuda:0"): steps((0, 5), (1, 5), (2, 110))}
+    ),
+}
+
+STUCK = {
+    "hang that the supervisor ends": Case(
+        "HelixCrawlBatchStuck",
+        "half an hour, a minute more until its worker is gone",
+        {
+            **a_run(120),
+            DEADLINE: steps((1800, 120)),
+            INFLIGHT: steps((2, 10), ((0, 60), 31), (None, 2), (2, 77)),
+            GENES: steps(((0, 64), 10), (640, 33), ((640, 64), 77)),
+            worker(): steps((1, 41), (0, 2), (1, 77)),
+            SUM: steps(((0, 60), 10), (600, 33), ((600, 60), 77)),
+            COUNT: steps(((0, 15), 10), (150, 33), ((150, 15), 77)),
+            LIMIT: steps((0.2, 120)),
+        },
+    ),
+    "hang whose worker cannot be ended": Case(
+        "HelixCrawlBatchStuck",
+        "five minutes beyond the deadline; another shard's batch has one of its own",
+        {
+            **a_run(120),
+            DEADLINE: steps((1800, 120)),
+            INFLIGHT: steps((2, 10), ((0, 60), 50), (2, 60)),
+            DEADLINE.replace('"a"', '"b"'): steps((3000, 120)),
+            INFLIGHT.replace('"a"', '"b"'): steps(((0, 60), 50), (2, 70)),
+        },
+        {
+            "HelixCrawlBatchStuck": Firing(
+                46,
+                59,
+                told(device="cuda:0", severity="critical"),
+                (f"A batch of shard a of {RUN} has been running for 36m 0s on cuda:0 ({PORT})", STATUS),
+            )
+        },
+    ),
+    "embedded, batch of four times the limit": Case(
+        "HelixCrawlBatchStuck",
+        "40 s as a rule, 200 at the limit: 800 s, and then five minutes",
+        {
+            **a_run(120, command="embedded", folder="", run="notes"),
+            LIMIT: steps((0.2, 120)),
+            SUM: steps((4000, 120)),
+            COUNT: steps((100, 120)),
+            INFLIGHT: steps((2, 10), ((0, 60), 30), (2, 80)),
+        },
+        {
+            "HelixCrawlBatchStuck": Firing(
+                29,
+                39,
+                {
+                    "job": JOB,
+                    "instance": PORT,
+                    "run": "notes",
+                    "shard": "a",
+                    "device": "cuda:0",
+                    "severity": "critical",
+                },
+                (
+                    f"A batch of shard a of notes has been running for 19m 0s on cuda:0 ({PORT})",
+                    f"curl http://{PORT}/metrics",
+                ),
+            )
+        },
+    ),
+    "embedded, quick batches": Case(
+        "HelixCrawlBatchStuck",
+        "a second as a rule: ten minutes count; a gap of a minute is no end",
+        {
+            **a_run(120, command="embedded", gaps=(24, 1)),
+            LIMIT: steps((0.2, 120)),
+            SUM: steps((100, 120)),
+            COUNT: steps((100, 120)),
+            INFLIGHT: steps((2, 10), ((0, 60), 14), (None, 1), ((900, 60), 15), (2, 80)),
+        },
+        {"HelixCrawlBatchStuck": Firing(26, 39)},
+    ),
+    "embedded, first batch": Case(
+        "HelixCrawlBatchStuck",
+        "no batch has ended, so half an hour counts",
+        {
+            **a_run(120, command="embedded"),
+            INFLIGHT: steps(((0, 60), 60), (0, 60)),
+            COUNT: steps((0, 120)),
+            SUM: steps((0, 120)),
+        },
+        {"HelixCrawlBatchStuck": Firing(36, 59)},
+    ),
+    "stuck, and the job is ended": Case(
+        "HelixCrawlBatchStuck",
+        "what a run leaves behind is stuck no longer",
+        {**a_run(50, "paused"), DEADLINE: steps((1800, 50)), INFLIGHT: steps(((0, 60), 50))},
+        {"HelixCrawlBatchStuck": Firing(36, 49)},
+        65,
+    ),
+}
+
+ENCODED = steps(((0, 64), 200))
+
+RECYCLE = {
+    "recycle loop": Case(
+        "HelixCrawlRecycleLoop",
+        "six of one card within the hour, in whole numbers; over as soon as the first is an hour old",
+        {
+            **a_run(200),
+            GENES: ENCODED,
+            worker(): steps((1, 200)),
+            worker("cpu"): steps((0, 200)),
+            starts("recycle"): steps((0, 10), (1, 10), (2, 10), (3, 170)),
+            starts("demote", "cpu"): steps((0, 15), (1, 10), (2, 10), (3, 165)),
+            starts("first"): steps((1, 200)),
+        },
+        {
+            "HelixCrawlRecycleLoop": Firing(
+                40,
+                69,
+                {"job": JOB, "instance": PORT, "run": RUN, "run_id": "one", "folder": RUN, "severity": "warning"},
+                (
+                    f"{RUN} has recycled or demoted 6 workers within an hour ({PORT})",
+                    f'helix-crawl report "{RUN}" -o report.html',
+                ),
+            )
+        },
+    ),
+    "recycle loop, then a good end": Case(
+        "HelixCrawlRecycleLoop",
+        "over with the run; another one on the same port begins anew",
+        {
+            **a_run(50, "done"),
+            **a_run(69, after=51, run_id="two", run="/data/other"),
+            GENES: ENCODED,
+            worker(): steps((1, 120)),
+            starts("recycle"): steps((0, 10), (6, 40), (0, 10), (5, 60)),
+        },
+        {"HelixCrawlRecycleLoop": Firing(15, 49)},
+        110,
+    ),
+    "two cards": Case(
+        "HelixCrawlRecycleLoop",
+        "ten within the hour are five a card",
+        {
+            **a_run(120),
+            GENES: ENCODED,
+            worker(): steps((1, 120)),
+            worker("cuda:1"): steps((1, 120)),
+            starts("recycle"): steps((0, 10), (10, 110)),
+        },
+        {},
+        80,
+    ),
+    "recycle loop through a gap": Case(
+        "HelixCrawlRecycleLoop",
+        "a minute without a scrape",
+        {
+            **a_run(60, gaps=(20, 1)),
+            GENES: ENCODED,
+            worker(): steps((1, 20), (None, 1), (1, 39)),
+            starts("recycle"): steps((0, 10), (6, 10), (None, 1), (6, 39)),
+        },
+        {"HelixCrawlRecycleLoop": Firing(15)},
+        59,
+    ),
+}
+
+CRASHES = {
+    "crash loop": Case(
+        "HelixCrawlCrashLoop",
+        "the fourth crash within the hour; over ten minutes after the last",
+        {**a_run(120), starts("crash"): steps(*((n, 5) for n in range(10)), (10, 70))},
+        {
+            "HelixCrawlCrashLoop": Firing(
+                35,
+                59,
+                {"job": JOB, "instance": PORT, "run": RUN, "run_id": "one", "folder": RUN, "severity": "warning"},
+                (f"{RUN} crashes again and again: 7 times within the hour", STATUS),
+            )
+        },
+    ),
+    "bad gene": Case(
+        "HelixCrawlCrashLoop",
+        "its batch is cut until it stands alone, and it is put aside: that heals itself within minutes",
+        {**a_run(120), starts("crash"): steps((0, 10), ((0, 2), 4), (11, 105))},
+    ),
+    "three crashes now and then": Case(
+        "HelixCrawlCrashLoop",
+        "within the budget",
+        {**a_run(120), starts("crash"): steps((0, 10), (1, 8), (2, 8), (3, 94))},
+    ),
+    "crash loop, then a good end": Case(
+        "HelixCrawlCrashLoop",
+        "over with the run",
+        {**a_run(40, "done"), starts("crash"): steps(*((n, 2) for n in range(20)))},
+        {"HelixCrawlCrashLoop": Firing(23, 39)},
+        60,
+    ),
+    "slow crash loop": Case(
+        "HelixCrawlCrashLoop",
+        "one in twenty minutes gets on",
+        {**a_run(240), starts("crash"): steps(*((n, 20) for n in range(12)))},
+        {},
+        240,
+    ),
+    "starts that die": Case(
+        "HelixCrawlCrashLoop",
+        "started anew every five minutes by something outside, dead after three",
+        {
+            key: value
+            for n in range(12)
+            for key, value in a_run(3, after=5 * n, run_id=f"start-{n}", instance=f"pod-{n}:9464").items()
+        },
+        {
+            "HelixCrawlCrashLoop": Firing(
+                28,
+                77,
+                {"job": JOB, "run": RUN, "folder": RUN, "severity": "warning"},
+                (f"{RUN} crashes again and again: 6 times within the hour", STATUS),
+            ),
+            "HelixCrawlJobGone": Firing(63),
+        },
+        90,
+    ),
+    "paused again and again": Case(
+        "HelixCrawlCrashLoop",
+        "by somebody who tries settings",
+        {key: value for n in range(12) for key, value in a_run(3, "paused", after=5 * n, run_id=f"start-{n}").items()},
+    ),
+}
+
+MEMORY = {
+    "memory full for over an hour": Case(
+        "HelixCrawlMemoryFull",
+        "a release every few minutes lowers the reading for one scrape; the limit is the knob",
+        {
+            **a_run(120),
+            USED: " ".join(["11.3"] * 20 + ["11.4", *["11.3"] * 7, "6"] * 8 + ["6"] * 28),
+            SIZE: steps((12, 120)),
+            FULL: steps((0.95, 120)),
+        },
+        {
+            "HelixCrawlMemoryFull": Firing(
+                80,
+                93,
+                {"job": JOB, "instance": PORT, "run": RUN, "folder": RUN, "device": "cuda:0", "severity": "info"},
+                (f"Memory of cuda:0 has been full for over an hour: 95%, {RUN} ({PORT})", "helix-crawl doctor"),
+            )
+        },
+    ),
+    "memory full, then recycled": Case(
+        "HelixCrawlMemoryFull",
+        "forty minutes full, a recycle, and full again",
+        {
+            **a_run(120),
+            USED: steps((11.9, 40), (None, 2), (3, 20), (11.9, 30), (3, 28)),
+            SIZE: steps((12, 120)),
+            FULL: steps((0.92, 120)),
+        },
+    ),
+    "memory unknown": Case(
+        "HelixCrawlMemoryFull",
+        "absent is not full",
+        {**a_run(150), SIZE: steps((12, 150)), FULL: steps((0.92, 150)), probe("torch"): steps((1, 150))},
+        {},
+        150,
+    ),
+    "control group of a CPU job full": Case(
+        "HelixCrawlMemoryFull",
+        "page cache fills it",
+        {
+            **a_run(150),
+            FULL: steps((0.92, 150)),
+            USED.replace("cuda:0", "cpu"): steps((12, 150)),
+            SIZE.replace("cuda:0", "cpu"): steps((12, 150)),
+        },
+        {},
+        150,
+    ),
+}
+
+PROBE = {
+    "probe down": Case(
+        "HelixCrawlProbeDown",
+        "both sources of a card; over when one answers, or with the run",
+        {
+            **a_run(60, "done"),
+            probe("nvml"): steps((1, 5), (0, 20), (1, 1), (0, 34)),
+            probe("torch"): steps((0, 60)),
+        },
+        {
+            "HelixCrawlProbeDown": [
+                Firing(
+                    20,
+                    24,
+                    {
+                        "job": JOB,
+                        "instance": PORT,
+                        "run": RUN,
+                        "folder": RUN,
+                        "device": "cuda:0",
+                        "severity": "warning",
+                    },
+                    (f"Memory of cuda:0 cannot be read, {RUN} ({PORT})", "helix-crawl doctor"),
+                )
+            ]
+        },
+        40,
+    ),
+    "probe down to the end": Case(
+        "HelixCrawlProbeDown",
+        "nobody needs it any longer",
+        {**a_run(30, "done"), probe("nvml"): steps((0, 31))},
+        {"HelixCrawlProbeDown": Firing(10, 29)},
+        50,
+    ),
+    "probe down between two workers": Case(
+        "HelixCrawlProbeDown",
+        "torch is silent through a recycle, NVML is not",
+        {**a_run(60), probe("nvml"): steps((1, 60)), probe("torch"): steps((1, 10), (0, 40), (1, 10))},
+    ),
+    "own probe down for a recycle": Case(
+        "HelixCrawlProbeDown",
+        "four minutes without the only source",
+        {**a_run(60), probe("custom"): steps((1, 10), (0, 12), (None, 2), (1, 36))},
+    ),
+    "CPU without a control group": Case(
+        "HelixCrawlProbeDown", "nothing to spill", {**a_run(60), probe("cgroup", "cpu"): steps((0, 60))}
+    ),
+}
+
+QUIET_AT_35 = {worker(): steps((1, 25), (0, 1), (1, 64)), shards("running"): steps((1, 90))}
+
+PROGRESS = {
+    "no progress": Case(
+        "HelixCrawlNoProgress",
+        "between batches, with a shard open; the worker was recycled in between, and it ends with the next gene",
+        {
+            **a_run(90),
+            **QUIET_AT_35,
+            GENES: steps(((0, 128), 10), (1280, 50), ((1344, 128), 30)),
+            PENDING: steps(((9000, -128), 10), (7720, 80)),
+            INFLIGHT: steps((2, 10), (0, 50), (2, 30)),
+        },
+        {
+            "HelixCrawlNoProgress": Firing(
+                45,
+                59,
+                {"job": JOB, "instance": PORT, "run": RUN, "run_id": "one", "folder": RUN, "severity": "critical"},
+                (f"{RUN} has encoded nothing for over half an hour ({PORT})", STATUS),
+            )
+        },
+        89,
+    ),
+    "no progress, then the end": Case(
+        "HelixCrawlNoProgress",
+        "its last half hour was without a gene, and it has ended",
+        {
+            **a_run(39, "done"),
+            worker(): steps((1, 39)),
+            GENES: steps(((0, 128), 9), (1280, 29)),
+            INFLIGHT: steps((0, 39)),
+        },
+        {},
+        60,
+    ),
+    "one batch for an hour": Case(
+        "HelixCrawlNoProgress",
+        "the supervisor will end it: two hours of deadline",
+        {
+            **a_run(90),
+            **QUIET_AT_35,
+            GENES: steps((1280, 90)),
+            INFLIGHT: steps(((0, 60), 90)),
+            DEADLINE: steps((7200, 90)),
+        },
+    ),
+    "a large source is read": Case(
+        "HelixCrawlNoProgress",
+        "it is cut into passages, which are counted",
+        {**a_run(90), **QUIET_AT_35, GENES: steps((1280, 90)), PENDING: steps(((0, 100), 90))},
+    ),
+    "slow CPU": Case(
+        "HelixCrawlNoProgress",
+        "64 genes in ten minutes are progress",
+        {**a_run(90), **QUIET_AT_35, GENES: steps(*((64 * n, 10) for n in range(9)))},
+    ),
+    "supervisor without a worker": Case(
+        "HelixCrawlNoProgress", "nothing is tried", {**a_run(90), GENES: steps((640, 90)), worker(): steps((0, 90))}
+    ),
+    "embedded, nothing to do": Case(
+        "HelixCrawlNoProgress",
+        "no shard is open, none waits",
+        {
+            **a_run(90),
+            GENES: steps((640, 90)),
+            worker(): steps((1, 90)),
+            shards("running"): steps((0, 90)),
+            shards("done"): steps((3, 90)),
+        },
+    ),
+}
+
+GONE_LABELS = {"job": JOB, "instance": PORT, "run": RUN, "run_id": "one", "folder": RUN, "severity": "warning"}
+
+GONE = {
+    "killed with work left": Case(
+        "HelixCrawlJobGone",
+        "it stays for a day, and an hour more",
+        {**a_run(60, every=300), **work(60, 24000, 300, every=300)},
+        {
+            "HelixCrawlJobGone": Firing(
+                65,
+                55 + 25 * 60,
+                GONE_LABELS,
+                (f"{RUN} is gone with work left; it was seen last at 1970-01-01 00:55:00 +0000 UTC ({PORT})", STATUS),
+            )
+        },
+        26 * 60 + 10,
+        300,
+    ),
+    "killed and taken up again": Case(
+        "HelixCrawlJobGone",
+        "by the next start, on another port",
+        {
+            **a_run(20),
+            **work(20, 24000, 300),
+            **a_run(80, after=40, run_id="two", instance="rig:9465"),
+            **work(80, 18000, 300, after=40, instance="rig:9465"),
+        },
+        {"HelixCrawlJobGone": Firing(25, 39)},
+    ),
+    "killed and taken up at once": Case(
+        "HelixCrawlJobGone",
+        "within five minutes nobody needs to know",
+        {
+            **a_run(20),
+            **work(20, 24000, 300),
+            **a_run(96, after=24, run_id="two"),
+            PENDING: steps(((24000, -300), 20), (None, 4), (18000, 96)),
+        },
+        {},
+        119,
+    ),
+    "killed, and its port taken by another run": Case(
+        "HelixCrawlJobGone",
+        "which hides nothing",
+        {
+            **a_run(20),
+            GENES: steps(((0, 300), 20), (None, 1), ((0, 300), 99)),
+            PENDING: steps(((24000, -300), 20), (None, 1), ((90000, -300), 99)),
+            **a_run(99, after=21, run_id="two", run="/data/other"),
+        },
+        {"HelixCrawlJobGone": Firing(25)},
+        119,
+    ),
+    "the same folder on two hosts": Case(
+        "HelixCrawlJobGone",
+        "one is killed, the other goes on, and has not begun since",
+        {
+            **a_run(20),
+            **work(20, 24000, 300),
+            **a_run(120, run_id="two", instance="box:9464"),
+            **work(120, 90000, 300, instance="box:9464"),
+        },
+        {"HelixCrawlJobGone": Firing(25)},
+        119,
+    ),
+    "killed in a hang": Case(
+        "HelixCrawlJobGone",
+        "five genes without a speed are not done between two scrapes",
+        {
+            **a_run(30),
+            GENES: steps(((0, 300), 10), (3000, 20)),
+            PENDING: steps((5, 30)),
+            INFLIGHT: steps((0, 10), ((0, 60), 20)),
+        },
+        {"HelixCrawlJobGone": Firing(35)},
+        45,
+    ),
+    "killed shortly before its end": Case(
+        "HelixCrawlJobGone",
+        "two and a half minutes of work were left",
+        {**a_run(20), **work(20, 19 * 300 + 750, 300)},
+        {"HelixCrawlJobGone": Firing(25)},
+        45,
+    ),
+    "done between two scrapes": Case(
+        "HelixCrawlJobGone",
+        "a minute and a half of work was left",
+        {**a_run(20), **work(20, 19 * 300 + 450, 300)},
+        {},
+        45,
+    ),
+    "paused": Case(
+        "HelixCrawlJobGone", "by somebody, with work left", {**a_run(20, "paused"), **work(21, 24000, 300)}, {}, 45
+    ),
+    "done": Case("HelixCrawlJobGone", "and said so", {**a_run(20, "done"), **work(21, 24000, 300)}, {}, 45),
+    "a gap of minutes": Case(
+        "HelixCrawlJobGone",
+        "it cannot be scraped for four minutes",
+        {
+            **a_run(60, gaps=(20, 4)),
+            PENDING: steps((24000, 20), (None, 4), (24000, 36)),
+            GENES: steps((640, 20), (None, 4), (640, 36)),
+        },
+        {},
+        59,
+    ),
+    "work that nobody has counted": Case(
+        "HelixCrawlJobGone",
+        "its end could not have gone unseen, scraped every 15 seconds",
+        {**a_run(10, every=15, command="run"), "up" + labels(): steps((1, 10), (0, 50), every=15)},
+        {"HelixCrawlJobGone": Firing(15)},
+        30,
+        15,
+    ),
+    "work that nobody has counted, every 30 seconds": Case(
+        "HelixCrawlJobGone",
+        "its end may not have been scraped",
+        {**a_run(10, every=30, command="run"), "up" + labels(): steps((1, 10), (0, 30), every=30)},
+        {},
+        30,
+        30,
+    ),
+    "embedded": Case(
+        "HelixCrawlJobGone",
+        "the endpoint ends with the process, whichever way it ended",
+        {**a_run(10, every=15, command="embedded"), "up" + labels(): steps((1, 10), (0, 50), every=15)},
+        {},
+        30,
+        15,
+    ),
+    "pushed, work that nobody has counted": Case(
+        "HelixCrawlJobGone",
+        "the last push would have told the end; after five minutes it is no longer shown",
+        {**a_run(10, every=60, scraped=False, command="embedded")},
+        {"HelixCrawlJobGone": Firing(20)},
+        40,
+        60,
+    ),
+}
+
+ENDS = {
+    "shard failed": Case(
+        "HelixCrawlShardFailed",
+        "from then on, beyond the end of the run",
+        {**a_run(11, "failed"), shards("failed"): steps((0, 10), (2, 2)), shards("running"): steps((1, 10), (0, 2))},
+        {"HelixCrawlShardFailed": Firing(10, None, GONE_LABELS, (f"2 failed shards in {RUN} ({PORT})", STATUS))},
+        40,
+    ),
+    "shard failed, and tried again": Case(
+        "HelixCrawlShardFailed",
+        "the next start begins with none",
+        {
+            **a_run(20, "failed"),
+            **a_run(40, after=60, run_id="two"),
+            shards("failed"): steps((0, 10), (1, 11), (None, 39), (0, 40)),
+        },
+        {"HelixCrawlShardFailed": Firing(10, 59)},
+    ),
+    "none failed": Case(
+        "HelixCrawlShardFailed", "exported as 0 all along", {**a_run(60), shards("failed"): steps((0, 60))}
+    ),
+    "ended with quarantined genes": Case(
+        "HelixCrawlQuarantined",
+        "of two shards; not before the end",
+        {
+            **a_run(20, "failed"),
+            "helix_dense_genes_quarantined" + labels(shard="a"): steps((0, 5), (2, 16)),
+            "helix_dense_genes_quarantined" + labels(shard="b"): steps((1, 21)),
+        },
+        {
+            "HelixCrawlQuarantined": Firing(
+                20,
+                None,
+                GONE_LABELS,
+                (f"{RUN} has ended with 3 genes quarantined ({PORT})", f'helix-crawl verify "{RUN}"'),
+            )
+        },
+        40,
+    ),
+    "quarantined, and seen to": Case(
+        "HelixCrawlQuarantined",
+        "the next start ends well",
+        {
+            **a_run(20, "failed"),
+            **a_run(10, "done", after=60, run_id="two"),
+            "helix_dense_genes_quarantined" + labels(shard="a"): steps((1, 21), (None, 39), (1, 5), (0, 6)),
+        },
+        {"HelixCrawlQuarantined": Firing(20, 59)},
+    ),
+    "run failed": Case(
+        "HelixCrawlRunFailed",
+        "for a reason that no shard and no gene tells, for a day and an hour",
+        {
+            **a_run(10, "failed", every=300),
+            **work(10, 24000, 300, every=300),
+            shards("failed"): steps((0, 15), every=300),
+        },
+        {
+            "HelixCrawlRunFailed": Firing(
+                10,
+                10 + 25 * 60,
+                GONE_LABELS,
+                (f"{RUN} has failed; it was seen last at 1970-01-01 00:10:00 +0000 UTC ({PORT})", STATUS),
+            )
+        },
+        26 * 60,
+        300,
+    ),
+    "run failed, and started again": Case(
+        "HelixCrawlRunFailed",
+        "by the next start, which is paused later",
+        {**a_run(10, "failed"), **a_run(30, "paused", after=30, run_id="two")},
+        {"HelixCrawlRunFailed": Firing(10, 29)},
+    ),
+}
+
+ACTIONS = {
+    "failed, first seen at 1": Case(
+        "HelixCrawlActionOverdue",
+        "for a quarter of an hour",
+        {**a_run(60), outcome("failed", "DEMOTE_CPU"): steps((None, 10), (1, 50))},
+        {
+            "HelixCrawlActionOverdue": Firing(
+                10,
+                24,
+                told(action="DEMOTE_CPU", severity="warning"),
+                (f"An action of the ladder was not carried out: DEMOTE_CPU a of {RUN} ({PORT})", STATUS),
+            )
+        },
+    ),
+    "failed, counted before": Case(
+        "HelixCrawlActionOverdue",
+        "0 from the start",
+        {**a_run(60), outcome("failed"): steps((0, 20), (1, 40))},
+        {"HelixCrawlActionOverdue": Firing(20, 34)},
+    ),
+    "overdue": Case(
+        "HelixCrawlActionOverdue",
+        "the supervisor ends the worker instead, and it goes on",
+        {**a_run(60), outcome("overdue"): steps((0, 20), (1, 40))},
+    ),
+    "applied in time": Case(
+        "HelixCrawlActionOverdue",
+        "the usual end of an action",
+        {**a_run(60), outcome("applied"): steps((None, 10), (1, 50)), QUEUE: steps((0, 10), (1, 2), (0, 48))},
+    ),
+    "never asked for, embedded": Case(
+        "HelixCrawlActionOverdue",
+        "a driver that neither polls nor reaches a boundary",
+        {**a_run(60, command="embedded"), QUEUE: steps((0, 10), (1, 20), (0, 30))},
+        {
+            "HelixCrawlActionOverdue": Firing(
+                20,
+                29,
+                {"job": JOB, "instance": PORT, "run": RUN, "folder": RUN, "severity": "warning"},
+                (f"An action of the ladder was not carried out:   of {RUN} ({PORT})", STATUS),
+            )
+        },
+    ),
+    "never asked for, under the supervisor": Case(
+        "HelixCrawlActionOverdue",
+        "batches end, and nobody asks",
+        {
+            **a_run(60),
+            QUEUE: steps((0, 10), (1, 20), (0, 30)),
+            DEADLINE: steps((1800, 60)),
+            GENES: steps(((0, 64), 60)),
+        },
+        {"HelixCrawlActionOverdue": Firing(20, 29)},
+    ),
+    "kept from its boundary": Case(
+        "HelixCrawlActionOverdue",
+        "by a batch that the supervisor will end",
+        {
+            **a_run(60),
+            QUEUE: steps((0, 10), (1, 20), (0, 30)),
+            DEADLINE: steps((1800, 60)),
+            GENES: steps((64, 60)),
+            INFLIGHT: steps((0, 10), ((0, 60), 20), (2, 30)),
+        },
+    ),
+    "ended while it waits": Case(
+        "HelixCrawlActionOverdue",
+        "over with the run",
+        {**a_run(25, "done", command="embedded"), QUEUE: steps((1, 26))},
+        {"HelixCrawlActionOverdue": Firing(0, 24)},
+        40,
+    ),
+}
+
+CASES: Mapping[str, Case] = {
+    **CRAWLING,
+    **ON_CPU,
+    **STUCK,
+    **RECYCLE,
+    **CRASHES,
+    **MEMORY,
+    **PROBE,
+    **PROGRESS,
+    **GONE,
+    **ENDS,
+    **ACTIONS,
+}
