@@ -84,9 +84,9 @@ def _now() -> Iterator[stat.Panel]:
         ),
         (
             "Alerts",
-            "That fire, without those that are for the board only. Grey: none, or the rules are not loaded.",
-            f"count({_FIRING} unless {_FOR_THE_BOARD})",
-            steps((None, "gray"), (1, COLORS["failed"])),
+            "That fire, without those that are for the board only. Grey: the rules are not loaded.",
+            f"count({_FIRING} unless {_FOR_THE_BOARD}) or 0 * count(run:helix_dense_run:seen{{{JOBS}}})",
+            worst,
             "contents",
         ),
         (
