@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 from helix_crawl_otel.formats import duration, genes
-from helix_crawl_otel.link.messages import Boundary
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.dispatch import Dispatcher
 from helix_crawl_otel.otel.gauges import ExportedMetrics, GaugeState
@@ -292,12 +291,20 @@ class Pipeline:
         self._look_for_corpus(info, seconds)
         self._finish(info, self._clock() - seconds, seconds)
 
-    def boundary(self, told: Boundary) -> None:
-        """All earlier batches of a shard are committed."""
-        self._exported.stage(told.device, "commit", told.commit_seconds)
-        if told.pending is not None:
-            self.set_pending(told.shard, told.pending)
-        self.wait_for(told.shard, told.work_pending)
+    def boundary(
+        self,
+        shard: str,
+        device: str,
+        commit_seconds: float | None,
+        genes: int | None,
+        pending: int | None,
+        work_pending: float | None,
+    ) -> None:
+        """All earlier batches of a shard are committed; see `link.messages.Boundary`."""
+        self._exported.stage(device, "commit", commit_seconds)
+        if pending is not None:
+            self.set_pending(shard, pending)
+        self.wait_for(shard, work_pending)
 
     # -- the world ----------------------------------------------------------------------------------------------------
 

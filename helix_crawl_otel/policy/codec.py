@@ -111,7 +111,8 @@ def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
 
 def _decode_one_of(choices: list[Any], value: Any, path: str) -> Any:
     """As what it is already, or else as the first that it fits."""
-    for choice in sorted(choices, key=lambda choice: choice is not type(value)):
+    own = [choice for choice in choices if choice is type(value)]
+    for choice in (*own, *choices):
         try:
             return _decode(choice, value, path)
         except ValueError:

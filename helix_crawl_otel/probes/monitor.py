@@ -212,6 +212,7 @@ class MemoryMonitor:
         self._lock = threading.Lock()
         self._passing_on: AbstractContextManager[object] = threading.Lock() if probe_of is None else nullcontext()
         self._devices: dict[str, _Device] = {}
+        self._counts_shared = counters is not None  # else nobody's share is ever known
         self._shared = SharedSampler(counters, clock, tick_seconds, on_error, is_judged=judges_shared, table=table)
 
     def watch(self, device: str, *, is_modelled: bool = False) -> None:
@@ -263,11 +264,13 @@ class MemoryMonitor:
 
     def start_worker(self, worker: str, device: str, pid: int) -> None:
         """A process encodes on a device from now on."""
-        self._shared.start_worker(worker, device, pid)
+        if self._counts_shared:
+            self._shared.start_worker(worker, device, pid)
 
     def forget_worker(self, worker: str) -> None:
         """A worker is gone, and what it told of its memory with it."""
-        self._shared.forget_worker(worker)
+        if self._counts_shared:
+            self._shared.forget_worker(worker)
         with self._lock:
             for one in self._devices.values():
                 if one.owner == worker:

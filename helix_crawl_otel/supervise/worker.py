@@ -197,8 +197,19 @@ class IncomingMessages:
                 self._start_batch(message)
             case messages.FinishBatch():
                 self._finish_batch(message)
-            case messages.Boundary():
-                self._boundary(message)
+            case messages.Boundary(shard):
+                self._pipeline.boundary(
+                    shard,
+                    message.device,
+                    message.commit_seconds,
+                    message.genes,
+                    message.pending,
+                    message.work_pending,
+                )
+                # One before the first batch of a worker has committed nothing.
+                if self._trusts_boundaries and shard in self._uncommitted:
+                    self._has_progressed.set()
+                self._uncommitted.discard(shard)
             case messages.AbandonBatch(batch):
                 running = self._pipeline.running(self._batch_id(batch))
                 if running is not None:
@@ -323,14 +334,6 @@ class IncomingMessages:
         given: dict[str, Any] = {"genes": 0.0, "work": None, "seconds": None, message.problem: message.given}
         info = BatchInfo("", message.shard, self._worker, "", given["genes"], given["work"])
         self._pipeline.ignore(message.problem, info, given["seconds"])
-
-    def _boundary(self, message: messages.Boundary) -> None:
-        """What the driver has encoded is committed. One before the first batch of a worker has committed nothing."""
-        shard = message.shard
-        self._pipeline.boundary(message)
-        if self._trusts_boundaries and shard in self._uncommitted:
-            self._has_progressed.set()
-        self._uncommitted.discard(shard)
 
     def _acknowledge(self, message: messages.Acknowledge) -> None:
         action, outcome = self._outgoing.take(message.action), message.outcome

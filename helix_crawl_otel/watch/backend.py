@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
 
 from helix_crawl_otel.actions import ActionQueue
-from helix_crawl_otel.link.messages import Boundary
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, ShardStatus
 from helix_crawl_otel.timing import SleepMeter
@@ -66,8 +65,16 @@ class ShardPipeline(Protocol):
     def record_batch(self, info: BatchInfo, seconds: float) -> None:
         """A batch that the driver has timed itself."""
 
-    def boundary(self, told: Boundary) -> None:
-        """All earlier batches are committed."""
+    def boundary(
+        self,
+        shard: str,
+        device: str,
+        commit_seconds: float | None,
+        genes: int | None,
+        pending: int | None,
+        work_pending: float | None,
+    ) -> None:
+        """All earlier batches are committed; see `link.messages.Boundary`."""
 
     def status(self, shard: str) -> ShardStatus:
         """What is known of the shard now."""

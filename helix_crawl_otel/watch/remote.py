@@ -107,9 +107,17 @@ class RemotePipeline(ShardPipeline):
         given = repr({"genes": info.genes, "work": info.work, "seconds": seconds}[problem])[:80]
         self._link.send(messages.IgnoreBatch(info.shard, problem, given))
 
-    def boundary(self, told: messages.Boundary) -> None:
+    def boundary(
+        self,
+        shard: str,
+        device: str,
+        commit_seconds: float | None,
+        genes: int | None,
+        pending: int | None,
+        work_pending: float | None,
+    ) -> None:
         """All earlier batches are committed."""
-        self._link.send(told)
+        self._link.send(messages.Boundary(shard, device, commit_seconds, genes, pending, work_pending))
 
     def read_memory(self, device: str, reading: MemoryReading, source: str) -> None:
         """What this process sees of its device's memory."""

@@ -13,7 +13,6 @@ from types import TracebackType
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.formats import mib, whole_seconds
-from helix_crawl_otel.link.messages import Boundary
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict, is_number, plain_number
@@ -311,7 +310,9 @@ class ShardWatch:
 
     def _boundary(self, genes: int | None, pending: int | None, work_pending: float | None) -> list[Action]:
         self._check_usable()
-        self._backend.guarded("driver", self._tell_boundary, genes, pending, work_pending)
+        seconds = self._backend.guarded("driver", self._end_gap)
+        tell = self._backend.pipeline.boundary
+        self._backend.guarded("driver", tell, self.name, self.device, seconds, genes, pending, work_pending)
         self._backend.guarded("driver", self._backend.arrive, self.name)
         applied: list[Action] = []
         for action in self._backend.pipeline.actions.drain(self.name):
@@ -390,11 +391,6 @@ class ShardWatch:
             return None
         _gap.set(None)
         return max(0.0, self._backend.clock() - began[1])
-
-    def _tell_boundary(self, genes: int | None, pending: int | None, work_pending: float | None) -> None:
-        seconds = self._backend.guarded("driver", self._end_gap)
-        told = Boundary(self.name, self.device, seconds, genes, pending, work_pending)
-        self._backend.pipeline.boundary(told)
 
     @property
     def is_open(self) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.link.messages import Boundary
 from helix_crawl_otel.otel.dispatch import Dispatcher
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.gauges import ExportedMetrics, Snapshot
@@ -77,7 +76,7 @@ def test_pending_genes_are_those_that_the_store_counts() -> None:
     supervisor = Supervisor()
     supervisor.batches(3)
     assert "helix_dense_genes_pending" not in collected(supervisor.reader)
-    supervisor.pipeline.boundary(Boundary("a", "cuda:0", 0.1, GENES, 1000))
+    supervisor.pipeline.boundary("a", "cuda:0", 0.1, GENES, 1000, None)
     supervisor.batches(1)
     assert collected(supervisor.reader)["helix_dense_genes_pending"] == {("shard=a",): 1000}
 
