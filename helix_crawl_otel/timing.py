@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from helix_crawl_otel.policy.samples import is_number
+from helix_crawl_otel.policy.model import is_number
 
 __all__ = [
     "LONGEST_TURN_SECONDS",

@@ -51,6 +51,7 @@ _SHARD_STATE = (
     f" or 0 * group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}})"
 )
 _FIRING = 'ALERTS{alertname=~"HelixCrawl.*", alertstate="firing", job=~"$job", instance=~"$instance|"}'
+_FOR_THE_BOARD = 'ALERTS{severity="info", job=~"$job", instance=~"$instance|"}'
 _FIRES_SINCE = 'ALERTS_FOR_STATE{alertname=~"HelixCrawl.*", job=~"$job", instance=~"$instance|"}'
 
 
@@ -83,9 +84,9 @@ def _now() -> Iterator[stat.Panel]:
         ),
         (
             "Alerts",
-            "That fire. Grey: none, or the rules are not loaded.",
-            f"count({_FIRING})",
-            steps((None, "gray"), (1, COLORS["failed"])),
+            "That fire, without those that are for the board only. Grey: the rules are not loaded.",
+            f"count({_FIRING} unless {_FOR_THE_BOARD}) or 0 * count(run:helix_dense_run:seen{{{JOBS}}})",
+            worst,
             "contents",
         ),
         (
@@ -136,11 +137,13 @@ def _table(title: str, says: str, columns: tuple[_Column, ...], labels: dict[str
     Args:
         title: Of the panel.
         says: What it shows.
-        columns: From left to right, behind the labels.
+        columns: From left to right; the first one stands before the labels.
         labels: Those that are shown, and their titles.
         section: Of the runbook.
     """
-    panel = table.Panel().title(title).datasource(SOURCE).span(24).links([link(section)]).description(says)
+    panel = (
+        table.Panel().title(title).datasource(SOURCE).span(24).min_width(130).links([link(section)]).description(says)
+    )
     values = [f"Value #{chr(ord('A') + index)}" for index in range(len(columns))] if len(columns) > 1 else ["Value"]
     for index, column in enumerate(columns):
         query = prometheus.Dataquery().expr(column.expr).ref_id(chr(ord("A") + index)).instant()
@@ -148,9 +151,10 @@ def _table(title: str, says: str, columns: tuple[_Column, ...], labels: dict[str
         shown = [models.DynamicConfigValue("unit", column.unit)] if column.unit else []
         if column.texts:
             shown.append(models.DynamicConfigValue("mappings", text_of(column.texts)))
-            shown.append(models.DynamicConfigValue("custom.cellOptions", {"type": "color-background"}))
+            if all(color for _, color in column.texts.values()):
+                shown.append(models.DynamicConfigValue("custom.cellOptions", {"type": "color-background"}))
         panel.override_by_name(column.title, shown)
-    order = [*labels, *values]
+    order = [*values[:1], *labels, *values[1:]]
     options = {
         "includeByName": dict.fromkeys(order, True),
         "indexByName": {name: index for index, name in enumerate(order)},
@@ -177,6 +181,7 @@ def _alert_table() -> table.Panel:
     panel.override_by_name(
         "Severity", [mappings, models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"})]
     )
+    panel.override_by_name("Alert", [models.DynamicConfigValue("custom.width", 210)])
     return panel.no_value("none fires, or the rules are not loaded")
 
 
@@ -205,8 +210,8 @@ def _shard_table() -> table.Panel:
         _Column("Of baseline", f"min by ({_SHARD}) (helix_dense_crawl_ratio{{{SHARDS}}})", "percentunit"),
         _Column("Rate", f"max by ({_SHARD}) (helix_dense_throughput_per_second{{{SHARDS}}})", GENES),
         _Column("Baseline", f"max by ({_SHARD}) (helix_dense_baseline_per_second{{{SHARDS}}})", GENES),
-        _Column("Batch in flight", f"max by ({_SHARD}) ({_INFLIGHT})", "s"),
-        _Column("Genes that wait", f'sum by ({_SHARD}) (helix_dense_genes_pending{{{JOBS}, shard=~"$shard"}})'),
+        _Column("In flight", f"max by ({_SHARD}) ({_INFLIGHT})", "s"),
+        _Column("Genes wait", f'sum by ({_SHARD}) (helix_dense_genes_pending{{{JOBS}, shard=~"$shard"}})'),
     )
     labels = {"job": "Job", "instance": "Instance", "shard": "Shard"}
     says = "One line a shard that waits or runs: stuck first, then those that crawl."

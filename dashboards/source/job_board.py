@@ -83,7 +83,9 @@ def _now(made: dashboard.Dashboard) -> None:
             unit="dateTimeFromNow",
             unknown="none",
             section="what-the-ladder-does",
-        ).text_mode(common_models.BigValueTextMode.VALUE_AND_NAME),
+        )
+        .text_mode(common_models.BigValueTextMode.VALUE_AND_NAME)
+        .wide_layout(False),
         number(
             "What to do",
             "In a few words; a click opens the section of the runbook.",
@@ -97,7 +99,7 @@ def _now(made: dashboard.Dashboard) -> None:
         ),
         number(
             "To go",
-            "All genes that wait, those of shards not begun as well, at the speed of the last minutes.",
+            "All genes that wait, those of shards not begun as well, at the speed of the last ten minutes.",
             TO_GO,
             legend=run,
             unit="s",
@@ -137,7 +139,7 @@ def _now(made: dashboard.Dashboard) -> None:
             "Without a vector, since they could not be encoded. The run ends with exit code 1.",
             f"sum by (job, instance) (helix_dense_genes_quarantined{{{JOBS}}})",
             thresholds=steps((None, "gray"), (0, COLORS["done"]), (1, COLORS["failed"])),
-            section="helixcrawlshardfailed",
+            section="helixcrawlquarantined",
             decimals=0,
         ),
     )
@@ -197,7 +199,7 @@ def _ladder(made: dashboard.Dashboard) -> None:
         graph(
             "Crawls and actions so far",
             "DETECT counts crawls; the others are remedies, by how they ended.",
-            (f'sum by (action, outcome) ({_ACTIONS}, action!="DETECT"}})', "{{action}} {{outcome}}"),
+            (f'sum by (action, outcome) ({_ACTIONS}, action!="DETECT"}}) > 0', "{{action}} {{outcome}}"),
             (f"sum({_DETECTED})", "crawls detected"),
             width=8,
             counts=True,
@@ -248,12 +250,9 @@ def _memory(made: dashboard.Dashboard) -> None:
         ),
         graph(
             "Age of the batch in flight",
-            "A healthy batch draws a low saw. A line that only climbs is a batch that does not end: "
-            "at the red line its worker is ended.",
+            "A healthy batch draws a low saw. A line that only climbs is a batch that does not end.",
             (f"helix_dense_batch_inflight_seconds{{{SHARDS}}}", _SHARD_DEVICE),
-            (f"min(helix_dense_batch_deadline_seconds{{{SHARDS}}})", "its worker is ended"),
             unit="s",
-            dashed={"/is ended$/": "red"},
             section="helixcrawlbatchstuck",
         ),
     )
@@ -273,6 +272,7 @@ def _card(made: dashboard.Dashboard) -> None:
             ),
             unit="percentunit",
             width=6,
+            unknown="NVML tells nothing",
             section="slow-but-no-crawl",
         ),
         graph(
@@ -281,6 +281,7 @@ def _card(made: dashboard.Dashboard) -> None:
             (f"hw_temperature_celsius{{{DEVICES}}}", "{{device}}"),
             unit="celsius",
             width=6,
+            unknown="NVML tells nothing",
             section="slow-but-no-crawl",
         ),
         graph(
@@ -290,6 +291,7 @@ def _card(made: dashboard.Dashboard) -> None:
             (f"hw_gpu_speed_hertz{{{DEVICES}}}", "{{device}} {{hw_gpu_clock}}"),
             unit="watt",
             width=6,
+            unknown="NVML tells nothing",
             right_axis={"/ (sm|memory)$/": "hertz"},
             section="slow-but-no-crawl",
         ),
@@ -304,7 +306,7 @@ def _card(made: dashboard.Dashboard) -> None:
             width=6,
             height=8,
             section="slow-but-no-crawl",
-        ),
+        ).no_value("NVML tells nothing"),
     )
 
 

@@ -54,8 +54,8 @@ COLORS = {
     "failed": "red",
     "crawling": "red",
     "crash": "red",
-    "release": "light-yellow",
-    "recycle": "yellow",
+    "release": "super-light-yellow",
+    "recycle": "semi-dark-yellow",
     "demote": "dark-orange",
     "first": "green",
     "resume": "blue",
@@ -178,6 +178,7 @@ def graph(
     counts: bool = False,
     colors: Iterable[str] = (),
     right_axis: Mapping[str, str] | None = None,
+    unknown: str = "",
 ) -> timeseries.Panel:
     """Lines over time.
 
@@ -197,6 +198,7 @@ def graph(
         counts: Of things, that stay until the next one: steps, no decimals.
         colors: Legends that have a colour of their own in `COLORS`.
         right_axis: Regular expressions of legends that have an axis of their own, and its unit.
+        unknown: Shown where there is nothing to draw; Grafana's words for it if empty.
     """
     panel = _common(timeseries.Panel(), title, says, list(targets), section, instant=False)
     panel.unit(unit).height(height).span(width).fill_opacity(0).line_width(2).span_nulls(False)
@@ -231,6 +233,8 @@ def graph(
                 models.DynamicConfigValue("custom.hideFrom", {"legend": not in_legend, "tooltip": False, "viz": False}),
             ],
         )
+    if unknown:
+        panel.no_value(unknown)
     for name in colors:
         panel.override_by_name(name, [fixed_color(COLORS[name])])
     for pattern, unit_ in (right_axis or {}).items():

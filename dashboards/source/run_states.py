@@ -23,10 +23,13 @@ _SHARD = "job, instance, shard, device"
 _INFO = f"helix_dense_run_info{{{JOBS}}}"
 _RUNS = f'(helix_dense_run_state{{{JOBS}, state="running"}} == 1)'
 
-_NEWEST = f"topk by ({_RUN}) (1, max by ({_START}) (max_over_time(timestamp({_INFO}){_DAY})))"
-"""Of each run: when its newest start was seen last."""
+_SEEN = f"max by ({_START}) (max_over_time(timestamp({_INFO}){_DAY}))"
+_FIRST_SEEN = f"min by ({_START}) (min_over_time(timestamp({_INFO}){_DAY}))"
+_NEWEST = f"({_SEEN} >= on (job, run) group_left () max by (job, run) ({_FIRST_SEEN}))"
+"""When the newest start of each run was seen last. None of the same run has begun since, on whichever instance: by OTLP
+each start is one of its own. Starts on two hosts that overlap are both the newest."""
 
-_BEGAN = f"min by ({_RUN}) (min_over_time(timestamp({_INFO}){_DAY}) and on ({_START}) {_RUNS})"
+_BEGAN = f"min by ({_RUN}) ({_FIRST_SEEN} and on ({_START}) {_RUNS})"
 """Of each run that runs: when this start of it was seen first."""
 
 
@@ -88,15 +91,16 @@ _ON_CPU = f"helix_dense_ladder_rung{{{JOBS}}} == 3"
 RUN_STATES: tuple[RunState, ...] = (
     RunState(0, "finished", COLORS["done"], _said_last("done"), "nothing", "contents"),
     RunState(2, "paused", COLORS["paused"], _said_last("paused"), "start it again", "helixcrawljobgone"),
-    RunState(6, "failed", COLORS["failed"], _said_last("failed"), "read its last lines", "helixcrawlshardfailed"),
+    RunState(6, "failed", COLORS["failed"], _said_last("failed"), "read its last lines", "helixcrawlrunfailed"),
     RunState(
         9,
         "crash loop",
         COLORS["crash"],
         # Three starts of the run, or of its workers after a crash, within half an hour.
-        f"min by ({_RUN}) ({_DIED}) and on ({_RUN}) (count by ({_RUN}) ({_DIED}) > 2) or {_runs_with(_CRASHED)}",
+        f"max by ({_RUN}) (0 * {_NEWEST} + on (job, run) group_left () "
+        f"(min by (job, run) ({_DIED}) and (count by (job, run) ({_DIED}) > 2))) or {_runs_with(_CRASHED)}",
         "read its log",
-        "helixcrawlrecycleloop",
+        "helixcrawlcrashloop",
     ),
     RunState(
         7,
@@ -172,7 +176,21 @@ SINCE = f"1000 * ({_first_of([state.since for state in RUN_STATES])})"
 """Since when each run is in that state, in the milliseconds that Grafana takes for a date."""
 
 _ACTED = f'helix_dense_last_action_timestamp_seconds{{{JOBS}, action!="DETECT"}}'
-_NEWEST_BEGAN = f"max by (job, instance) (min by ({_START}) (min_over_time(timestamp({_INFO}){_DAY})))"
+_NEWEST_BEGAN = f"max by (job, instance) ({_FIRST_SEEN})"
+
+_GENES = f"helix_dense_genes_total{{{JOBS}}}"
+
+# Ten minutes, or what there has been of them: a batch of a shard that crawls takes minutes.
+TO_GO = of_runs(
+    f"sum by (job, instance) (helix_dense_genes_pending{{{JOBS}}})"
+    f" / (sum by (job, instance) (increase({_GENES}[10m])) > 0)"
+    f" * (time() - min by (job, instance) (min_over_time(timestamp({_GENES})[10m:15s])))"
+)
+"""Seconds that each run still takes, at the speed of the last minutes."""
+
+
+_ACTED = f'helix_dense_last_action_timestamp_seconds{{{JOBS}, action!="DETECT"}}'
+_NEWEST_BEGAN = f"max by (job, instance) ({_FIRST_SEEN})"
 
 TO_GO = of_runs(
     f"sum by (job, instance) (helix_dense_genes_pending{{{JOBS}}})"

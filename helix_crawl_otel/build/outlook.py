@@ -24,7 +24,7 @@ from helix_crawl_otel.corpus.look import ShardLook, TreeLook
 from helix_crawl_otel.corpus.tree import is_wish
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import STATE_FOLDER, TIMELINE
-from helix_crawl_otel.policy.samples import is_number, sample_problem
+from helix_crawl_otel.policy.model import is_number, sample_problem
 from helix_crawl_otel.shards.build_record import BuildRecord
 from helix_crawl_otel.shards.inspect import Held, Salvage, held
 from helix_crawl_otel.supervise import events

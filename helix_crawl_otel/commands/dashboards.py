@@ -24,12 +24,22 @@ RUNBOOK = "runbook.md"
 RUNBOOK_URL = "https://helix-crawl-otel.readthedocs.io/page/runbook.html"
 """Where the runbook is read unless the user says otherwise; pyproject.toml names it as well."""
 
+PROMETHEUS_RULE = "kubernetes/prometheus-rule.yml"
+"""The rules once more, as the Prometheus operator takes them."""
+
 PARTS = ("alertmanager", "compose.yml", "grafana", "prometheus")
 """What of the folder is written; the rest of it makes these."""
 
 _DESCRIPTION = """\
 Write the Grafana boards, the Prometheus rules with their alerts, provisioning files for both, an example for
-Alertmanager, and the runbook that the alerts link to."""
+Alertmanager, and the runbook that the alerts link to.
+
+  grafana/boards         import them by hand, or let provisioning do it; the data source is chosen on the board
+  grafana/provisioning   a data source beside yours, never the default one; leave it out where you have one
+  prometheus             rules, and a prometheus.yml that starts as it is
+  kubernetes             the same rules as a PrometheusRule, for the Prometheus operator
+  alertmanager           an example of routes; put your receiver in it
+  runbook.md             what each alert and each panel means, and what to do"""
 
 _EPILOG = """\
 examples:
@@ -112,6 +122,7 @@ Grafana     Dashboards, New, Import: {folder / "grafana" / "boards" / "helix-cra
             and helix-crawl-fleet.json; or copy grafana/provisioning and grafana/boards to its machine
 Prometheus  rule_files: ["{(here / "prometheus" / "rules").as_posix()}/helix-crawl-*.yml"]
             and scrape 127.0.0.1:9464, as in {folder / "prometheus" / "prometheus.yml"}
+Kubernetes  kubectl apply -f {folder / PROMETHEUS_RULE}
 Alerts      a receiver of yours in {folder / "alertmanager" / "alertmanager.yml"}
 What to do  {folder / RUNBOOK}
 """
@@ -128,6 +139,8 @@ def shipped_files(runbook: str) -> Mapping[str, str]:
     """
     folder, runbook_text = _carried()
     found = {RUNBOOK: runbook_text, **dict(_below(folder, PARTS))}
+    rules = [text for name, text in sorted(found.items()) if name.startswith("prometheus/rules/")]
+    found[PROMETHEUS_RULE] = _prometheus_rule(rules)
     return {
         name: text if name == RUNBOOK else text.replace(f'"{RUNBOOK}#', f'"{runbook}#')
         for name, text in sorted(found.items())
@@ -141,6 +154,26 @@ def _carried() -> tuple[Traversable, str]:
         return inside, (inside / RUNBOOK).read_text(encoding="utf-8")
     tree = Path(__file__).parents[2]
     return tree / "dashboards", (tree / "docs" / RUNBOOK).read_text(encoding="utf-8")
+
+
+_PROMETHEUS_RULE_HEAD = """\
+# The rules of prometheus/rules for the Prometheus operator: kubectl apply -f prometheus-rule.yml
+# A Prometheus takes it whose ruleSelector fits its labels: give it those.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: helix-crawl
+  labels:
+    app.kubernetes.io/name: helix-crawl
+spec:
+  groups:
+"""
+
+
+def _prometheus_rule(rules: Iterable[str]) -> str:
+    """Files of rules as one manifest: their groups, two columns to the right."""
+    groups = [line for text in rules for line in text.partition("groups:\n")[2].splitlines()]
+    return _PROMETHEUS_RULE_HEAD + "".join(f"  {line}\n" if line else "\n" for line in groups)
 
 
 def _below(folder: Traversable, names: Iterable[str], prefix: str = "") -> Iterator[tuple[str, str]]:

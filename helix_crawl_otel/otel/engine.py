@@ -22,9 +22,8 @@ from helix_crawl_otel.otel.gauges import ExportedMetrics, GaugeState
 from helix_crawl_otel.otel.instruments import Instruments
 from helix_crawl_otel.otel.policy_reader import LockedPolicy, Measurements, is_known
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
-from helix_crawl_otel.policy.model import ActionKind, CardReading, Decision, MemoryReading, ShardStatus
+from helix_crawl_otel.policy.model import ActionKind, CardReading, Decision, MemoryReading, ShardStatus, sample_problem
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
-from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.policy.state import PolicyState
 from helix_crawl_otel.timeline import TimelineWriter

@@ -14,7 +14,7 @@ from enum import Enum
 from functools import cache
 from typing import Any, TypeVar
 
-from helix_crawl_otel.policy.samples import is_number
+from helix_crawl_otel.policy.model import is_number
 
 __all__ = ["OPTIONAL", "decode", "encode"]
 

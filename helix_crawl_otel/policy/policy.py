@@ -21,9 +21,9 @@ from helix_crawl_otel.policy.model import (
     Outcome,
     ShardStatus,
     Verdict,
+    sample_problem,
 )
 from helix_crawl_otel.policy.rule import Rule
-from helix_crawl_otel.policy.samples import sample_problem
 from helix_crawl_otel.policy.settings import Settings
 from helix_crawl_otel.policy.state import PolicyState, ShardState, WorkerState, forget_closed
 

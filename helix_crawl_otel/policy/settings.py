@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from helix_crawl_otel.policy.model import REMEDIES, ActionKind
-from helix_crawl_otel.policy.samples import is_number
+from helix_crawl_otel.policy.model import REMEDIES, ActionKind, is_number
 
 __all__ = ["ACTION_MODES", "ADAPTIVE", "Settings"]
 

@@ -31,8 +31,7 @@ from typing import Any
 from helix_crawl_otel.config import Value, environment, read_knob
 from helix_crawl_otel.formats import GIB, MIB, gib
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.policy.model import MemoryReading
-from helix_crawl_otel.policy.samples import is_number
+from helix_crawl_otel.policy.model import MemoryReading, is_number
 from helix_crawl_otel.probes.cards import ANSWER_SECONDS, driver_model
 from helix_crawl_otel.probes.device import DeviceName, TorchDevice, device_name
 from helix_crawl_otel.probes.dxgi import driver_budget

@@ -89,7 +89,7 @@ class RunContext:
         self.totals = Totals()
         self.inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._lock = threading.Lock()
-        self._launched = 0
+        self.launched = 0  # workers so far, which are numbered by it
 
     def wake(self, step: Callable[[], object] = int) -> None:
         """Have the supervisor's thread do something, nothing as it stands, and look at every slot."""
@@ -104,11 +104,6 @@ class RunContext:
         return self.clock() / self.clock_rate
 
     # -- workers ------------------------------------------------------------------------------------------------------
-
-    def next_number(self) -> int:
-        """The number of the next worker: 1 for the first."""
-        self._launched += 1
-        return self._launched
 
     def worker_started(self, slot: str, start: WorkerStart, pid: int) -> None:
         """A worker runs."""

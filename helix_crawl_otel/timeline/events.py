@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from helix_crawl_otel.dates import moment_of
-from helix_crawl_otel.policy.model import share
-from helix_crawl_otel.policy.samples import LEAST, MOST, is_number
+from helix_crawl_otel.policy.model import LEAST, MOST, is_number, share
 
 __all__ = [
     "DEFAULT_DEVICE",

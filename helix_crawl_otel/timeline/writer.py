@@ -16,7 +16,7 @@ from typing import Any
 
 from helix_crawl_otel.dates import utc_time
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.policy.samples import plain_number, sample_problem
+from helix_crawl_otel.policy.model import plain_number, sample_problem
 from helix_crawl_otel.timeline.events import VERSION
 
 __all__ = ["TimelineWriter"]

@@ -17,8 +17,7 @@ from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
-from helix_crawl_otel.policy.model import UNKNOWN_DEVICE, Action, ActionKind, MemoryReading, ShardStatus
-from helix_crawl_otel.policy.samples import sample_problem
+from helix_crawl_otel.policy.model import UNKNOWN_DEVICE, Action, ActionKind, MemoryReading, ShardStatus, sample_problem
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.probes.torch_cuda import TorchProbe, may_have_card
 from helix_crawl_otel.timing import SleepMeter, Ticker, scaled_clock

@@ -5,16 +5,21 @@ On Windows Ctrl-C comes from a console of its own, whose every process gets it; 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from helix_crawl_otel.paths import STATE_FOLDER
+from helix_crawl_otel.supervise.lock import FolderLock
 from tests.build.processes import FINDS_PROCESSES
 from tests.build.rig import SECONDS, Rig, another_wish, kill, left_running, wait_for
 
@@ -83,6 +88,35 @@ def test_the_first_interrupt_finishes_the_batch_and_pauses(rig: Rig, name: str) 
     assert again.code == 0
     assert again.summary["encoded"] == expected["genes"] - paused["vectors"]
     assert rig.verify() == expected
+
+
+def test_who_has_scraped_a_build_sees_that_it_was_paused(rig: Rig) -> None:
+    """The summary is out and the folder is free while it waits; one scrape ends the wait, and the exit code stays."""
+    rig.options = ("--model", "hashing", "--metrics-port", "0", "--linger", "3600")
+    rig.write_shards(2, 3, 20)
+    with started(rig, rig.build_command(*SLOW), **rig.held(2)) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        told = next(line for line in process.stdout if b'"metrics_at"' in line)
+        url = json.loads(told)["url"]
+        rig.until_held(process)
+        assert run_of(url) == {"running": 1, "paused": 0, "done": 0, "failed": 0}
+        interrupt(rig, process)
+        rig.go()
+        assert any(b"the metrics stay for one more scrape by 127.0.0.1" in line for line in process.stderr)
+        assert any(b'"summary"' in line for line in process.stdout)
+        with FolderLock(rig.out / STATE_FOLDER, "another run"):
+            assert process.poll() is None
+        assert run_of(url) == {"running": 0, "paused": 1, "done": 0, "failed": 0}
+        assert process.wait(SECONDS) == 75
+
+
+def run_of(url: str) -> dict[str, float]:
+    """The states of the run that is scraped."""
+    with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    samples = [sample for family in families for sample in family.samples]
+    return {sample.labels["state"]: sample.value for sample in samples if sample.name == "helix_dense_run_state"}
 
 
 def test_the_second_interrupt_ends_at_once(rig: Rig) -> None:

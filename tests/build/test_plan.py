@@ -79,8 +79,12 @@ def test_what_is_asked_for_again_is_not_complete(shard: Path) -> None:
     """Quarantined genes when they are to be tried again, and not otherwise."""
     with opened(shard, 2) as store:
         store.quarantine("a", "too long")
-    assert plan_backfill([shard], options()).complete == [shard]
-    assert plan_backfill([shard], options("--retry-quarantined")).complete == []
+    assert (plan_backfill([shard], options()).complete, plan_backfill([shard], options()).quarantined) == (
+        [shard],
+        {"a": 1},
+    )
+    again = plan_backfill([shard], options("--retry-quarantined"))
+    assert (again.complete, [work.quarantined for work in again.works]) == ([], [1])
 
 
 def placed(path: Path) -> Path:

@@ -113,6 +113,8 @@ def test_ours_are_made_as_the_variables_say(rig: Rig, collector: Collector) -> N
     assert "c2VjcmV0" not in done.errors + repr(done.events)
     assert {headers["authorization"] for _, headers, _ in collector.requests} == {"Basic c2VjcmV0"}
     assert len(collector.requests) > 1
+    states = {point.attributes["state"]: point.value for point in collector.points("helix_dense_run_state")}
+    assert states == {"running": 0, "paused": 0, "done": 1, "failed": 0}, "the last that is sent carries the end"
     genes = collector.points("helix_dense_genes")
     assert all(point.is_delta and point.is_monotonic for point in genes)
     assert sum(point.value for point in genes) == 3, "deltas of what is observed add up to the total"

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ import pytest
 from helix_crawl_otel.cli import main
 from helix_crawl_otel.commands.dashboards import RUNBOOK_URL
 from tests.dashboards.shipped import ALERTS, FILES
+from tests.programs import require_program
 from tests.rules.tree import ROOT
 
+KINDS = ("alerts", "recording")
 ADDRESS = re.compile(r'"([a-z]+:[^"#]*)#')
 
 
@@ -38,8 +41,9 @@ def test_everything_is_written_and_the_next_steps_said(tmp_path: Path, capsys: p
     assert main(["dashboards", str(folder)]) == 0
     texts = written(folder)
     kinds = (".json", ".yml")  # not what makes them
-    carried = {path.relative_to(FILES).as_posix() for path in FILES.rglob("*") if path.suffix in kinds}
-    assert set(texts) == carried | {"runbook.md"}
+    found = [path.relative_to(FILES) for path in FILES.rglob("*") if path.suffix in kinds]
+    carried = {path.as_posix() for path in found if path.parts[0] != "pictures"}
+    assert set(texts) == carried | {"runbook.md", "kubernetes/prometheus-rule.yml"}
     assert texts["runbook.md"] == (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
     assert addresses(texts) == {RUNBOOK_URL}
     assert f'Runbook = "{RUNBOOK_URL}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -48,6 +52,36 @@ def test_everything_is_written_and_the_next_steps_said(tmp_path: Path, capsys: p
     assert f"{len(texts)} files in {folder}" in said
     assert "rule_files:" in said
     assert "helix-crawl-job.json" in said
+
+
+def test_a_prometheus_rule_holds_the_same_rules(tmp_path: Path) -> None:
+    """For the operator: kind, version, and below `spec` what Prometheus reads, to the letter."""
+    assert main(["dashboards", str(tmp_path)]) == 0
+    texts = written(tmp_path)
+    head, _, spec = texts["kubernetes/prometheus-rule.yml"].partition("spec:\n")
+    assert "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\n" in head
+    groups = "".join(texts[f"prometheus/rules/helix-crawl-{name}.yml"].partition("groups:\n")[2] for name in KINDS)
+    assert textwrap.dedent(spec) == "groups:\n" + groups
+    alone = tmp_path / "spec.yml"
+    alone.write_text(textwrap.dedent(spec))
+    command = [require_program("promtool"), "check", "rules", "--lint=all", "--lint-fatal", str(alone)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(ALERTS) + groups.count('- record:')} rules found" in done.stdout
+
+
+def test_the_data_source_stands_beside_others(tmp_path: Path) -> None:
+    """Name and uid of its own, never the default one; boards name none, so that an import asks for no input."""
+    assert main(["dashboards", str(tmp_path)]) == 0
+    texts = written(tmp_path)
+    source = texts["grafana/provisioning/datasources/helix-crawl.yml"]
+    assert "name: Helix crawl Prometheus\n" in source
+    assert "uid: helix-crawl-prometheus\n" in source
+    assert "isDefault: false\n" in source
+    for name in ("job", "fleet"):
+        board = texts[f"grafana/boards/helix-crawl-{name}.json"]
+        assert "__inputs" not in board
+        assert set(re.findall(r'"uid": "([^"]*)"', board)) == {"${datasource}", f"helix-crawl-{name}"}
 
 
 def test_links_lead_where_they_are_told(tmp_path: Path) -> None:

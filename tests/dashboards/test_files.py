@@ -88,7 +88,7 @@ def test_every_panel_says_what_it_shows(path: Path) -> None:
 def test_queries_take_the_variables(path: Path) -> None:
     """Every selector is narrowed to the jobs chosen above; no rate has a window of its own."""
     for query in queries(path):
-        selectors = re.findall(r"(helix_dense_\w+)(\{[^}]*\})?", query.expr)
+        selectors = re.findall(r"(helix_dense_[\w:]+)(\{[^}]*\})?", query.expr)
         if query.where != "variable job":
             assert all('job=~"$job"' in labels for name, labels in selectors)
             assert 'job=~"$job"' in query.expr

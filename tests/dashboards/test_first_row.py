@@ -6,12 +6,15 @@ The answer goes through the panel's mappings as Grafana takes them, so that a ca
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.dashboards.shipped import BOARDS
+from tests.docs.pages import Page
 from tests.programs import require_program
+from tests.rules.tree import ROOT
 
 BOARD: dict[str, Any] = json.loads(next(path for path in BOARDS if "job" in path.name).read_text(encoding="utf-8"))
 PANELS = {panel["title"]: panel for panel in BOARD["panels"]}
@@ -31,7 +34,7 @@ class Shown(NamedTuple):
     section: str
 
 
-def start(run_id: str, *states: tuple[str, int], waits: int = 0, run: str = "/out") -> dict[str, str]:
+def start(run_id: str, *states: tuple[str, int], waits: int = 0, run: str = "/out", who: str = WHO) -> dict[str, str]:
     """Series of one start of a run that goes through states, each for a number of samples; stale afterwards.
 
     Args:
@@ -39,8 +42,9 @@ def start(run_id: str, *states: tuple[str, int], waits: int = 0, run: str = "/ou
         states: Name, and for how many samples.
         waits: Samples before it begins.
         run: What it resumes.
+        who: Job and instance.
     """
-    who = f'{WHO}, run="{run}", run_id="{run_id}"'
+    who = f'{who}, run="{run}", run_id="{run_id}"'
     total = sum(count for _, count in states)
     before, after = (f"_x{waits} " if waits else ""), " stale _x400"
     found = {f'helix_dense_run_info{{{who}, policy="ladder"}}': f"{before}1x{total - 1}{after}"}
@@ -133,7 +137,7 @@ CASES: dict[str, tuple[dict[str, str], Shown]] = {
     "workers crash": (
         RUNS
         | {f'helix_dense_worker_starts_total{{{WHO}, device="cuda:0", reason="crash"}}': "0x160 1x20 2x20 3" + ALWAYS},
-        Shown("crash loop", "red", 161 * STEP, "read its log", "helixcrawlrecycleloop"),
+        Shown("crash loop", "red", 161 * STEP, "read its log", "helixcrawlcrashloop"),
     ),
     "two workers crashed": (
         RUNS | {f'helix_dense_worker_starts_total{{{WHO}, device="cuda:0", reason="crash"}}': "0x160 1x20 2" + ALWAYS},
@@ -144,7 +148,7 @@ CASES: dict[str, tuple[dict[str, str], Shown]] = {
         | start("2", ("running", 20), waits=170)
         | start("3", ("running", 20), waits=200)
         | start("4", ("running", 40), waits=230),
-        Shown("crash loop", "red", 159 * STEP, "read its log", "helixcrawlrecycleloop"),
+        Shown("crash loop", "red", 159 * STEP, "read its log", "helixcrawlcrashloop"),
     ),
     "finished": (
         start("1", ("running", 100), ("done", 2)),
@@ -160,7 +164,7 @@ CASES: dict[str, tuple[dict[str, str], Shown]] = {
     ),
     "failed": (
         start("1", ("running", 100), ("failed", 2)),
-        Shown("failed", "red", 101 * STEP, "read its last lines", "helixcrawlshardfailed"),
+        Shown("failed", "red", 101 * STEP, "read its last lines", "helixcrawlrunfailed"),
     ),
     "killed": (
         start("1", ("running", 100))
@@ -183,8 +187,8 @@ CASES: dict[str, tuple[dict[str, str], Shown]] = {
 
 
 def target(title: str) -> str:
-    """Query of a panel, for all jobs."""
-    expr: str = PANELS[title]["targets"][0]["expr"]
+    """Query of a panel, for all jobs; the hour that there was stands for its day, which takes longer to ask of."""
+    expr: str = PANELS[title]["targets"][0]["expr"].replace("[1d", "[1h")
     for name in ("job", "instance", "device", "shard"):
         expr = expr.replace(f"${name}", ".*" if name in ("device", "shard") else ".+")
     return expr.replace("$__rate_interval", "1m")
@@ -213,6 +217,17 @@ def complaint(folder: Path, *tests: dict[str, Any]) -> str:
     command = [require_program("promtool"), "test", "rules", str(path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_each_state_has_a_section_of_the_runbook() -> None:
+    """A click leads there; the colour of a state is the same wherever it is named."""
+    anchors = Page(ROOT / "docs" / "runbook.md").anchors()
+    sections = set(re.findall(r'"section", "([^"]*)"', PANELS["Now"]["targets"][0]["expr"]))
+    assert sections
+    assert sections <= anchors
+    for title in ("Now", "What to do"):
+        [link] = PANELS[title]["fieldConfig"]["defaults"]["links"]
+        assert link["url"] == "runbook.md#${__field.labels.section}"
 
 
 def texts(title: str) -> dict[int, tuple[str, str]]:
@@ -257,6 +272,26 @@ def test_two_runs_on_one_port_are_both_shown(tmp_path: Path) -> None:
         (f'{{{WHO}, run="/b", section="contents"}}', numbers["running"]),
     ]
     assert complaint(tmp_path, asked(series, {"Now": state})) == ""
+
+
+def test_a_start_on_another_instance(tmp_path: Path) -> None:
+    """It takes the place of one that is over, and stands beside one that goes on."""
+    there = 'job="helix-crawl", instance="other"'
+    numbers = {text: float(value) for value, (text, _) in texts("Now").items()}
+    running = f'{{{there}, run="/out", section="contents"}}', numbers["running"]
+    over = start("1", ("running", 50)) | start("2", ("running", HOUR), waits=60, who=there)
+    beside = start("1", ("running", 90)) | start("2", ("running", HOUR), waits=60, who=there)
+    gone = f'{{{WHO}, run="/out", section="helixcrawljobgone"}}', numbers["gone, work left"]
+    deaths = [start(str(n), ("running", 20), waits=130 + 30 * n, who=f'{WHO[:-1]}{n}"') for n in range(3)]
+    dying = deaths[0] | deaths[1] | deaths[2] | start("4", ("running", 40), waits=230)
+    loop = f'{{{WHO}, run="/out", section="helixcrawlcrashloop"}}', numbers["crash loop"]
+    found = complaint(
+        tmp_path,
+        asked(over, {"Now": [running]}),
+        asked(beside, {"Now": [running, gone]}),
+        asked(dying, {"Now": [loop]}),
+    )
+    assert found == ""
 
 
 def test_the_last_action_is_of_the_newest_start(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ UNITS = (
 )
 """Of the linter's list, those that the boards use or may use."""
 
-SELECTOR = re.compile(r"\b(helix_dense_\w+|ALERTS\w*|up|hw_\w+(?=\{))(?:\{([^}]*)\})?")
+SELECTOR = re.compile(r"\b(helix_dense_[\w:]+|ALERTS\w*|up|hw_\w+(?=\{))(?:\{([^}]*)\})?")
 
 
 class Finding(NamedTuple):

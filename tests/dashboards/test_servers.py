@@ -150,7 +150,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 def filled(expr: str) -> str:
     """A query as Grafana would send it, every variable at `All`."""
     expr = re.sub(r"\$(job|instance|device|shard)\b", ".*", expr)
-    return re.sub(r"\[(1d|30m):15s\]", "[60s:1s]", expr).replace("$__rate_interval", "4s")
+    return re.sub(r"\[(1d|30m|10m):15s\]", "[60s:1s]", expr).replace("$__rate_interval", "4s")
 
 
 def test_the_run_goes_down_the_whole_ladder(watched: Watched) -> None:

@@ -164,3 +164,24 @@ def test_torch_sees_the_card_under_the_same_names(seen: dict[str, Any]) -> None:
     hidden = python("-c", "import torch; print(torch.cuda.device_count())", CUDA_VISIBLE_DEVICES="-1")
     assert hidden.strip() == "0"
     assert worker_cards({**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}).usable == []
+
+
+def test_what_else_the_card_says_of_itself() -> None:
+    """In the units of the semantic conventions, and within what a card can be; an instance of MIG may say nothing."""
+    probe = NvmlProbe("cuda:0", os.environ)
+    assert probe().fraction is not None, probe.why
+    card = probe.read_card()
+    print(f"\n  {card}")
+    assert card.uuid in {each.uuid for each in list_cards()} or card.uuid.startswith("MIG-")
+    assert card.name
+    if card.uuid.startswith("MIG-"):
+        return
+    assert card.utilization is not None
+    assert 0 <= card.utilization <= 1
+    assert card.temperature is not None
+    assert 10 < card.temperature < 110
+    assert card.power is not None
+    assert 3 < card.power < 2000
+    assert set(card.clocks) == {"sm", "memory"}
+    assert all(1e8 < hertz < 2e10 for hertz in card.clocks.values())
+    assert set(card.throttled) == {"thermal", "power", "hardware"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from helix_crawl_otel.policy.instruments import INSTRUMENTS, Kind
 from tests.otel.fresh import run_fresh
 from tests.programs import require_program
+from tests.rules.tree import ROOT
 from tests.watch.rig import Rig, collected, make_provider
 
 # Name, kind, Prometheus name, labels: written down here once more, because dashboards rely on them.
@@ -334,3 +337,29 @@ def test_a_batch_that_raises_is_part_of_no_stage() -> None:
             ("device=cuda:0", "stage=encode"): 2,
             ("device=cuda:0", "stage=read"): 1,
         }
+
+
+def test_the_query_of_the_reference_joins_with_dcgm(tmp_path: Path) -> None:
+    """A metric as NVIDIA's exporter labels it, for the cards of one job, under the names that the job has for them."""
+    [query] = re.findall(r"```promql\n(.*)\n```", (ROOT / "docs/reference/instruments.md").read_text(encoding="utf-8"))
+    theirs = 'gpu="{n}", UUID="GPU-{n}", device="nvidia{n}", modelName="RTX 3090", Hostname="rig-2"'
+    ours = 'instance="{at}", device="cuda:0", UUID="GPU-{n}", modelName="RTX 3090"'
+    series = [("DCGM_FI_PROF_PCIE_RX_BYTES", theirs.format(n=n), f"{n}00") for n in (1, 2)]
+    series += [
+        ("helix_dense_device_info", ours.format(n=n, at=at), "1") for n, at in ((1, "rig-2:9464"), (2, "rig-2:9465"))
+    ]
+    wanted = '{gpu="1", UUID="GPU-1", device="cuda:0", modelName="RTX 3090", Hostname="rig-2"}'
+    case = {
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "input_series": [{"series": f"{name}{{{labels}}}", "values": value} for name, labels, value in series],
+                "promql_expr_test": [
+                    {"expr": query, "eval_time": "0m", "exp_samples": [{"labels": wanted, "value": 100}]}
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "join.yml"
+    file.write_text(json.dumps(case), encoding="utf-8")
+    subprocess.run([require_program("promtool"), "test", "rules", str(file)], check=True, timeout=50)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.samples import sample_problem
+from helix_crawl_otel.policy.model import sample_problem
 from tests.policy.timeline import GENES, RATE, WORK, Job
 
 BAD = [0, 0.0, -1, float("nan"), float("inf"), -float("inf"), True, "1", 1e-300, 1e300, 10**400]

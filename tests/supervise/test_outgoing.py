@@ -12,7 +12,7 @@ from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.link.channel import Channel, ChannelClosed
 from helix_crawl_otel.link.messages import GiveAction, Message, ReportError, VoidAction
 from helix_crawl_otel.policy.model import Action, ActionKind
-from helix_crawl_otel.supervise.worker_messages import OutgoingActions, SendQueue
+from helix_crawl_otel.supervise.worker import OutgoingActions, SendQueue
 
 
 class _Sent:

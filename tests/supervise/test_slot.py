@@ -680,10 +680,12 @@ def test_genes_that_a_worker_could_not_tell_of_are_counted(
         stage.clock.now += 1.0
         second = stage.next_worker(2)
         second.hello()
-        second.say(messages.Encoding("a", "cuda:0", left))
+        assert job.shards[0].quarantined == quarantined
+        second.say(messages.Encoding("a", "cuda:0", left, quarantined=2))
         second.start("a", 4, 1.0)
         second.boundary("a", 4, left - 4)
         assert job.shards[0].encoded == encoded
+        assert job.shards[0].quarantined == 2, "the next one's count of the store tells that as well"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 
 from helix_crawl_otel.policy.model import Action, ActionKind
-from helix_crawl_otel.watch import gate
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from helix_crawl_otel.watch.shard import ShardWatch
 from tests.watch.rig import GENES, Rig, wait_until
@@ -67,8 +66,8 @@ class Pool:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that are over at once."""
-    monkeypatch.setattr(gate, "BATCHES_SECONDS", 0.05)
-    monkeypatch.setattr(gate, "DEMOTION_SECONDS", 0.05)
+    monkeypatch.setattr("helix_crawl_otel.watch.shard.BATCHES_SECONDS", 0.05)
+    monkeypatch.setattr("helix_crawl_otel.watch.shard.DEMOTION_SECONDS", 0.05)
 
 
 def kinds(actions: list[Action]) -> list[str]:

@@ -21,7 +21,7 @@ from helix_crawl_otel.probes.monitor import MemoryMonitor
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.external import RunJob
 from helix_crawl_otel.supervise.run_state import RunContext
-from helix_crawl_otel.supervise.worker_messages import IncomingMessages, SendQueue
+from helix_crawl_otel.supervise.worker import IncomingMessages, SendQueue
 from helix_crawl_otel.watch import remote
 from helix_crawl_otel.watch.remote import RemoteBackend
 from helix_crawl_otel.watch.shard import ShardWatch
