@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.paths import looked_at
-from helix_crawl_otel.timeline.events import BadLine, Event, FutureVersion, parse_event
+from helix_crawl_otel.timeline.events import BadLine, Event, FutureVersion, parse_event, usual_event
 
 __all__ = ["SkippedLine", "TimelineError", "TimelineReader", "read_timeline"]
 
@@ -145,6 +145,8 @@ class TimelineReader:
             raise _NotJson("not UTF-8") from None
         if not text:
             return None
+        if (usual := usual_event(text)) is not None:
+            return usual
         try:
             line, end = _DECODER.raw_decode(text)
             if end < len(text):
