@@ -136,6 +136,7 @@ def hearing(
         done.put(0)
 
     thread = threading.Thread(target=run, name="helix-crawl-look", daemon=True)
+    looked_at.place = ""  # what was looked at before has answered
     seen, since, patience = ("", 0), clock(), SLOW_SECONDS
     with Interrupts(done.put, clock):
         thread.start()

@@ -183,9 +183,7 @@ class _Worker:
             self._link.send(messages.LoadStart(settings.model, settings.device))
             if settings.model != HASHING:
                 cap_for_worker(settings.device, settings.vram_cap, settings.workers)
-            encoder = load_encoder(
-                settings.model, settings.device, batch_size=settings.batch_size, threads=settings.threads, wish=wish
-            )
+            encoder = load_encoder(settings.model, settings.device, threads=settings.threads, wish=wish)
             sleep = functools.partial(_scaled_sleep, self._link.clock_rate)
             faulty = apply_faults(
                 encoder,

@@ -15,10 +15,11 @@ import textwrap
 from collections.abc import Callable, Collection
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from helix_crawl_otel.formats import fitted, printable, shown_command, without_secrets
-from helix_crawl_otel.paths import STATE_FOLDER, TIMELINE, typed_path
+from helix_crawl_otel.interrupts import hearing
+from helix_crawl_otel.paths import STATE_FOLDER, TIMELINE, looked_at, typed_path
 from helix_crawl_otel.timeline import TimelineError, TimelineReader, read_timeline
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "Commands",
     "add_command",
     "add_timeline",
+    "heard",
     "look_back",
     "say",
     "say_json",
@@ -38,6 +40,8 @@ __all__ = [
     "typed_command",
     "typed_options",
 ]
+
+Value = TypeVar("Value")
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `ArgumentParser.add_subparsers` returns."""
@@ -83,6 +87,15 @@ def look_back(session: Session, progress: Progress) -> dict[str, Any]:
 
     found = savings_of_run(Path(session.timeline.path), session.timeline_start, session.config)
     return {saving.name: saving.to_json() for saving in found}
+
+
+def heard(step: Callable[[], Value]) -> Value:
+    """Do what a command that changes nothing has to wait for, a file or a driver, and hear its interrupts meanwhile.
+
+    Raises:
+        LeftEarly: One came first.
+    """
+    return hearing(step, only_reads=True)
 
 
 # -- what a command prints: nothing else in this package does -------------------------------------------------------
@@ -217,6 +230,7 @@ def timeline_path(args: argparse.Namespace) -> Path | None:
     if args.timeline == STANDARD_INPUT:
         return None
     path = typed_path(args.timeline, "TIMELINE")
+    looked_at.place = str(path)
     if not path.is_dir():
         return path
     for place in PLACES:

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from helix_crawl_otel.commands.common import Commands, add_command, say, say_json
+from helix_crawl_otel.commands.common import Commands, add_command, heard, say, say_json
 from helix_crawl_otel.config import Value, add_options, environment, option_or_knob, option_values
 from helix_crawl_otel.doctor.cards import card_checks, device_check
 from helix_crawl_otel.doctor.checks import Check, Severity, worst
@@ -56,7 +56,7 @@ def _command(args: argparse.Namespace) -> int:
     host = str(option_or_knob(HOST, options, usable))
     port = int(option_or_knob(PORT, options, usable))
     out = typed_path(args.out, "--out").absolute() if args.out else None
-    facts = gather(environ, host, port, out)
+    facts = heard(lambda: gather(environ, host, port, out))
     checks = examine(
         facts,
         host,

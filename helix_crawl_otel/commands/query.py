@@ -11,18 +11,20 @@ import os.path
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over
+from helix_crawl_otel.commands.common import Commands, add_command, heard, say, say_json, say_over
 from helix_crawl_otel.config import ConfigError, knob
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.formats import fitted, printable
+from helix_crawl_otel.interrupts import LeftEarly
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.search.index import Index, Match
 from helix_crawl_otel.search.place import SourceState
+from helix_crawl_otel.shards.schema import plain_id
 
 __all__ = ["register", "show"]
 
@@ -102,7 +104,7 @@ def _command(args: argparse.Namespace) -> int:
     dtype = "auto" if args.dtype is None else str(knob("HELIX_DENSE_DTYPE").parse("--dtype", args.dtype))
     chosen = {"model": args.model, "device": device, "dtype": None if dtype == "auto" else dtype}
     try:
-        index = _HeardIndex(typed_folder(args.path, "DIR"), **chosen, telling=_tell)
+        index = heard(lambda: Index(typed_folder(args.path, "DIR"), **chosen, telling=_tell))
     finally:
         say_over("")
     for note in index.notes:
@@ -116,16 +118,6 @@ def _command(args: argparse.Namespace) -> int:
     return 0
 
 
-class _HeardIndex(Index):
-    """Whose shards may be on a network mount that is dead."""
-
-    @staticmethod
-    def _hear(step: Callable[[], None]) -> None:
-        from helix_crawl_otel.interrupts import hearing
-
-        hearing(step, only_reads=True)
-
-
 def _tell(text: str) -> None:
     say_over(f"{text} ..." if text else "")
 
@@ -134,6 +126,8 @@ def _converse(index: Index, text: str, args: argparse.Namespace) -> None:
     """Answer, and go on whatever is wrong with this one text."""
     try:
         _answer(index, text, args)
+    except LeftEarly:
+        raise
     except (Refusal, ValueError) as error:
         say_over("")
         if args.json:
@@ -144,20 +138,19 @@ def _converse(index: Index, text: str, args: argparse.Namespace) -> None:
 
 
 def _answer(index: Index, text: str, args: argparse.Namespace) -> None:
-    found = index.query(text, int(args.count))
-    limit = index.over(text)
+    found, limit = heard(lambda: (index.query(text, int(args.count)), index.over(text)))
     if limit is not None:
         what = f"the text is longer than the {limit} tokens that the model reads; the rest is not looked at"
         say(f"helix-crawl: {what}", to_stderr=True)
     if args.json:
-        say_json([_row(match) for match in found], default=str)
+        say_json([_row(match) for match in found])
     else:
         show(found)
 
 
 def _row(match: Match) -> dict[str, object]:
     return {
-        "gene_id": match.gene_id,
+        "gene_id": plain_id(match.gene_id),
         "source_id": match.source_id,
         "score": match.score,
         "content": match.content,

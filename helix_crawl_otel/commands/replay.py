@@ -13,12 +13,13 @@ from helix_crawl_otel.commands.common import (
     Commands,
     add_command,
     add_timeline,
+    heard,
     say,
     say_json,
     timeline_path,
     timeline_reader,
 )
-from helix_crawl_otel.config import add_options, config_from_options, option_values
+from helix_crawl_otel.config import CrawlConfig, add_options, config_from_options, option_values
 from helix_crawl_otel.replay.engine import ReplayResult, replay
 from helix_crawl_otel.replay.text import replay_lines, skipped_lines
 from helix_crawl_otel.timeline import TimelineReader
@@ -68,8 +69,7 @@ def run(args: argparse.Namespace) -> int:
         TimelineError: There is no timeline to read.
     """
     config = config_from_options(option_values(args))
-    reader = timeline_reader(timeline_path(args))
-    result = replay(reader, config)
+    reader, result = heard(lambda: _replayed(args, config))
     if args.json:
         for line in json_lines(result, reader):
             say_json(line)
@@ -77,6 +77,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         say(*replay_lines(result, reader))
     return 0
+
+
+def _replayed(args: argparse.Namespace, config: CrawlConfig) -> tuple[TimelineReader, ReplayResult]:
+    reader = timeline_reader(timeline_path(args))
+    return reader, replay(reader, config)
 
 
 def json_lines(result: ReplayResult, reader: TimelineReader | None = None) -> Iterator[dict[str, Any]]:

@@ -11,12 +11,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from helix_crawl_otel.charts import ChartError, check_matplotlib
-from helix_crawl_otel.commands.common import Commands, add_command, add_timeline, say, timeline_path, timeline_reader
+from helix_crawl_otel.commands.common import (
+    Commands,
+    add_command,
+    add_timeline,
+    heard,
+    say,
+    timeline_path,
+    timeline_reader,
+)
 from helix_crawl_otel.config import KNOBS, ConfigError, add_options, config_from_options, option_values
 from helix_crawl_otel.exit_codes import DONE
-from helix_crawl_otel.paths import same_place, typed_path
+from helix_crawl_otel.paths import looked_at, same_place, typed_path
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.replay.order import in_runs
+from helix_crawl_otel.replay.order import Axis, in_runs
 from helix_crawl_otel.replay.text import skipped_lines
 from helix_crawl_otel.report.effect import choose
 from helix_crawl_otel.report.page import page, picture
@@ -24,7 +32,7 @@ from helix_crawl_otel.report.savings import savings
 from helix_crawl_otel.report.story import RunReport
 from helix_crawl_otel.report.tell import tell
 from helix_crawl_otel.report.words import headline
-from helix_crawl_otel.timeline import RunEvent, TimelineError
+from helix_crawl_otel.timeline import RunEvent, TimelineError, TimelineReader
 
 __all__ = ["recorded_settings", "register", "run"]
 
@@ -68,14 +76,11 @@ def run(args: argparse.Namespace) -> int:
         TimelineError: There is no timeline to read.
         OSError: A file cannot be written.
     """
-    timeline = timeline_path(args)
     out = None if args.out is None else typed_path(args.out, "-o")
     png = None if args.png is None else typed_path(args.png, "--png")
-    _check(timeline, out, png)
     options = option_values(args)
-    reader = timeline_reader(timeline)
     config = config_from_options(options)
-    runs = list(in_runs(reader))
+    timeline, reader, runs = heard(lambda: _read(args, out, png))
     story = tell(runs, recorded_settings((run for run, _ in runs), config, options))
     if all(tale.is_empty for tale in story.tales):
         raise TimelineError(f"{reader.name} has no batch, so there is nothing to report")
@@ -90,6 +95,15 @@ def run(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _read(
+    args: argparse.Namespace, out: Path | None, png: Path | None
+) -> tuple[Path | None, TimelineReader, list[tuple[RunEvent | None, Axis]]]:
+    timeline = timeline_path(args)
+    _check(timeline, out, png)
+    reader = timeline_reader(timeline)
+    return timeline, reader, list(in_runs(reader))
+
+
 def _say(story: RunReport, paths: Iterable[Path], notes: Iterable[str]) -> None:
     say(headline(story), *(f"report: {path}" for path in paths))
     say(*notes, to_stderr=True)
@@ -102,6 +116,7 @@ def _check(timeline: Path | None, out: Path | None, png: Path | None) -> None:
     for option, path in (("-o", out), ("--png", png)):
         if path is None:
             continue
+        looked_at.place = str(path)
         if timeline is not None and path.exists() and same_place(path.absolute(), timeline.absolute()):
             raise ConfigError(f"{option} is {str(path)!r}, which is the timeline itself")
         if not path.absolute().parent.is_dir():

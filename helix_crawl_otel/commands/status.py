@@ -8,11 +8,15 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from helix_crawl_otel.commands.common import Commands, add_command, say, say_json
+from helix_crawl_otel.commands.common import Commands, add_command, heard, say, say_json
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.formats import printable
-from helix_crawl_otel.paths import typed_path
+from helix_crawl_otel.paths import looked_at, typed_path
+
+if TYPE_CHECKING:
+    from helix_crawl_otel.console.status import RunStatus
 
 __all__ = ["register"]
 
@@ -55,15 +59,23 @@ def register(commands: Commands) -> None:
 
 def _command(args: argparse.Namespace) -> int:
     folder = typed_path(args.folder, "DIR")
-    if folder.is_file():
-        raise ConfigError(f"DIR is {str(folder)!r}, which is a file; accepted: the folder of a job")
-    return _watch(folder, as_json=args.json) if args.watch else _show(folder, as_json=args.json)
+    return _watch(folder, as_json=args.json) if args.watch else _show(_found(folder), as_json=args.json)
 
 
-def _show(folder: Path, *, as_json: bool) -> int:
+def _found(folder: Path) -> RunStatus:
+    """What is known of the run, of a folder that may be on a network mount that is dead."""
     from helix_crawl_otel.console.status import status_of
 
-    found = status_of(folder)
+    def look() -> RunStatus:
+        looked_at.place = str(folder)
+        if folder.is_file():
+            raise ConfigError(f"DIR is {str(folder)!r}, which is a file; accepted: the folder of a job")
+        return status_of(folder)
+
+    return heard(look)
+
+
+def _show(found: RunStatus, *, as_json: bool) -> int:
     if as_json:
         say_json(found.to_json())
     else:
@@ -76,16 +88,14 @@ def _watch(folder: Path, *, as_json: bool) -> int:
     from rich.live import Live
     from rich.text import Text
 
-    from helix_crawl_otel.console.status import status_of
-
     if as_json or not sys.stdout.isatty():
-        while status_of(folder).state == "running":
-            _show(folder, as_json=as_json)
+        while (found := _found(folder)).state == "running":
+            _show(found, as_json=as_json)
             time.sleep(WATCH_SECONDS)
-        return _show(folder, as_json=as_json)
+        return _show(found, as_json=as_json)
     with Live(console=Console(highlight=False), auto_refresh=False) as live:
         while True:
-            found = status_of(folder)
+            found = _found(folder)
             lines = map(printable, _fitted(found.lines(time.time())))
             live.update(Text("\n".join(lines)), refresh=True)
             if found.state != "running":

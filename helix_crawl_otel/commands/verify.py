@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel import exit_codes
-from helix_crawl_otel.commands.common import Commands, add_command, say, say_json, say_over, terminal_columns
+from helix_crawl_otel.commands.common import Commands, add_command, heard, say, say_json, say_over, terminal_columns
 from helix_crawl_otel.formats import count, printable, shown_command, table_lines
 from helix_crawl_otel.paths import looked_at, typed_folder
 from helix_crawl_otel.shards.accounts import Accounts, account, combine
@@ -77,12 +77,9 @@ def register(commands: Commands) -> None:
 
 
 def _command(args: argparse.Namespace) -> int:
-    from helix_crawl_otel.interrupts import hearing
-
-    def step() -> int:
-        return verify([typed_folder(text, "PATH") for text in args.paths], as_json=args.json, quick=args.quick)
-
-    return hearing(step, only_reads=True)
+    return heard(
+        lambda: verify([typed_folder(text, "PATH") for text in args.paths], as_json=args.json, quick=args.quick)
+    )
 
 
 def verify(paths: list[Path], *, as_json: bool, quick: bool = False) -> int:

@@ -22,6 +22,7 @@ from helix_crawl_otel._version import __version__
 from helix_crawl_otel.build.devices import cores, torch_build, worker_cards
 from helix_crawl_otel.doctor.spill import SharedMemory, shared_memory
 from helix_crawl_otel.otel.endpoint import check_port
+from helix_crawl_otel.paths import looked_at
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.cards import CardProcesses, Description, describe, device_processes
 from helix_crawl_otel.probes.cgroup import CgroupProbe
@@ -108,6 +109,8 @@ def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -
 
     Threads: any.
     """
+    place = None if out is None else look_at(out)
+    looked_at.place = ""
     nvml = describe(environ)
     return Facts(
         platform=sys.platform,
@@ -124,7 +127,7 @@ def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -
         group=CgroupProbe()(),
         sqlite=sqlite3.sqlite_version_info,
         port_problem=_port_problem(host, port),
-        place=None if out is None else look_at(out),
+        place=place,
         environ=environ,
         processes={device: device_processes(device, environ) for card in nvml.usable if (device := card.device)},
         shared=shared_memory(),
@@ -135,6 +138,7 @@ def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -
 def look_at(out: Path) -> ShardFolder:
     """Whether shards can be written there. A folder that is not there yet is not made: the one above it is tried."""
     folder = out
+    looked_at.place = str(out)
     while not folder.exists() and folder.parent != folder:
         folder = folder.parent
     if not folder.exists():

@@ -41,15 +41,12 @@ HASHING, MINILM = "hashing", "minilm"
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
-def load_encoder(
-    model: str, device: str, *, batch_size: int, threads: int | None = None, wish: DtypeWish | None = None
-) -> Encoder:
+def load_encoder(model: str, device: str, *, threads: int | None = None, wish: DtypeWish | None = None) -> Encoder:
     """Load an encoder. In a worker only: it may import torch.
 
     Args:
         model: `minilm`, `hashing`, or a sentence-transformers id or folder.
         device: `cpu`, `cuda` or `cuda:N`.
-        batch_size: Genes a batch.
         threads: On the CPU; `None` leaves it to the framework.
         wish: What it is to compute in; `None` for `auto`. `hashing` knows one precision alone.
 
@@ -63,9 +60,7 @@ def load_encoder(
     from helix_crawl_otel.encoders.sentence import SentenceEncoder
 
     folder, identity = (str(minilm_folder()), minilm_identity()) if model == MINILM else (model, None)
-    return SentenceEncoder(
-        folder, device, batch_size=batch_size, threads=threads, wish=wish or DtypeWish(), identity=identity
-    )
+    return SentenceEncoder(folder, device, threads=threads, wish=wish or DtypeWish(), identity=identity)
 
 
 def check_model(model: str) -> None:

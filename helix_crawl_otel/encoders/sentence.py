@@ -57,7 +57,6 @@ class SentenceEncoder:
     Args:
         source: A folder, or the id of a model on the hub.
         device: `cpu`, `cuda` or `cuda:N`.
-        batch_size: Genes a batch: one call is one forward pass.
         threads: On the CPU; `None` leaves it to torch.
         wish: What it is to compute in.
         identity: What is known of the model already; `None` looks at it.
@@ -72,7 +71,6 @@ class SentenceEncoder:
         source: str,
         device: str,
         *,
-        batch_size: int,
         threads: int | None,
         wish: DtypeWish,
         identity: Mapping[str, object] | None = None,
@@ -84,7 +82,6 @@ class SentenceEncoder:
         torch = imported("torch", "torch")
         if threads is not None:
             torch.set_num_threads(threads)
-        self._batch_size = batch_size
         prompts = downloaded_prompts(found.name, found.commit) if found else prompts_of_folder(Path(source))
         self._prompts = prompts or Prompts()
 
@@ -171,7 +168,7 @@ class SentenceEncoder:
         found = encode(
             list(texts),
             prompt=prompt,
-            batch_size=max(self._batch_size, len(texts)),
+            batch_size=max(1, len(texts)),  # one call is one forward pass
             normalize_embeddings=True,
             convert_to_numpy=True,
             show_progress_bar=False,

@@ -174,6 +174,8 @@ class Readings(Collection[Reading]):
     @property
     def tells_shared(self) -> bool:
         """Whether any of them knows shared memory."""
+        if not self._rows.knows("shared"):
+            return False
         known = self._rows.column("shared")[max(0, self._first - 1) : self._past]
         return any(value == value for value in known)
 

@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -21,6 +20,7 @@ from helix_crawl_otel.encoders.precision import AUTO, FULL, HALVES, DtypeWish
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.formats import count as counted
 from helix_crawl_otel.formats import genes
+from helix_crawl_otel.paths import looked_at
 from helix_crawl_otel.probes.device import TorchDevice, device_name
 from helix_crawl_otel.search.place import SourceState, place_of
 from helix_crawl_otel.shards.answers import count_without_vector, stored_gene
@@ -110,7 +110,7 @@ class Index:
         self._encoding = threading.Lock()
         self._path = Path(folder)
         self.notes: list[str] = []
-        self._hear(partial(self._find, model))
+        self._find(model)
         self._model, self._encoder = self._load(model, where, dtype)
 
     def _find(self, model: str | None) -> None:
@@ -132,11 +132,6 @@ class Index:
             if identity is None and has_vectors(shard)
         ]
         self._note_open(list(found))
-
-    @staticmethod
-    def _hear(step: Callable[[], None]) -> None:
-        """Do what may wait for a server that never answers; a command hears its interrupts meanwhile."""
-        step()
 
     def __enter__(self) -> Index:
         return self
@@ -206,9 +201,9 @@ class Index:
             raise failed
         return found
 
-    def _note_open(self, looked_at: Sequence[Path]) -> None:
+    def _note_open(self, shards: Sequence[Path]) -> None:
         """Say what is not there yet, by the record of the build where there is one, else by the shards themselves."""
-        open_genes = {shard: count_without_vector(shard) for shard in looked_at}
+        open_genes = {shard: count_without_vector(shard) for shard in shards}
         standing = FolderStanding.of(self._path) if self._path.is_dir() else FolderStanding(self._path)
         if standing.trouble:
             self.notes.append(standing.trouble)
@@ -221,9 +216,9 @@ class Index:
                 self.notes.append(standing.lack())
         elif lacking := sum(open_genes.values()):
             lack = f"{genes(lacking)} {'lacks' if lacking == 1 else 'lack'} a vector"
-            shards = sum(number > 0 for number in open_genes.values())
-            of = counted(len(looked_at), "shard")
-            self.notes.append(f"{self._path} is not complete: {lack}, in {shards} of {of}")
+            open_shards = sum(number > 0 for number in open_genes.values())
+            of = counted(len(shards), "shard")
+            self.notes.append(f"{self._path} is not complete: {lack}, in {open_shards} of {of}")
 
     def _load(self, model: str | None, device: str, dtype: str | None) -> tuple[str, Encoder | None]:
         name = model if model is not None else model_of(self._identity)
@@ -231,12 +226,11 @@ class Index:
             folder = str(self._identity.get("model"))
             raise ModelError(f"the vectors are of the model folder {folder!r}; say where it is with --model")
         place = device if device != "auto" else _chosen(name)
+        looked_at.place = ""  # a model takes its time, and not for a server
         self._telling(f"loads {name} on {place}")
         apart = self._identity.get("dtype")
         wish = DtypeWish(dtype or AUTO, str(apart) if apart else "", is_apart=bool(apart))
-        encoder = _guarded(
-            lambda: load_encoder(name, place, batch_size=1, wish=wish), f"{name} cannot be loaded on {place}"
-        )
+        encoder = _guarded(lambda: load_encoder(name, place, wish=wish), f"{name} cannot be loaded on {place}")
         self._telling("")
         if dict(encoder.identity) != self._identity:
             given = f"--model {name}" + (f" with --dtype {dtype}" if dtype is not None else "")
@@ -260,13 +254,14 @@ class Index:
         return text.encode("utf-8", "replace").decode("utf-8")  # halves of letters are no text
 
     def _pages(self, length: int) -> Iterator[list[tuple[tuple[Path, object], bytes]]]:
-        looked_at = 0
+        compared = 0
         for number, shard in enumerate(self._shards, 1):
             for page in vector_pages(shard, length):
                 yield [((shard, gene_id), vector) for gene_id, vector in page]
-                looked_at += len(page)
-                if looked_at >= MANY:
-                    self._telling(f"{looked_at:,} vectors, shard {number} of {len(self._shards)}")
+                compared += len(page)
+                looked_at.answers += 1
+                if compared >= MANY:
+                    self._telling(f"{compared:,} vectors, shard {number} of {len(self._shards)}")
 
 
 def query(

@@ -12,7 +12,7 @@ from helix_crawl_otel.corpus.decode import NotText
 from helix_crawl_otel.corpus.html import is_html
 from helix_crawl_otel.corpus.text import CannotRead, read_text
 from helix_crawl_otel.corpus.tree import size_and_time
-from helix_crawl_otel.paths import on_disk
+from helix_crawl_otel.paths import looked_at, on_disk
 from helix_crawl_otel.shards.answers import StoredGene
 from helix_crawl_otel.shards.ingested import TreeFiles
 
@@ -61,6 +61,7 @@ def place_of(gene: StoredGene) -> Place:
     """
     if gene.tree is None or gene.source_id is None:
         return Place(SourceState.UNKNOWN)
+    looked_at.place = str(gene.tree)
     try:
         if not on_disk(gene.tree).exists():
             return Place(SourceState.UNKNOWN)  # a disk that is not mounted, or the tree has moved

@@ -26,7 +26,7 @@ from helix_crawl_otel.shards.ingested import (
 )
 from helix_crawl_otel.shards.inspect import reading
 from helix_crawl_otel.shards.notes import read_notes
-from helix_crawl_otel.shards.schema import BLANK, Table, Undecoded, VectorForm, vector_form
+from helix_crawl_otel.shards.schema import BLANK, Table, VectorForm, plain_id, vector_form
 from helix_crawl_otel.shards.vectors import are_of_length_1, is_vector
 
 __all__ = ["Accounts", "account", "combine"]
@@ -144,7 +144,7 @@ class _Count:
     def name(self, what: str, **which: object) -> None:
         rows = self.named.setdefault(what, [])
         if len(rows) < MOST_NAMED:
-            rows.append({key: _plain(value) for key, value in which.items()})
+            rows.append({key: plain_id(value) for key, value in which.items()})
 
 
 def account(path: Path, progress: Callable[[int], None] = lambda genes: None, *, quick: bool = False) -> Accounts:
@@ -303,10 +303,3 @@ class _Digest:
 def _framed(part: bytes | None) -> bytes:
     """With its length before it, so that no two contents run together to the same bytes."""
     return b"-" if part is None else b"%d:%b" % (len(part), part)
-
-
-def _plain(value: object) -> object:
-    """For JSON: an application's id may be bytes, or text that is no UTF-8."""
-    if isinstance(value, Undecoded):
-        return str(value)
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

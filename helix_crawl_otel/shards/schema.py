@@ -154,6 +154,13 @@ def given(value: object) -> str:
     return "CAST(? AS TEXT)" if isinstance(value, Undecoded) else "?"
 
 
+def plain_id(value: object) -> object:
+    """For JSON: an application's id may be bytes, or text that is no UTF-8, whose bytes are shown."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return str(value) if isinstance(value, str) else value
+
+
 def readable(content: str) -> str:
     """Text as an encoder gets it: plain, with replacement characters for what cannot be decoded."""
     return content.raw.decode("utf-8", "replace") if isinstance(content, Undecoded) else content

@@ -50,7 +50,12 @@ class Columns(Collection[Row]):
     def column(self, name: str) -> array[Any]:
         """The numbers of a field, NaN where one is unknown, of a `str` its places in `words`; not to be changed."""
         self._pack()
-        return self._columns[name].values
+        return self._columns[name].all()
+
+    def knows(self, name: str) -> bool:
+        """Whether a field that may be unknown is known of any row."""
+        self._pack()
+        return self._columns[name].is_known
 
     def words(self, name: str) -> list[str]:
         """The different words of a field that is a `str`; not to be changed."""
@@ -100,13 +105,14 @@ class Columns(Collection[Row]):
 class _Column:
     """The values of a field, as numbers."""
 
-    __slots__ = ("_is_known", "_kind", "_may_be_unknown", "_numbers", "values", "words")
+    __slots__ = ("_kind", "_may_be_unknown", "_numbers", "_unknown", "is_known", "values", "words")
 
     def __init__(self, hint: Any) -> None:
         self.values: array[Any] = array("I" if hint is str else "b" if hint is bool else "d")
         self._kind = {float | None: float, int | None: int}.get(hint, hint)
         self._may_be_unknown = self._kind is not hint
-        self._is_known = False  # of any row
+        self.is_known = not self._may_be_unknown  # of any row
+        self._unknown = 0  # rows as long as it is not: they take no room
         self.words: list[str] = []
         self._numbers: dict[str, int] = {}
 
@@ -118,20 +124,25 @@ class _Column:
                 values = [self._number(word) for word in values]
         elif self._may_be_unknown:
             unknown = values.count(None)
-            if unknown == len(values):
-                values = array("d", [_UNKNOWN]) * unknown
-            else:
-                self._is_known = True
-                values = [_UNKNOWN if value is None else value for value in values] if unknown else values
+            if unknown == len(values) and not self.is_known:
+                self._unknown += unknown
+                return
+            if not self.is_known:
+                self.values, self.is_known = self.all(), True
+            if unknown:
+                values = [_UNKNOWN if value is None else value for value in values]
         self.values.extend(values)
 
+    def all(self) -> array[Any]:
+        return self.values if self.is_known else array("d", [_UNKNOWN]) * self._unknown
+
     def part(self, first: int, past: int) -> Iterable[Any]:
+        if not self.is_known:
+            return repeat(None, min(past, self._unknown) - first)
         values = self.values[first:past]
         if self._kind is str:
             return map(self.words.__getitem__, values)
         if self._may_be_unknown:
-            if not self._is_known:
-                return repeat(None, len(values))
             if not isnan(sum(values)):
                 return map(self._kind, values)
             return [None if value != value else self._kind(value) for value in values]

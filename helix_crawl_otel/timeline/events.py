@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from msgspec import Meta as Bounds
+from msgspec import MsgspecError, Struct
+from msgspec.json import Decoder
 
 from helix_crawl_otel.dates import moment_of
 from helix_crawl_otel.policy.model import LEAST, MOST, is_number, share
@@ -29,6 +33,7 @@ __all__ = [
     "UnfinishedEvent",
     "WorkerEvent",
     "parse_event",
+    "usual_event",
 ]
 
 VERSION = 1
@@ -142,6 +147,79 @@ class UnfinishedEvent(TriedBatch):
 
 
 Event = RunEvent | WorkerEvent | BatchEvent | MemoryEvent | ActionEvent | UnfinishedEvent
+
+
+# -- the usual lines --------------------------------------------------------------------------------------------------
+# Batches and readings, of which there may be millions: decoded right into their types, in a fifth of the time. Whatever
+# does not fit is parsed by `parse_event`, which knows all that is accepted, and says what is wrong.
+
+_Seconds = Annotated[float, Bounds(ge=-_LONGEST_TIME, le=_LONGEST_TIME)]
+_Name = Annotated[str, Bounds(min_length=1)]
+_Amount = Annotated[int, Bounds(ge=1, le=int(MOST))] | Annotated[float, Bounds(ge=LEAST, le=MOST)]
+_Bytes = Annotated[int, Bounds(ge=0, le=10**18)]
+_Limit = Annotated[int, Bounds(ge=1, le=10**18)]
+
+
+class _BatchLine(Struct, tag_field="event", tag="batch", gc=False):
+    t: _Seconds
+    shard: _Name
+    genes: _Amount
+    seconds: _Amount
+    device: _Name | None = None
+    worker: _Name | None = None
+    work: _Amount | None = None
+    work_pending: _Amount | None = None
+    shards_follow: bool = False
+    tokens: _Amount | None = None
+
+
+class _MemoryLine(Struct, tag_field="event", tag="memory", gc=False):
+    t: _Seconds
+    used_bytes: _Bytes | None
+    limit_bytes: _Limit | None
+    device: _Name | None = None
+    shared_bytes: _Bytes | None = None
+    other_shared_bytes: _Bytes | None = None
+    reserved_bytes: _Bytes | None = None
+    cap_bytes: _Limit | None = None
+
+
+_USUAL = Decoder(_BatchLine | _MemoryLine)
+
+
+def usual_event(text: str) -> BatchEvent | MemoryEvent | None:
+    """The event of a line as a job writes them, `None` for any other: `parse_event` then says what it is."""
+    try:
+        line = _USUAL.decode(text)
+    except (MsgspecError, RecursionError, UnicodeError):
+        return None
+    device = line.device or DEFAULT_DEVICE
+    if type(line) is _MemoryLine:
+        return MemoryEvent(
+            line.t,
+            device,
+            line.used_bytes,
+            line.limit_bytes,
+            line.shared_bytes,
+            line.other_shared_bytes,
+            line.reserved_bytes,
+            line.cap_bytes,
+        )
+    return BatchEvent(
+        line.t,
+        line.shard,
+        device,
+        line.worker or device,
+        line.genes,
+        line.work,
+        line.seconds,
+        line.work_pending,
+        line.shards_follow,
+        line.tokens,
+    )
+
+
+# -- any line ---------------------------------------------------------------------------------------------------------
 
 
 def parse_event(line: object) -> Event | None:

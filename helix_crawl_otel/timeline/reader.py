@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from helix_crawl_otel.exit_codes import Refusal
-from helix_crawl_otel.timeline.events import BadLine, Event, FutureVersion, parse_event
+from helix_crawl_otel.paths import looked_at
+from helix_crawl_otel.timeline.events import BadLine, Event, FutureVersion, parse_event, usual_event
 
 __all__ = ["SkippedLine", "TimelineError", "TimelineReader", "read_timeline"]
 
@@ -94,14 +95,16 @@ class TimelineReader:
 
     def _open(self, stack: contextlib.ExitStack) -> BinaryIO:
         try:
+            place = ""  # who waits for a pipe knows it
             if isinstance(self._source, (str, os.PathLike)):
+                looked_at.place = place = self.name
                 if Path(self._source).is_dir():
                     self._refuse("is a folder; accepted: a file of JSON lines")
                 file = Path(self._source).open("rb")  # noqa: SIM115 - the stack of the caller closes it
                 stream: BinaryIO = stack.enter_context(file)
             else:
                 stream = self._source
-            buffered = io.BufferedReader(_Raw(stream), 1 << 16)
+            buffered = io.BufferedReader(_Raw(stream, place), 1 << 16)
             if buffered.peek(2)[:2] == b"\x1f\x8b":
                 return gzip.GzipFile(fileobj=buffered)  # type: ignore[return-value]  # it reads lines as BinaryIO does
             return buffered
@@ -142,6 +145,8 @@ class TimelineReader:
             raise _NotJson("not UTF-8") from None
         if not text:
             return None
+        if (usual := usual_event(text)) is not None:
+            return usual
         try:
             line, end = _DECODER.raw_decode(text)
             if end < len(text):
@@ -187,15 +192,17 @@ class _NotJson(BadLine):
 class _Raw(io.RawIOBase):
     """A stream under a buffer of ours, which can be peeked into and does not close the stream."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: BinaryIO, place: str) -> None:
+        self._stream, self._place = stream, place
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         read = getattr(self._stream, "read1", self._stream.read)
+        looked_at.place = self._place
         data: bytes = read(len(buffer))
+        looked_at.place = ""
         buffer[: len(data)] = data
         return len(data)
 

@@ -30,7 +30,7 @@ def release_cache() -> int | None:
     Never imports torch and never creates a CUDA context: both would take memory instead of giving it back.
 
     Returns:
-        Bytes that torch's allocator gave back, `None` where there is no CUDA context in this process.
+        Bytes that torch's allocator gave back on all cards, `None` where there is no CUDA context in this process.
 
     Raises:
         RuntimeError: torch could not release its cache; the driver is in trouble.
@@ -42,9 +42,14 @@ def release_cache() -> int | None:
     cuda = getattr(torch, "cuda", None)
     if cuda is None or not cuda.is_initialized():
         return None
-    before = int(cuda.memory_reserved())
+    before = _reserved_bytes(cuda)
     cuda.empty_cache()
-    return max(0, before - int(cuda.memory_reserved()))
+    return max(0, before - _reserved_bytes(cuda))
+
+
+def _reserved_bytes(cuda: Any) -> int:
+    """Of all cards, as the release is: the worker of one need not have made it torch's current one."""
+    return sum(int(cuda.memory_reserved(index)) for index in range(cuda.device_count()))
 
 
 def cached_bytes(device: str, modules: Mapping[str, Any] | None = None) -> int | None:

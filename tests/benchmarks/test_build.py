@@ -25,7 +25,7 @@ BARE = """
 import json, sqlite3, sys, time
 from helix_crawl_otel.encoders.load import load_encoder
 model, threads, paths = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-encoder = load_encoder(model, "cpu", batch_size=64, threads=threads or None)
+encoder = load_encoder(model, "cpu", threads=threads or None)
 seconds = []
 for path in paths:
     texts = [row[0] for row in sqlite3.connect(path).execute("SELECT content FROM genes ORDER BY rowid")]

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.corpus.tree import plan_shards
+from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY
 from helix_crawl_otel.interrupts import TOGETHER_SECONDS, Interrupts, PausedEarly, hearing
 from helix_crawl_otel.paths import looked_at, on_disk
+from tests.shards.shards import encode_all, made, opened
 from tests.watch.rig import Clock
 
 NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
@@ -200,7 +202,14 @@ def answering(call):
                     time.sleep(3600)
         return call(path, *more, **named)
     return asked
-os.scandir, os.stat = answering(os.scandir), answering(os.stat)
+def dies():
+    os.scandir, os.stat = answering(os.scandir), answering(os.stat)
+if "a.dead" in sys.argv:  # a shard of a mount that dies once the encoder has read the question
+    from helix_crawl_otel.encoders.hashing import HashingEncoder
+    encode = HashingEncoder.encode_query
+    HashingEncoder.encode_query = lambda encoder, text: dies() or encode(encoder, text)
+else:
+    dies()
 from helix_crawl_otel.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -213,11 +222,21 @@ sys.exit(main(sys.argv[1:]))
         ("build src --out out --model hashing --no-metrics", 75, "dead was looked at; nothing was begun"),
         ("verify src/dead", 130, "src/dead was looked at\n"),
         ("query src/dead word", 130, "src/dead was looked at\n"),
+        ("query a.dead word", 130, "a.dead was looked at\n"),
+        ("status src/dead", 130, "src/dead was looked at\n"),
+        ("status src/dead --watch", 130, "src/dead was looked at\n"),
+        ("report src/dead -o out.html", 130, "src/dead was looked at\n"),
+        ("report made.jsonl -o src/dead/out.html", 130, "src/dead/out.html was looked at\n"),
+        ("replay src/dead", 130, "src/dead was looked at\n"),
+        ("doctor --out src/dead", 130, "src/dead was looked at\n"),
     ],
 )
 def test_a_command_on_a_dead_mount_ends_for_an_interrupt(tmp_path: Path, command: str, code: int, told: str) -> None:
     """A whole process: it hung until it was killed."""
     (tmp_path / "src" / "dead").mkdir(parents=True)
+    with opened(made(tmp_path / "a.dead", "ab")) as store:
+        store.claim(HASHING_IDENTITY)
+        encode_all(store, b"\0\0\x80?" + bytes(255 * 4))
     typed = [sys.executable, "-c", _DEAD_MOUNT, *command.split()]
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
@@ -225,7 +244,7 @@ def test_a_command_on_a_dead_mount_ends_for_an_interrupt(tmp_path: Path, command
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "asked\n"
-        process.send_signal(signal.SIGTERM if code == 75 else signal.SIGINT)
+        process.send_signal(signal.SIGINT if command.startswith("verify") else signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.count("\n")) == (code, 1)
     assert told in errors

@@ -6,9 +6,14 @@ import json
 import subprocess
 from pathlib import Path
 
-from helix_crawl_otel.encoders.hashing import HashingEncoder
+import pytest
+
+from helix_crawl_otel.cli import main
+from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY, HashingEncoder
 from tests.build.rig import COMMAND, SECONDS, Rig
-from tests.shards.shards import made, sql
+from tests.shards.shards import encode_all, made, opened, sql
+
+VECTOR = b"\0\0\x80?" + bytes(255 * 4)
 
 KEYS = ["gene_id", "source_id", "score", "content", "line", "state"]
 
@@ -49,6 +54,19 @@ def test_people_get_sources_and_first_lines(rig: Rig) -> None:
     assert lines[0].startswith("1. 0.")
     assert lines[0].endswith("docs/backup.md:1")
     assert lines[1].strip() == "Rotate the backup key."
+
+
+def test_ids_that_are_no_text_can_be_told_apart(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    """By their bytes, as `verify` shows them; and a number stays one."""
+    path = made(rig.folder / "app.db", {}, "CREATE TABLE genes (gene_id, content TEXT)")
+    for given in ("CAST(X'FF61' AS TEXT)", "CAST(X'FE61' AS TEXT)", "X'FD'", "7"):
+        sql(path, f"INSERT INTO genes VALUES ({given}, 'rotate the key')")
+    with opened(path) as store:
+        store.claim(HASHING_IDENTITY)
+        encode_all(store, VECTOR)
+    assert main(["query", str(path), "key", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [gene["gene_id"] for gene in found] == ["\\xffa", "\\xfea", "\\xfd", 7]
 
 
 def test_a_shard_of_the_app_can_be_asked_once_it_was_backfilled(rig: Rig) -> None:

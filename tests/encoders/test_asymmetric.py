@@ -115,7 +115,7 @@ class Models:
 
 def load(folder: Path) -> Encoder:
     """On the CPU."""
-    return load_encoder(str(folder), "cpu", batch_size=8, threads=1)
+    return load_encoder(str(folder), "cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def test_a_prompt_that_leaves_no_room(models: Models, tmp_path: Path) -> None:
 def test_a_half_reads_texts_and_the_rest_is_full(models: Models, name: str) -> None:
     """Also behind a router: vectors agree, and are of length 1 in float32."""
     full = models.encoder(name)
-    half = load_encoder(str(models.folder(name)), "cpu", batch_size=8, threads=1, wish=DtypeWish("float16"))
+    half = load_encoder(str(models.folder(name)), "cpu", threads=1, wish=DtypeWish("float16"))
     assert (half.dtype, half.identity) == ("float16", full.identity)
     pairs = [(*full.encode(["cat 1"]), *half.encode(["cat 1"])), (full.encode_query("cat"), half.encode_query("cat"))]
     for one, other in pairs:

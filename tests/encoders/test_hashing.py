@@ -80,8 +80,7 @@ def test_work_grows_with_the_longest_text_and_with_the_batch() -> None:
 def test_it_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
     """It runs where nothing else is installed."""
     loaded = loaded_by(
-        "from helix_crawl_otel.encoders.load import load_encoder; "
-        "load_encoder('hashing', 'cpu', batch_size=64).encode(['text'])",
+        "from helix_crawl_otel.encoders.load import load_encoder; load_encoder('hashing', 'cpu').encode(['text'])",
         tmp_path,
     )
     assert "helix_crawl_otel.encoders.hashing" in loaded

@@ -45,7 +45,7 @@ def folder(path: Path) -> Path:
 def test_the_hashing_encoder_needs_nothing(no_torch: None) -> None:
     """Also where no model can run."""
     check_model("hashing")
-    assert load_encoder("hashing", "cpu", batch_size=64).identity == HASHING_IDENTITY
+    assert load_encoder("hashing", "cpu").identity == HASHING_IDENTITY
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_missing_extra_is_named(no_torch: None, model: str, says: str) -> None
     with pytest.raises(ModelError, match=says):
         check_model(model)
     with pytest.raises(ModelError, match=says):
-        load_encoder(model, "cpu", batch_size=64)
+        load_encoder(model, "cpu")
 
 
 @pytest.mark.parametrize("model", ["models/of/mine", "./model", "C:\\models\\mine", "-x", "a b", "x@", "née", "a\n"])

