@@ -88,7 +88,7 @@ DAMAGED = {
     "another version": b'{"version": 99, "encoder": "", "shards": {}, "cards": {"cards": {}}}',
     "a rung that is none": b'{"version": 1, "encoder": "", "shards": {"a": {"rung": 7, "unit": "", "meters": {}}}, "cards": {"cards": {}}}',  # noqa: E501 - one line of a file
     "too deep": b"[" * 100_000,
-    "a key too many": b'{"version": 1, "encoder": "", "shards": {}, "cards": {"cards": {}}, "x": 1}',
+    "a key too few": b'{"version": 1, "shards": {}, "cards": {"cards": {}}}',
     "NaN": b'{"version": 1, "encoder": "", "shards": {"a": {"rung": NaN, "unit": "", "meters": {}}}, "cards": {"cards": {}}}',  # noqa: E501 - one line of a file
 }
 
