@@ -7,8 +7,8 @@ import pytest
 from tests.run.way import files, measured
 
 MOST_FUNCTIONS, MOST_FILES = 220, 37
-"""198 to 200 in 35 when this was written, which is the goal; 214 where a worker's report of its memory falls in, and some
-more where a tick does."""
+"""198 to 200 in 35 when this was written, which is the goal; 214 where a report of memory falls in, more where a tick
+does."""
 
 
 @pytest.mark.slow
