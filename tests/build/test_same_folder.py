@@ -586,7 +586,7 @@ def test_the_command_that_goes_on_works_from_everywhere(tree: Path, out: Path, m
     caught: list[Callable[[], BuildPlan]] = []
 
     def run_build(
-        command: str, folders: object, chosen: object, make_plan: Callable[[], BuildPlan], **_: object
+        name: str, command: str, folders: object, chosen: object, make_plan: Callable[[], BuildPlan], **_: object
     ) -> int:
         caught.append(make_plan)
         return 0
@@ -617,7 +617,7 @@ def test_without_out_the_shards_stand_beside_their_source(tree: Path, monkeypatc
     """Whatever the source is called by. What has no name, or several, has to be told."""
     built: list[list[Path]] = []
 
-    def run_build(command: str, folders: list[Path], *_: object, **__: object) -> int:
+    def run_build(name: str, command: str, folders: list[Path], *_: object, **__: object) -> int:
         built.append(folders)
         return 0
 
