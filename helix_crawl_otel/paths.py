@@ -11,6 +11,7 @@ keeps those rules apart from the limit of 260.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ __all__ = [
     "STATE_FOLDER",
     "TIMELINE",
     "are_same",
+    "is_no_file",
     "job_folder",
     "looked_at",
     "on_disk",
@@ -103,6 +105,18 @@ def verbatim(text: str) -> str:
     if text.startswith((_VERBATIM, _DEVICE)):
         return text
     return f"{_VERBATIM}UNC\\{text.removeprefix(_SHARE)}" if text.startswith(_SHARE) else f"{_VERBATIM}{text}"
+
+
+def is_no_file(path: Path) -> bool:
+    """Whether something is there that is no file: a folder, or a pipe or a device, which whoever opens it waits for.
+
+    By one look: what SQLite keeps beside a file, and a file that is about to be renamed, are gone before a second. What
+    cannot be looked at is told of by whoever opens it.
+    """
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def same_place(one: Path, other: Path) -> bool:

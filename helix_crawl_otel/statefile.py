@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from helix_crawl_otel.logs import watchdog
+from helix_crawl_otel.paths import is_no_file
 from helix_crawl_otel.policy.state import DurableText, PolicyState, restore_durable
 
 __all__ = ["LadderFiles", "StateFile"]
@@ -51,7 +52,7 @@ class StateFile:
         Raises:
             ValueError: There is something that is no file: a pipe would be waited for, and none of it is ours to move.
         """
-        if self.path.exists() and not self.path.is_file():
+        if is_no_file(self.path):
             raise ValueError(
                 f"state is {str(self.path)!r}, a folder, a pipe or a device; accepted: a file, there or not"
             )

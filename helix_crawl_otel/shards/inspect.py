@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.formats import count
-from helix_crawl_otel.paths import looked_at
+from helix_crawl_otel.paths import is_no_file, looked_at
 from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.errors import EmptyFile, NoShards, NotAShard, StoreError, cannot_write, store_errors
 from helix_crawl_otel.shards.ingested import unlike_sources
@@ -61,9 +61,9 @@ def reading(path: Path, lock_seconds: float = LOCK_SECONDS) -> Iterator[tuple[sq
         StoreError: It cannot be read; the message says why.
     """
     looked_at.place = str(path)
+    if is_no_file(path):
+        raise StoreError(f"{path} is no file, but a folder, a pipe or a device: move it away")
     if not path.is_file():
-        if path.exists():
-            raise StoreError(f"{path} is no file, but a folder, a pipe or a device: move it away")
         if left := [part.name for part in schema.beside(path)[:2] if part.is_file()]:
             raise EmptyFile(
                 f"{path} is not there, but {' and '.join(left)} of it: put the file back beside it, or let the same "
@@ -396,7 +396,7 @@ def notes_of_links(path: Path) -> list[str]:
 
 def _is_shard(path: Path) -> bool:
     """What cannot be read counts, or has nothing in it yet: it is for the command to say so, not to leave it out."""
-    if path.exists() and not path.is_file():
+    if is_no_file(path):
         return False
     try:
         with reading(path):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.file_locks import lacks_locks
+from helix_crawl_otel.paths import is_no_file
 from helix_crawl_otel.shards.errors import DamagedRow, EmptyFile, NotAShard
 from helix_crawl_otel.shards.vectors import are_of_length_1, is_vector
 
@@ -245,7 +246,7 @@ def connect(path: Path, lock_seconds: float) -> sqlite3.Connection:
         NotAShard: It, or what SQLite would open beside it, is no file: a pipe would be waited for.
     """
     for part in (path, *beside(path)):
-        if part.exists() and not part.is_file():
+        if is_no_file(part):
             raise NotAShard(f"{path} cannot be used: {part.name} is no file, but a folder, a pipe or a device")
     # Where files cannot be locked SQLite would wait for a lock that nobody holds.
     timeout = 0.0 if _lacks_locks(path.parent) else lock_seconds

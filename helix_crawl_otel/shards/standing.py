@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helix_crawl_otel.formats import count, shard_name
-from helix_crawl_otel.paths import looked_at
+from helix_crawl_otel.paths import is_no_file, looked_at
 from helix_crawl_otel.shards.build_record import BuildRecord, RecordUnusable, read_record
 from helix_crawl_otel.shards.errors import EmptyFile, NotAShard, StoreError
 from helix_crawl_otel.shards.inspect import names_by_file, reading, salvage
@@ -119,7 +119,7 @@ class FolderStanding:
     def no_files(self) -> list[Path]:
         """Where a folder, a pipe or a device stands in the place of a planned shard."""
         files = [self.folder / file for file in (self.record.shards if self.record else {}).values()]
-        return [path for path in files if path.exists() and not path.is_file()]
+        return [path for path in files if is_no_file(path)]
 
     def name_of(self, path: Path) -> str | None:
         """The name of a planned shard, by its file; `None` of another one."""

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from helix_crawl_otel.dates import local_time
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.file_locks import NO_LOCKS, lacks_locks, no_locks
+from helix_crawl_otel.paths import is_no_file
 from helix_crawl_otel.probes.processes import process_mark
 
 __all__ = ["HOLDER", "FolderLock", "FolderLocked", "LockHolder", "read_holder"]
@@ -141,7 +142,7 @@ class FolderLock:
     def _refuse_what_blocks(self) -> None:
         """A pipe in the place of the lock, the state or a log would be waited for, by each who opens it, for ever."""
         for path in self._folder.glob("*"):
-            if path.exists() and not (path.is_file() or path.is_dir()):
+            if is_no_file(path) and not path.is_dir():
                 why = "is a pipe, a socket or a device; accepted: a file, or nothing there"
                 raise OSError(errno.EINVAL, f"{path} {why}")
 

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel import cli
-from helix_crawl_otel.paths import PLAIN_CHARACTERS, are_same, on_disk, same_place, typed_folder, typed_path, verbatim
+from helix_crawl_otel.paths import (
+    PLAIN_CHARACTERS,
+    are_same,
+    is_no_file,
+    on_disk,
+    same_place,
+    typed_folder,
+    typed_path,
+    verbatim,
+)
 
 needs_windows = pytest.mark.skipif(sys.platform != "win32", reason="paths of Windows: runs under Wine")
 
@@ -94,3 +103,35 @@ def test_a_device_is_no_place(argv: list[str], capsys: pytest.CaptureFixture[str
     """One sentence, before anything is done."""
     assert cli.main([*argv, "con"]) == 2
     assert "is 'con', which Windows takes for a device; accepted: another name" in capsys.readouterr().err
+
+
+# -- what is no file ---------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    """And what is not there, or leads nowhere, is nothing that is in the way."""
+    file = tmp_path / "file"
+    file.touch()
+    assert [is_no_file(path) for path in (tmp_path, file, tmp_path / "none", file / "below")] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_a_file_that_is_gone_at_a_second_look_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite takes its log away when the last connection closes, beside one that is just being opened."""
+    log = tmp_path / "a.db-wal"
+    log.touch()
+    look = Path.stat
+
+    def stat_once(path: Path, **how: bool) -> os.stat_result:
+        found = look(path, **how)
+        if path == log:
+            log.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat_once)
+    assert not is_no_file(log)
+    assert not log.exists()
