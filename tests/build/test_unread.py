@@ -108,7 +108,7 @@ def test_genes_that_are_given_are_counted(rig: Rig) -> None:
     assert done.code == 0, done.errors
     assert done.summary["unread"] == {"genes": 2, "chars": 3000, "unread": 1488 + 488, "share": 0.6587}
     assert len(told(rig)) == 1
-    name = shard.with_suffix("")
+    name = shard.with_suffix("").as_posix()
     assert f"shard {name}: 2 genes are longer than the model reads; 66 % of their text is in no vector" in told(rig)[0]
     again = rig.run([*command, "--json"])
     assert (again.of("model_loading"), again.summary["unread"]) == ([], done.summary["unread"])
