@@ -1,4 +1,4 @@
-"""One number, comparison or label of a rule is changed at a time, and the tests of rules notice: `dashboards/mutate.py`."""
+"""A number, comparison or label of a rule is changed, and the tests of rules notice: `dashboards/mutate.py`."""
 
 from __future__ import annotations
 
