@@ -450,6 +450,8 @@ def _is_done(found: Salvage, options: EncodeOptions, model: str) -> bool:
     # Encoded again in another precision: only its worker can tell whether that makes other vectors.
     apart = found.identity.get("dtype")
     is_other = apart is not None if options.dtype == AUTO else options.dtype != (apart or FULL)
+    if not options.truncation.is_of(found.identity):
+        return False  # its worker refuses it, or encodes it again
     return is_of(found.identity, model) and not (options.reencode and is_other)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from helix_crawl_otel.build.options import add_encode_options, read_encode_options
+from helix_crawl_otel.build.options import add_encode_options, add_truncation_options, read_encode_options
 from helix_crawl_otel.commands.common import Commands, add_command, look_back, typed_command
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder
@@ -32,6 +32,7 @@ def register(commands: Commands) -> None:
         commands, "backfill", _command, "encode what lacks a vector in existing shards", _DESCRIPTION, _EPILOG
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a shard (.db), or a folder that holds some")
+    add_truncation_options(parser)
     add_encode_options(parser)
 
 

@@ -134,7 +134,8 @@ def shown_identity(identity: Mapping[str, object]) -> str:
     revision = str(identity.get("revision", ""))[:12]
     prompt = f", prompt {identity['prompt']!r}" if "prompt" in identity else ""
     dtype = f", {identity['dtype']}" if "dtype" in identity else ""
-    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions{prompt}{dtype})"
+    cap = f", the first {identity['max_chars']:,} letters of a text" if "max_chars" in identity else ""
+    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions{prompt}{dtype}{cap})"
 
 
 @contextmanager
