@@ -26,7 +26,8 @@ from helix_crawl_otel.probes.device import TorchDevice, device_name
 from helix_crawl_otel.search.place import SourceState, place_of
 from helix_crawl_otel.shards.answers import count_without_vector, stored_gene
 from helix_crawl_otel.shards.errors import EmptyFile, EncoderRefused, NoShards, StoreError, shown_identity
-from helix_crawl_otel.shards.inspect import find_shards, has_vectors, stored_identity, vector_pages
+from helix_crawl_otel.shards.find import find_shards
+from helix_crawl_otel.shards.inspect import has_vectors, stored_identity, vector_pages
 from helix_crawl_otel.shards.standing import BEGUN, FolderStanding, shortfall, state_of
 from helix_crawl_otel.shards.vectors import nearest
 
