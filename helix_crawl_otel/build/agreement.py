@@ -70,11 +70,7 @@ def told_by_app(store: ShardStore, cut: TruncationWish) -> list[str]:
     return [f"{store.path}: {told} (--max-chars {cap}; --max-chars off for all of them)"]
 
 
-def adopt_or_refuse(
-    store: ShardStore,
-    encoder: TruncatedEncoder,
-    cut: TruncationWish = TruncationWish(),  # noqa: B008 - it is frozen
-) -> list[str]:
+def adopt_or_refuse(store: ShardStore, encoder: TruncatedEncoder, cut: TruncationWish) -> list[str]:
     """Make sure that vectors of unknown origin are this encoder's. What is cut off is found out where nobody has said
     it: then the encoder cuts it off from now on.
 

@@ -72,7 +72,7 @@ def test_nothing_is_adopted_where_nothing_can_be_compared(tmp_path: Path) -> Non
     """Vectors of unknown origin stay somebody else's; with what it made itself on another device it may go on."""
     with filled(tmp_path / "a.db") as store:
         with pytest.raises(EncoderRefused, match="say nothing of their encoder"):
-            adopt_or_refuse(store, TruncatedEncoder(Other()))
+            adopt_or_refuse(store, TruncatedEncoder(Other()), TruncationWish())
         store.note_session("cpu", {}, 1, 8)
         claim_as_made(store, Other(), reencode=False)
 
@@ -81,7 +81,7 @@ def test_a_gene_without_a_vector_now_is_left_out_of_the_comparison(tmp_path: Pat
     """The others tell enough."""
     with filled(tmp_path / "a.db") as store:
         (text, *_) = [content for _, content, _ in store.sample(4)]
-        adopt_or_refuse(store, TruncatedEncoder(Other(bad=text)))
+        adopt_or_refuse(store, TruncatedEncoder(Other(bad=text)), TruncationWish())
 
 
 FAR = 0.01

@@ -46,8 +46,9 @@ def opened(path: Path) -> ShardStore:
     return ShardStore.open(path, epoch=1, create=False)
 
 
-def adopted(path: Path, encoder: Encoder, cut: TruncationWish = TruncationWish()) -> tuple[Truncation, list[str]]:  # noqa: B008 - frozen
+def adopted(path: Path, encoder: Encoder, max_chars: int | None = None) -> tuple[Truncation, list[str]]:
     """What is cut off from then on, and what is told."""
+    cut = TruncationWish(max_chars)
     with closing(opened(path)) as store:
         truncated = TruncatedEncoder(encoder)
         truncated.truncate(known_truncation(store, cut))
@@ -95,7 +96,7 @@ def test_what_explains_vectors_is_named_where_it_cannot_be_taken(
     """A prompt is the model's affair, and an option of the operator's is not put aside."""
     write_genome(work, encoded=24, prompt=prompt, cap=cap)
     with pytest.raises(EncoderRefused) as refused:
-        adopted(work, HashingEncoder(), TruncationWish(asked))
+        adopted(work, HashingEncoder(), asked)
     assert says in str(refused.value)
 
 
