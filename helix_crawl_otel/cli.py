@@ -94,7 +94,9 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         if passing_cause(error) is not None:
             return _lacking(error, is_run=bool(typed) and typed[0] in _RUNS)
         told = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        return _say(f"{told}; free some space and start the same command again" if is_full_disk(error) else told, FAILED)
+        return _say(
+            f"{told}; free some space and start the same command again" if is_full_disk(error) else told, FAILED
+        )
     except (MemoryError, RuntimeError, ImportError) as error:
         return _lacking(error, is_run=bool(typed) and typed[0] in _RUNS)
     except KeyboardInterrupt:
