@@ -418,13 +418,13 @@ RECYCLE = {
     "recycle loop that is no longer counted": Case(
         "HelixCrawlRecycleLoop",
         "three minutes without a sample are the end of it",
-        {**a_run(60), worker(): steps((1, 60)), starts("recycle"): steps((0, 10), (6, 20), (None, 30))},
+        {**a_run(60), GENES: ENCODED, worker(): steps((1, 60)), starts("recycle"): steps((0, 10), (6, 20), (None, 30))},
         {"HelixCrawlRecycleLoop": Firing(15, 32)},
     ),
     "recycle loop on a card that is gone": Case(
         "HelixCrawlRecycleLoop",
         "three minutes without a sample of its worker are the end of it",
-        {**a_run(60), worker(): steps((1, 30), (None, 30)), starts("recycle"): steps((0, 10), (6, 50))},
+        {**a_run(60), GENES: ENCODED, worker(): steps((1, 30), (None, 30)), starts("recycle"): steps((0, 10), (6, 50))},
         {"HelixCrawlRecycleLoop": Firing(15, 32)},
     ),
 }
@@ -844,6 +844,7 @@ ENDS = {
             **a_run(20, "failed"),
             "helix_dense_genes_quarantined" + labels(shard="a"): steps((0, 5), (2, 16)),
             "helix_dense_genes_quarantined" + labels(shard="b"): steps((1, 21)),
+            "helix_dense_genes_quarantined" + labels(shard="c"): steps((0, 21)),
         },
         {
             "HelixCrawlQuarantined": Firing(

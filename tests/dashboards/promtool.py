@@ -221,11 +221,11 @@ def _apart(cases: Mapping[str, Case]) -> list[dict[str, Case]]:
     lots: list[dict[str, Case]] = []
     for name, case in cases.items():
         if _told(case):
-            free = [lot for lot in lots if not any(case.fires.keys() & other.fires.keys() for other in lot.values())]
-            if not free:
-                lots.append(free_lot := {})
-                free = [free_lot]
-            free[0][name] = case
+            free = (lot for lot in lots if not any(case.fires.keys() & other.fires.keys() for other in lot.values()))
+            lot = next(free, None)
+            if lot is None:
+                lots.append(lot := {})
+            lot[name] = case
     return lots
 
 
