@@ -133,9 +133,11 @@ class _Place(NamedTuple):
         return text
 
 
-def _places(cases: Iterable[str]) -> dict[str, _Place]:
-    names = list(cases)
-    return {name: _Place(names[n - n % 2], "-b" if n % 2 else "") for n, name in enumerate(names)}
+def _places(cases: Mapping[str, Case]) -> dict[str, _Place]:
+    """Jobs that show no run, as those of older versions, cannot be told apart by it and are alone."""
+    names = [name for name, case in cases.items() if any("run_info" in series for series in case.series)]
+    paired = {name: _Place(names[n - n % 2], "-b" if n % 2 else "") for n, name in enumerate(names)}
+    return {name: paired.get(name, _Place(name, "")) for name in cases}
 
 
 def _input(cases: Mapping[str, Case]) -> list[dict[str, str]]:
