@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from helix_crawl_otel.actions import ActionQueue, PauseRequested
     from helix_crawl_otel.config import CrawlConfig
     from helix_crawl_otel.encoders.base import ModelError
+    from helix_crawl_otel.instrument.shard_names import shard
     from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
     from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
     from helix_crawl_otel.probes.vram_cap import cap_vram
@@ -41,6 +42,7 @@ _HOMES = {
     "cap_vram": "probes.vram_cap",
     "query": "search.index",
     "serve_metrics": "otel.endpoint",
+    "shard": "instrument.shard_names",
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "cap_vram",
     "query",
     "serve_metrics",
+    "shard",
 ]
 
 

@@ -25,7 +25,9 @@ from helix_crawl_otel.policy.settings import ACTION_MODES, Settings
 __all__ = [
     "CHANNEL_VARIABLE",
     "KNOBS",
+    "RESUMABLE_VARIABLE",
     "RULE_KNOBS",
+    "SHARD_VARIABLE",
     "ConfigError",
     "CrawlConfig",
     "Knob",
@@ -33,6 +35,7 @@ __all__ = [
     "add_options",
     "config_from_options",
     "environment",
+    "job_resumes",
     "knob",
     "option_or_knob",
     "option_values",
@@ -296,6 +299,12 @@ def knob(variable: str) -> Knob:
 CHANNEL_VARIABLE = "HELIX_CRAWL_CHANNEL"
 """Tells a worker where its end of the channel is: `fd:N` on POSIX, `handle:N` on Windows. Set by the supervisor."""
 
+SHARD_VARIABLE = "HELIX_CRAWL_SHARD"
+"""The shard of a job that is watched without a line of its own; else it is the line that encodes."""
+
+RESUMABLE_VARIABLE = "HELIX_CRAWL_RESUMABLE"
+"""Tells such a job's process that it may be ended, for it resumes. Set by the supervisor."""
+
 _warned: set[tuple[str, str]] = set()
 """Variables and values warned about. Any thread adds to it, single operations only."""
 
@@ -366,6 +375,11 @@ def option_or_knob(variable: str, options: Mapping[str, str], environ: Mapping[s
 def take_channel() -> str | None:
     """What a supervisor has told this process of its channel, once: what this process starts must not see it."""
     return os.environ.pop(CHANNEL_VARIABLE, None)
+
+
+def job_resumes() -> bool:
+    """Whether who has started this process has said that it resumes; see `RESUMABLE_VARIABLE`."""
+    return os.environ.get(RESUMABLE_VARIABLE) == "1"
 
 
 def otel_disabled(environ: Mapping[str, str] | None = None) -> bool:

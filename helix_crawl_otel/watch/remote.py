@@ -57,7 +57,9 @@ class RemotePipeline(ShardPipeline):
             PauseRequested: It belongs on the CPU, and this process is on a card.
         """
         request = self._link.expect()
-        opened = messages.OpenShard(request, shard, device, list(can_take), _in_main_thread())
+        kinds = list(can_take)
+        may_leave = ActionKind.RECYCLE in kinds and _in_main_thread()
+        opened = messages.OpenShard(request, shard, device, kinds, may_leave)
         self._link.send(opened)
         answer = self._link.answer(request, ANSWER_SECONDS)
         if isinstance(answer, messages.ShardOpened) and answer.demote and _in_main_thread():
@@ -189,7 +191,7 @@ class RemoteBackend(Backend):
         """The supervisor sees to it."""
         return False
 
-    def arrive(self, shard: str) -> None:
+    def arrive(self, shard: str, *, may_pause: bool = True) -> None:
         """A driver is at a boundary: have what was decided on its last batch sent first.
 
         Raises:
@@ -198,7 +200,7 @@ class RemoteBackend(Backend):
         end = self.pipeline.unjudged.pop(shard, None)
         if end is not None:
             self._link.await_judged(end, ANSWER_SECONDS)
-        if self._link.pausing and _in_main_thread():
+        if may_pause and self._link.pausing and _in_main_thread():
             raise PauseRequested(None)
 
     def tell(self, happened: str, action: Action, what: str) -> None:
