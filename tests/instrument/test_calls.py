@@ -72,10 +72,9 @@ def test_a_name_of_a_shard_is_a_string() -> None:
 
 def test_two_models_at_one_line_are_two_shards_and_one_loaded_anew_is_not(watched: Watched) -> None:
     """Passes of another model take another time; the same one is the same, however often it is loaded."""
-    models: list[Any] = [sentence_model(), cross_model(), sentence_model()]
-    for model in models:
-        encode = model.predict if model is models[1] else model.encode
-        (lambda call: call([("w1", "w2")]))(encode)
+    first, other, again = sentence_model(), cross_model(), sentence_model()
+    for encode, given in ((first.encode, "w1"), (other.predict, ("w1", "w2")), (again.encode, "w1")):
+        encode([given])
     names = [name for name, _, _ in watched.batches()]
     assert names == [names[0], f"{names[0]} CrossEncoder", names[0]]
 
