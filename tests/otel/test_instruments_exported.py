@@ -40,6 +40,7 @@ TABLE = {
     "helix_dense_worker_up": ("gauge", "helix_dense_worker_up", {"device"}),
     "helix_dense_genes_pending": ("up-down counter", "helix_dense_genes_pending", {"shard"}),
     "helix_dense_shards": ("up-down counter", "helix_dense_shards", {"state"}),
+    "helix_dense_shard_failed": ("gauge", "helix_dense_shard_failed", {"shard"}),
     "helix_dense_run_info": (
         "gauge",
         "helix_dense_run_info",
@@ -62,6 +63,7 @@ TABLE = {
 ABSENT_EMBEDDED = {
     "helix_dense_genes_pending",  # only the driver knows
     "helix_dense_genes_quarantined",
+    "helix_dense_shard_failed",  # none has
     "helix_dense_batch_deadline",  # nobody can end a batch
 }
 ABSENT_WITHOUT_NVML = {"helix_dense_device_info"} | {name for name in TABLE if name.startswith("hw.")}
