@@ -15,18 +15,26 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.instrument.moves import MovableModel, device_of
 from helix_crawl_otel.instrument.shard_names import on_left, shard_name
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.watch.shard import BatchScope, ShardWatch, boundary_within, is_in_batch
+from helix_crawl_otel.watch.backend import Backend
+from helix_crawl_otel.watch.shard import BatchScope, ShardWatch, boundary_within, is_in_batch, is_to_leave
 
-if TYPE_CHECKING:
-    from helix_crawl_otel.watch.crawl_watch import CrawlWatch
-
-__all__ = ["Call", "CallWatcher", "begin_call", "begin_pass", "current_call", "end_call", "say_once", "size_of"]
+__all__ = [
+    "Call",
+    "CallWatcher",
+    "ShardSource",
+    "begin_call",
+    "begin_pass",
+    "current_call",
+    "end_call",
+    "say_once",
+    "size_of",
+]
 
 COOL_DOWN_SECONDS = 600.0
 """After a move to the CPU; twice as long after each further one."""
@@ -109,6 +117,17 @@ class OpenedShard:
         self.watch = self._open_watch(f"{self._name} part {self._part}")
 
 
+class ShardSource(Protocol):
+    """A `CrawlWatch`, which knows of this module by `wrap`."""
+
+    _backend: Backend
+
+    def shard(
+        self, name: str, *, device: str, on_demote: Callable[[], object] | None, exit_to_recycle: bool | None
+    ) -> ShardWatch:
+        """See `CrawlWatch.shard`."""
+
+
 class CallWatcher:
     """Watches calls on behalf of one `CrawlWatch`.
 
@@ -125,7 +144,7 @@ class CallWatcher:
 
     def __init__(
         self,
-        make_watch: Callable[[], CrawlWatch],
+        make_watch: Callable[[], ShardSource],
         exit_to_recycle: bool | None,
         device_of: Callable[[Any], str] = device_of,
     ) -> None:
@@ -133,7 +152,7 @@ class CallWatcher:
         self._make_watch = make_watch
         self._exit_to_recycle = exit_to_recycle
         self._device_of = device_of
-        self._watch: CrawlWatch | None = None
+        self._watch: ShardSource | None = None
         self._shards: dict[tuple[str, str, str], OpenedShard] = {}
         self._taken: dict[str, str] = {}  # names of shards, and under which name their calls go
         self._models: weakref.WeakKeyDictionary[Any, MovableModel] = weakref.WeakKeyDictionary()
@@ -186,7 +205,7 @@ class CallWatcher:
         """A child of `multiprocessing` is started by its parent, not by who has started that."""
         return self._exit_to_recycle if multiprocessing.parent_process() is None else False
 
-    def _crawl_watch(self) -> CrawlWatch:
+    def _crawl_watch(self) -> ShardSource:
         if self._watch is None:
             self._watch = self._make_watch()
         return self._watch
@@ -265,7 +284,7 @@ class Call:
 
     def is_to_leave(self) -> bool:
         """Something that ends the process waits for the end of the call."""
-        return self._opened.watch.is_to_leave()
+        return is_to_leave(self._opened.watch)
 
     def begin_pass(self, given: Mapping[str, Any]) -> None:
         """A pass begins, and with it the last one ends."""

@@ -21,7 +21,16 @@ from helix_crawl_otel.probes.vram_cap import refresh_cap
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline
 from helix_crawl_otel.watch.release import release_cache
 
-__all__ = ["BatchScope", "EncodeGate", "ShardWatch", "batch_from", "boundary_after", "boundary_within", "is_in_batch"]
+__all__ = [
+    "BatchScope",
+    "EncodeGate",
+    "ShardWatch",
+    "batch_from",
+    "boundary_after",
+    "boundary_within",
+    "is_in_batch",
+    "is_to_leave",
+]
 
 _NOTHING_KNOWN = ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, None)
 
@@ -369,10 +378,6 @@ class ShardWatch:
         """Under a supervisor: however the shard is left now, another process goes on with it at once."""
         self._stays_open = True
 
-    def is_to_leave(self) -> bool:
-        """Whether an action that ends the process waits for `boundary`, see `boundary_within`."""
-        return bool(self._waiting)
-
     def status(self) -> ShardStatus:
         """What is known of the shard now: a frozen snapshot."""
         return self._backend.guarded("driver", lambda: self._backend.pipeline.status(self.name)) or _NOTHING_KNOWN
@@ -590,6 +595,11 @@ def boundary_within(shard: ShardWatch) -> None:
     not ended a minute later it is passed over, and the ladder goes on.
     """
     shard._boundary_within()
+
+
+def is_to_leave(shard: ShardWatch) -> bool:
+    """Whether something that ends the process waits for `ShardWatch.boundary`, see `boundary_within`."""
+    return bool(shard._waiting)
 
 
 def is_in_batch() -> bool:
