@@ -47,7 +47,7 @@ _PAIR = "job, instance, shard, device"
 _STUCK = f"{_INFLIGHT} > on ({_PAIR}) {_DEADLINE} or ({_INFLIGHT} > 1800) unless on ({_PAIR}) {_DEADLINE}"
 _SHARD_STATE = (
     f"4 * group by ({_SHARD}) ({_STUCK})"
-    f' or 3 * group by ({_SHARD}) (helix_dense_shard_failed{{{JOBS}, shard=~"$shard"}})'
+    f' or 3 * group by ({_SHARD}) (helix_dense_shard_failed{{{JOBS}, shard=~"$shard"}} == 1)'
     f" or 2 * group by ({_SHARD}) (helix_dense_crawl_active{{{SHARDS}}} == 1)"
     f' or group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}, device="cpu"}} == 3)'
     f" or 0 * group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}})"

@@ -346,6 +346,8 @@ class ExportedMetrics:
             yield genes, self._hub.labels.of("helix_dense_genes_quarantined", shard)
 
     def _failed(self) -> Rows:
+        for shard in self.snapshot.shards:
+            yield 0, self._hub.labels.of("helix_dense_shard_failed", shard)
         for shard in self.snapshot.failed:
             yield 1, self._hub.labels.of("helix_dense_shard_failed", shard)
 

@@ -822,7 +822,7 @@ ENDS = {
         },
         {
             "HelixCrawlRunFailed": Firing(
-                10,
+                15,
                 10 + 25 * 60,
                 GONE_LABELS,
                 (f"{RUN} has failed; it was seen last at 1970-01-01 00:10:00 +0000 UTC ({PORT})", STATUS),
@@ -835,7 +835,7 @@ ENDS = {
         "HelixCrawlRunFailed",
         "by the next start, which is paused later",
         {**a_run(10, "failed"), **a_run(30, "paused", after=30, run_id="two")},
-        {"HelixCrawlRunFailed": Firing(10, 29)},
+        {"HelixCrawlRunFailed": Firing(11, 29)},
     ),
 }
 

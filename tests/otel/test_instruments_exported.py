@@ -63,7 +63,6 @@ TABLE = {
 ABSENT_EMBEDDED = {
     "helix_dense_genes_pending",  # only the driver knows
     "helix_dense_genes_quarantined",
-    "helix_dense_shard_failed",  # none has
     "helix_dense_batch_deadline",  # nobody can end a batch
 }
 ABSENT_WITHOUT_NVML = {"helix_dense_device_info"} | {name for name in TABLE if name.startswith("hw.")}
