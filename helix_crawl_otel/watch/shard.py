@@ -18,6 +18,7 @@ from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict, is_number, plain_number
 from helix_crawl_otel.probes.vram_cap import refresh_cap
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline
+from helix_crawl_otel.watch.process_end import ProcessEnd, end_of_this_process
 from helix_crawl_otel.watch.release import release_cache
 
 __all__ = ["BatchScope", "EncodeGate", "ShardWatch", "batch_from", "boundary_after"]
@@ -204,6 +205,7 @@ class ShardWatch:
         device: Where it is encoded; becomes `cpu` when `on_demote` has moved it there.
         on_demote: Rebuilds the driver's encoder on the CPU, in place; `None` when the driver cannot.
         exit_to_recycle: Something restarts the process and the driver resumes.
+        insists: The driver itself has said so.
 
     A shard is left once: by the end of its `with` or `async with` block, or by `close`. After that, and after its watch
     was closed, `batch`, `record`, `boundary` and another block raise `RuntimeError`; `status` goes on.
@@ -219,12 +221,15 @@ class ShardWatch:
         device: str,
         on_demote: Callable[[], object] | None,
         exit_to_recycle: bool,
+        *,
+        insists: bool = False,
     ) -> None:
         self.name = name
         self.device = device
         self._backend = backend
         self._on_demote = on_demote
         self._exit_to_recycle = exit_to_recycle
+        self._insists = insists
         self._opened_by: object = None  # the pipeline that knows this shard; a forked child has another
         self._opening = threading.Lock()
         self._is_left = False
@@ -321,7 +326,7 @@ class ShardWatch:
             if outcome is not Outcome.APPLIED:
                 continue
             applied.append(action)
-            if self._must_exit(action):
+            if self._must_exit(action) and self._process_end().is_free:
                 raise PauseRequested(action)
         self._backend.guarded("driver", refresh_cap, self.device)
         self._backend.guarded("driver", self._begin_gap)
@@ -486,12 +491,27 @@ class ShardWatch:
             self._backend.tell("applied", action, what)
         return Outcome.APPLIED
 
+    def _process_end(self) -> ProcessEnd:
+        return ProcessEnd() if self._insists else end_of_this_process()
+
     def _may_exit(self, action: Action) -> Outcome:
+        end = self._process_end()
         if threading.current_thread() is not threading.main_thread():
-            self._backend.tell("passed over", action, "only the main thread can end the process; call boundary() there")
-            return Outcome.PASSED_OVER
-        self._backend.tell("applied", action, f"the process ends with exit code {PauseRequested(action).code}")
+            return self._passed_over(action, "only the main thread can end the process; call boundary() there")
+        if end.refusal:
+            return self._passed_over(action, end.refusal)
+        if end.is_free:
+            self._backend.tell("applied", action, f"the process ends with exit code {PauseRequested(action).code}")
+        elif action.kind is not ActionKind.RECYCLE:
+            return self._passed_over(action, "its pool would start the next one on the card as well; pass on_demote=")
+        else:
+            end.after_task()
+            self._backend.tell("applied", action, "the process ends after its task, and its pool starts another")
         return Outcome.APPLIED
+
+    def _passed_over(self, action: Action, why: str) -> Outcome:
+        self._backend.tell("passed over", action, why)
+        return Outcome.PASSED_OVER
 
     def _failed(self, action: Action, place: str, error: Exception) -> None:
         self._backend.tell("failed", action, f"{type(error).__name__}: {error}; the job goes on as it is")

@@ -632,7 +632,7 @@ def test_a_pause_reaches_a_driver_that_takes_no_message(is_closed: bool) -> None
         if is_closed:
             worker.channel.close()
             assert stage.slot.worker is not None
-            stage.slot.worker._reader.join(SECONDS)
+            assert stage.slot.worker.links[0].is_read(SECONDS)
         stage.run.pausing = True
         stage.slot.pause()
         assert worker.interrupts == 1
@@ -915,7 +915,7 @@ def test_a_batch_that_was_encoded_and_not_committed_is_suspected_still(tmp_path:
         worker.boundary("a", genes=GENES, pending=100)
         assert (work.batch, work.encoded) == (None, GENES)
         assert stage.slot.worker is not None
-        assert stage.slot.worker.incoming.progressed()
+        assert stage.slot.worker.progressed()
 
 
 def test_a_batch_that_cannot_be_taken_is_answered_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
