@@ -93,9 +93,13 @@ class LinkListener:
 
         Args:
             take: Called with the channel of each, in a thread of its own.
+
+        Raises:
+            RuntimeError: The system has no thread to give.
         """
-        self._accepting = threading.Thread(target=self._accept, args=(take,), name="helix-crawl-listener", daemon=True)
-        self._accepting.start()
+        accepting = threading.Thread(target=self._accept, args=(take,), name="helix-crawl-listener", daemon=True)
+        accepting.start()
+        self._accepting = accepting
 
     def close(self) -> None:
         """Let nobody in any more. Who has proved itself by now has been taken; a second call does nothing."""

@@ -63,7 +63,7 @@ def _executor(method: str, out: str, pace: str) -> None:
 
 def joblib(out: str, pace: str) -> None:
     """Joblib's own pool, loky."""
-    from joblib import Parallel, delayed
+    from joblib import Parallel, delayed  # type: ignore[import-untyped]
 
     print(Parallel(n_jobs=3)(delayed(build)(out, pace, shard) for shard in SHARDS), file=sys.stderr)
 
@@ -96,8 +96,9 @@ def rank(out: str, pace: str) -> None:
 
 def accelerate(out: str, pace: str) -> None:
     """Three processes started by `accelerate launch`."""
-    options = ["--cpu", "--num_processes", "3", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *options, "no", "--main_process_port", "0"]
+    options = ["--multi_gpu", "--num_processes", "3", "--num_machines", "1", "--mixed_precision", "no"]
+    options += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *options]
     sys.exit(subprocess.run([*launcher, "-m", "tests.run.pools", "rank", out, pace], check=False).returncode)
 
 

@@ -54,12 +54,13 @@ class PlayedWorker:
         self.exit_code: int | None = None
         self._requests = 0
         self._ends = 0
+        if not environ[CHANNEL_VARIABLE].startswith(JOB_FILE):
+            self.channel = _inherited(environ[CHANNEL_VARIABLE])
 
     @cached_property
     def channel(self) -> Channel:
         """Its end. A driver of the user's own connects when it has something to say."""
-        text = self.environ[CHANNEL_VARIABLE]
-        return connect(text.removeprefix(JOB_FILE), SECONDS) if text.startswith(JOB_FILE) else _inherited(text)
+        return connect(self.environ[CHANNEL_VARIABLE].removeprefix(JOB_FILE), SECONDS)
 
     # -- as the supervisor sees it ------------------------------------------------------------------------------------
 

@@ -762,7 +762,7 @@ def test_a_lack_that_does_not_pass_pauses_the_run_and_fails_no_shard(tmp_path: P
 def test_a_worker_that_cannot_be_listened_to_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs, and there is no thread to read what it says: another one is started later."""
     with Stage() as stage:
-        monkeypatch.setattr("helix_crawl_otel.supervise.worker.SendQueue", no_thread)
+        monkeypatch.setattr("helix_crawl_otel.supervise.worker.LinkListener.start", no_thread)
         stage.slot.begin()
         assert (stage.slot.phase, stage.worker.exit_code) == (Phase.WAITING, -15)
         assert stage.series("helix_dense_worker_up") == {}
