@@ -230,6 +230,7 @@ class ShardWatch:
         self._on_demote = on_demote
         self._exit_to_recycle = exit_to_recycle
         self._insists = insists
+        self._ends_for: Action | None = None  # the process ends after its task for this, told when the shard is left
         self._opened_by: object = None  # the pipeline that knows this shard; a forked child has another
         self._opening = threading.Lock()
         self._is_left = False
@@ -322,11 +323,13 @@ class ShardWatch:
         applied: list[Action] = []
         for action in self._backend.pipeline.actions.drain(self.name):
             outcome = self._apply(action)
+            if outcome is None:
+                continue
             self._backend.guarded("driver", self._backend.pipeline.actions.acknowledge, action, outcome)
             if outcome is not Outcome.APPLIED:
                 continue
             applied.append(action)
-            if self._must_exit(action) and self._process_end().is_free:
+            if self._must_exit(action):
                 raise PauseRequested(action)
         self._backend.guarded("driver", refresh_cap, self.device)
         self._backend.guarded("driver", self._begin_gap)
@@ -407,6 +410,7 @@ class ShardWatch:
         self._opening = threading.Lock()
         self._gate = EncodeGate(self.name)
         self._stays_open = False
+        self._ends_for = None
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -451,6 +455,10 @@ class ShardWatch:
 
     def _leave(self, state: str) -> None:
         self._is_left = True
+        action, self._ends_for = self._ends_for, None
+        if action is not None:
+            self._backend.tell("applied", action, "the process ends after its task, and its pool starts another")
+            self._backend.guarded("driver", self._backend.pipeline.actions.acknowledge, action, Outcome.APPLIED)
         self._backend.guarded("driver", self._close, state)
 
     def _close(self, state: str) -> None:
@@ -474,7 +482,8 @@ class ShardWatch:
             return True
         return action.kind is ActionKind.DEMOTE_CPU and self._on_demote is None
 
-    def _apply(self, action: Action) -> Outcome:
+    def _apply(self, action: Action) -> Outcome | None:
+        """Carry an action out. Returns what came of it; `None` while that waits for the end of the task."""
         if self._must_exit(action):
             return self._may_exit(action)
         try:
@@ -491,23 +500,20 @@ class ShardWatch:
             self._backend.tell("applied", action, what)
         return Outcome.APPLIED
 
-    def _process_end(self) -> ProcessEnd:
-        return ProcessEnd() if self._insists else end_of_this_process()
-
-    def _may_exit(self, action: Action) -> Outcome:
-        end = self._process_end()
+    def _may_exit(self, action: Action) -> Outcome | None:
+        end = ProcessEnd() if self._insists else end_of_this_process()
         if threading.current_thread() is not threading.main_thread():
             return self._passed_over(action, "only the main thread can end the process; call boundary() there")
         if end.refusal:
             return self._passed_over(action, end.refusal)
         if end.is_free:
             self._backend.tell("applied", action, f"the process ends with exit code {PauseRequested(action).code}")
-        elif action.kind is not ActionKind.RECYCLE:
+            return Outcome.APPLIED
+        if action.kind is not ActionKind.RECYCLE:
             return self._passed_over(action, "its pool would start the next one on the card as well; pass on_demote=")
-        else:
-            end.after_task()
-            self._backend.tell("applied", action, "the process ends after its task, and its pool starts another")
-        return Outcome.APPLIED
+        end.after_task()
+        self._ends_for = action
+        return None
 
     def _passed_over(self, action: Action, why: str) -> Outcome:
         self._backend.tell("passed over", action, why)
