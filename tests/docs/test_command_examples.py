@@ -28,7 +28,7 @@ SIMULATE = re.compile(r"helix-crawl simulate(?! --(?:random|example))([^&>]*[^&>
 
 
 def fewer_draws(example: str) -> str:
-    """The example with one draw of each scenario: ten, which run in tests/simulate, are half a minute of a processor."""
+    """The example with one draw of each scenario: ten, as in tests/simulate, are half a minute of a processor."""
     return SIMULATE.sub(r"helix-crawl simulate\1 --draws 1", example)
 
 
