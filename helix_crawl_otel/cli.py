@@ -86,14 +86,17 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         return _say(str(error), error.exit_code)
     except OSError as error:
         from helix_crawl_otel.formats import is_gone_reader
-        from helix_crawl_otel.lacks import passing_cause
+        from helix_crawl_otel.lacks import is_full_disk, passing_cause
 
         _silence_stdout()
         if is_gone_reader(error):
             return DONE
         if passing_cause(error) is not None:
             return _lacking(error, is_run=bool(typed) and typed[0] in _RUNS)
-        return _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
+        told = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        return _say(
+            f"{told}; free some space and start the same command again" if is_full_disk(error) else told, FAILED
+        )
     except (MemoryError, RuntimeError, ImportError) as error:
         return _lacking(error, is_run=bool(typed) and typed[0] in _RUNS)
     except KeyboardInterrupt:
