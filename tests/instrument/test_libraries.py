@@ -57,6 +57,7 @@ def test_a_callback_of_a_trainer(tmp_path: Path) -> None:
     rows = [{"input_ids": [2, 7 + n, 9, 3], "labels": n % 2} for n in range(6)]
     arguments = TrainingArguments(str(tmp_path), per_device_train_batch_size=2, num_train_epochs=1, **QUIET)
     model = AutoModelForSequenceClassification.from_pretrained(folder(), num_labels=2)
-    trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[HelixCrawlCallback(rig.watch)])
+    callbacks: list[Any] = [HelixCrawlCallback(rig.watch)]
+    trainer = Trainer(model, arguments, train_dataset=rows, callbacks=callbacks)
     trainer.train()
     assert [(genes, work) for _, genes, work in rig.batches()] == [(2, 8)] * 3
