@@ -111,15 +111,17 @@ class ShardState:
 
     def meter(self, device: str) -> BaselineMeter:
         """The baseline meter of a device."""
-        if device not in self.meters:
-            self.meters[device] = BaselineMeter()
-        return self.meters[device]
+        meter = self.meters.get(device)
+        if meter is None:
+            meter = self.meters[device] = BaselineMeter()
+        return meter
 
     def detector(self, device: str) -> Detector:
         """The detector of a device."""
-        if device not in self.detectors:
-            self.detectors[device] = Detector()
-        return self.detectors[device]
+        detector = self.detectors.get(device)
+        if detector is None:
+            detector = self.detectors[device] = Detector()
+        return detector
 
 
 @dataclass

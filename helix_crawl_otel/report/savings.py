@@ -424,6 +424,8 @@ def _cost_of_crawls(tale: ShardReport) -> float:
     healthy = _healthy_rate(tale)
     if healthy is None:
         return lost_seconds(tale) + remedy_seconds(tale)
+    if not (tale.episodes or any(tale.batches.column("slow"))):
+        return 0.0
     own = tale.batches if tale.episodes else (batch for batch in tale.batches if batch.slow)
     slower = sum(max(0.0, batch.seconds - batch.units / healthy) for batch in own)
     if not tale.episodes:
