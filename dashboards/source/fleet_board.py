@@ -38,16 +38,18 @@ _SHARD_STATES = {
     0: ("running", COLORS["running"]),
     1: ("on the CPU", COLORS["demote"]),
     2: ("crawling", COLORS["crawling"]),
-    3: ("stuck in a batch", COLORS["failed"]),
+    3: ("failed", COLORS["failed"]),
+    4: ("stuck in a batch", COLORS["failed"]),
 }
 _INFLIGHT = f"helix_dense_batch_inflight_seconds{{{SHARDS}}}"
 _DEADLINE = f"helix_dense_batch_deadline_seconds{{{SHARDS}}}"
 _PAIR = "job, instance, shard, device"
 _STUCK = f"{_INFLIGHT} > on ({_PAIR}) {_DEADLINE} or ({_INFLIGHT} > 1800) unless on ({_PAIR}) {_DEADLINE}"
 _SHARD_STATE = (
-    f"3 * group by ({_SHARD}) ({_STUCK})"
+    f"4 * group by ({_SHARD}) ({_STUCK})"
+    f' or 3 * group by ({_SHARD}) (helix_dense_shard_failed{{{JOBS}, shard=~"$shard"}} == 1)'
     f" or 2 * group by ({_SHARD}) (helix_dense_crawl_active{{{SHARDS}}} == 1)"
-    f" or group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}} == 3)"
+    f' or group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}, device="cpu"}} == 3)'
     f" or 0 * group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}})"
 )
 _FIRING = 'ALERTS{alertname=~"HelixCrawl.*", alertstate="firing", job=~"$job", instance=~"$instance|"}'
@@ -99,7 +101,7 @@ def _now() -> Iterator[stat.Panel]:
         (
             "On the CPU",
             "Open shards whose ladder is exhausted.",
-            f"count(max by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}}) == 3) or {some}",
+            f'count(max by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}, device="cpu"}}) == 3) or {some}',
             mild,
             "helixcrawloncpu",
         ),
@@ -214,7 +216,7 @@ def _shard_table() -> table.Panel:
         _Column("Genes wait", f'sum by ({_SHARD}) (helix_dense_genes_pending{{{JOBS}, shard=~"$shard"}})'),
     )
     labels = {"job": "Job", "instance": "Instance", "shard": "Shard"}
-    says = "One line a shard that waits or runs: stuck first, then those that crawl."
+    says = "One line a shard: those that are stuck first, then those that were given up, then those that crawl."
     return _table("Shards", says, columns, labels, "helixcrawlcrawling").height(8)
 
 

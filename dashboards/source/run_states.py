@@ -85,15 +85,22 @@ _DEADLINE = f"helix_dense_batch_deadline_seconds{{{JOBS}}}"
 _PROBES = f'max by (job, instance, device) (helix_dense_vram_probe_up{{{JOBS}, device!="cpu"}})'
 _BLIND = f"{_PROBES} == 0"
 _CRAWLS = f"helix_dense_crawl_active{{{JOBS}}} == 1"
-_ON_CPU = f"helix_dense_ladder_rung{{{JOBS}}} == 3"
+# On a card its last rung is one that nobody could take.
+_ON_CPU = f'helix_dense_ladder_rung{{{JOBS}, device="cpu"}} == 3'
+
+_GONE = f"{_said_last('running')} unless on ({_RUN}) {_INFO}"
+_EMBEDDED = (
+    f'(last_over_time(helix_dense_run_info{{{JOBS}, command="embedded"}}[1d])'
+    f" and on (job, instance) last_over_time(up{{{JOBS}}}[1d]))"
+)
 
 # What has ended says so, and then nothing else counts; of what goes on, the worst.
 RUN_STATES: tuple[RunState, ...] = (
     RunState(0, "finished", COLORS["done"], _said_last("done"), "nothing", "contents"),
     RunState(2, "paused", COLORS["paused"], _said_last("paused"), "start it again", "helixcrawljobgone"),
-    RunState(6, "failed", COLORS["failed"], _said_last("failed"), "read its last lines", "helixcrawlrunfailed"),
+    RunState(7, "failed", COLORS["failed"], _said_last("failed"), "read its last lines", "helixcrawlrunfailed"),
     RunState(
-        9,
+        10,
         "crash loop",
         COLORS["crash"],
         # Three starts of the run, or of its workers after a crash, within half an hour.
@@ -103,15 +110,24 @@ RUN_STATES: tuple[RunState, ...] = (
         "helixcrawlcrashloop",
     ),
     RunState(
-        7,
-        "gone, work left",
-        COLORS["failed"],
-        f"{_said_last('running')} unless on ({_RUN}) {_INFO}",
-        "start it again",
+        3,
+        "gone, end not seen",
+        COLORS["pending"],
+        # A job that watches itself and is scraped: its endpoint ends with its process, whichever way that has ended.
+        f"{_GONE} and on ({_RUN}) {_EMBEDDED}",
+        "look at its log",
         "helixcrawljobgone",
     ),
     RunState(
         8,
+        "gone, work left",
+        COLORS["failed"],
+        _GONE,
+        "start it again",
+        "helixcrawljobgone",
+    ),
+    RunState(
+        9,
         "stuck in a batch",
         COLORS["failed"],
         # Where nobody can end a worker there is no deadline: half an hour.
@@ -123,7 +139,7 @@ RUN_STATES: tuple[RunState, ...] = (
         "helixcrawlbatchstuck",
     ),
     RunState(
-        5,
+        6,
         "crawling",
         COLORS["crawling"],
         _runs_with(
@@ -133,7 +149,7 @@ RUN_STATES: tuple[RunState, ...] = (
         "helixcrawlcrawling",
     ),
     RunState(
-        4,
+        5,
         "memory not read",
         "orange",
         _runs_with(
@@ -145,7 +161,7 @@ RUN_STATES: tuple[RunState, ...] = (
         "helixcrawlprobedown",
     ),
     RunState(
-        3,
+        4,
         "on the CPU",
         COLORS["demote"],
         _runs_with(
@@ -185,16 +201,6 @@ TO_GO = of_runs(
     f"sum by (job, instance) (helix_dense_genes_pending{{{JOBS}}})"
     f" / (sum by (job, instance) (increase({_GENES}[10m])) > 0)"
     f" * (time() - min by (job, instance) (min_over_time(timestamp({_GENES})[10m:15s])))"
-)
-"""Seconds that each run still takes, at the speed of the last minutes."""
-
-
-_ACTED = f'helix_dense_last_action_timestamp_seconds{{{JOBS}, action!="DETECT"}}'
-_NEWEST_BEGAN = f"max by (job, instance) ({_FIRST_SEEN})"
-
-TO_GO = of_runs(
-    f"sum by (job, instance) (helix_dense_genes_pending{{{JOBS}}})"
-    f" / (sum by (job, instance) (rate(helix_dense_genes_total{{{JOBS}}}[$__rate_interval])) > 0)"
 )
 """Seconds that each run still takes, at the speed of the last minutes."""
 

@@ -2,8 +2,9 @@
 
 A forward pass costs its rows times its longest text, so texts of one length belong together; and memory grows with
 each batch that is longer than all before, so the longest come first. Sorted by characters over the shard, which SQLite
-does without a model; then by the encoder's tokens in windows of some batches, as they are reached. The plan is kept in
-the shard, see `shards.batch_plan`: the same batches however often the worker is replaced.
+does without a model; then by the encoder's tokens in windows of some batches, as they are reached, each cut so that
+padding and batches together cost least. The plan is kept in the shard, see `shards.batch_plan`: the same batches
+however often the worker is replaced.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import replace
 
 from helix_crawl_otel.encoders.base import LETTERS_A_TOKEN, Encoder
 from helix_crawl_otel.link.messages import Assignment
-from helix_crawl_otel.policy.batch_limits import BatchLimits, cut
+from helix_crawl_otel.policy.batch_limits import BatchLimits, cut, cut_by_length
 from helix_crawl_otel.shards.batch_plan import FILE_ORDER, BatchPlan, PlannedGene
 from helix_crawl_otel.shards.genes import PendingGene
 
@@ -187,7 +188,7 @@ class ShardBatches:
         """Put them in the order of their tokens, cut them into batches, and keep that."""
         self._lengths = self._count([one.key for one in window])
         by_tokens = sorted(window, key=lambda one: -self._lengths.get(one.key, 0.0))
-        sizes = cut([self._lengths.get(one.key, 0.0) for one in by_tokens], self._limits)
+        sizes = cut_by_length([self._lengths.get(one.key, 0.0) for one in by_tokens], self._limits)
         numbers = itertools.chain.from_iterable([self._batch + n] * size for n, size in enumerate(sizes, start=1))
         planned = [
             PlannedGene(place.place, number, one.key)

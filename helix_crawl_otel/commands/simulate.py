@@ -67,7 +67,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--order",
         metavar="WAY",
-        help="of the batches: files, as the passages come; tokens, the longest first and filled up to 16,384 padded "
+        help="of the batches: files, as the passages come; tokens, the longest first, at most 16,384 padded "
         "tokens, as build makes them; both, side by side with the memory that each takes. Default: files, or what a "
         "FILE.toml says",
     )

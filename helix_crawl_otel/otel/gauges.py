@@ -99,6 +99,7 @@ class Snapshot:
         waiting: Genes of shards that are not begun, as far as they were counted or estimated.
         pending_in_all: Genes of a job whose shards nobody has counted.
         quarantined: Genes by shard, of those that were counted.
+        failed: Shards that were given up, of those closed last.
     """
 
     shards: dict[str, ShardView] = field(default_factory=dict)
@@ -109,6 +110,7 @@ class Snapshot:
     waiting: Mapping[str, int] = field(default_factory=dict)
     pending_in_all: int | None = None
     quarantined: dict[str, int] = field(default_factory=dict)
+    failed: Collection[str] = ()
     cards: dict[str, CardReading] = field(default_factory=dict)
 
 
@@ -172,6 +174,7 @@ class ExportedMetrics:
             "helix_dense_genes_pending": self._pending,
             "helix_dense_shards": lambda: [(n, {"state": s}) for s, n in self.snapshot.shard_states.items()],
             "helix_dense_genes_quarantined": self._quarantined,
+            "helix_dense_shard_failed": self._failed,
             "helix_dense_device_info": self._device_info,
             "hw.gpu.utilization": lambda: self._by_card(lambda card: card.utilization),
             "hw.temperature": lambda: self._by_card(lambda card: card.temperature),
@@ -342,6 +345,12 @@ class ExportedMetrics:
         for shard, genes in self.snapshot.quarantined.items():
             yield genes, self._hub.labels.of("helix_dense_genes_quarantined", shard)
 
+    def _failed(self) -> Rows:
+        for shard in self.snapshot.shards:
+            yield 0, self._hub.labels.of("helix_dense_shard_failed", shard)
+        for shard in self.snapshot.failed:
+            yield 1, self._hub.labels.of("helix_dense_shard_failed", shard)
+
     def _device_info(self) -> Rows:
         for device, card in self.snapshot.cards.items():
             if card.uuid:
@@ -489,6 +498,7 @@ class GaugeState:
             memory, sources = dict(self._memory), dict(self._sources)
             quarantined, cards = dict(self._quarantined), dict(self._cards)
             running, states = set(self._workers.values()), dict(self._states)
+            failed = [shard for shard, state in self._closed.items() if state == "failed"]
             workers = {device: device in running for device in self._devices}
 
         def view(policy: Policy) -> dict[str, ShardView]:
@@ -499,7 +509,7 @@ class GaugeState:
 
         shards = self._feed.ask(view)
         states["running"] = len(shards)
-        return Snapshot(shards, memory, sources, workers, states, waiting, in_all, quarantined, cards)
+        return Snapshot(shards, memory, sources, workers, states, waiting, in_all, quarantined, failed, cards)
 
     def _leave_state(self, shard: str) -> bool:
         """Count a shard no longer in the state it was in, if one is known. The caller holds the lock."""

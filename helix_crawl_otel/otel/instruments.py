@@ -260,7 +260,9 @@ _TOGETHER: dict[str, Callable[[float, float], float]] = {
     "helix_dense_crawl_active": max,
     "helix_dense_crawl_streak": max,
     "helix_dense_genes_pending": operator.add,
+    "helix_dense_genes_quarantined": operator.add,
     "helix_dense_ladder_rung": max,
+    "helix_dense_shard_failed": max,
     "helix_dense_shards": operator.add,
     "helix_dense_worker_up": max,
 }

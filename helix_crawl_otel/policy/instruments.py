@@ -152,6 +152,9 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "Of a job whose user has said how many genes it has (`run --total`) those of all its shards, without a label.",
     ),
     _up_down("helix_dense_shards", "{shard}", ("state",), "Shards by state: pending, running, done, paused or failed."),
+    _gauge(
+        "helix_dense_shard_failed", "{shard}", ("shard",), "1 for a shard that was given up, 0 for one that is open."
+    ),
     _up_down(
         "helix_dense_vram_shared",
         "By",

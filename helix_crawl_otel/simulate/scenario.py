@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from helix_crawl_otel.modelled_card import BatchLoad, CardModel, check_number, check_whole
-from helix_crawl_otel.policy.batch_limits import BATCH_TOKENS, BatchLimits, cut
+from helix_crawl_otel.policy.batch_limits import BATCH_TOKENS, BatchLimits, cut_by_length
 
 __all__ = ["MAX_BATCHES", "MOST_SEEDS", "ORDERS", "SCENARIOS", "Scenario", "Stretch", "by_name"]
 
@@ -112,7 +112,7 @@ class Scenario:
         card: The card.
         release_every: The driver's own release of the cache, in batches of a worker; 0 = never. In force for every
             policy but `none` and `best`.
-        order: `files`: batches as the passages come; `tokens`: longest first over the shard, filled up to
+        order: `files`: batches as the passages come; `tokens`: longest first over the shard, at most
             `batch_tokens` and at most `batch_size` passages, as `build` does it. What a stretch says holds for as many
             passages, and it begins with a batch.
         batch_tokens: The most padded tokens of a batch; a longer passage goes alone.
@@ -210,7 +210,7 @@ class Scenario:
             ends = list(itertools.accumulate(stretch.genes for stretch in mine))
             for stretch, begin, end in zip(mine, (0, *ends), ends, strict=False):
                 at = begin
-                for genes in cut(lengths[begin:end], BatchLimits(stretch.batch_size, self.batch_tokens)):
+                for genes in cut_by_length(lengths[begin:end], BatchLimits(stretch.batch_size, self.batch_tokens)):
                     yield stretch, lengths[at : at + genes], at == begin
                     at += genes
 

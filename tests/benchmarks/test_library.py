@@ -153,14 +153,13 @@ def compare(
 ) -> dict[str, list[Run]]:
     """So many rounds of each way, by turns; the vectors of all of them agree."""
     folder.mkdir()
-    start = start_of_a_build(model, folder)
     found: dict[str, list[Run]] = {way: [] for way in ways}
     for number in range(rounds):
         for way in ways:
             place = folder / f"{number}-{way}"
             (place / "shards").mkdir(parents=True)
             if way == "build":
-                run = run_build(model, texts, place, start, *options)
+                run = run_build(model, texts, place, start_of_a_build(model, place), *options)
             else:
                 run = run_library(way, model, texts, place)
             found[way].append(run)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from helix_crawl_otel.build.batches import WINDOW, ShardBatches, WaitingWork
 from helix_crawl_otel.encoders.hashing import HashingEncoder
 from helix_crawl_otel.link.messages import Assignment
-from helix_crawl_otel.policy.batch_limits import BatchLimits, cut
+from helix_crawl_otel.policy.batch_limits import TOKENS_OF_A_BATCH, BatchLimits, cut, cut_by_length
 from helix_crawl_otel.shards.accounts import account
 from helix_crawl_otel.shards.batch_plan import FILE_ORDER, LONGEST_FIRST, BatchPlan
 from helix_crawl_otel.shards.genes import PendingGene, SourceMark
@@ -110,6 +110,32 @@ def test_a_batch_is_as_full_as_it_may_be_and_a_longer_text_goes_alone(
         assert 1 <= size <= genes
         assert size == 1 or size * max(here) <= tokens
         assert len(with_next) == size or size == genes or len(with_next) * max(with_next) > tokens
+        start += size
+    assert start == len(lengths)
+
+
+@given(st.lists(st.integers(1, 600), max_size=11), st.integers(1, 12), st.integers(1, 2_000).map(float))
+def test_no_other_cut_of_a_window_costs_less(found: list[int], genes: int, tokens: float) -> None:
+    """Padding and batches together, against each way to cut it; and what is cut is not cut again on a resume."""
+    lengths, limits = sorted(map(float, found), reverse=True), BatchLimits(genes, tokens)
+
+    def cost(sizes: Sequence[int]) -> float:
+        starts = itertools.accumulate(sizes, initial=0)
+        return sum(TOKENS_OF_A_BATCH + size * lengths[start] for size, start in zip(sizes, starts, strict=False))
+
+    def ways(start: int) -> Iterator[list[int]]:
+        if start == len(lengths):
+            yield []
+        for size in range(1, min(genes, len(lengths) - start) + 1):
+            if size == 1 or size * lengths[start] <= tokens:
+                yield from ([size, *rest] for rest in ways(start + size))
+
+    sizes = cut_by_length(lengths, limits)
+    assert cost(sizes) == min(map(cost, ways(0)))
+    start = 0
+    for size in sizes:
+        for again in (cut, cut_by_length):
+            assert again(lengths[start : start + size], limits) == [size]
         start += size
     assert start == len(lengths)
 

@@ -186,23 +186,28 @@ CRAWLING = {
 ON_CPU = {
     "demoted": Case(
         "HelixCrawlOnCpu",
-        "device changes with the demotion, the worker is away for two minutes: one alert, until the end",
+        "device changes with the demotion, and a worker is away for three minutes: one alert, until the end",
         {
             **a_run(60, "done"),
             rung("cuda:0"): steps((0, 5), (2, 5), (3, 1), (None, 109)),
-            rung("cpu"): steps((None, 13), (3, 47)),
+            rung("cpu"): steps((None, 13), (3, 10), (None, 3), (3, 34)),
         },
         {
             "HelixCrawlOnCpu": Firing(
-                10, 59, told(severity="info"), (f"Shard a of {RUN} has gone to the CPU ({PORT})", STATUS)
+                13, 59, told(severity="info"), (f"Shard a of {RUN} has gone to the CPU ({PORT})", STATUS)
             )
         },
     ),
     "demoted, then the next shard": Case(
         "HelixCrawlOnCpu",
         "five minutes after its last sample",
-        {**a_run(120), rung("cuda:0"): steps((0, 10), (3, 10), (None, 100))},
+        {**a_run(120), rung("cpu"): steps((None, 10), (3, 10), (None, 100))},
         {"HelixCrawlOnCpu": Firing(10, 24)},
+    ),
+    "its last rung used up on the card": Case(
+        "HelixCrawlOnCpu",
+        "nobody could take it: the shard is where it was",
+        {**a_run(60, command="embedded"), rung("cuda:0"): steps((0, 5), (3, 55))},
     ),
     "recycled once": Case(
         "HelixCrawlOnCpu", "the second rung is no end", {**a_run(120), rung("cuda:0"): steps((0, 5), (1, 5), (2, 110))}
@@ -325,7 +330,7 @@ RECYCLE = {
                 69,
                 {"job": JOB, "instance": PORT, "run": RUN, "run_id": "one", "folder": RUN, "severity": "warning"},
                 (
-                    f"{RUN} has recycled or demoted 6 workers within an hour ({PORT})",
+                    f"{RUN} has recycled or demoted 6 workers within an hour, of cuda:0 ({PORT})",
                     f'helix-crawl report "{RUN}" -o report.html',
                 ),
             )
@@ -375,13 +380,18 @@ CRASHES = {
     "crash loop": Case(
         "HelixCrawlCrashLoop",
         "the fourth crash within the hour; over ten minutes after the last",
-        {**a_run(120), starts("crash"): steps(*((n, 5) for n in range(10)), (10, 70))},
+        {
+            **a_run(120),
+            starts("crash"): steps(*((n, 5) for n in range(10)), (10, 70)),
+            INFLIGHT: steps((2, 120)),
+            DEADLINE: steps((1800, 120)),
+        },
         {
             "HelixCrawlCrashLoop": Firing(
                 35,
                 59,
                 {"job": JOB, "instance": PORT, "run": RUN, "run_id": "one", "folder": RUN, "severity": "warning"},
-                (f"{RUN} crashes again and again: 7 times within the hour", STATUS),
+                (f"Workers of {RUN} have crashed 7 times within an hour, shard a on cuda:0 ({PORT})", STATUS),
             )
         },
     ),
@@ -422,7 +432,7 @@ CRASHES = {
                 28,
                 77,
                 {"job": JOB, "run": RUN, "folder": RUN, "severity": "warning"},
-                (f"{RUN} crashes again and again: 6 times within the hour", STATUS),
+                (f"6 starts of {RUN} have died within half an hour", STATUS),
             ),
             "HelixCrawlJobGone": Firing(63),
         },
@@ -553,7 +563,7 @@ PROGRESS = {
                 45,
                 59,
                 {"job": JOB, "instance": PORT, "run": RUN, "run_id": "one", "folder": RUN, "severity": "critical"},
-                (f"{RUN} has encoded nothing for over half an hour ({PORT})", STATUS),
+                (f"{RUN} has encoded nothing for over half an hour, shard a on cuda:0 ({PORT})", STATUS),
             )
         },
         89,
@@ -751,8 +761,14 @@ ENDS = {
     "shard failed": Case(
         "HelixCrawlShardFailed",
         "from then on, beyond the end of the run",
-        {**a_run(11, "failed"), shards("failed"): steps((0, 10), (2, 2)), shards("running"): steps((1, 10), (0, 2))},
-        {"HelixCrawlShardFailed": Firing(10, None, GONE_LABELS, (f"2 failed shards in {RUN} ({PORT})", STATUS))},
+        {
+            **a_run(11, "failed"),
+            shards("failed"): steps((0, 10), (2, 2)),
+            shards("running"): steps((1, 10), (0, 2)),
+            "helix_dense_shard_failed" + labels(shard="b"): steps((None, 10), (1, 2)),
+            "helix_dense_shard_failed" + labels(shard="c"): steps((None, 10), (1, 2)),
+        },
+        {"HelixCrawlShardFailed": Firing(10, None, GONE_LABELS, (f"2 failed shards in {RUN}: b c ({PORT})", STATUS))},
         40,
     ),
     "shard failed, and tried again": Case(
@@ -781,7 +797,7 @@ ENDS = {
                 20,
                 None,
                 GONE_LABELS,
-                (f"{RUN} has ended with 3 genes quarantined ({PORT})", f'helix-crawl verify "{RUN}"'),
+                (f"{RUN} has ended with 3 genes quarantined, in a b ({PORT})", f'helix-crawl verify "{RUN}"'),
             )
         },
         40,
@@ -806,7 +822,7 @@ ENDS = {
         },
         {
             "HelixCrawlRunFailed": Firing(
-                10,
+                15,
                 10 + 25 * 60,
                 GONE_LABELS,
                 (f"{RUN} has failed; it was seen last at 1970-01-01 00:10:00 +0000 UTC ({PORT})", STATUS),
@@ -819,7 +835,7 @@ ENDS = {
         "HelixCrawlRunFailed",
         "by the next start, which is paused later",
         {**a_run(10, "failed"), **a_run(30, "paused", after=30, run_id="two")},
-        {"HelixCrawlRunFailed": Firing(10, 29)},
+        {"HelixCrawlRunFailed": Firing(11, 29)},
     ),
 }
 
@@ -833,7 +849,7 @@ ACTIONS = {
                 10,
                 24,
                 told(action="DEMOTE_CPU", severity="warning"),
-                (f"An action of the ladder was not carried out: DEMOTE_CPU a of {RUN} ({PORT})", STATUS),
+                (f"DEMOTE_CPU of shard a has failed, {RUN} ({PORT})", STATUS),
             )
         },
     ),
@@ -862,7 +878,7 @@ ACTIONS = {
                 20,
                 29,
                 {"job": JOB, "instance": PORT, "run": RUN, "folder": RUN, "severity": "warning"},
-                (f"An action of the ladder was not carried out:   of {RUN} ({PORT})", STATUS),
+                (f"An action of {RUN} waits, and nobody asks for it ({PORT})", STATUS),
             )
         },
     ),

@@ -31,8 +31,8 @@ RECORDED: dict[str, tuple[str, str, str | None, set[str], str]] = {
         "incident-0610-confluence",
         "ladder",
         None,
-        {"HelixCrawlCrawling", "HelixCrawlOnCpu"},
-        "the recording stays slow whatever the ladder does, so it ends on the CPU",
+        {"HelixCrawlCrawling"},
+        "the recording stays slow, and on its card, whatever the ladder does",
     ),
     "0611 watched only": (
         "incident-0611-slack",

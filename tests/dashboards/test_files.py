@@ -86,14 +86,17 @@ def test_every_panel_says_what_it_shows(path: Path) -> None:
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: str(path.stem))
 def test_queries_take_the_variables(path: Path) -> None:
-    """Every selector is narrowed to the jobs chosen above; no rate has a window of its own."""
+    """Every selector is narrowed to the jobs chosen above; no rate has a window of its own.
+
+    But for the time to go: a batch of a shard that crawls takes minutes.
+    """
     for query in queries(path):
         selectors = re.findall(r"(helix_dense_[\w:]+)(\{[^}]*\})?", query.expr)
         if query.where != "variable job":
             assert all('job=~"$job"' in labels for name, labels in selectors)
             assert 'job=~"$job"' in query.expr
         for window in re.findall(r"(?:rate|increase)\(.*?\[([^\]]*)\]", query.expr):
-            assert window in ("$__rate_interval", "1h"), query
+            assert window in ("$__rate_interval", "1h", "10m"), query
 
 
 def test_alerts_and_runbook_belong_together() -> None:

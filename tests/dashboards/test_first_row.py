@@ -34,7 +34,14 @@ class Shown(NamedTuple):
     section: str
 
 
-def start(run_id: str, *states: tuple[str, int], waits: int = 0, run: str = "/out", who: str = WHO) -> dict[str, str]:
+def start(
+    run_id: str,
+    *states: tuple[str, int],
+    waits: int = 0,
+    run: str = "/out",
+    who: str = WHO,
+    info: str = 'policy="ladder"',
+) -> dict[str, str]:
     """Series of one start of a run that goes through states, each for a number of samples; stale afterwards.
 
     Args:
@@ -43,11 +50,12 @@ def start(run_id: str, *states: tuple[str, int], waits: int = 0, run: str = "/ou
         waits: Samples before it begins.
         run: What it resumes.
         who: Job and instance.
+        info: Further labels of `helix_dense_run_info`.
     """
     who = f'{who}, run="{run}", run_id="{run_id}"'
     total = sum(count for _, count in states)
     before, after = (f"_x{waits} " if waits else ""), " stale _x400"
-    found = {f'helix_dense_run_info{{{who}, policy="ladder"}}': f"{before}1x{total - 1}{after}"}
+    found = {f"helix_dense_run_info{{{who}, {info}}}": f"{before}1x{total - 1}{after}"}
     for name in ("running", "paused", "done", "failed"):
         values = " ".join(f"{int(name == state)}x{count - 1}" for state, count in states)
         found[f'helix_dense_run_state{{{who}, state="{name}"}}'] = f"{before}{values}{after}"
@@ -57,6 +65,7 @@ def start(run_id: str, *states: tuple[str, int], waits: int = 0, run: str = "/ou
 RUNS = start("1", ("running", 2 * HOUR))
 A = f'{WHO}, shard="a", device="cuda:0"'
 B = f'{WHO}, shard="b", device="cuda:0"'
+A_ON_CPU = f'{WHO}, shard="a", device="cpu"'
 CARD = f'{WHO}, device="cuda:0", source="nvml"'
 ALWAYS = f"x{2 * HOUR}"
 
@@ -71,10 +80,14 @@ CASES: dict[str, tuple[dict[str, str], Shown]] = {
         },
         Shown("running", "blue", 0, "nothing", "contents"),
     ),
+    "its last rung was one that nobody could take": (
+        RUNS | {f"helix_dense_ladder_rung{{{A}}}": "3" + ALWAYS},
+        Shown("running", "blue", 0, "nothing", "contents"),
+    ),
     "on the CPU": (
         RUNS
         | {
-            f"helix_dense_ladder_rung{{{A}}}": "3" + ALWAYS,
+            f"helix_dense_ladder_rung{{{A_ON_CPU}}}": "3" + ALWAYS,
             f"helix_dense_crawl_active{{{A}}}": "0" + ALWAYS,
             f'helix_dense_last_action_timestamp_seconds{{{WHO}, shard="a", action="DEMOTE_CPU"}}': "900" + ALWAYS,
         },
@@ -83,7 +96,7 @@ CASES: dict[str, tuple[dict[str, str], Shown]] = {
     "on the CPU by an earlier start": (
         start("0", ("running", 9), ("paused", 1))
         | start("1", ("running", HOUR), waits=20)
-        | {f"helix_dense_ladder_rung{{{A}}}": "_x20 3" + ALWAYS},
+        | {f"helix_dense_ladder_rung{{{A_ON_CPU}}}": "_x20 3" + ALWAYS},
         Shown("on the CPU", "dark-orange", 300, "nothing for one shard", "helixcrawloncpu"),
     ),
     "crawling": (
@@ -155,7 +168,7 @@ CASES: dict[str, tuple[dict[str, str], Shown]] = {
         Shown("finished", "green", 101 * STEP, "nothing", "contents"),
     ),
     "finished on the CPU": (
-        start("1", ("running", HOUR - 2), ("done", 9)) | {f"helix_dense_ladder_rung{{{A}}}": "3x238 stale"},
+        start("1", ("running", HOUR - 2), ("done", 9)) | {f"helix_dense_ladder_rung{{{A_ON_CPU}}}": "3x238 stale"},
         Shown("finished", "green", HOUR * STEP, "nothing", "contents"),
     ),
     "paused": (
@@ -172,6 +185,14 @@ CASES: dict[str, tuple[dict[str, str], Shown]] = {
             f"helix_dense_crawl_active{{{A}}}": "1x99 stale",
             f"helix_dense_last_crawl_timestamp_seconds{{{A}}}": "1234x99 stale",
         },
+        Shown("gone, work left", "red", 99 * STEP, "start it again", "helixcrawljobgone"),
+    ),
+    "embedded, its endpoint ended with its process": (
+        start("1", ("running", 100), info='command="embedded"') | {f"up{{{WHO}}}": "1x99 0" + ALWAYS},
+        Shown("gone, end not seen", "gray", 99 * STEP, "look at its log", "helixcrawljobgone"),
+    ),
+    "embedded, pushed, and its end was not": (
+        start("1", ("running", 100), info='command="embedded"'),
         Shown("gone, work left", "red", 99 * STEP, "start it again", "helixcrawljobgone"),
     ),
     "killed after it was paused, and started again": (

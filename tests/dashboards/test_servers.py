@@ -22,7 +22,7 @@ import pytest
 from helix_crawl_otel.cli import main
 from tests.build.rig import Rig
 from tests.dashboards.servers import Prometheus, server, wait_until, webhook
-from tests.dashboards.shipped import ALERTS, BOARDS, Query, known_metrics, metrics_in, queries
+from tests.dashboards.shipped import ALERTS, BOARDS, FILES, Query, known_metrics, metrics_in, queries
 from tests.ports import HERE, free_port
 from tests.programs import require_program
 
@@ -222,3 +222,37 @@ def test_an_alert_arrives_at_a_webhook(watched: Watched) -> None:
     )
     assert alert["annotations"]["command"] == f'helix-crawl status "{folder}"'
     assert alert["annotations"]["runbook_url"] == f"{RUNBOOK}#helixcrawloncpu"
+
+
+@pytest.mark.slow
+def test_the_end_is_stored_with_the_shipped_configuration(tmp_path: Path) -> None:
+    """Of ten runs ten, whenever they end between two scrapes: the endpoint answers for one more."""
+    program, at = require_program("prometheus"), f"{HERE}:{free_port()}"
+    ports = [free_port() for _ in range(10)]
+    text = (FILES / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+    targets = ", ".join(f'"{HERE}:{port}"' for port in ports)
+    (tmp_path / "prometheus.yml").write_text(text.replace('"127.0.0.1:9464"', targets), encoding="utf-8")
+    command = [program, f"--config.file={tmp_path / 'prometheus.yml'}", f"--storage.tsdb.path={tmp_path / 'tsdb'}"]
+    listens = [f"--web.listen-address={at}"]
+    with (
+        server([*command, *listens], f"http://{at}/-/ready", tmp_path / "prometheus.log"),
+        contextlib.ExitStack() as stack,
+    ):
+        begun, builds = time.time(), []
+        for number, port in enumerate(ports):
+            rig = Rig(tmp_path / f"run-{number}", ("--model", "hashing", "--metrics-port", str(port)))
+            rig.write_shards(1, 25, 3)
+            slow = ("--batch-size", "1", "--fault", "slow:seconds=1")
+            builds.append((rig, stack.enter_context(rig.started(rig.build_command(*slow)))))
+        ended = [(rig, rig.ended(process)) for rig, process in builds]
+        assert [done.code for _, done in ended] == [0] * 10
+        prometheus = Prometheus(int(at.rpartition(":")[2]))
+        until = time.time() + 2  # the last second is asked for as well
+
+        def stored(value: int) -> set[str]:
+            said = prometheus.series(f'helix_dense_run_state{{state="done"}} == {value}', begun, until)
+            return {one["metric"]["run"] for one in said}
+
+        runs = {str(rig.out) for rig, _ in ended}
+        assert stored(0) == runs, "each was scraped while it ran"
+        assert stored(1) == runs, "and once it had ended"

@@ -233,6 +233,27 @@ def test_genes_that_have_no_vector_for_ever_are_shown_to_the_end() -> None:
     assert shown.series("helix_dense_genes_quarantined") == {("shard=a",): 1, ("shard=b",): 2}
 
 
+def test_genes_quarantined_in_shards_without_a_label_are_added_up() -> None:
+    """Of the last one alone an alert would see nothing."""
+    shown = Shown()
+    for n in range(1000):
+        shown.board.set_quarantined(f"s{n}", 0)
+    for shard, genes in (("x", 2), ("y", 3), ("z", 0)):
+        shown.board.set_quarantined(shard, genes)
+    assert shown.series("helix_dense_genes_quarantined")[()] == 5
+
+
+def test_a_shard_that_was_given_up_is_named() -> None:
+    """Until it is begun again; one that has ended otherwise is not."""
+    shown = Shown()
+    for shard, state in (("a", "failed"), ("b", "done"), ("c", "failed")):
+        shown.board.open(shard, "cpu")
+        shown.board.close(shard, state)
+    assert shown.series("helix_dense_shard_failed") == {("shard=a",): 1, ("shard=c",): 1}
+    shown.board.open("a", "cpu")
+    assert shown.series("helix_dense_shard_failed") == {("shard=a",): 0, ("shard=c",): 1}
+
+
 def test_a_shard_that_is_paused_still_lacks_what_it_lacked() -> None:
     """The last scrape of a run that was paused says how much is left; one that is done lacks nothing."""
     shown = Shown()

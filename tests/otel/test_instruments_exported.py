@@ -40,6 +40,7 @@ TABLE = {
     "helix_dense_worker_up": ("gauge", "helix_dense_worker_up", {"device"}),
     "helix_dense_genes_pending": ("up-down counter", "helix_dense_genes_pending", {"shard"}),
     "helix_dense_shards": ("up-down counter", "helix_dense_shards", {"state"}),
+    "helix_dense_shard_failed": ("gauge", "helix_dense_shard_failed", {"shard"}),
     "helix_dense_run_info": (
         "gauge",
         "helix_dense_run_info",
