@@ -64,6 +64,8 @@ class RunEvent(NamedTuple):
     """Its date and time, as `time.time` has them; `None` where they were not recorded."""
     folder: str = ""
     """Whose run it was, as the machine calls it; empty where it was not recorded."""
+    state: Mapping[str, Any] | None = None
+    """What its policy went on from, as `restore_durable` takes it; `None` for nothing, or where it was not recorded."""
 
     @property
     def tick_seconds(self) -> float | None:
@@ -262,6 +264,7 @@ def _run(line: dict[str, Any]) -> RunEvent:
         source or ("not said" if line.get("reconstructed") else ""),
         moment_of(_word(line, "started")),
         _word(line, "folder"),
+        state if isinstance(state := line.get("state"), dict) else None,
     )
 
 
