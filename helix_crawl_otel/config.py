@@ -361,7 +361,8 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
             if name in _OF_THE_APP:
                 found.append(f"{name} is set, which the application reads and this package does not")
             else:
-                near = nearest(name, [*_BY_VARIABLE, *_OTHERS[1:]])
+                newer = name.replace("CYMATIX_", "HELIX_", 1)  # of a knob that the app does not have
+                near = nearest(newer if newer in _BY_VARIABLE else name, [*_BY_VARIABLE, *_OTHERS[1:]])
                 found.append(f"{name} is set, which is no variable of helix-crawl and changes nothing{near}")
     return found
 
