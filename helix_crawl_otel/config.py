@@ -296,7 +296,10 @@ def knob(variable: str) -> Knob:
 
 
 CHANNEL_VARIABLE = "HELIX_CRAWL_CHANNEL"
-"""Tells a worker where its end of the channel is: `fd:N` on POSIX, `handle:N` on Windows. Set by the supervisor."""
+"""Tells a worker where its end of the channel is: `fd:N` on POSIX, `handle:N` on Windows; and every process of a driver
+of the user's own, `file:PATH`, where it comes to a channel of its own. Set by the supervisor."""
+
+JOB_FILE = "file:"
 
 _OTHERS = (CHANNEL_VARIABLE, "HELIX_CRAWL_NOTIFY", "HELIX_CRAWL_SHARD", "HELIX_CRAWL_RESUMABLE")
 """Variables of ours that are no knobs."""
@@ -399,8 +402,12 @@ def option_or_knob(variable: str, options: Mapping[str, str], environ: Mapping[s
 
 
 def take_channel() -> str | None:
-    """What a supervisor has told this process of its channel, once: what this process starts must not see it."""
-    return os.environ.pop(CHANNEL_VARIABLE, None)
+    """What a supervisor has told this process of its channel; where that is this process's alone, once: what it starts
+    must not see it."""
+    text = os.environ.get(CHANNEL_VARIABLE)
+    if text is not None and not text.startswith(JOB_FILE):
+        del os.environ[CHANNEL_VARIABLE]
+    return text
 
 
 def otel_disabled(environ: Mapping[str, str] | None = None) -> bool:
