@@ -428,8 +428,8 @@ def add_options(parser: argparse.ArgumentParser, variables: tuple[str, ...] | No
     """
     group = parser.add_argument_group("knobs", "An option wins over the environment variable named beside it.")
     for row in RULE_KNOBS if variables is None else [knob(name) for name in variables]:
-        variables = " or ".join((row.variable, *row.aliases))
-        text = f"{row.meaning}; {row.accepted.text} ({variables}, default {row.shown_default})".replace("%", "%%")
+        named = " or ".join((row.variable, *row.aliases))
+        text = f"{row.meaning}; {row.accepted.text} ({named}, default {row.shown_default})".replace("%", "%%")
         group.add_argument(row.option, dest=_dest(row), metavar=row.accepted.metavar, help=text)
 
 
