@@ -180,7 +180,7 @@ class CrawlWatch:
         _accept(fits, "exit_to_recycle", exit_to_recycle, "True, False or None")
         may_exit = self._backend.may_exit if exit_to_recycle is None else exit_to_recycle
         device = self._backend.device_of(str(place), is_said=not isinstance(device, _DefaultDevice))
-        return ShardWatch(self._backend, name, device, on_demote, may_exit)
+        return ShardWatch(self._backend, name, device, on_demote, may_exit, insists=exit_to_recycle is True)
 
     def on_action(self, hook: Hook) -> Hook:
         """Have a callable asked about each `Action` before it is queued; usable as a decorator.

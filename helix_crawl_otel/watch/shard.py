@@ -18,6 +18,7 @@ from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict, is_number, plain_number
 from helix_crawl_otel.probes.vram_cap import refresh_cap
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline
+from helix_crawl_otel.watch.process_end import ProcessEnd, end_of_this_process
 from helix_crawl_otel.watch.release import release_cache
 
 __all__ = ["BatchScope", "EncodeGate", "ShardWatch", "batch_from", "boundary_after"]
@@ -204,6 +205,7 @@ class ShardWatch:
         device: Where it is encoded; becomes `cpu` when `on_demote` has moved it there.
         on_demote: Rebuilds the driver's encoder on the CPU, in place; `None` when the driver cannot.
         exit_to_recycle: Something restarts the process and the driver resumes.
+        insists: The driver itself has said so.
 
     A shard is left once: by the end of its `with` or `async with` block, or by `close`. After that, and after its watch
     was closed, `batch`, `record`, `boundary` and another block raise `RuntimeError`; `status` goes on.
@@ -219,12 +221,16 @@ class ShardWatch:
         device: str,
         on_demote: Callable[[], object] | None,
         exit_to_recycle: bool,
+        *,
+        insists: bool = False,
     ) -> None:
         self.name = name
         self.device = device
         self._backend = backend
         self._on_demote = on_demote
         self._exit_to_recycle = exit_to_recycle
+        self._insists = insists
+        self._ends_for: Action | None = None  # the process ends after its task for this, told when the shard is left
         self._opened_by: object = None  # the pipeline that knows this shard; a forked child has another
         self._opening = threading.Lock()
         self._is_left = False
@@ -317,6 +323,8 @@ class ShardWatch:
         applied: list[Action] = []
         for action in self._backend.pipeline.actions.drain(self.name):
             outcome = self._apply(action)
+            if outcome is None:
+                continue
             self._backend.guarded("driver", self._backend.pipeline.actions.acknowledge, action, outcome)
             if outcome is not Outcome.APPLIED:
                 continue
@@ -402,6 +410,7 @@ class ShardWatch:
         self._opening = threading.Lock()
         self._gate = EncodeGate(self.name)
         self._stays_open = False
+        self._ends_for = None
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -446,6 +455,10 @@ class ShardWatch:
 
     def _leave(self, state: str) -> None:
         self._is_left = True
+        action, self._ends_for = self._ends_for, None
+        if action is not None:
+            self._backend.tell("applied", action, "the process ends after its task, and its pool starts another")
+            self._backend.guarded("driver", self._backend.pipeline.actions.acknowledge, action, Outcome.APPLIED)
         self._backend.guarded("driver", self._close, state)
 
     def _close(self, state: str) -> None:
@@ -469,7 +482,8 @@ class ShardWatch:
             return True
         return action.kind is ActionKind.DEMOTE_CPU and self._on_demote is None
 
-    def _apply(self, action: Action) -> Outcome:
+    def _apply(self, action: Action) -> Outcome | None:
+        """Carry an action out. Returns what came of it; `None` while that waits for the end of the task."""
         if self._must_exit(action):
             return self._may_exit(action)
         try:
@@ -486,12 +500,24 @@ class ShardWatch:
             self._backend.tell("applied", action, what)
         return Outcome.APPLIED
 
-    def _may_exit(self, action: Action) -> Outcome:
+    def _may_exit(self, action: Action) -> Outcome | None:
+        end = ProcessEnd() if self._insists else end_of_this_process()
         if threading.current_thread() is not threading.main_thread():
-            self._backend.tell("passed over", action, "only the main thread can end the process; call boundary() there")
-            return Outcome.PASSED_OVER
-        self._backend.tell("applied", action, f"the process ends with exit code {PauseRequested(action).code}")
-        return Outcome.APPLIED
+            return self._passed_over(action, "only the main thread can end the process; call boundary() there")
+        if end.refusal:
+            return self._passed_over(action, end.refusal)
+        if end.is_free:
+            self._backend.tell("applied", action, f"the process ends with exit code {PauseRequested(action).code}")
+            return Outcome.APPLIED
+        if action.kind is not ActionKind.RECYCLE:
+            return self._passed_over(action, "its pool would start the next one on the card as well; pass on_demote=")
+        end.after_task()
+        self._ends_for = action
+        return None
+
+    def _passed_over(self, action: Action, why: str) -> Outcome:
+        self._backend.tell("passed over", action, why)
+        return Outcome.PASSED_OVER
 
     def _failed(self, action: Action, place: str, error: Exception) -> None:
         self._backend.tell("failed", action, f"{type(error).__name__}: {error}; the job goes on as it is")
