@@ -132,8 +132,8 @@ def _recall(state: PolicyState, kept: Mapping[str, Any]) -> None:
     state.shards = known.shards | state.shards
     state.costs = known.costs | state.costs
     seen = state.cards.cards.keys() | state.cards.early.keys()
-    for of_cards, found in ((state.cards.cards, known.cards.cards), (state.cards.early, known.cards.early)):
-        of_cards.update({key: values for key, values in found.items() if key not in seen})  # type: ignore[misc]
+    state.cards.cards.update({key: history for key, history in known.cards.cards.items() if key not in seen})
+    state.cards.early.update({key: samples for key, samples in known.cards.early.items() if key not in seen})
 
 
 class ReplayEngine(PolicyInRuns):
