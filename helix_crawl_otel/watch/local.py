@@ -87,7 +87,7 @@ class LocalBackend(Backend):
             self.report("timeline", unopened)
         if self._timeline is not None:
             ticks = {"tick_seconds": tick_seconds or TICK_SECONDS}
-            self._timeline.run(config=asdict(config) | ticks, encoder=encoder, host=platform.node())
+            self._timeline.run(config=asdict(config) | ticks, encoder=encoder, host=platform.node(), state=loaded)
         _live.add(self)
 
     def _open_timeline(self, path: Path | None) -> tuple[TimelineWriter | None, OSError | None]:
