@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 
-__all__ = ["is_passing", "lack_sentence", "passing_cause"]
+__all__ = ["is_full_disk", "is_passing", "lack_sentence", "passing_cause"]
 
 _PERMANENT = {
     errno.E2BIG,
@@ -28,6 +28,11 @@ _PASSING_ON_WINDOWS = {32, 33, 164, 1450, 1455, 1816}
 """A file that somebody has open; no more threads, resources, commit charge or quota. Their `errno` tells nothing."""
 
 _LACKS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+
+
+def is_full_disk(error: OSError) -> bool:
+    """Whether there is no space left on a disk, or none for this user."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_passing(error: BaseException) -> bool:

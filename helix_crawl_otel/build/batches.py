@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from helix_crawl_otel.encoders.base import LETTERS_A_TOKEN, Encoder
+from helix_crawl_otel.encoders.truncation import Truncation
 from helix_crawl_otel.link.messages import Assignment
 from helix_crawl_otel.policy.batch_limits import BatchLimits, cut, cut_by_length
 from helix_crawl_otel.shards.batch_plan import FILE_ORDER, BatchPlan, PlannedGene
@@ -117,7 +118,11 @@ class ShardBatches:
         self._encoder = encoder
         self._limits = limits
         self._window = WINDOW * int(min(limits.genes, limits.tokens))
-        self._letters = None if encoder.limit is None else encoder.limit * LETTERS_A_TOKEN
+        limits_of_letters = (
+            Truncation.of(encoder.identity).max_chars,
+            None if encoder.limit is None else encoder.limit * LETTERS_A_TOKEN,
+        )
+        self._letters = min(filter(None, limits_of_letters), default=None)
         self._assignment = assignment
         self._look_at = look_at
         self._places: dict[int | str, int] = {}  # of the genes that are planned at once, by key

@@ -17,11 +17,11 @@ from typing import Protocol
 from helix_crawl_otel.encoders.base import (
     BadVector,
     Encoder,
-    EncoderLayer,
     first_line,
     is_device_error,
     is_out_of_memory,
 )
+from helix_crawl_otel.encoders.truncation import TruncatedEncoder
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.shards.genes import PendingGene
 
@@ -74,7 +74,7 @@ class EncoderBroken(LeaveShard):
         self.is_device = is_device
 
 
-class CheckedEncoder(EncoderLayer):
+class CheckedEncoder(TruncatedEncoder):
     """An encoder whose vectors are counted, and that can be asked whether it is still sound. See `Encoder`.
 
     Args:

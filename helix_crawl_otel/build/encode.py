@@ -13,8 +13,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from helix_crawl_otel._version import __version__
 from helix_crawl_otel.actions import PauseRequested
-from helix_crawl_otel.build.agreement import adopt_or_refuse, claim_as_made, dtype_wish, refuse_another
+from helix_crawl_otel.build.agreement import (
+    adopt_or_refuse,
+    claim_as_made,
+    dtype_wish,
+    known_truncation,
+    refuse_another,
+    told_by_app,
+)
 from helix_crawl_otel.build.batches import ShardBatches, pieces
 from helix_crawl_otel.build.careful_encode import (
     CheckedEncoder,
@@ -33,6 +41,7 @@ from helix_crawl_otel.encoders.base import first_line, is_device_error
 from helix_crawl_otel.encoders.load import tokens_id
 from helix_crawl_otel.encoders.precision import DtypeWish
 from helix_crawl_otel.encoders.tokens import TokenRoom
+from helix_crawl_otel.encoders.truncation import TruncationWish
 from helix_crawl_otel.formats import count, mib
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
@@ -42,7 +51,7 @@ from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.shards.batch_plan import BatchPlan, SeenGenes
 from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.shards.inspect import Unread, count_unread
-from helix_crawl_otel.shards.schema import RULE_NOTE
+from helix_crawl_otel.shards.schema import RULE_NOTE, VECTOR
 from helix_crawl_otel.shards.store import ShardStore
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from helix_crawl_otel.watch.release import CacheReleases, release_cache
@@ -89,16 +98,19 @@ def work_on(
     path = Path(assignment.path)
     is_ingested = assignment.source is not None
     opened = ShardStore.open(path, epoch=assignment.epoch, create=is_ingested, lock_seconds=settings.lock_seconds)
+    cut = TruncationWish(settings.max_chars, settings.dim)
     with closing(opened) as store:
         if not assignment.reencode:
             # First of all, and also where nothing lacks a vector: a shard that is refused stays as it is.
-            refuse_another(store, settings.model)
+            refuse_another(store, settings.model, cut)
         if assignment.retry_quarantined:
             store.retry_quarantined()
         wish = dtype_wish(store, settings, is_anew=assignment.reencode)
 
         def encoder() -> CheckedEncoder:
-            return load(wish)
+            loaded = load(wish)
+            loaded.truncate(known_truncation(store, cut))
+            return loaded
 
         room = TokenRoom(encoder)
         is_cut = False
@@ -193,8 +205,10 @@ def _encode(
     seen: SeenGenes,
     room: TokenRoom | None,
 ) -> None:
+    cut = TruncationWish(settings.max_chars, settings.dim)
+    notes = told_by_app(store, cut)
     if store.has_foreign_vectors() and not assignment.reencode:
-        adopt_or_refuse(store, encoder)
+        notes += adopt_or_refuse(store, encoder, cut)
         store.adopt(encoder.identity)
     claim_as_made(store, encoder, reencode=False)
     limits = BatchLimits(settings.batch_size, settings.batch_tokens)
@@ -203,6 +217,7 @@ def _encode(
     plan.prepare(settings.batch_size)
     made_with = encoder.device, encoder.versions, encoder.threads, settings.batch_size, encoder.dtype
     store.note_session(*made_with, batch_tokens=int(limits.tokens))
+    notes += _note_provenance(store, encoder, settings, seen.pending)
 
     def look_at(genes: Sequence[PendingGene]) -> None:
         # A worker has died of a text before its batch had begun: of counting its tokens, perhaps.
@@ -212,7 +227,7 @@ def _encode(
     batches = ShardBatches(plan, encoder, limits, assignment, look_at)
     waiting = batches.work_pending()
     counts = seen.pending, seen.vectors, waiting, store.quarantined_count()
-    report(messages.Encoding(assignment.shard, settings.label, *counts))
+    report(messages.Encoding(assignment.shard, settings.label, *counts, notes))
     with watch.shard(assignment.shard, device=settings.label) as shard:
         session = _Session(store, assignment, encoder, shard, releases, report, seen.pending, room, batches, look_at)
         try:
@@ -227,6 +242,22 @@ def _encode(
             raise
     if session.is_done:
         plan.drop()  # it would only grow old: sources change
+
+
+def _note_provenance(store: ShardStore, encoder: CheckedEncoder, settings: WorkerSettings, pending: int) -> list[str]:
+    """Where the application writes down with what its vectors were made, say it of ours. Returns what is to be told."""
+    values = {
+        "cap": encoder.truncation.max_chars,
+        "dim": encoder.identity["dim"],
+        "model": encoder.identity["model"],
+        "batch": settings.batch_size,
+        "device": encoder.device,
+        "genes": pending,
+        "writer": f"helix-crawl-otel {__version__}",
+        "column": VECTOR,
+    }
+    trouble = store.note_app_provenance(values)
+    return [f"{store.path}: no row of provenance was added: {trouble}"] if trouble else []
 
 
 @dataclass

@@ -132,6 +132,7 @@ class BuildJob:
     """
 
     keeps_account = True
+    resumes = True
 
     def __init__(
         self,
@@ -316,6 +317,8 @@ class BuildJob:
                 self._pipeline.wait_for(shard, message.work_pending)
                 self._find_unsaid(slot, work, pending)
                 self._emit(events.ShardStarted(t, shard, slot, label, pending, vectors, cost))
+                for note in message.notes:
+                    self._emit(events.Note(t, "warning", note))
             case messages.Boundary(shard, device, _, int(genes), pending, cost) if work is not None:
                 status = self._pipeline.status(shard)
                 self._emit(events.Committed(t, shard, slot, device, genes, pending, *status.told, cost))

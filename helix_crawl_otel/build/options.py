@@ -7,19 +7,22 @@ import os.path
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from helix_crawl_otel.config import ConfigError, Value, option_or_knob
 from helix_crawl_otel.console.options import CommonOptions, add_common_options, read_common_options
+from helix_crawl_otel.encoders.truncation import TruncationWish
 from helix_crawl_otel.faults import faults
 from helix_crawl_otel.faults.faults import Fault, parse_fault
 from helix_crawl_otel.probes.vram_cap import VRAM_CAP
 
-__all__ = ["EncodeOptions", "add_encode_options", "read_encode_options"]
+__all__ = ["EncodeOptions", "add_encode_options", "add_truncation_options", "read_encode_options"]
 
 DEVICE, CPU_BELOW, RELEASE = "BGEM3_DEVICE", "HELIX_DENSE_CPU_BELOW_GIB", "HELIX_DENSE_VRAM_RELEASE_EVERY"
 DTYPE = "HELIX_DENSE_DTYPE"
 TOKENS = "HELIX_DENSE_BATCH_TOKENS"
+
+MOST_CHARS, MOST_DIMENSIONS = 100_000_000, 1_000_000
 
 _COUNT = re.compile(r"[0-9]{1,9}")
 _SECONDS = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
@@ -44,6 +47,7 @@ class EncodeOptions:
         reencode: Take this model in place of another, and encode again what that one has encoded.
         retry_quarantined: Try quarantined genes again.
         lock_seconds: How long to wait for a shard that another program holds.
+        truncation: What is cut off of texts and vectors.
     """
 
     common: CommonOptions
@@ -60,10 +64,29 @@ class EncodeOptions:
     reencode: bool
     retry_quarantined: bool
     lock_seconds: float
+    truncation: TruncationWish = field(default_factory=TruncationWish)
 
     def parsed_faults(self) -> list[Fault]:
         """The faults, parsed."""
         return [parse_fault(text) for text in self.faults]
+
+
+def add_truncation_options(parser: argparse.ArgumentParser) -> None:
+    """Offer what an application cuts off. Before `add_encode_options`."""
+    group = parser.add_argument_group("as the application encodes")
+    group.add_argument(
+        "--max-chars",
+        metavar="N|off",
+        help="encode the first N letters of a gene, as the Helix/Cymatix app does with its dense_passage_char_cap "
+        "(2000); off: all of them; default: what the shard says, else the app's table of provenance, else the cap with "
+        "which the vectors that are there agree, else off",
+    )
+    group.add_argument(
+        "--dim",
+        metavar="N",
+        help="keep the first N numbers of a vector, of length 1 again, as the app does with its dense_embedding_dim; "
+        "default: what the shard says, else as many as the vectors have that are there, else all",
+    )
 
 
 class _FaultOption(argparse.Action):
@@ -156,6 +179,7 @@ def read_encode_options(args: argparse.Namespace) -> EncodeOptions:
         reencode=args.reencode,
         retry_quarantined=args.retry_quarantined,
         lock_seconds=_seconds("--lock-seconds", args.lock_seconds),
+        truncation=_truncation(getattr(args, "max_chars", None), getattr(args, "dim", None)),
     )
 
 
@@ -163,6 +187,17 @@ def _count(option: str, text: str, most: int) -> int:
     if not _COUNT.fullmatch(text) or not 1 <= int(text) <= most:
         raise ConfigError(f"{option} is {text!r}; accepted: an integer from 1 to {most}")
     return int(text)
+
+
+def _truncation(max_chars: str | None, dim: str | None) -> TruncationWish:
+    """Of options that not every command has."""
+    cap = 0 if (max_chars or "").lower() == "off" else None
+    if max_chars is not None and cap is None:
+        try:
+            cap = _count("--max-chars", max_chars, MOST_CHARS)
+        except ConfigError as error:
+            raise ConfigError(f"{error}, or off") from None
+    return TruncationWish(cap, None if dim is None else _count("--dim", dim, MOST_DIMENSIONS))
 
 
 def _seconds(option: str, text: str) -> float:

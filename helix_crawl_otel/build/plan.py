@@ -41,19 +41,11 @@ from helix_crawl_otel.shards.build_record import (
 )
 from helix_crawl_otel.shards.damage import judge, set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, EmptyFile, ShardCorrupt, StoreError
-from helix_crawl_otel.shards.inspect import (
-    Salvage,
-    Unread,
-    held,
-    lease_of_sources,
-    names_by_file,
-    notes_of_links,
-    salvage,
-    stored_identity,
-)
+from helix_crawl_otel.shards.find import names_by_file, notes_of_links
+from helix_crawl_otel.shards.inspect import Salvage, Unread, held, lease_of_sources, salvage, stored_identity
 from helix_crawl_otel.shards.schema import LOCK_SECONDS, beside
 
-__all__ = ["BuildPlan", "name_in_folder", "plan_backfill", "plan_build", "shard_of"]
+__all__ = ["BuildPlan", "is_one_folder", "name_in_folder", "plan_backfill", "plan_build", "shard_of"]
 
 SUFFIX = ".db"
 
@@ -411,9 +403,9 @@ def plan_backfill(
     model, said = settle_model(options.model, identities, own, place, reencode=options.reencode)
     dtype, must_agree = settle_dtype(options.dtype, identities, place, reencode=options.reencode)
     planned = BuildPlan(model, dtype, must_agree, notes=[*notes, *said])
-    name_of = name_in_folder if is_one_folder(given) else shard_of
+    top = given[0] if is_one_folder(given) else None
     for path in paths:
-        name = name_of(path)
+        name = shard_of(path) if top is None else name_below(top, path)
         try:
             found = salvage(path, options.lock_seconds, deep=options.reencode)
         except ShardCorrupt as error:
@@ -450,6 +442,8 @@ def _is_done(found: Salvage, options: EncodeOptions, model: str) -> bool:
     # Encoded again in another precision: only its worker can tell whether that makes other vectors.
     apart = found.identity.get("dtype")
     is_other = apart is not None if options.dtype == AUTO else options.dtype != (apart or FULL)
+    if not options.truncation.is_of(found.identity):
+        return False  # its worker refuses it, or encodes it again
     return is_of(found.identity, model) and not (options.reencode and is_other)
 
 
@@ -458,6 +452,12 @@ def name_in_folder(path: Path) -> str:
     if path.suffix == SUFFIX:
         return path.stem
     return f"./{path.name}" if path.with_name(path.name + SUFFIX).exists() else path.name
+
+
+def name_below(top: Path, path: Path) -> str:
+    """The name of a shard in the one folder of a command: with the folders in it that lead to the shard, if any."""
+    below = path.parent.relative_to(top).as_posix()
+    return name_in_folder(path) if below == "." else f"{below}/{name_in_folder(path)}"
 
 
 def is_one_folder(given: Sequence[Path]) -> bool:

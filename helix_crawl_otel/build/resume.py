@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_crawl_otel.encoders.load import HASHING, MINILM, is_of, model_of, other_prompt
+from helix_crawl_otel.encoders.load import HASHING, MINILM, is_of, model_of, of_model, other_prompt
 from helix_crawl_otel.encoders.models import full_id
-from helix_crawl_otel.encoders.precision import AUTO, but_dtype
+from helix_crawl_otel.encoders.precision import AUTO
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.paths import same_place
 from helix_crawl_otel.shards.build_record import BuildRecord
@@ -191,7 +191,8 @@ def settle_model(
         NotThisBuild: Vectors there are of another one.
         OSError: A model's folder cannot be read.
     """
-    identities = [but_dtype(identity) for identity in identities]  # of that see `settle_dtype`
+    # Of the precision see `settle_dtype`; what is cut off is each shard's own affair, see `agreement`.
+    identities = [of_model(identity) for identity in identities]
     several = [identity for number, identity in enumerate(identities) if identity not in identities[:number]]
     names = " and by ".join(map(shown_identity, several))
     model = asked or _own(several, begun)

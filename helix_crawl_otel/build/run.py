@@ -189,6 +189,8 @@ def _settings(
         workers=sum(1 for _, place in devices.slots if place == device),
         dtype=planned.dtype,
         must_agree=planned.must_agree,
+        max_chars=options.truncation.max_chars,
+        dim=options.truncation.dim,
     )
 
 

@@ -15,7 +15,8 @@ from helix_crawl_otel.formats import count, printable, shown_command, table_line
 from helix_crawl_otel.paths import looked_at, typed_folder
 from helix_crawl_otel.shards.accounts import Accounts, account, combine
 from helix_crawl_otel.shards.errors import StoreError, shown_identity
-from helix_crawl_otel.shards.inspect import Unread, built_from, count_unread, find_shards, names_by_file
+from helix_crawl_otel.shards.find import find_shards, names_by_file
+from helix_crawl_otel.shards.inspect import Unread, built_from, count_unread
 from helix_crawl_otel.shards.standing import (
     BEGUN,
     DONE,

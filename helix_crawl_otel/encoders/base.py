@@ -54,7 +54,9 @@ class Encoder(Protocol):
     Attributes:
         identity: Which vectors these are: `model`, `revision`, `dim`, `normalised`, `max_tokens`, and `prompt` where
             one that is a document's own stands before each text; `dtype` where its vectors do not agree with those of
-            the model as it is saved. Plain JSON; equal identities mean comparable vectors.
+            the model as it is saved; `max_chars` and `model_dim` where something is cut off, see `truncation`. Plain
+            JSON; equal identities mean comparable vectors.
+        prompts: That the model's own settings name, its passages' one among them; none twice.
         device: Where the parameters really are.
         dtype: What it computes in, such as `float32`. Vectors are float32 all the same.
         why_dtype: Why so, for people; empty where there was nothing to choose.
@@ -67,6 +69,7 @@ class Encoder(Protocol):
     """
 
     identity: Mapping[str, object]
+    prompts: Sequence[str]
     device: str
     dtype: str
     why_dtype: str
@@ -94,6 +97,13 @@ class Encoder(Protocol):
             BadVector: Some of them are none.
         """
 
+    def encode_after(self, prompt: str, text: str) -> bytes:
+        """The vector of a passage with this prompt before it, in place of the one that the model has for passages.
+
+        Raises:
+            BadVector: It is none.
+        """
+
     def encode_query(self, text: str) -> bytes:
         """The vector of a question: of a model that has a prompt or a route for those, by it. Else as of any text.
 
@@ -117,6 +127,7 @@ class EncoderLayer:
 
     def __init__(self, encoder: Encoder) -> None:
         self.identity = encoder.identity
+        self.prompts = encoder.prompts
         self.device = encoder.device
         self.dtype, self.why_dtype = encoder.dtype, encoder.why_dtype
         self.versions = encoder.versions
@@ -140,6 +151,10 @@ class EncoderLayer:
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """See `Encoder`."""
         return self._encoder.encode(texts)
+
+    def encode_after(self, prompt: str, text: str) -> bytes:
+        """See `Encoder`."""
+        return self._encoder.encode_after(prompt, text)
 
     def encode_query(self, text: str) -> bytes:
         """See `Encoder`."""

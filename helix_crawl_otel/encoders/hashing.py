@@ -35,6 +35,7 @@ class HashingEncoder:
 
     def __init__(self) -> None:
         self.identity = HASHING_IDENTITY
+        self.prompts: Sequence[str] = ("",)
         self.device = "cpu"
         self.dtype, self.why_dtype = FULL, ""
         self.versions: Mapping[str, str] = {"python": platform.python_version()}
@@ -57,6 +58,10 @@ class HashingEncoder:
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """See `Encoder`."""
         return [_vector(text) for text in texts]
+
+    def encode_after(self, prompt: str, text: str) -> bytes:
+        """See `Encoder`: as of one text."""
+        return _vector(prompt + text)
 
     def encode_query(self, text: str) -> bytes:
         """See `Encoder`: as any text."""

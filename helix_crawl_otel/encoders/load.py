@@ -22,6 +22,7 @@ from helix_crawl_otel.encoders.models import (
     resolve,
 )
 from helix_crawl_otel.encoders.precision import DtypeWish, but_dtype
+from helix_crawl_otel.encoders.truncation import untruncated
 
 __all__ = [
     "HASHING",
@@ -32,6 +33,7 @@ __all__ = [
     "known_identity",
     "load_encoder",
     "model_of",
+    "of_model",
     "other_prompt",
     "tokens_id",
 ]
@@ -102,6 +104,11 @@ def _check_installed(model: str) -> None:
             )
 
 
+def of_model(identity: Mapping[str, object]) -> dict[str, object]:
+    """What of an identity is the model's own, whatever it computed in and whatever was cut off."""
+    return but_dtype(untruncated(identity))
+
+
 def known_identity(model: str) -> Mapping[str, object] | None:
     """What is known of a model without loading it; `None` for one that has to be asked."""
     return {HASHING: HASHING_IDENTITY, MINILM: minilm_identity()}.get(model)
@@ -149,7 +156,7 @@ def other_prompt(identity: Mapping[str, object], model: str) -> str | None:
 def _has_weights(identity: Mapping[str, object], model: str) -> bool:
     known = known_identity(model)
     if known is not None:
-        return but_dtype(identity) == dict(known)
+        return of_model(identity) == dict(known)
     if Path(model).is_dir():
         folder = Path(model).resolve()
         wanted = {"model": folder.name, "revision": folder_digest(folder)}
@@ -182,6 +189,6 @@ def model_of(identity: Mapping[str, object]) -> str | None:
     """What to give to `--model` for vectors of this identity; `None` for a folder, whose place is not kept."""
     name = str(identity.get("model"))
     for model in (HASHING, MINILM):
-        if but_dtype(identity) == dict(known_identity(model) or {}):
+        if of_model(identity) == dict(known_identity(model) or {}):
             return model
     return f"{name}@{identity.get('revision')}" if "/" in name else None

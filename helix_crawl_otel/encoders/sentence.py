@@ -84,6 +84,7 @@ class SentenceEncoder:
             torch.set_num_threads(threads)
         prompts = downloaded_prompts(found.name, found.commit) if found else prompts_of_folder(Path(source))
         self._prompts = prompts or Prompts()
+        self.prompts: Sequence[str] = tuple(dict.fromkeys(vars(self._prompts).values()))
 
         def load(place: str) -> Any:
             return _loaded(found or source, place)
@@ -147,6 +148,10 @@ class SentenceEncoder:
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """See `Encoder`."""
         return self._encoded(self._model.encode_document, texts, self._prompts.document)
+
+    def encode_after(self, prompt: str, text: str) -> bytes:
+        """See `Encoder`."""
+        return self._encoded(self._model.encode_document, [text], prompt)[0]
 
     def encode_query(self, text: str) -> bytes:
         """See `Encoder`.

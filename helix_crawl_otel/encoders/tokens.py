@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from helix_crawl_otel.encoders.base import Encoder, ModelError, is_out_of_memory
+from helix_crawl_otel.encoders.truncation import Truncation
 
 __all__ = ["TokenRoom"]
 
@@ -46,19 +47,25 @@ class TokenRoom:
     def fills(self, texts: Sequence[str]) -> list[float]:
         """How much of the room each text takes, 0 where it is known to be less than all; beyond 1 it is not read.
 
-        A text whose tokens cannot be counted is taken to fit: if it cannot be encoded either, that is said then.
+        What an application cuts off is not read either. A text whose tokens cannot be counted is taken to fit: if it
+        cannot be encoded either, that is said then.
         """
         self.prepare()
         assert self._encoder is not None
-        limit = self._encoder.limit
-        if limit is None:
-            return [0.0] * len(texts)
-        room = limit - self._taken
+        cap = Truncation.of(self._encoder.identity).max_chars
         found = [0.0] * len(texts)
-        asked = [index for index, text in enumerate(texts) if not _is_short(text, room)]
-        for index, count in zip(asked, self._counts([texts[index] for index in asked]), strict=True):
-            found[index] = max(0, count - self._taken) / room
-        return found
+        if self._encoder.limit is not None:
+            room = self._encoder.limit - self._taken
+            asked = [index for index, text in enumerate(texts) if not _is_short(text[:cap], room)]
+            for index, count in zip(asked, self._counts([texts[index][:cap] for index in asked]), strict=True):
+                found[index] = max(0, count - self._taken) / room
+        if cap is None:
+            return found
+        # Of a text that is cut off, what is behind the cap comes on top of what does not fit before it.
+        return [
+            max(1.0, fill) * len(text) / cap if len(text) > cap else fill
+            for text, fill in zip(texts, found, strict=True)
+        ]
 
     def _counts(self, texts: Sequence[str]) -> list[int]:
         assert self._encoder is not None

@@ -71,7 +71,7 @@ __all__ = [
     "unpack",
 ]
 
-VERSION = 4
+VERSION = 5
 
 _BIG_LETTER = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -166,6 +166,7 @@ class OpenShard(Message):
         device: Where it is encoded.
         can_take: Rungs that the driver can take.
         can_leave: The process can leave it to another one.
+        is_child: Another process of the job waits for this one's end, as that of a pool does.
     """
 
     request: int
@@ -173,6 +174,7 @@ class OpenShard(Message):
     device: str
     can_take: list[ActionKind]
     can_leave: bool
+    is_child: bool = False
 
 
 @dataclass(frozen=True)
@@ -396,6 +398,7 @@ class Encoding(Message):
         vectors: Genes that have one.
         work_pending: What the pending ones cost, in the unit of a batch's work; `None` where nobody knows.
         quarantined: Genes that have none and are left out.
+        notes: What else is to be said of it to the operator.
     """
 
     shard: str
@@ -404,6 +407,7 @@ class Encoding(Message):
     vectors: int = 0
     work_pending: float | None = None
     quarantined: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -527,6 +531,8 @@ class WorkerSettings:
         workers: Of the run on its device, itself among them.
         dtype: What to compute in, as given to `--dtype`.
         must_agree: The folder holds vectors of the model as it is saved: those of `dtype` have to agree with them.
+        max_chars: Letters of a text that are encoded, 0 for all; `None` for what the shard or its application says.
+        dim: Numbers of a vector that are kept; `None` likewise.
     """
 
     model: str
@@ -543,6 +549,8 @@ class WorkerSettings:
     workers: int = 1
     dtype: str = "auto"
     must_agree: bool = False
+    max_chars: int | None = None
+    dim: int | None = None
 
 
 @dataclass(frozen=True)

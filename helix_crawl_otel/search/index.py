@@ -17,6 +17,7 @@ from helix_crawl_otel.config import environment, knob
 from helix_crawl_otel.encoders.base import Encoder, ModelError, first_line
 from helix_crawl_otel.encoders.load import HASHING, check_model, is_of, load_encoder, model_of
 from helix_crawl_otel.encoders.precision import AUTO, FULL, HALVES, DtypeWish
+from helix_crawl_otel.encoders.truncation import TruncatedEncoder, Truncation
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.formats import count as counted
 from helix_crawl_otel.formats import genes
@@ -25,7 +26,8 @@ from helix_crawl_otel.probes.device import TorchDevice, device_name
 from helix_crawl_otel.search.place import SourceState, place_of
 from helix_crawl_otel.shards.answers import count_without_vector, stored_gene
 from helix_crawl_otel.shards.errors import EmptyFile, EncoderRefused, NoShards, StoreError, shown_identity
-from helix_crawl_otel.shards.inspect import find_shards, has_vectors, stored_identity, vector_pages
+from helix_crawl_otel.shards.find import find_shards
+from helix_crawl_otel.shards.inspect import has_vectors, stored_identity, vector_pages
 from helix_crawl_otel.shards.standing import BEGUN, FolderStanding, shortfall, state_of
 from helix_crawl_otel.shards.vectors import nearest
 
@@ -230,7 +232,9 @@ class Index:
         self._telling(f"loads {name} on {place}")
         apart = self._identity.get("dtype")
         wish = DtypeWish(dtype or AUTO, str(apart) if apart else "", is_apart=bool(apart))
-        encoder = _guarded(lambda: load_encoder(name, place, wish=wish), f"{name} cannot be loaded on {place}")
+        loaded = _guarded(lambda: load_encoder(name, place, wish=wish), f"{name} cannot be loaded on {place}")
+        encoder = TruncatedEncoder(loaded)
+        encoder.truncate(Truncation.of(self._identity))
         self._telling("")
         if dict(encoder.identity) != self._identity:
             given = f"--model {name}" + (f" with --dtype {dtype}" if dtype is not None else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from helix_crawl_otel.exit_codes import FAILED, USAGE, Refusal
 from helix_crawl_otel.file_locks import lacks_locks, no_locks
 from helix_crawl_otel.formats import printable, shown_command
+from helix_crawl_otel.lacks import is_full_disk
 
 __all__ = [
     "CannotSetAside",
@@ -134,7 +134,8 @@ def shown_identity(identity: Mapping[str, object]) -> str:
     revision = str(identity.get("revision", ""))[:12]
     prompt = f", prompt {identity['prompt']!r}" if "prompt" in identity else ""
     dtype = f", {identity['dtype']}" if "dtype" in identity else ""
-    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions{prompt}{dtype})"
+    cap = f", the first {identity['max_chars']:,} letters of a text" if "max_chars" in identity else ""
+    return f"{identity.get('model')} ({revision}, {identity.get('dim')} dimensions{prompt}{dtype}{cap})"
 
 
 @contextmanager
@@ -151,7 +152,7 @@ def store_errors(path: Path) -> Iterator[None]:
     except DamagedRow as error:
         raise _damaged(error, path) from error
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if is_full_disk(error):
             raise StoreFull(_full(path)) from error
         raise StoreReadOnly(f"{path} cannot be used: {error.strerror or error}") from error
 

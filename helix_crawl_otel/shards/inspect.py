@@ -9,7 +9,7 @@ Source: DESIGN.md, section 8: a shard whose every encodable gene has a vector of
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.paths import is_no_file, looked_at
 from helix_crawl_otel.shards import schema
-from helix_crawl_otel.shards.errors import EmptyFile, NoShards, NotAShard, StoreError, cannot_write, store_errors
+from helix_crawl_otel.shards.errors import EmptyFile, StoreError, cannot_write, store_errors
 from helix_crawl_otel.shards.ingested import unlike_sources
 from helix_crawl_otel.shards.notes import read_notes
 from helix_crawl_otel.shards.schema import INGESTING, LOCK_SECONDS, RULE_NOTE, TREE_NOTE, Table, vector_form
@@ -30,12 +30,10 @@ __all__ = [
     "built_from",
     "count_quarantined",
     "count_unread",
-    "find_shards",
+    "has_log",
     "has_vectors",
     "held",
     "lease_of_sources",
-    "names_by_file",
-    "notes_of_links",
     "reading",
     "salvage",
     "stored_identity",
@@ -82,7 +80,7 @@ def _opened(path: Path, lock_seconds: float) -> tuple[sqlite3.Connection, Table]
     except sqlite3.Error as error:
         if not cannot_write(error):
             raise
-        if _has_log(path):
+        if has_log(path):
             raise StoreError(
                 f"{path} has a log beside it that a killed program has left, and nothing may be written there; copy "
                 "both to a folder that can be written"
@@ -91,7 +89,7 @@ def _opened(path: Path, lock_seconds: float) -> tuple[sqlite3.Connection, Table]
     return _looked_at(schema.connect_unchanging(path), path)
 
 
-def _has_log(path: Path) -> bool:
+def has_log(path: Path) -> bool:
     """Whether something beside the file belongs into it: transactions, or what takes half of one back."""
     journal, log, _ = schema.beside(path)
     if log.is_file() and log.stat().st_size:
@@ -260,7 +258,7 @@ def held(path: Path) -> Held | None:
     """
     looked_at.place = str(path)
     try:
-        if not path.is_file() or not path.stat().st_size or _has_log(path):
+        if not path.is_file() or not path.stat().st_size or has_log(path):
             return None
         with store_errors(path), closing(schema.connect_unchanging(path)) as connection:
             table = schema.read_table(connection, path)
@@ -313,100 +311,6 @@ def _quarantined(connection: sqlite3.Connection, table: Table) -> int:
     if not table.has_own:
         return 0
     return int(connection.execute("SELECT count(*) FROM helix_crawl_quarantine").fetchone()[0])
-
-
-def find_shards(paths: Sequence[Path], may_be_empty: Collection[Path] = ()) -> tuple[list[Path], list[str]]:
-    """The shards that a command was given.
-
-    Args:
-        paths: Files, and folders whose `.db` files are meant.
-        may_be_empty: Folders that need not hold any.
-
-    Returns:
-        The files, each once however often and under whatever names it was given; and what is to be told of those that
-        have several names.
-
-    Raises:
-        NoShards: One is not there, or a folder holds no shard.
-    """
-    found: list[Path] = []
-    for path in paths:
-        looked_at.place = str(path)
-        if path.is_dir():
-            inside = sorted({item for item in (*path.glob("*.db"), *_left_behind(path)) if _is_shard(item)})
-            if not inside and path not in may_be_empty:
-                raise NoShards(f"{path} holds no shard; accepted: a folder with .db files that have a table `genes`")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise NoShards(f"{path} is not there; accepted: shards (.db files), or folders that hold some")
-    names = names_by_file(found)
-    # What a killed program has left beside one of the names belongs to the file: SQLite looks for it beside that alone.
-    files = [next(filter(_has_log, same), same[0]) for same in names]
-    return files, [note for file, same in zip(files, names, strict=True) for note in _of_links(file, same)]
-
-
-def _left_behind(folder: Path) -> Iterator[Path]:
-    """Shards that are not there, and of which a journal or a log is: after a full disk, or a move of the file alone."""
-    for suffix in schema.BESIDE[:2]:
-        for part in folder.glob(f"*.db{suffix}"):
-            path = part.with_name(part.name.removesuffix(suffix))
-            if part.is_file() and not path.exists():
-                yield path
-
-
-def names_by_file(paths: Sequence[Path]) -> list[list[Path]]:
-    """The paths, each with those that mean the same file, in order.
-
-    By device and number of the file, so that links of both kinds, spellings and mounts make no difference; by the path
-    where the system does not tell, as some shares of Windows do not.
-    """
-    found: dict[object, list[Path]] = {}
-    for path in paths:
-        try:
-            about = path.stat()
-            key: object = (about.st_dev, about.st_ino) if about.st_ino else path.resolve()
-        except OSError:
-            key = path.absolute()
-        found.setdefault(key, []).append(path)
-    return list(found.values())
-
-
-def _of_links(path: Path, names: Sequence[Path]) -> Iterator[str]:
-    """What is to be told of a file with several names."""
-    others = sorted({str(name) for name in names} - {str(path)})
-    if others:
-        yield f"{', '.join(others)} is the same file as {path}, which is taken once"
-    try:
-        links = path.stat().st_nlink
-    except OSError:
-        return
-    if links > 1:
-        yield (
-            f"{path} is one of {links} names (hard links) of a file: nothing may open it by another one meanwhile, for "
-            "SQLite keeps its log beside the name"
-        )
-
-
-def notes_of_links(path: Path) -> list[str]:
-    """What is to be told of a shard that has several names (hard links)."""
-    return list(_of_links(path, [path]))
-
-
-def _is_shard(path: Path) -> bool:
-    """What cannot be read counts, or has nothing in it yet: it is for the command to say so, not to leave it out."""
-    if is_no_file(path):
-        return False
-    try:
-        with reading(path):
-            return True
-    except EmptyFile:
-        return True
-    except NotAShard:
-        return False
-    except StoreError:
-        return True
 
 
 def lease_of_sources(path: Path, lock_seconds: float) -> int | None:

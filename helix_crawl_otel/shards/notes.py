@@ -126,11 +126,13 @@ def _is_identity(found: object) -> bool:
     if not isinstance(found, dict):
         return False
     dim, revision = found.get("dim"), found.get("revision", "")
+    numbers = [found.get(key, 1) for key in ("max_chars", "model_dim")]
     return (
         isinstance(found.get("model"), str)
         and isinstance(revision, str)
         and type(dim) is int
         and 0 < dim <= MOST_DIMENSIONS
+        and all(type(number) is int and number > 0 for number in numbers)
         and isinstance(found.get("normalised", True), bool)
     )
 

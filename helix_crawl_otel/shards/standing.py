@@ -16,7 +16,8 @@ from helix_crawl_otel.formats import count, shard_name
 from helix_crawl_otel.paths import is_no_file, looked_at
 from helix_crawl_otel.shards.build_record import BuildRecord, RecordUnusable, read_record
 from helix_crawl_otel.shards.errors import EmptyFile, NotAShard, StoreError
-from helix_crawl_otel.shards.inspect import names_by_file, reading, salvage
+from helix_crawl_otel.shards.find import names_by_file
+from helix_crawl_otel.shards.inspect import reading, salvage
 from helix_crawl_otel.shards.notes import read_notes
 from helix_crawl_otel.shards.schema import INGESTING, TREE_NOTE, columns_of, require_built
 

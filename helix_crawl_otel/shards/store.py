@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from helix_crawl_otel.shards import schema
+from helix_crawl_otel.shards.app_provenance import VectorProvenance, append_provenance, read_provenance
 from helix_crawl_otel.shards.errors import EncoderRefused, LeaseLost, StoreReadOnly, shown_identity, store_errors
 from helix_crawl_otel.shards.genes import PendingGene
 from helix_crawl_otel.shards.notes import parse_note, read_notes
@@ -27,6 +28,9 @@ __all__ = ["ShardStore"]
 
 BEGINNING = 60
 """Letters of a text that are shown, so that it can be found in its file."""
+
+PROVENANCE_NOTE = "app provenance"
+"""Note of what stands in the row that was last added to the application's own table."""
 
 CLEARED_AT_ONCE = 5000
 """Vectors that one transaction of a `reencode` takes away."""
@@ -268,6 +272,28 @@ class ShardStore:
                     f"INSERT INTO helix_crawl_sessions ({columns}, at) VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _now())
                 )
 
+    def app_provenance(self) -> VectorProvenance:
+        """What the application has written down of its vectors."""
+        with self.reading() as connection:
+            return read_provenance(connection)
+
+    def note_app_provenance(self, values: Mapping[str, object]) -> str:
+        """Add a row where the application keeps such a table; none that would say again what our last one says.
+
+        Args:
+            values: See `append_provenance`.
+
+        Returns:
+            What stood in the way; empty for nothing.
+        """
+        with self.writing() as connection:
+            if self.meta(PROVENANCE_NOTE) == dict(values):
+                return ""
+            trouble = append_provenance(connection, values)
+            if not trouble:
+                self.set_meta(PROVENANCE_NOTE, dict(values))
+        return trouble
+
     def made_with(self) -> list[tuple[str, str]]:
         """Kinds of devices that vectors here were made on, `cpu` or `cuda`, with what was computed in; the last one is
         last. Empty for what an older version made, which computed as the model is saved."""
@@ -377,6 +403,20 @@ class ShardStore:
         wanted = f"NOT {self.lacking_condition()} AND NOT {schema.BLANK}"
         rows = self.read(f"SELECT content FROM genes WHERE {wanted} ORDER BY length(content) DESC LIMIT 1")
         return readable(rows[0][0]) if rows else ""
+
+    def sample_with_longest(self, count: int, letters: int) -> list[tuple[str, str, bytes]]:
+        """As `sample`, and before it the longest text that has a vector: what was cut off shows there alone.
+
+        Reads the whole file.
+
+        Args:
+            count: As of `sample`.
+            letters: That the longest has at most, for it has to be encoded.
+        """
+        wanted = f"NOT {self.lacking_condition()} AND NOT {schema.BLANK} AND length(content) <= {letters}"
+        sql = f"SELECT gene_id, content, {self.table.vector} FROM genes WHERE {wanted} ORDER BY length(content) DESC"
+        found = dict.fromkeys([*self.read(f"{sql} LIMIT 1"), *self.sample(count)])
+        return [(gene_id, readable(content), vector) for gene_id, content, vector in found]
 
     def sample(self, count: int) -> list[tuple[str, str, bytes]]:
         """A few genes that have a vector, spread over the shard, the same ones each time. At most `count`."""

@@ -127,8 +127,10 @@ class FolderLock:
         }
         try:
             self._holder.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        except BaseException:
+        except BaseException as error:
             self._lock.release()
+            if isinstance(error, OSError):  # a full disk is told when the file is closed, without its name
+                raise OSError(error.errno, error.strerror, str(self._holder)) from None
             raise
         return self
 

@@ -15,7 +15,7 @@ from helix_crawl_otel.build.options import EncodeOptions, add_encode_options, re
 from helix_crawl_otel.build.plan import plan_backfill
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY
 from helix_crawl_otel.shards import schema
-from helix_crawl_otel.shards.inspect import find_shards
+from helix_crawl_otel.shards.find import find_shards
 from tests.rules.fresh import loaded_by, roots
 from tests.shards.shards import encode_all, made, opened
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.shards.accounts import account
-from helix_crawl_otel.shards.inspect import find_shards, names_by_file
+from helix_crawl_otel.shards.find import find_shards, names_by_file
 from tests.build.rig import COMMAND, Rig, run_here
 from tests.shards.shards import made
 

@@ -4,7 +4,8 @@ A mark before a block says what is special about it: `<!-- exit N -->` an exit c
 `<!-- not run: WHY -->` that it cannot run here, `<!-- from NAME -->` that it is a part of that example, which stands
 in the reader's folder. Blocks `python file=NAME` are saved, also when no command follows.
 
-`~/notes` is a small tree, `~/genomes/app.db` a shard without vectors that has a column of the app's own. A `build`,
+`~/notes` is a small tree, `~/genomes/app.db` a shard without vectors that has a column of the app's own,
+`~/helix/genomes` the app's layout with a half-done backfill of its own. A `build`,
 `backfill` or `query` that names no model gets the `hashing` encoder, since the tests have no weights.
 """
 
@@ -24,6 +25,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.commands.genome import write_genome, write_routing
 from tests.docs.blocks import subcommands
 from tests.docs.pages import Page
 from tests.programs import require_program
@@ -78,7 +80,7 @@ def by_name(path: Path) -> str:
 
 
 def home(folder: Path) -> Path:
-    """A home folder with `notes` and `genomes/app.db`."""
+    """A home folder with `notes`, `genomes/app.db` and `helix/genomes`."""
     for name, text in {
         "notes/readme.md": "Read me first.\n",
         "notes/recipes/pasta.md": "Boil the water.\n\nAdd the pasta.\n",
@@ -92,6 +94,9 @@ def home(folder: Path) -> Path:
         shard.execute("CREATE TABLE genes (gene_id TEXT PRIMARY KEY, content TEXT, promoter TEXT)")
         rows = [(f"g{n}", f"passage number {n}", "of the app") for n in range(100)]
         shard.executemany("INSERT INTO genes VALUES (?, ?, ?)", rows)
+    (folder / "helix/genomes/main").mkdir(parents=True)
+    write_genome(folder / "helix/genomes/main/genome.db", encoded=20)
+    write_routing(folder / "helix/genomes/main.genome.db")
     return folder
 
 
