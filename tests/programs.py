@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import shutil
 from collections.abc import Mapping
@@ -52,6 +53,22 @@ def require_module(name: str, extra: str, environ: Mapping[str, str] | None = No
         if not f"{name}.".startswith(f"{error.name}."):
             raise  # the module is there, and something that it needs is not
     raise _without(f"{name} is not installed", f"pip install {extra}", os.environ if environ is None else environ)
+
+
+def require_installed(name: str, extra: str, environ: Mapping[str, str] | None = None) -> None:
+    """The same for what only another process imports: to import torch is seconds of a processor.
+
+    Args:
+        name: a module of no package, such as `torch`.
+        extra: what installs it: an extra of this package, or a distribution.
+        environ: where HELIX_TEST_REQUIRE_PROGRAMS is read; `None` means the process's own environment.
+
+    Raises:
+        pytest.skip.Exception: the module is missing.
+        pytest.fail.Exception: it is missing and HELIX_TEST_REQUIRE_PROGRAMS is `1`.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise _without(f"{name} is not installed", f"pip install {extra}", os.environ if environ is None else environ)
 
 
 def _without(what: str, remedy: str, environ: Mapping[str, str]) -> BaseException:

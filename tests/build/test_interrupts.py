@@ -29,7 +29,7 @@ linux = pytest.mark.skipif(
     sys.platform != "linux", reason="sends signals, or starts with sh and nohup, as Linux has them"
 )
 
-FILES = 1000 if sys.platform == "win32" else 4000
+FILES = 1000
 
 WORKER = "helix_crawl_otel.build.worker"
 

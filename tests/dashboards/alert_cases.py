@@ -803,8 +803,18 @@ GONE = {
     "pushed, work that nobody has counted": Case(
         "HelixCrawlJobGone",
         "the last push would have told the end; after five minutes it is no longer shown",
-        {**a_run(10, every=60, scraped=False, command="embedded")},
-        {"HelixCrawlJobGone": Firing(20)},
+        {**a_run(10, every=60, scraped=False, command="embedded", run="notes", folder="")},
+        {
+            "HelixCrawlJobGone": Firing(
+                20,
+                None,
+                {"job": JOB, "instance": PORT, "run": "notes", "run_id": "one", "severity": "warning"},
+                (
+                    f"notes is gone with work left; it was seen last at 1970-01-01 00:09:00 +0000 UTC ({PORT})",
+                    """promtool query instant  'last_over_time({__name__=~"run:.+", run="notes"}[25h])'""",
+                ),
+            )
+        },
         40,
         60,
     ),
@@ -813,15 +823,22 @@ GONE = {
 ENDS = {
     "shard failed": Case(
         "HelixCrawlShardFailed",
-        "from then on, beyond the end of the run",
+        "from then on, beyond the end of the run; what a shell would take for its own is escaped in the command",
         {
-            **a_run(11, "failed"),
+            **a_run(11, "failed", folder="/data/$(out)"),
             shards("failed"): steps((0, 10), (2, 2)),
             shards("running"): steps((1, 10), (0, 2)),
             "helix_dense_shard_failed" + labels(shard="b"): steps((None, 10), (1, 2)),
             "helix_dense_shard_failed" + labels(shard="c"): steps((None, 10), (1, 2)),
         },
-        {"HelixCrawlShardFailed": Firing(10, None, GONE_LABELS, (f"2 failed shards in {RUN}: b c ({PORT})", STATUS))},
+        {
+            "HelixCrawlShardFailed": Firing(
+                10,
+                None,
+                {**GONE_LABELS, "folder": "/data/$(out)"},
+                (f"2 failed shards in {RUN}: b c ({PORT})", 'helix-crawl status "/data/\\$(out)"'),
+            )
+        },
         40,
     ),
     "shard failed, and tried again": Case(

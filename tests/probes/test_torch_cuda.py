@@ -14,7 +14,7 @@ from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.cards import Description
 from helix_crawl_otel.probes.probe import UNKNOWN
 from helix_crawl_otel.probes.torch_cuda import TorchProbe, may_have_card
-from tests.programs import require_module
+from tests.programs import require_installed
 
 
 class Cuda:
@@ -214,13 +214,15 @@ def test_statistics_without_the_figures_are_unknown(
 
 def test_the_real_torch_without_cuda_in_use_is_unknown() -> None:
     """What is asked exists in the real torch, and asking starts nothing."""
-    require_module("torch", "helix-crawl-otel[torch]")
+    require_installed("torch", "helix-crawl-otel[torch]")
     program = (
         "import inspect, torch\n"
+        "from helix_crawl_otel.build.devices import torch_build\n"
         "from helix_crawl_otel.probes.torch_cuda import TorchProbe\n"
         "probe = TorchProbe('cuda:0')\n"
         "reading = probe()\n"
         "assert callable(torch.cuda.get_device_properties)\n"
+        "assert torch_build() == (f'CUDA {torch.version.cuda}' if torch.version.cuda else '')\n"
         "for name in ('set_per_process_memory_fraction', 'get_per_process_memory_fraction', 'memory_reserved'):\n"
         "    assert list(inspect.signature(getattr(torch.cuda, name)).parameters)[-1] == 'device', name\n"
         "assert torch.cuda.memory_stats(0) == {}\n"

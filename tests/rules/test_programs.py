@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.programs import REQUIRE, require_module, require_program
+from tests.programs import REQUIRE, require_installed, require_module, require_program
 
 
 @pytest.fixture
@@ -51,6 +52,17 @@ def test_a_missing_module_fails_where_it_is_promised() -> None:
     """As a missing program does."""
     with pytest.raises(pytest.fail.Exception, match=f"no_such_module.part is not installed, and {REQUIRE}=1"):
         require_module("no_such_module.part", "such", {REQUIRE: "1"})
+
+
+def test_what_another_process_needs_is_looked_for_without_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skipped or failed like the others."""
+    monkeypatch.delitem(sys.modules, "xdist", raising=False)
+    require_installed("xdist", "such", {})
+    assert "xdist" not in sys.modules
+    with pytest.raises(pytest.skip.Exception, match=r"no_such_module is not installed \(pip install such\)"):
+        require_installed("no_such_module", "such", {})
+    with pytest.raises(pytest.fail.Exception, match=f"no_such_module is not installed, and {REQUIRE}=1"):
+        require_installed("no_such_module", "such", {REQUIRE: "1"})
 
 
 def test_a_module_that_cannot_load_is_no_missing_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
