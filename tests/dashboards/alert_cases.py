@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from tests.dashboards.promtool import Case, Firing, steps
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "a_run"]
 
 JOB, PORT, RUN = "helix-crawl", "rig:9464", "/data/out"
 DAY = 24 * 60.0

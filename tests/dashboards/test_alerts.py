@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.dashboards.alert_cases import CASES
+from tests.dashboards.alert_cases import CASES, a_run
 from tests.dashboards.promtool import Case, Firing, ask
-from tests.dashboards.recorded import SCRAPE_SECONDS, scraped
+from tests.dashboards.recorded import SCRAPE_SECONDS, WHO, scraped
 from tests.dashboards.shipped import ALERTS
 from tests.programs import require_program
 from tests.rules.tree import ROOT
@@ -68,7 +68,8 @@ def test_recorded_jobs(tmp_path: Path) -> None:
     cases = {}
     for name, (recording, action, device, fired, why) in RECORDED.items():
         taken = scraped(TIMELINES / f"{recording}.jsonl", action=action, device=device)
-        series = {one["series"]: one["values"] for one in taken}
+        who = a_run(180, every=SCRAPE_SECONDS, instance=WHO["instance"], command="embedded")
+        series = who | {one["series"]: one["values"] for one in taken}
         cases[name] = Case("", why, series, dict.fromkeys(fired, Firing()), 180.0, SCRAPE_SECONDS)
     assert ask(require_program("promtool"), tmp_path, cases) == ""
 
