@@ -91,7 +91,7 @@ def test_every_alert_is_tested_both_ways() -> None:
         assert fires[alert] > 0, alert
         assert ends[alert] > 0, alert
         assert speaks[alert] > 0, alert
-        assert is_quiet[alert] > 0 or alert in ("HelixCrawlQuarantined", "HelixCrawlRunFailed"), alert
+        assert is_quiet[alert] > 0, alert
 
 
 def test_promtool_contradicts_a_wrong_claim(tmp_path: Path) -> None:
