@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from helix_crawl_otel.policy.batch import HANG_SECONDS
+from helix_crawl_otel.supervise.rules import RESTARTS
 from tests.dashboards.alert_cases import CASES, a_run
 from tests.dashboards.promtool import Case, Firing, ask
 from tests.dashboards.recorded import SCRAPE_SECONDS, WHO, scraped
-from tests.dashboards.shipped import ALERTS
+from tests.dashboards.shipped import ALERTS, RULES
 from tests.programs import require_program
 from tests.rules.tree import ROOT
 
@@ -72,6 +74,13 @@ def test_recorded_jobs(tmp_path: Path) -> None:
         series = who | {one["series"]: one["values"] for one in taken}
         cases[name] = Case("", why, series, dict.fromkeys(fired, Firing()), 180.0, SCRAPE_SECONDS)
     assert ask(require_program("promtool"), tmp_path, cases) == ""
+
+
+def test_numbers_that_are_no_knobs() -> None:
+    """A budget and a limit of the supervisor, which it does not export, are the same in the rules."""
+    rules = "".join(path.read_text(encoding="utf-8") for path in RULES)
+    assert f"min_over_time(run:helix_dense_worker_starts:sum[1h]) > {RESTARTS}\n" in rules
+    assert f"{HANG_SECONDS:g} * group by (job, instance, device) (helix_dense_batch_inflight_seconds)" in rules
 
 
 def test_every_alert_is_tested_both_ways() -> None:
