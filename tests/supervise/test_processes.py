@@ -135,7 +135,11 @@ def test_a_stuck_process_has_its_whole_job_ended(family: Family) -> None:
     opened(child, "a")
     family.healthy(child, "a")
     child.acknowledge(family.crawl(child, "a", "EMPTY_CACHE"))
-    family.stuck(child, "a")
+    family.tell_memory(child)
+    family.start_batch(child, "a")
+    while family.workers[0].exit_code is None:
+        family.tick()
+        family.turn()
     family.next_worker(2)
     assert family.workers[0].exit_code is not None
     assert family.of(events.WorkerStarted)[-1].reason == "recycle"
