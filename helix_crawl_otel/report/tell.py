@@ -118,9 +118,10 @@ class _ReportBuilder(PolicyInRuns):
     def end(self, t: float, number: int, batch: timeline.BatchEvent) -> None:
         """It is told with its verdict."""
         self._stages.add(batch)
-        info = self._running[number][0] if number in self._running else self._info(t, number, batch)
+        running = self._running.get(number)
+        info = self._info(t, number, batch) if running is None else running[0]
         self._newest[batch.shard] = batch
-        begun = self.policy.state.inflight.get(info.id)
+        begun = None if batch.tokens is None else self.policy.state.inflight.get(info.id)
         decisions, problem = self.policy.finish_batch(t, info, batch.seconds)
         if decisions:
             self._take([decision for decision in decisions if decision.t < t])
@@ -139,7 +140,8 @@ class _ReportBuilder(PolicyInRuns):
     def lose(self, t: float, number: int, batch: timeline.UnfinishedEvent) -> None:
         """It is told as one that came to nothing; its worker's crawls end here. What was due by then has been seen."""
         self._take(self.policy.advance(t + ROUNDED_SECONDS))
-        info = self._running[number][0] if number in self._running else self._info(t, number, batch)
+        running = self._running.get(number)
+        info = self._info(t, number, batch) if running is None else running[0]
         self._newest[batch.shard] = batch
         told = self._batch(t, info, batch, is_judged=True)
         tale = self._tales[batch.shard]
@@ -150,7 +152,7 @@ class _ReportBuilder(PolicyInRuns):
     def read(self, t: float, number: int, event: timeline.MemoryEvent) -> None:
         """A point of the memory's line."""
         self.policy.read_memory(t, event.device, event)
-        shared = share(event.shared_bytes, event.limit_bytes)
+        shared = None if event.shared_bytes is None else share(event.shared_bytes, event.limit_bytes)
         self._readings[event.device].append(Reading(t, event.device, event.fraction, shared))
         if event.cap_bytes is not None:
             self._capped.add(event.device)

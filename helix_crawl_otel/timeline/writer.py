@@ -17,6 +17,7 @@ from typing import Any
 from helix_crawl_otel.dates import utc_time
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import plain_number, sample_problem
+from helix_crawl_otel.policy.state import PolicyState, dump_within
 from helix_crawl_otel.timeline.events import VERSION
 
 __all__ = ["TimelineWriter"]
@@ -26,6 +27,9 @@ LEAST_READ = 0.001
 
 LOCK_SECONDS = 1.0
 """A write that hangs (a network share) holds the lock; the other threads give their line up after this."""
+
+STATE_BYTES = 1 << 18
+"""Of a run's line, what its state may take: readers take lines of 1 MiB."""
 
 
 class TimelineWriter:
@@ -85,20 +89,31 @@ class TimelineWriter:
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    def run(self, *, config: object = None, encoder: str = "", host: str = "", **more: object) -> None:
+    def run(
+        self,
+        *,
+        config: object = None,
+        encoder: str = "",
+        host: str = "",
+        state: PolicyState | None = None,
+        **more: object,
+    ) -> None:
         """A run begins now: `t` counts from here, and the line tells the date and what the clock says.
 
         Args:
             config: The knobs, a mapping or a dataclass.
             encoder: Identity of the encoder.
             host: Name of the machine; left out when empty.
+            state: What its policy goes on from; as much of it as a line holds.
             more: Further keys.
         """
         self._origin = self._clock()
         knobs = (
             dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
         )
-        named = {"host": host} if host else {}
+        named: dict[str, object] = {"host": host} if host else {}
+        if state is not None and (kept := dump_within(state, STATE_BYTES)):
+            named["state"] = kept
         began = {"started": utc_time(self._now()), "clock": round(self._origin, 6)}
         self.write("run", self._origin, version=VERSION, config=knobs or {}, encoder=encoder, **named, **began, **more)
 
