@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
 
-from helix_crawl_otel.formats import duration
+from helix_crawl_otel.formats import duration, span
 from helix_crawl_otel.timeline.events import BatchEvent
 
 __all__ = ["STORAGE_ADVICE", "ShardStages", "StageTimes"]
@@ -81,7 +81,7 @@ class ShardStages:
         text = f"{share:.0f} % of its time lay between its batches ({told}), {duration(self.encode)} in them"
         if len(self.last) == COMPARED and len(self.first) == COMPARED:
             begin, end = median(self.first), median(self.last)
-            text += f"; {_short(begin)} a batch at its beginning, {_short(end)} at its end"
+            text += f"; {span(begin, precisely=True)} a batch at its beginning, {span(end, precisely=True)} at its end"
         return text
 
     def add(self, gap: float, read_seconds: float | None) -> None:
@@ -95,10 +95,6 @@ class ShardStages:
         if len(self.first) < COMPARED:
             self.first.append(gap)
         self.last.append(gap)
-
-
-def _short(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
 
 
 class StageTimes:

@@ -54,7 +54,7 @@ def test_the_stage_that_is_slow_is_named(read: float | None, stage: str) -> None
     """With what it took at the beginning and at the end."""
     ((shard, stages),) = times(job(GROWING, read)).slow()
     assert (shard, stages.slow_stage) == ("slack", stage)
-    assert "0.2 s a batch at its beginning, 32 s at its end" in str(stages)
+    assert "0.2 s a batch at its beginning, 31.5 s at its end" in str(stages)
     assert stages.outside == pytest.approx(sum(GROWING[1:]))
     assert stages.encode == pytest.approx(2.0 * len(GROWING))
 
