@@ -25,7 +25,9 @@ from helix_crawl_otel.policy.settings import ACTION_MODES, Settings
 __all__ = [
     "CHANNEL_VARIABLE",
     "KNOBS",
+    "RESUMABLE_VARIABLE",
     "RULE_KNOBS",
+    "SHARD_VARIABLE",
     "ConfigError",
     "CrawlConfig",
     "Knob",
@@ -33,6 +35,7 @@ __all__ = [
     "add_options",
     "config_from_options",
     "environment",
+    "job_resumes",
     "knob",
     "option_or_knob",
     "option_values",
@@ -301,7 +304,13 @@ of the user's own, `file:PATH`, where it comes to a channel of its own. Set by t
 
 JOB_FILE = "file:"
 
-_OTHERS = (CHANNEL_VARIABLE, "HELIX_CRAWL_NOTIFY", "HELIX_CRAWL_SHARD", "HELIX_CRAWL_RESUMABLE")
+SHARD_VARIABLE = "HELIX_CRAWL_SHARD"
+"""The shard of a job that is watched without a line of its own; else it is the line that encodes."""
+
+RESUMABLE_VARIABLE = "HELIX_CRAWL_RESUMABLE"
+"""Tells such a job's process that it may be ended, for it resumes. Set by the supervisor."""
+
+_OTHERS = (CHANNEL_VARIABLE, "HELIX_CRAWL_NOTIFY", SHARD_VARIABLE, RESUMABLE_VARIABLE)
 """Variables of ours that are no knobs."""
 
 _PREFIXES = ("HELIX_DENSE_", "HELIX_BFM_CRAWL_", "HELIX_CRAWL_", "CYMATIX_BFM_CRAWL_")
@@ -408,6 +417,11 @@ def take_channel() -> str | None:
     if text is not None and not text.startswith(JOB_FILE):
         del os.environ[CHANNEL_VARIABLE]
     return text
+
+
+def job_resumes() -> bool:
+    """Whether who has started this process has said that it resumes; see `RESUMABLE_VARIABLE`."""
+    return os.environ.get(RESUMABLE_VARIABLE) == "1"
 
 
 def otel_disabled(environ: Mapping[str, str] | None = None) -> bool:

@@ -129,7 +129,8 @@ class Pipeline:
         """A worker begins a shard; `can_take` is what its driver can do."""
         t = self._clock()
         kinds = tuple(can_take)
-        self._feed.tell(Policy.open_shard, t, shard, worker, device, kinds, can_end_worker=self._can_end_worker)
+        can_end = self._can_end_worker and ActionKind.RECYCLE in kinds  # a job that does not resume is never ended
+        self._feed.tell(Policy.open_shard, t, shard, worker, device, kinds, can_end_worker=can_end)
         self._gauge_state.open_shard(shard)
         self._exported.begin_shard(shard, device)
         self._settle()

@@ -92,7 +92,10 @@ def passed_over_reason(kind: ActionKind, device: str) -> str:
     if kind is ActionKind.DEMOTE_CPU and device == "cpu":
         return "the shard is on the CPU already"
     if kind is ActionKind.RECYCLE:
-        return "nothing restarts this process; start the job with `helix-crawl run`, or pass exit_to_recycle=True"
+        return (
+            "nothing restarts this process; start the job with `helix-crawl run`, and one "
+            "that --instrument watches with --resumable, if it resumes; or pass exit_to_recycle=True"
+        )
     return (
         "the driver cannot move to the CPU; start the job with `helix-crawl run`, or pass on_demote= to watch.shard()"
     )

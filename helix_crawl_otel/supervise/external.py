@@ -36,13 +36,15 @@ class RunJob:
     Args:
         argv: The command.
         environ: Its environment.
+        resumes: Started again it goes on where it was.
 
     Threads: see `Job`; nothing here changes.
     """
 
     keeps_account = False
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], *, resumes: bool = True) -> None:
+        self.resumes = resumes
         self._argv = list(argv)
         self._environ = environ
 

@@ -136,13 +136,18 @@ class Slot:
         self._run = run
         self._start: WorkerStart | None = None  # of the running worker, or of the last one
         self._restart: Restart | None = None  # while waiting
-        self._budget = CrashBudget()
-        self._breaks = CrashBudget()  # of workers that broke their channel: what they commit says nothing of the next
+        self._budget = self._new_budget()
+        self._breaks = (
+            self._new_budget()
+        )  # of workers that broke their channel: what they commit says nothing of the next
         self._starts = StartBudget()
         self._before_bytes: int | None = None  # used on the device before its last worker was started
         self._ended_for: str | None = None
         self._demotes: str | None = None  # the shard for whose demotion it was
         self._hang: Hang | None = None
+
+    def _new_budget(self) -> CrashBudget:
+        return CrashBudget() if self._run.job.resumes else CrashBudget(most=0)
 
     # -- the supervisor's calls ---------------------------------------------------------------------------------------
 
@@ -158,7 +163,7 @@ class Slot:
             self._look_at_restart()
 
     def end_worker(self, why: str) -> None:
-        """End the worker for an action's name, `hang`, `silent`, `broken` or `interrupt`.
+        """End the worker for an action's name, `hang`, `silent`, `broken`, `return` or `interrupt`.
 
         In a thread of its own: a process in the driver's hands may take its time to die.
         """
@@ -238,6 +243,8 @@ class Slot:
         elif worker.broken is not None:
             watchdog.error("worker %s: %s; it is ended", self.name, worker.broken)
             self.end_worker("broken")
+        elif worker.stays_on_cpu and not self._run.pausing:
+            self.end_worker("return")
         elif worker.last_words is not None:
             if self._run.clock() - worker.heard_at > self._run.scaled(GRACE_SECONDS):
                 self.end_worker(LINGERS)
@@ -339,7 +346,7 @@ class Slot:
         after = retry.after_seconds if retry else None if demoted_now is None else 0.0
         shard = self._run.job.next_shard(self.name) or next(iter(self._left()), None)
         if demoted_now is not None:
-            self._budget = budget = CrashBudget()
+            self._budget = budget = self._new_budget()
         self._run.crashed(self.name, shard, why, budget.left, after)
         if retry is not None:
             self._wait(self._placed("crash", demoted), retry.after_seconds)
@@ -347,7 +354,7 @@ class Slot:
         if demoted_now is not None:
             self._wait(self._placed("demote", demoted_now))
             return
-        self._budget, self._breaks = CrashBudget(), CrashBudget()
+        self._budget, self._breaks = self._new_budget(), self._new_budget()
         self._close_left("failed")
         self._run.gave_up(self.name, why)
         if self._run.job.gave_up(self.name, f"its worker crashed again and again: {why}"):

@@ -146,7 +146,7 @@ class LocalBackend(Backend):
         """By what an earlier process, or this one, has kept."""
         return self.pipeline.is_demoted(shard)
 
-    def arrive(self, shard: str) -> None:
+    def arrive(self, shard: str, *, may_pause: bool = True) -> None:
         """What was decided on the last batch is in the queue already."""
 
     def tell(self, happened: str, action: Action, what: str) -> None:

@@ -60,8 +60,9 @@ class RemotePipeline(ShardPipeline):
             PauseRequested: It belongs on the CPU, and this process is on a card.
         """
         request = self._link.expect()
-        is_child = not end_of_this_process().is_free
-        opened = messages.OpenShard(request, shard, device, list(can_take), _can_leave(), is_child)
+        kinds, is_child = list(can_take), not end_of_this_process().is_free
+        may_leave = ActionKind.RECYCLE in kinds and _can_leave()  # never a job that does not resume
+        opened = messages.OpenShard(request, shard, device, kinds, may_leave, is_child)
         self._link.send(opened)
         answer = self._link.answer(request, ANSWER_SECONDS)
         if isinstance(answer, messages.ShardOpened) and answer.demote and _can_leave():
@@ -204,7 +205,7 @@ class RemoteBackend(Backend):
         """The supervisor sees to it."""
         return False
 
-    def arrive(self, shard: str) -> None:
+    def arrive(self, shard: str, *, may_pause: bool = True) -> None:
         """A driver is at a boundary: have what was decided on its last batch sent first.
 
         Raises:
@@ -213,7 +214,7 @@ class RemoteBackend(Backend):
         end = self.pipeline.unjudged.pop(shard, None)
         if end is not None:
             self._link.await_judged(end, ANSWER_SECONDS)
-        if self._link.pausing and _can_leave():
+        if may_pause and self._link.pausing and _can_leave():
             raise PauseRequested(None)
 
     def tell(self, happened: str, action: Action, what: str) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 
 from helix_crawl_otel.actions import PauseRequested
@@ -21,7 +22,16 @@ from helix_crawl_otel.watch.backend import Backend, ShardPipeline
 from helix_crawl_otel.watch.process_end import ProcessEnd, end_of_this_process
 from helix_crawl_otel.watch.release import release_cache
 
-__all__ = ["BatchScope", "EncodeGate", "ShardWatch", "batch_from", "boundary_after"]
+__all__ = [
+    "BatchScope",
+    "EncodeGate",
+    "ShardWatch",
+    "batch_from",
+    "boundary_after",
+    "boundary_within",
+    "is_in_batch",
+    "is_to_leave",
+]
 
 _NOTHING_KNOWN = ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, None)
 
@@ -30,6 +40,13 @@ _ids = itertools.count(1)
 
 _gap: ContextVar[tuple[object, float] | None] = ContextVar("helix_crawl_otel.gap", default=None)
 """Per thread, and per task of an event loop: whose stage between two encodes began, and when."""
+
+
+_in_batch: ContextVar[bool] = ContextVar("helix_crawl_otel.in_batch", default=False)
+"""Per thread, and per task of an event loop: it is inside of a batch."""
+
+CALL_SECONDS = 60.0
+"""How long an action that ends the process waits for the end of a call whose results nobody has yet."""
 
 
 DEMOTION_SECONDS = 600.0
@@ -158,6 +175,7 @@ class BatchScope:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _in_batch.set(False)
         running, self._running = self._running, None
         if running is not None:
             self._shard._backend.guarded("driver", self._shard._end, *running, failed=kind is not None)
@@ -182,11 +200,13 @@ class BatchScope:
 
     def _start(self, read_seconds: float | None) -> None:
         begin = self._shard._begin
+        _in_batch.set(True)
         try:
             self._running = self._shard._backend.guarded(
                 "driver", begin, self._genes, self._work, self._first, read_seconds, self._tokens
             )
         except BaseException:  # the process has to end: the shard belongs to another one
+            _in_batch.set(False)
             self._leave_gate()
             raise
 
@@ -237,6 +257,7 @@ class ShardWatch:
         self._stays_open = False
         self._gate = EncodeGate(name)
         self._gap_of = object()
+        self._waiting: dict[int, float] = {}  # actions that a call keeps from its end, and since when
         backend.add_shard(self)
 
     def __enter__(self) -> ShardWatch:
@@ -320,8 +341,15 @@ class ShardWatch:
         tell = self._backend.pipeline.boundary
         self._backend.guarded("driver", tell, self.name, self.device, seconds, genes, pending, work_pending)
         self._backend.guarded("driver", self._backend.arrive, self.name)
+        self._waiting.clear()
+        applied = self._take(self._backend.pipeline.actions.drain(self.name))
+        self._backend.guarded("driver", refresh_cap, self.device)
+        self._backend.guarded("driver", self._begin_gap)
+        return applied
+
+    def _take(self, actions: list[Action]) -> list[Action]:
         applied: list[Action] = []
-        for action in self._backend.pipeline.actions.drain(self.name):
+        for action in actions:
             outcome = self._apply(action)
             if outcome is None:
                 continue
@@ -331,9 +359,28 @@ class ShardWatch:
             applied.append(action)
             if self._must_exit(action):
                 raise PauseRequested(action)
-        self._backend.guarded("driver", refresh_cap, self.device)
-        self._backend.guarded("driver", self._begin_gap)
         return applied
+
+    def _boundary_within(self) -> None:
+        self._check_usable()
+        arrive = partial(self._backend.arrive, self.name, may_pause=False)
+        self._backend.guarded("driver", arrive)
+        actions = self._backend.pipeline.actions
+        found = actions.drain(self.name)
+        if not found:
+            return
+        self._take([action for action in found if not self._must_exit(action)])
+        now = self._backend.clock()
+        for action in found:
+            if not self._must_exit(action):
+                continue
+            if now - self._waiting.setdefault(action.id, now) < CALL_SECONDS:
+                actions.put(action)
+                continue
+            what = f"the call has not ended within {whole_seconds(CALL_SECONDS)}; encode in several smaller calls"
+            del self._waiting[action.id]
+            self._backend.tell("passed over", action, what)
+            self._backend.guarded("driver", actions.acknowledge, action, Outcome.PASSED_OVER)
 
     def leave_open(self) -> None:
         """Under a supervisor: however the shard is left now, another process goes on with it at once."""
@@ -562,3 +609,25 @@ def batch_from(shard: ShardWatch, genes: int, work: float, tokens: float, first:
 def boundary_after(shard: ShardWatch, genes: int, pending: int, work_pending: float | None) -> list[Action]:
     """As `ShardWatch.boundary`, after so many genes were committed; so many lack a vector still, and cost so much."""
     return shard._boundary(genes, pending, work_pending)
+
+
+# -- of calls that encode many batches and hand out their results at the end ------------------------------------------
+
+
+def boundary_within(shard: ShardWatch) -> None:
+    """Between two batches of one call: what ends no process is applied.
+
+    Nothing of the call is committed, so that what ends the process waits for `ShardWatch.boundary`; where the call has
+    not ended a minute later it is passed over, and the ladder goes on.
+    """
+    shard._boundary_within()
+
+
+def is_to_leave(shard: ShardWatch) -> bool:
+    """Whether something that ends the process waits for `ShardWatch.boundary`, see `boundary_within`."""
+    return bool(shard._waiting)
+
+
+def is_in_batch() -> bool:
+    """Whether this thread, or this task of an event loop, is inside of a batch."""
+    return _in_batch.get()
