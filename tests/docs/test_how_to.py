@@ -41,6 +41,7 @@ NOT_RUN = {
     "build-your-files": 3,
     "choose-a-device": 4,
     "export-metrics": 3,
+    "operations-for-helix": 3,
     "resume-and-verify": 1,
     "supervise-your-own-job": 1,
 }

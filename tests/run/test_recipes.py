@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.build.rig import COMMAND, SECONDS, Rig, kill
+from tests.build.rig import COMMAND, SECONDS, Rig, kill, wait_for
 from tests.ports import free_port
 from tests.run.driver import load
 from tests.run.test_examples import command
@@ -119,8 +119,9 @@ def test_the_daemon_is_killed_and_answers_again(rig: Rig) -> None:
     port = free_port()
     run = [*COMMAND, "run", "--no-metrics", "--json", "--", sys.executable, str(EXAMPLES / "encoder_daemon.py")]
     with rig.started([*run, "--port", str(port)]) as process:
+        pid = int(wait_for(process, "worker_started")["pid"])
         first = asked(port, "a", ["one text", "another"])
-        kill(rig.worker_pid(process))
+        kill(pid)
         assert asked(port, "a", ["one text", "another"]) == first
         assert len(asked(port, "b", ["a third"])) == 1
         process.send_signal(2)
