@@ -163,7 +163,7 @@ class Slot:
             self._look_at_restart()
 
     def end_worker(self, why: str) -> None:
-        """End the worker for an action's name, `hang`, `silent`, `broken` or `interrupt`.
+        """End the worker for an action's name, `hang`, `silent`, `broken`, `return` or `interrupt`.
 
         In a thread of its own: a process in the driver's hands may take its time to die.
         """
@@ -243,6 +243,8 @@ class Slot:
         elif worker.broken is not None:
             watchdog.error("worker %s: %s; it is ended", self.name, worker.broken)
             self.end_worker("broken")
+        elif worker.stays_on_cpu and not self._run.pausing:
+            self.end_worker("return")
         elif worker.last_words is not None:
             if self._run.clock() - worker.heard_at > self._run.scaled(GRACE_SECONDS):
                 self.end_worker(LINGERS)
