@@ -41,7 +41,7 @@ def test_a_job_of_many_calls_is_recycled_between_two(rig: Rig) -> None:
     assert done.code == 0, done.errors
     assert lines == [f"{number} 8" for number in range(12)]
     assert applied(done)[:3] == ["DETECT", "EMPTY_CACHE", "RECYCLE"]
-    assert [event["code"] for event in done.of("worker_ended")][0] == 75
+    assert next(event["code"] for event in done.of("worker_ended")) == 75
 
 
 def test_without_us_the_job_is_what_it_was(rig: Rig) -> None:
