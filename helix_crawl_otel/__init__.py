@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from helix_crawl_otel.actions import ActionQueue, PauseRequested
     from helix_crawl_otel.config import CrawlConfig
     from helix_crawl_otel.encoders.base import ModelError
+    from helix_crawl_otel.instrument.shard_names import shard
+    from helix_crawl_otel.instrument.wrap import HelixCrawlCallback
     from helix_crawl_otel.otel.endpoint import MetricsEndpoint, serve_metrics
     from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus, Verdict
     from helix_crawl_otel.probes.vram_cap import cap_vram
@@ -26,6 +28,7 @@ _HOMES = {
     "ActionQueue": "actions",
     "CrawlConfig": "config",
     "CrawlWatch": "watch.crawl_watch",
+    "HelixCrawlCallback": "instrument.wrap",
     "Index": "search.index",
     "Match": "search.index",
     "MemoryReading": "policy.model",
@@ -41,6 +44,7 @@ _HOMES = {
     "cap_vram": "probes.vram_cap",
     "query": "search.index",
     "serve_metrics": "otel.endpoint",
+    "shard": "instrument.shard_names",
 }
 
 __all__ = [
@@ -49,6 +53,7 @@ __all__ = [
     "ActionQueue",
     "CrawlConfig",
     "CrawlWatch",
+    "HelixCrawlCallback",
     "Index",
     "Match",
     "MemoryReading",
@@ -64,6 +69,7 @@ __all__ = [
     "cap_vram",
     "query",
     "serve_metrics",
+    "shard",
 ]
 
 

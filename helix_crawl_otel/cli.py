@@ -78,6 +78,8 @@ def main(argv: "Sequence[str] | None" = None) -> int:
             parser.print_help()
             return DONE
         args = parser.parse_args(typed)
+        if args.command in _READ_KNOBS:
+            _tell_unknown_variables()
         code: int = args.func(args)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -114,6 +116,9 @@ arguments and returns the exit code."""
 
 _RUNS = ("demo", "build", "backfill", "run")
 """Those that go on where they were."""
+
+_READ_KNOBS = (*_RUNS, "replay", "simulate", "report", "doctor")
+"""Those that variables can change."""
 
 
 def _parser(typed: "Sequence[str]" = ()) -> "argparse.ArgumentParser":
@@ -192,6 +197,14 @@ def _say(message: str, code: int) -> int:
 
     say(f"helix-crawl: error: {message}", to_stderr=True)
     return code
+
+
+def _tell_unknown_variables() -> None:
+    from helix_crawl_otel.commands.common import say
+    from helix_crawl_otel.config import unknown_variables
+
+    for sentence in unknown_variables():
+        say(f"helix-crawl: warning: {sentence}", to_stderr=True)
 
 
 def _lacking(error: Exception, *, is_run: bool) -> int:

@@ -25,7 +25,10 @@ from helix_crawl_otel.policy.settings import ACTION_MODES, Settings
 __all__ = [
     "CHANNEL_VARIABLE",
     "KNOBS",
+    "PROGRESS_VARIABLE",
+    "RESUMABLE_VARIABLE",
     "RULE_KNOBS",
+    "SHARD_VARIABLE",
     "ConfigError",
     "CrawlConfig",
     "Knob",
@@ -33,12 +36,15 @@ __all__ = [
     "add_options",
     "config_from_options",
     "environment",
+    "job_resumes",
     "knob",
     "option_or_knob",
     "option_values",
     "otel_disabled",
     "read_knob",
     "take_channel",
+    "take_progress_job",
+    "unknown_variables",
 ]
 
 
@@ -255,6 +261,7 @@ KNOBS: tuple[Knob, ...] = (
         Accepted("auto, or an integer >= 0", _every, "N"),
         "release the CUDA cache every so many batches, 0 = never; auto: when it leaves the next batch no room, and "
         "every 256 batches where the memory cannot be read",
+        aliases=("CYMATIX_DENSE_VRAM_RELEASE_EVERY",),
     ),
     Knob(
         "HELIX_DENSE_VRAM_CAP",
@@ -294,7 +301,28 @@ def knob(variable: str) -> Knob:
 
 
 CHANNEL_VARIABLE = "HELIX_CRAWL_CHANNEL"
-"""Tells a worker where its end of the channel is: `fd:N` on POSIX, `handle:N` on Windows. Set by the supervisor."""
+"""Tells a worker where its end of the channel is: `fd:N` on POSIX, `handle:N` on Windows; and every process of a driver
+of the user's own, `file:PATH`, where it comes to a channel of its own. Set by the supervisor."""
+
+JOB_FILE = "file:"
+
+SHARD_VARIABLE = "HELIX_CRAWL_SHARD"
+"""The shard of a job that is watched without a line of its own; else it is the line that encodes."""
+
+RESUMABLE_VARIABLE = "HELIX_CRAWL_RESUMABLE"
+"""Tells such a job's process that it may be ended, for it resumes. Set by the supervisor."""
+
+PROGRESS_VARIABLE = "HELIX_CRAWL_PROGRESS_JOB"
+"""What the process that watches a progress bar is to start, as JSON. Set by the supervisor."""
+
+_OTHERS = (CHANNEL_VARIABLE, "HELIX_CRAWL_NOTIFY", SHARD_VARIABLE, RESUMABLE_VARIABLE, PROGRESS_VARIABLE)
+"""Variables of ours that are no knobs."""
+
+_PREFIXES = ("HELIX_DENSE_", "HELIX_BFM_CRAWL_", "HELIX_CRAWL_", "CYMATIX_BFM_CRAWL_")
+"""How our variables and their aliases begin, and no other program's but for the few below."""
+
+_OF_THE_APP = ("HELIX_DENSE_MATRIX_DTYPE",)
+"""Variables of the Helix/Cymatix app that begin like ours."""
 
 _warned: set[tuple[str, str]] = set()
 """Variables and values warned about. Any thread adds to it, single operations only."""
@@ -336,13 +364,37 @@ def read_knob(variable: str, environ: Mapping[str, str] | None = None, *, strict
         return row.default
 
 
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for each variable that begins like ours and is none, so that a slip of the pen does not pass for a
+    setting.
+
+    Args:
+        environ: `None` is the environment of this process. Empty means unset.
+    """
+    environ = environment() if environ is None else environ
+    found = []
+    for name, value in sorted(environ.items()):
+        if name.startswith(_PREFIXES) and value.strip() and name not in _BY_VARIABLE and name not in _OTHERS:
+            if name in _OF_THE_APP:
+                found.append(f"{name} is set, which the application reads and this package does not")
+            else:
+                newer = name.replace("CYMATIX_", "HELIX_", 1)  # of a knob that the app does not have
+                near = nearest(newer if newer in _BY_VARIABLE else name, [*_BY_VARIABLE, *_OTHERS[1:]])
+                found.append(f"{name} is set, which is no variable of helix-crawl and changes nothing{near}")
+    return found
+
+
 @dataclass(frozen=True)
 class CrawlConfig(Settings):
     """The knobs of the rule: `Settings` that can be read from an environment. A bad argument raises `ValueError`."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, strict: bool = False) -> CrawlConfig:
-        """Read the knobs of the rule, see `read_knob`."""
+        """Read the knobs of the rule, see `read_knob`. What begins like one and is none is told of, once."""
+        for sentence in unknown_variables(environ):
+            if (sentence, "") not in _warned:
+                _warned.add((sentence, ""))
+                watchdog.warning("%s", sentence)
         return cls(**{str(row.field): read_knob(row.variable, environ, strict=strict) for row in RULE_KNOBS})  # type: ignore[arg-type]  # each row parses its own field
 
 
@@ -364,8 +416,22 @@ def option_or_knob(variable: str, options: Mapping[str, str], environ: Mapping[s
 
 
 def take_channel() -> str | None:
-    """What a supervisor has told this process of its channel, once: what this process starts must not see it."""
-    return os.environ.pop(CHANNEL_VARIABLE, None)
+    """What a supervisor has told this process of its channel; where that is this process's alone, once: what it starts
+    must not see it."""
+    text = os.environ.get(CHANNEL_VARIABLE)
+    if text is not None and not text.startswith(JOB_FILE):
+        del os.environ[CHANNEL_VARIABLE]
+    return text
+
+
+def job_resumes() -> bool:
+    """Whether who has started this process has said that it resumes; see `RESUMABLE_VARIABLE`."""
+    return os.environ.get(RESUMABLE_VARIABLE) == "1"
+
+
+def take_progress_job() -> str:
+    """See `PROGRESS_VARIABLE`; empty where there is none. What this process starts does not see it."""
+    return os.environ.pop(PROGRESS_VARIABLE, "")
 
 
 def otel_disabled(environ: Mapping[str, str] | None = None) -> bool:
@@ -386,7 +452,8 @@ def add_options(parser: argparse.ArgumentParser, variables: tuple[str, ...] | No
     """
     group = parser.add_argument_group("knobs", "An option wins over the environment variable named beside it.")
     for row in RULE_KNOBS if variables is None else [knob(name) for name in variables]:
-        text = f"{row.meaning}; {row.accepted.text} ({row.variable}, default {row.shown_default})".replace("%", "%%")
+        named = " or ".join((row.variable, *row.aliases))
+        text = f"{row.meaning}; {row.accepted.text} ({named}, default {row.shown_default})".replace("%", "%%")
         group.add_argument(row.option, dest=_dest(row), metavar=row.accepted.metavar, help=text)
 
 

@@ -16,12 +16,16 @@ Source: DESIGN.md, section 7; `site` and `sys.path` in Python's library referenc
 import os
 import sys
 
-__all__ = ["folders_for_worker", "leave_current_folder", "variable_for_worker"]
+__all__ = ["folders_for_worker", "instrumented_variable", "leave_current_folder", "variable_for_worker"]
 
 VARIABLE = "PYTHONPATH"
 
-INSTRUMENTS = os.path.join("opentelemetry", "instrumentation", "auto_instrumentation")
-"""What `opentelemetry-instrument` puts before the path: its `sitecustomize` gives a process providers and exporters."""
+INSTRUMENTS = (
+    os.path.join("opentelemetry", "instrumentation", "auto_instrumentation"),
+    os.path.join("helix_crawl_otel", "instrument", "site"),
+)
+"""What `opentelemetry-instrument` puts before the path, whose `sitecustomize` gives a process providers and exporters;
+and what `helix-crawl run --instrument` puts there, whose own has it watched."""
 
 
 def leave_current_folder() -> None:
@@ -55,6 +59,12 @@ def variable_for_worker(variable: str) -> str:
     here = _here()
     kept = [entry for entry in variable.split(os.pathsep) if os.path.isabs(entry) and not _is_one_of(entry, here)]
     return os.pathsep.join(entry for entry in kept if not os.path.normpath(entry).endswith(INSTRUMENTS))
+
+
+def instrumented_variable(variable: str) -> str:
+    """PYTHONPATH of a job that is to be watched without a line of its own: as it is, with our `sitecustomize` first."""
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "instrument", "site")
+    return os.pathsep.join([folder, variable] if variable else [folder])
 
 
 def _clean(front: list[str], own: list[str], variable: str) -> list[str]:

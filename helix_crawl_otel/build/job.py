@@ -132,6 +132,7 @@ class BuildJob:
     """
 
     keeps_account = True
+    resumes = True
 
     def __init__(
         self,

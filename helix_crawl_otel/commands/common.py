@@ -80,12 +80,11 @@ def typed_options(args: argparse.Namespace, but: Collection[str]) -> tuple[str, 
 
 
 def look_back(session: Session, progress: Progress) -> dict[str, Any]:
-    """What would have saved time in a run that crawled, see `Summary.would_have_saved`."""
-    if not progress.actions.get("DETECT"):
-        return {}
-    from helix_crawl_otel.report.savings import savings_of_run  # late: most runs do not crawl
+    """What would have saved time in a run, see `Summary.would_have_saved`."""
+    from helix_crawl_otel.report.savings import savings_of_run  # late: once, at the end of a run
 
-    found = savings_of_run(Path(session.timeline.path), session.timeline_start, session.config)
+    path, has_crawled = Path(session.timeline.path), bool(progress.actions.get("DETECT"))
+    found = savings_of_run(path, session.timeline_start, session.config, has_crawled=has_crawled)
     return {saving.name: saving.to_json() for saving in found}
 
 

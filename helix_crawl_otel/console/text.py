@@ -288,9 +288,9 @@ class Summary:
         crashes: Of workers.
         lost_seconds: What crawling batches took beyond their share, and what was thrown away of them.
         gate_seconds: How long the memory of cards was waited for between workers.
-        would_have_saved: After a crawl, what `adaptive`, the `cap` and `batch_tokens` would have saved where they were
-            off, by replay: `seconds` (`null`: unknown), `is_at_most`, and `text`, one sentence. Empty where the run is
-            too long for that: `report` says it.
+        would_have_saved: What `adaptive`, the `cap` and `batch_tokens` would have saved where they were off, by replay:
+            `seconds` (`null`: unknown), `is_at_most`, and `text`, one sentence; without a crawl batches by tokens
+            alone, where that is known. Empty where the run is too long for that: `report` says it.
         next_step: What to type next, empty when nothing is left to do.
         reason: Why it ended early, empty when it did not.
         logs: Files in which the workers wrote what they did, where something went wrong.

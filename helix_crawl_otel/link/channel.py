@@ -10,7 +10,6 @@ blocks, a killed peer seen in 2 ms.
 from __future__ import annotations
 
 import ctypes
-import errno
 import json
 import multiprocessing
 import os
@@ -20,9 +19,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import Any
 
 from helix_crawl_otel.config import CHANNEL_VARIABLE
@@ -138,6 +138,48 @@ class Channel:
             self._check_open()
             raise ChannelClosed(f"the channel was closed: {error}") from None
         return _message(frame)
+
+    def prove(self, key: bytes, *, asks_first: bool) -> None:
+        """Have each end show the other that it knows a secret, before anything else is said.
+
+        Args:
+            key: The secret.
+            asks_first: One of both does.
+
+        Raises:
+            ChannelError: The other end does not know it, or is gone.
+        """
+        steps = [deliver_challenge, answer_challenge]
+        try:
+            with self._receiving, self._sending:
+                for step in steps if asks_first else reversed(steps):
+                    self._check_open()
+                    step(self._connection, key)
+        except AuthenticationError:
+            raise ChannelError("the other end does not know the secret") from None
+        except (EOFError, *_CLOSED_MEANWHILE) as error:
+            self._check_open()
+            raise ChannelClosed(f"the other end is gone: {error}") from None
+
+    @contextmanager
+    def closed_after(self, seconds: float) -> Iterator[None]:
+        """Close this end, and so end whatever waits, when the block takes longer than that."""
+        timer = threading.Timer(seconds, self.close)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: close the copy that it has inherited, or nobody would see the end of its parent.
+
+        Nothing is waited for, and no lock is taken: the threads that used it are the parent's.
+        """
+        if not self._closed and _file_of(self._connection) == self._file:
+            self._closed = True
+            self._connection.close()
 
     def close(self) -> None:
         """Close this end; a `receive` that waits in another thread ends. A second call does nothing."""
@@ -270,7 +312,6 @@ if sys.platform == "win32":
         return PipeConnection(duplicate(number))  # type: ignore[no-any-return]  # typeshed has it on Windows only
 
 else:
-    import fcntl
 
     def _own_connection(number: int) -> Connection:
         own = os.dup(number)
@@ -280,23 +321,11 @@ else:
                 _check_pair(looked_at)
             finally:
                 looked_at.detach()
-            _take(own)
             os.set_inheritable(number, False)
         except BaseException:
             os.close(own)
             raise
         return Connection(own)
-
-    def _take(own: int) -> None:
-        """One process of a job at a time: of two that read, each would get pieces of the other's frames.
-
-        A record lock is the process's own, though it has inherited the socket, and ends with it. macOS may have none.
-        """
-        try:
-            fcntl.lockf(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise ChannelError("another process of the same job has the channel") from None
 
     def _check_pair(looked_at: socket.socket) -> None:
         """A channel is one of two sockets that were made together: neither has a name."""

@@ -71,7 +71,7 @@ __all__ = [
     "unpack",
 ]
 
-VERSION = 4
+VERSION = 5
 
 _BIG_LETTER = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -166,6 +166,7 @@ class OpenShard(Message):
         device: Where it is encoded.
         can_take: Rungs that the driver can take.
         can_leave: The process can leave it to another one.
+        is_child: Another process of the job waits for this one's end, as that of a pool does.
     """
 
     request: int
@@ -173,6 +174,7 @@ class OpenShard(Message):
     device: str
     can_take: list[ActionKind]
     can_leave: bool
+    is_child: bool = False
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,8 @@ class Pipeline:
         """A worker begins a shard; `can_take` is what its driver can do."""
         t = self._clock()
         kinds = tuple(can_take)
-        self._feed.tell(Policy.open_shard, t, shard, worker, device, kinds, can_end_worker=self._can_end_worker)
+        can_end = self._can_end_worker and ActionKind.RECYCLE in kinds  # a job that does not resume is never ended
+        self._feed.tell(Policy.open_shard, t, shard, worker, device, kinds, can_end_worker=can_end)
         self._gauge_state.open_shard(shard)
         self._exported.begin_shard(shard, device)
         self._settle()
@@ -425,4 +426,5 @@ class Pipeline:
     def _recorded(self, info: BatchInfo) -> dict[str, Any]:
         """What the timeline keeps of a batch beside its times."""
         told = {"shard": info.shard, "device": info.device, "genes": info.genes, "work": info.work}
-        return {**told, "worker": info.worker, "tokens": info.tokens, **self._waiting.get(info.shard, {})}
+        told |= {"worker": info.worker, "tokens": info.tokens, "read_seconds": info.read_seconds}
+        return {**told, **self._waiting.get(info.shard, {})}

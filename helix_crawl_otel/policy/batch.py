@@ -97,13 +97,11 @@ class Batch:
 
     def __post_init__(self) -> None:
         info = self.info  # which is asked for these some twenty times a batch
-        self.id, self.shard, self.worker, self.device, self.genes = (
-            info.id,
-            info.shard,
-            info.worker,
-            info.device,
-            info.genes,
-        )
+        self.id = info.id
+        self.shard = info.shard
+        self.worker = info.worker
+        self.device = info.device
+        self.genes = info.genes
 
     def count(self, seconds: float) -> float:
         """It has run for so long. Returns what of that was in no costs before, and is now."""

@@ -113,7 +113,3 @@ class Ladder:
             return Climb(choice.kind, ())
         self.refuse(choice.missed)
         return Climb(choice.kind, (choice.missed,))
-
-    def blocks_trips(self) -> bool:
-        """Whether a RECYCLE or DEMOTE_CPU is pending."""
-        return self.pending is not None and self.pending.ends_worker

@@ -136,9 +136,10 @@ class Policy:
 
     def read_memory(self, t: float, device: str, reading: AnyReading) -> None:
         """Take a memory reading of a device. What is unknown in it changes nothing."""
-        if device not in self.state.memory:
-            self.state.memory[device] = MemoryTrack()
-        self.state.memory[device].add(t, reading)
+        track = self.state.memory.get(device)
+        if track is None:
+            track = self.state.memory[device] = MemoryTrack()
+        track.add(t, reading)
         if reading.shared_bytes is not None:
             for worker in self.state.workers.values():
                 if worker.device == device:
@@ -185,9 +186,10 @@ class Policy:
             self.abandon_batch(info.id)
             return [], problem
         decisions = [] if state.worker == info.worker else self._hand_over(t, info.shard, state, info.worker)
-        inflight = self.state.inflight
-        batch = inflight.get(info.id) or self._track(t - seconds, info, state)
-        inflight.pop(info.id, None)  # it keeps no action from its boundary any more
+        batch = self.state.inflight.pop(info.id, None)  # it keeps no action from its boundary any more
+        if batch is None:
+            batch = self._track(t - seconds, info, state)
+            del self.state.inflight[info.id]
         if not self._rule.is_quiet(batch.started + seconds):
             decisions += self._rule.advance_batch(batch, batch.started + seconds, deadlines=False)
         self.state.workers[batch.worker].floor.finish_batch(t, self.settings.warmup)

@@ -175,22 +175,23 @@ class Rule:
 
     def _measure_slices(self, batch: Batch) -> None:
         """Fix the slices of a batch by the baseline in force, once there is one."""
-        baseline, _ = self.baseline(batch.shard, batch.device, batch.work)
+        meter = self.state.shards[batch.shard].meter(batch.device)
+        baseline = meter.baseline
+        if baseline is None:
+            baseline, _ = self.baseline(batch.shard, batch.device, batch.work)
         if baseline is not None:
-            meter = self.state.shards[batch.shard].meter(batch.device)
             weighed = meter.weigh(batch.work, baseline, self.settings.window)
             batch.measure(baseline, weighed, self.settings.factor, self.tick_seconds)
 
     def _next_due(self, batch: Batch, deadlines: bool) -> tuple[float, str]:
         """What comes next inside a batch, and when; a slice before a deadline of the same moment. Never is infinite."""
-        due, what = math.inf, ""
-        if self.settings.inflight:
-            due, what = batch.next_slice(), "slice"
+        due, what = (batch.next_slice(), "slice") if self.settings.inflight else (math.inf, "")
         if not deadlines:
             return due, what
-        deadline = self._deadline(batch)
-        if deadline < due - ROUNDING * self.tick_seconds:  # both are so many slices after the batch began
-            due, what = deadline, "deadline"
+        if self.state.shards[batch.shard].ladder.pending is not None:
+            deadline = self._deadline(batch)
+            if deadline < due - ROUNDING * self.tick_seconds:  # both are so many slices after the batch began
+                due, what = deadline, "deadline"
         if due <= batch.started + HANG_SECONDS or batch.hung:  # a hang has lasted longer
             return due, what
         if (hang_at := batch.hang_at(self._busy_at(batch))) < due:
@@ -226,7 +227,8 @@ class Rule:
     ) -> list[Decision]:
         state = self.state.shards[batch.shard]
         detector = state.detector(batch.device)
-        waits = self._waits_for_boundary(batch, state)
+        pending = state.ladder.pending
+        waits = batch.is_answered or (pending is not None and self._waits_for_boundary(batch))
         in_flight = inflight_seconds is not None
         if full is False and detector.streak > 0:
             full = self._is_near_full(t, batch)
@@ -243,7 +245,7 @@ class Rule:
             baseline,
             self.settings,
             hold_seconds=self.settings.window * self.tick_seconds,
-            may_trip=not (waits or state.ladder.blocks_trips()),
+            may_trip=not (waits or (pending is not None and pending.ends_worker)),
         )
         if waits:  # what is seen before the remedy is no evidence against it: the next window begins behind it
             detector.streak = batch.full_slices = 0
@@ -257,15 +259,10 @@ class Rule:
             return [self._decide(t, DecisionKind.RECOVERED, batch, None, reason, evidence)]
         return self._trip(t, batch, state, context, rate)
 
-    def _waits_for_boundary(self, batch: Batch, state: ShardState) -> bool:
-        """Rule 8, where nobody can end a batch: one rung a boundary, so that each is carried out and judged.
-
-        True for a batch in which a rung has been asked for, and for those beside it while that rung waits.
+    def _waits_for_boundary(self, batch: Batch) -> bool:
+        """Rule 8, where nobody can end a batch: one rung a boundary, so that each is carried out and judged. So a batch
+        in which a rung has been asked for brings no second one, nor do those beside it while that rung waits.
         """
-        if batch.is_answered:
-            return True
-        if state.ladder.pending is None:
-            return False
         return any(other.is_answered for other in self._running(batch.shard))
 
     def _answer(self, batch: Batch, state: ShardState) -> None:

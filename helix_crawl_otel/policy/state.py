@@ -29,6 +29,7 @@ __all__ = [
     "ShardState",
     "WorkerState",
     "dump_durable",
+    "dump_within",
     "durable_mark",
     "forget_closed",
     "restore_durable",
@@ -111,15 +112,17 @@ class ShardState:
 
     def meter(self, device: str) -> BaselineMeter:
         """The baseline meter of a device."""
-        if device not in self.meters:
-            self.meters[device] = BaselineMeter()
-        return self.meters[device]
+        meter = self.meters.get(device)
+        if meter is None:
+            meter = self.meters[device] = BaselineMeter()
+        return meter
 
     def detector(self, device: str) -> Detector:
         """The detector of a device."""
-        if device not in self.detectors:
-            self.detectors[device] = Detector()
-        return self.detectors[device]
+        detector = self.detectors.get(device)
+        if detector is None:
+            detector = self.detectors[device] = Detector()
+        return detector
 
 
 @dataclass
@@ -175,6 +178,19 @@ def dump_durable(state: PolicyState) -> dict[str, Any]:
     shards = {name: _kept(shard) for name, shard in state.shards.items() if _is_durable(shard)}
     durable: dict[str, Any] = encode(DurableState(VERSION, state.encoder, shards, state.cards, state.costs))
     return durable
+
+
+def dump_within(state: PolicyState, most_bytes: int) -> dict[str, Any]:
+    """The same in so many bytes of JSON at most: all of it, else of the shards those with a rung, else nothing. Empty
+    where nothing is known.
+    """
+    durable = dump_durable(state)
+    shards = durable["shards"]
+    taken = {name: shard for name, shard in shards.items() if shard["rung"]}
+    fitting = (durable | {"shards": some} for some in (shards, taken))
+    if not (shards or any(durable["cards"].values()) or durable["costs"]):
+        return {}
+    return next((one for one in fitting if len(json.dumps(one)) <= most_bytes), {})
 
 
 class DurableText:

@@ -10,15 +10,16 @@ Source: DESIGN.md, section 3.6, and section 5 for deadlines.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from helix_crawl_otel import timeline
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, Outcome
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.state import dump_durable, restore_durable
+from helix_crawl_otel.policy.state import PolicyState, dump_durable, restore_durable
 from helix_crawl_otel.replay.order import Span, in_runs, travel
 from helix_crawl_otel.timeline import Event
 
@@ -115,9 +116,24 @@ class PolicyInRuns:
             state = restored
         elif run.encoder:
             state.encoder = run.encoder
+        if run.state is not None:
+            _recall(state, run.state)
         ticks = self._tick_seconds or run.tick_seconds or TICK_SECONDS
         self.policy = Policy(self.policy.settings, tick_seconds=ticks, state=state)
         self.policy.restart()
+
+
+def _recall(state: PolicyState, kept: Mapping[str, Any]) -> None:
+    """What a run knew when it began, and no line before has told: by another timeline, or one that is gone."""
+    try:
+        known = restore_durable(kept, state.encoder)
+    except ValueError:  # of a later version, or damaged
+        return
+    state.shards = known.shards | state.shards
+    state.costs = known.costs | state.costs
+    seen = state.cards.cards.keys() | state.cards.early.keys()
+    state.cards.cards.update({key: history for key, history in known.cards.cards.items() if key not in seen})
+    state.cards.early.update({key: samples for key, samples in known.cards.early.items() if key not in seen})
 
 
 class ReplayEngine(PolicyInRuns):

@@ -9,11 +9,13 @@ Source: DESIGN.md, section 3.6.
 
 from __future__ import annotations
 
+import math
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from heapq import merge
-from itertools import groupby, pairwise, starmap
+from itertools import chain, count, groupby, pairwise, starmap
 from operator import gt
 from typing import Any, NamedTuple, Protocol
 
@@ -34,6 +36,15 @@ seem to be from before it."""
 _SORTED = 1 << 16
 """Values sorted at once: a list of numbers takes ten times their room in an array."""
 
+_AHEAD = 4096
+"""Batches that are read before they begin, at most: they are unpacked in the order in which they end."""
+
+_TOGETHER = 4096
+"""Events that are put into columns at once."""
+
+_NEAR = 16
+"""Events before the end of a batch among which its beginning is looked for first: there may be millions before."""
+
 Moment = tuple[float, int, Event, bool]
 """When, the event's number, the event, and whether this is the beginning of a batch rather than the event itself."""
 
@@ -52,8 +63,6 @@ class Axis:
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.times = array("d")
         self.kinds = array("B")  # places in `_KINDS`
-        self.places = array("I")  # among those of its kind
-        self._many = [0] * len(_KINDS)
         self._rows: tuple[Any, ...] = (
             Columns(timeline.MemoryEvent),
             Columns(timeline.BatchEvent),
@@ -61,17 +70,21 @@ class Axis:
             [],
             [],
         )
-        for event in events:
-            self.append(event)
+        self.extend(list(events))
 
-    def append(self, event: Event) -> None:
-        """Put an event at the end."""
-        kind = _NUMBER[type(event)]
-        self.times.append(event.t)
-        self.kinds.append(kind)
-        self.places.append(self._many[kind])
-        self._many[kind] += 1
-        self._rows[kind].append(event)
+    def extend(self, events: Sequence[Event]) -> None:
+        """Put events at the end. One by one takes twice the time."""
+        kinds = bytes(map(_NUMBER.__getitem__, map(type, events)))
+        self.times.extend([event.t for event in events])
+        self.kinds.frombytes(kinds)
+        for number in set(kinds):
+            self._rows[number].extend([event for event, kind in zip(events, kinds, strict=True) if kind == number])
+
+    @cached_property
+    def places(self) -> array[int]:
+        """Of each event, its place among those of its kind. Asked for once all are there."""
+        among = [count() for _ in _KINDS]
+        return array("I", (next(among[kind]) for kind in self.kinds))
 
     @property
     def has_actions(self) -> bool:
@@ -80,7 +93,11 @@ class Axis:
 
     def tries(self) -> dict[int, Columns[Any]]:
         """Batches that ended, and those that did not, by what they are in `kinds`."""
-        return {kind: self._rows[kind] for kind in (1, 2)}
+        return {kind: self._rows[kind] for kind in TRIED}
+
+    def in_line_order(self) -> list[Callable[[], Event]]:
+        """Of each kind, by what it is in `kinds`, what gives its next event: for who goes through the lines."""
+        return [iter(rows).__next__ for rows in self._rows]
 
     def __getitem__(self, number: int) -> Event:
         event: Event = self._rows[self.kinds[number]][self.places[number]]
@@ -99,6 +116,9 @@ _KINDS = (
 )
 """The kinds of events on a time axis: readings, tries, the rest."""
 
+TRIED = (1, 2)
+"""Places in `_KINDS` of batches."""
+
 _NUMBER = {kind: number for number, kind in enumerate(_KINDS)}
 
 
@@ -113,13 +133,20 @@ def in_runs(events: Iterable[Event]) -> Iterator[tuple[timeline.RunEvent | None,
     """
     run: timeline.RunEvent | None = None
     axis = Axis()
+    fresh: list[Event] = []
     for event in events:
         if type(event) is not timeline.RunEvent:
-            axis.append(event)
+            fresh.append(event)
+            if len(fresh) == _TOGETHER:
+                axis.extend(fresh)
+                fresh.clear()
             continue
+        axis.extend(fresh)
+        fresh.clear()
         if run is not None or len(axis):
             yield run, axis
         run, axis = event, Axis()
+    axis.extend(fresh)
     if run is not None or len(axis):
         yield run, axis
 
@@ -169,16 +196,17 @@ def travel(runs: Iterable[tuple[timeline.RunEvent | None, Axis]], visitor: Timel
     for run, axis in runs:
         if run is not None:
             visitor.begin_run(run)
-        first, last = None, 0.0
-        for t, number, event, begins in in_order(axis):
-            first, last = (t if first is None else first), t
+        moments = in_order(axis)
+        first = next(moments, None)
+        t = 0.0
+        for t, number, event, begins in () if first is None else chain([first], moments):
             visitor.reach(t)
             if begins:
                 visitor.begin(t, number, event)  # type: ignore[arg-type]  # only batches do
             else:
                 ways[type(event)](t, number, event)
         del axis  # before the next run is read
-        visitor.finish(Span() if first is None else Span(last - min(first, 0.0), last))
+        visitor.finish(Span() if first is None else Span(t - min(first[0], 0.0), t))
 
 
 def in_order(axis: Axis) -> Iterator[Moment]:
@@ -193,19 +221,46 @@ def in_order(axis: Axis) -> Iterator[Moment]:
     order = _by_time(axis)
     times = axis.times if type(order) is range else array("d", map(axis.times.__getitem__, order))
     numbers, begins = _beginnings(axis, order, times)
-    next_begins = _ascending(begins)
-    running: dict[int, Event | None] = {}  # built once
-    waiting = 0
-    for number, place in enumerate(order):
-        t = times[number]
-        while waiting < len(begins) and begins[next_begins[waiting]] < t:
-            at = next_begins[waiting]
-            waiting += 1
-            begun = numbers[at]
-            if begun >= number:
-                running[begun] = event = axis[order[begun]]
-                yield begins[at], begun, event, True
-        yield t, number, running.pop(number, None) or axis[place], False
+    ways = axis.in_line_order() if type(order) is range else None
+    tries = _tries(axis, order, numbers, ways)
+    ahead: dict[int, Event] = {}  # those of the tries that were read and have not ended, by their place among all
+    kinds = axis.kinds
+    read = ended = 0
+    by_begin = iter(_ascending(begins))
+    at = next(by_begin, None)
+    next_begin = math.inf if at is None else begins[at]
+    for number, (place, t) in enumerate(zip(order, times, strict=True)):
+        while next_begin < t and at is not None:
+            if at >= ended:
+                if at - read < _AHEAD:
+                    while read <= at:
+                        ahead[read] = next(tries)
+                        read += 1
+                elif at not in ahead:
+                    ahead[at] = axis[order[numbers[at]]]
+                yield next_begin, numbers[at], ahead[at], True
+            at = next(by_begin, None)
+            next_begin = math.inf if at is None else begins[at]
+        kind = kinds[place]
+        if kind in TRIED:
+            while read <= ended:
+                ahead[read] = next(tries)
+                read += 1
+            event = ahead.pop(ended)
+            ended += 1
+        else:
+            event = axis[place] if ways is None else ways[kind]()
+        yield t, number, event, False
+
+
+def _tries(
+    axis: Axis, order: Sequence[int], numbers: Iterable[int], ways: Sequence[Callable[[], Event]] | None
+) -> Iterator[Event]:
+    """The batches, in the order in which they, or their workers, ended."""
+    if ways is None:
+        return (axis[order[number]] for number in numbers)
+    kinds = axis.kinds
+    return (ways[kinds[number]]() for number in numbers)
 
 
 def _by_time(axis: Axis) -> Sequence[int]:
@@ -227,18 +282,22 @@ def _beginnings(axis: Axis, order: Sequence[int], times: array[float]) -> tuple[
         kind: (rows.column("seconds"), rows.column("worker"), rows.words("worker"))
         for kind, rows in axis.tries().items()
     }
-    kinds, places = axis.kinds, axis.places
+    kinds = axis.kinds
+    rows = {kind: count() for kind in columns}
+    places = axis.places if type(order) is not range else None
     ends: dict[str, float] = {}
-    for number, place in enumerate(order):
-        if kinds[place] not in columns:
+    for number, (place, t) in enumerate(zip(order, times, strict=True)):
+        kind = kinds[place]
+        if kind not in columns:
             continue
-        seconds, workers, names = columns[kinds[place]]
-        row, t = places[place], times[number]
+        seconds, workers, names = columns[kind]
+        row = next(rows[kind]) if places is None else places[place]
         worker = names[workers[row]]
         begin, previous = t - seconds[row], ends.get(worker)
         if previous is not None and 0 < previous - begin <= OVERLAP_SECONDS and previous < t:
             begin = previous
-        at = bisect_right(times, begin)
+        near = number - _NEAR if number > _NEAR and times[number - _NEAR] <= begin else 0
+        at = bisect_right(times, begin, near, number + 1)
         if at and begin - times[at - 1] <= NOISE_SECONDS:
             begin = times[at - 1]
         ends[worker] = t

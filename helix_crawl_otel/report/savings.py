@@ -95,13 +95,14 @@ def savings(runs: Sequence[tuple[RunEvent | None, Axis]], story: RunReport) -> l
     return [saving for saving in found if saving is not None]
 
 
-def savings_of_run(path: Path, begins_at: int, settings: Settings) -> list[Saving]:
+def savings_of_run(path: Path, begins_at: int, settings: Settings, *, has_crawled: bool) -> list[Saving]:
     """The same of one run that has just ended, from its part of a timeline, as long as that is quickly read.
 
     Args:
         path: The timeline.
         begins_at: Byte at which the run begins there.
         settings: Its knobs.
+        has_crawled: Else it is not even judged once more unless its batches are padded, and what is unknown is no news.
     """
     try:
         if path.stat().st_size - begins_at > MOST_BYTES:
@@ -109,7 +110,10 @@ def savings_of_run(path: Path, begins_at: int, settings: Settings) -> list[Savin
         with path.open("rb") as file:
             file.seek(begins_at)
             runs = list(in_runs(read_timeline(file)))
-        return savings(runs, tell(runs, settings))
+        if not (has_crawled or any(_is_padded(axis) for _, axis in runs)):
+            return []
+        found = savings(runs, tell(runs, settings))
+        return found if has_crawled else [saving for saving in found if saving.seconds is not None]
     except (OSError, TimelineError):
         return []
     except Exception:  # the summary of a night's run must not be lost for an estimate
@@ -397,14 +401,30 @@ class _Gain:
         """`None` where no batch tells, where nothing was healthy, and where the batches are as good as by tokens."""
         work = saved_work = seconds = 0.0
         for padded in tale.padded.values():
-            padding = padded.work - padded.tokens
-            left = _padding_by_tokens(padded)
-            sooner = padded.seconds_of(padding - left)
-            if sooner is not None and padding > max(2 * left, LEAST_PADDING * padded.work):
-                saved_work += padding - left
+            spared = _spared_work(padded)
+            sooner = padded.seconds_of(spared)
+            if spared and sooner is not None:
+                saved_work += spared
                 seconds += sooner
             work += padded.work
         return cls(work, saved_work, seconds) if saved_work else None
+
+
+def _is_padded(axis: Axis) -> bool:
+    """Whether batches by tokens would have spared anything in a run."""
+    padded: dict[tuple[str, str], PaddedBatches] = {}
+    (_, batches), _ = axis.tries().items()
+    for batch in batches if batches.knows("tokens") else ():
+        if batch.tokens is not None and batch.work is not None:
+            own = padded.setdefault((batch.shard, batch.device), PaddedBatches())
+            own.add(batch.genes, batch.work, batch.tokens, None)
+    return any(map(_spared_work, padded.values()))
+
+
+def _spared_work(padded: PaddedBatches) -> float:
+    """Padding that batches by tokens do without; 0 where that is too little to tell of, or they would pad as much."""
+    padding, left = padded.work - padded.tokens, _padding_by_tokens(padded)
+    return padding - left if padding > max(2 * left, LEAST_PADDING * padded.work) else 0.0
 
 
 def _padding_by_tokens(padded: PaddedBatches) -> float:
@@ -424,6 +444,8 @@ def _cost_of_crawls(tale: ShardReport) -> float:
     healthy = _healthy_rate(tale)
     if healthy is None:
         return lost_seconds(tale) + remedy_seconds(tale)
+    if not (tale.episodes or any(tale.batches.column("slow"))):
+        return 0.0
     own = tale.batches if tale.episodes else (batch for batch in tale.batches if batch.slow)
     slower = sum(max(0.0, batch.seconds - batch.units / healthy) for batch in own)
     if not tale.episodes:

@@ -78,11 +78,13 @@ class _ReportBuilder(PolicyInRuns):
         super().__init__(replace(settings, action="off"))
         self.story = RunReport(settings, is_recorded)
         self.has_decided = False
+        self._stages = timeline.StageTimes()
         self._forget_axis()
 
     def begin_run(self, run: timeline.RunEvent) -> None:
         """A new time axis."""
         super().begin_run(run)
+        self._stages.forget()
         self.story.runs = len(self.runs)
         if run.source and run.source not in self.story.sources:
             self.story.sources.append(run.source)
@@ -115,9 +117,11 @@ class _ReportBuilder(PolicyInRuns):
 
     def end(self, t: float, number: int, batch: timeline.BatchEvent) -> None:
         """It is told with its verdict."""
-        info = self._running[number][0] if number in self._running else self._info(t, number, batch)
+        self._stages.add(batch)
+        running = self._running.get(number)
+        info = self._info(t, number, batch) if running is None else running[0]
         self._newest[batch.shard] = batch
-        begun = self.policy.state.inflight.get(info.id)
+        begun = None if batch.tokens is None else self.policy.state.inflight.get(info.id)
         decisions, problem = self.policy.finish_batch(t, info, batch.seconds)
         if decisions:
             self._take([decision for decision in decisions if decision.t < t])
@@ -136,7 +140,8 @@ class _ReportBuilder(PolicyInRuns):
     def lose(self, t: float, number: int, batch: timeline.UnfinishedEvent) -> None:
         """It is told as one that came to nothing; its worker's crawls end here. What was due by then has been seen."""
         self._take(self.policy.advance(t + ROUNDED_SECONDS))
-        info = self._running[number][0] if number in self._running else self._info(t, number, batch)
+        running = self._running.get(number)
+        info = self._info(t, number, batch) if running is None else running[0]
         self._newest[batch.shard] = batch
         told = self._batch(t, info, batch, is_judged=True)
         tale = self._tales[batch.shard]
@@ -147,13 +152,14 @@ class _ReportBuilder(PolicyInRuns):
     def read(self, t: float, number: int, event: timeline.MemoryEvent) -> None:
         """A point of the memory's line."""
         self.policy.read_memory(t, event.device, event)
-        shared = share(event.shared_bytes, event.limit_bytes)
+        shared = None if event.shared_bytes is None else share(event.shared_bytes, event.limit_bytes)
         self._readings[event.device].append(Reading(t, event.device, event.fraction, shared))
         if event.cap_bytes is not None:
             self._capped.add(event.device)
 
     def start(self, t: float, number: int, event: timeline.WorkerEvent) -> None:
         """The crawls of the one before end here."""
+        self._stages.forget(event.worker)
         self._close_of(event.worker, t)
         self._take(self.policy.start_worker(t, event.worker, event.device))
         self._starts[event.worker].append(StartMark(t, event.device, event.worker, event.reason))
@@ -247,6 +253,7 @@ class _ReportBuilder(PolicyInRuns):
     def finish(self, span: Span) -> None:
         """What is still open ends with its shard; readings and workers go to the shards that they belong to."""
         self.story.seconds += span.length
+        self.story.slow_stages = list(self._stages.slow())
         for tale in self._tales.values():
             began, ended = tale.span
             self._close(tale, span.last)

@@ -150,12 +150,12 @@ class WorkerStarted(Event):
 
 @dataclass(frozen=True)
 class WorkerEnded(Event):
-    """A worker process is gone."""
+    """A worker process is gone. `code` is `None` for one that a driver of the user's own has started."""
 
     slot: str
     device: str
     pid: int
-    code: int
+    code: int | None
     why: str
 
 

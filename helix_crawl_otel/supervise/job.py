@@ -61,11 +61,13 @@ class Job(Protocol):
 
     Attributes:
         keeps_account: It knows which of its shards are done, and says so itself.
+        resumes: A worker that is started again goes on where the last one was; else none is.
 
     Threads: `said` runs in a worker's reader thread, all else in the supervisor's.
     """
 
     keeps_account: bool
+    resumes: bool
 
     def next_start(self, slot: str, device: str, is_first: bool) -> WorkerStart | None:
         """What to start in a slot that has no worker, `None` when nothing is left for it."""

@@ -221,7 +221,7 @@ def spawn(
             **popen_arguments,
         )
         return WorkerProcess(popen, _job_of(popen), is_ours=is_ours)
-    command, inherited, guard = list(argv), tuple(popen_arguments["pass_fds"]), None
+    command, inherited, guard = list(argv), tuple(popen_arguments.get("pass_fds", ())), None
     waits: int | None = None
     if not is_ours or sys.platform != "linux":
         waits, guard = os.pipe()

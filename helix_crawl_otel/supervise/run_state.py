@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -89,7 +90,8 @@ class RunContext:
         self.totals = Totals()
         self.inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._lock = threading.Lock()
-        self.launched = 0  # workers so far, which are numbered by it
+        self.numbers = itertools.count(1)  # of workers and their processes
+        self.names: dict[str, dict[str, None]] = {}  # that processes have had, by slot; single operations only
 
     def wake(self, step: Callable[[], object] = int) -> None:
         """Have the supervisor's thread do something, nothing as it stands, and look at every slot."""
@@ -109,7 +111,8 @@ class RunContext:
         """A worker runs."""
         self.memory.start_worker(slot, start.device, pid)
         self.pipeline.start_worker(slot, start.device, start.reason, pid)
-        self.totals.starts[start.reason] = self.totals.starts.get(start.reason, 0) + 1
+        with self._lock:
+            self.totals.starts[start.reason] = self.totals.starts.get(start.reason, 0) + 1
         self.emit(events.WorkerStarted(self.clock(), slot, start.device, pid, start.reason))
 
     def worker_placed(self, slot: str, device: str, pid: int) -> None:
@@ -118,8 +121,8 @@ class RunContext:
         self.memory.start_worker(slot, device, pid)
         self.pipeline.place_worker(slot, device)
 
-    def worker_ended(self, slot: str, device: str, pid: int, code: int, why: str) -> None:
-        """A worker is gone."""
+    def worker_ended(self, slot: str, device: str, pid: int, code: int | None, why: str) -> None:
+        """A worker is gone. Nobody here learns the code of a process that was not started here."""
         self.worker_lost(slot)
         self.emit(events.WorkerEnded(self.clock(), slot, device, pid, code, why))
 

@@ -332,6 +332,7 @@ class Session:
             config={**asdict(options.config), "tick_seconds": TICK_SECONDS},
             encoder=options.encoder,
             host=platform.node(),
+            state=state,
             folder=str(job_folder(options.folder)),
             package=__version__,
         )

@@ -136,13 +136,18 @@ class Slot:
         self._run = run
         self._start: WorkerStart | None = None  # of the running worker, or of the last one
         self._restart: Restart | None = None  # while waiting
-        self._budget = CrashBudget()
-        self._breaks = CrashBudget()  # of workers that broke their channel: what they commit says nothing of the next
+        self._budget = self._new_budget()
+        self._breaks = (
+            self._new_budget()
+        )  # of workers that broke their channel: what they commit says nothing of the next
         self._starts = StartBudget()
         self._before_bytes: int | None = None  # used on the device before its last worker was started
         self._ended_for: str | None = None
         self._demotes: str | None = None  # the shard for whose demotion it was
         self._hang: Hang | None = None
+
+    def _new_budget(self) -> CrashBudget:
+        return CrashBudget() if self._run.job.resumes else CrashBudget(most=0)
 
     # -- the supervisor's calls ---------------------------------------------------------------------------------------
 
@@ -158,7 +163,7 @@ class Slot:
             self._look_at_restart()
 
     def end_worker(self, why: str) -> None:
-        """End the worker for an action's name, `hang`, `silent`, `broken` or `interrupt`.
+        """End the worker for an action's name, `hang`, `silent`, `broken`, `return` or `interrupt`.
 
         In a thread of its own: a process in the driver's hands may take its time to die.
         """
@@ -166,7 +171,7 @@ class Slot:
         if worker is None or self.phase is not Phase.RUNNING:
             return
         self.phase, self._ended_for = Phase.ENDING, why
-        age = worker.incoming.drop()
+        age = worker.drop()
         if why in ActionKind.__members__:
             self._run.lost(age)
         ending = threading.Thread(target=self._end, args=(worker,), name=f"helix-crawl-end-{self.name}", daemon=True)
@@ -178,9 +183,9 @@ class Slot:
     def force(self, decision: Decision) -> None:
         """The policy wants this slot's worker ended. What concerns an earlier one, or a shard left, is void."""
         worker = self.worker
-        if decision.worker != self.name or worker is None or self.phase is not Phase.RUNNING:
+        if decision.worker not in self._names() or worker is None or self.phase is not Phase.RUNNING:
             return
-        if decision.t < worker.started_at or not worker.incoming.has_shard(decision.shard):
+        if decision.t < worker.started_at or not worker.has_shard(decision.shard):
             return
         if worker.process.poll() is not None:
             return  # it has just ended by itself
@@ -197,9 +202,7 @@ class Slot:
     def pause(self) -> None:
         """The operator has asked: the worker finishes its batch, a slot that waits is over."""
         if self.phase is Phase.RUNNING and self.worker is not None:
-            if not self.worker.is_ours and not self.worker.can_be_told():
-                self.worker.process.interrupt()  # no word of ours reaches it: it gets what a terminal would send
-            self.worker.incoming.pause()
+            self.worker.pause()
         elif self.phase is Phase.WAITING:
             self._over("paused")
 
@@ -208,16 +211,17 @@ class Slot:
         worker, start = self.worker, self._start
         if worker is None or start is None or self.phase is not Phase.RUNNING:
             return
-        worker.incoming.push()
+        worker.push()
         now = self._run.clock()
         # Not on a card: its driver burns the processor while it waits for something that may never come. Before its
         # hello a worker has no driver.
-        has_driver = (worker.incoming.device or start.device) != "cpu" and worker.incoming.hello is not None
+        has_driver = (worker.device or start.device) != "cpu" and worker.has_said_hello
         if not has_driver and worker.processor_use.is_due(now):
             used = worker.process.processor_seconds()
             if worker.processor_use.feed(now, None if used is None else self._run.scaled(used)):
                 worker.busy_at = now
-                self._run.pipeline.use_processor(self.name)
+                for name in self._names():
+                    self._run.pipeline.use_processor(name)
 
     def abandon(self) -> None:
         """The supervisor itself has failed: its worker must not outlive it."""
@@ -229,7 +233,7 @@ class Slot:
     def _look_at_worker(self) -> None:
         worker = self.worker
         assert worker is not None
-        if worker.incoming.progressed():
+        if worker.progressed():
             self._budget.progressed()
         code = worker.process.poll()
         if code is not None:
@@ -239,14 +243,16 @@ class Slot:
         elif worker.broken is not None:
             watchdog.error("worker %s: %s; it is ended", self.name, worker.broken)
             self.end_worker("broken")
-        elif worker.incoming.last_words is not None:
-            if self._run.clock() - worker.incoming.heard_at > self._run.scaled(GRACE_SECONDS):
+        elif worker.stays_on_cpu and not self._run.pausing:
+            self.end_worker("return")
+        elif worker.last_words is not None:
+            if self._run.clock() - worker.heard_at > self._run.scaled(GRACE_SECONDS):
                 self.end_worker(LINGERS)
-        elif worker.is_ours and not worker.incoming.has_batch():
+        elif worker.is_ours and not worker.has_batch():
             has_left = self._run.job.has_finished(self.name, None)
             seconds = LEAVE_SECONDS if has_left or self._run.pausing else SILENT_SECONDS
-            seconds = seconds if worker.incoming.hello is not None else HELLO_SECONDS
-            silent = self._run.clock() - worker.incoming.heard_at
+            seconds = seconds if worker.has_said_hello else HELLO_SECONDS
+            silent = self._run.clock() - worker.heard_at
             most = {SILENT_SECONDS: BUSY_SECONDS, HELLO_SECONDS: SILENT_SECONDS}.get(seconds, 0.0)
             if silent <= self._run.scaled(most):
                 silent = min(silent, self._run.clock() - worker.busy_at)
@@ -255,11 +261,11 @@ class Slot:
 
     def _look_at_hang(self, worker: Worker, hang: Hang) -> None:
         """Wait for a turn in which nothing comes: after a stop of this process the channel holds what it missed."""
-        heard_at, hang.heard_at = hang.heard_at, worker.incoming.heard_at
-        if heard_at != worker.incoming.heard_at and self._run.clock() - hang.since < self._run.scaled(DRAIN_SECONDS):
+        heard_at, hang.heard_at = hang.heard_at, worker.heard_at
+        if heard_at != worker.heard_at and self._run.clock() - hang.since < self._run.scaled(DRAIN_SECONDS):
             return
         self._hang = None
-        if worker.incoming.is_in_batch(hang.decision.shard, hang.decision.t):
+        if worker.is_in_batch(hang.decision.shard, hang.decision.t):
             self._run.tell_forced(self.name, "hang", hang.decision.reason)
             self.end_worker("hang")
 
@@ -280,9 +286,9 @@ class Slot:
         start = self._start
         assert start is not None
         worker.finish_reading(DRAIN_SECONDS)
-        worker.incoming.drop()
-        leaving = worker.incoming.leaving
-        refused = worker.incoming.refused or self._demotes
+        worker.drop()
+        leaving = worker.leaving
+        refused = worker.refused or self._demotes
         ending = judge_end(
             End(
                 code,
@@ -294,16 +300,16 @@ class Slot:
                 finished=self._run.job.has_finished(self.name, code if self._ended_for is None else None),
             )
         )
-        if ending is Ending.DONE and self._run.pausing and (worker.incoming.has_paused or self._left()):
+        if ending is Ending.DONE and self._run.pausing and (worker.has_paused or self._left()):
             ending = Ending.PAUSED  # its driver has made a success of the pause
-        words = worker.incoming.last_words if ending is Ending.CRASH and self._ended_for in (None, LINGERS) else None
+        words = worker.last_words if ending is Ending.CRASH and self._ended_for in (None, LINGERS) else None
         why = words.reason if words else why_ended(self._ended_for, ending, code)
         budget = self._breaks if self._ended_for == "broken" else self._budget
         shard = refused or (leaving.shard if leaving else None)
-        if worker.incoming.progressed():
+        if worker.progressed():
             self._budget.progressed()
-        if worker.incoming.device is not None and start.demoted_shard is None:
-            self.device = worker.incoming.device
+        if worker.device is not None and start.demoted_shard is None:
+            self.device = worker.device
         self.worker, self._ended_for, self._demotes, self._hang = None, None, None, None
         self._run.worker_ended(self.name, start.device, worker.process.pid, code, why)
         self._go_on(ending, start, shard, why, budget, is_device=words is not None and words.is_device)
@@ -340,7 +346,7 @@ class Slot:
         after = retry.after_seconds if retry else None if demoted_now is None else 0.0
         shard = self._run.job.next_shard(self.name) or next(iter(self._left()), None)
         if demoted_now is not None:
-            self._budget = budget = CrashBudget()
+            self._budget = budget = self._new_budget()
         self._run.crashed(self.name, shard, why, budget.left, after)
         if retry is not None:
             self._wait(self._placed("crash", demoted), retry.after_seconds)
@@ -348,7 +354,7 @@ class Slot:
         if demoted_now is not None:
             self._wait(self._placed("demote", demoted_now))
             return
-        self._budget, self._breaks = CrashBudget(), CrashBudget()
+        self._budget, self._breaks = self._new_budget(), self._new_budget()
         self._close_left("failed")
         self._run.gave_up(self.name, why)
         if self._run.job.gave_up(self.name, f"its worker crashed again and again: {why}"):
@@ -363,7 +369,11 @@ class Slot:
 
     def _left(self) -> list[str]:
         """Shards that the workers of this slot have opened and not closed: the next one goes on with them."""
-        return sorted(self._run.pipeline.open_shards(self.name))
+        return sorted(shard for name in self._names() for shard in self._run.pipeline.open_shards(name))
+
+    def _names(self) -> list[str]:
+        """Of its workers: its own, and those of the processes that a driver of the user's own has started."""
+        return list({self.name: None, **self._run.names.get(self.name, {})})
 
     # -- how the next one starts --------------------------------------------------------------------------------------
 

@@ -1,5 +1,8 @@
-"""One worker as the supervisor holds it: its process, channel and log file; what it says, in a thread that reads, as
+"""One worker as the supervisor holds it: its process, links and log file; what it says, in a thread that reads, as
 calls of the pipeline; what it is told, in one that writes, since nobody in the supervisor ever waits for a worker.
+
+A worker of ours has one link. A driver of the user's own may start further processes, each of which comes to one of its
+own: they are workers to the policy, by the names `job`, `job/2` and so on, and end with the process that was started.
 
 The policy, the ladder and the instruments live in the supervisor; the worker only says what happened. So series go on
 through every recycle, and a scrape never waits for a worker that is wedged. Which shards a worker has open and which
@@ -14,9 +17,11 @@ Source: DESIGN.md, sections 5, 6 and 7.
 
 from __future__ import annotations
 
+import itertools
+import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +30,8 @@ from typing import Any, Protocol
 
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.link import messages
-from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, open_pair
+from helix_crawl_otel.link.channel import BadFrame, Channel, ChannelClosed, ChildEnd, open_pair
+from helix_crawl_otel.link.listener import LinkListener
 from helix_crawl_otel.link.messages import Hello, LastWords, Message, Welcome
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.logline import action_line
@@ -33,16 +39,18 @@ from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict, sample_problem
 from helix_crawl_otel.probes.processes import LOOK_EVERY_SECONDS, ProcessorUse
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.job import WorkerStart
+from helix_crawl_otel.supervise.job import Launch, WorkerStart
 from helix_crawl_otel.supervise.process import ProcessHandle
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.timing import RunningClock
 
-__all__ = ["IncomingMessages", "OutgoingActions", "SendQueue", "Sender", "Worker", "launch_worker"]
+__all__ = ["IncomingMessages", "JobShards", "OutgoingActions", "SendQueue", "Sender", "Worker", "launch_worker"]
 
 JOIN_SECONDS = 0.5
 
 LONGEST_REASON = 500
+
+_NUMBERED = re.compile(r" \([2-9]\d*\)\Z")
 
 
 class Sender(Protocol):
@@ -106,14 +114,19 @@ class OutgoingActions:
         self._sent: dict[int, Action] = {}  # told and not acknowledged; guarded by _lock
         self._is_closed = False  # guarded by _lock
 
-    def push(self, shards: Iterable[str]) -> None:
-        """Send the actions that wait for these shards. A later one makes an earlier one of its shard void."""
+    def push(self, shards: Iterable[str], told_name: Callable[[str], str] = str) -> None:
+        """Send the actions that wait for these shards. A later one makes an earlier one of its shard void.
+
+        Args:
+            shards: As the policy calls them.
+            told_name: What the worker calls a shard.
+        """
         with self._lock:
             if self._is_closed:
                 return  # they stay where they are: the policy settles them when the next worker starts
             for shard in shards:
                 for action in self._actions.drain(shard):
-                    self._send(action)
+                    self._send(action, told_name(shard))
 
     def take(self, action_id: int) -> Action | None:
         """The action that the worker acknowledges; `None` when it was void, or has been acknowledged before."""
@@ -126,26 +139,84 @@ class OutgoingActions:
             self._is_closed = True
             self._sent.clear()
 
-    def _send(self, action: Action) -> None:
+    def _send(self, action: Action, told_name: str) -> None:
         for earlier in list(self._sent.values()):
             if earlier.shard == action.shard and earlier.kind.rung < action.kind.rung:
                 del self._sent[earlier.id]
                 self._mail.send(messages.VoidAction(earlier.id))
         if action.kind is not ActionKind.DETECT:  # that one is done by being said
             self._sent[action.id] = action
-        self._mail.send(messages.GiveAction(action))
+        self._mail.send(messages.GiveAction(replace(action, shard=told_name)))
+
+
+def original_name(shard: str) -> str:
+    """What a shard is called in its job; see `JobShards`."""
+    return _NUMBERED.sub("", shard)
+
+
+class JobShards:
+    """What the processes of one job share: who has which shard open, and what was to be done by another process.
+
+    The ladder acts on a process. So of two that have the same shard open, as the ranks of a job may, the second has
+    one of its own, under the name `shard (2)`, and the third `shard (3)`.
+
+    Threads: any; `_lock` guards all.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders: dict[str, object] = {}
+        self._owed: dict[str, Action] = {}
+        self.newest_done = ""  # the shard that was done last
+
+    @property
+    def owed(self) -> Action | None:
+        """For what a process has left a shard that nobody has taken up since."""
+        with self._lock:
+            return next(iter(self._owed.values()), None)
+
+    def take(self, shard: str, holder: object) -> str:
+        """A process begins a shard. Returns the name that it has here: the first that no other process has."""
+        with self._lock:
+            name, number = shard, 1
+            while self._holders.get(name, holder) is not holder:
+                number += 1
+                name = f"{shard} ({number})"
+            self._holders[name] = holder
+            self._owed.pop(name, None)
+            return name
+
+    def leave(self, name: str, *, is_done: bool) -> None:
+        """It has left it."""
+        with self._lock:
+            self._holders.pop(name, None)
+            if is_done:
+                self._owed.pop(name, None)
+                self.newest_done = name
+
+    def leave_all(self, holder: object) -> None:
+        """A process has gone."""
+        with self._lock:
+            self._holders = {name: other for name, other in self._holders.items() if other is not holder}
+
+    def owe(self, action: Action) -> None:
+        """A process is about to leave a shard to another one for this."""
+        with self._lock:
+            self._owed[action.shard] = action
 
 
 class IncomingMessages:
-    """One worker's messages. Each has its own, so that the words of one are never taken for the next one's.
+    """One process's messages. Each has its own, so that the words of one are never taken for the next one's.
 
     Args:
         run: What all slots share.
         worker: Name of the worker, the same for all that follow each other in a slot.
-        number: 1 for the first worker of the run, and so on.
+        number: No other one of the run has it.
         mail: To answer with. A send never waits.
         welcome: The answer to `Hello`.
         trusts_boundaries: For a driver of the user's own, a boundary after a batch is a commit; ours say so themselves.
+        shards: Those of its job.
+        start: Of a process that the worker has started itself, told once it has said hello; else `None`.
 
     Threads: `handle` runs in the worker's reader thread; `push` also in the ticker's, `drop` and `progressed` in the
     supervisor's, which reads the attributes too. `_handling` is held while a message is taken, so that after `drop`
@@ -153,22 +224,35 @@ class IncomingMessages:
     """
 
     def __init__(
-        self, run: RunContext, worker: str, number: int, mail: Sender, welcome: Welcome, *, trusts_boundaries: bool
+        self,
+        run: RunContext,
+        worker: str,
+        number: int,
+        mail: Sender,
+        welcome: Welcome,
+        *,
+        trusts_boundaries: bool,
+        shards: JobShards | None = None,
+        start: WorkerStart | None = None,
     ) -> None:
         self.number = number
+        self.worker = worker
         self.hello: Hello | None = None  # guarded by _lock
         self.leaving: Action | None = None  # what the worker has said that it exits for; set by the reader thread
         self.last_words: LastWords | None = None  # set by the reader thread
         self.device: str | None = None  # where a driver of the user's own said last that it encodes; likewise
         self.refused: str | None = None  # a shard that it has to leave to one on the CPU; set by the reader thread
         self.has_paused = False  # it left a shard before its end; set by the reader thread
+        self.is_child = False  # the driver's own processes have started it; likewise
         self.heard_at = run.clock()  # when its driver last said anything; set by the reader thread
         self._run = run
         self._pipeline = run.pipeline
-        self._worker = worker
         self._mail = mail
         self._welcome = welcome
         self._trusts_boundaries = trusts_boundaries
+        self._shards = JobShards() if shards is None else shards
+        self._names: dict[str, str] = {}  # of the shards that have another one here than in the worker; the reader's
+        self._start = start
         self._handling = threading.Lock()
         self._lock = threading.Lock()
         self._outgoing = OutgoingActions(run.pipeline.actions, mail)
@@ -187,9 +271,23 @@ class IncomingMessages:
                 return
             if not isinstance(message, messages.Memory):  # told by a thread that lives on while the driver hangs
                 self.heard_at = self._run.clock()
-            self._take(message)
-            if self._run.job.said(self._worker, self, message):
+            self._take(self._named(message))
+            if self._run.job.said(self.worker, self, message):
                 self._has_progressed.set()
+
+    def _named(self, message: Any) -> Any:
+        """A message with the name that its shard has here."""
+        if not self._trusts_boundaries:
+            return message
+        shard = getattr(message, "shard", None)
+        if isinstance(message, messages.OpenShard):
+            self._names[message.shard] = self._shards.take(message.shard, self)
+        name = self._names.get(shard, shard) if shard is not None else None
+        return message if name == shard else replace(message, shard=name)
+
+    def _told_name(self, shard: str) -> str:
+        """What the worker calls a shard."""
+        return next((told for told, name in list(self._names.items()) if name == shard), shard)
 
     def _take(self, message: Message) -> None:
         match message:
@@ -214,13 +312,13 @@ class IncomingMessages:
                 running = self._pipeline.running(self._batch_id(batch))
                 if running is not None:
                     self._pipeline.abandon_batch(running)
-                    self._run.emit(events.BatchAbandoned(self._run.clock(), running[0].shard, self._worker))
+                    self._run.emit(events.BatchAbandoned(self._run.clock(), running[0].shard, self.worker))
             case messages.RecordBatch():
                 self._record_batch(message)
             case messages.IgnoreBatch():
                 self._ignore_batch(message)
             case messages.Memory(device, reading, source, up):
-                self._run.memory.report(self._worker, device, reading, source, up)
+                self._run.memory.report(self.worker, device, reading, source, up)
             case messages.OpenShard():
                 self._open_shard(message)
             case messages.CloseShard():
@@ -232,6 +330,8 @@ class IncomingMessages:
             case messages.AskStatus(request, shard):
                 self._mail.send(messages.StatusTold(request, self._pipeline.status(shard)))
             case messages.Hello():
+                if self._start is not None:
+                    self._run.worker_started(self.worker, self._start, message.pid)
                 with self._lock:
                     self.hello = message
                     self._mail.send(self._welcome)
@@ -239,7 +339,7 @@ class IncomingMessages:
                         self._mail.send(messages.Pause())
             case messages.StartWorker(device, reason):
                 pid = self.hello.pid if self.hello else 0
-                self._pipeline.start_worker(self._worker, device, reason, pid)
+                self._pipeline.start_worker(self.worker, device, reason, pid)
             case messages.LastWords(reason):
                 self.last_words = replace(message, reason=reason[:LONGEST_REASON])
             case messages.ReportError(where, text):
@@ -247,6 +347,7 @@ class IncomingMessages:
 
     def _open_shard(self, message: messages.OpenShard) -> None:
         shard, device = message.shard, message.device
+        self.is_child = self.is_child or message.is_child
         leave = message.can_leave and shard in self._run.demoted and device != "cpu"
         if leave:
             self.refused = shard
@@ -255,13 +356,15 @@ class IncomingMessages:
                 self._encoded[shard] = 0
                 if device != self.device:
                     self.device = device
-                    self._run.worker_placed(self._worker, device, self.hello.pid if self.hello else 0)
-                self._run.emit(events.ShardStarted(self._run.clock(), shard, self._worker, device, None))
-            self._pipeline.open_shard(shard, self._worker, device, message.can_take)
+                    self._run.worker_placed(self.worker, device, self.hello.pid if self.hello else 0)
+                self._run.emit(events.ShardStarted(self._run.clock(), shard, self.worker, device, None))
+            self._pipeline.open_shard(shard, self.worker, device, message.can_take)
         self._mail.send(messages.ShardOpened(message.request, leave))
 
     def _close_shard(self, message: messages.CloseShard) -> None:
         shard, state = message.shard, message.state
+        self._names.pop(self._told_name(shard), None)
+        self._shards.leave(shard, is_done=state == "done")
         if not self.has_shard(shard) or state == "left" or (state == "paused" and self.leaving is not None):
             return  # it goes on in the next worker: its series must not end in between
         self._pipeline.close_shard(shard, state)
@@ -276,7 +379,7 @@ class IncomingMessages:
             BatchInfo(
                 id=self._batch_id(message.batch),
                 shard=message.shard,
-                worker=self._worker,
+                worker=self.worker,
                 device=message.device,
                 genes=message.genes,
                 work=message.work,
@@ -287,7 +390,7 @@ class IncomingMessages:
         )
         if self._trusts_boundaries:
             self._run.emit(
-                events.BatchStarted(self._run.clock(), message.shard, self._worker, round(message.genes) or 1)
+                events.BatchStarted(self._run.clock(), message.shard, self.worker, round(message.genes) or 1)
             )
 
     def _finish_batch(self, message: messages.FinishBatch) -> None:
@@ -301,7 +404,7 @@ class IncomingMessages:
 
     def _record_batch(self, message: messages.RecordBatch) -> None:
         info = BatchInfo(
-            f"{self.number}/end {message.end}", message.shard, self._worker, message.device, message.genes, message.work
+            f"{self.number}/end {message.end}", message.shard, self.worker, message.device, message.genes, message.work
         )
         try:
             self._pipeline.record_batch(info, message.seconds)
@@ -322,7 +425,7 @@ class IncomingMessages:
         if shard in self._encoded:
             self._encoded[shard] += int(genes)
             self._run.emit(
-                events.Committed(self._run.clock(), shard, self._worker, device, int(genes), None, *status.told)
+                events.Committed(self._run.clock(), shard, self.worker, device, int(genes), None, *status.told)
             )
 
     def _judged(self, end: int) -> None:
@@ -332,18 +435,19 @@ class IncomingMessages:
 
     def _ignore_batch(self, message: messages.IgnoreBatch) -> None:
         given: dict[str, Any] = {"genes": 0.0, "work": None, "seconds": None, message.problem: message.given}
-        info = BatchInfo("", message.shard, self._worker, "", given["genes"], given["work"])
+        info = BatchInfo("", message.shard, self.worker, "", given["genes"], given["work"])
         self._pipeline.ignore(message.problem, info, given["seconds"])
 
     def _acknowledge(self, message: messages.Acknowledge) -> None:
         action, outcome = self._outgoing.take(message.action), message.outcome
         if action is None:
             return
-        device = self._pipeline.open_shards(self._worker).get(action.shard)
+        device = self._pipeline.open_shards(self.worker).get(action.shard)
         is_moved = device == "cpu"  # to the CPU in place, by a driver that can
         leaves = action.kind is ActionKind.RECYCLE or (action.kind is ActionKind.DEMOTE_CPU and not is_moved)
         if outcome is Outcome.APPLIED and leaves:
             self.leaving = action
+            self._shards.owe(action)
         if action.kind is ActionKind.DEMOTE_CPU and outcome is Outcome.APPLIED:
             self._run.demoted.add(action.shard)
         self._pipeline.actions.acknowledge(action, outcome)
@@ -361,7 +465,7 @@ class IncomingMessages:
         with self._lock:
             if self.hello is None:
                 return
-        self._outgoing.push(self._pipeline.open_shards(self._worker))
+        self._outgoing.push(self._pipeline.open_shards(self.worker), self._told_name)
 
     def tell(self, message: Message) -> None:
         """See `JobWorker`."""
@@ -375,11 +479,11 @@ class IncomingMessages:
 
     def has_shard(self, shard: str) -> bool:
         """Whether the worker has this shard open, or an earlier one of its slot has left it open to it."""
-        return shard in self._pipeline.open_shards(self._worker)
+        return shard in self._pipeline.open_shards(self.worker)
 
     def has_batch(self) -> bool:
         """Whether a batch is in flight: the policy watches it then."""
-        return self._pipeline.has_batch(self._worker)
+        return self._pipeline.has_batch(self.worker)
 
     def understands(self) -> bool:
         """Whether the worker takes messages: it has said hello, and in our version. Another one runs by itself."""
@@ -388,7 +492,7 @@ class IncomingMessages:
 
     def is_in_batch(self, shard: str, t: float) -> bool:
         """Whether a batch of the shard that was in flight at `t` still is."""
-        return self._pipeline.has_batch(self._worker, shard, t)
+        return self._pipeline.has_batch(self.worker, shard, t)
 
     def pause(self) -> None:
         """Ask the worker to finish its batch, commit and leave; one that has not said hello is asked when it does."""
@@ -408,7 +512,8 @@ class IncomingMessages:
         with self._handling:
             self._is_dropped = True
         self._outgoing.close()
-        return self._pipeline.lose_batches(self._worker)
+        self._shards.leave_all(self)
+        return self._pipeline.lose_batches(self.worker)
 
 
 def _lost_seconds(genes: float, seconds: float, status: ShardStatus) -> float:
@@ -418,64 +523,55 @@ def _lost_seconds(genes: float, seconds: float, status: ShardStatus) -> float:
     return max(0.0, seconds - genes / status.baseline)
 
 
-class Worker:
-    """A running worker.
+class ProcessLink:
+    """The link of one process.
 
     Args:
-        process: Started.
         channel: The supervisor's end.
-        send_queue: What writes to it.
         incoming: What takes its messages.
-        run: Woken when the channel has come to its end.
-        is_ours: It is this package's own worker.
-        started_at: Seconds, on the run's clock.
+        mail: What writes to it.
+        run: Told of errors.
+        on_end: Called when the channel has come to its end, or cannot be read any more; in its thread.
 
-    Threads: the reader is the worker's own and ends with the channel; all else belongs to the supervisor's.
+    Threads: the reader is its own and ends with the channel.
     """
 
     def __init__(
         self,
-        process: ProcessHandle,
         channel: Channel,
-        send_queue: SendQueue,
         incoming: IncomingMessages,
+        mail: SendQueue,
         run: RunContext,
-        *,
-        is_ours: bool,
-        started_at: float,
+        on_end: Callable[[ProcessLink], object],
     ) -> None:
-        self.process = process
         self.incoming = incoming
-        self.is_ours = is_ours
-        self.started_at = started_at
-        self.busy_at = started_at
-        """When it was last seen to use the processor, on the CPU; set by the ticker."""
-        # On a clock that is faster a minute is too short to see anything in.
-        self.processor_use = ProcessorUse(max(LOOK_EVERY_SECONDS, run.scaled(1.0)))
         self.broken: str | None = None
         """Why its channel cannot be read any more although it has not ended; set by the reader, once."""
+        self.has_ended = False
+        """Nothing more is heard of its process; set by the reader, last."""
         self._channel = channel
-        self._send_queue = send_queue
+        self._mail = mail
         self._run = run
-        self._reader = threading.Thread(target=self._read, name=f"helix-crawl-worker-{process.pid}", daemon=True)
+        self._on_end = on_end
+        self._reader = threading.Thread(target=self._read, name=f"helix-crawl-{incoming.worker}", daemon=True)
+
+    def start(self) -> None:
+        """Read from now on. Raises `RuntimeError` where the system has no thread to give."""
         self._reader.start()
 
     def can_be_told(self) -> bool:
         """Whether a message reaches it: it understands ours, and has not closed its end."""
         return self.incoming.understands() and self._reader.is_alive()
 
-    def finish_reading(self, seconds: float) -> None:
-        """Wait until everything that a worker said before its end has been taken, for at most so long.
+    def is_read(self, seconds: float) -> bool:
+        """Whether all that it said has been taken, at most so many seconds from now."""
+        self._reader.join(seconds)
+        return not self._reader.is_alive()
 
-        A process that it left behind may hold the channel open; what that one says is nobody's.
-        """
-        clock = RunningClock(time.monotonic, 2 * JOIN_SECONDS)  # while this process is stopped nothing is read
-        ends = clock() + seconds
-        while self._reader.is_alive() and clock() < ends:
-            self._reader.join(JOIN_SECONDS)
-        self._send_queue.close()
+    def close(self) -> None:
+        """Close our end, once what waits has been sent."""
+        self._mail.close()
         self._channel.close()
-        self._reader.join(1.0)
 
     def _read(self) -> None:
         try:
@@ -492,7 +588,227 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - out of memory, say: nobody would hear the worker any more
             self.broken = f"what it says cannot be read: {error!r}"
         finally:
-            self._run.wake()
+            self._on_end(self)
+
+
+class Worker:
+    """A running worker: the process that was started, and the links of all that are its own.
+
+    Args:
+        process: Started.
+        slot: Its name.
+        start: Why and where.
+        launch: What it was started as.
+        run: Woken when a channel has come to its end.
+        listener: Where its processes come in; `None` for a worker of ours, which has its channel.
+
+    Threads: `link` is any thread's, all else the supervisor's and the ticker's. `_lock` guards the links.
+    """
+
+    def __init__(
+        self,
+        process: ProcessHandle,
+        slot: str,
+        start: WorkerStart,
+        launch: Launch,
+        run: RunContext,
+        listener: LinkListener | None,
+    ) -> None:
+        self.process = process
+        self.is_ours = launch.is_ours
+        self.started_at = run.clock()
+        self.busy_at = self.started_at
+        """When it was last seen to use the processor, on the CPU; set by the ticker."""
+        # On a clock that is faster a minute is too short to see anything in.
+        self.processor_use = ProcessorUse(max(LOOK_EVERY_SECONDS, run.scaled(1.0)))
+        self.shards = JobShards()
+        self._slot = slot
+        self._start = start
+        self._task = launch.task
+        self._run = run
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._links: dict[str, ProcessLink] = {}  # the newest of each name
+
+    # -- its processes ------------------------------------------------------------------------------------------------
+
+    def link(self, channel: Channel, number: int) -> None:
+        """A process of the worker is there.
+
+        Args:
+            channel: Ours, to it.
+            number: No other one of the run has it.
+
+        Raises:
+            RuntimeError: The system has no thread to give.
+        """
+        run, start = self._run, self._start
+        mail = SendQueue(channel, str(number))
+        demoted = start.demoted_shard and original_name(start.demoted_shard)
+        welcome = messages.Welcome(messages.VERSION, demoted, run.tick_seconds, run.clock_rate, self._task)
+        with self._lock:
+            name = next(name for name in self._possible_names() if self._is_free(name))
+            incoming = IncomingMessages(
+                run,
+                name,
+                number,
+                mail,
+                welcome,
+                trusts_boundaries=not self.is_ours,
+                shards=self.shards,
+                start=self._start_of(name),
+            )
+            link = self._links[name] = ProcessLink(channel, incoming, mail, run, self._ended)
+        run.names.setdefault(self._slot, {})[name] = None
+        if run.pausing:
+            incoming.pause()
+        link.start()
+
+    def _possible_names(self) -> Iterator[str]:
+        yield self._slot
+        for number in itertools.count(2):
+            yield f"{self._slot}/{number}"
+
+    def _is_free(self, name: str) -> bool:
+        return name not in self._links or self._links[name].has_ended
+
+    def _start_of(self, name: str) -> WorkerStart | None:
+        """What is told of a process that takes this name; nothing of the first, whose start is the worker's own."""
+        if name not in self._links:
+            return None if name == self._slot else WorkerStart("first", self._start.device)
+        before = self._links[name].incoming
+        return WorkerStart("resume" if before.leaving is None else "recycle", before.device or self._start.device)
+
+    def _ended(self, link: ProcessLink) -> None:
+        """A process says no more. What it has open is left to another one; the worker itself may go on."""
+        incoming = link.incoming
+        if not self.is_ours:
+            link.close()
+            incoming.drop()
+            if incoming.worker != self._slot and incoming.hello is not None:
+                why = "its channel is closed" if incoming.leaving is None else "recycle"
+                device = incoming.device or self._start.device
+                self._run.worker_ended(incoming.worker, device, incoming.hello.pid, None, why)
+        link.has_ended = True
+        self._run.wake()
+
+    def finish_reading(self, seconds: float) -> None:
+        """Wait until everything that its processes said before their end has been taken, for at most so long.
+
+        A process that it left behind may hold its channel open; what that one says is nobody's.
+        """
+        if self._listener is not None:
+            self._listener.close()
+        clock = RunningClock(time.monotonic, 2 * JOIN_SECONDS)  # while this process is stopped nothing is read
+        ends = clock() + seconds
+        for link in self.links:
+            while not link.is_read(JOIN_SECONDS) and clock() < ends:
+                pass
+            link.close()
+            link.is_read(1.0)
+
+    # -- what they have said ------------------------------------------------------------------------------------------
+
+    @property
+    def links(self) -> list[ProcessLink]:
+        """Of its processes. One that has ended is among them until another one takes its name."""
+        with self._lock:
+            return list(self._links.values())
+
+    @property
+    def _all(self) -> list[IncomingMessages]:
+        return [link.incoming for link in self.links]
+
+    @property
+    def broken(self) -> str | None:
+        """Why a channel cannot be read any more although its process has not ended."""
+        return next((link.broken for link in self.links if link.broken is not None), None)
+
+    @property
+    def heard_at(self) -> float:
+        """When one of its drivers last said anything."""
+        return max((incoming.heard_at for incoming in self._all), default=self.started_at)
+
+    @property
+    def has_said_hello(self) -> bool:
+        """Whether one of its processes has."""
+        return any(incoming.hello is not None for incoming in self._all)
+
+    @property
+    def last_words(self) -> LastWords | None:
+        """Why it is about to end by itself."""
+        return next((incoming.last_words for incoming in self._all if incoming.last_words is not None), None)
+
+    @property
+    def leaving(self) -> Action | None:
+        """For what a process of it has left a shard that no other one has taken up since."""
+        return self.shards.owed
+
+    @property
+    def refused(self) -> str | None:
+        """A shard that it has to leave to one on the CPU."""
+        return next((incoming.refused for incoming in self._all if incoming.refused is not None), None)
+
+    @property
+    def has_paused(self) -> bool:
+        """It left a shard before its end."""
+        return any(incoming.has_paused for incoming in self._all)
+
+    @property
+    def device(self) -> str | None:
+        """Where a driver of the user's own said last that it encodes: of several the first."""
+        first = self._links.get(self._slot)
+        return first.incoming.device if first else None
+
+    @property
+    def stays_on_cpu(self) -> bool:
+        """Whether the shard that it was started on the CPU for is done, and processes that cannot leave go on there."""
+        demoted, done = self._start.demoted_shard, self.shards.newest_done
+        is_done = demoted is not None and original_name(done) == original_name(demoted)
+        return is_done and any(link.incoming.is_child for link in self.links if not link.has_ended)
+
+    def progressed(self) -> bool:
+        """Whether a gene has been committed since this was last asked."""
+        return any(incoming.progressed() for incoming in self._all)
+
+    def has_shard(self, shard: str) -> bool:
+        """Whether a process of it has this shard open, or an earlier one of its name has left it open to it."""
+        return any(incoming.has_shard(shard) for incoming in self._all)
+
+    def has_batch(self) -> bool:
+        """Whether a batch is in flight: the policy watches it then."""
+        return any(incoming.has_batch() for incoming in self._all)
+
+    def is_in_batch(self, shard: str, t: float) -> bool:
+        """Whether a batch of the shard that was in flight at `t` still is."""
+        return any(incoming.is_in_batch(shard, t) for incoming in self._all)
+
+    # -- what they are told -------------------------------------------------------------------------------------------
+
+    def push(self) -> None:
+        """Send the actions that wait for shards of it."""
+        for incoming in self._all:
+            incoming.push()
+
+    def pause(self) -> None:
+        """Ask it to finish its batches, commit and leave.
+
+        A driver of the user's own that no word reaches gets what a terminal would send; and so does one whose own
+        children encode: they cannot leave before their parent does, which waits for them.
+        """
+        told = [link.incoming for link in self.links if link.can_be_told()]
+        if not self.is_ours and (not told or any(incoming.is_child for incoming in told)):
+            self.process.interrupt()
+        for incoming in self._all:
+            incoming.pause()
+
+    def drop(self) -> float:
+        """Nothing counts any more that it says: it is gone, or about to be ended.
+
+        Returns:
+            For how many seconds its oldest batch in flight had been running, 0 when there was none.
+        """
+        return max((incoming.drop() for incoming in self._all), default=0.0)
 
 
 def launch_worker(run: RunContext, slot: str, start: WorkerStart) -> Worker:
@@ -508,13 +824,20 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart) -> Worker:
 
     Threads: the main thread: on Linux a child dies with the thread that made it.
     """
-    run.launched += 1
-    number = run.launched
+    number = next(run.numbers)
     launch = run.job.launch(slot, start, number)
-    channel, end = open_pair()
-    try:
+    with ExitStack() as undo:
+        channel: Channel | None = None
+        listener: LinkListener | None = None
         with ExitStack() as stack:
-            stack.enter_context(closing(end))
+            end: ChildEnd | LinkListener
+            if launch.is_ours:
+                channel, end = open_pair()
+                stack.enter_context(closing(end))
+                undo.callback(channel.close)
+            else:
+                end = listener = LinkListener()
+                undo.callback(listener.close)
             path = _log_file(run.logs, slot) if launch.is_ours else None
             output = stack.enter_context(path.open("ab")) if path is not None else None
             process = run.spawn(
@@ -525,21 +848,19 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart) -> Worker:
                 stderr=output,
                 is_ours=launch.is_ours,
             )
-    except BaseException:
-        channel.close()
-        raise
-    started_at = run.clock()
-    run.worker_started(slot, start, process.pid)
-    try:
-        send_queue = SendQueue(channel, str(process.pid))
-        welcome = messages.Welcome(messages.VERSION, start.demoted_shard, run.tick_seconds, run.clock_rate, launch.task)
-        incoming = IncomingMessages(run, slot, number, send_queue, welcome, trusts_boundaries=not launch.is_ours)
-        return Worker(process, channel, send_queue, incoming, run, is_ours=launch.is_ours, started_at=started_at)
-    except BaseException:
-        process.end(0.0)
-        channel.close()
-        run.worker_ended(slot, start.device, process.pid, process.exit_code or 0, "it could not be supervised")
-        raise
+        run.worker_started(slot, start, process.pid)
+        try:
+            worker = Worker(process, slot, start, launch, run, listener)
+            if channel is not None:
+                worker.link(channel, number)
+            if listener is not None:
+                listener.start(lambda found: worker.link(found, next(run.numbers)))
+        except BaseException:
+            process.end(0.0)
+            run.worker_ended(slot, start.device, process.pid, process.exit_code or 0, "it could not be supervised")
+            raise
+        undo.pop_all()
+        return worker
 
 
 def _log_file(folder: Path | None, slot: str) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from math import isnan
 from typing import Any, TypeVar, get_type_hints
 
@@ -15,7 +15,7 @@ Row = TypeVar("Row", bound="tuple[Any, ...]")
 
 _UNKNOWN = float("nan")
 
-_TOGETHER = 64
+_TOGETHER = 128
 """Rows that are packed, and unpacked, at once: a loop over a column is several times as fast as one over a row."""
 
 _KEPT = 4
@@ -47,6 +47,12 @@ class Columns(Collection[Row]):
             self._pack()
         return place
 
+    def extend(self, rows: Collection[Row]) -> None:
+        """Put some at the end."""
+        self._pack()
+        if rows:
+            self._put(rows)
+
     def column(self, name: str) -> array[Any]:
         """The numbers of a field, NaN where one is unknown, of a `str` its places in `words`; not to be changed."""
         self._pack()
@@ -66,6 +72,13 @@ class Columns(Collection[Row]):
         """Some of them, one by one; `past` may lie beyond the end."""
         return map(self.__getitem__, range(first, min(past, len(self))))
 
+    def at(self, places: Sequence[int]) -> Iterator[Row]:
+        """Those of some places, in that order, one by one."""
+        self._pack()
+        for first in range(0, len(places), _TOGETHER):
+            some = places[first : first + _TOGETHER]
+            yield from self._made_of(column.at(some) for column in self._columns.values())
+
     def __getitem__(self, at: int) -> Row:
         if self._fresh:
             self._pack()
@@ -81,7 +94,8 @@ class Columns(Collection[Row]):
         return rows[place]
 
     def __iter__(self) -> Iterator[Row]:
-        return self.rows(0, len(self))
+        self._pack()
+        return chain.from_iterable(self._rows(first, first + _TOGETHER) for first in range(0, len(self), _TOGETHER))
 
     def __contains__(self, row: object) -> bool:
         return any(own == row for own in self)
@@ -91,14 +105,19 @@ class Columns(Collection[Row]):
 
     def _pack(self) -> None:
         if self._fresh:
-            for column, values in zip(self._columns.values(), zip(*self._fresh, strict=True), strict=True):
-                column.extend(values)
-            self._packed += len(self._fresh)
+            self._put(self._fresh)
             self._fresh.clear()
-            self._unpacked.clear()
+
+    def _put(self, rows: Collection[Row]) -> None:
+        for column, values in zip(self._columns.values(), zip(*rows, strict=True), strict=True):
+            column.extend(values)
+        self._packed += len(rows)
+        self._unpacked.clear()
 
     def _rows(self, first: int, past: int) -> list[Row]:
-        columns = (column.part(first, past) for column in self._columns.values())
+        return self._made_of(column.part(first, past) for column in self._columns.values())
+
+    def _made_of(self, columns: Iterable[Iterable[Any]]) -> list[Row]:
         return list(map(self._made, zip(*columns, strict=True)))
 
 
@@ -139,7 +158,15 @@ class _Column:
     def part(self, first: int, past: int) -> Iterable[Any]:
         if not self.is_known:
             return repeat(None, min(past, self._unknown) - first)
-        values = self.values[first:past]
+        return self._given(self.values[first:past])
+
+    def at(self, places: Sequence[int]) -> Iterable[Any]:
+        if not self.is_known:
+            return repeat(None, len(places))
+        return self._given(array(self.values.typecode, map(self.values.__getitem__, places)))
+
+    def _given(self, values: array[Any]) -> Iterable[Any]:
+        """As they were given."""
         if self._kind is str:
             return map(self.words.__getitem__, values)
         if self._may_be_unknown:

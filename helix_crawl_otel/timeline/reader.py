@@ -78,6 +78,10 @@ class TimelineReader:
         with contextlib.ExitStack() as stack:
             stream = self._open(stack)
             for raw in self._lines(stream):
+                if len(raw) <= MAX_LINE_BYTES and (usual := usual_event(raw)) is not None:
+                    self.events += 1
+                    yield usual
+                    continue
                 try:
                     event = self._parse(raw)
                 except FutureVersion as problem:
@@ -145,8 +149,6 @@ class TimelineReader:
             raise _NotJson("not UTF-8") from None
         if not text:
             return None
-        if (usual := usual_event(text)) is not None:
-            return usual
         try:
             line, end = _DECODER.raw_decode(text)
             if end < len(text):

@@ -17,12 +17,19 @@ from typing import Any
 from helix_crawl_otel.dates import utc_time
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import plain_number, sample_problem
+from helix_crawl_otel.policy.state import PolicyState, dump_within
 from helix_crawl_otel.timeline.events import VERSION
 
 __all__ = ["TimelineWriter"]
 
+LEAST_READ = 0.001
+"""Seconds of a read stage that are worth their room in a line."""
+
 LOCK_SECONDS = 1.0
 """A write that hangs (a network share) holds the lock; the other threads give their line up after this."""
+
+STATE_BYTES = 1 << 18
+"""Of a run's line, what its state may take: readers take lines of 1 MiB."""
 
 
 class TimelineWriter:
@@ -82,20 +89,31 @@ class TimelineWriter:
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    def run(self, *, config: object = None, encoder: str = "", host: str = "", **more: object) -> None:
+    def run(
+        self,
+        *,
+        config: object = None,
+        encoder: str = "",
+        host: str = "",
+        state: PolicyState | None = None,
+        **more: object,
+    ) -> None:
         """A run begins now: `t` counts from here, and the line tells the date and what the clock says.
 
         Args:
             config: The knobs, a mapping or a dataclass.
             encoder: Identity of the encoder.
             host: Name of the machine; left out when empty.
+            state: What its policy goes on from; as much of it as a line holds.
             more: Further keys.
         """
         self._origin = self._clock()
         knobs = (
             dataclasses.asdict(config) if dataclasses.is_dataclass(config) and not isinstance(config, type) else config
         )
-        named = {"host": host} if host else {}
+        named: dict[str, object] = {"host": host} if host else {}
+        if state is not None and (kept := dump_within(state, STATE_BYTES)):
+            named["state"] = kept
         began = {"started": utc_time(self._now()), "clock": round(self._origin, 6)}
         self.write("run", self._origin, version=VERSION, config=knobs or {}, encoder=encoder, **named, **began, **more)
 
@@ -114,6 +132,7 @@ class TimelineWriter:
         worker: str | None = None,
         *,
         tokens: float | None = None,
+        read_seconds: float | None = None,
         work_pending: float | None = None,
         shards_follow: bool = False,
         event: str = "batch",
@@ -129,6 +148,7 @@ class TimelineWriter:
             work: Cost, `None` where there is none.
             worker: Its name, `None` for that of the device.
             tokens: Of its passages without padding, in the unit of work; `None` where nobody knows.
+            read_seconds: Of the stage before it; `None` where nobody knows, and what is not a millisecond is left out.
             work_pending: What the shard waited for when the batch began, more than 0; `None` where nobody knows.
             shards_follow: Other shards waited for the worker.
             event: What it is.
@@ -140,6 +160,9 @@ class TimelineWriter:
         weight = {} if work is None else {"work": _short(work, 9)}
         if tokens is not None and sample_problem(genes, seconds, tokens) is None:
             weight["tokens"] = _short(tokens, 9)
+        is_read = read_seconds is not None and sample_problem(genes, read_seconds, None) is None
+        if read_seconds is not None and is_read and read_seconds >= LEAST_READ:
+            weight["read_seconds"] = round(read_seconds, 3)
         self.write(
             event,
             t,

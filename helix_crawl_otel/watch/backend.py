@@ -132,8 +132,12 @@ class Backend(Protocol):
     def belongs_on_cpu(self, shard: str) -> bool:
         """Whether a shard that is about to be opened has been demoted before, and no supervisor sees to it."""
 
-    def arrive(self, shard: str) -> None:
+    def arrive(self, shard: str, *, may_pause: bool = True) -> None:
         """A driver is at a boundary: what was decided on its last batch is in the queue afterwards.
+
+        Args:
+            shard: Its name.
+            may_pause: All that was encoded is committed.
 
         Raises:
             PauseRequested: The operator has asked for a pause.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["CrawlWatch"]
 
 Hook = TypeVar("Hook", bound=Callable[[Action], object])
+Model = TypeVar("Model")
 
 
 class _DefaultDevice(str):
@@ -163,8 +164,10 @@ class CrawlWatch:
                 the thread that calls it; `batch` waits meanwhile in all others. With it, DEMOTE_CPU does not end the
                 process. What it raises is logged, and the job goes on as it is. No coroutine function.
             exit_to_recycle: True when something restarts this process and the job resumes: then RECYCLE, and
-                DEMOTE_CPU without `on_demote`, end it by `PauseRequested`. `None` is true under `helix-crawl run`, and
-                false in a job that nobody supervises: a library must not end a job that nobody restarts.
+                DEMOTE_CPU without `on_demote`, end it by `PauseRequested`. `None` is false in a job that nobody
+                supervises: a library must not end a job that nobody restarts. Under `helix-crawl run` it is true,
+                unless another process of the job waits for this one: one of a `multiprocessing.Pool` ends after its
+                task for a RECYCLE, in others the rung is passed over.
 
         Raises:
             ValueError: An argument is of the wrong kind.
@@ -180,7 +183,31 @@ class CrawlWatch:
         _accept(fits, "exit_to_recycle", exit_to_recycle, "True, False or None")
         may_exit = self._backend.may_exit if exit_to_recycle is None else exit_to_recycle
         device = self._backend.device_of(str(place), is_said=not isinstance(device, _DefaultDevice))
-        return ShardWatch(self._backend, name, device, on_demote, may_exit)
+        return ShardWatch(self._backend, name, device, on_demote, may_exit, insists=exit_to_recycle is True)
+
+    def wrap(self, model: Model, *, exit_to_recycle: bool | None = None) -> Model:
+        """Have a model watched without a loop of one's own: each forward pass of its calls is a batch.
+
+        Args:
+            model: A `SentenceTransformer`, `SparseEncoder` or `CrossEncoder`, FlagEmbedding's `BGEM3FlagModel`, or a
+                pipeline or a `Trainer` of transformers.
+            exit_to_recycle: As for `shard`. The process ends between two calls only.
+
+        Returns:
+            The same object.
+
+        The shard is the calling file and line, `HELIX_CRAWL_SHARD`, or the name of a `helix_crawl_otel.shard` block.
+        Between two passes the cache is released, and the model goes to the CPU until its call ends.
+
+        Raises:
+            ValueError: It is something else.
+            ModuleNotFoundError: The extra `instrument` is not installed.
+            RuntimeError: The watch is closed.
+        """
+        self._check_open()
+        from helix_crawl_otel.instrument.wrap import wrap
+
+        return wrap(self, model, exit_to_recycle)
 
     def on_action(self, hook: Hook) -> Hook:
         """Have a callable asked about each `Action` before it is queued; usable as a decorator.

@@ -87,7 +87,7 @@ class LocalBackend(Backend):
             self.report("timeline", unopened)
         if self._timeline is not None:
             ticks = {"tick_seconds": tick_seconds or TICK_SECONDS}
-            self._timeline.run(config=asdict(config) | ticks, encoder=encoder, host=platform.node())
+            self._timeline.run(config=asdict(config) | ticks, encoder=encoder, host=platform.node(), state=loaded)
         _live.add(self)
 
     def _open_timeline(self, path: Path | None) -> tuple[TimelineWriter | None, OSError | None]:
@@ -146,7 +146,7 @@ class LocalBackend(Backend):
         """By what an earlier process, or this one, has kept."""
         return self.pipeline.is_demoted(shard)
 
-    def arrive(self, shard: str) -> None:
+    def arrive(self, shard: str, *, may_pause: bool = True) -> None:
         """What was decided on the last batch is in the queue already."""
 
     def tell(self, happened: str, action: Action, what: str) -> None:

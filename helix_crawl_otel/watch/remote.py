@@ -6,7 +6,9 @@ Source: DESIGN.md, sections 3.4, 6 and 7.
 from __future__ import annotations
 
 import itertools
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -22,6 +24,7 @@ from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.probes.torch_cuda import TorchProbe, may_have_card
 from helix_crawl_otel.timing import SleepMeter, Ticker, scaled_clock
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline, WatchedShard
+from helix_crawl_otel.watch.process_end import end_of_this_process
 
 __all__ = ["RemoteBackend", "RemotePipeline"]
 
@@ -57,10 +60,12 @@ class RemotePipeline(ShardPipeline):
             PauseRequested: It belongs on the CPU, and this process is on a card.
         """
         request = self._link.expect()
-        opened = messages.OpenShard(request, shard, device, list(can_take), _in_main_thread())
+        kinds, is_child = list(can_take), not end_of_this_process().is_free
+        may_leave = ActionKind.RECYCLE in kinds and _can_leave()  # never a job that does not resume
+        opened = messages.OpenShard(request, shard, device, kinds, may_leave, is_child)
         self._link.send(opened)
         answer = self._link.answer(request, ANSWER_SECONDS)
-        if isinstance(answer, messages.ShardOpened) and answer.demote and _in_main_thread():
+        if isinstance(answer, messages.ShardOpened) and answer.demote and _can_leave():
             raise PauseRequested(None, DEMOTED)
 
     def move_shard(self, shard: str, device: str) -> None:
@@ -156,14 +161,25 @@ class RemoteBackend(Backend):
     def __init__(self, link: Link, memory: Callable[[], MemoryReading] | None, clock: Callable[[], float]) -> None:
         self.clock = scaled_clock(clock, link.clock_rate)
         self.sleep = SleepMeter(self.clock)
-        self.pipeline = RemotePipeline(link, self.clock)
         self._link = link
         self._memory = memory
+        self._shards: weakref.WeakSet[WatchedShard] = weakref.WeakSet()  # those that the driver still holds
+        self._reset()
+        self.is_closed = False
+        _living.add(self)
+
+    def _reset(self) -> None:
+        self.pipeline = RemotePipeline(self._link, self.clock)
         self._probes: dict[str, Probe] = {}
         self._devices: dict[str, None] = {}  # in order; single operations only
         self._ticker: Ticker | None = None
         self._starting = threading.Lock()
-        self.is_closed = False
+
+    def after_fork(self) -> None:
+        """In a forked child: nothing of the parent's; what the child encodes is told over a link of its own."""
+        self._reset()
+        for shard in list(self._shards):
+            shard.after_fork()
 
     # -- what a shard asks --------------------------------------------------------------------------------------------
 
@@ -182,14 +198,14 @@ class RemoteBackend(Backend):
             PauseRequested: Of the main thread: this process was on the CPU for another shard, which is done.
         """
         demoted = self._link.demoted_shard
-        if demoted not in (None, shard) and _in_main_thread():
+        if demoted not in (None, shard) and _can_leave():
             raise PauseRequested(None, DEMOTED)
 
     def belongs_on_cpu(self, shard: str) -> bool:
         """The supervisor sees to it."""
         return False
 
-    def arrive(self, shard: str) -> None:
+    def arrive(self, shard: str, *, may_pause: bool = True) -> None:
         """A driver is at a boundary: have what was decided on its last batch sent first.
 
         Raises:
@@ -198,7 +214,7 @@ class RemoteBackend(Backend):
         end = self.pipeline.unjudged.pop(shard, None)
         if end is not None:
             self._link.await_judged(end, ANSWER_SECONDS)
-        if self._link.pausing and _in_main_thread():
+        if may_pause and self._link.pausing and _can_leave():
             raise PauseRequested(None)
 
     def tell(self, happened: str, action: Action, what: str) -> None:
@@ -216,7 +232,8 @@ class RemoteBackend(Backend):
             self._link.send(messages.StartWorker(device, reason))
 
     def add_shard(self, shard: WatchedShard) -> None:
-        """Nothing to keep: a forked child tells nothing."""
+        """See `Backend`."""
+        self._shards.add(shard)
 
     def leave_device(self, device: str) -> None:
         """See `Backend`."""
@@ -251,6 +268,18 @@ class RemoteBackend(Backend):
         return self._probes.get(device)
 
 
-def _in_main_thread() -> bool:
-    """Only there can the process be ended by an exception."""
-    return threading.current_thread() is threading.main_thread()
+def _can_leave() -> bool:
+    """Whether an exception may end this process here: in its main thread, and where nobody waits for it."""
+    return threading.current_thread() is threading.main_thread() and end_of_this_process().is_free
+
+
+_living: weakref.WeakSet[RemoteBackend] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for backend in list(_living):
+        backend.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)

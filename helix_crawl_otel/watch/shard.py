@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 
 from helix_crawl_otel.actions import PauseRequested
@@ -18,9 +19,20 @@ from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict, is_number, plain_number
 from helix_crawl_otel.probes.vram_cap import refresh_cap
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline
+from helix_crawl_otel.watch.process_end import ProcessEnd, end_of_this_process
 from helix_crawl_otel.watch.release import release_cache
 
-__all__ = ["BatchScope", "EncodeGate", "ShardWatch", "batch_from", "boundary_after"]
+__all__ = [
+    "BatchScope",
+    "EncodeGate",
+    "ShardWatch",
+    "batch_from",
+    "boundary_after",
+    "boundary_within",
+    "is_in_batch",
+    "is_to_leave",
+    "of_other_process",
+]
 
 _NOTHING_KNOWN = ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, None)
 
@@ -29,6 +41,13 @@ _ids = itertools.count(1)
 
 _gap: ContextVar[tuple[object, float] | None] = ContextVar("helix_crawl_otel.gap", default=None)
 """Per thread, and per task of an event loop: whose stage between two encodes began, and when."""
+
+
+_in_batch: ContextVar[bool] = ContextVar("helix_crawl_otel.in_batch", default=False)
+"""Per thread, and per task of an event loop: it is inside of a batch."""
+
+CALL_SECONDS = 60.0
+"""How long an action that ends the process waits for the end of a call whose results nobody has yet."""
 
 
 DEMOTION_SECONDS = 600.0
@@ -157,6 +176,7 @@ class BatchScope:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _in_batch.set(False)
         running, self._running = self._running, None
         if running is not None:
             self._shard._backend.guarded("driver", self._shard._end, *running, failed=kind is not None)
@@ -181,11 +201,13 @@ class BatchScope:
 
     def _start(self, read_seconds: float | None) -> None:
         begin = self._shard._begin
+        _in_batch.set(True)
         try:
             self._running = self._shard._backend.guarded(
                 "driver", begin, self._genes, self._work, self._first, read_seconds, self._tokens
             )
         except BaseException:  # the process has to end: the shard belongs to another one
+            _in_batch.set(False)
             self._leave_gate()
             raise
 
@@ -204,6 +226,7 @@ class ShardWatch:
         device: Where it is encoded; becomes `cpu` when `on_demote` has moved it there.
         on_demote: Rebuilds the driver's encoder on the CPU, in place; `None` when the driver cannot.
         exit_to_recycle: Something restarts the process and the driver resumes.
+        insists: The driver itself has said so.
 
     A shard is left once: by the end of its `with` or `async with` block, or by `close`. After that, and after its watch
     was closed, `batch`, `record`, `boundary` and another block raise `RuntimeError`; `status` goes on.
@@ -219,18 +242,24 @@ class ShardWatch:
         device: str,
         on_demote: Callable[[], object] | None,
         exit_to_recycle: bool,
+        *,
+        insists: bool = False,
     ) -> None:
         self.name = name
         self.device = device
         self._backend = backend
         self._on_demote = on_demote
         self._exit_to_recycle = exit_to_recycle
+        self._insists = insists
+        self._ends_for: Action | None = None  # the process ends after its task for this, told when the shard is left
         self._opened_by: object = None  # the pipeline that knows this shard; a forked child has another
         self._opening = threading.Lock()
         self._is_left = False
         self._stays_open = False
         self._gate = EncodeGate(name)
         self._gap_of = object()
+        self._encodes_elsewhere = False
+        self._waiting: dict[int, float] = {}  # actions that a call keeps from its end, and since when
         backend.add_shard(self)
 
     def __enter__(self) -> ShardWatch:
@@ -314,18 +343,46 @@ class ShardWatch:
         tell = self._backend.pipeline.boundary
         self._backend.guarded("driver", tell, self.name, self.device, seconds, genes, pending, work_pending)
         self._backend.guarded("driver", self._backend.arrive, self.name)
+        self._waiting.clear()
+        applied = self._take(self._backend.pipeline.actions.drain(self.name))
+        self._backend.guarded("driver", refresh_cap, self.device)
+        self._backend.guarded("driver", self._begin_gap)
+        return applied
+
+    def _take(self, actions: list[Action]) -> list[Action]:
         applied: list[Action] = []
-        for action in self._backend.pipeline.actions.drain(self.name):
+        for action in actions:
             outcome = self._apply(action)
+            if outcome is None:
+                continue
             self._backend.guarded("driver", self._backend.pipeline.actions.acknowledge, action, outcome)
             if outcome is not Outcome.APPLIED:
                 continue
             applied.append(action)
             if self._must_exit(action):
                 raise PauseRequested(action)
-        self._backend.guarded("driver", refresh_cap, self.device)
-        self._backend.guarded("driver", self._begin_gap)
         return applied
+
+    def _boundary_within(self) -> None:
+        self._check_usable()
+        arrive = partial(self._backend.arrive, self.name, may_pause=False)
+        self._backend.guarded("driver", arrive)
+        actions = self._backend.pipeline.actions
+        found = actions.drain(self.name)
+        if not found:
+            return
+        self._take([action for action in found if not self._must_exit(action)])
+        now = self._backend.clock()
+        for action in found:
+            if not self._must_exit(action):
+                continue
+            if now - self._waiting.setdefault(action.id, now) < CALL_SECONDS:
+                actions.put(action)
+                continue
+            what = f"the call has not ended within {whole_seconds(CALL_SECONDS)}; encode in several smaller calls"
+            del self._waiting[action.id]
+            self._backend.tell("passed over", action, what)
+            self._backend.guarded("driver", actions.acknowledge, action, Outcome.PASSED_OVER)
 
     def leave_open(self) -> None:
         """Under a supervisor: however the shard is left now, another process goes on with it at once."""
@@ -402,6 +459,7 @@ class ShardWatch:
         self._opening = threading.Lock()
         self._gate = EncodeGate(self.name)
         self._stays_open = False
+        self._ends_for = None
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -446,6 +504,10 @@ class ShardWatch:
 
     def _leave(self, state: str) -> None:
         self._is_left = True
+        action, self._ends_for = self._ends_for, None
+        if action is not None:
+            self._backend.tell("applied", action, "the process ends after its task, and its pool starts another")
+            self._backend.guarded("driver", self._backend.pipeline.actions.acknowledge, action, Outcome.APPLIED)
         self._backend.guarded("driver", self._close, state)
 
     def _close(self, state: str) -> None:
@@ -455,6 +517,8 @@ class ShardWatch:
             pipeline.close_shard(self.name, state)
 
     def _can_take(self) -> list[ActionKind]:
+        if self._encodes_elsewhere:
+            return [ActionKind.RECYCLE] if self._exit_to_recycle else []
         kinds = [ActionKind.EMPTY_CACHE]
         if self._exit_to_recycle:
             kinds.append(ActionKind.RECYCLE)
@@ -469,7 +533,8 @@ class ShardWatch:
             return True
         return action.kind is ActionKind.DEMOTE_CPU and self._on_demote is None
 
-    def _apply(self, action: Action) -> Outcome:
+    def _apply(self, action: Action) -> Outcome | None:
+        """Carry an action out. Returns what came of it; `None` while that waits for the end of the task."""
         if self._must_exit(action):
             return self._may_exit(action)
         try:
@@ -486,12 +551,24 @@ class ShardWatch:
             self._backend.tell("applied", action, what)
         return Outcome.APPLIED
 
-    def _may_exit(self, action: Action) -> Outcome:
+    def _may_exit(self, action: Action) -> Outcome | None:
+        end = ProcessEnd() if self._insists else end_of_this_process()
         if threading.current_thread() is not threading.main_thread():
-            self._backend.tell("passed over", action, "only the main thread can end the process; call boundary() there")
-            return Outcome.PASSED_OVER
-        self._backend.tell("applied", action, f"the process ends with exit code {PauseRequested(action).code}")
-        return Outcome.APPLIED
+            return self._passed_over(action, "only the main thread can end the process; call boundary() there")
+        if end.refusal:
+            return self._passed_over(action, end.refusal)
+        if end.is_free:
+            self._backend.tell("applied", action, f"the process ends with exit code {PauseRequested(action).code}")
+            return Outcome.APPLIED
+        if action.kind is not ActionKind.RECYCLE:
+            return self._passed_over(action, "its pool would start the next one on the card as well; pass on_demote=")
+        end.after_task()
+        self._ends_for = action
+        return None
+
+    def _passed_over(self, action: Action, why: str) -> Outcome:
+        self._backend.tell("passed over", action, why)
+        return Outcome.PASSED_OVER
 
     def _failed(self, action: Action, place: str, error: Exception) -> None:
         self._backend.tell("failed", action, f"{type(error).__name__}: {error}; the job goes on as it is")
@@ -536,3 +613,34 @@ def batch_from(shard: ShardWatch, genes: int, work: float, tokens: float, first:
 def boundary_after(shard: ShardWatch, genes: int, pending: int, work_pending: float | None) -> list[Action]:
     """As `ShardWatch.boundary`, after so many genes were committed; so many lack a vector still, and cost so much."""
     return shard._boundary(genes, pending, work_pending)
+
+
+# -- of a process that watches another one, which encodes -------------------------------------------------------------
+
+
+def of_other_process(shard: ShardWatch) -> ShardWatch:
+    """The same: its cache is not ours to release, nor its model ours to move. All that can be done is another start."""
+    shard._encodes_elsewhere = True
+    return shard
+
+
+# -- of calls that encode many batches and hand out their results at the end ------------------------------------------
+
+
+def boundary_within(shard: ShardWatch) -> None:
+    """Between two batches of one call: what ends no process is applied.
+
+    Nothing of the call is committed, so that what ends the process waits for `ShardWatch.boundary`; where the call has
+    not ended a minute later it is passed over, and the ladder goes on.
+    """
+    shard._boundary_within()
+
+
+def is_to_leave(shard: ShardWatch) -> bool:
+    """Whether something that ends the process waits for `ShardWatch.boundary`, see `boundary_within`."""
+    return bool(shard._waiting)
+
+
+def is_in_batch() -> bool:
+    """Whether this thread, or this task of an event loop, is inside of a batch."""
+    return _in_batch.get()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helix_crawl_otel.cli import main
 from helix_crawl_otel.config import (
     KNOBS,
     ConfigError,
@@ -19,8 +21,10 @@ from helix_crawl_otel.config import (
     knob,
     otel_disabled,
     read_knob,
+    unknown_variables,
 )
 from helix_crawl_otel.policy.settings import Settings
+from tests.rules.tree import ROOT
 
 CONTRACT = {
     "HELIX_BFM_CRAWL_FACTOR": ("--factor", 5.0),
@@ -194,7 +198,7 @@ def test_an_alias_is_read_and_the_newer_name_wins() -> None:
 
 
 def test_the_knobs_without_an_alias_have_none() -> None:
-    """Three knobs were there before the rename, no more."""
+    """The app has no others that mean the same."""
     assert CrawlConfig.from_env({"CYMATIX_BFM_CRAWL_VRAM": "0.5", "CYMATIX_BFM_CRAWL_WARMUP": "7"}) == CrawlConfig()
 
 
@@ -260,3 +264,57 @@ def test_any_text_is_accepted_or_refused_clearly(variable: str, text: str) -> No
     field = knob(variable).field
     if field:
         CrawlConfig(**{field: value})  # type: ignore[arg-type]  # one keyword, made from its own row
+
+
+class TestUnknownVariables:
+    """A slip of the pen does not pass for a setting."""
+
+    @pytest.mark.parametrize(
+        ("name", "near"),
+        [
+            ("HELIX_BFM_CRAWL_FACTER", "HELIX_BFM_CRAWL_FACTOR"),
+            ("HELIX_DENSE_RELEASE_EVERY", "HELIX_DENSE_VRAM_RELEASE_EVERY"),
+            ("HELIX_CRAWL_LINGERS", "HELIX_CRAWL_LINGER"),
+            ("CYMATIX_BFM_CRAWL_WINDOWS", "CYMATIX_BFM_CRAWL_WINDOW"),
+            ("CYMATIX_BFM_CRAWL_VRAM", "HELIX_BFM_CRAWL_VRAM"),
+        ],
+    )
+    def test_the_nearest_name_is_told(self, name: str, near: str) -> None:
+        """Of our variables and of their aliases."""
+        told = f"{name} is set, which is no variable of helix-crawl and changes nothing; did you mean {near}?"
+        assert unknown_variables({name: "1"}) == [told]
+
+    def test_what_is_ours_or_empty_or_begins_otherwise_is_not_told(self) -> None:
+        """Every variable that the package names is known."""
+        package = ROOT / "helix_crawl_otel"
+        pattern = re.compile(r"\b(?:HELIX_DENSE|HELIX_BFM_CRAWL|HELIX_CRAWL|CYMATIX_DENSE|CYMATIX_BFM_CRAWL)_[A-Z_]+\b")
+        named = {name for path in package.rglob("*.py") for name in pattern.findall(path.read_text(encoding="utf-8"))}
+        assert "HELIX_CRAWL_NOTIFY" in named
+        other = {"HELIX_DENSE_X": " ", "HELIX_BFM_SPLADE": "1", "CYMATIX_DEVICE": "desk"}
+        other |= {"CYMATIX_DENSE_MATRIX_DTYPE": "float16"}
+        ours = dict.fromkeys(named - {"HELIX_DENSE_MATRIX_DTYPE"}, "1")
+        assert unknown_variables(ours | other) == []
+        (told,) = unknown_variables({"HELIX_DENSE_MATRIX_DTYPE": "float16"})
+        assert told.endswith("which the application reads and this package does not")
+
+    def test_it_is_told_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        """In somebody's job, however often it asks."""
+        for _ in range(3):
+            CrawlConfig.from_env({"HELIX_BFM_CRAWL_WINDAW": "3"})
+        assert [record.getMessage() for record in caplog.records if "WINDAW" in record.getMessage()] == [
+            "[crawl-watchdog] HELIX_BFM_CRAWL_WINDAW is set, which is no variable of helix-crawl and changes nothing; "
+            "did you mean HELIX_BFM_CRAWL_WINDOW?"
+        ]
+
+    def test_a_command_tells_it(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        """On standard error, and goes on."""
+        monkeypatch.setenv("HELIX_BFM_CRAWL_FACTER", "3")
+        assert main(["simulate", "--list"]) == 0
+        assert "helix-crawl: warning: HELIX_BFM_CRAWL_FACTER is set" in capsys.readouterr().err
+
+
+def test_the_release_of_the_app_is_read() -> None:
+    """Under the name that its operators have in their files."""
+    name = "HELIX_DENSE_VRAM_RELEASE_EVERY"
+    assert read_knob(name, {"CYMATIX_DENSE_VRAM_RELEASE_EVERY": "64"}) == 64
+    assert read_knob(name, {"CYMATIX_DENSE_VRAM_RELEASE_EVERY": "64", name: "0"}) == 0

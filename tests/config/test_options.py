@@ -67,4 +67,4 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capsys.readouterr().out.split())
     for row in KNOBS:
         assert f"{row.option} " in text
-        assert f"{row.accepted.text} ({row.variable}, default {row.shown_default})" in text
+        assert f"{row.accepted.text} ({' or '.join((row.variable, *row.aliases))}, default {row.shown_default})" in text

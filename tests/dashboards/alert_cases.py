@@ -177,9 +177,25 @@ CRAWLING = {
     ),
     "crawl through a gap": Case(
         "HelixCrawlCrawling",
-        "a minute without a scrape; it ends with the job, which says so",
-        {**a_run(50, "done", gaps=(30, 1)), ACTIVE: steps((0, 10), (1, 20), (None, 1), (1, 19), (None, 60))},
+        "two minutes without a scrape; it ends with the job, which says so",
+        {**a_run(50, "done", gaps=(24, 2)), ACTIVE: steps((0, 10), (1, 14), (None, 2), (1, 24), (None, 60))},
         {"HelixCrawlCrawling": Firing(25, 59)},
+    ),
+    "crawl that is no longer shown, embedded": Case(
+        "HelixCrawlCrawling",
+        "three minutes without a sample are the end of it",
+        {
+            **a_run(120, command="embedded", folder="", run="notes"),
+            ACTIVE: steps((0, 10), (1, 24), (None, 86)),
+        },
+        {
+            "HelixCrawlCrawling": Firing(
+                25,
+                46,
+                {"job": JOB, "instance": PORT, "run": "notes", "shard": "a", "device": "cuda:0", "severity": "warning"},
+                (f"Shard a of notes crawls on cuda:0 ({PORT})", f"curl http://{PORT}/metrics"),
+            )
+        },
     ),
 }
 
@@ -256,6 +272,8 @@ STUCK = {
             LIMIT: steps((0.2, 120)),
             SUM: steps((4000, 120)),
             COUNT: steps((100, 120)),
+            SUM.replace("encode", "tokenize"): steps((9000, 120)),
+            COUNT.replace("encode", "tokenize"): steps((900, 120)),
             INFLIGHT: steps((2, 10), ((0, 60), 30), (2, 80)),
         },
         {
@@ -279,15 +297,15 @@ STUCK = {
     ),
     "embedded, quick batches": Case(
         "HelixCrawlBatchStuck",
-        "a second as a rule: ten minutes count; a gap of a minute is no end",
+        "one of a second: ten minutes count; two minutes without a scrape are no end, three are",
         {
-            **a_run(120, command="embedded", gaps=(24, 1)),
+            **a_run(120, command="embedded", gaps=(24, 2)),
             LIMIT: steps((0.2, 120)),
-            SUM: steps((100, 120)),
-            COUNT: steps((100, 120)),
-            INFLIGHT: steps((2, 10), ((0, 60), 14), (None, 1), ((900, 60), 15), (2, 80)),
+            SUM: steps((1, 120)),
+            COUNT: steps((1, 120)),
+            INFLIGHT: steps((2, 10), ((0, 60), 14), (None, 2), ((960, 60), 14), (None, 80)),
         },
-        {"HelixCrawlBatchStuck": Firing(26, 39)},
+        {"HelixCrawlBatchStuck": Firing(26, 42)},
     ),
     "embedded, first batch": Case(
         "HelixCrawlBatchStuck",
@@ -295,10 +313,32 @@ STUCK = {
         {
             **a_run(120, command="embedded"),
             INFLIGHT: steps(((0, 60), 60), (0, 60)),
+            LIMIT: steps((0.2, 120)),
             COUNT: steps((0, 120)),
             SUM: steps((0, 120)),
         },
         {"HelixCrawlBatchStuck": Firing(36, 59)},
+    ),
+    "stuck through a gap": Case(
+        "HelixCrawlBatchStuck",
+        "two minutes without a scrape are no end, three are",
+        {
+            **a_run(120),
+            DEADLINE: steps((600, 20), (None, 2), (600, 98)),
+            INFLIGHT: steps((2, 5), ((0, 60), 15), (None, 2), ((1020, 60), 18), (None, 80)),
+        },
+        {"HelixCrawlBatchStuck": Firing(21, 42)},
+    ),
+    "stuck, and its deadline is no longer shown": Case(
+        "HelixCrawlBatchStuck",
+        "after three minutes it is judged without: half an hour",
+        {
+            **a_run(60),
+            DEADLINE: steps((600, 22), (None, 38)),
+            INFLIGHT: steps((2, 5), ((0, 60), 55)),
+        },
+        {"HelixCrawlBatchStuck": Firing(21, 24)},
+        35,
     ),
     "stuck, and the job is ended": Case(
         "HelixCrawlBatchStuck",
@@ -358,21 +398,34 @@ RECYCLE = {
             worker(): steps((1, 120)),
             worker("cuda:1"): steps((1, 120)),
             starts("recycle"): steps((0, 10), (10, 110)),
+            starts("crash"): steps((0, 10), (1, 110)),
         },
         {},
         80,
     ),
     "recycle loop through a gap": Case(
         "HelixCrawlRecycleLoop",
-        "a minute without a scrape",
+        "two minutes without a scrape",
         {
-            **a_run(60, gaps=(20, 1)),
+            **a_run(60, gaps=(13, 2)),
             GENES: ENCODED,
-            worker(): steps((1, 20), (None, 1), (1, 39)),
-            starts("recycle"): steps((0, 10), (6, 10), (None, 1), (6, 39)),
+            worker(): steps((1, 13), (None, 2), (1, 45)),
+            starts("recycle"): steps((0, 10), (6, 3), (None, 2), (6, 45)),
         },
         {"HelixCrawlRecycleLoop": Firing(15)},
-        59,
+        40,
+    ),
+    "recycle loop that is no longer counted": Case(
+        "HelixCrawlRecycleLoop",
+        "three minutes without a sample are the end of it",
+        {**a_run(60), GENES: ENCODED, worker(): steps((1, 60)), starts("recycle"): steps((0, 10), (6, 20), (None, 30))},
+        {"HelixCrawlRecycleLoop": Firing(15, 32)},
+    ),
+    "recycle loop on a card that is gone": Case(
+        "HelixCrawlRecycleLoop",
+        "three minutes without a sample of its worker are the end of it",
+        {**a_run(60), GENES: ENCODED, worker(): steps((1, 30), (None, 30)), starts("recycle"): steps((0, 10), (6, 50))},
+        {"HelixCrawlRecycleLoop": Firing(15, 32)},
     ),
 }
 
@@ -451,16 +504,16 @@ MEMORY = {
         "a release every few minutes lowers the reading for one scrape; the limit is the knob",
         {
             **a_run(120),
-            USED: " ".join(["11.3"] * 20 + ["11.4", *["11.3"] * 7, "6"] * 8 + ["6"] * 28),
+            USED: " ".join(["8.9"] * 20 + ["9", *["8.9"] * 7, "6"] * 8 + ["6"] * 28),
             SIZE: steps((12, 120)),
-            FULL: steps((0.95, 120)),
+            FULL: steps((0.75, 120)),
         },
         {
             "HelixCrawlMemoryFull": Firing(
                 80,
                 93,
                 {"job": JOB, "instance": PORT, "run": RUN, "folder": RUN, "device": "cuda:0", "severity": "info"},
-                (f"Memory of cuda:0 has been full for over an hour: 95%, {RUN} ({PORT})", "helix-crawl doctor"),
+                (f"Memory of cuda:0 has been full for over an hour: 75%, {RUN} ({PORT})", "helix-crawl doctor"),
             )
         },
     ),
@@ -750,8 +803,18 @@ GONE = {
     "pushed, work that nobody has counted": Case(
         "HelixCrawlJobGone",
         "the last push would have told the end; after five minutes it is no longer shown",
-        {**a_run(10, every=60, scraped=False, command="embedded")},
-        {"HelixCrawlJobGone": Firing(20)},
+        {**a_run(10, every=60, scraped=False, command="embedded", run="notes", folder="")},
+        {
+            "HelixCrawlJobGone": Firing(
+                20,
+                None,
+                {"job": JOB, "instance": PORT, "run": "notes", "run_id": "one", "severity": "warning"},
+                (
+                    f"notes is gone with work left; it was seen last at 1970-01-01 00:09:00 +0000 UTC ({PORT})",
+                    """promtool query instant  'last_over_time({__name__=~"run:.+", run="notes"}[25h])'""",
+                ),
+            )
+        },
         40,
         60,
     ),
@@ -760,15 +823,22 @@ GONE = {
 ENDS = {
     "shard failed": Case(
         "HelixCrawlShardFailed",
-        "from then on, beyond the end of the run",
+        "from then on, beyond the end of the run; what a shell would take for its own is escaped in the command",
         {
-            **a_run(11, "failed"),
+            **a_run(11, "failed", folder="/data/$(out)"),
             shards("failed"): steps((0, 10), (2, 2)),
             shards("running"): steps((1, 10), (0, 2)),
             "helix_dense_shard_failed" + labels(shard="b"): steps((None, 10), (1, 2)),
             "helix_dense_shard_failed" + labels(shard="c"): steps((None, 10), (1, 2)),
         },
-        {"HelixCrawlShardFailed": Firing(10, None, GONE_LABELS, (f"2 failed shards in {RUN}: b c ({PORT})", STATUS))},
+        {
+            "HelixCrawlShardFailed": Firing(
+                10,
+                None,
+                {**GONE_LABELS, "folder": "/data/$(out)"},
+                (f"2 failed shards in {RUN}: b c ({PORT})", 'helix-crawl status "/data/\\$(out)"'),
+            )
+        },
         40,
     ),
     "shard failed, and tried again": Case(
@@ -791,6 +861,7 @@ ENDS = {
             **a_run(20, "failed"),
             "helix_dense_genes_quarantined" + labels(shard="a"): steps((0, 5), (2, 16)),
             "helix_dense_genes_quarantined" + labels(shard="b"): steps((1, 21)),
+            "helix_dense_genes_quarantined" + labels(shard="c"): steps((0, 21)),
         },
         {
             "HelixCrawlQuarantined": Firing(

@@ -104,6 +104,34 @@ def replays_as_recorded(rig: Rig, unfinished: int) -> None:
             assert ours["evidence"][number] == pytest.approx(its["evidence"][number], rel=1e-3), number
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_replay_says_what_adaptive_did_in_two_runs(rig: Rig, workers: int) -> None:
+    """With the state that the first one kept, and with the second one's line alone to tell of it."""
+    rig.options = ("--model", "hashing", "--no-metrics")
+    more = ("--action", "adaptive", "--fault", SPILLS, "--workers", str(workers))
+    path = rig.out / ".helix-crawl/timeline.jsonl"
+    for number in range(2):
+        rig.write_shards(3, 8 + 4 * number, 90)
+        before = path.stat().st_size if number else 0
+        assert rig.build(*QUICK, *more).code == 0
+        for text in dict.fromkeys((path.read_bytes(), path.read_bytes()[before:])):
+            part = rig.folder / "part.jsonl"
+            part.write_bytes(text)
+            code, stdout, errors = run_here("replay", str(part), "--json", "--window", "4", "--action", "adaptive")
+            assert code == 0, errors
+            asked: dict[str, list[str]] = {}
+            took: dict[str, list[str]] = {}
+            for line in map(json.loads, stdout.splitlines()[:-1]):
+                asked.setdefault(line["shard"], []).append(line["kind"])
+            for line in map(json.loads, text.splitlines()):
+                if line["event"] == "action" and line["outcome"] != "superseded":
+                    took.setdefault(line["shard"], []).append(line["kind"])
+            assert took == asked
+            assert took
+
+
 @pytest.mark.timeout(180)
 def test_all_four_rungs(rig: Rig) -> None:
     """DETECT, EMPTY_CACHE, RECYCLE, DEMOTE_CPU, and the next shard on the card; the digest of an undisturbed build.

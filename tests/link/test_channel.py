@@ -271,35 +271,3 @@ def test_a_sender_into_a_closed_channel_writes_nothing_into_the_next_one() -> No
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="locks of sockets")
-def test_two_processes_of_a_job_do_not_share_its_channel() -> None:
-    """Both inherit it, as from a shell script. The second goes on by itself; once the first has ended, it is free."""
-    ours, end = open_pair()
-    code = (
-        "import os; from helix_crawl_otel.link.channel import Channel, ChannelError\n"
-        "try: Channel.from_inherited(os.environ['HELIX_CRAWL_CHANNEL']); print('taken')\n"
-        "except ChannelError as error: print(error)"
-    )
-
-    def second() -> str:
-        found: subprocess.CompletedProcess[str] = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, **end.environment()},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-            **end.popen_arguments(),
-        )
-        return found.stdout
-
-    try:
-        first = Channel.from_inherited(end.environment()["HELIX_CRAWL_CHANNEL"])
-        assert second() == "another process of the same job has the channel\n"
-        first.close()
-        assert second() == "taken\n"
-    finally:
-        end.close()
-        ours.close()

@@ -7,6 +7,7 @@ drives `Policy` as a supervisor does, records itself with `TimelineWriter`, and 
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind, MemoryReading, Outcome
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.policy.settings import Settings
+from helix_crawl_otel.policy.state import PolicyState, dump_durable, restore_durable
 from helix_crawl_otel.timeline import TimelineWriter, read_timeline
 
 GPU = "cuda:0"
@@ -55,15 +57,18 @@ class Live:
         settings: The knobs.
         obeys: A worker that is ended inside a batch is gone, and another one is started after the pause, as in a
             supervised job; else the batch goes on as if nothing had been asked for.
+        state: To go on from, `None` to begin.
     """
 
-    def __init__(self, path: Path, settings: Settings, *, obeys: bool = False) -> None:
+    def __init__(
+        self, path: Path, settings: Settings, *, obeys: bool = False, state: PolicyState | None = None
+    ) -> None:
         self.now = 0.0
         self.obeys = obeys
-        self.policy = Policy(settings)
+        self.policy = Policy(settings, state=state)
         self.issued: list[Decision] = []
         self.writer = TimelineWriter(path, lambda: 0.0)
-        self.writer.run()
+        self.writer.run(state=state)
         self.batches = 0
         self.was_ended = False
 
@@ -229,6 +234,35 @@ def test_replay_judges_by_shared_memory_as_the_live_policy_did(tmp_path: Path, p
     assert count >= least
     assert (count > 0) == (least > 0)
     assert compare(tmp_path / "off.jsonl", plans, Settings()) == 0
+
+
+@pytest.mark.parametrize("action", ["ladder", "cpu", "adaptive"])
+def test_replay_knows_what_a_run_went_on_from(tmp_path: Path, action: str) -> None:
+    """Rungs, baselines and costs that no line of its own timeline tells: those before lie elsewhere, or are gone."""
+    knobs = Settings(action=action)
+    first = Live(tmp_path / "first.jsonl", knobs, obeys=True)
+    first.play([*WARM, *[Plan(300.0, 119)] * 3, *WARM, *[Plan(300.0, 119, shard="b")] * 2])
+    assert first.issued
+
+    path = tmp_path / "second.jsonl"
+    kept = restore_durable(json.loads(json.dumps(dump_durable(first.policy.state))), "")
+    second = Live(path, knobs, obeys=True, state=kept)
+    issued = [(d.kind, d.shard, d.rung) for d in second.play([*[Plan(4.0, 60)] * 2, *[Plan(300.0, 119)] * 3])]
+    assert issued
+
+    def replayed(lines: list[dict[str, Any]]) -> list[tuple[object, str, int]]:
+        stream = io.BytesIO("".join(json.dumps(line) + "\n" for line in lines).encode())
+        return [(d.kind, d.shard, d.rung) for d in replay(read_timeline(stream), knobs).issued()]
+
+    run, *rest = map(json.loads, path.read_text().splitlines())
+    assert replayed([run, *rest]) == issued
+    blank = {key: value for key, value in run.items() if key != "state"}
+    assert replayed([blank, *rest]) != issued
+    assert replayed([run | {"state": {"version": 99}}, *rest]) == replayed([blank, *rest])  # of a later version
+
+    before = list(map(json.loads, (tmp_path / "first.jsonl").read_text().splitlines()))
+    told = len(first.issued)
+    assert replayed([*before, run, *rest])[told:] == replayed([*before, blank, *rest])[told:] == issued
 
 
 PLANS = st.lists(

@@ -352,7 +352,7 @@ class EndedSession:
 def test_the_end_of_a_run_looks_at_its_own_part_of_the_timeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only after a crawl, and only while that is quick; a timeline that cannot be read is no matter."""
+    """All of it after a crawl only, and only while that is quick; a timeline that cannot be read is no matter."""
     path, crawled = tmp_path / "timeline.jsonl", Progress(actions={"DETECT": 1})
     earlier = lines(job(*RELEASED_FIRST))
     path.write_bytes(earlier + lines(job(("EMPTY_CACHE", 20), action="off")))
@@ -367,3 +367,20 @@ def test_the_end_of_a_run_looks_at_its_own_part_of_the_timeline(
     assert look_back(session, crawled) == {}
     path.unlink()
     assert look_back(session, crawled) == {}
+
+
+def test_the_summary_of_a_run_without_a_crawl_says_what_the_report_says_of_its_padding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In file order; by tokens it is not even judged once more, and nothing is said."""
+    path = tmp_path / "timeline.jsonl"
+    session: Any = EndedSession(path, 0)
+    for order in ("files", "tokens"):
+        scenario = replace(mail(3, CardModel(limit_gib=24.0)), order=order)
+        events = timeline(scenario, play(scenario, ladder(Settings())), Settings())
+        path.write_bytes(lines(events))
+        wanted = {name: saving.to_json() for name, saving in found(events).items()}
+        assert set(wanted) == ({"batch_tokens"} if order == "files" else set())
+        if order == "tokens":
+            monkeypatch.delattr(module, "tell")
+        assert look_back(session, Progress()) == wanted

@@ -121,7 +121,7 @@ def threaded() -> None:
 
 
 def forked() -> None:
-    """Fork in the middle: the child uses the shard as well, and is heard by nobody."""
+    """Fork in the middle: the child uses the shard as well."""
     with CrawlWatch() as watch, watch.shard("one", device="cpu") as shard:
         shard.record(genes=5, seconds=0.01)
         child = os.fork()

@@ -80,12 +80,14 @@ def test_eight_threads_record(rig: Rig) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_a_fork_in_the_driver(rig: Rig) -> None:
-    """The child's use of the shard harms nobody: the parent's link is the parent's, and its batches alone count."""
+    """The child's use of the shard harms nobody: it has a link, and a shard, of its own, and is judged by itself."""
     done = run(rig, "forked")
     assert done.code == 0, done.errors
     assert said(done) == [{"verdict": "WARMING_UP", "applied": []}]
-    assert [row["genes"] for row in batches(rig)] == [5, 7, 3]
-    assert [event["code"] for event in done.of("worker_ended")] == [0]
+    genes = {name: [row["genes"] for row in batches(rig) if row["shard"] == name] for name in ("one", "one (2)")}
+    assert genes == {"one": [5, 7, 3], "one (2)": [100]}
+    assert done.summary["encoded"] == 115
+    assert [(event["slot"], event["code"]) for event in done.of("worker_ended")] == [("job/2", None), ("job", 0)]
 
 
 def test_an_exception_in_a_batch(rig: Rig) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
-from helix_crawl_otel.config import CHANNEL_VARIABLE
+from helix_crawl_otel.config import CHANNEL_VARIABLE, JOB_FILE
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import Channel
+from helix_crawl_otel.link.listener import connect
 from helix_crawl_otel.link.messages import FROM_SUPERVISOR, Message, pack, unpack
 from helix_crawl_otel.policy.model import REMEDIES, Action, ActionKind, Outcome
 
@@ -50,9 +52,15 @@ class PlayedWorker:
         self.interrupts = 0
         self.processor: float | None = None
         self.exit_code: int | None = None
-        self.channel = _inherited(environ[CHANNEL_VARIABLE])
         self._requests = 0
         self._ends = 0
+        if not environ[CHANNEL_VARIABLE].startswith(JOB_FILE):
+            self.channel = _inherited(environ[CHANNEL_VARIABLE])
+
+    @cached_property
+    def channel(self) -> Channel:
+        """Its end. A driver of the user's own connects when it has something to say."""
+        return connect(self.environ[CHANNEL_VARIABLE].removeprefix(JOB_FILE), SECONDS)
 
     # -- as the supervisor sees it ------------------------------------------------------------------------------------
 
@@ -81,7 +89,12 @@ class PlayedWorker:
     def leave(self, code: int) -> None:
         """The process ends."""
         self.exit_code = code
-        self.channel.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Its end of the channel is closed, if it has opened one."""
+        if "channel" in vars(self):
+            self.channel.close()
 
     def say(self, message: Message) -> None:
         """Tell the supervisor something."""

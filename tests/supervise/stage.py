@@ -128,7 +128,7 @@ class Stage:
     def __exit__(self, *raised: object) -> None:
         for worker in self.workers:
             worker.may_end.set()
-            worker.channel.close()
+            worker.hang_up()
         self.memory.close()
         self.pipeline.close()
         if self._timeline is not None:

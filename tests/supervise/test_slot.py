@@ -632,7 +632,7 @@ def test_a_pause_reaches_a_driver_that_takes_no_message(is_closed: bool) -> None
         if is_closed:
             worker.channel.close()
             assert stage.slot.worker is not None
-            stage.slot.worker._reader.join(SECONDS)
+            assert stage.slot.worker.links[0].is_read(SECONDS)
         stage.run.pausing = True
         stage.slot.pause()
         assert worker.interrupts == 1
@@ -762,7 +762,7 @@ def test_a_lack_that_does_not_pass_pauses_the_run_and_fails_no_shard(tmp_path: P
 def test_a_worker_that_cannot_be_listened_to_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs, and there is no thread to read what it says: another one is started later."""
     with Stage() as stage:
-        monkeypatch.setattr("helix_crawl_otel.supervise.worker.SendQueue", no_thread)
+        monkeypatch.setattr("helix_crawl_otel.supervise.worker.LinkListener.start", no_thread)
         stage.slot.begin()
         assert (stage.slot.phase, stage.worker.exit_code) == (Phase.WAITING, -15)
         assert stage.series("helix_dense_worker_up") == {}
@@ -915,7 +915,7 @@ def test_a_batch_that_was_encoded_and_not_committed_is_suspected_still(tmp_path:
         worker.boundary("a", genes=GENES, pending=100)
         assert (work.batch, work.encoded) == (None, GENES)
         assert stage.slot.worker is not None
-        assert stage.slot.worker.incoming.progressed()
+        assert stage.slot.worker.progressed()
 
 
 def test_a_batch_that_cannot_be_taken_is_answered_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -346,7 +346,7 @@ def test_a_usual_line_is_what_any_line_would_be(name: object, changes: dict[str,
     usual = {**json.loads(BATCH), **json.loads(MEMORY), "worker": "w", **changes}
     line = {key: value for key, value in usual.items() if value is not ... and key != "event"}
     text = json.dumps({**line, "event": name} if is_last else {"event": name, **line})
-    if (found := usual_event(text)) is not None:
+    if (found := usual_event(text.encode())) is not None:
         wanted = parse_event(json.loads(text))
         assert (type(found), found) == (type(wanted), wanted)
         assert list(map(type, found)) == list(map(type, wanted or ()))
@@ -354,7 +354,7 @@ def test_a_usual_line_is_what_any_line_would_be(name: object, changes: dict[str,
 
 def test_the_lines_of_our_own_jobs_are_usual() -> None:
     """Else they would be read twice."""
-    told = {"worker": "cuda:0", "work_pending": 5.0, "shards_follow": True, "tokens": 80_000}
-    assert usual_event(changed(BATCH, **told)) == parse_event(json.loads(changed(BATCH, **told)))
-    assert usual_event(changed(MEMORY, shared_bytes=None, cap_bytes=5)) is not None
-    assert usual_event(changed(BATCH, genes=0)) is None
+    told = {"worker": "cuda:0", "work_pending": 5.0, "shards_follow": True, "tokens": 80_000, "read_seconds": 0.2}
+    assert usual_event(changed(BATCH, **told).encode()) == parse_event(json.loads(changed(BATCH, **told)))
+    assert usual_event(changed(MEMORY, shared_bytes=None, cap_bytes=5).encode()) is not None
+    assert usual_event(changed(BATCH, genes=0).encode()) is None

@@ -1,0 +1,204 @@
+"""Lays what watches over the methods of libraries, and takes it away again: each attribute is then the very same.
+
+A library is patched once it is imported, by whoever does that, and never imported for it. Somebody else may have laid
+something over ours since: then ours stays below it, and passes everything on.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from wrapt import FunctionWrapper, register_post_import_hook
+
+from helix_crawl_otel.instrument.calls import CallWatcher, begin_call, begin_pass, current_call, end_call, say_once
+from helix_crawl_otel.instrument.targets import TARGETS, Target
+
+__all__ = ["add_instance", "install_all", "install_for", "remove_all"]
+
+_MISSING = object()
+
+
+@dataclass
+class _Patch:
+    """One attribute that we have laid something over.
+
+    Args:
+        owner: The class.
+        name: The attribute.
+        original: What its own dictionary held, `_MISSING` for nothing.
+        ours: What it holds now.
+    """
+
+    owner: type
+    name: str
+    original: Any
+    ours: Any
+
+
+_lock = threading.RLock()
+_patches: dict[tuple[type, str], _Patch] = {}  # guarded by _lock
+_hooked: set[str] = set()  # modules whose import is waited for; guarded by _lock
+_everybody: list[CallWatcher] = []  # who watches every instance: one at most
+_instances: weakref.WeakKeyDictionary[Any, CallWatcher] = weakref.WeakKeyDictionary()
+"""Who watches these alone."""
+
+
+def watcher_of(instance: Any) -> CallWatcher | None:
+    """Who watches an instance."""
+    found = _instances.get(instance)
+    if found is None:
+        handler = getattr(instance, "callback_handler", None)  # of a Trainer
+        for callback in getattr(handler, "callbacks", ()):
+            found = getattr(callback, "helix_crawl_watcher", None)
+            if isinstance(found, CallWatcher):
+                return found
+    return found if isinstance(found, CallWatcher) else next(iter(_everybody), None)
+
+
+def install_all(watcher: CallWatcher) -> None:
+    """Have every instance watched, of libraries that are imported and of those that will be."""
+    with _lock:
+        _everybody[:] = [watcher]
+        for name in {target.module for target in TARGETS}:
+            module = sys.modules.get(name)
+            if module is not None:
+                _install(module)
+            elif name not in _hooked:
+                _hooked.add(name)
+                register_post_import_hook(_imported, name)
+
+
+def add_instance(instance: Any, watcher: CallWatcher) -> None:
+    """Have one instance watched.
+
+    Raises:
+        ValueError: It is of no class that is known.
+    """
+    if not any(target.name in {one.__name__ for one in type(instance).__mro__} for target in TARGETS):
+        accepted = ", ".join(target.name for target in TARGETS)
+        raise ValueError(f"model is {type(instance).__name__}; accepted: an instance of one of {accepted}")
+    _instances[instance] = watcher
+    for one in type(instance).__mro__:
+        install_for(*(target.module for target in TARGETS if target.name == one.__name__))
+
+
+def install_for(*modules: str) -> None:
+    """Patch libraries that are imported."""
+    with _lock:
+        for name in modules:
+            if name in sys.modules:
+                _install(sys.modules[name])
+
+
+def remove_all(watcher: CallWatcher) -> None:
+    """Nobody watches every instance any more; where nobody watches a single one either, the patches go."""
+    with _lock:
+        if watcher in _everybody:
+            _everybody.remove(watcher)
+        for instance in [one for one, by in _instances.items() if by is watcher]:
+            del _instances[instance]
+        if _instances or _everybody:
+            return
+        for key, patch in list(_patches.items()):
+            if vars(patch.owner).get(patch.name) is not patch.ours:
+                continue  # under somebody else's
+            if patch.original is _MISSING:
+                delattr(patch.owner, patch.name)
+            else:
+                setattr(patch.owner, patch.name, patch.original)
+            del _patches[key]
+
+
+def _imported(module: ModuleType) -> None:
+    with _lock:
+        if _everybody:
+            _install(module)
+
+
+def _install(module: ModuleType) -> None:
+    for target in TARGETS:
+        if target.module != module.__name__:
+            continue
+        try:
+            owner = getattr(module, target.name, None)
+            passing = getattr(module, target.pass_class, None) if target.pass_class else owner
+            if owner is None or passing is None:
+                continue
+            for name in target.calls:
+                _lay_over(owner, name, _around_call(target))
+            for name in target.passes_of(str(getattr(module, "__version__", ""))):
+                _lay_over(passing, name, _around_pass(target))
+        except Exception as error:  # noqa: BLE001 - a version of the library that we do not know
+            say_once(target.name, error)
+
+
+def _lay_over(owner: type, name: str, around: Callable[..., Any]) -> None:
+    found = getattr(owner, name, None)
+    if found is None or (owner, name) in _patches:
+        return
+    original = vars(owner).get(name, _MISSING)
+    ours = FunctionWrapper(found if original is _MISSING else original, around)
+    setattr(owner, name, ours)
+    _patches[owner, name] = _Patch(owner, name, original, ours)
+
+
+def _around_call(target: Target) -> Callable[..., Any]:
+    def around(step: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        watcher = watcher_of(instance)
+        if watcher is None:
+            return step(*args, **kwargs)
+        call = begin_call(watcher, lambda: target.model(instance), may_move=target.may_move)
+        if call is None:
+            return step(*args, **kwargs)
+        try:
+            result = step(*args, **kwargs)
+        except BaseException as error:
+            end_call(call, error)
+            raise
+        end_call(call, None)
+        return result
+
+    return around
+
+
+def _around_pass(target: Target) -> Callable[..., Any]:
+    def around(step: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        call = current_call()
+        if call is None:
+            return alone(step, instance, args, kwargs) if target.alone else step(*args, **kwargs)
+        if call.is_passing:
+            return step(*args, **kwargs)
+        begin_pass(call, target.given(args, kwargs))
+        with _placed_on_cpu(instance) if target.places_inputs and call.is_away else nullcontext():
+            return call.run_pass(step, args, kwargs)
+
+    def inside(step: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        return around(step, instance, args, kwargs) if current_call() is not None else step(*args, **kwargs)
+
+    call_alone = _around_call(target)
+
+    def alone(step: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        def whole(*given: Any, **named: Any) -> Any:
+            return inside(step, instance, given, named)
+
+        return call_alone(whole, instance, args, kwargs)
+
+    return around
+
+
+@contextmanager
+def _placed_on_cpu(instance: Any) -> Any:
+    """While its model is away, the instance puts inputs on the CPU."""
+    device = instance.device
+    instance.device = type(device)("cpu")
+    try:
+        yield
+    finally:
+        instance.device = device

@@ -1,0 +1,210 @@
+"""How each process of a job comes to a link of its own: a socket of the supervisor's, on Windows a named pipe.
+
+A driver of the user's own starts further processes by whatever means it likes: a fork, which shares a descriptor that
+was inherited, a spawn, which has none, a shell between. All of them inherit the environment. So that names a file which
+this user alone can read; in it are an address and a secret, and both ends prove that they know the secret before a
+message is read. Nothing is ever unpickled.
+
+Source: DESIGN.md, section 7; `multiprocessing.connection`, whose handshake it is (HMAC of a challenge).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Client, Listener
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from helix_crawl_otel.config import CHANNEL_VARIABLE, JOB_FILE
+from helix_crawl_otel.link.channel import Channel, ChannelError
+from helix_crawl_otel.logs import watchdog
+
+__all__ = ["LinkListener", "connect"]
+
+LONGEST_ADDRESS = 100
+"""Bytes. A socket's path has 108 on Linux and 104 on macOS; a folder for temporary files may be deep."""
+
+BACKLOG = 128
+"""Processes that connect at once: a pool's. Where it is full, macOS refuses the next one."""
+
+PROOF_SECONDS = 60.0
+"""What a process gets to prove that it knows the secret, once another one comes; a stopped one may take as long as it
+likes while nobody else does."""
+
+AGAIN_SECONDS = 0.5
+"""After one that could not be let in, for want of descriptors say."""
+
+CLOSING_SECONDS = 5.0
+
+
+class _Door(NamedTuple):
+    """What the file says: where to connect, and the secret."""
+
+    address: str
+    key: bytes
+
+
+class LinkListener:
+    """Lets the processes of one job in, each to a channel of its own.
+
+    Raises:
+        OSError: There is no room for its file, or no socket.
+
+    Threads: `start` and `close` the owner's. It has a thread of its own, and one for each process that is proving
+    itself.
+    """
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="helix-crawl-", dir=_short_folder()))  # of this user alone
+        self._file = self._folder / "link"
+        try:
+            address = rf"\\.\pipe\{self._folder.name}" if sys.platform == "win32" else str(self._folder / "socket")
+            self._door = _Door(address, secrets.token_bytes(32))
+            self._listener = Listener(address, backlog=BACKLOG)
+            with os.fdopen(os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                json.dump({"address": address, "key": self._door.key.hex()}, file)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        self._lock = threading.Lock()
+        self._proving: dict[threading.Thread, tuple[Channel, float]] = {}  # and since when; guarded by _lock
+        self._is_closed = False  # likewise
+        self._accepting: threading.Thread | None = None
+
+    def environment(self) -> dict[str, str]:
+        """What the environment of the job's processes has to say."""
+        return {CHANNEL_VARIABLE: f"{JOB_FILE}{self._file}"}
+
+    def popen_arguments(self) -> dict[str, Any]:
+        """Arguments of `subprocess.Popen`: nothing is handed over."""
+        return {}
+
+    def start(self, take: Callable[[Channel], object]) -> None:
+        """Let processes in from now on.
+
+        Args:
+            take: Called with the channel of each, in a thread of its own.
+
+        Raises:
+            RuntimeError: The system has no thread to give.
+        """
+        accepting = threading.Thread(target=self._accept, args=(take,), name="helix-crawl-listener", daemon=True)
+        accepting.start()
+        self._accepting = accepting
+
+    def close(self) -> None:
+        """Let nobody in any more. Who has proved itself by now has been taken; a second call does nothing."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        shutil.rmtree(self._folder / "link", ignore_errors=True)
+        ends = time.monotonic() + CLOSING_SECONDS
+        if self._accepting is not None:
+            with suppress(OSError, EOFError):
+                Client(self._door.address).close()  # nothing else wakes it on every system
+            self._accepting.join(CLOSING_SECONDS)
+        while proving := self._waiting(ends):
+            proving[0].join(max(0.0, ends - time.monotonic()))
+        with suppress(OSError):
+            self._listener.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _waiting(self, ends: float) -> list[threading.Thread]:
+        """Those that are proving themselves. Too late, they are sent away."""
+        with self._lock:
+            proving = dict(self._proving)
+        if time.monotonic() >= ends:
+            for channel, _ in proving.values():
+                channel.close()
+            return []
+        return list(proving)
+
+    def _accept(self, take: Callable[[Channel], object]) -> None:
+        while True:
+            try:
+                channel = Channel(self._listener.accept())
+            except (OSError, EOFError) as error:
+                if self._is_closed:
+                    return
+                watchdog.warning("a process of the job cannot be linked: %s", error)
+                time.sleep(AGAIN_SECONDS)
+                continue
+            thread = threading.Thread(target=self._prove, args=(channel, take), name="helix-crawl-proof", daemon=True)
+            now = time.monotonic()
+            with self._lock:
+                late = [other for other, since in self._proving.values() if now - since > PROOF_SECONDS]
+                if not self._is_closed:
+                    self._proving[thread] = channel, now
+            for other in late:
+                other.close()
+            if self._is_closed:
+                channel.close()
+                return
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no thread to give
+                watchdog.warning("a process of the job cannot be linked: %s", error)
+                self._proved(thread)
+                channel.close()
+
+    def _prove(self, channel: Channel, take: Callable[[Channel], object]) -> None:
+        try:
+            channel.prove(self._door.key, asks_first=True)
+            take(channel)
+        except ChannelError as error:  # a process that has ended meanwhile, or one that knows nothing
+            watchdog.debug("a process has not come in: %s", error)
+            channel.close()
+        except Exception:
+            watchdog.exception("a process of the job cannot be linked")
+            channel.close()
+        finally:
+            self._proved(threading.current_thread())
+
+    def _proved(self, thread: threading.Thread) -> None:
+        with self._lock:
+            self._proving.pop(thread, None)
+
+
+def connect(path: str, seconds: float) -> Channel:
+    """A channel of this process's own to the supervisor of its job.
+
+    Args:
+        path: Of the listener's file.
+        seconds: How long the supervisor may take to prove itself.
+
+    Raises:
+        ChannelError: There is none any more, or it is none of this user's.
+    """
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+        door = _Door(str(content["address"]), bytes.fromhex(content["key"]))
+        channel = Channel(Client(door.address))
+    except (OSError, EOFError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ChannelError(f"the supervisor's address in {path} cannot be reached: {why}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ChannelError(f"{path} holds no address of a supervisor: {error!r}") from None
+    try:
+        with channel.closed_after(seconds):
+            channel.prove(door.key, asks_first=False)
+    except ChannelError:
+        channel.close()
+        raise
+    return channel
+
+
+def _short_folder() -> str:
+    """Where the folder is made: that for temporary files, unless a socket's path would be too long in it."""
+    folder = tempfile.gettempdir()
+    is_short = len(os.fsencode(folder)) + len("/helix-crawl-12345678/socket") <= LONGEST_ADDRESS
+    return folder if is_short or sys.platform == "win32" else "/tmp"
