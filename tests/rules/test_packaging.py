@@ -101,7 +101,7 @@ def test_nothing_moves_what_an_application_has_pinned() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_it_resolves_beside_an_application_that_pins_transformers(tmp_path: Path) -> None:
-    """As the Helix/Cymatix app does: nothing is installed, the pin stays, and sentence-transformers is one that fits."""
+    """As the app does: nothing is installed, the pin stays, and sentence-transformers is one that fits."""
     report = tmp_path / "report.json"
     ours = f"{ROOT}[awake,instrument,minilm,models,otlp,plot]"
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report"]
