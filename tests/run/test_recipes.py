@@ -16,6 +16,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.build.rig import COMMAND, SECONDS, Rig, kill, wait_for
+from tests.commands.app import vectors_of
 from tests.ports import free_port
 from tests.run.driver import load
 from tests.run.test_examples import command
@@ -73,7 +74,7 @@ def builders_ended(rig: Rig, ends: int) -> None:
     assert list(tokens.iterdir()) == []
     right = dict(zip(genes, load("vector_backfill").Encoder("cpu").encode(list(genes.values())), strict=True))
     for path in paths:
-        assert dict(rows(path, "SELECT gene_id, embedding_dense_v2 FROM genes")) == right  # type: ignore[arg-type]
+        assert vectors_of(path) == right
 
 
 def test_a_pool_of_three_builders_is_killed_and_recycled(rig: Rig) -> None:
