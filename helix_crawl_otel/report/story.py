@@ -105,7 +105,7 @@ class ReportBatches(Collection[ReportBatch]):
 
     def rows(self, first: int, past: int) -> Iterator[ReportBatch]:
         """Some of them, one by one; `past` may lie beyond the end."""
-        return self._rows.at(self._places[first:past])
+        return self._rows.at(self._places, first, past)
 
     def __getitem__(self, at: int) -> ReportBatch:
         return self._rows[self._places[at]]
