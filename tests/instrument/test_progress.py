@@ -9,7 +9,7 @@ import pytest
 
 from helix_crawl_otel import CrawlConfig, CrawlWatch, MemoryReading, PauseRequested
 from helix_crawl_otel.instrument.progress_bars import BarReader, BarState
-from tests.build.rig import COMMAND, Rig
+from tests.build.rig import COMMAND, SECONDS, Rig
 from tests.standins import nvml
 from tests.watch.rig import CARD_BYTES, Clock
 
@@ -163,7 +163,7 @@ def test_a_program_that_crawls(rig: Rig, tmp_path: Path, resumes: bool) -> None:
     environ = nvml.Answers(answers, [nvml.Card(total=12 * nvml.GIB, used=3 * nvml.GIB)]).environ(library)
     options = ["--window", "4", "--clock-rate", "25", "--progress", "tqdm", *(["--resumable"] if resumes else [])]
     job = [sys.executable, "-c", CRAWLS, str(done), str(answers)]
-    ended = rig.run([*COMMAND, "run", "--no-metrics", "--json", *options, "--", *job], **environ)
+    ended = rig.run([*COMMAND, "run", "--no-metrics", "--json", *options, "--", *job], SECONDS, **environ)
     assert ended.code == 0, ended.errors
     assert done.read_text() == "." * 40
     kinds = [event["action"] for event in ended.of("action") if event["outcome"] in ("applied", "overdue")]
