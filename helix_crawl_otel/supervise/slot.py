@@ -163,7 +163,7 @@ class Slot:
             self._look_at_restart()
 
     def end_worker(self, why: str) -> None:
-        """End the worker for an action's name, `hang`, `silent`, `broken` or `interrupt`.
+        """End the worker for an action's name, `hang`, `silent`, `broken`, `return` or `interrupt`.
 
         In a thread of its own: a process in the driver's hands may take its time to die.
         """
@@ -227,6 +227,7 @@ class Slot:
         """The supervisor itself has failed: its worker must not outlive it."""
         if self.worker is not None:
             self.worker.process.end(0.0)
+            self.worker.let_nobody_in()
 
     # -- how a worker ends --------------------------------------------------------------------------------------------
 
@@ -243,6 +244,8 @@ class Slot:
         elif worker.broken is not None:
             watchdog.error("worker %s: %s; it is ended", self.name, worker.broken)
             self.end_worker("broken")
+        elif worker.stays_on_cpu and not self._run.pausing:
+            self.end_worker("return")
         elif worker.last_words is not None:
             if self._run.clock() - worker.heard_at > self._run.scaled(GRACE_SECONDS):
                 self.end_worker(LINGERS)
@@ -277,6 +280,7 @@ class Slot:
         self._run.worker_lost(self.name)
         self._run.gave_up(self.name, text)
         self._run.job.gave_up(self.name, text)
+        worker.let_nobody_in()
         self.worker = None
         self._over("failed")
 

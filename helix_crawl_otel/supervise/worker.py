@@ -167,6 +167,7 @@ class JobShards:
         self._lock = threading.Lock()
         self._holders: dict[str, object] = {}
         self._owed: dict[str, Action] = {}
+        self.newest_done = ""  # the shard that was done last
 
     @property
     def owed(self) -> Action | None:
@@ -191,6 +192,7 @@ class JobShards:
             self._holders.pop(name, None)
             if is_done:
                 self._owed.pop(name, None)
+                self.newest_done = name
 
     def leave_all(self, holder: object) -> None:
         """A process has gone."""
@@ -690,13 +692,17 @@ class Worker:
         link.has_ended = True
         self._run.wake()
 
+    def let_nobody_in(self) -> None:
+        """No process comes any more. Who is in by now is heard."""
+        if self._listener is not None:
+            self._listener.close()
+
     def finish_reading(self, seconds: float) -> None:
         """Wait until everything that its processes said before their end has been taken, for at most so long.
 
         A process that it left behind may hold its channel open; what that one says is nobody's.
         """
-        if self._listener is not None:
-            self._listener.close()
+        self.let_nobody_in()
         clock = RunningClock(time.monotonic, 2 * JOIN_SECONDS)  # while this process is stopped nothing is read
         ends = clock() + seconds
         for link in self.links:
@@ -757,6 +763,13 @@ class Worker:
         """Where a driver of the user's own said last that it encodes: of several the first."""
         first = self._links.get(self._slot)
         return first.incoming.device if first else None
+
+    @property
+    def stays_on_cpu(self) -> bool:
+        """Whether the shard that it was started on the CPU for is done, and processes that cannot leave go on there."""
+        demoted, done = self._start.demoted_shard, self.shards.newest_done
+        is_done = demoted is not None and original_name(done) == original_name(demoted)
+        return is_done and any(link.incoming.is_child for link in self.links if not link.has_ended)
 
     def progressed(self) -> bool:
         """Whether a gene has been committed since this was last asked."""

@@ -164,8 +164,10 @@ class CrawlWatch:
                 the thread that calls it; `batch` waits meanwhile in all others. With it, DEMOTE_CPU does not end the
                 process. What it raises is logged, and the job goes on as it is. No coroutine function.
             exit_to_recycle: True when something restarts this process and the job resumes: then RECYCLE, and
-                DEMOTE_CPU without `on_demote`, end it by `PauseRequested`. `None` is true under `helix-crawl run`, and
-                false in a job that nobody supervises: a library must not end a job that nobody restarts.
+                DEMOTE_CPU without `on_demote`, end it by `PauseRequested`. `None` is false in a job that nobody
+                supervises: a library must not end a job that nobody restarts. Under `helix-crawl run` it is true,
+                unless another process of the job waits for this one: one of a `multiprocessing.Pool` ends after its
+                task for a RECYCLE, in others the rung is passed over.
 
         Raises:
             ValueError: An argument is of the wrong kind.

@@ -1,0 +1,192 @@
+"""Several processes of one job: who is who, whose shard is whose, and what the end of one means. Played."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from helix_crawl_otel.exit_codes import DEMOTED, PAUSED
+from helix_crawl_otel.link import messages
+from helix_crawl_otel.policy.model import REMEDIES
+from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.slot import Phase
+from tests.supervise.played import PlayedWorker
+from tests.supervise.stage import Stage
+from tests.watch.rig import GENES
+
+
+class Family(Stage):
+    """A driver, and the processes that it has started."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.children: list[PlayedWorker] = []
+
+    def child(self) -> PlayedWorker:
+        """One more, which has said hello."""
+        child = PlayedWorker(2000 + len(self.children), [], self.worker.environ)
+        self.children.append(child)
+        child.hello()
+        return child
+
+    def open_shards(self) -> set[str]:
+        """Of all of them, as the policy calls them."""
+        names = ("slot0", "slot0/2", "slot0/3")
+        return {shard for name in names for shard in self.pipeline.open_shards(name)}
+
+    def gone(self, *children: PlayedWorker) -> None:
+        """They have ended, and that was seen."""
+        before = len(self.of(events.WorkerEnded))
+        for child in children:
+            child.leave(0)
+        self.until(lambda: len(self.of(events.WorkerEnded)) == before + len(children))
+
+
+@pytest.fixture
+def family() -> Iterator[Family]:
+    """One whose first process has said hello."""
+    family = Family()
+    with family:
+        family.begin().hello()
+        yield family
+        for child in family.children:
+            child.hang_up()
+
+
+def opened(worker: PlayedWorker, shard: str) -> None:
+    """It begins a shard, as a process that its parent waits for."""
+    worker.ask(messages.OpenShard, shard, "cuda:0", list(REMEDIES), False, True)
+
+
+def test_each_process_is_a_worker_and_a_free_name_is_taken_again(family: Family) -> None:
+    """So the names stay few, whatever comes and goes."""
+    first, second = family.child(), family.child()
+    assert [event.slot for event in family.of(events.WorkerStarted)] == ["slot0", "slot0/2", "slot0/3"]
+    family.gone(first)
+    family.child()
+    starts = [(event.slot, event.reason) for event in family.of(events.WorkerStarted)]
+    assert starts[3:] == [("slot0/2", "resume")]
+    family.gone(second)
+    ended = [(event.slot, event.code) for event in family.of(events.WorkerEnded)]
+    assert ended == [("slot0/2", None), ("slot0/3", None)]
+
+
+def test_a_shard_that_two_processes_have_open_is_two(family: Family) -> None:
+    """Each is told by its own name; once the first is left, that name is free again."""
+    child = family.child()
+    family.worker.open("a")
+    opened(child, "a")
+    assert family.open_shards() == {"a", "a (2)"}
+    family.batch(family.worker, "a")
+    child.start("a", GENES, 100.0)
+    assert family.pipeline.has_batch("slot0/2", "a (2)")
+    child.finish(1.0)
+    family.worker.close("a")
+    assert family.open_shards() == {"a (2)"}
+    third = family.child()
+    opened(third, "a")
+    assert family.open_shards() == {"a", "a (2)"}
+
+
+def test_an_action_reaches_the_process_of_its_shard_under_its_own_name(family: Family) -> None:
+    """And no other one."""
+    child = family.child()
+    family.worker.open("a")
+    opened(child, "a")
+    family.healthy(child, "a")
+    action = family.crawl(child, "a", "EMPTY_CACHE")
+    family.worker.sync()
+    assert action.shard == "a"
+    assert family.worker.actions() == []
+    child.acknowledge(action)
+    assert family.outcomes("a (2)") == {"EMPTY_CACHE/applied": 1}
+    assert family.outcomes("a") == {}
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_shard_that_a_process_has_left_for_a_recycle_is_not_done(family: Family, *, goes_on: bool) -> None:
+    """Where no other one of the job takes it up the job is started again, whatever its code; else it is done."""
+    child = family.child()
+    opened(child, "a")
+    family.healthy(child, "a")
+    child.acknowledge(family.crawl(child, "a", "EMPTY_CACHE"))
+    child.acknowledge(family.crawl(child, "a", "RECYCLE"))
+    child.close("a", "paused")
+    family.gone(child)
+    if goes_on:
+        other = family.child()
+        opened(other, "a")
+        other.close("a")
+        family.gone(other)
+        assert family.starts()[-1] == ("cuda:0", "recycle")
+    family.worker.leave(0)
+    if goes_on:
+        family.until(lambda: family.slot.phase is Phase.OVER)
+        assert len(family.workers) == 1
+    else:
+        family.next_worker(2)
+        assert family.of(events.WorkerStarted)[-1].reason == "recycle"
+
+
+def test_a_stuck_process_has_its_whole_job_ended(family: Family) -> None:
+    """Nobody else can end it, and its parent would wait for it: the job resumes. Its other processes go with it."""
+    child = family.child()
+    opened(child, "a")
+    family.healthy(child, "a")
+    child.acknowledge(family.crawl(child, "a", "EMPTY_CACHE"))
+    family.tell_memory(child)
+    family.start_batch(child, "a")
+    while family.workers[0].exit_code is None:
+        family.tick()
+        family.turn()
+    child.hang_up()  # it ends with its parent
+    family.next_worker(2)
+    assert family.workers[0].exit_code is not None
+    assert family.of(events.WorkerStarted)[-1].reason == "recycle"
+
+
+def test_a_job_of_several_that_was_started_on_the_cpu_for_a_shard_comes_back(family: Family) -> None:
+    """None of its processes can leave by itself once that shard is done."""
+    family.run.demoted.add("a")
+    family.worker.open("a")  # on a card: it is refused
+    family.worker.leave(DEMOTED)
+    worker = family.next_worker(2)
+    assert worker.hello().demoted_shard == "a"
+    child = family.child()
+    opened(child, "a")
+    child.close("a")
+    family.until(lambda: worker.exit_code is not None)
+    child.hang_up()  # it ends with its parent
+    family.next_worker(3)
+    assert [(event.device, event.reason) for event in family.of(events.WorkerStarted)][-1] == ("cuda:0", "resume")
+
+
+def test_a_pause_of_a_job_of_several(family: Family) -> None:
+    """Its processes are told, and what waits for them gets what a terminal would send; who comes later is told too."""
+    child = family.child()
+    opened(child, "a")
+    family.run.pausing = True
+    family.slot.pause()
+    assert family.worker.interrupts == 1
+    assert child.next_told(messages.Pause) == messages.Pause()
+    late = family.child()
+    assert late.next_told(messages.Pause) == messages.Pause()
+    for process in (child, late, family.worker):
+        process.leave(PAUSED)
+    family.until(lambda: family.slot.phase is Phase.OVER)
+
+
+def test_a_job_that_only_its_processes_watch(family: Family) -> None:
+    """The parent of a pool uses no watch: the first that comes is the worker of the slot, and the next after it."""
+    family.worker.hang_up()
+    family.until(lambda: family.slot.worker is not None and family.slot.worker.links[0].has_ended)
+    child = family.child()
+    opened(child, "a")
+    family.batch(child, "a")
+    assert family.run.totals.encoded == GENES
+    child.close("a")
+    child.leave(0)
+    family.worker.leave(0)
+    family.until(lambda: family.slot.phase is Phase.OVER)
+    assert family.run.failures == []
