@@ -22,6 +22,7 @@ from dashboards.source.pieces import (
     link,
     number,
     row,
+    rung_by,
     states,
     steps,
     text_of,
@@ -208,7 +209,7 @@ def _run_table() -> table.Panel:
 def _shard_table() -> table.Panel:
     columns = (
         _Column("State", _SHARD_STATE, texts=_SHARD_STATES),
-        _Column("Ladder", f"max by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}})", texts=RUNG_TEXTS),
+        _Column("Ladder", rung_by(_SHARD), texts=RUNG_TEXTS),
         _Column("Of baseline", f"min by ({_SHARD}) (helix_dense_crawl_ratio{{{SHARDS}}})", "percentunit"),
         _Column("Rate", f"max by ({_SHARD}) (helix_dense_throughput_per_second{{{SHARDS}}})", GENES),
         _Column("Baseline", f"max by ({_SHARD}) (helix_dense_baseline_per_second{{{SHARDS}}})", GENES),
@@ -231,7 +232,7 @@ def _over_time() -> Iterator[statetimeline.Panel | timeseries.Panel]:
     yield states(
         "Highest rung a job",
         "Of its open shards.",
-        (f"max by (job, instance) (helix_dense_ladder_rung{{{SHARDS}}})", "{{instance}}"),
+        (rung_by("job, instance"), "{{instance}}"),
         texts=RUNG_TEXTS,
         section="what-the-ladder-does",
     )

@@ -19,6 +19,7 @@ from dashboards.source.pieces import (
     graph,
     number,
     row,
+    rung_by,
     states,
     steps,
 )
@@ -184,8 +185,9 @@ def _ladder(made: dashboard.Dashboard) -> None:
         "The ladder: what was done",
         states(
             "Rung of the ladder",
-            "Highest remedy taken for each shard. It never goes down, and begins anew with the next shard.",
-            (f"max by (shard) (helix_dense_ladder_rung{{{SHARDS}}})", "{{shard}}"),
+            "Highest rung used for each shard; it never goes down. How each action ended: see the counts below. "
+            "No rung left: the last one is used up, and the shard is on its card.",
+            (rung_by("shard"), "{{shard}}"),
             texts=RUNG_TEXTS,
             section="what-the-ladder-does",
         ),

@@ -210,7 +210,7 @@ ON_CPU = {
         },
         {
             "HelixCrawlOnCpu": Firing(
-                13, 59, told(severity="info"), (f"Shard a of {RUN} has gone to the CPU ({PORT})", STATUS)
+                13, 59, told(severity="info"), (f"Shard a of {RUN} has gone from cuda:0 to the CPU ({PORT})", STATUS)
             )
         },
     ),
@@ -478,14 +478,22 @@ CRASHES = {
         {
             key: value
             for n in range(12)
-            for key, value in a_run(3, after=5 * n, run_id=f"start-{n}", instance=f"pod-{n}:9464").items()
+            for key, value in (
+                a_run(3, after=5 * n, run_id=f"start-{n}", instance=f"pod-{n}:9464")
+                | {
+                    "helix_dense_worker_up" + labels(instance=f"pod-{n}:9464", device=device): steps(
+                        (None, 5 * n), (1, 3)
+                    )
+                    for device in ("cpu", "cuda:0", "cuda:1")
+                }
+            ).items()
         },
         {
             "HelixCrawlCrashLoop": Firing(
                 28,
                 77,
                 {"job": JOB, "run": RUN, "folder": RUN, "severity": "warning"},
-                (f"6 starts of {RUN} have died within half an hour", STATUS),
+                (f"6 starts of {RUN} have died within half an hour on cuda:0 and cuda:1", STATUS),
             ),
             "HelixCrawlJobGone": Firing(63),
         },
