@@ -25,6 +25,7 @@ from helix_crawl_otel.policy.settings import ACTION_MODES, Settings
 __all__ = [
     "CHANNEL_VARIABLE",
     "KNOBS",
+    "PROGRESS_VARIABLE",
     "RESUMABLE_VARIABLE",
     "RULE_KNOBS",
     "SHARD_VARIABLE",
@@ -42,6 +43,7 @@ __all__ = [
     "otel_disabled",
     "read_knob",
     "take_channel",
+    "take_progress_job",
     "unknown_variables",
 ]
 
@@ -310,7 +312,10 @@ SHARD_VARIABLE = "HELIX_CRAWL_SHARD"
 RESUMABLE_VARIABLE = "HELIX_CRAWL_RESUMABLE"
 """Tells such a job's process that it may be ended, for it resumes. Set by the supervisor."""
 
-_OTHERS = (CHANNEL_VARIABLE, "HELIX_CRAWL_NOTIFY", SHARD_VARIABLE, RESUMABLE_VARIABLE)
+PROGRESS_VARIABLE = "HELIX_CRAWL_PROGRESS_JOB"
+"""What the process that watches a progress bar is to start, as JSON. Set by the supervisor."""
+
+_OTHERS = (CHANNEL_VARIABLE, "HELIX_CRAWL_NOTIFY", SHARD_VARIABLE, RESUMABLE_VARIABLE, PROGRESS_VARIABLE)
 """Variables of ours that are no knobs."""
 
 _PREFIXES = ("HELIX_DENSE_", "HELIX_BFM_CRAWL_", "HELIX_CRAWL_", "CYMATIX_BFM_CRAWL_")
@@ -422,6 +427,11 @@ def take_channel() -> str | None:
 def job_resumes() -> bool:
     """Whether who has started this process has said that it resumes; see `RESUMABLE_VARIABLE`."""
     return os.environ.get(RESUMABLE_VARIABLE) == "1"
+
+
+def take_progress_job() -> str:
+    """See `PROGRESS_VARIABLE`; empty where there is none. What this process starts does not see it."""
+    return os.environ.pop(PROGRESS_VARIABLE, "")
 
 
 def otel_disabled(environ: Mapping[str, str] | None = None) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from helix_crawl_otel.commands.common import Commands, add_command, say
 from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_path
 
 if TYPE_CHECKING:
@@ -79,8 +82,16 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: The address is none, or files that differ are in the way. Nothing has been written then.
         OSError: A file cannot be written.
     """
+    if not args.folder:
+        raise ConfigError("DIR is ''; accepted: a folder, there or not; . is the one that you are in")
     folder = typed_path(args.folder, "DIR")
     texts = shipped_files(_address(args.runbook_url))
+    ways = sorted({str(path) for name in texts for path in _in_the_way(folder, name)})
+    if ways:
+        raise ConfigError(
+            f"DIR is {str(folder)!r}, and {', '.join(ways)} is of another kind than what has to be written there; "
+            "accepted: another folder. Nothing was written"
+        )
     differing = [name for name, text in texts.items() if not _is_free(folder / name, text)]
     if differing and not args.force:
         raise ConfigError(
@@ -101,28 +112,41 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _address(given: str) -> str:
-    if not re.fullmatch(r"https?://[^\s\"'<>\\#{}$]+", given):
+    try:
+        url = urlsplit(given)
+        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # a bracket, or a port that is none
+        is_url = False
+    if not is_url or not given.isprintable() or re.search(r"[\s\"'<>\\#{}$`]", given):
         raise ConfigError(f"--runbook-url is {given!r}; accepted: an http or https URL without an anchor")
     return given
 
 
 def _is_free(path: Path, text: str) -> bool:
     """Nothing is there, or the same."""
-    if path.is_dir():
-        return False
     return not path.exists() or path.read_bytes().replace(b"\r\n", b"\n") == text.encode()
 
 
+def _in_the_way(folder: Path, name: str) -> Iterator[Path]:
+    """What no `--force` replaces: a folder in place of a file, and the other way round."""
+    path = folder / name
+    if path.is_dir():
+        yield path
+    below = [folder / parent for parent in Path(name).parents if parent.name]
+    yield from (parent for parent in below if parent.exists() and not parent.is_dir())
+
+
 def _next_steps(folder: Path, texts: Mapping[str, str]) -> str:
-    here = folder.absolute()
+    rules = folder.absolute() / "prometheus" / "rules"
+    apply = shown_command(["kubectl", "apply", "-f", str(folder / PROMETHEUS_RULE)])
     return f"""\
 {len(texts)} files in {folder}
 
 Grafana     Dashboards, New, Import: {folder / "grafana" / "boards" / "helix-crawl-job.json"}
             and helix-crawl-fleet.json; or copy grafana/provisioning and grafana/boards to its machine
-Prometheus  rule_files: ["{(here / "prometheus" / "rules").as_posix()}/helix-crawl-*.yml"]
+Prometheus  rule_files: [{json.dumps(f"{rules.as_posix()}/helix-crawl-*.yml", ensure_ascii=False)}]
             and scrape 127.0.0.1:9464, as in {folder / "prometheus" / "prometheus.yml"}
-Kubernetes  kubectl apply -f {folder / PROMETHEUS_RULE}
+Kubernetes  {apply}
 Alerts      a receiver of yours in {folder / "alertmanager" / "alertmanager.yml"}
 What to do  {folder / RUNBOOK}
 """

@@ -33,7 +33,7 @@ the device that `auto` takes and why. Nothing is changed, no model is loaded, no
 _EPILOG = """\
 examples:
   helix-crawl doctor
-  helix-crawl doctor --out ~/notes.shards     and whether shards can be written there
+  helix-crawl doctor --out ~/notes.shards     and whether shards can be written there, and what made them slow
   helix-crawl doctor --json                   for a bug report
 
 exit codes: 0 nothing is wrong, 1 at least one problem."""
@@ -44,7 +44,7 @@ def register(commands: Commands) -> None:
     parser = add_command(
         commands, "doctor", _command, "what this machine can see, and what it should set", _DESCRIPTION, _EPILOG
     )
-    parser.add_argument("--out", metavar="DIR", help="a folder for shards: can it be written?")
+    parser.add_argument("--out", metavar="DIR", help="a folder for shards: can it be written, what made them slow?")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_options(parser, (VRAM, VRAM_CAP, CPU_BELOW, HOST, PORT))
 

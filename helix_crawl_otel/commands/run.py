@@ -19,7 +19,7 @@ from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.probes.torch_cuda import may_have_card
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.external import RunJob, job_command
+from helix_crawl_otel.supervise.external import RunJob, job_command, watched_by_bar
 from helix_crawl_otel.supervise.lock import FolderLock
 
 __all__ = ["register"]
@@ -37,6 +37,7 @@ _EPILOG = """\
 examples:
   helix-crawl run -- python my_job.py --input ~/notes
   helix-crawl run --instrument -- python embed.py             a job without a line of ours
+  helix-crawl run --progress tqdm -- accelerate launch train.py    any program, by its bar
   helix-crawl run --state ~/jobs/notes -- ./embed.sh          where timeline and ladder state are kept
 
 exit codes: 0 the job is done; 1 it crashed again and again; 2 wrong usage; 75 it was paused, and the same command
@@ -74,10 +75,15 @@ def register(commands: Commands) -> None:
         "what encodes through them (needs the extra `instrument` in the job's Python)",
     )
     parser.add_argument(
+        "--progress",
+        choices=("tqdm", "rich"),
+        help="watch any program by its progress bar on standard error, drawn by tqdm or rich; its steps count as genes",
+    )
+    parser.add_argument(
         "--resumable",
         action="store_true",
-        help="with --instrument: the job goes on where it was when it is started again, so that it may be, between two "
-        "calls of its models; else it is never ended nor started again",
+        help="with --instrument or --progress: the job goes on where it was when it is started again, so that it may "
+        "be, with --instrument between two calls of its models; else it is never ended nor started again",
     )
     add_common_options(parser, (DEVICE,))
     faults = parser.add_argument_group("fault injection", "for tests and demonstrations, never for a real job")
@@ -122,13 +128,20 @@ def _command(args: argparse.Namespace) -> int:
     asked = str(option_or_knob(DEVICE, options.knobs, options.environ))
     device = str(parse_device(asked)) if asked != "auto" else _likely_device(options.environ)
     environ = {**options.environ, **command.added, **({DEVICE: asked} if DEVICE in options.knobs else {})}
-    if args.resumable and not args.instrument:
+    if args.instrument and args.progress:
+        raise ConfigError("--instrument and --progress are given; accepted: one of them")
+    is_unaware = bool(args.instrument or args.progress)
+    if args.resumable and not is_unaware:
         raise ConfigError(
-            "--resumable is given without --instrument; accepted: both; a driver that uses CrawlWatch resumes anyway"
+            "--resumable is given without --instrument or --progress; accepted: with one of them; a driver that uses "
+            "CrawlWatch resumes anyway"
         )
     if args.instrument:
         environ[VARIABLE] = instrumented_variable(environ.get(VARIABLE, ""))
         environ[RESUMABLE_VARIABLE] = "1" if args.resumable else "0"
+    argv = command.argv
+    if args.progress:
+        argv, environ = watched_by_bar(command.name, argv, environ, resumes=args.resumable)
     folder = typed_path(args.state, "--state").absolute()
     typed = typed_command()
     with ExitStack() as stack:
@@ -160,7 +173,7 @@ def _command(args: argparse.Namespace) -> int:
         why = "until its driver says otherwise" if asked == "auto" else "as asked for"
         counts = 0, 0, vectors, args.total
         emit(events.RunStarted(session.clock(), typed, str(job_folder(folder)), command.name, (device,), why, *counts))
-        run, code = session.supervise(RunJob(command.argv, environ, resumes=args.resumable or not args.instrument))
+        run, code = session.supervise(RunJob(argv, environ, resumes=args.resumable or not is_unaware))
         summary = Summary(
             exit_code=FAILED if code == DONE and run.failures else code,
             seconds=console.seconds(),

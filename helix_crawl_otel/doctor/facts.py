@@ -7,6 +7,8 @@ Source: DESIGN.md, section 3.3.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
 import secrets
 import shutil
@@ -22,13 +24,22 @@ from helix_crawl_otel._version import __version__
 from helix_crawl_otel.build.devices import cores, torch_build, worker_cards
 from helix_crawl_otel.doctor.spill import SharedMemory, shared_memory
 from helix_crawl_otel.otel.endpoint import check_port
-from helix_crawl_otel.paths import looked_at
+from helix_crawl_otel.paths import STATE_FOLDER, TIMELINE, looked_at
 from helix_crawl_otel.policy.model import MemoryReading
 from helix_crawl_otel.probes.cards import CardProcesses, Description, describe, device_processes
 from helix_crawl_otel.probes.cgroup import CgroupProbe
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.probes.dxgi import driver_budget
 from helix_crawl_otel.probes.probe import ProbeFailure
+from helix_crawl_otel.timeline import (
+    BatchEvent,
+    RunEvent,
+    ShardStages,
+    StageTimes,
+    TimelineError,
+    WorkerEvent,
+    read_timeline,
+)
 
 __all__ = ["LIBRARIES", "Facts", "ShardFolder", "gather"]
 
@@ -44,11 +55,17 @@ class ShardFolder:
         path: As it was given.
         problem: Why it cannot be written, `None` when it can.
         free_bytes: On its disk, `None` when unknown.
+        largest: The largest shard in it, `None` without one.
+        largest_bytes: Its size.
+        slow_stages: Shards that reading or committing has made slow, by its timeline, the longest first.
     """
 
     path: str
     problem: str | None
     free_bytes: int | None
+    largest: str | None = None
+    largest_bytes: int = 0
+    slow_stages: tuple[tuple[str, ShardStages], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,7 @@ class Facts:
         environ: Of this process.
         processes: On each card that a process could use, by its device.
         shared: What the performance counters say, `None` where there are none.
+        memory_bytes: Of this machine, `None` when unknown.
         budgets: What Windows lets a process take of each card that it could use, in bytes, where it tells.
     """
 
@@ -96,6 +114,7 @@ class Facts:
     processes: Mapping[str, CardProcesses] = field(default_factory=dict)
     shared: SharedMemory | None = None
     budgets: Mapping[str, int] = field(default_factory=dict)
+    memory_bytes: int | None = None
 
 
 def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -> Facts:
@@ -131,6 +150,7 @@ def gather(environ: Mapping[str, str], host: str, port: int, out: Path | None) -
         environ=environ,
         processes={device: device_processes(device, environ) for card in nvml.usable if (device := card.device)},
         shared=shared_memory(),
+        memory_bytes=_memory_bytes(),
         budgets=_budgets([device for card in nvml.usable if (device := card.device)]),
     )
 
@@ -154,7 +174,34 @@ def look_at(out: Path) -> ShardFolder:
         free: int | None = shutil.disk_usage(folder).free
     except OSError:
         free = None
-    return ShardFolder(str(out), problem, free)
+    shards = [(path.stat().st_size, path.name) for path in out.rglob("*.db") if path.is_file()] if out.is_dir() else []
+    largest_bytes, largest = max(shards, default=(0, None))
+    return ShardFolder(str(out), problem, free, largest, largest_bytes, tuple(_slow_stages(out)))
+
+
+def _slow_stages(out: Path) -> list[tuple[str, ShardStages]]:
+    """By the timeline of the folder, where it has one that can be read."""
+    file = out / STATE_FOLDER / TIMELINE
+    times = StageTimes()
+    with suppress(TimelineError, OSError):
+        for event in read_timeline(file) if file.is_file() else ():
+            if isinstance(event, BatchEvent):
+                times.add(event)
+            elif isinstance(event, (RunEvent, WorkerEvent)):
+                times.forget(event.worker if isinstance(event, WorkerEvent) else "")
+    return list(times.slow())
+
+
+def _memory_bytes() -> int | None:
+    """Of the machine, as far as the system tells."""
+    if sys.platform == "win32":
+        status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX: dwLength and dwMemoryLoad, then ullTotalPhys
+        found = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return int(status[1]) if found else None
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return None
 
 
 def _version(distribution: str) -> str | None:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from helix_crawl_otel.build.devices import NO_CUDA
 from helix_crawl_otel.config import KNOBS, ConfigError, otel_disabled, read_knob
 from helix_crawl_otel.doctor.checks import Check, Severity, assign, unset
-from helix_crawl_otel.doctor.facts import Facts
-from helix_crawl_otel.formats import GIB, count, gib, gib_number
+from helix_crawl_otel.doctor.facts import Facts, ShardFolder
+from helix_crawl_otel.formats import GIB, count, gib, gib_number, shard_name
 from helix_crawl_otel.probes.vram_cap import ALLOCATOR
+from helix_crawl_otel.timeline import STORAGE_ADVICE
 
 __all__ = ["allocator_checks", "knob_checks", "place_checks", "system_checks", "torch_checks"]
 
@@ -21,6 +22,11 @@ SMALL_GIB, BIG_GIB = 12.5, 40.0
 """A 12 GB card shows 12.0 GiB or a little less; the next size is 16, and above 24 comes 48."""
 
 LITTLE_GIB = 1.0
+
+MOST_OF_MEMORY = 0.5
+"""A shard above this share of the memory is not kept there whole beside a model and what else runs."""
+
+STORAGE_PAGE = "docs/how-to/backfill-existing-shards.md"
 
 OLDEST_SQLITE = (3, 24, 0)
 WAL_RESET_FIXED = (3, 51, 3)
@@ -169,6 +175,30 @@ def place_checks(facts: Facts, host: str, port: int) -> Iterator[Check]:
         )
     else:
         yield Check("output", f"{place.path} can be written{free}", Severity.OK)
+    yield from _storage_checks(facts, place)
+
+
+def _storage_checks(facts: Facts, place: ShardFolder) -> Iterator[Check]:
+    """Whether shards have outgrown what the system can keep of files in memory, and whether a run was slow for that."""
+    group = facts.group.limit_bytes
+    memory = min(filter(None, (facts.memory_bytes, group)), default=None)
+    if place.largest is not None and memory is not None and place.largest_bytes > MOST_OF_MEMORY * memory:
+        yield Check(
+            "storage",
+            f"{place.largest} has {gib(place.largest_bytes)}, and this machine {gib(memory)} of memory",
+            Severity.WARN,
+            STORAGE_ADVICE,
+            STORAGE_PAGE,
+        )
+    for shard, stages in place.slow_stages[:1]:
+        others = f", and so it is in {count(len(place.slow_stages) - 1, 'more shard')}" if place.slow_stages[1:] else ""
+        yield Check(
+            "storage",
+            f"of {shard_name(shard)} {stages.slow_stage} is what is slow: {stages}{others}",
+            Severity.WARN,
+            STORAGE_ADVICE,
+            STORAGE_PAGE,
+        )
 
 
 def _sqlite(version: tuple[int, int, int]) -> Check:

@@ -426,4 +426,5 @@ class Pipeline:
     def _recorded(self, info: BatchInfo) -> dict[str, Any]:
         """What the timeline keeps of a batch beside its times."""
         told = {"shard": info.shard, "device": info.device, "genes": info.genes, "work": info.work}
-        return {**told, "worker": info.worker, "tokens": info.tokens, **self._waiting.get(info.shard, {})}
+        told |= {"worker": info.worker, "tokens": info.tokens, "read_seconds": info.read_seconds}
+        return {**told, **self._waiting.get(info.shard, {})}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import string
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
 from typing import IO, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from opentelemetry.sdk.environment_variables import OTEL_METRIC_EXPORT_INTERVAL, OTEL_SDK_DISABLED
 
@@ -45,6 +46,9 @@ PROTOCOLS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 """The entry point of each."""
 
 PORTS = {"grpc": 4317, "http/protobuf": 4318}
+
+MOST_MILLISECONDS = 2**31 - 1
+"""Of an interval, 24 days: the SDK's thread cannot wait for much more, and ends with a traceback."""
 
 MOST_SAID = 240
 """Letters of what OpenTelemetry logs: some of it holds an exception, with all its causes."""
@@ -87,9 +91,6 @@ class Exporters:
         """
         from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 
-        text = self.environ.get(OTEL_METRIC_EXPORT_INTERVAL, "").strip()
-        if text and not 0 < _number(text) < math.inf:
-            raise ConfigError(f"{OTEL_METRIC_EXPORT_INTERVAL} is {text!r}; accepted: milliseconds, a number > 0")
         made = [self._made("metrics", name, out) for name in self.metrics if name != PROMETHEUS]
         return lambda: [one if isinstance(one, MetricReader) else PeriodicExportingMetricReader(one) for one in made]
 
@@ -143,9 +144,9 @@ class Exporters:
         if name != OTLP:
             return ""
         protocol, target = _protocol(signal, self.environ), _target(signal, self.environ)
-        host = urlsplit(target if "//" in target else f"//{target}").netloc.rpartition("@")[2]
-        every = f", every {duration(_interval(self.environ))}" if signal == "metrics" else ""
-        return f" ({protocol}) to {host or f'localhost:{PORTS[protocol]}'}{every}"
+        host = _split(target).netloc.rpartition("@")[2]
+        every = f", every {duration(_interval(self.environ) / 1000)}" if signal == "metrics" else ""
+        return f" ({protocol}) to {host or target or f'localhost:{PORTS[protocol]}'}{every}"
 
     def _made(self, signal: str, name: str, out: IO[str]) -> Any:
         variable = _variable(signal)
@@ -170,11 +171,13 @@ def read_exporters(environ: Mapping[str, str]) -> Exporters:
     """What the environment asks for.
 
     Raises:
-        ConfigError: A name or a protocol that is none, or an exporter that is not installed.
+        ConfigError: A name, a protocol, an endpoint or an interval that is none, or an exporter that is not installed.
     """
     if environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
         return Exporters((), (), (), environ, is_disabled=True)
     metrics = _names("metrics", environ, (PROMETHEUS,))
+    if metrics not in ((), (PROMETHEUS,)):
+        _interval(environ)
     return Exporters(metrics, _names("logs", environ), _names("traces", environ), environ)
 
 
@@ -257,6 +260,8 @@ def _names(signal: str, environ: Mapping[str, str], default: tuple[str, ...] = (
         entry = _entry(signal, name, environ)
         if entry != PROMETHEUS and not entry_points(group=f"opentelemetry_{signal}_exporter", name=entry):
             raise _not_installed(variable, name, signal, environ)
+        if name == OTLP:
+            _check_target(signal, environ)
     return names
 
 
@@ -281,6 +286,30 @@ def _target(signal: str, environ: Mapping[str, str]) -> str:
     return named or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
 
 
+def _split(target: str) -> SplitResult:
+    """Its parts; gRPC's may lack a scheme."""
+    return urlsplit(target if "//" in target else f"//{target}")
+
+
+def _check_target(signal: str, environ: Mapping[str, str]) -> None:
+    """An address that the exporter would fail at all night. It is not shown: what is no address may be all secret."""
+    target, protocol = _target(signal, environ), _protocol(signal, environ)
+    if not target:
+        return
+    named = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
+    variable = named if environ.get(named, "").strip() else "OTEL_EXPORTER_OTLP_ENDPOINT"
+    try:
+        url = _split(target)
+        is_good = protocol == "grpc" or (url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0)
+    except ValueError:  # a bracket, or a port that is none
+        is_good = False
+    if not is_good or set(target) & set(string.whitespace):
+        example = f"http://localhost:{PORTS[protocol]}"
+        raise ConfigError(
+            f"{variable} is no address for {protocol}; accepted: a URL with its scheme, such as {example}"
+        )
+
+
 def _variable(signal: str) -> str:
     return f"OTEL_{signal.upper()}_EXPORTER"
 
@@ -300,7 +329,11 @@ def _number(text: str) -> float:
 
 def _interval(environ: Mapping[str, str]) -> float:
     text = environ.get(OTEL_METRIC_EXPORT_INTERVAL, "").strip()
-    return (_number(text) if text else 60_000) / 1000
+    found = _number(text) if text else 60_000
+    if not 1 <= found <= MOST_MILLISECONDS:
+        accepted = f"milliseconds, a number from 1 to {MOST_MILLISECONDS:,}"
+        raise ConfigError(f"{OTEL_METRIC_EXPORT_INTERVAL} is {text!r}; accepted: {accepted}")
+    return found
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------

@@ -91,10 +91,14 @@ def passed_over_reason(kind: ActionKind, device: str) -> str:
     """Why a rung was passed over, and what would have made it possible."""
     if kind is ActionKind.DEMOTE_CPU and device == "cpu":
         return "the shard is on the CPU already"
+    if kind is ActionKind.EMPTY_CACHE:
+        return (
+            "the cache is another process's; a job that tells of itself (--instrument, or CrawlWatch) releases its own"
+        )
     if kind is ActionKind.RECYCLE:
         return (
-            "nothing restarts this process; start the job with `helix-crawl run`, and one "
-            "that --instrument watches with --resumable, if it resumes; or pass exit_to_recycle=True"
+            "nothing restarts this process; start the job with `helix-crawl run`, one "
+            "that --instrument or --progress watches with --resumable, if it resumes; or pass exit_to_recycle=True"
         )
     return (
         "the driver cannot move to the CPU; start the job with `helix-crawl run`, or pass on_demote= to watch.shard()"

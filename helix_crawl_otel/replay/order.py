@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from heapq import merge
-from itertools import count, groupby, pairwise, starmap
+from itertools import chain, count, groupby, pairwise, starmap
 from operator import gt
 from typing import Any, NamedTuple, Protocol
 
@@ -196,16 +196,17 @@ def travel(runs: Iterable[tuple[timeline.RunEvent | None, Axis]], visitor: Timel
     for run, axis in runs:
         if run is not None:
             visitor.begin_run(run)
-        first, last = None, 0.0
-        for t, number, event, begins in in_order(axis):
-            first, last = (t if first is None else first), t
+        moments = in_order(axis)
+        first = next(moments, None)
+        t = 0.0
+        for t, number, event, begins in () if first is None else chain([first], moments):
             visitor.reach(t)
             if begins:
                 visitor.begin(t, number, event)  # type: ignore[arg-type]  # only batches do
             else:
                 ways[type(event)](t, number, event)
         del axis  # before the next run is read
-        visitor.finish(Span() if first is None else Span(last - min(first, 0.0), last))
+        visitor.finish(Span() if first is None else Span(t - min(first[0], 0.0), t))
 
 
 def in_order(axis: Axis) -> Iterator[Moment]:

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.timeline import RunEvent
+from helix_crawl_otel.timeline import RunEvent, ShardStages
 from helix_crawl_otel.timeline.columns import Columns
 
 __all__ = [
@@ -105,7 +105,7 @@ class ReportBatches(Collection[ReportBatch]):
 
     def rows(self, first: int, past: int) -> Iterator[ReportBatch]:
         """Some of them, one by one; `past` may lie beyond the end."""
-        return self._rows.at(self._places[first:past])
+        return self._rows.at(self._places, first, past)
 
     def __getitem__(self, at: int) -> ReportBatch:
         return self._rows[self._places[at]]
@@ -393,6 +393,7 @@ class RunReport:
         seconds: Over all runs.
         sources: Where reconstructed runs come from.
         origins: Of each run, what it recorded of itself, `None` where it has no line.
+        slow_stages: Shards that reading and committing make slow, the longest first.
     """
 
     settings: Settings
@@ -402,6 +403,7 @@ class RunReport:
     seconds: float = 0.0
     sources: list[str] = field(default_factory=list)
     origins: list[RunEvent | None] = field(default_factory=list)
+    slow_stages: list[tuple[str, ShardStages]] = field(default_factory=list)
 
     @property
     def crawls(self) -> int:

@@ -78,11 +78,13 @@ class _ReportBuilder(PolicyInRuns):
         super().__init__(replace(settings, action="off"))
         self.story = RunReport(settings, is_recorded)
         self.has_decided = False
+        self._stages = timeline.StageTimes()
         self._forget_axis()
 
     def begin_run(self, run: timeline.RunEvent) -> None:
         """A new time axis."""
         super().begin_run(run)
+        self._stages.forget()
         self.story.runs = len(self.runs)
         if run.source and run.source not in self.story.sources:
             self.story.sources.append(run.source)
@@ -115,6 +117,7 @@ class _ReportBuilder(PolicyInRuns):
 
     def end(self, t: float, number: int, batch: timeline.BatchEvent) -> None:
         """It is told with its verdict."""
+        self._stages.add(batch)
         running = self._running.get(number)
         info = self._info(t, number, batch) if running is None else running[0]
         self._newest[batch.shard] = batch
@@ -156,6 +159,7 @@ class _ReportBuilder(PolicyInRuns):
 
     def start(self, t: float, number: int, event: timeline.WorkerEvent) -> None:
         """The crawls of the one before end here."""
+        self._stages.forget(event.worker)
         self._close_of(event.worker, t)
         self._take(self.policy.start_worker(t, event.worker, event.device))
         self._starts[event.worker].append(StartMark(t, event.device, event.worker, event.reason))
@@ -249,6 +253,7 @@ class _ReportBuilder(PolicyInRuns):
     def finish(self, span: Span) -> None:
         """What is still open ends with its shard; readings and workers go to the shards that they belong to."""
         self.story.seconds += span.length
+        self.story.slow_stages = list(self._stages.slow())
         for tale in self._tales.values():
             began, ended = tale.span
             self._close(tale, span.last)

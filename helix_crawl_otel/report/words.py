@@ -15,6 +15,7 @@ from helix_crawl_otel.formats import clock, count, duration, gib, gib_number, nu
 from helix_crawl_otel.report.effect import Effect, Speed, effect_of, lost_seconds, saved_seconds
 from helix_crawl_otel.report.panels import LABELS
 from helix_crawl_otel.report.story import DETECT, HANG, REMEDIES, ReportAction, ReportBatch, RunReport, ShardReport
+from helix_crawl_otel.timeline import STORAGE_ADVICE
 
 __all__ = [
     "evidence_text",
@@ -30,6 +31,9 @@ __all__ = [
 
 MOST_TOLD = 60
 """Crawls and remedies of a shard that are told in words; of more, the first."""
+
+MOST_SLOW = 3
+"""Shards of which it is told that reading or committing is slow."""
 
 _OUTCOMES = {
     "applied": "",
@@ -85,6 +89,7 @@ def sentences(story: RunReport) -> Iterator[str]:
     if lost_batches := sum(len(tale.unfinished) for tale in story.tales):
         verb = "its worker ended first" if lost_batches == 1 else "their workers ended first"
         yield f"{count(lost_batches, 'batch', 'batches')} did not end: {verb}."
+    yield from _slow_stages(story)
     lost = sum(map(lost_seconds, story.tales))
     if story.crawls:
         yield f"The crawl took {duration(lost)} beyond what the same batches take at the baseline."
@@ -101,6 +106,16 @@ def sentences(story: RunReport) -> Iterator[str]:
         yield f"The ladder saved about {duration(sum(saved))}, an estimate."
     elif saved:
         yield f"The remedies cost about {duration(-sum(saved))} more than they saved, an estimate."
+
+
+def _slow_stages(story: RunReport) -> Iterator[str]:
+    """What makes shards slow though they do not crawl, and what to set."""
+    for shard, stages in story.slow_stages[:MOST_SLOW]:
+        yield f"Of {shard_name(shard)} {stages.slow_stage} is what is slow: {stages}."
+    if (more := len(story.slow_stages) - MOST_SLOW) > 0:
+        yield f"So it is in {count(more, 'more shard')}."
+    if story.slow_stages:
+        yield f"{STORAGE_ADVICE[0].upper()}{STORAGE_ADVICE[1:]}."
 
 
 def tale_text(tale: ShardReport, story: RunReport) -> str:

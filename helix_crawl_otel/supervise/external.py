@@ -10,19 +10,22 @@ on the card. CVE-2024-1874 and its like ("BatBadBut"); Microsoft, `CreateProcess
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helix_crawl_otel.config import ConfigError
+from helix_crawl_otel.config import PROGRESS_VARIABLE, ConfigError
 from helix_crawl_otel.link.messages import Message
 from helix_crawl_otel.paths import typed_path
 from helix_crawl_otel.supervise.job import JobWorker, Launch, WorkerStart
-from helix_crawl_otel.supervise.process import python_command
+from helix_crawl_otel.supervise.process import python_command, worker_command
 
-__all__ = ["JobCommand", "RunJob", "job_command"]
+__all__ = ["JobCommand", "RunJob", "job_command", "watched_by_bar"]
+
+PROGRESS_DRIVER = "helix_crawl_otel.instrument.progress_driver"
 
 SCRIPTS, BATCHES, PROGRAMS = (".py", ".pyw"), (".bat", ".cmd"), (".exe", ".com", "")
 
@@ -133,6 +136,23 @@ def job_command(given: Sequence[str]) -> JobCommand:
         python, added = python_command()
         return JobCommand(name, [*python, *words[1:]], added)
     return JobCommand(name, [program, *words[1:]])
+
+
+def watched_by_bar(
+    name: str, argv: Sequence[str], environ: Mapping[str, str], *, resumes: bool
+) -> tuple[list[str], dict[str, str]]:
+    """The command that watches another one by its progress bar, and its environment.
+
+    Args:
+        name: Of the other one.
+        argv: Its program and arguments.
+        environ: Its environment, which it gets as it is.
+        resumes: It goes on where it was when it is started again.
+    """
+    command, ours = worker_command(PROGRESS_DRIVER, environ)
+    changed = {key: environ.get(key) for key in {*ours, *environ} if ours.get(key) != environ.get(key)}
+    job = {"name": name, "argv": list(argv), "environ": changed, "resumes": resumes}
+    return command, {**ours, PROGRESS_VARIABLE: json.dumps(job)}
 
 
 def _kind(program: str) -> str:

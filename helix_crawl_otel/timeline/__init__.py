@@ -14,15 +14,19 @@ from helix_crawl_otel.timeline.events import (
     WorkerEvent,
 )
 from helix_crawl_otel.timeline.reader import SkippedLine, TimelineError, TimelineReader, read_timeline
+from helix_crawl_otel.timeline.stages import STORAGE_ADVICE, ShardStages, StageTimes
 from helix_crawl_otel.timeline.writer import TimelineWriter
 
 __all__ = [
+    "STORAGE_ADVICE",
     "ActionEvent",
     "BatchEvent",
     "Event",
     "MemoryEvent",
     "RunEvent",
+    "ShardStages",
     "SkippedLine",
+    "StageTimes",
     "TimelineError",
     "TimelineReader",
     "TimelineWriter",

@@ -72,12 +72,15 @@ class Columns(Collection[Row]):
         """Some of them, one by one; `past` may lie beyond the end."""
         return map(self.__getitem__, range(first, min(past, len(self))))
 
-    def at(self, places: Sequence[int]) -> Iterator[Row]:
-        """Those of some places, in that order, one by one."""
+    def at(self, places: Sequence[int], first: int, past: int) -> Iterator[Row]:
+        """Those of some of these places, in that order, one by one; `past` may lie beyond the end. Few are unpacked at
+        first, since who looks for one may need no more."""
         self._pack()
-        for first in range(0, len(places), _TOGETHER):
-            some = places[first : first + _TOGETHER]
+        past, many = min(past, len(places)), 1
+        while first < past:
+            some = places[first : min(first + many, past)]
             yield from self._made_of(column.at(some) for column in self._columns.values())
+            first, many = first + many, min(2 * many, _TOGETHER)
 
     def __getitem__(self, at: int) -> Row:
         if self._fresh:

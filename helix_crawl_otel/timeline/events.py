@@ -86,7 +86,7 @@ class WorkerEvent(NamedTuple):
 class TriedBatch(NamedTuple):
     """A batch that was in flight up to `t`; its encode stage began at `t - seconds`. `work_pending` is what its shard
     still waited for when it began, this batch with it; `shards_follow`, whether other shards waited for its worker;
-    `tokens`, those of its passages without padding."""
+    `tokens`, those of its passages without padding; `read_seconds`, what the stage before it took."""
 
     t: float
     shard: str
@@ -98,6 +98,7 @@ class TriedBatch(NamedTuple):
     work_pending: float | None = None
     shards_follow: bool = False
     tokens: float | None = None
+    read_seconds: float | None = None
 
 
 class BatchEvent(TriedBatch):
@@ -173,6 +174,7 @@ class _BatchLine(Struct, tag_field="event", tag="batch", gc=False):
     work_pending: _Amount | None = None
     shards_follow: bool = False
     tokens: _Amount | None = None
+    read_seconds: _Amount | None = None
 
 
 class _MemoryLine(Struct, tag_field="event", tag="memory", gc=False):
@@ -226,6 +228,7 @@ def usual_event(raw: bytes) -> BatchEvent | MemoryEvent | None:
             line.work_pending,
             line.shards_follow,
             line.tokens,
+            line.read_seconds,
         ),
     )
 
@@ -286,6 +289,7 @@ def _batch(line: dict[str, Any]) -> BatchEvent:
         None if line.get("work_pending") is None else _amount(line, "work_pending"),
         line.get("shards_follow") is True,
         None if line.get("tokens") is None else _amount(line, "tokens"),
+        None if line.get("read_seconds") is None else _amount(line, "read_seconds"),
     )
 
 

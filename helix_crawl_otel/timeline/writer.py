@@ -22,6 +22,9 @@ from helix_crawl_otel.timeline.events import VERSION
 
 __all__ = ["TimelineWriter"]
 
+LEAST_READ = 0.001
+"""Seconds of a read stage that are worth their room in a line."""
+
 LOCK_SECONDS = 1.0
 """A write that hangs (a network share) holds the lock; the other threads give their line up after this."""
 
@@ -129,6 +132,7 @@ class TimelineWriter:
         worker: str | None = None,
         *,
         tokens: float | None = None,
+        read_seconds: float | None = None,
         work_pending: float | None = None,
         shards_follow: bool = False,
         event: str = "batch",
@@ -144,6 +148,7 @@ class TimelineWriter:
             work: Cost, `None` where there is none.
             worker: Its name, `None` for that of the device.
             tokens: Of its passages without padding, in the unit of work; `None` where nobody knows.
+            read_seconds: Of the stage before it; `None` where nobody knows, and what is not a millisecond is left out.
             work_pending: What the shard waited for when the batch began, more than 0; `None` where nobody knows.
             shards_follow: Other shards waited for the worker.
             event: What it is.
@@ -155,6 +160,9 @@ class TimelineWriter:
         weight = {} if work is None else {"work": _short(work, 9)}
         if tokens is not None and sample_problem(genes, seconds, tokens) is None:
             weight["tokens"] = _short(tokens, 9)
+        is_read = read_seconds is not None and sample_problem(genes, read_seconds, None) is None
+        if read_seconds is not None and is_read and read_seconds >= LEAST_READ:
+            weight["read_seconds"] = round(read_seconds, 3)
         self.write(
             event,
             t,

@@ -31,6 +31,7 @@ __all__ = [
     "boundary_within",
     "is_in_batch",
     "is_to_leave",
+    "of_other_process",
 ]
 
 _NOTHING_KNOWN = ShardStatus(Verdict.WARMING_UP, None, None, None, 0, 0, False, None)
@@ -257,6 +258,7 @@ class ShardWatch:
         self._stays_open = False
         self._gate = EncodeGate(name)
         self._gap_of = object()
+        self._encodes_elsewhere = False
         self._waiting: dict[int, float] = {}  # actions that a call keeps from its end, and since when
         backend.add_shard(self)
 
@@ -515,6 +517,8 @@ class ShardWatch:
             pipeline.close_shard(self.name, state)
 
     def _can_take(self) -> list[ActionKind]:
+        if self._encodes_elsewhere:
+            return [ActionKind.RECYCLE] if self._exit_to_recycle else []
         kinds = [ActionKind.EMPTY_CACHE]
         if self._exit_to_recycle:
             kinds.append(ActionKind.RECYCLE)
@@ -609,6 +613,15 @@ def batch_from(shard: ShardWatch, genes: int, work: float, tokens: float, first:
 def boundary_after(shard: ShardWatch, genes: int, pending: int, work_pending: float | None) -> list[Action]:
     """As `ShardWatch.boundary`, after so many genes were committed; so many lack a vector still, and cost so much."""
     return shard._boundary(genes, pending, work_pending)
+
+
+# -- of a process that watches another one, which encodes -------------------------------------------------------------
+
+
+def of_other_process(shard: ShardWatch) -> ShardWatch:
+    """The same: its cache is not ours to release, nor its model ours to move. All that can be done is another start."""
+    shard._encodes_elsewhere = True
+    return shard
 
 
 # -- of calls that encode many batches and hand out their results at the end ------------------------------------------

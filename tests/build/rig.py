@@ -206,12 +206,12 @@ class Rig:
         """Run a command to its end: one of ours in this process, where nothing but its arguments is asked for.
 
         A Python that starts and imports the package costs more than all that such a command does. Its workers are
-        processes of their own either way. Apart stays what chooses the process's provider of meters; and, under
-        Windows, what a test finds its processes by.
+        processes of their own either way. Apart stays what chooses the process's provider of meters. Under Windows what
+        such a command leaves running is found at the end of the suite alone.
         """
         is_ours = command[: len(COMMAND)] == COMMAND
         chooses_meters = is_ours and command[len(COMMAND)] in RUNS and "--no-metrics" not in command
-        if is_ours and not (environ or chooses_meters or sys.platform == "win32"):
+        if is_ours and not environ and not chooses_meters:
             with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
                 with self._here(), captured((stdout, stderr)):
                     code = code_of(command[len(COMMAND) :])

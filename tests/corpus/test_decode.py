@@ -77,7 +77,7 @@ def test_what_is_not_certain_is_named_and_left_out(raw: bytes) -> None:
 @pytest.mark.parametrize("first", [1, 32, 128])
 def test_random_bytes_are_never_text(first: int) -> None:
     """Also without a NUL, also without a control character."""
-    for seed in range(60):
+    for seed in range(24):
         draw = random.Random(seed)
         with pytest.raises(NotText):
             decoded(bytes(draw.choices(range(first, 256), k=draw.choice([40, 200, 3000, 40_000]))))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -112,7 +114,11 @@ def test_the_same_again_is_no_trouble_and_a_changed_file_is_kept(
 
 
 @pytest.mark.parametrize(
-    "address", ["wiki", "https://wiki/#top", 'https://wiki/"', "ftp://wiki/x", "https://a b", "file:///srv/x"]
+    "address",
+    [
+        *("wiki", "https://wiki/#top", 'https://wiki/"', "ftp://wiki/x", "https://a b", "file:///srv/x", "https:///x"),
+        *("https://:80/x", "https://[::1/x", "https://wiki:port/", "https://wiki/\x01", "https://wiki/`x`", ""),
+    ],
 )
 def test_an_address_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str) -> None:
     """It would break the files, or every link."""
@@ -126,6 +132,39 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "file").write_text("")
     assert main(["dashboards", str(tmp_path / "file" / "below")]) == 1
     assert "helix-crawl: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["runbook.md", "compose.yml", "grafana", "prometheus/rules"])
+def test_what_cannot_be_replaced_is_said_before(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """A folder where a file has to be, and the other way round: with `--force` too nothing is half written."""
+    path = tmp_path / name
+    if path.suffix:
+        path.mkdir()
+    else:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    for more in ([], ["--force"]):
+        assert main(["dashboards", str(tmp_path), *more]) == 2
+        assert f"{path} is of another kind than what has to be written there" in capsys.readouterr().err
+    assert list(written(tmp_path)) == [name] * (not path.is_dir())
+
+
+def test_a_folder_without_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """A variable that is empty is not the folder that the shell is in."""
+    assert main(["dashboards", ""]) == 2
+    assert "DIR is ''; accepted: a folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no name has such letters there")
+def test_what_is_to_be_typed_holds_with_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line for prometheus.yml is YAML, that for the shell one word."""
+    folder = tmp_path / 'a "b" it\'s\\'
+    assert main(["dashboards", str(folder)]) == 0
+    said = capsys.readouterr().out
+    [rules] = re.findall(r"rule_files: (.*)", said)
+    assert json.loads(rules) == [f"{folder}/prometheus/rules/helix-crawl-*.yml"]
+    [typed] = re.findall(r"Kubernetes  (.*)", said)
+    assert shlex.split(typed) == ["kubectl", "apply", "-f", f"{folder}/kubernetes/prometheus-rule.yml"]
 
 
 @pytest.mark.timeout(180)

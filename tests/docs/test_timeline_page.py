@@ -27,7 +27,7 @@ TRY: dict[str, Any] = {
     "work": 8,
     "seconds": 4.2,
 }
-TRY |= {"work_pending": 80, "shards_follow": True, "tokens": 7}
+TRY |= {"work_pending": 80, "shards_follow": True, "tokens": 7, "read_seconds": 0.5}
 
 WHOLE: dict[str, dict[str, Any]] = {
     "run": {"version": 1, "t": 0.0, "config": {}, "encoder": "x", "host": "x", "reconstructed": True, "source": "x"}

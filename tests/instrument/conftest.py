@@ -11,7 +11,10 @@ import pytest
 
 from helix_crawl_otel import CrawlConfig, CrawlWatch
 from helix_crawl_otel.policy.model import MemoryReading
+from tests.build.conftest import rig
 from tests.watch.rig import CARD_BYTES, TICK, Clock
+
+__all__ = ["StepClock", "Watched", "is_moved", "rig", "watched"]
 
 for needed in ("wrapt", "opentelemetry.instrumentation", "sentence_transformers"):
     pytest.importorskip(needed, reason="the extras `instrument` and `minilm` are not installed")

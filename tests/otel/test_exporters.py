@@ -5,7 +5,6 @@ collector are in tests/build/test_routes.py.
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import threading
 from collections.abc import Iterator
@@ -63,12 +62,34 @@ def test_what_is_not_accepted_is_one_sentence(variables: dict[str, str], named: 
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "often", "inf"])
+@pytest.mark.parametrize("value", ["0", "-1", "often", "inf", "nan", "0.001", "1e300"])
 def test_an_interval_is_a_number_of_milliseconds(value: str) -> None:
-    """The SDK takes its default in place of a word, and fails at 0 with words of its own."""
-    wanted = read_exporters({METRICS: "console", "OTEL_METRIC_EXPORT_INTERVAL": value})
+    """The SDK takes its default in place of a word, and fails at others with words of its own, or in its thread."""
+    variables = {METRICS: "prometheus,console", "OTEL_METRIC_EXPORT_INTERVAL": value}
     with pytest.raises(ConfigError, match=f"OTEL_METRIC_EXPORT_INTERVAL is '{value}'; accepted: milliseconds"):
-        wanted.readers(io.StringIO())
+        read_exporters(variables)
+    read_exporters({**variables, METRICS: "prometheus"})
+
+
+@pytest.mark.parametrize(
+    ("protocol", "endpoint"),
+    [
+        *(
+            ("http/protobuf", text)
+            for text in ("word-secret", "localhost:4318", "ftp://h:1", "http://h:port", "http://")
+        ),
+        *(("http/protobuf", text) for text in ("http://h:0", "http://h:99999", "http://a secret", "http://[::1")),
+        *(("grpc", text) for text in ("a secret", "[::1", "http://[::1")),
+    ],
+)
+def test_an_endpoint_that_is_no_address(protocol: str, endpoint: str) -> None:
+    """One sentence before anything begins, and not what was given: it may be the token that was meant for a header."""
+    with pytest.raises(ConfigError) as raised:
+        read_exporters({METRICS: "otlp", PROTOCOL: protocol, ENDPOINT: endpoint})
+    port = exporters.PORTS[protocol]
+    assert str(raised.value) == (
+        f"{ENDPOINT} is no address for {protocol}; accepted: a URL with its scheme, such as http://localhost:{port}"
+    )
 
 
 @pytest.mark.parametrize(("protocol", "name"), [("grpc", "grpc"), ("http/protobuf", "http/protobuf")])
@@ -95,6 +116,7 @@ def test_an_exporter_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, prot
             {ENDPOINT: "http://a", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "https://me:word@b/v1?key=word"},
             "metrics: by otlp (http/protobuf) to b, every 1 min 00 s",
         ),
+        ({ENDPOINT: "unix:///a/b", PROTOCOL: "grpc"}, "metrics: by otlp (grpc) to unix:///a/b, every 1 min 00 s"),
         ({"OTEL_METRIC_EXPORT_INTERVAL": "5000"}, "metrics: by otlp (http/protobuf) to localhost:4318, every 5.0 s"),
     ],
 )

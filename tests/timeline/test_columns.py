@@ -35,6 +35,8 @@ def test_what_goes_in_comes_out() -> None:
     assert (columns[-1], columns[-1_000]) == (wanted[-1], wanted[0])
     assert [type(value) for value in columns[15]] == [str, float, float, int, bool] == [type(v) for v in wanted[15]]
     assert list(columns.rows(990, 2_000)) == wanted[990:]
+    places = [at * 377 % 1_000 for at in range(1_000)]
+    assert list(columns.at(places, 3, 2_000)) == [wanted[at] for at in places[3:]]
     assert list(columns.column("number")) == [row.number for row in wanted]
 
 

@@ -354,7 +354,7 @@ def test_a_usual_line_is_what_any_line_would_be(name: object, changes: dict[str,
 
 def test_the_lines_of_our_own_jobs_are_usual() -> None:
     """Else they would be read twice."""
-    told = {"worker": "cuda:0", "work_pending": 5.0, "shards_follow": True, "tokens": 80_000}
+    told = {"worker": "cuda:0", "work_pending": 5.0, "shards_follow": True, "tokens": 80_000, "read_seconds": 0.2}
     assert usual_event(changed(BATCH, **told).encode()) == parse_event(json.loads(changed(BATCH, **told)))
     assert usual_event(changed(MEMORY, shared_bytes=None, cap_bytes=5).encode()) is not None
     assert usual_event(changed(BATCH, genes=0).encode()) is None

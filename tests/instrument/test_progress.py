@@ -1,0 +1,122 @@
+"""Any program, watched by its progress bar."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from helix_crawl_otel import CrawlConfig, CrawlWatch, MemoryReading, PauseRequested
+from helix_crawl_otel.instrument.progress_bars import BarReader, BarState
+from tests.watch.rig import CARD_BYTES, Clock
+
+BARS = [
+    (b"\rBatches:   0%|          | 0/313 [00:00<?, ?it/s]", BarState("Batches", 0, 313)),
+    (b"\rsteps:   3%|#  | 41/1600 [01:02<39:12,  1.51s/it, avr_loss=0.1]", BarState("steps", 41, 1600)),
+    (b"\r45it [00:03, 13.01it/s]", BarState("", 45, None)),
+    (b"\r 10%|# | 1.2k/12.0k [00:01<00:10, 1.1kB/s]", BarState("", 1200, 12000)),
+    ("\r\x1b[2KWorking \x1b[35m━━━━━╸━━\x1b[0m  40% 40/100 0:00:12".encode(), BarState("Working", 40, 100)),
+    ("\r\x1b[2KWorking... \x1b[35m━━━━━╸━━\x1b[0m  40% 0:00:12".encode(), BarState("Working...", 40, 100)),
+    (b"2026-11-29 08:00:00 INFO loaded 3/4 files\n", None),
+    (b"a.py:3 [1/2] 100% done\n", None),
+    (b"|" * 9000, None),
+]
+
+
+@pytest.mark.parametrize(("drawn", "state"), BARS)
+def test_bars_as_tqdm_and_rich_draw_them(drawn: bytes, state: BarState | None) -> None:
+    """And what is none. In whatever pieces it comes."""
+    assert BarReader().feed(drawn)[-1:] == ([] if state is None else [state])
+    reader, found = BarReader(), []
+    for at in range(len(drawn)):
+        found += reader.feed(drawn[at : at + 1])
+    assert found[-1:] == ([] if state is None else [state])
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_bar_that_crawls_is_detected(resumes: bool) -> None:
+    """Its steps are batches; the one in flight is judged as well, and nothing is released that is another process's.
+    A program that resumes is ended at the next step."""
+    from helix_crawl_otel.instrument.progress_driver import BarWatch
+
+    clock, fraction = Clock(), [0.5]
+    watch = CrawlWatch(
+        CrawlConfig(window=2),
+        memory=lambda: MemoryReading(round(fraction[0] * CARD_BYTES), CARD_BYTES),
+        clock=clock,
+        tick_seconds=None,
+    )
+    kinds: list[str] = []
+    watch.on_action(lambda action: kinds.append(action.kind.value))
+    bars = BarWatch(watch, "train.py", resumes=resumes, clock=clock)
+    for step in range(12):
+        bars.feed(BarState("steps", step, 100))
+        clock.now += 4.0
+        watch.tick()
+    fraction[0] = 0.99
+    for _ in range(40):
+        clock.now += 5.0
+        watch.tick()
+    assert kinds == (["DETECT", "RECYCLE"] if resumes else ["DETECT"])
+    if resumes:
+        with pytest.raises(PauseRequested) as raised:
+            bars.feed(BarState("steps", 12, 100))
+        assert raised.value.code == 75
+    bars.close()
+    watch.close()
+
+
+def test_a_bar_that_ends_and_one_that_begins_anew(tmp_path: Path) -> None:
+    """What comes after the last step is no step, and a new bar of the same name is no step back."""
+    from helix_crawl_otel.instrument.progress_driver import BarWatch
+
+    clock = Clock()
+    with CrawlWatch(memory=lambda: MemoryReading(1, 2), clock=clock, tick_seconds=None) as watch:
+        bars = BarWatch(watch, "train.py", resumes=False, clock=clock)
+        for _ in range(2):
+            for step in range(4):
+                bars.feed(BarState("", step, 3))
+                clock.now += 2.0
+            assert bars._scope is None
+            clock.now += 1000.0
+        assert watch.shard("train.py").status().ema is None or watch.shard("train.py").status().ema == 0.5
+        bars.close()
+
+
+JOB = """
+import os, sys, time
+assert "HELIX_CRAWL_PROGRESS_JOB" not in os.environ
+assert os.environ.get("PYTHONPATH") == {variable!r}, os.environ.get("PYTHONPATH")
+for step in range(4):
+    sys.stderr.write(f"\\rsteps:  10%|#   | {{step}}/4 [00:01<00:02,  1.10s/it]"); sys.stderr.flush()
+    time.sleep(1.05)
+sys.stderr.write("\\nlast words\\n"); print("out")
+raise SystemExit(int(sys.argv[1]))
+"""
+
+
+def test_a_program_that_knows_nothing_of_us(tmp_path: Path) -> None:
+    """Its output is passed on, its code counts, it is not started again; its environment is its own."""
+    import os
+    import subprocess
+
+    from tests.build.rig import COMMAND
+
+    script, variable = tmp_path / "train.py", f"{tmp_path}{os.pathsep}{Path.cwd()}"
+    script.write_text(JOB.format(variable=variable), encoding="utf-8")
+    state = str(tmp_path / "state")
+    command = [*COMMAND, "run", "--no-metrics", "--json", "--progress", "tqdm", "--state", state, "--"]
+    done = subprocess.run(
+        [*command, sys.executable, str(script), "3"],
+        env={**os.environ, "PYTHONPATH": variable},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "last words" in done.stderr
+    assert "out" in done.stdout
+    assert done.stdout.count('"event": "worker_started"') == 1
+    assert '"shard": "steps"' in done.stdout
