@@ -35,8 +35,16 @@ DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"
 SERVERS = {"see-it-in-grafana"}
 """Pages whose commands serve until somebody ends them: not for this test."""
-PAGES = sorted(path for path in (DOCS / "how-to").glob("*.md") if path.stem not in SERVERS)
-NOT_RUN = {"build-your-files": 3, "choose-a-device": 4, "export-metrics": 3, "resume-and-verify": 1}
+OF_THE_APP = DOCS / "operations-for-helix.md"
+PAGES = [*sorted(path for path in (DOCS / "how-to").glob("*.md") if path.stem not in SERVERS), OF_THE_APP]
+NOT_RUN = {
+    "build-your-files": 3,
+    "choose-a-device": 4,
+    "export-metrics": 3,
+    "operations-for-helix": 3,
+    "resume-and-verify": 1,
+    "supervise-your-own-job": 1,
+}
 """How many blocks of a page cannot run here; a page that is not named has none."""
 
 WORDS = ("sh", "powershell", "python", "text", "mermaid")
@@ -103,6 +111,8 @@ def home(folder: Path) -> Path:
 def fill_examples(work: Path) -> None:
     """What the recipes encode: a queue, and a folder of shards."""
     (work / "shards").mkdir()
+    (work / "notes").mkdir()
+    (work / "notes/one.md").write_text("A paragraph.\n\nAnother one.\n", encoding="utf-8")
     for name in ("ingest.db", "shards/one.db", "shards/two.db"):
         with closing(sqlite3.connect(work / name)) as store, store:
             table = "queue (id INTEGER PRIMARY KEY AUTOINCREMENT," if name == "ingest.db" else "genes ("
@@ -204,7 +214,7 @@ def test_parts_of_examples_are_as_the_examples_have_them(path: Path) -> None:
 def test_each_recipe_shows_its_driver() -> None:
     """The check above has something to check, and can fail."""
     marks = [block.mark for block in blocks(DOCS / "how-to/supervise-your-own-job.md")]
-    assert {"from ingest_drain.py", "from vector_backfill.py"} <= set(marks)
+    assert {f"from {path.name}" for path in EXAMPLES.glob("*.py") if path.stem != "minimal"} <= set(marks)
     assert is_part("if a:\n    b\n", "x\n    if a:\n        b\n")
     assert not is_part("if a:\n    c\n", "x\n    if a:\n        b\n")
 
@@ -250,5 +260,5 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_the_index_names_every_page() -> None:
     """A new page is in the index before it lands."""
     index = (DOCS / "index.md").read_text(encoding="utf-8")
-    pages = [*DOCS.glob("how-to/*.md"), *DOCS.glob("explanation/*.md"), *DOCS.glob("reference/*.md")]
+    pages = [OF_THE_APP, *DOCS.glob("how-to/*.md"), *DOCS.glob("explanation/*.md"), *DOCS.glob("reference/*.md")]
     assert [page.name for page in pages if f"({page.relative_to(DOCS).as_posix()})" not in index] == []
