@@ -58,7 +58,7 @@ COLORS = {
     "release": "super-light-yellow",
     "recycle": "semi-dark-yellow",
     "demote": "dark-orange",
-    "exhausted": "light-red",
+    "exhausted": "light-orange",
     "first": "green",
     "resume": "blue",
 }
@@ -69,13 +69,13 @@ RUNG_TEXTS = {
     1: ("cache emptied", COLORS["release"]),
     2: ("worker recycled", COLORS["recycle"]),
     3: ("on the CPU", COLORS["demote"]),
-    4: ("no rung left", COLORS["exhausted"]),
+    4: ("third rung, on its card", COLORS["exhausted"]),
 }
 """Of the values of `rung_by`."""
 
 
 def rung_by(labels: str) -> str:
-    """PromQL: the highest rung, and 4 where the third is used up and the shard is on its card: nobody took it, or not yet.
+    """PromQL: the highest rung; 4 where it is the third and the shard is on its card: nobody took it, or not yet.
 
     Args:
         labels: What one value is for, `job, instance, shard` or fewer.

@@ -344,7 +344,13 @@ def test_time_to_go_covers_the_shards_not_begun(tmp_path: Path) -> None:
 
 def test_a_rung_that_nobody_took_is_not_shown_as_the_cpu(tmp_path: Path) -> None:
     """By where the shard is; by OTLP what it was on the card is shown beside that for five minutes."""
-    rungs = {4: "no rung left", 3: "on the CPU", 2: "worker recycled", 1: "cache emptied", 0: "nothing needed"}
+    rungs = {
+        4: "third rung, on its card",
+        3: "on the CPU",
+        2: "worker recycled",
+        1: "cache emptied",
+        0: "nothing needed",
+    }
     assert {number: text for number, (text, _) in texts("Rung of the ladder").items()} == rungs
     series = {
         f"helix_dense_ladder_rung{{{A_ON_CPU}}}": "3" + ALWAYS,
