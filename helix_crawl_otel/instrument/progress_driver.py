@@ -32,6 +32,8 @@ __all__ = ["BarWatch", "main"]
 LEAST_SECONDS = 1.0
 """Of a sample: tqdm draws ten times a second, and what is judged is whether it slows down to a fifth."""
 
+LATE_SHARE = 0.1
+
 LOOK_SECONDS = 0.2
 END_SECONDS = 30.0
 """What the command gets to end by itself once it is asked to; then it is killed."""
@@ -52,9 +54,7 @@ class BarWatch:
     Threads: one; the main thread, where the process is to be ended.
     """
 
-    def __init__(
-        self, watch: CrawlWatch, name: str, *, resumes: bool, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, watch: CrawlWatch, name: str, resumes: bool, clock: Callable[[], float]) -> None:
         self.has_seen_bar = False
         self._watch = watch
         self._name = name
@@ -63,17 +63,18 @@ class BarWatch:
         self._shards: dict[str, ShardWatch] = {}
         self._last: dict[str, tuple[float, float]] = {}  # of each bar, steps and when
         self._scope: BatchScope | None = None
-        self._expected = 0.0  # steps of the batch in flight
+        self._began = 0.0  # when the batch in flight did
+        self._expected = 0.0  # its steps
         self._running = ""  # its bar
 
-    def feed(self, state: BarState) -> None:
-        """A bar was drawn.
+    def feed(self, state: BarState, at: float) -> None:
+        """A bar was drawn, at so many seconds of the clock.
 
         Raises:
             PauseRequested: The command has to end.
         """
         self.has_seen_bar = True
-        now, name = self._clock(), state.name or self._name
+        now, name = at, state.name or self._name
         done, since = self._last.get(name, (state.done, now))
         steps = state.done - done
         if name not in self._last or steps < 0:  # a bar that begins, or begins anew
@@ -84,7 +85,9 @@ class BarWatch:
             return
         self._last[name] = state.done, now
         shard = self._shard(name)
-        if self._scope is not None and self._running == name and self._expected == steps:
+        most = LATE_SHARE * (now - since)  # what was read late is timed by when it was drawn
+        is_timed = self._began - since <= most and self._clock() - now <= most
+        if self._scope is not None and self._running == name and self._expected == steps and is_timed:
             scope, self._scope = self._scope, None
             scope.__exit__(None, None, None)
         else:
@@ -94,6 +97,7 @@ class BarWatch:
         if state.total is None or state.done < state.total:
             self._scope, self._expected, self._running = shard.batch(steps), steps, name
             self._scope.__enter__()
+            self._began = self._clock()
 
     def close(self) -> None:
         """The command has ended."""
@@ -120,10 +124,15 @@ class _Command:
     Args:
         argv: Program and arguments.
         environ: Its whole environment.
+        clock: Seconds.
+
+    Attributes:
+        pieces: What was written, and when.
     """
 
-    def __init__(self, argv: list[str], environ: Mapping[str, str]) -> None:
-        self.pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    def __init__(self, argv: list[str], environ: Mapping[str, str], clock: Callable[[], float]) -> None:
+        self.pieces: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+        self._clock = clock
         ours, theirs = _terminal() if sys.platform != "win32" and os.isatty(2) else os.pipe()
         try:
             self.process = subprocess.Popen(argv, env=dict(environ), stderr=theirs)
@@ -135,11 +144,12 @@ class _Command:
     def _pass_on(self, source: int) -> None:
         with suppress(OSError):  # a terminal whose other end is gone
             while piece := os.read(source, 65536):
+                at = self._clock()
                 with suppress(OSError):  # nobody reads what we write: the command must not be held up by that
                     left = piece
                     while left:
                         left = left[os.write(2, left) :]
-                self.pieces.put(piece)
+                self.pieces.put((at, piece))
 
     def end(self, *, interrupts: bool) -> None:
         """Ask it to end, then kill it."""
@@ -189,7 +199,8 @@ def main() -> int:
     for name in (name for name, value in task["environ"].items() if value is None):
         environ.pop(name, None)
     with CrawlWatch() as watch:  # before the command: what it inherits has no channel in it
-        bars, command = BarWatch(watch, task["name"], resumes=task["resumes"]), _Command(task["argv"], environ)
+        clock = watch._backend.clock  # the supervisor's may be faster
+        bars, command = BarWatch(watch, task["name"], task["resumes"], clock), _Command(task["argv"], environ, clock)
         try:
             _watch_bars(command, bars)
         except PauseRequested as asked:
@@ -206,8 +217,9 @@ def _watch_bars(command: _Command, bars: BarWatch) -> None:
     reader, ended_at = BarReader(), None
     while True:
         try:
-            for state in reader.feed(command.pieces.get(timeout=LOOK_SECONDS)):
-                bars.feed(state)
+            at, piece = command.pieces.get(timeout=LOOK_SECONDS)
+            for state in reader.feed(piece):
+                bars.feed(state, at)
         except queue.Empty:
             if not command.reader.is_alive() and command.process.poll() is not None:
                 return

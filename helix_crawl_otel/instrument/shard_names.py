@@ -75,8 +75,9 @@ def _place(file: str) -> str:
     notebook = _NOTEBOOK.search(file)
     if notebook:
         return f"cell {notebook['cell'] or notebook['number']}"
-    if file.startswith("<"):
-        return "" if file.startswith(("<frozen", "<__")) else file.strip("<>")
+    if file.startswith("<"):  # what is typed is the job's; what `multiprocessing` starts a child with is not
+        is_typed = file in ("<stdin>", "<string>") and multiprocessing.parent_process() is None
+        return file.strip("<>") if is_typed else ""
     path = Path(file).absolute()
     if any(path.is_relative_to(folder) for folder in _libraries()):
         return ""

@@ -227,6 +227,7 @@ class Slot:
         """The supervisor itself has failed: its worker must not outlive it."""
         if self.worker is not None:
             self.worker.process.end(0.0)
+            self.worker.let_nobody_in()
 
     # -- how a worker ends --------------------------------------------------------------------------------------------
 
@@ -279,6 +280,7 @@ class Slot:
         self._run.worker_lost(self.name)
         self._run.gave_up(self.name, text)
         self._run.job.gave_up(self.name, text)
+        worker.let_nobody_in()
         self.worker = None
         self._over("failed")
 

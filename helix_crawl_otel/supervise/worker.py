@@ -692,13 +692,17 @@ class Worker:
         link.has_ended = True
         self._run.wake()
 
+    def let_nobody_in(self) -> None:
+        """No process comes any more. Who is in by now is heard."""
+        if self._listener is not None:
+            self._listener.close()
+
     def finish_reading(self, seconds: float) -> None:
         """Wait until everything that its processes said before their end has been taken, for at most so long.
 
         A process that it left behind may hold its channel open; what that one says is nobody's.
         """
-        if self._listener is not None:
-            self._listener.close()
+        self.let_nobody_in()
         clock = RunningClock(time.monotonic, 2 * JOIN_SECONDS)  # while this process is stopped nothing is read
         ends = clock() + seconds
         for link in self.links:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helix_crawl_otel import shard
+from helix_crawl_otel.instrument import calls
+from helix_crawl_otel.instrument.shard_names import _place
 from tests.instrument.conftest import Watched
 from tests.instrument.models import cross_model, sentence_model, sparse_model, texts
 
@@ -139,8 +143,6 @@ def test_a_fault_of_ours_is_said_once_and_the_call_goes_on(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In a call and in a pass."""
-    from helix_crawl_otel.instrument import calls
-
     model, given = sentence_model(), texts(12)
     expected = model.encode(given, batch_size=4).tobytes()
 
@@ -190,3 +192,43 @@ def test_calls_of_several_threads(watched: Watched) -> None:
         thread.join(60)
     assert len(set(results.values())) == 1
     assert [genes for _, genes, _ in watched.batches()] == [3] * 12
+
+
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        ("/tmp/ipykernel_4242/1234567.py", "cell 1234567"),
+        ("<ipython-input-3-0123456789ab>", "cell 3"),
+        ("<stdin>", "stdin"),
+        ("<frozen runpy>", ""),
+        (threading.__file__, ""),
+        (pytest.__file__, ""),
+        (calls.__file__, ""),
+        (str(Path.cwd() / "jobs" / "embed.py"), "jobs/embed.py"),
+        (str(Path(Path.cwd().anchor) / "elsewhere" / "embed.py"), "embed.py"),
+    ],
+)
+def test_which_file_is_the_job(file: str, place: str) -> None:
+    """Neither the standard library, nor what is installed, nor ours; a cell of a notebook is."""
+    assert _place(file) == place
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_goes_on(watched: Watched) -> None:
+    """Also from inside of a call, as a library may fork there; the parent's timeline is the parent's."""
+    model = sentence_model()
+
+    def fork(*given: Any) -> None:
+        handle.remove()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                code = 0 if len(model.encode(texts(3))) == 3 else 1
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+
+    handle = model[0].register_forward_pre_hook(fork)
+    model.encode(texts(4), batch_size=2)
+    assert [genes for _, genes, _ in watched.batches()] == [2, 2]

@@ -9,6 +9,8 @@ import pytest
 
 from helix_crawl_otel import CrawlConfig, CrawlWatch, MemoryReading, PauseRequested
 from helix_crawl_otel.instrument.progress_bars import BarReader, BarState
+from tests.build.rig import COMMAND, SECONDS, Rig
+from tests.standins import nvml
 from tests.watch.rig import CARD_BYTES, Clock
 
 BARS = [
@@ -49,9 +51,9 @@ def test_a_bar_that_crawls_is_detected(resumes: bool) -> None:
     )
     kinds: list[str] = []
     watch.on_action(lambda action: kinds.append(action.kind.value))
-    bars = BarWatch(watch, "train.py", resumes=resumes, clock=clock)
+    bars = BarWatch(watch, "train.py", resumes, clock)
     for step in range(12):
-        bars.feed(BarState("steps", step, 100))
+        bars.feed(BarState("steps", step, 100), clock.now)
         clock.now += 4.0
         watch.tick()
     fraction[0] = 0.99
@@ -61,7 +63,7 @@ def test_a_bar_that_crawls_is_detected(resumes: bool) -> None:
     assert kinds == (["DETECT", "RECYCLE"] if resumes else ["DETECT"])
     if resumes:
         with pytest.raises(PauseRequested) as raised:
-            bars.feed(BarState("steps", 12, 100))
+            bars.feed(BarState("steps", 12, 100), clock.now)
         assert raised.value.code == 75
     bars.close()
     watch.close()
@@ -73,14 +75,30 @@ def test_a_bar_that_ends_and_one_that_begins_anew(tmp_path: Path) -> None:
 
     clock = Clock()
     with CrawlWatch(memory=lambda: MemoryReading(1, 2), clock=clock, tick_seconds=None) as watch:
-        bars = BarWatch(watch, "train.py", resumes=False, clock=clock)
+        bars = BarWatch(watch, "train.py", False, clock)
         for _ in range(2):
             for step in range(4):
-                bars.feed(BarState("", step, 3))
+                bars.feed(BarState("", step, 3), clock.now)
                 clock.now += 2.0
             assert bars._scope is None
             clock.now += 1000.0
         assert watch.shard("train.py").status().ema is None or watch.shard("train.py").status().ema == 0.5
+        bars.close()
+
+
+def test_what_is_read_late_is_timed_by_when_it_was_drawn() -> None:
+    """Steps that wait in a pipe while the supervisor is asked took as long as they took."""
+    from helix_crawl_otel.instrument.progress_driver import BarWatch
+
+    clock = Clock()
+    with CrawlWatch(CrawlConfig(warmup=0), memory=lambda: MemoryReading(1, 2), clock=clock, tick_seconds=None) as watch:
+        bars = BarWatch(watch, "train.py", False, clock)
+        began = clock.now
+        clock.now += 100.0
+        for step in range(6):
+            bars.feed(BarState("", step, 100), began + 4.0 * step)
+            clock.now += 0.001
+        assert bars._shards["train.py"].status().ema == pytest.approx(0.25)
         bars.close()
 
 
@@ -101,8 +119,6 @@ def test_a_program_that_knows_nothing_of_us(tmp_path: Path) -> None:
     import os
     import subprocess
 
-    from tests.build.rig import COMMAND
-
     script, variable = tmp_path / "train.py", f"{tmp_path}{os.pathsep}{Path.cwd()}"
     script.write_text(JOB.format(variable=variable), encoding="utf-8")
     state = str(tmp_path / "state")
@@ -120,3 +136,36 @@ def test_a_program_that_knows_nothing_of_us(tmp_path: Path) -> None:
     assert "out" in done.stdout
     assert done.stdout.count('"event": "worker_started"') == 1
     assert '"shard": "steps"' in done.stdout
+
+
+CRAWLS = """
+import sys, time
+from pathlib import Path
+from tests.standins.nvml import GIB, Answers, Card
+done, answers = Path(sys.argv[1]), Answers(Path(sys.argv[2]), [Card(total=12 * GIB, used=3 * GIB)])
+first = len(done.read_text()) if done.exists() else 0
+for step in range(first, 40):
+    sys.stderr.write(f"\\rsteps:  10%|#   | {step}/40 [00:01<00:02,  1.10s/it]"); sys.stderr.flush()
+    slow = step - first > 12 and first == 0
+    answers.change(used=int((11.5 if slow else 3) * GIB))
+    time.sleep(2.0 if slow else 0.15)
+    with done.open("a") as file:
+        file.write(".")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_program_that_crawls(rig: Rig, tmp_path: Path, resumes: bool) -> None:
+    """Its card is read by NVML; one that resumes is started again, and does each step once."""
+    done, answers = tmp_path / "done", tmp_path / "answers.txt"
+    library = nvml.build(tmp_path / "nvml")
+    environ = nvml.Answers(answers, [nvml.Card(total=12 * nvml.GIB, used=3 * nvml.GIB)]).environ(library)
+    options = ["--window", "4", "--clock-rate", "25", "--progress", "tqdm", *(["--resumable"] if resumes else [])]
+    job = [sys.executable, "-c", CRAWLS, str(done), str(answers)]
+    ended = rig.run([*COMMAND, "run", "--no-metrics", "--json", *options, "--", *job], SECONDS, **environ)
+    assert ended.code == 0, ended.errors
+    assert done.read_text() == "." * 40
+    kinds = [event["action"] for event in ended.of("action") if event["outcome"] in ("applied", "overdue")]
+    assert kinds == (["DETECT", "RECYCLE"] if resumes else ["DETECT"])
+    assert len(ended.of("worker_started")) == 1 + resumes

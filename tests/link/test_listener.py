@@ -111,7 +111,6 @@ def test_who_does_not_know_the_secret_stays_outside(served: Served, tmp_path: Pa
     assert served.came.empty()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no listener on a path")
 def test_a_supervisor_that_does_not_know_the_secret_is_none(tmp_path: Path) -> None:
     """Somebody else listens at the address: no message is sent to it."""
     pretender, real = Served(), Served()

@@ -129,6 +129,9 @@ class Stage:
         for worker in self.workers:
             worker.may_end.set()
             worker.hang_up()
+        for slot in self.slots:
+            if slot.worker is not None:
+                slot.worker.finish_reading(0.0)
         self.memory.close()
         self.pipeline.close()
         if self._timeline is not None:

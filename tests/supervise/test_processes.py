@@ -135,7 +135,12 @@ def test_a_stuck_process_has_its_whole_job_ended(family: Family) -> None:
     opened(child, "a")
     family.healthy(child, "a")
     child.acknowledge(family.crawl(child, "a", "EMPTY_CACHE"))
-    family.stuck(child, "a")
+    family.tell_memory(child)
+    family.start_batch(child, "a")
+    while family.workers[0].exit_code is None:
+        family.tick()
+        family.turn()
+    child.hang_up()  # it ends with its parent
     family.next_worker(2)
     assert family.workers[0].exit_code is not None
     assert family.of(events.WorkerStarted)[-1].reason == "recycle"
@@ -151,6 +156,8 @@ def test_a_job_of_several_that_was_started_on_the_cpu_for_a_shard_comes_back(fam
     child = family.child()
     opened(child, "a")
     child.close("a")
+    family.until(lambda: worker.exit_code is not None)
+    child.hang_up()  # it ends with its parent
     family.next_worker(3)
     assert [(event.device, event.reason) for event in family.of(events.WorkerStarted)][-1] == ("cuda:0", "resume")
 
@@ -165,7 +172,8 @@ def test_a_pause_of_a_job_of_several(family: Family) -> None:
     assert child.next_told(messages.Pause) == messages.Pause()
     late = family.child()
     assert late.next_told(messages.Pause) == messages.Pause()
-    family.worker.leave(PAUSED)
+    for process in (child, late, family.worker):
+        process.leave(PAUSED)
     family.until(lambda: family.slot.phase is Phase.OVER)
 
 
@@ -177,6 +185,8 @@ def test_a_job_that_only_its_processes_watch(family: Family) -> None:
     opened(child, "a")
     family.batch(child, "a")
     assert family.run.totals.encoded == GENES
+    child.close("a")
+    child.leave(0)
     family.worker.leave(0)
     family.until(lambda: family.slot.phase is Phase.OVER)
     assert family.run.failures == []
