@@ -131,6 +131,7 @@ def _check(timeline: Path | None, out: Path | None, png: Path | None) -> None:
             raise ConfigError(f"{option} is {str(path)!r}, which is a folder; accepted: a file")
     if out is not None and out.suffix.lower() == ".png":
         raise ConfigError(f"-o is {str(out)!r}; accepted: a page; a picture is made by --png")
+    looked_at.place = ""  # what comes now is no look, and may take long on a busy machine
     try:
         check_matplotlib("report")
     except ChartError as error:
