@@ -5,13 +5,15 @@ A case asks for every alert that fires: a case for one is a case for the silence
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from tests.dashboards.promtool import Case, Firing, steps
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "a_run"]
 
 JOB, PORT, RUN = "helix-crawl", "rig:9464", "/data/out"
+BOX, NOTES = "box:9464", "notes"
 DAY = 24 * 60.0
 
 
@@ -98,7 +100,31 @@ def told(shard: str = "a", **more: str) -> dict[str, str]:
     return {"job": JOB, "instance": PORT, "run": RUN, "folder": RUN, "shard": shard, **more}
 
 
+def both(series: Mapping[str, str]) -> dict[str, str]:
+    """The same of a second job beside it, which has no folder: its alerts name another command."""
+    changes = {
+        re.escape(PORT): BOX,
+        r'\brun="[^"]*"': f'run="{NOTES}"',
+        r'\bfolder="[^"]*"': 'folder=""',
+        r'\brun_id="one"': 'run_id="box"',
+    }
+    beside = {}
+    for name, values in series.items():
+        other = name
+        for old, new in changes.items():
+            other = re.sub(old, new, other)
+        beside[other] = values
+    return {**series, **beside}
+
+
+def told_of_notes(**more: str) -> dict[str, str]:
+    """Labels of an alert about the second of `both`."""
+    return {"job": JOB, "instance": BOX, "run": NOTES, **more}
+
+
 STATUS = f'helix-crawl status "{RUN}"'
+CURL = f"curl http://{BOX}/metrics"
+WAS_SEEN = f"""promtool query instant  'last_over_time({{__name__=~"run:.+", run="{NOTES}"}}[25h])'"""
 ACTIVE = "helix_dense_crawl_active" + shard("a")
 INFLIGHT, DEADLINE = (
     "helix_dense_batch_inflight_seconds" + shard("a"),
@@ -204,14 +230,29 @@ ON_CPU = {
         "HelixCrawlOnCpu",
         "device changes with the demotion, and a worker is away for three minutes: one alert, until the end",
         {
-            **a_run(60, "done"),
-            rung("cuda:0"): steps((0, 5), (2, 5), (3, 1), (None, 109)),
-            rung("cpu"): steps((None, 13), (3, 10), (None, 3), (3, 34)),
+            **both(
+                {
+                    **a_run(60, "done"),
+                    rung("cuda:0"): steps((0, 5), (2, 5), (3, 1), (None, 109)),
+                    rung("cpu"): steps((None, 13), (3, 10), (None, 3), (3, 34)),
+                }
+            )
         },
         {
-            "HelixCrawlOnCpu": Firing(
-                13, 59, told(severity="info"), (f"Shard a of {RUN} has gone to the CPU ({PORT})", STATUS)
-            )
+            "HelixCrawlOnCpu": [
+                Firing(
+                    13,
+                    59,
+                    told(severity="info"),
+                    (f"Shard a of {RUN} has gone from cuda:0 to the CPU ({PORT})", STATUS),
+                ),
+                Firing(
+                    13,
+                    59,
+                    told_of_notes(shard="a", severity="info"),
+                    (f"Shard a of {NOTES} has gone from cuda:0 to the CPU ({BOX})", CURL),
+                ),
+            ]
         },
     ),
     "demoted, then the next shard": Case(
@@ -220,13 +261,28 @@ ON_CPU = {
         {**a_run(120), rung("cpu"): steps((None, 10), (3, 10), (None, 100))},
         {"HelixCrawlOnCpu": Firing(10, 24)},
     ),
+    "demoted, and killed": Case(
+        "HelixCrawlOnCpu",
+        "three minutes after it was seen last",
+        {**a_run(20), rung("cpu"): steps((None, 10), (3, 10), (None, 20))},
+        {"HelixCrawlOnCpu": Firing(10, 22)},
+        24,
+    ),
+    "demoted, killed and started again at once": Case(
+        "HelixCrawlOnCpu",
+        "both starts have been seen within three minutes; the newer one counts",
+        {**a_run(20), **a_run(30, after=22, run_id="two"), rung("cpu"): steps((None, 10), (3, 10), (None, 32))},
+        {"HelixCrawlOnCpu": Firing(10, 24)},
+    ),
     "its last rung used up on the card": Case(
         "HelixCrawlOnCpu",
         "nobody could take it: the shard is where it was",
         {**a_run(60, command="embedded"), rung("cuda:0"): steps((0, 5), (3, 55))},
     ),
     "recycled once": Case(
-        "HelixCrawlOnCpu", "the second rung is no end", {**a_run(120), rung("cuda:0"): steps((0, 5), (1, 5), (2, 110))}
+        "HelixCrawlOnCpu",
+        "the second rung is no end",
+        {**a_run(15, "done"), rung("cuda:0"): steps((0, 5), (1, 5), (2, 110))},
     ),
 }
 
@@ -274,6 +330,8 @@ STUCK = {
             COUNT: steps((100, 120)),
             SUM.replace("encode", "tokenize"): steps((9000, 120)),
             COUNT.replace("encode", "tokenize"): steps((900, 120)),
+            SUM.replace("cuda:0", "cuda:1"): steps((400, 120)),
+            COUNT.replace("cuda:0", "cuda:1"): steps((100, 120)),
             INFLIGHT: steps((2, 10), ((0, 60), 30), (2, 80)),
         },
         {
@@ -434,18 +492,30 @@ CRASHES = {
         "HelixCrawlCrashLoop",
         "the fourth crash within the hour; over ten minutes after the last",
         {
-            **a_run(120),
-            starts("crash"): steps(*((n, 5) for n in range(10)), (10, 70)),
-            INFLIGHT: steps((2, 120)),
-            DEADLINE: steps((1800, 120)),
+            **both(
+                {
+                    **a_run(120),
+                    starts("crash"): steps(*((n, 5) for n in range(10)), (10, 70)),
+                    INFLIGHT: steps((2, 120)),
+                    DEADLINE: steps((1800, 120)),
+                }
+            )
         },
         {
-            "HelixCrawlCrashLoop": Firing(
-                35,
-                59,
-                {"job": JOB, "instance": PORT, "run": RUN, "run_id": "one", "folder": RUN, "severity": "warning"},
-                (f"Workers of {RUN} have crashed 7 times within an hour, shard a on cuda:0 ({PORT})", STATUS),
-            )
+            "HelixCrawlCrashLoop": [
+                Firing(
+                    35,
+                    59,
+                    {"job": JOB, "instance": PORT, "run": RUN, "run_id": "one", "folder": RUN, "severity": "warning"},
+                    (f"Workers of {RUN} have crashed 7 times within an hour, shard a on cuda:0 ({PORT})", STATUS),
+                ),
+                Firing(
+                    35,
+                    59,
+                    told_of_notes(run_id="box", severity="warning"),
+                    (f"Workers of {NOTES} have crashed 7 times within an hour, shard a on cuda:0 ({BOX})", CURL),
+                ),
+            ]
         },
     ),
     "bad gene": Case(
@@ -455,8 +525,23 @@ CRASHES = {
     ),
     "three crashes now and then": Case(
         "HelixCrawlCrashLoop",
-        "within the budget",
-        {**a_run(120), starts("crash"): steps((0, 10), (1, 8), (2, 8), (3, 94))},
+        "within the budget; recycles are no crashes",
+        {
+            **a_run(120),
+            starts("crash"): steps((0, 10), (1, 8), (2, 8), (3, 94)),
+            starts("recycle"): steps(*((n, 5) for n in range(10)), (10, 70)),
+        },
+    ),
+    "three crashes, and three more an hour later": Case(
+        "HelixCrawlCrashLoop",
+        "within the budget of each hour",
+        {**a_run(120), starts("crash"): steps((0, 2), (1, 3), (2, 3), (3, 62), (4, 5), (5, 5), (6, 40))},
+    ),
+    "crash loop that is no longer counted": Case(
+        "HelixCrawlCrashLoop",
+        "three minutes without a sample are the end of it",
+        {**a_run(60), starts("crash"): steps(*((n, 5) for n in range(6)), (6, 6), (None, 24))},
+        {"HelixCrawlCrashLoop": Firing(35, 38)},
     ),
     "crash loop, then a good end": Case(
         "HelixCrawlCrashLoop",
@@ -478,23 +563,43 @@ CRASHES = {
         {
             key: value
             for n in range(12)
-            for key, value in a_run(3, after=5 * n, run_id=f"start-{n}", instance=f"pod-{n}:9464").items()
+            for run, port, folder in ((RUN, 9464, RUN), (NOTES, 9465, ""))
+            for key, value in a_run(
+                3, after=5 * n, run_id=f"{n} on {port}", instance=f"pod-{n}:{port}", run=run, folder=folder
+            ).items()
+        }
+        | {
+            "helix_dense_worker_up" + labels(instance=f"pod-{n}:9464", device=device): steps((None, 5 * n), (1, 3))
+            for n in range(12)
+            for device in ("cpu", "cuda:0", "cuda:1")
         },
         {
-            "HelixCrawlCrashLoop": Firing(
-                28,
-                77,
-                {"job": JOB, "run": RUN, "folder": RUN, "severity": "warning"},
-                (f"6 starts of {RUN} have died within half an hour", STATUS),
-            ),
-            "HelixCrawlJobGone": Firing(63),
+            "HelixCrawlCrashLoop": [
+                Firing(
+                    28,
+                    77,
+                    {"job": JOB, "run": RUN, "folder": RUN, "severity": "warning"},
+                    (f"6 starts of {RUN} have died within half an hour on cuda:0 and cuda:1", STATUS),
+                ),
+                Firing(
+                    28,
+                    77,
+                    {"job": JOB, "run": NOTES, "severity": "warning"},
+                    (f"6 starts of {NOTES} have died within half an hour", WAS_SEEN),
+                ),
+            ],
+            "HelixCrawlJobGone": [Firing(63), Firing(63)],
         },
         90,
     ),
-    "paused again and again": Case(
+    "paused and done again and again": Case(
         "HelixCrawlCrashLoop",
         "by somebody who tries settings",
-        {key: value for n in range(12) for key, value in a_run(3, "paused", after=5 * n, run_id=f"start-{n}").items()},
+        {
+            key: value
+            for n in range(12)
+            for key, value in a_run(3, "done" if n % 2 else "paused", after=5 * n, run_id=f"start-{n}").items()
+        },
     ),
 }
 
@@ -605,21 +710,69 @@ PROGRESS = {
         "HelixCrawlNoProgress",
         "between batches, with a shard open; the worker was recycled in between, and it ends with the next gene",
         {
-            **a_run(90),
-            **QUIET_AT_35,
-            GENES: steps(((0, 128), 10), (1280, 50), ((1344, 128), 30)),
-            PENDING: steps(((9000, -128), 10), (7720, 80)),
-            INFLIGHT: steps((2, 10), (0, 50), (2, 30)),
+            **both(
+                {
+                    **a_run(90),
+                    **QUIET_AT_35,
+                    GENES: steps(((0, 128), 10), (1280, 50), ((1344, 128), 30)),
+                    PENDING: steps(((9000, -128), 10), (7720, 80)),
+                    INFLIGHT: steps((2, 10), (0, 50), (2, 30)),
+                }
+            ),
+            **{
+                name.replace(JOB, job).replace(PORT, instance): values
+                for job, instance in ((JOB, "busy:9464"), ("busy", PORT))
+                for name, values in ((INFLIGHT, steps((2, 90))), (shards("running"), steps((0, 90))))
+            },
         },
         {
-            "HelixCrawlNoProgress": Firing(
-                45,
-                59,
-                {"job": JOB, "instance": PORT, "run": RUN, "run_id": "one", "folder": RUN, "severity": "critical"},
-                (f"{RUN} has encoded nothing for over half an hour, shard a on cuda:0 ({PORT})", STATUS),
-            )
+            "HelixCrawlNoProgress": [
+                Firing(
+                    45,
+                    59,
+                    {"job": JOB, "instance": PORT, "run": RUN, "run_id": "one", "folder": RUN, "severity": "critical"},
+                    (f"{RUN} has encoded nothing for over half an hour, shard a on cuda:0 ({PORT})", STATUS),
+                ),
+                Firing(
+                    45,
+                    59,
+                    told_of_notes(run_id="box", severity="critical"),
+                    (f"{NOTES} has encoded nothing for over half an hour, shard a on cuda:0 ({BOX})", CURL),
+                ),
+            ]
         },
         89,
+    ),
+    "no progress after a source was read": Case(
+        "HelixCrawlNoProgress",
+        "a shard waits; eight minutes without a worker are no end, ten are",
+        {
+            **a_run(90),
+            worker(): steps((1, 20), (0, 8), (1, 32), (0, 30)),
+            shards("pending"): steps((1, 90)),
+            shards("running"): steps((0, 90)),
+            GENES: steps(((0, 128), 10), (1280, 80)),
+            PENDING: steps(((9000, -128), 10), (7720, 5), (7800, 75)),
+        },
+        {"HelixCrawlNoProgress": Firing(50, 69)},
+    ),
+    "no progress, and its last batch is no longer shown": Case(
+        "HelixCrawlNoProgress",
+        "three minutes after that it is between batches",
+        {
+            **a_run(60),
+            worker(): steps((1, 60)),
+            shards("running"): steps((1, 60)),
+            GENES: steps(((0, 64), 5), (320, 55)),
+            INFLIGHT: steps((2, 15), (None, 45)),
+        },
+        {"HelixCrawlNoProgress": Firing(48)},
+        58,
+    ),
+    "batches of a second": Case(
+        "HelixCrawlNoProgress",
+        "each scrape finds one in flight",
+        {**a_run(90), **QUIET_AT_35, GENES: steps((1280, 90)), INFLIGHT: steps((1, 90))},
     ),
     "no progress, then the end": Case(
         "HelixCrawlNoProgress",
@@ -646,8 +799,8 @@ PROGRESS = {
     ),
     "a large source is read": Case(
         "HelixCrawlNoProgress",
-        "it is cut into passages, which are counted",
-        {**a_run(90), **QUIET_AT_35, GENES: steps((1280, 90)), PENDING: steps(((0, 100), 90))},
+        "it is cut into passages, which are counted, every five minutes here",
+        {**a_run(90), **QUIET_AT_35, GENES: steps((1280, 90)), PENDING: steps(*((100 * n, 5) for n in range(18)))},
     ),
     "slow CPU": Case(
         "HelixCrawlNoProgress",
@@ -676,15 +829,53 @@ GONE = {
     "killed with work left": Case(
         "HelixCrawlJobGone",
         "it stays for a day, and an hour more",
-        {**a_run(60, every=300), **work(60, 24000, 300, every=300)},
+        both({**a_run(60, every=300), **work(60, 24000, 300, every=300)}),
         {
-            "HelixCrawlJobGone": Firing(
-                65,
-                55 + 25 * 60,
-                GONE_LABELS,
-                (f"{RUN} is gone with work left; it was seen last at 1970-01-01 00:55:00 +0000 UTC ({PORT})", STATUS),
-            )
+            "HelixCrawlJobGone": [
+                Firing(
+                    65,
+                    55 + 25 * 60,
+                    GONE_LABELS,
+                    (
+                        f"{RUN} is gone with work left; it was seen last at 1970-01-01 00:55:00 +0000 UTC ({PORT})",
+                        STATUS,
+                    ),
+                ),
+                Firing(
+                    65,
+                    55 + 25 * 60,
+                    told_of_notes(run_id="box", severity="warning"),
+                    (
+                        f"{NOTES} is gone with work left; it was seen last at 1970-01-01 00:55:00 +0000 UTC ({BOX})",
+                        WAS_SEEN,
+                    ),
+                ),
+            ]
         },
+        26 * 60 + 10,
+        300,
+    ),
+    "paused, for a day": Case(
+        "HelixCrawlJobGone",
+        "it stays paused",
+        {**a_run(60, "paused", every=300), **work(65, 24000, 300, every=300)},
+        {},
+        26 * 60 + 10,
+        300,
+    ),
+    "done between two scrapes, for a day": Case(
+        "HelixCrawlJobGone",
+        "two minutes of work were left; its end could not have gone unseen, but its work was counted",
+        {**a_run(60, every=300), **work(60, 55 * 300 + 600, 300, every=300)},
+        {},
+        26 * 60 + 10,
+        300,
+    ),
+    "work that nobody has counted, for a day": Case(
+        "HelixCrawlJobGone",
+        "it stays as long",
+        {**a_run(60, every=300, command="run")},
+        {"HelixCrawlJobGone": Firing(65, 55 + 25 * 60)},
         26 * 60 + 10,
         300,
     ),
@@ -778,11 +969,11 @@ GONE = {
     ),
     "work that nobody has counted": Case(
         "HelixCrawlJobGone",
-        "its end could not have gone unseen, scraped every 15 seconds",
-        {**a_run(10, every=15, command="run"), "up" + labels(): steps((1, 10), (0, 50), every=15)},
+        "its end could not have gone unseen, scraped every 20 seconds",
+        {**a_run(10, every=20, command="run"), "up" + labels(): steps((1, 10), (0, 50), every=20)},
         {"HelixCrawlJobGone": Firing(15)},
         30,
-        15,
+        20,
     ),
     "work that nobody has counted, every 30 seconds": Case(
         "HelixCrawlJobGone",
@@ -795,15 +986,19 @@ GONE = {
     "embedded": Case(
         "HelixCrawlJobGone",
         "the endpoint ends with the process, whichever way it ended",
-        {**a_run(10, every=15, command="embedded"), "up" + labels(): steps((1, 10), (0, 50), every=15)},
+        {**a_run(10, every=20, command="embedded"), "up" + labels(): steps((1, 10), (0, 50), every=20)},
         {},
         30,
-        15,
+        20,
     ),
     "pushed, work that nobody has counted": Case(
         "HelixCrawlJobGone",
-        "the last push would have told the end; after five minutes it is no longer shown",
-        {**a_run(10, every=60, scraped=False, command="embedded", run="notes", folder="")},
+        "the last push would have told the end; after five minutes it is no longer shown; others are scraped",
+        {
+            **a_run(10, every=60, scraped=False, command="embedded", run="notes", folder=""),
+            "up" + labels(instance=BOX): steps((1, 40)),
+            "up" + labels(job="node"): steps((1, 40)),
+        },
         {
             "HelixCrawlJobGone": Firing(
                 20,
@@ -820,26 +1015,55 @@ GONE = {
     ),
 }
 
+
+def quarantined(shard: str) -> str:
+    return "helix_dense_genes_quarantined" + labels(shard=shard)
+
+
 ENDS = {
     "shard failed": Case(
         "HelixCrawlShardFailed",
-        "from then on, beyond the end of the run; what a shell would take for its own is escaped in the command",
+        "for a day and an hour after the end of the run; what a shell would take for its own is escaped",
         {
-            **a_run(11, "failed", folder="/data/$(out)"),
-            shards("failed"): steps((0, 10), (2, 2)),
-            shards("running"): steps((1, 10), (0, 2)),
-            "helix_dense_shard_failed" + labels(shard="b"): steps((None, 10), (1, 2)),
-            "helix_dense_shard_failed" + labels(shard="c"): steps((None, 10), (1, 2)),
-        },
-        {
-            "HelixCrawlShardFailed": Firing(
-                10,
-                None,
-                {**GONE_LABELS, "folder": "/data/$(out)"},
-                (f"2 failed shards in {RUN}: b c ({PORT})", 'helix-crawl status "/data/\\$(out)"'),
+            **both(
+                {
+                    **a_run(15, "failed", folder="/data/$(out)", every=300),
+                    shards("failed"): steps((0, 10), (2, 10), every=300),
+                    shards("running"): steps((1, 10), (0, 10), every=300),
+                    "helix_dense_shard_failed" + labels(shard="b"): steps((None, 10), (1, 10), every=300),
+                    "helix_dense_shard_failed" + labels(shard="c"): steps((None, 10), (1, 10), every=300),
+                }
             )
         },
-        40,
+        {
+            "HelixCrawlShardFailed": [
+                Firing(
+                    10,
+                    15 + 25 * 60,
+                    {**GONE_LABELS, "folder": "/data/$(out)"},
+                    (f"2 failed shards in {RUN}: b c ({PORT})", 'helix-crawl status "/data/\\$(out)"'),
+                ),
+                Firing(
+                    10,
+                    15 + 25 * 60,
+                    told_of_notes(run_id="box", severity="warning"),
+                    (f"2 failed shards in {NOTES}: b c ({BOX})", WAS_SEEN),
+                ),
+            ]
+        },
+        26 * 60 + 10,
+        300,
+    ),
+    "shard failed, pushed, and started again at once": Case(
+        "HelixCrawlShardFailed",
+        "the start before is shown for five minutes more; what is failed is the newer one's",
+        {
+            **a_run(10, "failed", scraped=False),
+            **a_run(20, after=13, run_id="two", scraped=False),
+            shards("failed"): steps((0, 5), (1, 30), scraped=False),
+        },
+        {"HelixCrawlShardFailed": [Firing(5, 12), Firing(13)]},
+        30,
     ),
     "shard failed, and tried again": Case(
         "HelixCrawlShardFailed",
@@ -856,22 +1080,39 @@ ENDS = {
     ),
     "ended with quarantined genes": Case(
         "HelixCrawlQuarantined",
-        "of two shards; not before the end",
+        "of two shards; not before the end, and for a day and an hour after it",
         {
-            **a_run(20, "failed"),
-            "helix_dense_genes_quarantined" + labels(shard="a"): steps((0, 5), (2, 16)),
-            "helix_dense_genes_quarantined" + labels(shard="b"): steps((1, 21)),
-            "helix_dense_genes_quarantined" + labels(shard="c"): steps((0, 21)),
+            **a_run(20, "failed", every=300),
+            quarantined("a"): steps((0, 5), (2, 20), every=300),
+            quarantined("b"): steps((1, 25), every=300),
+            quarantined("c"): steps((0, 25), every=300),
         },
         {
             "HelixCrawlQuarantined": Firing(
                 20,
-                None,
+                20 + 25 * 60,
                 GONE_LABELS,
                 (f"{RUN} has ended with 3 genes quarantined, in a b ({PORT})", f'helix-crawl verify "{RUN}"'),
             )
         },
-        40,
+        26 * 60 + 10,
+        300,
+    ),
+    "quarantined, and it goes on": Case(
+        "HelixCrawlQuarantined",
+        "what else is lost is known at its end",
+        {**a_run(60, every=300), quarantined("a"): steps((1, 60), every=300)},
+        {},
+        50,
+        300,
+    ),
+    "quarantined, and paused": Case(
+        "HelixCrawlQuarantined",
+        "it is to go on",
+        {**a_run(20, "paused", every=300), quarantined("a"): steps((1, 25), every=300)},
+        {},
+        60,
+        300,
     ),
     "quarantined, and seen to": Case(
         "HelixCrawlQuarantined",
@@ -879,7 +1120,7 @@ ENDS = {
         {
             **a_run(20, "failed"),
             **a_run(10, "done", after=60, run_id="two"),
-            "helix_dense_genes_quarantined" + labels(shard="a"): steps((1, 21), (None, 39), (1, 5), (0, 6)),
+            quarantined("a"): steps((1, 21), (None, 39), (1, 5), (0, 6)),
         },
         {"HelixCrawlQuarantined": Firing(20, 59)},
     ),
@@ -887,26 +1128,60 @@ ENDS = {
         "HelixCrawlRunFailed",
         "for a reason that no shard and no gene tells, for a day and an hour",
         {
-            **a_run(10, "failed", every=300),
-            **work(10, 24000, 300, every=300),
-            shards("failed"): steps((0, 15), every=300),
-        },
-        {
-            "HelixCrawlRunFailed": Firing(
-                15,
-                10 + 25 * 60,
-                GONE_LABELS,
-                (f"{RUN} has failed; it was seen last at 1970-01-01 00:10:00 +0000 UTC ({PORT})", STATUS),
+            **both(
+                {
+                    **a_run(10, "failed", every=300),
+                    **work(10, 24000, 300, every=300),
+                    shards("failed"): steps((0, 15), every=300),
+                    quarantined("a"): steps((0, 15), every=300),
+                }
             )
         },
+        {
+            "HelixCrawlRunFailed": [
+                Firing(
+                    15,
+                    10 + 25 * 60,
+                    GONE_LABELS,
+                    (f"{RUN} has failed; it was seen last at 1970-01-01 00:10:00 +0000 UTC ({PORT})", STATUS),
+                ),
+                Firing(
+                    15,
+                    10 + 25 * 60,
+                    told_of_notes(run_id="box", severity="warning"),
+                    (f"{NOTES} has failed; it was seen last at 1970-01-01 00:10:00 +0000 UTC ({BOX})", WAS_SEEN),
+                ),
+            ]
+        },
+        26 * 60,
+        300,
+    ),
+    "run failed with a shard": Case(
+        "HelixCrawlRunFailed",
+        "which has an alert of its own; another run ends well",
+        {
+            **a_run(10, "failed", every=300),
+            shards("failed"): steps((1, 15), every=300),
+            **a_run(60, "done", every=300, instance=BOX, run="/data/other", run_id="two"),
+        },
+        {"HelixCrawlShardFailed": Firing(0, 10 + 25 * 60)},
+        26 * 60,
+        300,
+    ),
+    "run failed with a gene": Case(
+        "HelixCrawlRunFailed",
+        "which has an alert of its own",
+        {**a_run(10, "failed", every=300), quarantined("a"): steps((1, 15), every=300)},
+        {"HelixCrawlQuarantined": Firing(10, 10 + 25 * 60)},
         26 * 60,
         300,
     ),
     "run failed, and started again": Case(
         "HelixCrawlRunFailed",
         "by the next start, which is paused later",
-        {**a_run(10, "failed"), **a_run(30, "paused", after=30, run_id="two")},
-        {"HelixCrawlRunFailed": Firing(11, 29)},
+        {**a_run(10, "failed", every=30), **a_run(30, "paused", after=30, run_id="two", every=30)},
+        {"HelixCrawlRunFailed": Firing(11, 29.5)},
+        every=30,
     ),
 }
 
@@ -933,7 +1208,7 @@ ACTIONS = {
     "overdue": Case(
         "HelixCrawlActionOverdue",
         "the supervisor ends the worker instead, and it goes on",
-        {**a_run(60), outcome("overdue"): steps((0, 20), (1, 40))},
+        {**a_run(60), outcome("overdue"): steps((0, 20), (1, 40)), outcome("failed"): steps((0, 60))},
     ),
     "applied in time": Case(
         "HelixCrawlActionOverdue",
@@ -943,14 +1218,22 @@ ACTIONS = {
     "never asked for, embedded": Case(
         "HelixCrawlActionOverdue",
         "a driver that neither polls nor reaches a boundary",
-        {**a_run(60, command="embedded"), QUEUE: steps((0, 10), (1, 20), (0, 30))},
+        both({**a_run(60, command="embedded"), QUEUE: steps((0, 10), (1, 20), (0, 30)), INFLIGHT: steps((1, 60))}),
         {
-            "HelixCrawlActionOverdue": Firing(
-                20,
-                29,
-                {"job": JOB, "instance": PORT, "run": RUN, "folder": RUN, "severity": "warning"},
-                (f"An action of {RUN} waits, and nobody asks for it ({PORT})", STATUS),
-            )
+            "HelixCrawlActionOverdue": [
+                Firing(
+                    20,
+                    29,
+                    {"job": JOB, "instance": PORT, "run": RUN, "folder": RUN, "severity": "warning"},
+                    (f"An action of {RUN} waits, and nobody asks for it, shard a on cuda:0 ({PORT})", STATUS),
+                ),
+                Firing(
+                    20,
+                    29,
+                    told_of_notes(severity="warning"),
+                    (f"An action of {NOTES} waits, and nobody asks for it, shard a on cuda:0 ({BOX})", CURL),
+                ),
+            ]
         },
     ),
     "never asked for, under the supervisor": Case(
@@ -960,20 +1243,9 @@ ACTIONS = {
             **a_run(60),
             QUEUE: steps((0, 10), (1, 20), (0, 30)),
             DEADLINE: steps((1800, 60)),
-            GENES: steps(((0, 64), 60)),
+            GENES: steps(((0, 30), 60)),
         },
         {"HelixCrawlActionOverdue": Firing(20, 29)},
-    ),
-    "kept from its boundary": Case(
-        "HelixCrawlActionOverdue",
-        "by a batch that the supervisor will end",
-        {
-            **a_run(60),
-            QUEUE: steps((0, 10), (1, 20), (0, 30)),
-            DEADLINE: steps((1800, 60)),
-            GENES: steps((64, 60)),
-            INFLIGHT: steps((0, 10), ((0, 60), 20), (2, 30)),
-        },
     ),
     "ended while it waits": Case(
         "HelixCrawlActionOverdue",
@@ -981,6 +1253,19 @@ ACTIONS = {
         {**a_run(25, "done", command="embedded"), QUEUE: steps((1, 26))},
         {"HelixCrawlActionOverdue": Firing(0, 24)},
         40,
+    ),
+    "kept from its boundary": Case(
+        "HelixCrawlActionOverdue",
+        "by a batch that the supervisor will end, until no deadline is shown for three minutes; another job works",
+        {
+            **a_run(60),
+            QUEUE: steps((0, 10), (1, 30), (0, 20)),
+            DEADLINE: steps((1800, 24), (None, 2), (1800, 4), (None, 30)),
+            GENES: steps((64, 60)),
+            **a_run(60, instance=BOX, run=NOTES, run_id="box"),
+            **work(60, 9000, 64, instance=BOX),
+        },
+        {"HelixCrawlActionOverdue": Firing(33, 39)},
     ),
 }
 

@@ -119,11 +119,13 @@ class _Place(NamedTuple):
     def series(self, text: str) -> str:
         """Its own name of a series."""
         text = text.replace('job="helix-crawl"', f'job="{self.job}"')
+        text = re.sub(r'\b(run_id="[^"]+)"', rf'\1 of {self.job}{self.end}"', text)
         return re.sub(r'\b((?:run|folder|instance)="[^"]+)"', rf'\1{self.end}"', text)
 
     def labels(self, labels: Mapping[str, str]) -> dict[str, str]:
         """Its own labels of an alert."""
         own = {key: value + self.end for key, value in labels.items() if key in ("run", "folder", "instance")}
+        own |= {key: f"{value} of {self.job}{self.end}" for key, value in labels.items() if key == "run_id"}
         return {**labels, **own, "job": self.job}
 
     def says(self, text: str, labels: Mapping[str, str]) -> str:
@@ -134,10 +136,8 @@ class _Place(NamedTuple):
 
 
 def _places(cases: Mapping[str, Case]) -> dict[str, _Place]:
-    """Jobs that show no run, as those of older versions, cannot be told apart by it and are alone."""
-    names = [name for name, case in cases.items() if any("run_info" in series for series in case.series)]
-    paired = {name: _Place(names[n - n % 2], "-b" if n % 2 else "") for n, name in enumerate(names)}
-    return {name: paired.get(name, _Place(name, "")) for name in cases}
+    names = list(cases)
+    return {name: _Place(names[n - n % 2], "-b" if n % 2 else "") for n, name in enumerate(names)}
 
 
 def _input(cases: Mapping[str, Case]) -> list[dict[str, str]]:
