@@ -240,12 +240,17 @@ ON_CPU = {
         },
         {
             "HelixCrawlOnCpu": [
-                Firing(13, 59, told(severity="info"), (f"Shard a of {RUN} has gone to the CPU ({PORT})", STATUS)),
+                Firing(
+                    13,
+                    59,
+                    told(severity="info"),
+                    (f"Shard a of {RUN} has gone from cuda:0 to the CPU ({PORT})", STATUS),
+                ),
                 Firing(
                     13,
                     59,
                     told_of_notes(shard="a", severity="info"),
-                    (f"Shard a of {NOTES} has gone to the CPU ({BOX})", CURL),
+                    (f"Shard a of {NOTES} has gone from cuda:0 to the CPU ({BOX})", CURL),
                 ),
             ]
         },
@@ -562,6 +567,11 @@ CRASHES = {
             for key, value in a_run(
                 3, after=5 * n, run_id=f"{n} on {port}", instance=f"pod-{n}:{port}", run=run, folder=folder
             ).items()
+        }
+        | {
+            "helix_dense_worker_up" + labels(instance=f"pod-{n}:9464", device=device): steps((None, 5 * n), (1, 3))
+            for n in range(12)
+            for device in ("cpu", "cuda:0", "cuda:1")
         },
         {
             "HelixCrawlCrashLoop": [
@@ -569,7 +579,7 @@ CRASHES = {
                     28,
                     77,
                     {"job": JOB, "run": RUN, "folder": RUN, "severity": "warning"},
-                    (f"6 starts of {RUN} have died within half an hour", STATUS),
+                    (f"6 starts of {RUN} have died within half an hour on cuda:0 and cuda:1", STATUS),
                 ),
                 Firing(
                     28,
