@@ -99,8 +99,8 @@ def test_a_folder_is_one_word_of_the_command() -> None:
     for pattern in patterns:
         for folder in ("/a b/c", 'a "b"', "$(echo) `x`", "it's", "\\", "/a\\b\\"):
             word = re.sub(json.loads(f'"{pattern}"'), r"\\\1", folder)
-            command = ["sh", "-c", f'printf %s "{word}"']
-            assert subprocess.run(command, check=True, capture_output=True, text=True, timeout=50).stdout == folder
+            shell = ["sh", "-c", f'printf %s "{word}"']
+            assert subprocess.run(shell, check=True, capture_output=True, text=True, timeout=50).stdout == folder
 
 
 def test_every_alert_is_tested_both_ways() -> None:
