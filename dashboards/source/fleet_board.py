@@ -22,11 +22,12 @@ from dashboards.source.pieces import (
     link,
     number,
     row,
+    rung_by,
     states,
     steps,
     text_of,
 )
-from dashboards.source.run_states import SINCE, STATE, TO_GO, of_runs, of_state
+from dashboards.source.run_states import RUN_STATES, SINCE, STATE, TO_GO, of_runs, of_state
 
 __all__ = ["fleet_board"]
 
@@ -74,6 +75,7 @@ def fleet_board() -> dashboard.Dashboard:
 def _now() -> Iterator[stat.Panel]:
     """Counts; none is green where no run was seen, since nothing is known there."""
     some = f"0 * count(last_over_time(helix_dense_run_info{{{JOBS}}}[1d]))"
+    ranks = {state.text: state.rank for state in RUN_STATES}
     worst = steps((None, "gray"), (0, COLORS["done"]), (1, COLORS["failed"]))
     mild = steps((None, "gray"), (0, COLORS["done"]), (1, "orange"))
     for title, says, expr, thresholds, section in (
@@ -85,11 +87,25 @@ def _now() -> Iterator[stat.Panel]:
             "helixcrawljobgone",
         ),
         (
-            "Alerts",
-            "That fire, without those that are for the board only. Grey: the rules are not loaded.",
+            "Gone or crash loop",
+            "Runs that said nothing of their end and had work left, or that die again and again.",
+            f"count(({STATE}) >= {ranks['gone, work left']} != {ranks['stuck in a batch']}) or {some}",
+            worst,
+            "helixcrawljobgone",
+        ),
+        (
+            "Alerts to be seen to",
+            "Those that fire, without those that are for the board only. Grey: the rules are not loaded.",
             f"count({_FIRING} unless {_FOR_THE_BOARD}) or 0 * count(run:helix_dense_run:seen{{{JOBS}}})",
             worst,
             "contents",
+        ),
+        (
+            "Stuck in a batch",
+            "Shards whose batch is older than the deadline at which its worker should have been ended.",
+            f"count(group by ({_SHARD}) ({_STUCK})) or {some}",
+            worst,
+            "helixcrawlbatchstuck",
         ),
         (
             "Crawling",
@@ -121,7 +137,7 @@ def _now() -> Iterator[stat.Panel]:
             "helixcrawlprobedown",
         ),
     ):
-        yield number(title, says, expr, width=4, thresholds=thresholds, section=section, decimals=0)
+        yield number(title, says, expr, width=6, thresholds=thresholds, section=section, decimals=0)
 
 
 class _Column(NamedTuple):
@@ -144,7 +160,7 @@ def _table(title: str, says: str, columns: tuple[_Column, ...], labels: dict[str
         section: Of the runbook.
     """
     panel = (
-        table.Panel().title(title).datasource(SOURCE).span(24).min_width(130).links([link(section)]).description(says)
+        table.Panel().title(title).datasource(SOURCE).span(24).min_width(140).links([link(section)]).description(says)
     )
     values = [f"Value #{chr(ord('A') + index)}" for index in range(len(columns))] if len(columns) > 1 else ["Value"]
     for index, column in enumerate(columns):
@@ -208,7 +224,7 @@ def _run_table() -> table.Panel:
 def _shard_table() -> table.Panel:
     columns = (
         _Column("State", _SHARD_STATE, texts=_SHARD_STATES),
-        _Column("Ladder", f"max by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}})", texts=RUNG_TEXTS),
+        _Column("Ladder", rung_by(_SHARD), texts=RUNG_TEXTS),
         _Column("Of baseline", f"min by ({_SHARD}) (helix_dense_crawl_ratio{{{SHARDS}}})", "percentunit"),
         _Column("Rate", f"max by ({_SHARD}) (helix_dense_throughput_per_second{{{SHARDS}}})", GENES),
         _Column("Baseline", f"max by ({_SHARD}) (helix_dense_baseline_per_second{{{SHARDS}}})", GENES),
@@ -231,7 +247,7 @@ def _over_time() -> Iterator[statetimeline.Panel | timeseries.Panel]:
     yield states(
         "Highest rung a job",
         "Of its open shards.",
-        (f"max by (job, instance) (helix_dense_ladder_rung{{{SHARDS}}})", "{{instance}}"),
+        (rung_by("job, instance"), "{{instance}}"),
         texts=RUNG_TEXTS,
         section="what-the-ladder-does",
     )
@@ -257,7 +273,7 @@ def _over_time() -> Iterator[statetimeline.Panel | timeseries.Panel]:
     )
     yield graph(
         "Memory used of limit",
-        "By device; from the red line on it counts as full.",
+        "By device; from the dashed line on it counts as full.",
         (
             f"helix_dense_vram_used_bytes{{{DEVICES}}} / helix_dense_vram_limit_bytes{{{DEVICES}}}",
             "{{instance}} {{device}}",

@@ -16,9 +16,11 @@ from dashboards.source.pieces import (
     SHARDS,
     annotation,
     board,
+    fixed_color,
     graph,
     number,
     row,
+    rung_by,
     states,
     steps,
 )
@@ -184,8 +186,9 @@ def _ladder(made: dashboard.Dashboard) -> None:
         "The ladder: what was done",
         states(
             "Rung of the ladder",
-            "Highest remedy taken for each shard. It never goes down, and begins anew with the next shard.",
-            (f"max by (shard) (helix_dense_ladder_rung{{{SHARDS}}})", "{{shard}}"),
+            "Highest rung used for each shard; it never goes down. How each action ended: see the counts below. "
+            "The third on its card: the worker is not on the CPU yet, or nobody can send it there.",
+            (rung_by("shard"), "{{shard}}"),
             texts=RUNG_TEXTS,
             section="what-the-ladder-does",
         ),
@@ -233,7 +236,7 @@ def _memory(made: dashboard.Dashboard) -> None:
         "Memory and the batch in flight",
         graph(
             "Memory used of limit",
-            "Dedicated memory; from the red line on it counts as full. "
+            "Dedicated memory; from the dashed red line on it counts as full. "
             "A missing line is unknown memory. Under Windows also the system's memory that the driver lends the card: "
             "a rise of the worker's is a spill.",
             (f"helix_dense_vram_used_bytes{{{DEVICES}}}", "{{device}} used"),
@@ -247,7 +250,10 @@ def _memory(made: dashboard.Dashboard) -> None:
             unit="bytes",
             dashed={"/: limit$/": "gray", "/: full$/": "red"},
             section="helixcrawlmemoryfull",
-        ),
+        )
+        .override_by_regexp("/ used$/", [fixed_color("green")])
+        .override_by_regexp("/ shared, worker$/", [fixed_color("orange")])
+        .override_by_regexp("/ shared, other$/", [fixed_color("purple")]),
         graph(
             "Age of the batch in flight",
             "A healthy batch draws a low saw. A line that only climbs is a batch that does not end.",
@@ -330,13 +336,13 @@ def _stages(made: dashboard.Dashboard) -> None:
         ),
         graph(
             "Encode: median and 95 %",
-            "Of the batches that have ended.",
+            "Of the batches that have ended; a gap is where none has.",
             (
-                f"histogram_quantile(0.5, sum by (device, le) (rate({bucket}[$__rate_interval])))",
+                f"histogram_quantile(0.5, sum by (device, le) (rate({bucket}[$__rate_interval]))) >= 0",
                 "median on {{device}}",
             ),
             (
-                f"histogram_quantile(0.95, sum by (device, le) (rate({bucket}[$__rate_interval])))",
+                f"histogram_quantile(0.95, sum by (device, le) (rate({bucket}[$__rate_interval]))) >= 0",
                 "95 % on {{device}}",
             ),
             unit="s",

@@ -29,6 +29,7 @@ __all__ = [
     "link",
     "number",
     "row",
+    "rung_by",
     "states",
     "steps",
     "text_of",
@@ -57,6 +58,7 @@ COLORS = {
     "release": "super-light-yellow",
     "recycle": "semi-dark-yellow",
     "demote": "dark-orange",
+    "exhausted": "light-orange",
     "first": "green",
     "resume": "blue",
 }
@@ -67,7 +69,24 @@ RUNG_TEXTS = {
     1: ("cache emptied", COLORS["release"]),
     2: ("worker recycled", COLORS["recycle"]),
     3: ("on the CPU", COLORS["demote"]),
+    4: ("third rung, on its card", COLORS["exhausted"]),
 }
+"""Of the values of `rung_by`."""
+
+
+def rung_by(labels: str) -> str:
+    """PromQL: the highest rung; 4 where it is the third and the shard is on its card: nobody took it, or not yet.
+
+    Args:
+        labels: What one value is for, `job, instance, shard` or fewer.
+    """
+    on_card = f'helix_dense_ladder_rung{{{SHARDS}, device!="cpu"}}'
+    # By OTLP the card's series is shown for five minutes beside that of the CPU.
+    return (
+        f'max by ({labels}) (helix_dense_ladder_rung{{{SHARDS}, device="cpu"}}'
+        f" or on (job, instance, shard) {on_card} + ({on_card} == bool 3))"
+    )
+
 
 Target = tuple[str, str]
 """PromQL and legend."""

@@ -183,6 +183,20 @@ CRAWLING = {
             )
         },
     ),
+    "crawl of a shard without a label": Case(
+        "HelixCrawlCrawling",
+        "one of thousands, of which the first 1,000 have one",
+        {**a_run(40), "helix_dense_crawl_active" + labels(device="cuda:0"): steps((0, 10), (1, 30))},
+        {
+            "HelixCrawlCrawling": Firing(
+                25,
+                None,
+                {key: value for key, value in told(device="cuda:0", severity="warning").items() if key != "shard"},
+                (f"Shard (beyond the 1,000th) of {RUN} crawls on cuda:0 ({PORT})", STATUS),
+            )
+        },
+        38,
+    ),
     "crawl through a recycle": Case(
         "HelixCrawlCrawling",
         "the episode ends with the worker and comes back eight minutes later: one crawl",
@@ -240,12 +254,17 @@ ON_CPU = {
         },
         {
             "HelixCrawlOnCpu": [
-                Firing(13, 59, told(severity="info"), (f"Shard a of {RUN} has gone to the CPU ({PORT})", STATUS)),
+                Firing(
+                    13,
+                    59,
+                    told(severity="info"),
+                    (f"Shard a of {RUN} has gone from cuda:0 to the CPU ({PORT})", STATUS),
+                ),
                 Firing(
                     13,
                     59,
                     told_of_notes(shard="a", severity="info"),
-                    (f"Shard a of {NOTES} has gone to the CPU ({BOX})", CURL),
+                    (f"Shard a of {NOTES} has gone from cuda:0 to the CPU ({BOX})", CURL),
                 ),
             ]
         },
@@ -562,6 +581,11 @@ CRASHES = {
             for key, value in a_run(
                 3, after=5 * n, run_id=f"{n} on {port}", instance=f"pod-{n}:{port}", run=run, folder=folder
             ).items()
+        }
+        | {
+            "helix_dense_worker_up" + labels(instance=f"pod-{n}:9464", device=device): steps((None, 5 * n), (1, 3))
+            for n in range(12)
+            for device in ("cpu", "cuda:0", "cuda:1")
         },
         {
             "HelixCrawlCrashLoop": [
@@ -569,7 +593,7 @@ CRASHES = {
                     28,
                     77,
                     {"job": JOB, "run": RUN, "folder": RUN, "severity": "warning"},
-                    (f"6 starts of {RUN} have died within half an hour", STATUS),
+                    (f"6 starts of {RUN} have died within half an hour on cuda:0 and cuda:1", STATUS),
                 ),
                 Firing(
                     28,
@@ -581,6 +605,17 @@ CRASHES = {
             "HelixCrawlJobGone": [Firing(63), Firing(63)],
         },
         90,
+    ),
+    "a fleet is switched off": Case(
+        "HelixCrawlCrashLoop",
+        "four machines whose folders have one name: none of them was started again",
+        {
+            key: value
+            for n in range(4)
+            for key, value in a_run(30, run_id=f"start-{n}", instance=f"rig-{n}:9464").items()
+        },
+        {"HelixCrawlJobGone": [Firing()] * 4},
+        80,
     ),
     "paused and done again and again": Case(
         "HelixCrawlCrashLoop",
@@ -1031,13 +1066,13 @@ ENDS = {
                     10,
                     15 + 25 * 60,
                     {**GONE_LABELS, "folder": "/data/$(out)"},
-                    (f"2 failed shards in {RUN}: b c ({PORT})", 'helix-crawl status "/data/\\$(out)"'),
+                    (f"2 failed shards in {RUN}: b, c ({PORT})", 'helix-crawl status "/data/\\$(out)"'),
                 ),
                 Firing(
                     10,
                     15 + 25 * 60,
                     told_of_notes(run_id="box", severity="warning"),
-                    (f"2 failed shards in {NOTES}: b c ({BOX})", WAS_SEEN),
+                    (f"2 failed shards in {NOTES}: b, c ({BOX})", WAS_SEEN),
                 ),
             ]
         },
@@ -1083,7 +1118,7 @@ ENDS = {
                 20,
                 20 + 25 * 60,
                 GONE_LABELS,
-                (f"{RUN} has ended with 3 genes quarantined, in a b ({PORT})", f'helix-crawl verify "{RUN}"'),
+                (f"{RUN} has ended with 3 genes quarantined, in a, b ({PORT})", f'helix-crawl verify "{RUN}"'),
             )
         },
         26 * 60 + 10,

@@ -340,3 +340,23 @@ def test_time_to_go_covers_the_shards_not_begun(tmp_path: Path) -> None:
     to_go = [(f'{{{WHO}, run="/out"}}', 3300.0)]
     ended = start("1", ("running", 100), ("done", 200))
     assert complaint(tmp_path, asked(RUNS | genes, {"To go": to_go}), asked(ended | genes, {"To go": []})) == ""
+
+
+def test_a_rung_that_nobody_took_is_not_shown_as_the_cpu(tmp_path: Path) -> None:
+    """By where the shard is; by OTLP what it was on the card is shown beside that for five minutes."""
+    rungs = {
+        4: "third rung, on its card",
+        3: "on the CPU",
+        2: "worker recycled",
+        1: "cache emptied",
+        0: "nothing needed",
+    }
+    assert {number: text for number, (text, _) in texts("Rung of the ladder").items()} == rungs
+    series = {
+        f"helix_dense_ladder_rung{{{A_ON_CPU}}}": "3" + ALWAYS,
+        f"helix_dense_ladder_rung{{{A}}}": "3" + ALWAYS,
+        f"helix_dense_ladder_rung{{{B}}}": "3" + ALWAYS,
+        f'helix_dense_ladder_rung{{{WHO}, shard="c", device="cuda:0"}}': "2" + ALWAYS,
+    }
+    expected = [('{shard="a"}', 3.0), ('{shard="b"}', 4.0), ('{shard="c"}', 2.0)]
+    assert complaint(tmp_path, asked(series, {"Rung of the ladder": expected})) == ""
