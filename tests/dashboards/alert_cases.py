@@ -183,6 +183,20 @@ CRAWLING = {
             )
         },
     ),
+    "crawl of a shard without a label": Case(
+        "HelixCrawlCrawling",
+        "one of thousands, of which the first 1,000 have one",
+        {**a_run(40), "helix_dense_crawl_active" + labels(device="cuda:0"): steps((0, 10), (1, 30))},
+        {
+            "HelixCrawlCrawling": Firing(
+                25,
+                None,
+                {key: value for key, value in told(device="cuda:0", severity="warning").items() if key != "shard"},
+                (f"Shard (beyond the 1,000th) of {RUN} crawls on cuda:0 ({PORT})", STATUS),
+            )
+        },
+        38,
+    ),
     "crawl through a recycle": Case(
         "HelixCrawlCrawling",
         "the episode ends with the worker and comes back eight minutes later: one crawl",
@@ -591,6 +605,17 @@ CRASHES = {
             "HelixCrawlJobGone": [Firing(63), Firing(63)],
         },
         90,
+    ),
+    "a fleet is switched off": Case(
+        "HelixCrawlCrashLoop",
+        "four machines whose folders have one name: none of them was started again",
+        {
+            key: value
+            for n in range(4)
+            for key, value in a_run(30, run_id=f"start-{n}", instance=f"rig-{n}:9464").items()
+        },
+        {"HelixCrawlJobGone": [Firing()] * 4},
+        80,
     ),
     "paused and done again and again": Case(
         "HelixCrawlCrashLoop",
@@ -1041,13 +1066,13 @@ ENDS = {
                     10,
                     15 + 25 * 60,
                     {**GONE_LABELS, "folder": "/data/$(out)"},
-                    (f"2 failed shards in {RUN}: b c ({PORT})", 'helix-crawl status "/data/\\$(out)"'),
+                    (f"2 failed shards in {RUN}: b, c ({PORT})", 'helix-crawl status "/data/\\$(out)"'),
                 ),
                 Firing(
                     10,
                     15 + 25 * 60,
                     told_of_notes(run_id="box", severity="warning"),
-                    (f"2 failed shards in {NOTES}: b c ({BOX})", WAS_SEEN),
+                    (f"2 failed shards in {NOTES}: b, c ({BOX})", WAS_SEEN),
                 ),
             ]
         },
@@ -1061,6 +1086,7 @@ ENDS = {
             **a_run(10, "failed", scraped=False),
             **a_run(20, after=13, run_id="two", scraped=False),
             shards("failed"): steps((0, 5), (1, 30), scraped=False),
+            "helix_dense_shard_failed" + labels(shard="b"): steps((None, 5), (1, 30), scraped=False),
         },
         {"HelixCrawlShardFailed": [Firing(5, 12), Firing(13)]},
         30,
@@ -1092,7 +1118,7 @@ ENDS = {
                 20,
                 20 + 25 * 60,
                 GONE_LABELS,
-                (f"{RUN} has ended with 3 genes quarantined, in a b ({PORT})", f'helix-crawl verify "{RUN}"'),
+                (f"{RUN} has ended with 3 genes quarantined, in a, b ({PORT})", f'helix-crawl verify "{RUN}"'),
             )
         },
         26 * 60 + 10,

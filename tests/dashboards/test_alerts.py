@@ -5,6 +5,10 @@ Each case asks for every alert that ever fired: a case for one alert is a case f
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import pytest
 from helix_crawl_otel.policy.batch import HANG_SECONDS
 from helix_crawl_otel.supervise.rules import RESTARTS
 from tests.dashboards.alert_cases import CASES, a_run
-from tests.dashboards.promtool import Case, Firing, ask
+from tests.dashboards.promtool import Case, Firing, ask, texts_of
 from tests.dashboards.recorded import SCRAPE_SECONDS, WHO, scraped
 from tests.dashboards.shipped import ALERTS, RULES
 from tests.programs import require_program
@@ -81,6 +85,22 @@ def test_numbers_that_are_no_knobs() -> None:
     rules = "".join(path.read_text(encoding="utf-8") for path in RULES)
     assert f"min_over_time(run:helix_dense_worker_starts:sum[1h]) > {RESTARTS}\n" in rules
     assert f"{HANG_SECONDS:g} * group by (job, instance, device) (helix_dense_batch_inflight_seconds)" in rules
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+def test_a_folder_is_one_word_of_the_command() -> None:
+    """Whatever its name is, in a shell: the escapes of each rule, done here and read by one."""
+    patterns = set()
+    for alert in ALERTS:
+        command = texts_of(alert)["command"]
+        found = re.findall(r'"\{\{ reReplaceAll "((?:[^"\\]|\\.)*)" "\\\\\$1" \$labels\.folder \}\}"', command)
+        assert len(found) == ("$labels.folder }}" in command), alert
+        patterns.update(found)
+    for pattern in patterns:
+        for folder in ("/a b/c", 'a "b"', "$(echo) `x`", "it's", "\\", "/a\\b\\"):
+            word = re.sub(json.loads(f'"{pattern}"'), r"\\\1", folder)
+            shell = ["sh", "-c", f'printf %s "{word}"']
+            assert subprocess.run(shell, check=True, capture_output=True, text=True, timeout=50).stdout == folder
 
 
 def test_every_alert_is_tested_both_ways() -> None:

@@ -44,6 +44,7 @@ NOT_RUN = {
     "operations-for-helix": 3,
     "resume-and-verify": 1,
     "supervise-your-own-job": 1,
+    "watch-a-job-without-code": 2,
 }
 """How many blocks of a page cannot run here; a page that is not named has none."""
 

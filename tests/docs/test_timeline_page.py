@@ -31,7 +31,7 @@ TRY |= {"work_pending": 80, "shards_follow": True, "tokens": 7, "read_seconds": 
 
 WHOLE: dict[str, dict[str, Any]] = {
     "run": {"version": 1, "t": 0.0, "config": {}, "encoder": "x", "host": "x", "reconstructed": True, "source": "x"}
-    | {"started": "2026-11-28T20:10:11.250Z", "clock": 100.0, "folder": "/shards"},
+    | {"started": "2026-11-28T20:10:11.250Z", "clock": 100.0, "folder": "/shards", "state": {}},
     "worker": {"t": 0.1, "device": "cuda:0", "worker": "w", "pid": 1, "reason": "first"},
     "batch": TRY,
     "memory": {
