@@ -617,6 +617,24 @@ CRASHES = {
         {"HelixCrawlJobGone": [Firing()] * 4},
         80,
     ),
+    "starts that die, after a fleet was done": Case(
+        "HelixCrawlCrashLoop",
+        "how many ran side by side over half an hour ago is forgotten",
+        {
+            **{
+                key: value
+                for n in range(5)
+                for key, value in a_run(5, "done", run_id=f"fleet-{n}", instance=f"host-{n}:9464").items()
+            },
+            **{
+                key: value
+                for n in range(8)
+                for key, value in a_run(3, after=40 + 5 * n, run_id=f"start-{n}", instance=f"pod-{n}:9464").items()
+            },
+        },
+        {"HelixCrawlCrashLoop": Firing(68)},
+        74,
+    ),
     "paused and done again and again": Case(
         "HelixCrawlCrashLoop",
         "by somebody who tries settings",
