@@ -336,7 +336,7 @@ def _stages(made: dashboard.Dashboard) -> None:
         ),
         graph(
             "Encode: median and 95 %",
-            "Of the batches that have ended; a gap is where none has.",
+            "Of the batches that have ended.",
             (
                 f"histogram_quantile(0.5, sum by (device, le) (rate({bucket}[$__rate_interval]))) >= 0",
                 "median on {{device}}",

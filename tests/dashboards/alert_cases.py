@@ -1086,6 +1086,7 @@ ENDS = {
             **a_run(10, "failed", scraped=False),
             **a_run(20, after=13, run_id="two", scraped=False),
             shards("failed"): steps((0, 5), (1, 30), scraped=False),
+            "helix_dense_shard_failed" + labels(shard="b"): steps((None, 5), (1, 30), scraped=False),
         },
         {"HelixCrawlShardFailed": [Firing(5, 12), Firing(13)]},
         30,
