@@ -95,8 +95,8 @@ short_scenarios = st.builds(
     card=cards,
     seed=st.integers(0, 1000),
 )
-"""A padded length leaves the same fragment wherever it is met: else a context that has met it when it left less is better
-than an empty one, and the bound holds for fresh ones only."""
+"""A padded length leaves the same fragment wherever it is met: else a context that has met it when it left less is
+better than an empty one, and the bound holds for fresh ones only."""
 
 
 @pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])
