@@ -12,7 +12,7 @@ exact on that card:
 - as soon as a context has lost more than a reset at that first boundary would have cost, it is not followed further.
 
 The closed loop offers nothing else to do, charges the same costs or more, and ending a worker inside a batch only adds
-the part of the batch that is lost.
+the part of the batch that is lost. All of it where a padded length leaves the same fragment whenever it is met.
 
 Source: DESIGN.md, section 10: "time to finish over the best possible".
 """

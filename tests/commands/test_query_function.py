@@ -60,7 +60,7 @@ def test_a_passage_cannot_move_the_cursor(shards: Path, capsys: pytest.CaptureFi
         (["{shards}", "text", "-k", "many"], 2, "--count is 'many'; accepted: an integer from 1 to 9999"),
         (["{shards}", "text", "--device", "gpu"], 2, "--device is 'gpu'; accepted: auto, cpu, cuda or cuda:N"),
         (["{shards}/missing", "text"], 2, "is not there"),
-        (["{shards}/..", "text"], 2, "holds no shard"),
+        (["{shards}/empty", "text"], 2, "holds no shard"),
         (["{shards}", "text", "--model", "no/such/model"], 78, "there is no model 'no/such/model'"),
     ],
 )
@@ -68,6 +68,7 @@ def test_bad_arguments_are_one_clear_sentence(
     shards: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, says: str
 ) -> None:
     """On standard error, with the exit code of its kind."""
+    (shards / "empty").mkdir()
     assert main(["query", *(text.format(shards=shards) for text in arguments)]) == code
     output = capsys.readouterr()
     assert says in output.err

@@ -222,7 +222,7 @@ def test_an_alert_arrives_at_a_webhook(watched: Watched) -> None:
     assert alert["labels"]["severity"] == "info"
     folder = alert["labels"]["folder"]
     assert alert["annotations"]["summary"].startswith(
-        f"Shard {alert['labels']['shard']} of {folder} has gone to the CPU"
+        f"Shard {alert['labels']['shard']} of {folder} has gone from cuda:0 to the CPU"
     )
     assert alert["annotations"]["command"] == f'helix-crawl status "{folder}"'
     assert alert["annotations"]["runbook_url"] == f"{RUNBOOK}#helixcrawloncpu"
