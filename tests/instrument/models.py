@@ -24,7 +24,8 @@ def folder() -> Path:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     named = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
-    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=64, **named)  # type: ignore[no-untyped-call]  # of transformers
+    made: Any = PreTrainedTokenizerFast  # transformers has no types for it
+    tokenizer = made(tokenizer_object=words, model_max_length=64, **named)
     torch.manual_seed(7)
     config = BertConfig(
         vocab_size=45,

@@ -77,7 +77,7 @@ def _executor(method: str, out: str, pace: str) -> None:
 
 def joblib(out: str, pace: str) -> None:
     """Joblib's own pool, loky."""
-    from joblib import Parallel, delayed  # type: ignore[import-untyped]  # it has no types
+    from joblib import Parallel, delayed
 
     print(Parallel(n_jobs=3)(delayed(build)(out, pace, shard) for shard in SHARDS), file=sys.stderr)
 
@@ -99,7 +99,8 @@ def loader(out: str, pace: str) -> None:
     """Workers of a torch DataLoader."""
     from torch.utils.data import DataLoader
 
-    print(list(DataLoader(_Shards(out, pace), num_workers=3, batch_size=None)), file=sys.stderr)  # type: ignore[arg-type]  # it has what a data set needs
+    shards: Any = _Shards(out, pace)  # it has what a data set needs
+    print(list(DataLoader(shards, num_workers=3, batch_size=None)), file=sys.stderr)
 
 
 def rank(out: str, pace: str) -> None:
