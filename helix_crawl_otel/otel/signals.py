@@ -11,10 +11,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from opentelemetry import trace
-from opentelemetry._logs import LoggerProvider, SeverityNumber
+from opentelemetry._logs import LoggerProvider, SeverityNumber, get_logger_provider
 from opentelemetry.trace import Span, Status, StatusCode, TracerProvider
 
 from helix_crawl_otel._version import __version__
@@ -23,7 +23,9 @@ from helix_crawl_otel.otel.instruments import label
 from helix_crawl_otel.policy.model import Action, ActionKind, Outcome
 from helix_crawl_otel.timeline import TimelineWriter
 
-__all__ = ["BATCH", "EVENT", "TracedTimeline"]
+__all__ = ["BATCH", "EVENT", "TracedTimeline", "global_timeline"]
+
+Provider = TypeVar("Provider")
 
 SCOPE = "helix_crawl_otel"
 BATCH, EVENT = "helix_dense.batch", "helix_dense.action"
@@ -57,6 +59,7 @@ class TracedTimeline(TimelineWriter):
         self._telling = threading.Lock()
         self._issued: dict[tuple[str, str], float] = {}  # guarded by _telling
         self._has_failed = False
+        self.hooks = (self.issued,)
 
     def batch(
         self,
@@ -136,6 +139,38 @@ class TracedTimeline(TimelineWriter):
             if not self._has_failed:
                 logger.warning("a span or a log record cannot be made, the run goes on: %r", error)
             self._has_failed = True
+
+
+def global_timeline(
+    path: str | os.PathLike[str] | None,
+    clock: Callable[[], float],
+    tells_spans: bool,
+    tells_records: bool,
+    **named: Any,
+) -> TracedTimeline:
+    """One that tells the global providers of this process, whoever sets them, before or after.
+
+    Args:
+        path: `None` for no file.
+        clock: See `TimelineWriter`.
+        tells_spans: Batches and actions as spans.
+        tells_records: Actions as log records.
+        named: Further arguments of `TimelineWriter`.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    tracers = _provider(trace.get_tracer_provider) if tells_spans else None
+    loggers = _provider(get_logger_provider) if tells_records else None
+    return TracedTimeline(os.devnull if path is None else path, clock, tracers, loggers, **named)
+
+
+def _provider(get: Callable[[], Provider]) -> Provider | None:
+    try:
+        return get()
+    except Exception as error:  # noqa: BLE001 - one that a variable names may not be there, and the job must go on
+        logger.warning("spans or log records are not made, the job goes on: %r", error)
+        return None
 
 
 def _attributes(facts: Mapping[str, Any]) -> dict[str, Any]:

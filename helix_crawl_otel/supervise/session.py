@@ -28,7 +28,7 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.exporters import Exporters, Exporting, present_provider
 from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.paths import TIMELINE, job_folder
-from helix_crawl_otel.policy.model import Action, Decision, Evidence
+from helix_crawl_otel.policy.model import Decision, Evidence
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.probes.monitor import FIRST_SECONDS, MemoryMonitor
 from helix_crawl_otel.statefile import LadderFiles
@@ -153,18 +153,13 @@ def _serve(
         return None
 
 
-def _timeline(
-    path: Path, clock: Callable[[], float], metrics: Metrics
-) -> tuple[TimelineWriter, list[Callable[[Action], object]]]:
-    """The timeline, and what has to be told of each action. Where somebody asks for spans or log records it tells of
-    them too; nobody else has anything of it.
-    """
+def _timeline(path: Path, clock: Callable[[], float], metrics: Metrics) -> TimelineWriter:
+    """Where somebody asks for spans or log records it tells of them too; nobody else has anything of it."""
     if metrics.tracers is None and metrics.loggers is None:
-        return TimelineWriter(path, clock), []
+        return TimelineWriter(path, clock)
     from helix_crawl_otel.otel.signals import TracedTimeline
 
-    traced = TracedTimeline(path, clock, metrics.tracers, metrics.loggers)
-    return traced, [traced.issued]
+    return TracedTimeline(path, clock, metrics.tracers, metrics.loggers)
 
 
 LADDER = "ladder.json"
@@ -321,7 +316,7 @@ class Session:
         # Nothing in this process holds the GIL: a long time between two looks is one in which it did not run.
         self.clock = scaled_clock(RunningClock(awake_clock()), options.clock_rate)
         options.folder.mkdir(parents=True, exist_ok=True)
-        self.timeline, hooks = _timeline(options.folder / TIMELINE, self.clock, metrics)
+        self.timeline = _timeline(options.folder / TIMELINE, self.clock, metrics)
         self._closing.callback(self.timeline.close)
         self.timeline_start = Path(self.timeline.path).stat().st_size  # bytes, of the runs before this one
         places = {name: (folder / LADDER, key) for name, (folder, key) in options.places.items()}
@@ -349,7 +344,7 @@ class Session:
         )
         (keep or self._closing.callback)(self.pipeline.hide)
         self._closing.callback(self.pipeline.close)
-        self.pipeline.hooks.extend(hooks)
+        self.pipeline.hooks.extend(self.timeline.hooks)
         self.pipeline.sinks.append(self)
         self.memory = MemoryMonitor(
             self.pipeline.read_memory,

@@ -11,12 +11,12 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from helix_crawl_otel.dates import utc_time
 from helix_crawl_otel.logs import watchdog
-from helix_crawl_otel.policy.model import plain_number, sample_problem
+from helix_crawl_otel.policy.model import Action, plain_number, sample_problem
 from helix_crawl_otel.policy.state import PolicyState, dump_within
 from helix_crawl_otel.timeline.events import VERSION
 
@@ -47,12 +47,15 @@ class TimelineWriter:
         path: As given.
         lost_lines: Lines that could not be written, or held nothing that can be.
         failure: What went wrong first, `None` while nothing has.
+        hooks: What is to be called with each action as it is issued: nothing.
 
     Raises:
         OSError: The file cannot be opened for appending.
 
     Threads: any.
     """
+
+    hooks: Sequence[Callable[[Action], object]] = ()
 
     def __init__(
         self,

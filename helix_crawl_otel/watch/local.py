@@ -83,6 +83,8 @@ class LocalBackend(Backend):
         self._reset(loaded)
         if self._counters is not None:
             self.pipeline.hooks.append(self._tell_holders)
+        if self._timeline is not None:
+            self.pipeline.hooks += self._timeline.hooks
         if unopened is not None:
             self.report("timeline", unopened)
         if self._timeline is not None:
@@ -92,10 +94,13 @@ class LocalBackend(Backend):
 
     def _open_timeline(self, path: Path | None) -> tuple[TimelineWriter | None, OSError | None]:
         """A timeline that cannot be opened is no reason for the job not to run."""
-        if path is None:
-            return None, None
+        on_failure = self._on_error("timeline")
         try:
-            return TimelineWriter(path, self.clock, on_failure=self._on_error("timeline")), None
+            if any(asked := [_asks_for(signal) for signal in ("TRACES", "LOGS")]):
+                from helix_crawl_otel.otel.signals import global_timeline  # late: few ask for spans
+
+                return global_timeline(path, self.clock, *asked, on_failure=on_failure), None
+            return None if path is None else TimelineWriter(path, self.clock, on_failure=on_failure), None
         except OSError as error:
             return None, error
 
@@ -228,14 +233,20 @@ class LocalBackend(Backend):
 
     def after_fork(self) -> None:
         """In a forked child: locks of its own, threads when it needs them, none of the parent's files."""
+        hooks = self.pipeline.hooks
         if self._timeline is not None:
             self._timeline.abandon()
+            hooks = [hook for hook in hooks if hook not in self._timeline.hooks]
         self._timeline, self._state_file = None, None
-        hooks = self.pipeline.hooks
         self._reset(PolicyState())
         self.pipeline.hooks.extend(hooks)
         for shard in list(self._shards):
             shard.after_fork()
+
+
+def _asks_for(signal: str) -> bool:
+    """Whether the environment has this signal exported: by the job's own provider, since we make it none."""
+    return environment().get(f"OTEL_{signal}_EXPORTER", "").strip().lower() not in ("", "none")
 
 
 _live: weakref.WeakSet[LocalBackend] = weakref.WeakSet()
