@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from wrapt import FunctionWrapper, register_post_import_hook
-
 from helix_crawl_otel.instrument.calls import CallWatcher, begin_call, begin_pass, current_call, end_call, say_once
 from helix_crawl_otel.instrument.targets import TARGETS, Target
 
@@ -64,6 +62,7 @@ def watcher_of(instance: Any) -> CallWatcher | None:
 
 def install_all(watcher: CallWatcher) -> None:
     """Have every instance watched, of libraries that are imported and of those that will be."""
+    register_post_import_hook = _wrapt().register_post_import_hook
     with _lock:
         _everybody[:] = [watcher]
         for name in {target.module for target in TARGETS}:
@@ -80,10 +79,12 @@ def add_instance(instance: Any, watcher: CallWatcher) -> None:
 
     Raises:
         ValueError: It is of no class that is known.
+        ModuleNotFoundError: The extra `instrument` is not installed.
     """
     if not any(target.name in {one.__name__ for one in type(instance).__mro__} for target in TARGETS):
         accepted = ", ".join(target.name for target in TARGETS)
         raise ValueError(f"model is {type(instance).__name__}; accepted: an instance of one of {accepted}")
+    _wrapt()
     _instances[instance] = watcher
     for one in type(instance).__mro__:
         install_for(*(target.module for target in TARGETS if target.name == one.__name__))
@@ -91,10 +92,21 @@ def add_instance(instance: Any, watcher: CallWatcher) -> None:
 
 def install_for(*modules: str) -> None:
     """Patch libraries that are imported."""
+    _wrapt()
     with _lock:
         for name in modules:
             if name in sys.modules:
                 _install(sys.modules[name])
+
+
+def _wrapt() -> Any:
+    """Late: of an extra, and the package's public names are there without it."""
+    try:
+        import wrapt
+    except ModuleNotFoundError:
+        sentence = "wrapt is not installed; `pip install 'helix-crawl-otel[instrument]'` brings it"
+        raise ModuleNotFoundError(sentence, name="wrapt") from None
+    return wrapt
 
 
 def remove_all(watcher: CallWatcher) -> None:
@@ -144,7 +156,7 @@ def _lay_over(owner: type, name: str, around: Callable[..., Any]) -> None:
     if found is None or (owner, name) in _patches:
         return
     original = vars(owner).get(name, _MISSING)
-    ours = FunctionWrapper(found if original is _MISSING else original, around)
+    ours = _wrapt().FunctionWrapper(found if original is _MISSING else original, around)
     setattr(owner, name, ours)
     _patches[owner, name] = _Patch(owner, name, original, ours)
 

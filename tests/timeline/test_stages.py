@@ -71,6 +71,7 @@ def test_what_encodes_most_of_the_time_is_not_told() -> None:
 
 def test_the_report_says_what_is_slow_and_what_to_set() -> None:
     """No crawl, and no remedy that would help."""
+    pytest.importorskip("matplotlib", reason="draws the page")
     text = " ".join(page_of(story_of(job(GROWING, 0.1))).split())
     assert "Of slack the commit stage is what is slow: 87 % of its time" in text
     assert "No release, recycle or CPU cures that." in text
