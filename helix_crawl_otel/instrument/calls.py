@@ -158,7 +158,6 @@ class CallWatcher:
         self._models: weakref.WeakKeyDictionary[Any, MovableModel] = weakref.WeakKeyDictionary()
         self.after_fork()
         _watchers.add(self)
-        on_left.append(self._leave)
 
     def after_fork(self) -> None:
         """In a forked child: a lock that another thread held is held by nobody now."""
@@ -220,12 +219,19 @@ class CallWatcher:
 
     def close(self, state: str = "done") -> None:
         """Leave all shards; the watch is its owner's to close."""
-        on_left.remove(self._leave)
         for name in {key[0] for key in list(self._shards)}:
             self._leave(name, state)
 
 
 _watchers: weakref.WeakSet[CallWatcher] = weakref.WeakSet()
+
+
+def _leave_everywhere(name: str) -> None:
+    for watcher in list(_watchers):
+        watcher._leave(name)
+
+
+on_left.append(_leave_everywhere)  # once, not a watcher each: a job may wrap its model for every watch that it makes
 
 
 def move_current_model() -> None:
