@@ -107,7 +107,8 @@ class LinkListener:
             if self._is_closed:
                 return
             self._is_closed = True
-        shutil.rmtree(self._folder / "link", ignore_errors=True)
+        with suppress(OSError):
+            self._file.unlink()
         ends = time.monotonic() + CLOSING_SECONDS
         if self._accepting is not None:
             with suppress(OSError, EOFError):
