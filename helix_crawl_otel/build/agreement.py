@@ -61,10 +61,10 @@ def known_truncation(store: ShardStore, cut: TruncationWish) -> Truncation:
     return cut.settled(Truncation(store.app_provenance().cap) if stored is None else Truncation.of(stored))
 
 
-def told_by_app(store: ShardStore, cut: TruncationWish) -> list[str]:
+def told_by_app(store: ShardStore, encoder: TruncatedEncoder, cut: TruncationWish) -> list[str]:
     """What is to be told of a cap that was taken from the application's table, in a shard that names no encoder yet."""
-    cap = store.app_provenance().cap if store.identity() is None and cut.max_chars is None else None
-    if cap is None:
+    cap = encoder.truncation.max_chars
+    if cap is None or cut.max_chars is not None or store.identity() is not None:
         return []
     told = f"the first {cap:,} letters of each text are encoded, as the application's table of provenance says"
     return [f"{store.path}: {told} (--max-chars {cap}; --max-chars off for all of them)"]

@@ -206,7 +206,7 @@ def _encode(
     room: TokenRoom | None,
 ) -> None:
     cut = TruncationWish(settings.max_chars, settings.dim)
-    notes = told_by_app(store, cut)
+    notes = told_by_app(store, encoder, cut)
     if store.has_foreign_vectors() and not assignment.reencode:
         notes += adopt_or_refuse(store, encoder, cut)
         store.adopt(encoder.identity)
