@@ -117,7 +117,7 @@ def _numbers(text: str) -> list[str]:
     return ["1"] if value == 0 else ["2", "0"] if value == 1 else [f"{value * 2:g}", f"{value / 2:g}"]
 
 
-def _of_list(kind: str, start: int, items: Sequence[str], at: Sequence[int]) -> Iterator[Change]:
+def _of_list(kind: str, items: Sequence[str], at: Sequence[int]) -> Iterator[Change]:
     """Each item of a list gone; `at` is where each begins."""
     for n, item in enumerate(items):
         first, last = n == 0, n == len(items) - 1
@@ -138,7 +138,7 @@ def _in_expr(text: str, start: int, end: int) -> Iterator[Change]:
             if word == "{":
                 firsts, last = inside[0::4], inside[2::4]
                 items = [text[a.start() : b.end()] for a, b in zip(firsts, last, strict=True)]
-                yield from _of_list("matcher dropped", start, items, [one.start() for one in firsts])
+                yield from _of_list("matcher dropped", items, [one.start() for one in firsts])
                 for sign, value in zip(inside[1::4], last, strict=True):
                     yield Change("matcher's operator", *sign.span(), MATCHES[sign[0]])
                     parts = value[0][1:-1].split("|")
@@ -148,7 +148,7 @@ def _in_expr(text: str, start: int, end: int) -> Iterator[Change]:
             else:
                 names = inside[0::2]
                 what = f"label of {word}"
-                yield from _of_list(what, start, [one[0] for one in names], [one.start() for one in names])
+                yield from _of_list(what, [one[0] for one in names], [one.start() for one in names])
             n = close
         elif kind == "span":
             yield from (Change("range", *words[n].span(), after) for after in _spans(word))

@@ -13,8 +13,9 @@ import platform
 import secrets
 import shutil
 import sqlite3
+import stat
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -174,9 +175,17 @@ def look_at(out: Path) -> ShardFolder:
         free: int | None = shutil.disk_usage(folder).free
     except OSError:
         free = None
-    shards = [(path.stat().st_size, path.name) for path in out.rglob("*.db") if path.is_file()] if out.is_dir() else []
-    largest_bytes, largest = max(shards, default=(0, None))
+    largest_bytes, largest = max(_sizes(out), default=(0, None))
     return ShardFolder(str(out), problem, free, largest, largest_bytes, tuple(_slow_stages(out)))
+
+
+def _sizes(out: Path) -> Iterator[tuple[int, str]]:
+    """Of the shards in a folder: those that are there when they are looked at, once each."""
+    for path in out.rglob("*.db") if out.is_dir() else ():
+        with suppress(OSError):
+            about = path.stat()
+            if stat.S_ISREG(about.st_mode):
+                yield about.st_size, path.name
 
 
 def _slow_stages(out: Path) -> list[tuple[str, ShardStages]]:
