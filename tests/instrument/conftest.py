@@ -18,9 +18,7 @@ from tests.watch.rig import CARD_BYTES, TICK, Clock
 __all__ = ["StepClock", "Watched", "is_moved", "rig", "watched"]
 
 NEEDED = ("wrapt", "opentelemetry.instrumentation", "sentence_transformers")
-if not all(
-    map(importlib.util.find_spec, NEEDED)
-):  # not imported: that takes eight seconds of the processor
+if not all(map(importlib.util.find_spec, NEEDED)):  # not imported: that takes eight seconds of the processor
     pytest.skip("the extras `instrument` and `minilm` are not installed", allow_module_level=True)
 
 
