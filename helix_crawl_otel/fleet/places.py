@@ -93,8 +93,10 @@ def _local(rest: str, what: str) -> Path:
 def _connected(kind: str, bucket: str, prefix: str, seconds: float) -> ObjectStore:
     from obstore.store import AzureStore, GCSStore, S3Store
 
-    # Requests are tried again by `ObjectStorage`, which looks first what became of a put. An endpoint without TLS is one
-    # that the user has written into the environment so.
-    store = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[kind]
+    # `ObjectStorage` asks again, and looks first what became of a put. Without TLS is what the user's own environment
+    # names so.
     options: Any = {"timeout": f"{round(seconds)}s", "connect_timeout": "5s", "allow_http": True}
-    return store(bucket, prefix=prefix or None, client_options=options, retry_config={"max_retries": 0})
+    settings: Any = {"prefix": prefix or None, "client_options": options, "retry_config": {"max_retries": 0}}
+    if kind == "s3":
+        return S3Store(bucket, **settings)
+    return GCSStore(bucket, **settings) if kind == "gs" else AzureStore(bucket, **settings)
