@@ -75,7 +75,7 @@ def test_what_the_begun_shards_say(
     tmp_path: Path, shards: dict[str, dict[str, object]], expected: dict[Truncation, list[str]]
 ) -> None:
     """Vectors first, then tables."""
-    paths = [write_genome(tmp_path / name, **how) for name, how in shards.items()]  # type: ignore[arg-type]
+    paths = [write_genome(tmp_path / name, **how) for name, how in shards.items()]  # type: ignore[arg-type]  # each row names its own arguments
     assert found_in(*paths) == expected
 
 
