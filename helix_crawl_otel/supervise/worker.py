@@ -296,9 +296,7 @@ class IncomingMessages:
 
     def _as_told(self, action: Action) -> Action:
         """An action with the names that the worker knows."""
-        return replace(
-            action, shard=_told(self._names, action.shard), device=_told(self._devices, action.device)
-        )
+        return replace(action, shard=_told(self._names, action.shard), device=_told(self._devices, action.device))
 
     def _take(self, message: Message) -> None:
         match message:
@@ -662,7 +660,7 @@ class Worker:
         mail = SendQueue(channel, str(number))
         demoted = start.demoted_shard and original_name(start.demoted_shard)
         welcome = messages.Welcome(messages.VERSION, demoted, run.tick_seconds, run.clock_rate, self._task)
-        with self._lock:
+        with self._lock:  # until it is read: who waits for all that was said counts on that
             name = next(name for name in self._possible_names() if self._is_free(name))
             incoming = IncomingMessages(
                 run,
@@ -674,11 +672,16 @@ class Worker:
                 shards=self.shards,
                 start=self._start_of(name),
             )
-            link = self._links[name] = ProcessLink(channel, incoming, mail, run, self._ended)
-        run.names.setdefault(self._slot, {})[name] = None
-        if run.pausing:
-            incoming.pause()
-        link.start()
+            if run.pausing:
+                incoming.pause()
+            link = ProcessLink(channel, incoming, mail, run, self._ended)
+            run.names.setdefault(self._slot, {})[name] = None
+            try:
+                link.start()
+            except RuntimeError:
+                mail.close()
+                raise
+            self._links[name] = link
 
     def _possible_names(self) -> Iterator[str]:
         yield self._slot
