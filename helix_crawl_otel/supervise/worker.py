@@ -285,7 +285,7 @@ class IncomingMessages:
                 self._cards, self._devices = message.cards, {}
         names = {}
         shard, device = getattr(message, "shard", None), getattr(message, "device", None)
-        if self._names.get(shard, shard) != shard:
+        if shard is not None and self._names.get(shard, shard) != shard:
             names["shard"] = self._names[shard]
         if device is not None and self._cards is not None:
             if device not in self._devices:

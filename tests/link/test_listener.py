@@ -130,7 +130,7 @@ def test_one_that_leaves_too_soon_keeps_nobody_outside(caplog: pytest.LogCapture
     """On Windows that is an AssertionError of the standard library's."""
     served = Served()
     accept = Unsteady(served.listener._listener.accept, AssertionError())
-    served.listener._listener.accept = accept
+    served.listener._listener.accept = accept  # type: ignore[method-assign]  # of this one alone
     served.start()
     connect(str(served.file), SECONDS).close()
     served.next().close()
@@ -141,13 +141,16 @@ def test_one_that_leaves_too_soon_keeps_nobody_outside(caplog: pytest.LogCapture
 @pytest.mark.skipif(sys.platform != "win32", reason="named pipes")
 def test_the_pipe_is_this_users_alone(served: Served) -> None:
     """One entry: this user; none of what a pipe has by itself, with which everybody may read."""
-    advapi32 = ctypes.WinDLL("advapi32")
+    libraries: Any = ctypes
+    pipe: Any = served.listener._listener
+    of_windows: Any = module
+    advapi32 = libraries.WinDLL("advapi32")
     content, text = ctypes.create_string_buffer(4096), ctypes.c_wchar_p()
-    handle = ctypes.c_void_p(served.listener._listener._handle_queue[0])
+    handle = ctypes.c_void_p(pipe._handle_queue[0])
     assert advapi32.GetKernelObjectSecurity(handle, 4, content, len(content), ctypes.byref(ctypes.c_ulong()))
     convert = advapi32.ConvertSecurityDescriptorToStringSecurityDescriptorW
     assert convert(content, 1, 4, ctypes.byref(text), None)
-    assert re.fullmatch(rf"D:P\(A;;\w+;;;{re.escape(module._user())}\)", text.value or ""), text.value
+    assert re.fullmatch(rf"D:P\(A;;\w+;;;{re.escape(of_windows._user())}\)", text.value or ""), text.value
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
