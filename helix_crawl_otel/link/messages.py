@@ -71,7 +71,7 @@ __all__ = [
     "unpack",
 ]
 
-VERSION = 5
+VERSION = 6
 
 _BIG_LETTER = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -163,10 +163,11 @@ class OpenShard(Message):
     Args:
         request: Of the answer.
         shard: Its name.
-        device: Where it is encoded.
+        device: Where it is encoded, as this process numbers its cards.
         can_take: Rungs that the driver can take.
         can_leave: The process can leave it to another one.
         is_child: Another process of the job waits for this one's end, as that of a pool does.
+        cards: What its environment says of that numbering; see `card_variables`.
     """
 
     request: int
@@ -175,6 +176,7 @@ class OpenShard(Message):
     can_take: list[ActionKind]
     can_leave: bool
     is_child: bool = False
+    cards: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
