@@ -79,7 +79,7 @@ __all__ = [
     "unpack",
 ]
 
-VERSION = 5
+VERSION = 6
 
 _BIG_LETTER = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -166,10 +166,11 @@ class OpenShard(Message):
     Args:
         request: Of the answer.
         shard: Its name.
-        device: Where it is encoded.
+        device: Where it is encoded, as this process numbers its cards.
         can_take: Rungs that the driver can take.
         can_leave: The process can leave it to another one.
         is_child: Another process of the job waits for this one's end, as that of a pool does.
+        cards: What its environment says of that numbering; see `card_variables`.
     """
 
     request: int
@@ -178,6 +179,7 @@ class OpenShard(Message):
     can_take: list[ActionKind]
     can_leave: bool
     is_child: bool = False
+    cards: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -530,6 +532,7 @@ class WorkerSettings:
         must_agree: The folder holds vectors of the model as it is saved: those of `dtype` have to agree with them.
         max_chars: Letters of a text that are encoded, 0 for all; `None` for what the shard or its application says.
         dim: Numbers of a vector that are kept; `None` likewise.
+        begun: Files of the run that say of their vectors how much of a text is encoded, of each kind a few.
     """
 
     model: str
@@ -548,6 +551,7 @@ class WorkerSettings:
     must_agree: bool = False
     max_chars: int | None = None
     dim: int | None = None
+    begun: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from helix_crawl_otel.policy.model import (
     ShardStatus,
     sample_problem,
 )
+from helix_crawl_otel.probes.cuda_order import card_variables
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.probes.torch_cuda import TorchProbe, may_have_card
 from helix_crawl_otel.timing import SleepMeter, Ticker, scaled_clock
@@ -71,7 +72,8 @@ class RemotePipeline(ShardPipeline):
         request = self._link.expect()
         kinds, is_child = list(can_take), not end_of_this_process().is_free
         may_leave = ActionKind.RECYCLE in kinds and _can_leave()  # never a job that does not resume
-        opened = messages.OpenShard(request, shard, device, kinds, may_leave, is_child)
+        cards = card_variables(environment())
+        opened = messages.OpenShard(request, shard, device, kinds, may_leave, is_child, cards)
         self._link.send(opened)
         answer = self._link.answer(request, ANSWER_SECONDS)
         if isinstance(answer, messages.ShardOpened) and answer.demote and _can_leave():

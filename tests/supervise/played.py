@@ -189,9 +189,10 @@ def _inherited(text: str) -> Channel:
         import _winapi
         from multiprocessing import reduction
 
-        copy = reduction.duplicate(int(text.partition(":")[2]))
+        _, number, mark = text.split(":")
+        copy = reduction.duplicate(int(number))
         try:
-            return Channel.from_inherited(f"handle:{copy}")
+            return Channel.from_inherited(f"handle:{copy}:{mark}")
         finally:
             _winapi.CloseHandle(copy)
     return Channel.from_inherited(text)
