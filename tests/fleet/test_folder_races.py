@@ -1,8 +1,7 @@
-"""Shards in a folder that several holders reach: killed, frozen and woken, at once; one holds it, and nothing is lost."""
+"""Shards in a folder that several holders reach: killed, frozen and woken, at once. One holds it, nothing is lost."""
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import sys
@@ -25,7 +24,7 @@ NAME = "a b#%ü.db"
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """In memory where there is such a place: a hundred kills wait for no disk, and its times are coarse."""
-    memory = Path("/dev/shm")  # noqa: S108
+    memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         yield Path(name)
 
@@ -45,7 +44,7 @@ def test_kills_at_any_moment_lose_nothing_that_was_put(holders: Holders, folder:
     for _ in range(100):
         holder = holders.start("hold", NAME)
         if draw.random() < 0.8:
-            holder.until(lambda lines: bool(lines))
+            holder.until(bool)
         time.sleep(draw.random() * 0.06)
         holder.signal(signal.SIGKILL)
         assert holders.ended() == holder
@@ -98,4 +97,4 @@ def test_a_frozen_one_that_wakes_beside_its_replacement_writes_nothing(
     holders.ended()
     assert frozen.lines() == ["frozen", "superseded"]
     assert storage.read(NAME) == (b"and once more", later)
-    assert os.listdir(folder / "OUT" / ".helix-crawl" / "parts") == []
+    assert list((folder / "OUT" / ".helix-crawl" / "parts").iterdir()) == []

@@ -1,4 +1,4 @@
-"""A program that has imported the fleet's storage, and makes a process of each line that it is given: a holder of a shard.
+"""A program that has imported the fleet's storage, and makes a process of each line that it is given: a shard's holder.
 
 A process takes milliseconds so, instead of half a second; a hundred of them can be killed in a test. It is alone and
 without threads when it forks. Each holder tells what it has done in a file of its own, a line each.
@@ -73,9 +73,7 @@ def race(storage: Storage, job: dict[str, Any], tell: Telling) -> None:
     while not start.exists() and time.monotonic() < until:
         time.sleep(LEAST_SECONDS)
     content = job["who"].encode() * 100
-    version = storage.put(
-        job["name"], content, expected=None if entry is None else entry.version, holder=job["who"]
-    )
+    version = storage.put(job["name"], content, expected=None if entry is None else entry.version, holder=job["who"])
     tell(f"put {version}")
 
 
