@@ -247,7 +247,9 @@ class LeasesInABucket(Leases):
                 self.seconds += 0.3
                 yield self.seconds
 
-        return faulty(ticks())  # type: ignore[no-any-return]
+        self.bucket: Any = faulty(ticks())
+        made: Storage = self.bucket
+        return made
 
     @precondition(lambda self: self.holders)
     @rule(data=st.data(), faults=FAULTS)
@@ -255,14 +257,14 @@ class LeasesInABucket(Leases):
         """It is told the truth, or that nobody knows."""
         holds = data.draw(st.sampled_from(self.holders))
         self.add(holds)
-        self.storage.faults = list(faults)  # type: ignore[attr-defined]
+        self.bucket.faults = list(faults)
         self.put(holds, holds.shard.checkpoint)
-        self.storage.faults = []  # type: ignore[attr-defined]
+        self.bucket.faults = []
 
     @rule(faults=FAULTS)
     def somebody_takes_with_faults(self, faults: list[str]) -> None:
         """Or may have taken it, and nobody knows."""
-        self.storage.faults = list(faults)  # type: ignore[attr-defined]
+        self.bucket.faults = list(faults)
         try:
             self.take()
         except StorageBusy:
@@ -270,19 +272,19 @@ class LeasesInABucket(Leases):
             assert (now or ("", []))[1] == (self.genes or [])
             if now is not None:
                 self.owner, self.genes = now
-        self.storage.faults = []  # type: ignore[attr-defined]
+        self.bucket.faults = []
 
-    @precondition(lambda self: self.storage.late)
+    @precondition(lambda self: self.bucket.late)
     @rule()
     def what_is_late_arrives(self) -> None:
         """The store takes it, or not; whoever was told that theirs is there has not lost it."""
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         before = self.model
-        for put in self.storage.late:  # type: ignore[attr-defined]
+        for put in self.bucket.late:
             with contextlib.suppress(AlreadyExistsError, PreconditionError):
                 put()
-        self.storage.late.clear()  # type: ignore[attr-defined]
+        self.bucket.late.clear()
         now = self.now()
         assert now is not None or before is None
         if now is not None:

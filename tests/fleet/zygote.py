@@ -83,14 +83,15 @@ def freeze(storage: Storage, job: dict[str, Any], tell: Telling) -> None:
     if isinstance(storage, FolderStorage):
         storage = Freezing(storage.folder, job["step"], job["turn"], tell)
     else:
-        once = storage._put_once  # type: ignore[attr-defined]
+        bucket: Any = storage
+        once = bucket._put_once
 
         def stopped(*given: Any) -> Any:
             tell("frozen")
             os.kill(os.getpid(), signal.SIGSTOP)
             return once(*given)
 
-        storage._put_once = stopped  # type: ignore[attr-defined]
+        bucket._put_once = stopped
     storage.put(job["name"], b"of the frozen one", expected=entry.version if entry else None, holder="frozen")
     tell("put")
 
