@@ -315,7 +315,8 @@ class BuildJob:
             case messages.Encoding(shard, label, pending, vectors, cost) if work is not None:
                 self._pipeline.set_pending(shard, pending)
                 self._pipeline.set_quarantined(shard, work.quarantined)
-                self._pipeline.wait_for(shard, message.work_pending)
+                if message.work_pending is not None:
+                    self._pipeline.wait_for(shard, message.work_pending)
                 self._find_unsaid(slot, work, pending)
                 self._emit(events.ShardStarted(t, shard, slot, label, pending, vectors, cost))
                 for note in message.notes:

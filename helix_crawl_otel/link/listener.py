@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Client
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from helix_crawl_otel.config import CHANNEL_VARIABLE, JOB_FILE
 from helix_crawl_otel.link.channel import Channel, ChannelClosed, ChannelError
@@ -87,10 +87,6 @@ class LinkListener:
     def environment(self) -> dict[str, str]:
         """What the environment of the job's processes has to say."""
         return {CHANNEL_VARIABLE: f"{JOB_FILE}{self._file}"}
-
-    def popen_arguments(self) -> dict[str, Any]:
-        """Arguments of `subprocess.Popen`: nothing is handed over."""
-        return {}
 
     def start(self, take: Callable[[Channel], object]) -> None:
         """Let processes in from now on.
