@@ -249,6 +249,12 @@ class Slot:
         elif worker.last_words is not None:
             if self._run.clock() - worker.heard_at > self._run.scaled(GRACE_SECONDS):
                 self.end_worker(LINGERS)
+        elif (lost := worker.waits_for_ever) is not None:
+            if self._run.clock() - worker.heard_at > self._run.scaled(LEAVE_SECONDS):
+                watchdog.error(
+                    "worker %s: a process of its pool died in shard %s; the pool waits for ever", self.name, lost
+                )
+                self.end_worker("lost")
         elif worker.is_ours and not worker.has_batch():
             has_left = self._run.job.has_finished(self.name, None)
             seconds = LEAVE_SECONDS if has_left or self._run.pausing else SILENT_SECONDS
@@ -299,13 +305,16 @@ class Slot:
                 refused=refused is not None,
                 demoted=start.demoted_shard is not None,
                 pausing=self._run.pausing,
-                finished=self._run.job.has_finished(self.name, code if self._ended_for is None else None),
+                finished=worker.shards.lost is None
+                and self._run.job.has_finished(self.name, code if self._ended_for is None else None),
             )
         )
         if ending is Ending.DONE and self._run.pausing and (worker.has_paused or self._left()):
             ending = Ending.PAUSED  # its driver has made a success of the pause
         words = worker.last_words if ending is Ending.CRASH and self._ended_for in (None, LINGERS) else None
         why = words.reason if words else why_ended(self._ended_for, ending, code)
+        if code == 0 and ending is Ending.CRASH and worker.shards.lost is not None:
+            why = f"one of its processes died in shard {worker.shards.lost}, and it ended as if it were done"
         budget = self._breaks if self._ended_for == "broken" else self._budget
         shard = refused or (leaving.shard if leaving else None)
         if worker.progressed():
