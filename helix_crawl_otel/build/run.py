@@ -48,7 +48,7 @@ from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.session import RunOptions, Session
 
-__all__ = ["run_build"]
+__all__ = ["plan_devices", "run_build", "worker_settings"]
 
 FIRST_OF_A_KIND, MOST_FIRST = 3, 12
 """Sources left out that the summary names."""
@@ -103,7 +103,7 @@ def run_build(
         if planned.works:
             find_model(planned.model)
         cards = worker_cards(options.common.environ)
-        devices = _devices(options, planned.model, cards)
+        devices = plan_devices(options, planned.model, cards, cores())
         if planned.look is not None:
             hearing(partial(planned.look.measure, folders[0], planned.model))
         if planned.record is not None:
@@ -128,7 +128,7 @@ def run_build(
         _announce(console, session, command, folders[0], options, devices, planned)
         job = BuildJob(
             planned.works,
-            lambda device, number: _settings(options, planned, devices, cards, device, number),
+            lambda device, number: worker_settings(options, planned, devices, cards, device, number),
             options.common.environ,
             session.demoted,
             session.pipeline,
@@ -152,26 +152,28 @@ def _place(path: Path) -> tuple[Path, str]:
     return path.parent / STATE_FOLDER, name_in_folder(path)
 
 
-def _devices(options: EncodeOptions, model: str, cards: Description) -> DevicePlan:
+def plan_devices(options: EncodeOptions, model: str, cards: Description, core_count: int) -> DevicePlan:
+    """Where workers encode: see `choose_devices`, or on modelled cards."""
     if has_card(options.parsed_faults()):
         count = options.workers or 1
         slots = tuple((f"cuda:{n}", f"cuda:{n}") for n in range(count))
-        return DevicePlan(slots, "a modelled card is laid over the CPU (--fault card)", max(1, cores() // count))
+        return DevicePlan(slots, "a modelled card is laid over the CPU (--fault card)", max(1, core_count // count))
     return choose_devices(
         options.device,
         options.workers,
         options.cpu_below_gib,
         cards,
-        cores(),
+        core_count,
         torch_build(),
         needs_no_card=model == HASHING,
         count_torch=partial(count_torch_devices, options.common.environ),
     )
 
 
-def _settings(
+def worker_settings(
     options: EncodeOptions, planned: BuildPlan, devices: DevicePlan, cards: Description, device: str, number: int
 ) -> WorkerSettings:
+    """What a worker on a device is told; `number` counts the workers of the run from 1."""
     is_modelled = has_card(options.parsed_faults()) and device != "cpu"
     on_cpu = device == "cpu" or is_modelled
     return WorkerSettings(

@@ -321,11 +321,11 @@ class Slot:
     ) -> None:
         owed = self._owed_demotion()
         if ending is Ending.RECYCLE:
-            self._wait(self._placed("recycle", owed))
+            self._resume("recycle", owed)
         elif ending is Ending.DEMOTE:
-            self._wait(self._placed("demote", owed or shard))
+            self._resume("demote", owed or shard)
         elif ending is Ending.RETURN:
-            self._wait(self._placed("resume", owed))
+            self._resume("resume", owed)
         elif ending is Ending.DONE:
             self._close_done()
             self._next(is_first=False)
@@ -351,10 +351,10 @@ class Slot:
             self._budget = budget = self._new_budget()
         self._run.crashed(self.name, shard, why, budget.left, after)
         if retry is not None:
-            self._wait(self._placed("crash", demoted), retry.after_seconds)
+            self._resume("crash", demoted, retry.after_seconds)
             return
         if demoted_now is not None:
-            self._wait(self._placed("demote", demoted_now))
+            self._resume("demote", demoted_now)
             return
         self._budget, self._breaks = self._new_budget(), self._new_budget()
         self._close_left("failed")
@@ -399,6 +399,14 @@ class Slot:
                 self._run.demoted.add(shard)
                 return shard
         return None
+
+    def _resume(self, reason: str, shard: str | None, after_seconds: float = 0.0) -> None:
+        """Go on with the shard, see `_placed`; or with the next one, where somebody else finishes those on the CPU."""
+        start = self._placed(reason, shard)
+        if start.demoted_shard is not None and self._run.job.hands_over(self.name):
+            self._next(is_first=False)
+        else:
+            self._wait(start, after_seconds)
 
     def _placed(self, reason: str, shard: str | None) -> WorkerStart:
         """The next start: on the slot's own device, or on the CPU for a shard that was demoted.
