@@ -23,6 +23,7 @@ from helix_crawl_otel.build.resume import (
     settle_model,
     settle_sources,
 )
+from helix_crawl_otel.build.shard_files import ShardFiles
 from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
@@ -32,7 +33,6 @@ from helix_crawl_otel.encoders.precision import AUTO, FULL
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
 from helix_crawl_otel.paths import on_disk, same_place
-from helix_crawl_otel.build.shard_files import ShardFiles
 from helix_crawl_otel.shards.build_record import BuildRecord, RecordUnusable, label_of, read_record
 from helix_crawl_otel.shards.damage import judge, set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, EmptyFile, ShardCorrupt, StoreError

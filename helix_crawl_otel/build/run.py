@@ -48,7 +48,7 @@ from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.session import RunOptions, Session
 
-__all__ = ["plan_devices", "run_build", "worker_settings"]
+__all__ = ["announce", "plan_devices", "run_build", "worker_settings"]
 
 FIRST_OF_A_KIND, MOST_FIRST = 3, 12
 """Sources left out that the summary names."""
@@ -125,7 +125,17 @@ def run_build(
             Session(run_options, metrics.exported, console.emit, console.refresh, metrics.keep)
         )
         console.start(session.clock, session.folder)
-        _announce(console, session, command, folders[0], options, devices, planned)
+        names = [work.assignment.shard for work in planned.works]
+        places = tuple(device for _, device in devices.slots)
+        waiting = announce(
+            console.emit, session.clock(), command, str(folders[0]), places, devices.why, devices.warnings, planned
+        )
+        session.pipeline.expect_shards(names, waiting, set(places))
+        for shard, genes in planned.quarantined.items():
+            session.pipeline.set_quarantined(shard, genes)
+        for work in planned.works:
+            session.pipeline.set_quarantined(work.assignment.shard, work.quarantined)
+        session.pipeline.set_shards(done=len(planned.complete), failed=len(planned.failures))
         job = BuildJob(
             planned.works,
             lambda device, number: worker_settings(options, planned, devices, cards, device, number),
@@ -196,40 +206,44 @@ def worker_settings(
     )
 
 
-def _announce(
-    console: Console,
-    session: Session,
+def announce(
+    emit: Callable[[events.Event], None],
+    t: float,
     command: str,
-    output: Path,
-    options: EncodeOptions,
-    devices: DevicePlan,
+    output: str,
+    places: tuple[str, ...],
+    why: str,
+    warnings: Sequence[str],
     planned: BuildPlan,
-) -> None:
-    t = session.clock()
-    places = tuple(device for _, device in devices.slots)
+) -> dict[str, int]:
+    """Tell the displays what the run begins with. Returns how many genes are likely to wait in each shard.
+
+    Args:
+        emit: Takes events.
+        t: Now.
+        command: As it was typed.
+        output: Where the shards are.
+        places: Where they are encoded.
+        why: There.
+        warnings: What should be said of that.
+        planned: What there is to do.
+    """
     done = len(planned.complete)
     counts = planned.shards, done, planned.complete_genes
-    started = events.RunStarted(t, command, str(output), planned.model, places, devices.why, *counts)
-    console.emit(started)
-    for text in (*devices.warnings, *planned.notes):
-        console.emit(events.Note(t, "warning", text))
+    emit(events.RunStarted(t, command, output, planned.model, places, why, *counts))
+    for text in (*warnings, *planned.notes):
+        emit(events.Note(t, "warning", text))
     waiting = {}
     for work in planned.works:
         genes = work.expected if work.pending is None else work.pending
         if genes is not None:
             waiting[work.assignment.shard] = genes
-            console.emit(events.ShardCounted(t, work.assignment.shard, genes, is_estimate=work.pending is None))
+            emit(events.ShardCounted(t, work.assignment.shard, genes, is_estimate=work.pending is None))
     if planned.look is not None:
-        console.emit(planned.look.event(t, complete=done, pending=sum(waiting.values()), devices=places))
+        emit(planned.look.event(t, complete=done, pending=sum(waiting.values()), devices=places))
     for shard, reason in planned.failures.items():
-        console.emit(events.ShardEnded(t, shard, "failed", 0, reason))
-    names = [work.assignment.shard for work in planned.works]
-    session.pipeline.expect_shards(names, waiting, set(places))
-    for shard, genes in planned.quarantined.items():
-        session.pipeline.set_quarantined(shard, genes)
-    for work in planned.works:
-        session.pipeline.set_quarantined(work.assignment.shard, work.quarantined)
-    session.pipeline.set_shards(done=done, failed=len(planned.failures))
+        emit(events.ShardEnded(t, shard, "failed", 0, reason))
+    return waiting
 
 
 def _summary(

@@ -1,4 +1,4 @@
-"""How a plan looks at the shards of a folder: each is opened where it lies, unless somebody else knows what is in it."""
+"""How a plan looks at shards: each is opened where it lies, unless somebody else knows what is in it."""
 
 from __future__ import annotations
 

@@ -24,17 +24,24 @@ class FedJob(BuildJob):
     Args:
         ended: Called with a shard and `done`, `failed` or `demoted` once no worker is on it; must not wait.
         now: Seconds of the world.
+        keeps_demoted: Demoted shards are finished here.
         others: See `BuildJob`, without its shards.
 
     Threads: `add`, `let_go` and `close` from any, the rest as of `BuildJob`.
     """
 
     def __init__(
-        self, ended: Callable[[ShardWork, str], None], now: Callable[[], float] = time.monotonic, **others: Any
+        self,
+        ended: Callable[[ShardWork, str], None],
+        now: Callable[[], float] = time.monotonic,
+        *,
+        keeps_demoted: bool = False,
+        **others: Any,
     ) -> None:
         super().__init__([], **others)
         self._tell_ended = ended
         self._now = now
+        self._keeps_demoted = keeps_demoted
         self._idle: tuple[str, JobWorker, float] | None = None  # slot, worker, and since when
         self._is_closed = False
         self.has_come = threading.Event()
@@ -70,7 +77,7 @@ class FedJob(BuildJob):
         """See `Job`."""
         with self._lock:
             if device != "cpu":
-                self.hands_over(slot)
+                self.hands_over(slot)  # one that its worker has left for want of memory
             start = super().next_start(slot, device, is_first)
             if start is None and not self._is_closed:
                 self.has_come.clear()
@@ -80,7 +87,7 @@ class FedJob(BuildJob):
         """See `Job`: a slot on the CPU finishes it, here or on another machine."""
         with self._lock:
             work = self._current.get(slot)
-            if work is None or work.assignment.shard not in self._demoted:
+            if work is None or self._keeps_demoted or work.assignment.shard not in self._demoted:
                 return False
             del self._current[slot]
             self._pipeline.close_shard(work.assignment.shard, "paused")

@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import platform
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -29,7 +28,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from helix_crawl_otel._version import __version__
-from helix_crawl_otel.build.devices import cores, worker_cards
+from helix_crawl_otel.build.devices import DevicePlan, cores, worker_cards
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions, read_encode_options
 from helix_crawl_otel.build.plan import BuildPlan
@@ -39,7 +38,7 @@ from helix_crawl_otel.console.run_metrics import RunMetrics
 from helix_crawl_otel.encoders.base import ModelError
 from helix_crawl_otel.encoders.load import HASHING, find_model, tokens_id
 from helix_crawl_otel.encoders.precision import AUTO
-from helix_crawl_otel.exit_codes import DONE, NEVER, Refusal
+from helix_crawl_otel.exit_codes import DONE, FAILED, NEVER, Refusal
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.fleet.feed import FedJob
 from helix_crawl_otel.fleet.places import open_storage
@@ -59,6 +58,9 @@ __all__ = ["Host", "facts_of", "look_of_shard"]
 
 TOGETHER_SECONDS = 0.2
 """What happens in so long is told at once, unless a shard has ended."""
+
+SPARE = "cuda:0"
+"""What a slot is said to be on that gets demoted shards alone: none is ever encoded there."""
 
 FIRST_OF_A_KIND = 3
 """Sources left out that are named."""
@@ -175,12 +177,18 @@ class Host:
         options = read_encode_options(argparse.Namespace(**asked["args"]))
         environ = {name: value for name, value in environment().items() if not name.startswith("RAY_")}
         options = replace(options, common=replace(options.common, environ=environ), workers=1)
-        if not asked["card"]:
-            # Also one that lies over the CPU.
-            options = replace(options, device="cpu", faults=tuple(t for t in options.faults if not t.startswith("card")))
+        if not (asked["card"] or asked["is_spare"]):
+            # No card: not one that is modelled either.
+            faults = tuple(text for text in options.faults if text.partition(":")[0] != "card")
+            options = replace(options, device="cpu", faults=faults)
         cards = worker_cards(environ)
         planned = BuildPlan(asked["model"], asked["dtype"], asked["must_agree"])
-        devices = plan_devices(options, planned.model, cards, max(1, cores() // asked["neighbours"]))
+        core_count = max(1, cores() // asked["neighbours"])
+        if asked["is_spare"]:
+            # As on one machine: shards come from a card, and are finished on the CPU.
+            devices = DevicePlan(((asked["slot"], SPARE),), "for shards that were demoted", core_count)
+        else:
+            devices = plan_devices(options, planned.model, cards, core_count)
         device = devices.slots[0][1]
         settings = partial(worker_settings, options, planned, devices, cards)
         for name, body in (
@@ -188,7 +196,8 @@ class Host:
             ("helix-crawl-stage", self._copy_shards),
         ):
             threading.Thread(target=body, name=name, daemon=True).start()
-        return json.dumps({"device": device, "why": devices.why, "warnings": devices.warnings})
+        shown = "cpu" if asked["is_spare"] else device
+        return json.dumps({"device": shown, "why": devices.why, "warnings": devices.warnings})
 
     def exchange(self, text: str) -> str:
         """Wait for something to tell, and tell it; after so many `seconds` that is nothing. It is a sign of life."""
@@ -243,7 +252,9 @@ class Host:
                 folder = self._stage.folder / "state"
                 folder.mkdir()
                 self._bring_ladder(folder)
-                metrics = stack.enter_context(RunMetrics(options.common, asked["out"], asked["word"], Path(asked["out"])))
+                metrics = stack.enter_context(
+                    RunMetrics(options.common, asked["out"], asked["word"], Path(asked["out"]))
+                )
                 metrics.open(None)
                 metrics.says(planned.model)
                 if metrics.url is not None:
@@ -264,6 +275,7 @@ class Host:
                 )
                 job = self._job = FedJob(
                     self._ended,
+                    keeps_demoted=asked["is_spare"],
                     settings=settings,
                     environ=options.common.environ,
                     demoted=session.demoted,
@@ -290,8 +302,8 @@ class Host:
                 self._never = job.never
                 metrics.end(code)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the driver is told
-            code = error.exit_code if isinstance(error, Refusal) else getattr(error, "errno", None) and 1 or 1
-            reason = f"{type(error).__name__}: {error}" if not isinstance(error, Refusal) else str(error)
+            code = error.exit_code if isinstance(error, Refusal) else FAILED
+            reason = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
         logger.removeHandler(handler)
         code = NEVER if self._never is not None else code
         self._said.put({"say": "over", "code": code, "reason": reason, "totals": dict(totals)})
@@ -332,7 +344,12 @@ class Host:
 
     def _copy_shards(self) -> None:
         while (task := self._tasks.get()) is not None:
-            task()
+            try:
+                task()
+            except Exception as error:  # noqa: BLE001 - the thread goes on: what is there has still to be put back
+                text = f"an error of our own: {type(error).__name__}: {error}"
+                self._said.put({"say": "log", "level": logging.ERROR, "text": text})
+                self._pause()
         self._copied.set()
 
     def _stop_copying(self) -> None:

@@ -1,9 +1,9 @@
 """Which shard goes to which slot of a fleet, and what becomes of it when the slot is lost. Pure: time comes in.
 
-Large shards go first, so that no long one is left when the others are done. A shard that was demoted is finished on the
-CPU, by a slot that takes nothing else where there are cards. A slot that has not been heard of for the time of its lease
-is taken for lost, and its shards go to others: that it may wake again is no danger, for what it puts then is refused by
-the storage. Leases say when to begin anew, never who may write.
+Large shards go first, so that no long one is left when the others are done. A shard that was demoted is finished on
+the CPU, by a slot that takes nothing else where there are cards. A slot that has not been heard of for the time of its
+lease is taken for lost, and its shards go to others: that it may wake again is no danger, for what it puts then is
+refused by the storage. Leases say when to begin anew, never who may write.
 
 Source: DESIGN.md, sections 5 and 8.
 """
@@ -15,10 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
-__all__ = ["Kind", "Placement", "PlacedShard"]
+__all__ = ["Kind", "PlacedShard", "Placement"]
 
 MOST_LOSSES = 5
-"""Slots that a shard may lose without a gene more in between; then it is the shard that ends them, and it has failed."""
+"""Slots that a shard may lose without a gene more in between; then it is the shard that ends them, and has failed."""
 
 
 class Kind(str, Enum):
@@ -94,7 +94,7 @@ class Placement:
         return [name for name, slot in self._slots.items() if now - slot.heard_at > self.lease_seconds]
 
     def lose_slot(self, name: str) -> list[PlacedShard]:
-        """A slot is gone. Returns the shards that it had: they wait again, or are over where they have ended too many."""
+        """A slot is gone. Returns the shards that it had: they wait again, or are over where they ended too many."""
         slot = self._slots.pop(name, None)
         lost = [self.shards[shard] for shard in slot.shards] if slot else []
         for number, shard in enumerate(lost):

@@ -868,4 +868,4 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart) -> Worker:
 
 
 def _log_file(folder: Path | None, slot: str) -> Path | None:
-    return None if folder is None else folder / f"worker-{slot.replace(':', '-').replace('#', '-')}.log"
+    return None if folder is None else folder / f"worker-{re.sub('[/:#]', '-', slot)}.log"
