@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helix_crawl_otel.config import change_environment, environment
 from helix_crawl_otel.console.options import NOTIFY
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.fleet.host import Host
@@ -189,7 +190,7 @@ def connected(address: str, *, cards: int | None = None) -> Iterator[Cluster]:
 
     Threads: the main thread's.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    change_environment({"RAY_USAGE_STATS_ENABLED": environment().get("RAY_USAGE_STATS_ENABLED", "0")})
     with contextlib.ExitStack() as stack:
         more: dict[str, Any] = {}
         if address == LOCAL:
@@ -222,17 +223,11 @@ def _short_folder() -> str | None:
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
     """What the processes of a local cluster are started with; a secret of ours is no affair of theirs."""
-    before = {name: os.environ.get(name) for name in (*values, NOTIFY)}
-    os.environ.update(values)
-    os.environ.pop(NOTIFY, None)
+    before = change_environment({**values, NOTIFY: None})
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        change_environment(before)
 
 
 def _knock(address: str) -> None:

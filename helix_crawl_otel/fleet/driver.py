@@ -26,7 +26,7 @@ from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED, Refusal
 from helix_crawl_otel.fleet.cluster import Actor, Node
 from helix_crawl_otel.fleet.index import IndexedFiles
-from helix_crawl_otel.fleet.placement import Kind, PlacedShard, Placement
+from helix_crawl_otel.fleet.placement import PlacedShard, Placement, SlotKind
 from helix_crawl_otel.fleet.storage import Storage, StorageError
 from helix_crawl_otel.formats import count, duration
 from helix_crawl_otel.interrupts import Interrupts
@@ -171,7 +171,7 @@ class _Slot:
 
     name: str
     node: Node
-    kind: Kind
+    kind: SlotKind
     actor: Actor
     since: float
     told: Mapping[str, Any] | None = None
@@ -389,23 +389,23 @@ class Fleet:
             if not can_come or not nodes:
                 self._stop(PAUSED, "no slot is left that could go on")
 
-    def _wanted(self) -> list[tuple[Node, str, Kind]]:
+    def _wanted(self) -> list[tuple[Node, str, SlotKind]]:
         has_cards = self._facts.on_cards and any(node.cards for node in self._nodes)
         wanted = []
         for node in self._nodes:
             number = node.cards if has_cards else self._facts.slots or 1
             what = "cuda:{}" if has_cards else "cpu" if number == 1 else "cpu#{}"
-            wanted += [(node, what.format(n if has_cards else n + 1), Kind.HOME) for n in range(number)]
+            wanted += [(node, what.format(n if has_cards else n + 1), SlotKind.HOME) for n in range(number)]
         if has_cards:
             missing = self._placement.wants_spares
             free = [node for node in self._nodes if f"{node.name}/cpu" not in self.slots]
             # Where nothing is on a card the cores are free.
             free.sort(key=lambda node: (node.cards, node.name))
-            wanted += [(node, "cpu", Kind.SPARE) for node in free[:missing] if node.cores]
+            wanted += [(node, "cpu", SlotKind.SPARE) for node in free[:missing] if node.cores]
         return wanted
 
-    def _start(self, name: str, node: Node, kind: Kind) -> None:
-        is_card = kind is Kind.HOME and self._facts.on_cards and node.cards > 0
+    def _start(self, name: str, node: Node, kind: SlotKind) -> None:
+        is_card = kind is SlotKind.HOME and self._facts.on_cards and node.cards > 0
         slot = _Slot(name, node, kind, self._cluster.start(node, cards=1 if is_card else 0), self._clock())
         self.slots[name] = slot
         slot.actor.call("describe", self._facts.describe, self._hear(slot, self._described))
@@ -470,8 +470,8 @@ class Fleet:
             "slot": slot.name,
             "node": slot.node.name,
             "place": slot.name.rpartition("/")[2].replace(":", "-").replace("#", "-"),
-            "card": slot.kind is Kind.HOME and self._facts.on_cards and slot.node.cards > 0,
-            "is_spare": slot.kind is Kind.SPARE,
+            "card": slot.kind is SlotKind.HOME and self._facts.on_cards and slot.node.cards > 0,
+            "is_spare": slot.kind is SlotKind.SPARE,
             "neighbours": len(on_node),
         }
         slot.is_begun = True

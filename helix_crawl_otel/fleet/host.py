@@ -33,7 +33,7 @@ from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.build.options import EncodeOptions, read_encode_options
 from helix_crawl_otel.build.plan import BuildPlan
 from helix_crawl_otel.build.run import plan_devices, worker_settings
-from helix_crawl_otel.config import environment
+from helix_crawl_otel.config import change_environment, environment
 from helix_crawl_otel.console.run_metrics import RunMetrics
 from helix_crawl_otel.encoders.base import ModelError
 from helix_crawl_otel.encoders.load import HASHING, find_model, tokens_id
@@ -173,7 +173,7 @@ class Host:
             text: The run; see `run.py`, which makes it.
         """
         asked = json.loads(text)
-        os.environ.update(asked["environ"])
+        change_environment(asked["environ"])
         options = read_encode_options(argparse.Namespace(**asked["args"]))
         environ = {name: value for name, value in environment().items() if not name.startswith("RAY_")}
         options = replace(options, common=replace(options.common, environ=environ), workers=1)

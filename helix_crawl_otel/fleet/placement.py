@@ -15,13 +15,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
-__all__ = ["Kind", "PlacedShard", "Placement"]
+__all__ = ["PlacedShard", "Placement", "SlotKind"]
 
 MOST_LOSSES = 5
 """Slots that a shard may lose without a gene more in between; then it is the shard that ends them, and has failed."""
 
 
-class Kind(str, Enum):
+class SlotKind(str, Enum):
     """What a slot takes."""
 
     HOME = "home"
@@ -53,7 +53,7 @@ class PlacedShard:
 
 @dataclass
 class _Slot:
-    kind: Kind
+    kind: SlotKind
     on_card: bool
     heard_at: float
     shards: list[str] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Placement:
 
     # -- slots --------------------------------------------------------------------------------------------------------
 
-    def add_slot(self, name: str, kind: Kind, *, on_card: bool, now: float) -> None:
+    def add_slot(self, name: str, kind: SlotKind, *, on_card: bool, now: float) -> None:
         """A slot is there and takes shards."""
         self._slots[name] = _Slot(kind, on_card, now)
 
@@ -136,7 +136,7 @@ class Placement:
         return shard
 
     def _queue_for(self, slot: _Slot) -> list[tuple[float, str]]:
-        if slot.kind is Kind.SPARE or (not slot.on_card and self._waiting[True]):
+        if slot.kind is SlotKind.SPARE or (not slot.on_card and self._waiting[True]):
             return self._waiting[True]
         return self._waiting[False]
 

@@ -5,7 +5,6 @@ Source: DESIGN.md, sections 3.3 and 3.7.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.plan import BuildPlan
 from helix_crawl_otel.build.run import announce
+from helix_crawl_otel.config import environment
 from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.notify import Notice
 from helix_crawl_otel.console.options import NOTIFY
@@ -158,7 +158,7 @@ def _facts(
     storage.write(TOKEN, token.encode())
     kinds = (str, int, float, list, type(None))
     args = {name: value for name, value in given.items() if isinstance(value, kinds)} | {"notify": None, "json": False}
-    environ = {name: value for name, value in os.environ.items() if name.startswith(OURS) and name != NOTIFY}
+    environ = {name: value for name, value in environment().items() if name.startswith(OURS) and name != NOTIFY}
     trees = {work.assignment.source for work in planned.works if work.assignment.source is not None}
     begin = {
         "word": word,
