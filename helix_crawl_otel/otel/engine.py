@@ -417,8 +417,8 @@ class Pipeline:
     def _settle(self) -> None:
         """After every change: carry out what was decided, save what must survive; what is shown is not as it was."""
         self._dispatcher.run()
-        with suppress(IndexError):  # another thread has taken the last one
-            while self._feed.ignored:
+        while self._feed.ignored:
+            with suppress(IndexError):  # another thread has taken the last one
                 self._exported.ignored(self._feed.ignored.popleft())
         if self._keep_state is not None and self._feed.durable_changed():
             self.save_state()
