@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import signal
@@ -108,9 +109,8 @@ def nodes_of(rig: FleetRig, names: tuple[str, ...] = ("n1", "n2", "n3")) -> Iter
         }
         (rig.folder / "tmp" / "ray").mkdir(parents=True, exist_ok=True)  # where a cluster's address is written
         stack.enter_context(patch.dict(os.environ, rig.environ))
-        from ray._raylet import Config
-
-        Config.initialize("")
+        raylet: Any = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")  # Ray has read its variables when it was imported
         head = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": 80 * 1024**2, "include_dashboard": False}
         rig.cluster = Cluster(
             initialize_head=True,
