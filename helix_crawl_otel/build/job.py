@@ -315,7 +315,8 @@ class BuildJob:
             case messages.Encoding(shard, label, pending, vectors, cost) if work is not None:
                 self._pipeline.set_pending(shard, pending)
                 self._pipeline.set_quarantined(shard, work.quarantined)
-                self._pipeline.wait_for(shard, message.work_pending)
+                if message.work_pending is not None:
+                    self._pipeline.wait_for(shard, message.work_pending)
                 self._find_unsaid(slot, work, pending)
                 self._emit(events.ShardStarted(t, shard, slot, label, pending, vectors, cost))
                 for note in message.notes:
@@ -443,6 +444,10 @@ class BuildJob:
         way_on = again if after == before else f"it is finished on the {after.upper()}"
         text = f"shard {shard_name(work.assignment.shard)}: {reason}; {way_on}"
         self._emit(events.Note(self._clock(), "warning", text))
+
+    def hands_over(self, slot: str) -> bool:
+        """See `Job`: one machine finishes its shards by itself."""
+        return False
 
     def gave_up(self, slot: str, why: str) -> bool:
         """See `Job`: the shard has failed, the slot goes on with the next one."""

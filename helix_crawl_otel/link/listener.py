@@ -20,9 +20,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Client
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from helix_crawl_otel.config import CHANNEL_VARIABLE, JOB_FILE
 from helix_crawl_otel.link.channel import Channel, ChannelClosed, ChannelError
@@ -68,7 +69,10 @@ class LinkListener:
     """
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="helix-crawl-", dir=_short_folder()))  # of this user alone
+        place = tempfile.gettempdir()
+        is_short = len(os.fsencode(place)) + len("/helix-crawl-12345678/socket") <= LONGEST_ADDRESS
+        place = place if is_short or sys.platform == "win32" else "/tmp"  # a socket's path would be too long in it
+        self._folder = Path(tempfile.mkdtemp(prefix="helix-crawl-", dir=place))  # of this user alone
         self._file = self._folder / "link"
         try:
             address = rf"\\.\pipe\{self._folder.name}" if sys.platform == "win32" else str(self._folder / "socket")
@@ -87,10 +91,6 @@ class LinkListener:
     def environment(self) -> dict[str, str]:
         """What the environment of the job's processes has to say."""
         return {CHANNEL_VARIABLE: f"{JOB_FILE}{self._file}"}
-
-    def popen_arguments(self) -> dict[str, Any]:
-        """Arguments of `subprocess.Popen`: nothing is handed over."""
-        return {}
 
     def start(self, take: Callable[[Channel], object]) -> None:
         """Let processes in from now on.
@@ -217,13 +217,6 @@ def _connect(path: str, seconds: float) -> Channel:
     return channel
 
 
-def _short_folder() -> str:
-    """Where the folder is made: that for temporary files, unless a socket's path would be too long in it."""
-    folder = tempfile.gettempdir()
-    is_short = len(os.fsencode(folder)) + len("/helix-crawl-12345678/socket") <= LONGEST_ADDRESS
-    return folder if is_short or sys.platform == "win32" else "/tmp"
-
-
 if sys.platform == "win32":
     import _winapi
     import ctypes
@@ -303,11 +296,9 @@ if sys.platform == "win32":
             finally:
                 _kernel32.LocalFree(descriptor)
 
-    def _listen(address: str) -> PipeListener:
-        return _OwnPipeListener(address)
+    _listen = _OwnPipeListener
 
 else:
     from multiprocessing.connection import Listener
 
-    def _listen(address: str) -> Listener:
-        return Listener(address, backlog=BACKLOG)
+    _listen = partial(Listener, backlog=BACKLOG)

@@ -19,7 +19,15 @@ from typing import Any, ClassVar, TypeVar
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.batch_limits import BATCH_TOKENS
 from helix_crawl_otel.policy.codec import decode, encode
-from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
+from helix_crawl_otel.policy.model import (
+    Action,
+    ActionKind,
+    MemoryReading,
+    Outcome,
+    SampleProblem,
+    ShardEnd,
+    ShardStatus,
+)
 
 __all__ = [
     "FROM_SUPERVISOR",
@@ -94,11 +102,6 @@ class Message:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.NAME = _BIG_LETTER.sub("_", cls.__name__).lower()
-
-
-def _one_of(name: str, given: str, *accepted: str) -> None:
-    if given not in accepted:
-        raise ValueError(f"{name} is {given!r:.80}; accepted: {', '.join(accepted)}")
 
 
 # -- a worker to its supervisor: who it is ----------------------------------------------------------------------------
@@ -196,10 +199,7 @@ class CloseShard(Message):
     """A shard is left `done`, `paused`, `failed` or, for the next process, `left`."""
 
     shard: str
-    state: str
-
-    def __post_init__(self) -> None:
-        _one_of("state", self.state, "done", "paused", "failed", "left")
+    state: ShardEnd
 
 
 @dataclass(frozen=True)
@@ -278,11 +278,8 @@ class IgnoreBatch(Message):
     """
 
     shard: str
-    problem: str
+    problem: SampleProblem
     given: str
-
-    def __post_init__(self) -> None:
-        _one_of("problem", self.problem, "genes", "seconds", "work")
 
 
 @dataclass(frozen=True)
@@ -729,6 +726,7 @@ def unpack(table: tuple[type[Message], ...], content: Mapping[str, Any]) -> Mess
     if row is None:
         raise BadMessage(f"a message is called {name[:80]!r}; accepted: {', '.join(_BY_NAME[table])}")
     try:
-        return decode(row, fields)
+        message: Message = decode(row, fields)
     except ValueError as error:
         raise BadMessage(str(error)) from None
+    return message

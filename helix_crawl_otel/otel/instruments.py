@@ -189,9 +189,11 @@ class Instruments:
             totals = self._totals[counter]
             totals[key] = totals.get(key, 0) + amount
 
-    def time_stage(self, seconds: float, attributes: dict[str, str]) -> None:
-        """A stage has taken so long, more than 0. `attributes` are of `stage_labels`, and are not copied."""
-        self._waiting.append((seconds, attributes, get_current()))  # its span may be an example of it
+    def time_stage(self, device: str, stage: str, seconds: float | None) -> None:
+        """A stage of a batch has ended: `read`, `encode` or `commit`; `None` seconds are unknown, 0 are none."""
+        if seconds is None or seconds <= 0:
+            return
+        self._waiting.append((seconds, stage_labels(device, stage), get_current()))  # its span may be an example of it
         if len(self._waiting) >= MOST_WAITING:
             self.record_stages()
 

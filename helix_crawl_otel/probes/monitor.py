@@ -307,8 +307,9 @@ class MemoryMonitor:
 
     def used(self, device: str) -> int | None:
         """Bytes in use at the newest reading, `None` when unknown."""
-        reading = self._known(device).newest
-        return reading.used_bytes if reading else None
+        with self._lock:
+            one = self._devices.get(device)
+        return one.newest.used_bytes if one and one.newest else None
 
     def describe(self, device: str) -> str:
         """Such as `11.2 GiB of 12.0 GiB in use, held by python.exe (pid 812) 6144 MiB`; empty where nothing is known.

@@ -28,7 +28,7 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.exporters import Exporters, Exporting, present_provider
 from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.paths import TIMELINE, job_folder
-from helix_crawl_otel.policy.model import Decision, Evidence
+from helix_crawl_otel.policy.model import Decision
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.probes.monitor import FIRST_SECONDS, MemoryMonitor
 from helix_crawl_otel.statefile import LadderFiles
@@ -204,7 +204,7 @@ class Supervisor:
         devices: Name and device of each slot.
         refresh: Called at every turn, for the display.
 
-    Threads: `run` is the main thread's, `force` and `tick` any.
+    Threads: `run` is the main thread's where it is to hear interrupts, `force`, `pause` and `tick` any.
     """
 
     def __init__(self, run: RunContext, devices: Sequence[tuple[str, str]], refresh: Callable[[], None]) -> None:
@@ -220,6 +220,10 @@ class Supervisor:
     def _force(self, decision: Decision) -> None:
         for slot in self.slots:
             slot.force(decision)
+
+    def pause(self) -> None:
+        """Somebody who is no signal wants a pause."""
+        self._run.wake(self._pause)
 
     def tick(self) -> None:
         """The policy has looked at the clock: tell the workers what it wants."""
@@ -345,7 +349,6 @@ class Session:
         (keep or self._closing.callback)(self.pipeline.hide)
         self._closing.callback(self.pipeline.close)
         self.pipeline.hooks.extend(self.timeline.hooks)
-        self.pipeline.sinks.append(self)
         self.memory = MemoryMonitor(
             self.pipeline.read_memory,
             self.clock,
@@ -395,9 +398,13 @@ class Session:
         finally:
             ticker.stop()
 
-    def action(self, t: float, shard: str, kind: str, outcome: str, evidence: Evidence) -> None:
-        """See `ActionSink`: an action has ended so."""
-        self._emit(events.ActionEnded(t, shard, kind, outcome, dict(evidence)))
+    def pause(self) -> None:
+        """Have the workers of a job that is supervised finish their batches and leave; as an interrupt does.
+
+        Threads: any.
+        """
+        if self._supervisor is not None:
+            self._supervisor.pause()
 
     def _tick(self, supervisor: Supervisor) -> None:
         self.memory.tick()

@@ -15,6 +15,7 @@ from enum import Enum
 from helix_crawl_otel.lacks import is_passing
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
+from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.rules import (
     CrashBudget,
@@ -295,7 +296,7 @@ class Slot:
         assert start is not None
         worker.finish_reading(DRAIN_SECONDS)
         worker.drop()
-        leaving = worker.leaving
+        leaving = worker.shards.owed
         refused = worker.refused or self._demotes
         ending = judge_end(
             End(
@@ -330,11 +331,11 @@ class Slot:
     ) -> None:
         owed = self._owed_demotion()
         if ending is Ending.RECYCLE:
-            self._wait(self._placed("recycle", owed))
+            self._resume("recycle", owed)
         elif ending is Ending.DEMOTE:
-            self._wait(self._placed("demote", owed or shard))
+            self._resume("demote", owed or shard)
         elif ending is Ending.RETURN:
-            self._wait(self._placed("resume", owed))
+            self._resume("resume", owed)
         elif ending is Ending.DONE:
             self._close_done()
             self._next(is_first=False)
@@ -360,10 +361,10 @@ class Slot:
             self._budget = budget = self._new_budget()
         self._run.crashed(self.name, shard, why, budget.left, after)
         if retry is not None:
-            self._wait(self._placed("crash", demoted), retry.after_seconds)
+            self._resume("crash", demoted, retry.after_seconds)
             return
         if demoted_now is not None:
-            self._wait(self._placed("demote", demoted_now))
+            self._resume("demote", demoted_now)
             return
         self._budget, self._breaks = self._new_budget(), self._new_budget()
         self._close_left("failed")
@@ -380,7 +381,7 @@ class Slot:
 
     def _left(self) -> list[str]:
         """Shards that the workers of this slot have opened and not closed: the next one goes on with them."""
-        return sorted(shard for name in self._names() for shard in self._run.pipeline.open_shards(name))
+        return sorted(shard for name in self._names() for shard in self._run.pipeline.ask(Policy.open_shards, name))
 
     def _names(self) -> list[str]:
         """Of its workers: its own, and those of the processes that a driver of the user's own has started."""
@@ -404,10 +405,18 @@ class Slot:
         The policy takes the change of worker for the demotion, and no rung is left: so it has to be one.
         """
         for shard in self._left():
-            if self._run.pipeline.pending_action(shard) is ActionKind.DEMOTE_CPU:
+            if self._run.pipeline.ask(Policy.pending, shard) is ActionKind.DEMOTE_CPU:
                 self._run.demoted.add(shard)
                 return shard
         return None
+
+    def _resume(self, reason: str, shard: str | None, after_seconds: float = 0.0) -> None:
+        """Go on with the shard, see `_placed`; or with the next one, where somebody else finishes those on the CPU."""
+        start = self._placed(reason, shard)
+        if start.demoted_shard is not None and self._run.job.hands_over(self.name):
+            self._next(is_first=False)
+        else:
+            self._wait(start, after_seconds)
 
     def _placed(self, reason: str, shard: str | None) -> WorkerStart:
         """The next start: on the slot's own device, or on the CPU for a shard that was demoted.

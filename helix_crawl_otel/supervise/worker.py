@@ -36,7 +36,8 @@ from helix_crawl_otel.link.messages import Hello, LastWords, Message, Welcome
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict, sample_problem
+from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, sample_problem
+from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.probes.processes import LOOK_EVERY_SECONDS, ProcessorUse
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import Launch, WorkerStart
@@ -452,7 +453,7 @@ class IncomingMessages:
         shard, device, genes = info.shard, info.device, info.genes
         status = self._pipeline.status(shard)
         self._uncommitted.add(shard)
-        self._run.measured(genes, _lost_seconds(genes, seconds, status))
+        self._run.measured(genes, seconds, status)
         if shard in self._encoded:
             self._encoded[shard] += int(genes)
             self._run.emit(
@@ -473,7 +474,7 @@ class IncomingMessages:
         action, outcome = self._outgoing.take(message.action), message.outcome
         if action is None:
             return
-        device = self._pipeline.open_shards(self.worker).get(action.shard)
+        device = self._pipeline.ask(Policy.open_shards, self.worker).get(action.shard)
         is_moved = device == "cpu"  # to the CPU in place, by a driver that can
         leaves = action.kind is ActionKind.RECYCLE or (action.kind is ActionKind.DEMOTE_CPU and not is_moved)
         if outcome is Outcome.APPLIED and leaves:
@@ -496,7 +497,7 @@ class IncomingMessages:
         with self._lock:
             if self.hello is None:
                 return
-        self._outgoing.push(self._pipeline.open_shards(self.worker), self._as_told)
+        self._outgoing.push(self._pipeline.ask(Policy.open_shards, self.worker), self._as_told)
 
     def tell(self, message: Message) -> None:
         """See `JobWorker`."""
@@ -510,7 +511,7 @@ class IncomingMessages:
 
     def has_shard(self, shard: str) -> bool:
         """Whether the worker has this shard open, or an earlier one of its slot has left it open to it."""
-        return shard in self._pipeline.open_shards(self.worker)
+        return shard in self._pipeline.ask(Policy.open_shards, self.worker)
 
     def has_batch(self) -> bool:
         """Whether a batch is in flight: the policy watches it then."""
@@ -555,13 +556,6 @@ class IncomingMessages:
 def _told(names: Mapping[str, str], name: str) -> str:
     """What a worker calls something, by its name here."""
     return next((told for told, here in list(names.items()) if here == name), name)
-
-
-def _lost_seconds(genes: float, seconds: float, status: ShardStatus) -> float:
-    """What a batch took beyond its share, while its shard crawled; 0 when it did not, or no baseline is known."""
-    if not status.baseline or not (status.episode_open or status.verdict is Verdict.CRAWLING):
-        return 0.0
-    return max(0.0, seconds - genes / status.baseline)
 
 
 class ProcessLink:
@@ -791,11 +785,6 @@ class Worker:
         return next((incoming.last_words for incoming in self._all if incoming.last_words is not None), None)
 
     @property
-    def leaving(self) -> Action | None:
-        """For what a process of it has left a shard that no other one has taken up since."""
-        return self.shards.owed
-
-    @property
     def refused(self) -> str | None:
         """A shard that it has to leave to one on the CPU."""
         return next((incoming.refused for incoming in self._all if incoming.refused is not None), None)
@@ -888,20 +877,22 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart) -> Worker:
         channel: Channel | None = None
         listener: LinkListener | None = None
         with ExitStack() as stack:
+            inherited: dict[str, Any] = {}
             end: ChildEnd | LinkListener
             if launch.is_ours:
                 channel, end = open_pair()
+                inherited = end.popen_arguments()
                 stack.enter_context(closing(end))
                 undo.callback(channel.close)
             else:
-                end = listener = LinkListener()
+                end = listener = LinkListener()  # of which nothing is inherited
                 undo.callback(listener.close)
             path = _log_file(run.logs, slot) if launch.is_ours else None
             output = stack.enter_context(path.open("ab")) if path is not None else None
             process = run.spawn(
                 launch.argv,
                 env={**launch.environ, **end.environment()},
-                popen_arguments=end.popen_arguments(),
+                popen_arguments=inherited,
                 stdout=output,
                 stderr=output,
                 is_ours=launch.is_ours,
@@ -922,4 +913,4 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart) -> Worker:
 
 
 def _log_file(folder: Path | None, slot: str) -> Path | None:
-    return None if folder is None else folder / f"worker-{slot.replace(':', '-').replace('#', '-')}.log"
+    return None if folder is None else folder / f"worker-{re.sub('[/:#]', '-', slot)}.log"

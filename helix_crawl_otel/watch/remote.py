@@ -19,7 +19,16 @@ from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
-from helix_crawl_otel.policy.model import UNKNOWN_DEVICE, Action, ActionKind, MemoryReading, ShardStatus, sample_problem
+from helix_crawl_otel.policy.model import (
+    UNKNOWN_DEVICE,
+    Action,
+    ActionKind,
+    MemoryReading,
+    SampleProblem,
+    ShardEnd,
+    ShardStatus,
+    sample_problem,
+)
 from helix_crawl_otel.probes.cuda_order import card_variables
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.probes.torch_cuda import TorchProbe, may_have_card
@@ -78,7 +87,7 @@ class RemotePipeline(ShardPipeline):
         """An open shard goes on on another device."""
         self._link.send(messages.MoveShard(shard, device))
 
-    def close_shard(self, shard: str, state: str) -> None:
+    def close_shard(self, shard: str, state: ShardEnd) -> None:
         """The shard is left."""
         self.unjudged.pop(shard, None)
         self.held.discard(shard)
@@ -115,7 +124,7 @@ class RemotePipeline(ShardPipeline):
         end = self.unjudged[info.shard] = next(self._ends)
         self._link.send(messages.RecordBatch(end, info.shard, info.device, info.genes, seconds, info.work))
 
-    def _ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
+    def _ignore(self, problem: SampleProblem, info: BatchInfo, seconds: object) -> None:
         given = repr({"genes": info.genes, "work": info.work, "seconds": seconds}[problem])[:80]
         self._link.send(messages.IgnoreBatch(info.shard, problem, given))
 

@@ -6,15 +6,21 @@ import pytest
 
 from tests.run.way import files, measured
 
-MOST_FUNCTIONS, MOST_FILES = 220, 37
-"""198 to 200 in 35 when this was written, which is the goal; 214 where a report of memory falls in, more where a tick
-does."""
+MOST_FUNCTIONS, MOST_FILES = 200, 35
+"""As many as there were when this was written, and as one run on a quiet machine has."""
+
+RUNS = 3
 
 
 @pytest.mark.slow
 def test_the_way_of_a_batch() -> None:
-    """Of one real run: the driver's functions and the supervisor's."""
-    both = measured()["both"]
-    print(f"{len(both)} functions in {files(both)} files")
-    assert len(both) <= MOST_FUNCTIONS
-    assert files(both) <= MOST_FILES
+    """Of real runs: the driver's functions and the supervisor's. A report of memory or a tick that falls into one run,
+    15 functions more, or the trip itself where the machine is busy, 80, is not what each of them goes through.
+    """
+    ways = [measured()["both"] for _ in range(RUNS)]
+    for way in ways:
+        print(f"{len(way)} functions in {files(way)} files")
+    always = set.intersection(*ways)
+    print(f"{len(always)} functions in {files(always)} files in each of {RUNS} runs")
+    assert len(always) <= MOST_FUNCTIONS
+    assert files(always) <= MOST_FILES

@@ -9,6 +9,7 @@ import pytest
 from helix_crawl_otel.exit_codes import DEMOTED, PAUSED
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.policy.model import REMEDIES
+from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.slot import LEAVE_SECONDS, Phase
 from tests.supervise.played import PlayedWorker
@@ -33,7 +34,7 @@ class Family(Stage):
     def open_shards(self) -> set[str]:
         """Of all of them, as the policy calls them."""
         names = ("slot0", "slot0/2", "slot0/3")
-        return {shard for name in names for shard in self.pipeline.open_shards(name)}
+        return {shard for name in names for shard in self.pipeline.ask(Policy.open_shards, name)}
 
     def gone(self, *children: PlayedWorker) -> None:
         """They have ended, and that was seen."""
@@ -162,8 +163,8 @@ def test_a_process_with_a_card_of_its_own(family: Family) -> None:
     assert family.run.demoted == {"b"}
     second.say(messages.MoveShard("b", "cpu"))
     second.sync()
-    assert family.pipeline.open_shards("slot0/2") == {"b": "cpu"}
-    assert family.pipeline.open_shards("slot0") == {"a": "cuda:0"}
+    assert family.pipeline.ask(Policy.open_shards, "slot0/2") == {"b": "cpu"}
+    assert family.pipeline.ask(Policy.open_shards, "slot0") == {"a": "cuda:0"}
 
 
 def test_a_stuck_process_has_its_whole_job_ended(family: Family) -> None:
