@@ -49,7 +49,11 @@ def texts(count: int) -> list[str]:
 def sentence_model() -> Any:
     """A `SentenceTransformer`."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    try:
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    except ModuleNotFoundError:  # before version 5.4
+        from sentence_transformers.models import Pooling, Transformer
 
     transformer = Transformer(str(folder()))
     return SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu")
@@ -58,7 +62,11 @@ def sentence_model() -> Any:
 def sparse_model() -> Any:
     """A `SparseEncoder`."""
     from sentence_transformers import SparseEncoder
-    from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
+
+    try:
+        from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
+    except ModuleNotFoundError:
+        from sentence_transformers.sparse_encoder.models import MLMTransformer, SpladePooling
 
     return SparseEncoder(modules=[MLMTransformer(str(folder())), SpladePooling()], device="cpu")
 
