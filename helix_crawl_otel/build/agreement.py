@@ -9,19 +9,29 @@ Source: DESIGN.md, section 8: a cosine of at least 0.9999, or the shard stops wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from helix_crawl_otel.encoders.base import BadVector, Encoder
+from helix_crawl_otel.build.begun_shards import LOOKED_AT, BegunShards, as_said, others_shown
+from helix_crawl_otel.build.begun_shards import truncation_shown as _shown
+from helix_crawl_otel.build.cap_search import (
+    BYTES,
+    MOST_LETTERS,
+    TOKENS,
+    Explanation,
+    Sample,
+    explained,
+    least_cosine,
+    prompts_to_try,
+)
+from helix_crawl_otel.encoders.base import Encoder
 from helix_crawl_otel.encoders.load import is_of, other_prompt
 from helix_crawl_otel.encoders.precision import AUTO, FULL, LEAST_COSINE, DtypeWish, but_dtype
 from helix_crawl_otel.encoders.truncation import TruncatedEncoder, Truncation, TruncationWish
 from helix_crawl_otel.link.messages import WorkerSettings
 from helix_crawl_otel.shards.errors import EncoderRefused, shown_identity
 from helix_crawl_otel.shards.store import ShardStore
-from helix_crawl_otel.shards.vectors import cosine
 
-__all__ = ["adopt_or_refuse", "claim_as_made", "dtype_wish", "known_truncation", "refuse_another", "told_by_app"]
+__all__ = ["adopt_or_refuse", "claim_as_made", "dtype_wish", "known_truncation", "refuse_another", "told_of_truncation"]
 
 SAMPLED = 4
 
@@ -55,22 +65,57 @@ def refuse_another(store: ShardStore, model: str, cut: TruncationWish) -> None:
         )
 
 
-def known_truncation(store: ShardStore, cut: TruncationWish) -> Truncation:
-    """What is cut off in this shard, before its vectors are looked at: as it was, else as its application says."""
+def known_truncation(
+    store: ShardStore, cut: TruncationWish, encoder: TruncatedEncoder, others: BegunShards
+) -> Truncation:
+    """What is cut off in this shard, before its vectors are looked at: as it was, else as its application says, else
+    as in the other shards.
+
+    Args:
+        store: Of the shard.
+        cut: What the operator has asked for.
+        encoder: Of the run. It cuts off as before when this returns.
+        others: Shards of the run that say something.
+
+    Raises:
+        EncoderRefused: Nothing in this shard says it, and the others differ.
+    """
     stored = store.identity()
-    return cut.settled(Truncation(store.app_provenance().cap) if stored is None else Truncation.of(stored))
+    if stored is not None:
+        return cut.settled(Truncation.of(stored))
+    if cut.max_chars is not None and cut.dim is not None:
+        return cut.settled(Truncation())
+    said = as_said(store.app_provenance(), encoder)
+    if said.max_chars is not None:
+        return cut.settled(said)
+    made = others.made(encoder)
+    ways = {cut.settled(one) for one in made}
+    if len(ways) > 1 and not store.has_foreign_vectors():
+        raise EncoderRefused(
+            f"nothing in {store.path} says how much of a text to encode, and the other shards differ: "
+            f"{others_shown(made)}; accepted: --max-chars N (or off), and --dim N where vectors are shortened"
+        )
+    return ways.pop() if len(ways) == 1 else cut.settled(Truncation())
 
 
-def told_by_app(store: ShardStore, encoder: TruncatedEncoder, cut: TruncationWish) -> list[str]:
-    """What is to be told of a cap that was taken from the application's table, in a shard that names no encoder yet."""
-    cap = encoder.truncation.max_chars
-    if cap is None or cut.max_chars is not None or store.identity() is not None:
+def told_of_truncation(
+    store: ShardStore, encoder: TruncatedEncoder, cut: TruncationWish, others: BegunShards
+) -> list[str]:
+    """What is to be told of what is cut off in a shard that names no encoder yet, where nobody has asked for it."""
+    now = encoder.truncation
+    if now == cut.settled(Truncation()) or store.identity() is not None:
         return []
-    told = f"the first {cap:,} letters of each text are encoded, as the application's table of provenance says"
-    return [f"{store.path}: {told} (--max-chars {cap}; --max-chars off for all of them)"]
+    if now.max_chars is not None and now.max_chars == store.app_provenance().cap:
+        why = ", as the application's table of provenance says"
+    else:
+        why = f", as in {others.of(now)}" if others.of(now) else ""
+    how = _shown(now, "encoded", "kept")
+    return [f"{store.path}: {how}{why} ({now.options}; --max-chars off for all letters)"]
 
 
-def adopt_or_refuse(store: ShardStore, encoder: TruncatedEncoder, cut: TruncationWish) -> list[str]:
+def adopt_or_refuse(
+    store: ShardStore, encoder: TruncatedEncoder, cut: TruncationWish, others: BegunShards
+) -> list[str]:
     """Make sure that vectors of unknown origin are this encoder's. What is cut off is found out where nobody has said
     it: then the encoder cuts it off from now on.
 
@@ -78,6 +123,7 @@ def adopt_or_refuse(store: ShardStore, encoder: TruncatedEncoder, cut: Truncatio
         store: Of the shard.
         encoder: That is to go on.
         cut: What the operator has asked for: in its place nothing else is taken.
+        others: Shards of the run that say something.
 
     Returns:
         What is to be told of it.
@@ -87,154 +133,80 @@ def adopt_or_refuse(store: ShardStore, encoder: TruncatedEncoder, cut: Truncatio
     """
     sample = store.sample_with_longest(SAMPLED, MOST_LETTERS)
     size, dim = len(sample[0][2]) // 4 if sample else 0, int(str(encoder.identity["dim"]))
-    if size < dim and cut.dim is None and size:
-        encoder.truncate(replace(encoder.truncation, dim=size))
-    worst = _worst(sample, encoder) or 0.0
+    if size != dim and cut.dim is None and size:
+        shortened = size if size < encoder.own_dim else None
+        encoder.truncate(replace(encoder.truncation, dim=shortened))
+    worst = least_cosine(sample, encoder) or 0.0
     if worst >= LEAST_COSINE:
-        return [_goes_on(store, encoder)] if encoder.truncation.dim not in (None, cut.dim) else []
-    found = _explained(sample, encoder)
-    is_it = found is not None and found.cosine >= LEAST_COSINE
-    if found is not None and is_it and found.prompt is None and cut.max_chars is None:
+        return _goes_on(store, encoder, cut, others) + _may_be_capped(store, encoder, cut, sample)
+    found = explained(sample, store.sample(LOOKED_AT), encoder)
+    if found is not None and found.explains and found.is_truncation and cut.max_chars is None:
         encoder.truncate(found.truncation)
-        return [_goes_on(store, encoder)]
+        return _goes_on(store, encoder, cut, others)
     said = (
         f"the vectors in this shard say nothing of their encoder, and {encoder.identity['model']} makes others (cosine "
         f"{worst:.4f}, accepted: {LEAST_COSINE} or more)"
     )
-    if found is not None and is_it:
-        ways = [f"--max-chars {found.truncation.max_chars or 'off'}"] if found.is_other_cap(cut) else []
-        if found.prompt is not None:
-            config = "a copy of the model whose config_sentence_transformers.json names it as its `document` prompt"
-            ways.append(f"{config} (the prompt is {found.prompt!r})")
-        why = f"{found} explains them (cosine {found.cosine:.4f})"
-        raise EncoderRefused(f"{said}; {why}; accepted: {' and '.join(ways)}, or --reencode")
+    if found is not None and found.explains:
+        ways = _ways(found, cut)
+        raise EncoderRefused(
+            f"{said}; {found} explains them (cosine {found.cosine:.4f}); accepted: "
+            f"{f'{ways}, or ' if ways else ''}--reencode"
+        )
     if size != int(str(encoder.identity["dim"])):
         said += f"; they have {size} numbers, and its own have {encoder.identity['dim']}"
     else:
-        caps, prompts = f"{len(CAPS)} caps from {min(CAPS)} to {max(CAPS):,} letters", len(_prompts(encoder)) - 1
-        said += f"; {caps} and {prompts} other prompts were tried, and none explains them"
-        if found is not None and found.truncation.max_chars:
-            said += f" ({found} comes nearest, cosine {found.cosine:.4f}; another one is tried by --max-chars)"
+        prompts = len(prompts_to_try(encoder)) - 1
+        said += f"; every cap of letters and {prompts} other prompts were looked for, and none explains them"
+        if found is not None and (found.truncation.max_chars or found.prompt is not None):
+            said += f" ({found} comes nearest, cosine {found.cosine:.4f})"
     raise EncoderRefused(f"{said}; name their model with --model, or encode everything again with --reencode")
 
 
-def _goes_on(store: ShardStore, encoder: TruncatedEncoder) -> str:
-    cut = encoder.truncation
-    what = [f"the first {cut.max_chars:,} letters of each text" if cut.max_chars else "all letters of each text"]
-    what += [f"the first {cut.dim} numbers of each vector"] if cut.dim else []
-    return (
-        f"{store.path}: the vectors that are there agree with {encoder.identity['model']} by {' and '.join(what)}; it "
-        f"goes on so ({cut.options or '--max-chars off'})"
-    )
+def _ways(found: Explanation, cut: TruncationWish) -> str:
+    """What makes vectors so; empty where nothing does."""
+    ways = []
+    if len(found.caps) > 1 or found.unit == BYTES:
+        return ""
+    if found.unit == TOKENS:
+        config = f"a copy of the model whose sentence_bert_config.json has max_seq_length {found.caps[0]}"
+        ways.append(f"{config}, with --max-chars off")
+    elif cut.max_chars is None or (cut.max_chars or None) != found.truncation.max_chars:
+        ways.append(f"--max-chars {found.truncation.max_chars or 'off'}")
+    if found.prompt is not None:
+        config = "a copy of the model whose config_sentence_transformers.json names it as its `document` prompt"
+        ways.append(f"{config} (the prompt is {found.prompt!r})")
+    return " and ".join(ways)
 
 
-CAPS = (
-    *(2000, 1000, 4000, 500, 1500, 3000, 2500, 3500, 8000, 512, 1024, 2048, 4096, 8192, 256, 250, 300, 400, 600, 700),
-    *(750, 800, 900, 1200, 1250, 1600, 1750, 1800, 2200, 2250, 2400, 2750, 3200, 3600, 5000, 6000, 7000, 10000, 12000),
-)
-"""Caps of letters that are tried, the app's own first."""
-
-PROMPTS = (
-    "Represent this sentence for searching relevant passages: ",
-    "passage: ",
-    "query: ",
-    "search_document: ",
-    "search_query: ",
-    "title: none | text: ",
-    "Represent this document for retrieval: ",
-)
-"""Prompts that are tried beside the model's own: that of the app's questions, and those that the cards of much used
-models name (E5, BGE, Nomic, EmbeddingGemma, Instructor)."""
-
-MOST_LETTERS = 16_000
-"""Of a text that is encoded to find out: a longer one may need more memory than any batch."""
-
-NEAREST = 3
-"""Caps that are tried with each prompt: those whose vectors come nearest without it."""
-
-SURE = 0.99999
-"""A cosine that nothing but the right cap reaches: the next one is not looked for."""
+def _goes_on(store: ShardStore, encoder: TruncatedEncoder, cut: TruncationWish, others: BegunShards) -> list[str]:
+    """What is to be told of a shard whose vectors agree: where its truncation was found, or is not that of others."""
+    now = encoder.truncation
+    different = {one: paths for one, paths in others.known.items() if one != now}
+    if now == cut.settled(Truncation()) and not different:
+        return []
+    said = store.app_provenance().cap
+    though = f", though the application's table says {said:,}" if said and said != now.max_chars else ""
+    besides = f"; other shards differ: {others_shown(different)}" if different else ""
+    return [
+        f"{store.path}: the vectors that are there agree with {encoder.identity['model']} by {_shown(now)}{though}; it "
+        f"goes on so ({now.options or '--max-chars off'}){besides}"
+    ]
 
 
-@dataclass(frozen=True)
-class _Explanation:
-    """What vectors agree with.
-
-    Args:
-        truncation: What is cut off.
-        prompt: Before each text; `None` for the encoder's own.
-        cosine: The least.
-    """
-
-    truncation: Truncation
-    prompt: str | None
-    cosine: float
-
-    def is_other_cap(self, cut: TruncationWish) -> bool:
-        return cut.max_chars is None or (cut.max_chars or None) != self.truncation.max_chars
-
-    def __str__(self) -> str:
-        cap = self.truncation.max_chars
-        parts = [] if cap is None else [f"a cap of {cap:,} letters"]
-        parts += [] if self.prompt is None else [f"the prompt {self.prompt!r} before each text"]
-        return " with ".join(parts) or "no cap of letters"
-
-
-def _prompts(encoder: TruncatedEncoder) -> list[str | None]:
-    """The encoder's own, as `None`, and the others."""
-    own = str(encoder.identity.get("prompt", ""))
-    return [None, *(prompt for prompt in dict.fromkeys(("", *encoder.prompts, *PROMPTS)) if prompt != own)]
-
-
-def _explained(sample: Sequence[tuple[str, str, bytes]], encoder: TruncatedEncoder) -> _Explanation | None:
-    """The cap and the prompt with which the vectors agree; where none of those that are known explains them, what comes
-    nearest with the encoder's own prompt.
-
-    The encoder cuts off as before.
-    """
-    by_length = sorted(sample, key=lambda row: len(row[1]))
-    before = encoder.truncation
-    if not by_length or len(by_length[0][2]) != 4 * int(str(encoder.identity["dim"])):
-        return None
-    caps: list[int | None] = [None, *(cap for cap in CAPS if cap < len(by_length[-1][1]))]
-    nearest = None
-    try:
-        for prompt in _prompts(encoder):
-            tried = _tried(by_length, encoder, prompt, caps)
-            best = max(tried, key=lambda one: one.cosine, default=None)
-            if best is not None and best.cosine >= LEAST_COSINE:
-                return best
-            if prompt is None:
-                nearest = best
-                # Whatever stands before a text, most of what it says is the same.
-                caps = [one.truncation.max_chars for one in sorted(tried, key=lambda one: -one.cosine)[:NEAREST]]
-    finally:
-        encoder.truncate(before)
-    return nearest
-
-
-def _tried(
-    by_length: Sequence[tuple[str, str, bytes]],
-    encoder: TruncatedEncoder,
-    prompt: str | None,
-    caps: Sequence[int | None],
-) -> list[_Explanation]:
-    """How well each cap explains vectors with this prompt, up to the first that does it without any doubt."""
-    shortest, longest = by_length[0], by_length[-1]
-    dim, found = encoder.truncation.dim, []
-    encoder.truncate(Truncation(None, dim))
-    is_short = len(shortest[1]) <= min(CAPS)
-    if prompt is not None and is_short and (_worst([shortest], encoder, prompt) or 0.0) < LEAST_COSINE:
-        return []  # no cap matters to it
-    for cap in caps:
-        encoder.truncate(Truncation(cap, dim))
-        worst = _worst([longest], encoder, prompt) or 0.0
-        if worst >= LEAST_COSINE:
-            worst = _worst(by_length, encoder, prompt) or 0.0
-        found.append(_Explanation(encoder.truncation, prompt, worst))
-        if worst >= SURE:
-            break
-    return found
+def _may_be_capped(store: ShardStore, encoder: TruncatedEncoder, cut: TruncationWish, sample: Sample) -> list[str]:
+    """What is to be told where texts that are yet to be encoded are longer than any that has a vector: those would
+    not show a cap."""
+    longest = max((text for _, text, _ in sample), key=len, default="")
+    if encoder.truncation.max_chars or cut.max_chars is not None or not store.is_any_longer(len(longest)):
+        return []
+    if encoder.limit is not None and encoder.token_counts([longest])[0] >= encoder.limit:
+        return []  # what the model reads of any text is less than a cap would leave
+    return [
+        f"{store.path}: no text that has a vector is longer than {len(longest):,} letters, so a cap above that does "
+        "not show, and longer texts are encoded whole; --max-chars 2000 encodes as the app does unless it is set "
+        "otherwise"
+    ]
 
 
 def dtype_wish(store: ShardStore, settings: WorkerSettings, *, is_anew: bool) -> DtypeWish:
@@ -274,7 +246,7 @@ def claim_as_made(store: ShardStore, encoder: Encoder, *, reencode: bool) -> Non
     others = {(on, dtype or FULL) for on, dtype in store.made_with()} - {way}
     if not is_same or (stored == own and not others):
         return
-    worst = _worst(store.sample(SAMPLED), encoder)
+    worst = least_cosine(store.sample(SAMPLED), encoder)
     if worst is None:
         if stored != own and not store.sample(1):
             store.clear(own)  # nothing is there yet: the shard is of the first encoder that makes something
@@ -287,24 +259,3 @@ def claim_as_made(store: ShardStore, encoder: Encoder, *, reencode: bool) -> Non
             f"shard, made {made} (cosine {worst:.4f}, accepted: {LEAST_COSINE} or more); give --dtype as before, check "
             "the libraries' versions, or encode everything again with --reencode"
         )
-
-
-def _worst(sample: Sequence[tuple[str, str, bytes]], encoder: Encoder, prompt: str | None = None) -> float | None:
-    """The least cosine; `None` where this encoder makes no vector of any of them.
-
-    Args:
-        sample: Ids, texts and vectors.
-        encoder: That is compared.
-        prompt: Before each text, `None` for the encoder's own.
-    """
-    size = 4 * int(str(encoder.identity["dim"]))
-    if any(len(stored) != size for _, _, stored in sample):
-        return 0.0
-    found = []
-    for _, content, stored in sample:  # one by one: there may be memory for no more
-        try:
-            vector = encoder.encode([content])[0] if prompt is None else encoder.encode_after(prompt, content)
-        except BadVector:
-            continue
-        found.append(cosine(stored, vector))
-    return min(found, default=None)

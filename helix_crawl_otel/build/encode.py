@@ -21,9 +21,10 @@ from helix_crawl_otel.build.agreement import (
     dtype_wish,
     known_truncation,
     refuse_another,
-    told_by_app,
+    told_of_truncation,
 )
 from helix_crawl_otel.build.batches import ShardBatches, pieces
+from helix_crawl_otel.build.begun_shards import BegunShards
 from helix_crawl_otel.build.careful_encode import (
     CheckedEncoder,
     EncoderBroken,
@@ -73,6 +74,7 @@ def work_on(
     assignment: Assignment,
     settings: WorkerSettings,
     load: Callable[[DtypeWish], CheckedEncoder],
+    others: BegunShards,
     watch: CrawlWatch,
     releases: CacheReleases,
     report: Callable[[Message], None],
@@ -84,6 +86,7 @@ def work_on(
         assignment: Which.
         settings: Of the worker.
         load: Loads the encoder, or gives the one that is loaded. Not called when every gene has its vector.
+        others: Shards of the run that say how much of a text is encoded.
         watch: Linked to the supervisor.
         releases: When the worker gives its cache back.
         report: Tells the supervisor what happened.
@@ -109,7 +112,7 @@ def work_on(
 
         def encoder() -> CheckedEncoder:
             loaded = load(wish)
-            loaded.truncate(known_truncation(store, cut))
+            loaded.truncate(known_truncation(store, cut, loaded, others))
             return loaded
 
         room = TokenRoom(encoder)
@@ -124,7 +127,7 @@ def work_on(
         seen = plan.look()
         if seen.pending:
             unread = None if is_cut else room
-            _encode(store, assignment, settings, encoder(), watch, releases, report, plan, seen, unread)
+            _encode(store, assignment, settings, encoder(), others, watch, releases, report, plan, seen, unread)
         else:
             plan.drop()  # of a worker that was killed before it could
             counts = 0, seen.vectors, 0.0, store.quarantined_count()
@@ -198,6 +201,7 @@ def _encode(
     assignment: Assignment,
     settings: WorkerSettings,
     encoder: CheckedEncoder,
+    others: BegunShards,
     watch: CrawlWatch,
     releases: CacheReleases,
     report: Callable[[Message], None],
@@ -206,10 +210,11 @@ def _encode(
     room: TokenRoom | None,
 ) -> None:
     cut = TruncationWish(settings.max_chars, settings.dim)
-    notes = told_by_app(store, encoder, cut)
     if store.has_foreign_vectors() and not assignment.reencode:
-        notes += adopt_or_refuse(store, encoder, cut)
+        notes = adopt_or_refuse(store, encoder, cut, others)
         store.adopt(encoder.identity)
+    else:
+        notes = told_of_truncation(store, encoder, cut, others)
     claim_as_made(store, encoder, reencode=False)
     limits = BatchLimits(settings.batch_size, settings.batch_tokens)
     if settings.label == "cpu":

@@ -76,16 +76,18 @@ def add_truncation_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("as the application encodes")
     group.add_argument(
         "--max-chars",
+        "--dense-passage-char-cap",
         metavar="N|off",
         help="encode the first N letters of a gene, as the Helix/Cymatix app does with its dense_passage_char_cap "
-        "(2000); off: all of them; default: what the shard says, else the app's table of provenance, else the cap with "
-        "which the vectors that are there agree, else off",
+        "(2000); off: all of them; default: what the shard says, else the cap with which its vectors agree, else a "
+        "table of provenance, else what the other shards say, else off",
     )
     group.add_argument(
         "--dim",
+        "--dense-embedding-dim",
         metavar="N",
         help="keep the first N numbers of a vector, of length 1 again, as the app does with its dense_embedding_dim; "
-        "default: what the shard says, else as many as the vectors have that are there, else all",
+        "default: what the shard says, else as many as its vectors have, else those of the other shards, else all",
     )
 
 
@@ -116,7 +118,11 @@ def add_encode_options(parser: argparse.ArgumentParser) -> None:
         "(extra `models`), or hashing (for tests: no model at all); default: that of the shards, else minilm",
     )
     group.add_argument(
-        "--batch-size", default="64", metavar="N", help="genes a batch at most, see also --batch-tokens (default 64)"
+        "--batch-size",
+        "--batch",
+        default="64",
+        metavar="N",
+        help="genes a batch at most, see also --batch-tokens (default 64)",
     )
     group.add_argument(
         "--workers",

@@ -29,6 +29,7 @@ from helix_crawl_otel.corpus.look import ShardLook, TreeLook
 from helix_crawl_otel.corpus.tree import ROOT_SHARD, ShardPlan, plan_tree
 from helix_crawl_otel.encoders.load import is_of
 from helix_crawl_otel.encoders.precision import AUTO, FULL
+from helix_crawl_otel.encoders.truncation import Truncation
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
 from helix_crawl_otel.paths import on_disk, same_place
@@ -49,6 +50,9 @@ __all__ = ["BuildPlan", "is_one_folder", "name_in_folder", "plan_backfill", "pla
 
 SUFFIX = ".db"
 
+MOST_LOOKED_INTO = 16
+"""Shards whose vectors are compared before the first gene is encoded; of each some texts are encoded for that."""
+
 ANOTHER_OUT = "another --out"
 
 
@@ -67,6 +71,7 @@ class BuildPlan:
         unread: What the encoder has not read of those.
         can_cut: Sources are there, to be cut anew.
         old: Shards in `works` whose passages an earlier version has cut, and that go on so.
+        begun: Files of shards that say how much of a text is encoded, see `begun_shards`.
         notes: What should be said about the rest.
         failures: Shards that cannot be worked on, with the reason.
         record: What the folder is to hold, to be written before anything is encoded; `None` for shards that are there.
@@ -83,6 +88,7 @@ class BuildPlan:
     unread: Unread = field(default_factory=Unread)
     can_cut: bool = False
     old: int = 0
+    begun: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     record: BuildRecord | None = None
@@ -404,6 +410,7 @@ def plan_backfill(
     dtype, must_agree = settle_dtype(options.dtype, identities, place, reencode=options.reencode)
     planned = BuildPlan(model, dtype, must_agree, notes=[*notes, *said])
     top = given[0] if is_one_folder(given) else None
+    seen = {}
     for path in paths:
         name = shard_of(path) if top is None else name_below(top, path)
         try:
@@ -414,6 +421,7 @@ def plan_backfill(
         except StoreError as error:
             planned.failures[name] = str(error)
             continue
+        seen[path] = found
         if _is_done(found, options, model):
             planned.skip(name, path, found)
             continue
@@ -422,7 +430,25 @@ def plan_backfill(
         )
         pending = None if options.reencode else found.pending
         planned.works.append(ShardWork(assignment, pending, quarantined=found.quarantined))
+    planned.begun = _begun(seen, reencode=options.reencode)
     return planned
+
+
+def _begun(seen: Mapping[Path, Salvage], *, reencode: bool) -> list[Path]:
+    """Shards that say what is cut off, complete ones too: of each kind one, and of those whose vectors alone say it a
+    few, spread over all. Vectors that are to be encoded again say nothing.
+    """
+    kinds: dict[object, Path] = {}
+    foreign = []
+    for path, found in seen.items():
+        if found.identity is not None:
+            kinds.setdefault(Truncation.of(found.identity), path)
+        elif found.has_foreign and not reencode:
+            foreign.append(path)
+        elif found.provenance.cap is not None:
+            kinds.setdefault(found.provenance, path)
+    step = max(1, -(-len(foreign) // MOST_LOOKED_INTO))
+    return [*kinds.values(), *foreign[::step]]
 
 
 def _known(folder: Path) -> BuildRecord | None:

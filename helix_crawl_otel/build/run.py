@@ -31,7 +31,7 @@ from helix_crawl_otel.console.output import StandardOutput
 from helix_crawl_otel.console.progress import Progress
 from helix_crawl_otel.console.run_metrics import RunMetrics
 from helix_crawl_otel.console.text import Summary
-from helix_crawl_otel.encoders.load import HASHING, check_model, find_model
+from helix_crawl_otel.encoders.load import HASHING, check_dim, check_model, find_model
 from helix_crawl_otel.encoders.precision import AUTO
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
@@ -80,6 +80,7 @@ def run_build(
     Raises:
         FolderLocked: Another run is at work there.
         ModelError: The model can never be loaded.
+        ConfigError: More numbers of a vector are to be kept than the model makes.
         NoDevice: The card that was asked for is not there.
         NotThisBuild: What is there was built of something else.
         UnreadableSource: There is nothing to read.
@@ -88,6 +89,7 @@ def run_build(
     if options.model is not None:
         # Where nothing is there yet, nothing is complete without the model, and nothing is made for one that is not.
         (check_model if folders[0].exists() else find_model)(options.model)
+        check_dim(options.model, options.truncation.dim)
     faults = options.parsed_faults()
     with ExitStack() as stack:
         standard_output = stack.enter_context(StandardOutput(options.common.as_json))
@@ -102,6 +104,7 @@ def run_build(
         metrics.says(planned.model)
         if planned.works:
             find_model(planned.model)
+            check_dim(planned.model, options.truncation.dim)
         cards = worker_cards(options.common.environ)
         devices = _devices(options, planned.model, cards)
         if planned.look is not None:
@@ -191,6 +194,7 @@ def _settings(
         must_agree=planned.must_agree,
         max_chars=options.truncation.max_chars,
         dim=options.truncation.dim,
+        begun=[str(path) for path in planned.begun],
     )
 
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from helix_crawl_otel.actions import PauseRequested
+from helix_crawl_otel.build.begun_shards import BegunShards
 from helix_crawl_otel.build.careful_encode import (
     CheckedEncoder,
     EncoderBroken,
@@ -87,6 +88,7 @@ class _Worker:
         self._link = link
         self._settings = settings
         self._faults = [parse_fault(text) for text in settings.faults]
+        self._others = BegunShards(settings.begun, settings.lock_seconds)
         self._loaded: CheckedEncoder | None = None
         self._found: dict[DtypeWish, str] = {}  # what `auto` has come to
         self._is_loading = False  # it has begun to, and not come to the end
@@ -136,6 +138,7 @@ class _Worker:
                 assignment,
                 self._settings,
                 self._encoder,
+                self._others,
                 watch,
                 self._releases,
                 self._link.send,

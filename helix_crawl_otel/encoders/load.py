@@ -7,12 +7,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.encoders.base import Encoder, ModelError
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY, HashingEncoder
 from helix_crawl_otel.encoders.models import (
     Prompts,
     check_folder,
     check_id,
+    dim_of_downloaded,
+    dim_of_folder,
     downloaded_prompts,
     folder_digest,
     full_id,
@@ -22,11 +25,12 @@ from helix_crawl_otel.encoders.models import (
     resolve,
 )
 from helix_crawl_otel.encoders.precision import DtypeWish, but_dtype
-from helix_crawl_otel.encoders.truncation import untruncated
+from helix_crawl_otel.encoders.truncation import more_numbers, untruncated
 
 __all__ = [
     "HASHING",
     "MINILM",
+    "check_dim",
     "check_model",
     "find_model",
     "is_of",
@@ -76,6 +80,28 @@ def check_model(model: str) -> None:
         minilm_folder()
     elif Path(model).is_dir():
         check_folder(Path(model))
+
+
+def check_dim(model: str, dim: int | None) -> None:
+    """Refuse more numbers than a model makes, as far as its settings say how many: without loading it or a network.
+
+    Args:
+        model: As given to `--model`.
+        dim: As given to `--dim`.
+
+    Raises:
+        ConfigError: It makes fewer.
+        ModelError: Its settings cannot be read.
+    """
+    if dim is None:
+        return
+    known = known_identity(model)
+    if known is not None:
+        own: int | None = int(str(known["dim"]))
+    else:
+        own = dim_of_folder(Path(model)) if Path(model).is_dir() else dim_of_downloaded(model)
+    if own is not None and dim > own:
+        raise ConfigError(more_numbers(model, dim, own))
 
 
 def find_model(model: str) -> None:

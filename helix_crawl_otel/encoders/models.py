@@ -229,6 +229,48 @@ def _json(path: Path) -> object:
         raise ModelError(f"{path} cannot be read: {error}") from None
 
 
+def dim_of_folder(folder: Path) -> int | None:
+    """How many numbers the vectors of a model have, by its modules' settings; `None` where those do not say it.
+
+    Raises:
+        ModelError: They cannot be read.
+    """
+    modules = _json(folder / "modules.json")
+    dim: int | None = None
+    for module in modules if isinstance(modules, list) else []:
+        place, kind = (str(module.get(key, "")) for key in ("path", "type")) if isinstance(module, dict) else ("", "")
+        config = _json(folder / _inside(place, str(folder)) / "config.json")
+        settings = config if isinstance(config, Mapping) else {}
+        name = kind.rpartition(".")[2]
+        if name == "Transformer":
+            dim = _number(settings.get("hidden_size"))
+        elif name == "Pooling" and dim is not None:
+            modes = settings.get("pooling_mode")  # newer versions write it so, and the older ones a key for each
+            named = [modes] if isinstance(modes, str) else modes if isinstance(modes, list) else []
+            ways = len(named) or sum(settings[key] is True for key in settings if key.startswith("pooling_mode_"))
+            dim = dim * ways if ways else None
+        elif name == "Dense":
+            dim = _number(settings.get("out_features"))
+        elif name not in ("Normalize", "Dropout"):
+            dim = None
+    return dim
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def dim_of_downloaded(model: str) -> int | None:
+    """The same of a model of the hub; `None` where nobody has downloaded it. No network is asked.
+
+    Raises:
+        ModelError: Its settings cannot be read.
+    """
+    name, revision = full_id(model)
+    modules = _from_cache(name, "modules.json", revision)
+    return dim_of_folder(Path(modules).parent) if isinstance(modules, str) else None
+
+
 # -- prompts -----------------------------------------------------------------------------------------------------------
 
 
@@ -296,15 +338,21 @@ def downloaded_prompts(name: str, commit: str) -> Prompts | None:
     Raises:
         ModelError: They cannot be read.
     """
+    config = _from_cache(name, CONFIG, commit)
+    if config is None:
+        return None
+    return read_prompts(_json(Path(config)) if isinstance(config, str) else None)  # else the hub is known to have none
+
+
+def _from_cache(name: str, file: str, revision: str | None) -> object:
+    """Where a file of a model of the hub lies; `None` where nobody has downloaded it, and another object where the hub
+    is known to have none."""
     try:
         hub = imported("huggingface_hub", "models")
     except ModelError:
         return None
     cache = environment().get("SENTENCE_TRANSFORMERS_HOME") or None
-    config = hub.try_to_load_from_cache(name, CONFIG, cache_dir=cache, revision=commit)
-    if config is None:
-        return None
-    return read_prompts(_json(Path(config)) if isinstance(config, str) else None)  # else the hub is known to have none
+    return hub.try_to_load_from_cache(name, file, cache_dir=cache, revision=revision)
 
 
 # -- the hub -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from helix_crawl_otel.encoders.base import BadVector, Encoder, EncoderLayer, ModelError
 from helix_crawl_otel.shards.vectors import pack, unpack
 
-__all__ = ["MAX_CHARS", "MODEL_DIM", "TruncatedEncoder", "Truncation", "TruncationWish", "untruncated"]
+__all__ = ["MAX_CHARS", "MODEL_DIM", "TruncatedEncoder", "Truncation", "TruncationWish", "more_numbers", "untruncated"]
 
 MAX_CHARS, MODEL_DIM = "max_chars", "model_dim"
 """Keys of an identity."""
@@ -70,6 +70,11 @@ class TruncationWish:
         return is_cap and self.dim in (None, identity.get("dim"))
 
 
+def more_numbers(model: str, dim: int, own: int) -> str:
+    """What is said of a dimension that is larger than the model's own."""
+    return f"--dim is {dim}, and {model} makes vectors of {own} numbers; accepted: 1 to {own}"
+
+
 def untruncated(identity: Mapping[str, object]) -> dict[str, object]:
     """The identity of the encoder below, which cuts nothing off."""
     own = {key: value for key, value in identity.items() if key not in (MAX_CHARS, MODEL_DIM)}
@@ -94,6 +99,11 @@ class TruncatedEncoder(EncoderLayer):
         """What is cut off."""
         return self._truncation
 
+    @property
+    def own_dim(self) -> int:
+        """Numbers of a vector that the model itself makes."""
+        return int(str(self._encoder.identity["dim"]))
+
     def truncate(self, truncation: Truncation) -> None:
         """From now on this is cut off. A dimension that the model has anyway is none.
 
@@ -101,11 +111,9 @@ class TruncatedEncoder(EncoderLayer):
             ModelError: The model makes fewer numbers.
         """
         below = dict(self._encoder.identity)
-        own, dim = int(str(below["dim"])), truncation.dim
+        own, dim = self.own_dim, truncation.dim
         if dim is not None and dim > own:
-            raise ModelError(
-                f"--dim is {dim}, and {below['model']} makes vectors of {own} numbers; accepted: 1 to {own}"
-            )
+            raise ModelError(more_numbers(str(below["model"]), dim, own))
         dim = None if dim == own else dim
         self._truncation = Truncation(truncation.max_chars, dim)
         cap = {} if truncation.max_chars is None else {MAX_CHARS: truncation.max_chars}

@@ -533,6 +533,7 @@ class WorkerSettings:
         must_agree: The folder holds vectors of the model as it is saved: those of `dtype` have to agree with them.
         max_chars: Letters of a text that are encoded, 0 for all; `None` for what the shard or its application says.
         dim: Numbers of a vector that are kept; `None` likewise.
+        begun: Files of the run that say of their vectors how much of a text is encoded, of each kind a few.
     """
 
     model: str
@@ -551,6 +552,7 @@ class WorkerSettings:
     must_agree: bool = False
     max_chars: int | None = None
     dim: int | None = None
+    begun: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class Pipeline:
         self._waiting: dict[str, dict[str, Any]] = {}  # of shards, as the timeline has it; by the reader of each
         self._feed = LockedPolicy(Policy(settings, tick_seconds=tick_seconds, state=state))
         self._gauge_state = GaugeState(self._feed)
-        self._measurements = Measurements(self._feed.apply, clock, lambda error: self.error("policy", error))
+        self._measurements = Measurements(self._feed.apply, lambda error: self.error("policy", error))
         self._exported = ExportedMetrics(
             hub,
             lambda: self._gauge_state.snapshot(self._clock()),
@@ -256,7 +256,7 @@ class Pipeline:
         """
         if not self._feed.ask(Policy.inflight, worker=worker):
             return 0.0
-        self._measurements.collect()
+        self._measurements.collect(self._clock())
         lost = [(batch.info, batch.started) for batch in self._feed.ask(Policy.inflight, worker=worker)]
         now, longest = self._clock(), 0.0
         for info, started in lost:
@@ -330,12 +330,12 @@ class Pipeline:
 
     def tick(self) -> None:
         """Look at the clock: batches in flight are judged, deadlines pass, the gauges are made new."""
-        self._measurements.collect()
+        now = self._clock()
+        self._measurements.collect(now)
         self._settle()
         if self._unsaved:
             self.save_state()
         if not self._has_told_of_corpus:
-            now = self._clock()
             running = self._feed.ask(lambda policy: [(batch.info, batch.started) for batch in policy.inflight()])
             for info, started in running:
                 self._look_for_corpus(info, now - started)

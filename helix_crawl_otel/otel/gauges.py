@@ -194,6 +194,7 @@ class ExportedMetrics:
     def close(self) -> None:
         """The gauges are shown no longer; the counters stay."""
         self._hub.remove(self)
+        self._hub.record_stages()
 
     def changed(self) -> None:
         """What the gauges show is not as it was."""
@@ -257,13 +258,8 @@ class ExportedMetrics:
 
     def stage(self, device: str, stage: str, seconds: float | None) -> None:
         """A stage of a batch has ended: `read`, `encode` or `commit`; `None` seconds are unknown, 0 are none."""
-        if seconds is None or seconds <= 0:
-            return
-        try:
-            self._hub.histograms["helix_dense_batch_duration"].record(seconds, stage_labels(device, stage))
-        except Exception as error:  # noqa: BLE001 - the app's provider; it is told once, and the policy goes on
-            if self._is_first("provider", type(error).__name__):
-                watchdog.warning("the meter provider failed to count, detection goes on: %r", error)
+        if seconds is not None and seconds > 0:
+            self._hub.time_stage(seconds, stage_labels(device, stage))
 
     def action(self, shard: str, kind: ActionKind, outcome: Outcome, times: int = 1) -> None:
         """An action has ended."""

@@ -1,9 +1,9 @@
 """Makes the instruments of the table once for each meter provider, however many watches a process has; decides which
 shards get a label of their own on them; frees their locks in a forked child.
 
-A gauge is asked of every live watch, a counter's totals are kept here: only the time of a stage is recorded when it
-ends. The SDK returns the instrument that is there when a name is created a second time, and drops the new callbacks. So
-each instrument has one callback.
+A gauge is asked of every live watch, a counter's totals are kept here, and the times of stages wait here to be recorded
+until somebody collects. The SDK returns the instrument that is there when a name is created a second time, and drops
+the new callbacks. So each instrument has one callback.
 
 Source: DESIGN.md, section 3.5: asynchronous instruments never forget a label set, and the SDK folds everything past
 2,000 of them into one overflow series.
@@ -16,12 +16,14 @@ import hashlib
 import operator
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from types import MethodType
 from typing import Any, Protocol
 
 from opentelemetry import metrics
+from opentelemetry.context import Context, attach, detach, get_current
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation
 
 from helix_crawl_otel.formats import printable
@@ -55,6 +57,9 @@ what is left of the SDK's 2,000 is for those without a shard."""
 
 MAX_LABEL = 512
 """Characters of a label. Of a longer one the beginning is left, and a digest, so that two of them stay two."""
+
+MOST_WAITING = 1000
+"""Times of stages that wait for a collection. Where nobody collects they are recorded when there are so many."""
 
 Rows = Iterable[tuple[float | None, dict[str, str]]]
 """Values and attributes of a gauge; `None` is unknown."""
@@ -142,10 +147,11 @@ class ShardLabels:
 
 
 class Instruments:
-    """Counters and histograms to record on; gauges that ask their sources.
+    """Counters and a histogram to record on; gauges that ask their sources.
 
     The totals of the counters are kept here, beyond the watches that counted, and observed when somebody collects: to
-    add to a counter of the SDK takes ten times as long as to a number.
+    add to a counter of the SDK takes ten times as long as to a number. There is no histogram that can be observed: what
+    a collection finds waiting is recorded at its beginning, before the SDK looks at what was recorded.
 
     Args:
         meter: Of one provider.
@@ -157,7 +163,8 @@ class Instruments:
     def __init__(self, meter: Meter, provider: MeterProvider | None = None) -> None:
         self.labels = ShardLabels()
         self._is_of_global = _compared_to_global(provider)
-        self.histograms: dict[str, Histogram] = {}
+        self._waiting: deque[tuple[float, dict[str, str], Context]] = deque()  # single operations only
+        self._failures: set[str] = set()  # kinds of what the app's provider raised; single operations only
         self._lock = threading.Lock()
         self._sources: weakref.WeakSet[GaugeSource] = weakref.WeakSet()  # guarded by _lock
         self._totals: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}  # guarded by _lock
@@ -169,7 +176,7 @@ class Instruments:
             if row.kind is Kind.COUNTER:
                 self._create_counter(meter, row)
             elif row.kind is Kind.HISTOGRAM:
-                self.histograms[row.name] = meter.create_histogram(
+                self._batch_duration: Histogram = meter.create_histogram(
                     row.name, row.unit, row.description, explicit_bucket_boundaries_advisory=BATCH_DURATION_BOUNDS
                 )
             else:
@@ -181,6 +188,17 @@ class Instruments:
         with self._lock:
             totals = self._totals[counter]
             totals[key] = totals.get(key, 0) + amount
+
+    def time_stage(self, seconds: float, attributes: dict[str, str]) -> None:
+        """A stage has taken so long, more than 0. `attributes` are of `stage_labels`, and are not copied."""
+        self._waiting.append((seconds, attributes, get_current()))  # its span may be an example of it
+        if len(self._waiting) >= MOST_WAITING:
+            self.record_stages()
+
+    def record_stages(self) -> None:
+        """Record what waits. What the app's provider raises is told once of each kind, and goes no further."""
+        for hub in (self, *self._of_global()):
+            hub._record_waiting()
 
     def begin_stage(self, attributes: Mapping[str, str]) -> None:
         """Our endpoint shows these attributes of the histogram with a count of 0 until something is recorded."""
@@ -206,10 +224,11 @@ class Instruments:
         """In a forked child: the parent's watches are not this process's, and no lock is left held."""
         self._lock = threading.Lock()
         self._sources, self.run = weakref.WeakSet(), None
+        self._waiting = deque()  # the parent records them
         if not self._is_collected:  # the parent's, and no reader that the child has inherited has ever seen it
             self._totals, self._begun = {counter: {} for counter in self._totals}, {}
         self.labels.after_fork()
-        _free_locks(self.histograms.values())
+        _free_locks([self._batch_duration])
 
     def sources(self) -> list[GaugeSource]:
         """Who is asked now."""
@@ -228,10 +247,30 @@ class Instruments:
         """The global hub, whose callbacks the SDK has dropped: this hub's provider became the global one later."""
         return _global_hub if self._is_of_global() else []
 
+    def _record_waiting(self) -> None:
+        if not self._waiting:
+            return
+        token = attach(Context())  # the span of whoever records has nothing to do with these stages
+        while self._waiting:
+            try:
+                self._batch_duration.record(*self._waiting.popleft())
+            except IndexError:  # another thread has taken the last one
+                break
+            except Exception as error:  # noqa: BLE001 - the app's provider; detection goes on
+                self._tell_once(error)
+        detach(token)
+
+    def _tell_once(self, error: Exception) -> None:
+        kind = type(error).__name__
+        if kind not in self._failures:
+            self._failures.add(kind)
+            watchdog.warning("the meter provider failed to count, detection goes on: %r", error)
+
     def _create_counter(self, meter: Meter, row: Instrument) -> None:
         self._totals[row.name] = {}
 
         def observe(_: CallbackOptions) -> Iterable[Observation]:
+            self.record_stages()  # the callbacks come first in a collection
             known = [(total, _labelled(attributes)) for total, attributes in self.totals(row.name)]
             return _merged(known, operator.add)
 

@@ -40,9 +40,7 @@ __all__ = ["CrawlPolicyReader", "LockedPolicy", "Measurements", "is_known"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Receive = Callable[
-    [float | None, Iterable[tuple[float, str, MemoryReading]], Iterable[tuple[float, BatchInfo, float]]], None
-]
+Receive = Callable[[float, Iterable[tuple[float, str, MemoryReading]], Iterable[tuple[float, BatchInfo, float]]], None]
 
 
 # -- measurements ------------------------------------------------------------------------------------------------------
@@ -56,15 +54,13 @@ class Measurements:
 
     Args:
         receive: Called with each collection, see `LockedPolicy.apply`.
-        clock: Seconds.
         on_error: Called with anything that goes wrong.
 
     Threads: any; `_collecting` keeps the collections in order.
     """
 
-    def __init__(self, receive: Receive, clock: Callable[[], float], on_error: Callable[[Exception], None]) -> None:
+    def __init__(self, receive: Receive, on_error: Callable[[Exception], None]) -> None:
         self._receive = receive
-        self._clock = clock
         self._on_error = on_error
         self._collecting = threading.RLock()
         self._instruments = take_instruments()
@@ -83,31 +79,27 @@ class Measurements:
         info, started = batch
         with self._collecting:  # the instruments are somebody else's once they were given back
             measured = [seconds] if self.disabled else self._instruments.measure_batch(seconds)
-            self._deliver(finished=[(started + value, info, value) for value in measured])
+            self._deliver(started + seconds, finished=[(started + value, info, value) for value in measured])
 
     def read_memory(self, t: float, device: str, reading: MemoryReading) -> None:
         """A reading of a device's memory, known or not, at `t`."""
         with self._collecting:
             measured = [(t, reading)] if self.disabled else self._instruments.measure_memory(t, reading)
-            self._deliver(memory=[(read_at, device, read) for read_at, read in measured])
+            self._deliver(t, memory=[(read_at, device, read) for read_at, read in measured])
 
-    def collect(self) -> None:
+    def collect(self, now: float) -> None:
         """Let the policy look at the clock: nothing was measured, and time has passed for the batches in flight."""
         with self._collecting:
-            self._deliver()
+            self._deliver(now)
 
     def _deliver(
         self,
+        now: float,
         *,
         memory: Iterable[tuple[float, str, MemoryReading]] = (),
         finished: Iterable[tuple[float, BatchInfo, float]] = (),
     ) -> None:
         """Hand a collection over; what is raised there must not reach the thread of the batch."""
-        try:
-            now: float | None = self._clock()
-        except Exception as error:  # noqa: BLE001 - the clock is the caller's; the rest must not be lost by it
-            now = None
-            self._on_error(error)
         try:
             self._receive(now, memory, finished)
         except Exception as error:  # noqa: BLE001 - nothing may reach the job from here; it is counted and logged
@@ -263,14 +255,14 @@ class LockedPolicy:
 
     def apply(
         self,
-        now: float | None,
+        now: float,
         memory: Iterable[tuple[float, str, MemoryReading]] = (),
         finished: Iterable[tuple[float, BatchInfo, float]] = (),
     ) -> None:
         """Take what one collection brought: memory first, then ends; then what fell due meanwhile.
 
         Args:
-            now: Seconds, when the collection was made; `None` when the clock could not tell.
+            now: Seconds, when the collection was made.
             memory: (t, device, reading), each a new one.
             finished: (t, batch, seconds), batches that ended.
         """
@@ -282,8 +274,7 @@ class LockedPolicy:
                 self.decisions.extend(decisions)
                 if problem is not None:
                     self._ignored.append(problem)
-            if now is not None:
-                self.decisions.extend(self._policy.advance(now))
+            self.decisions.extend(self._policy.advance(now))
 
     def tell(
         self, change: Callable[Concatenate[Policy, P], list[Decision] | None], *given: P.args, **named: P.kwargs

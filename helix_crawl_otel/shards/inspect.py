@@ -11,13 +11,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.paths import is_no_file, looked_at
 from helix_crawl_otel.shards import schema
+from helix_crawl_otel.shards.app_provenance import VectorProvenance, read_provenance
 from helix_crawl_otel.shards.errors import EmptyFile, StoreError, cannot_write, store_errors
 from helix_crawl_otel.shards.ingested import unlike_sources
 from helix_crawl_otel.shards.notes import read_notes
@@ -36,6 +37,7 @@ __all__ = [
     "lease_of_sources",
     "reading",
     "salvage",
+    "spoken",
     "stored_identity",
     "vector_pages",
 ]
@@ -169,6 +171,8 @@ class Salvage:
         rule: By which its sources were cut, `None` where nobody has written it down.
         unread: What its encoder has not read.
         tree: That it was cut from the last time, `None` where nobody has written it down.
+        provenance: What the application says of its vectors.
+        has_foreign: There are vectors, and nothing says by which encoder.
     """
 
     is_complete: bool
@@ -181,6 +185,8 @@ class Salvage:
     rule: str | None = None
     unread: Unread = Unread()
     tree: str | None = None
+    provenance: VectorProvenance = field(default_factory=VectorProvenance)
+    has_foreign: bool = False
 
 
 def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = False, deep: bool = False) -> Salvage:
@@ -217,6 +223,7 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
         is_as_ingested = is_as_ingested and not own.get(INGESTING)
         is_complete = not lacks and not own.get("clearing")
         is_complete = is_complete and not (deep and any(schema.of_other_lengths(connection, table, form)))
+        provenance = VectorProvenance() if is_built else read_provenance(connection)
     return Salvage(
         is_complete,
         genes,
@@ -228,7 +235,33 @@ def salvage(path: Path, lock_seconds: float = LOCK_SECONDS, *, is_built: bool = 
         own.get(RULE_NOTE),
         unread,
         _tree(own),
+        provenance,
+        own.get("encoder") is None and form.length > 0,
     )
+
+
+def spoken(
+    path: Path, lock_seconds: float, genes: int
+) -> tuple[dict[str, object] | None, VectorProvenance, list[tuple[str, str, bytes]]]:
+    """What a shard says of its vectors: the encoder's identity; else what the application has written down, and some
+    genes with their vectors.
+
+    Args:
+        path: The file.
+        lock_seconds: How long to wait for another program that holds it.
+        genes: At most so many, spread over the shard.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    with reading(path, lock_seconds) as (connection, table):
+        own = read_notes(connection, table)
+        if (identity := own.get("encoder")) is not None:
+            return identity, VectorProvenance(), []
+        form = vector_form(connection, table, own)
+        sample = schema.spread_sample(connection, table, form, genes) if form.length else []
+        texts = [(gene_id, schema.readable(content), vector) for gene_id, content, vector in sample]
+        return None, read_provenance(connection), texts
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ BEGINNING = 60
 PROVENANCE_NOTE = "app provenance"
 """Note of what stands in the row that was last added to the application's own table."""
 
+LONGEST = 2
+"""Of the longest texts so many are looked at: of one alone white space at its end may hide the right cap."""
+
 CLEARED_AT_ONCE = 5000
 """Vectors that one transaction of a `reencode` takes away."""
 
@@ -405,18 +408,23 @@ class ShardStore:
         return readable(rows[0][0]) if rows else ""
 
     def sample_with_longest(self, count: int, letters: int) -> list[tuple[str, str, bytes]]:
-        """As `sample`, and before it the longest text that has a vector: what was cut off shows there alone.
+        """As `sample`, and before it the longest texts that have a vector: what was cut off shows there alone.
 
         Reads the whole file.
 
         Args:
             count: As of `sample`.
-            letters: That the longest has at most, for it has to be encoded.
+            letters: That each of the longest has at most, for it has to be encoded.
         """
         wanted = f"NOT {self.lacking_condition()} AND NOT {schema.BLANK} AND length(content) <= {letters}"
         sql = f"SELECT gene_id, content, {self.table.vector} FROM genes WHERE {wanted} ORDER BY length(content) DESC"
-        found = dict.fromkeys([*self.read(f"{sql} LIMIT 1"), *self.sample(count)])
+        found = dict.fromkeys([*self.read(f"{sql} LIMIT {LONGEST}"), *self.sample(count)])
         return [(gene_id, readable(content), vector) for gene_id, content, vector in found]
+
+    def is_any_longer(self, letters: int) -> bool:
+        """Whether a gene that lacks its vector has more letters."""
+        wanted = f"{self.table.pending(self._form())} AND length(content) > {letters}"
+        return bool(self.read(f"SELECT 1 FROM genes WHERE {wanted} LIMIT 1"))
 
     def sample(self, count: int) -> list[tuple[str, str, bytes]]:
         """A few genes that have a vector, spread over the shard, the same ones each time. At most `count`."""

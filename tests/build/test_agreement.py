@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.build.agreement import adopt_or_refuse, claim_as_made, dtype_wish
+from helix_crawl_otel.build.begun_shards import BegunShards
 from helix_crawl_otel.encoders.base import BadVector, EncoderLayer
 from helix_crawl_otel.encoders.hashing import HASHING_IDENTITY, HashingEncoder
 from helix_crawl_otel.encoders.precision import DtypeWish
@@ -65,14 +66,14 @@ def test_vectors_of_another_length_are_anothers(tmp_path: Path) -> None:
     with filled(tmp_path / "a.db", length=512) as store:
         for encoder in (Other(), Other(bad="in none of them")):
             with pytest.raises(EncoderRefused):
-                adopt_or_refuse(store, TruncatedEncoder(encoder), TruncationWish(dim=256))
+                adopt_or_refuse(store, TruncatedEncoder(encoder), TruncationWish(dim=256), BegunShards())
 
 
 def test_nothing_is_adopted_where_nothing_can_be_compared(tmp_path: Path) -> None:
     """Vectors of unknown origin stay somebody else's; with what it made itself on another device it may go on."""
     with filled(tmp_path / "a.db") as store:
         with pytest.raises(EncoderRefused, match="say nothing of their encoder"):
-            adopt_or_refuse(store, TruncatedEncoder(Other()), TruncationWish())
+            adopt_or_refuse(store, TruncatedEncoder(Other()), TruncationWish(), BegunShards())
         store.note_session("cpu", {}, 1, 8)
         claim_as_made(store, Other(), reencode=False)
 
@@ -81,7 +82,7 @@ def test_a_gene_without_a_vector_now_is_left_out_of_the_comparison(tmp_path: Pat
     """The others tell enough."""
     with filled(tmp_path / "a.db") as store:
         (text, *_) = [content for _, content, _ in store.sample(4)]
-        adopt_or_refuse(store, TruncatedEncoder(Other(bad=text)), TruncationWish())
+        adopt_or_refuse(store, TruncatedEncoder(Other(bad=text)), TruncationWish(), BegunShards())
 
 
 FAR = 0.01

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from helix_crawl_otel.build.agreement import adopt_or_refuse, known_truncation, refuse_another
+from helix_crawl_otel.build.begun_shards import BegunShards
 from helix_crawl_otel.encoders.base import Encoder, ModelError
 from helix_crawl_otel.encoders.hashing import HashingEncoder
 from helix_crawl_otel.encoders.load import is_of, load_encoder, model_of
@@ -51,12 +52,12 @@ def adopted(path: Path, encoder: Encoder, max_chars: int | None = None) -> tuple
     cut = TruncationWish(max_chars)
     with closing(opened(path)) as store:
         truncated = TruncatedEncoder(encoder)
-        truncated.truncate(known_truncation(store, cut))
-        notes = adopt_or_refuse(store, truncated, cut)
+        truncated.truncate(known_truncation(store, cut, truncated, BegunShards()))
+        notes = adopt_or_refuse(store, truncated, cut, BegunShards())
         return truncated.truncation, notes
 
 
-@pytest.mark.parametrize("cap", [2000, 1000, 512, 1250, 2048])
+@pytest.mark.parametrize("cap", [2000, 1000, 512, 1250, 2048, 777, 1999, 2717])
 def test_the_cap_with_which_vectors_agree_is_found_and_named(work: Path, cap: int) -> None:
     """Without a word of the operator's; also where few texts are longer than it."""
     found, (note,) = adopted(write_genome(work, encoded=30, cap=cap), HashingEncoder())
@@ -85,9 +86,8 @@ def test_a_dimension_is_seen_on_the_vectors(work: Path) -> None:
         ("passage: ", 2000, None, "a cap of 2,000 letters with the prompt 'passage: ' before each text explains them"),
         ("", 2000, 1000, "a cap of 2,000 letters explains them (cosine 1.0000); accepted: --max-chars 2000, or"),
         ("", None, 1000, "no cap of letters explains them (cosine 1.0000); accepted: --max-chars off, or --reencode"),
-        ("", 777, None, "39 caps from 250 to 12,000 letters and 7 other prompts were tried, and none explains them"),
-        ("", 777, None, "letters comes nearest, cosine 0.9"),
-        ("unheard of: ", None, None, "other prompts were tried, and none explains them"),
+        ("unheard of: ", None, None, "every cap of letters and 7 other prompts were looked for, and none explains"),
+        ("query: ", 777, None, "a cap of 777 letters with the prompt 'query: ' before each text explains them"),
     ],
 )
 def test_what_explains_vectors_is_named_where_it_cannot_be_taken(
@@ -106,7 +106,7 @@ def test_a_shard_goes_on_with_its_own_cap_and_refuses_another(work: Path) -> Non
         encoder = TruncatedEncoder(HashingEncoder())
         encoder.truncate(Truncation(2000, 64))
         store.claim(encoder.identity)
-        assert known_truncation(store, TruncationWish()) == Truncation(2000, 64)
+        assert known_truncation(store, TruncationWish(), encoder, BegunShards()) == Truncation(2000, 64)
         for fits in (TruncationWish(), TruncationWish(2000), TruncationWish(2000, 64)):
             refuse_another(store, "hashing", fits)
         for cut, says in (
@@ -166,8 +166,9 @@ def test_the_cap_is_read_where_the_app_writes_it(work: Path, statements: tuple[s
     """Whatever shape its table has; what is none is none."""
     sql(write_genome(work), *statements)
     with closing(opened(work)) as store:
-        assert known_truncation(store, TruncationWish()) == Truncation(cap)
-        assert known_truncation(store, TruncationWish(0)) == Truncation()
+        encoder = TruncatedEncoder(HashingEncoder())
+        assert known_truncation(store, TruncationWish(), encoder, BegunShards()) == Truncation(cap)
+        assert known_truncation(store, TruncationWish(0), encoder, BegunShards()) == Truncation()
 
 
 def test_a_row_that_only_the_app_can_write_is_told(work: Path) -> None:
