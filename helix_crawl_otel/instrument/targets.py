@@ -53,7 +53,7 @@ class Target:
 
     def is_in(self, version: str) -> bool:
         """Whether a version of the library has it so. One that does not say which it is, is taken for the newest."""
-        numbers = tuple(int(part) for part in re.match(r"[0-9.]*", version)[0].split(".") if part)  # type: ignore[index]
+        numbers = tuple(int(part) for part in re.split(r"[^0-9.]", version)[0].split(".") if part)
         return (self.since <= numbers or not numbers) and (not self.until or () < numbers < self.until)
 
     @staticmethod
