@@ -79,7 +79,7 @@ def main(argv: "Sequence[str] | None" = None) -> int:
             return DONE
         args = parser.parse_args(typed)
         if args.command in _READ_KNOBS:
-            _tell_unknown_variables()
+            _tell_doubtful_variables()
         code: int = args.func(args)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -199,11 +199,11 @@ def _say(message: str, code: int) -> int:
     return code
 
 
-def _tell_unknown_variables() -> None:
+def _tell_doubtful_variables() -> None:
     from helix_crawl_otel.commands.common import say
-    from helix_crawl_otel.config import unknown_variables
+    from helix_crawl_otel.config import doubtful_variables
 
-    for sentence in unknown_variables():
+    for sentence in doubtful_variables():
         say(f"helix-crawl: warning: {sentence}", to_stderr=True)
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "Value",
     "add_options",
     "config_from_options",
+    "doubtful_variables",
     "environment",
     "job_resumes",
     "knob",
@@ -44,7 +45,6 @@ __all__ = [
     "read_knob",
     "take_channel",
     "take_progress_job",
-    "unknown_variables",
 ]
 
 
@@ -318,11 +318,17 @@ PROGRESS_VARIABLE = "HELIX_CRAWL_PROGRESS_JOB"
 _OTHERS = (CHANNEL_VARIABLE, "HELIX_CRAWL_NOTIFY", SHARD_VARIABLE, RESUMABLE_VARIABLE, PROGRESS_VARIABLE)
 """Variables of ours that are no knobs."""
 
-_PREFIXES = ("HELIX_DENSE_", "HELIX_BFM_CRAWL_", "HELIX_CRAWL_", "CYMATIX_BFM_CRAWL_")
-"""How our variables and their aliases begin, and no other program's but for the few below."""
+_PREFIXES = ("DENSE_", "BFM_CRAWL_", "CRAWL_")
+"""How our variables and their aliases begin behind the name of the app, today's or the older one, and no other
+program's but for the few below."""
 
-_OF_THE_APP = ("HELIX_DENSE_MATRIX_DTYPE",)
-"""Variables of the Helix/Cymatix app that begin like ours."""
+_APPS = ("HELIX_", "CYMATIX_")
+
+_SIMILAR = 0.9
+"""So much alike is the name of ours that was meant, where the beginning is misspelt: 1 is the same."""
+
+_OF_THE_APP = "DENSE_MATRIX_DTYPE"
+"""The variable of the Helix/Cymatix app that begins like ours, behind the name of the app."""
 
 _warned: set[tuple[str, str]] = set()
 """Variables and values warned about. Any thread adds to it, single operations only."""
@@ -364,24 +370,42 @@ def read_knob(variable: str, environ: Mapping[str, str] | None = None, *, strict
         return row.default
 
 
-def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """A sentence for each variable that begins like ours and is none, so that a slip of the pen does not pass for a
-    setting.
+def doubtful_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for each variable that is nearly one of ours and is none, so that a slip of the pen does not pass for
+    a setting; and for each of which an alias says another thing.
 
     Args:
         environ: `None` is the environment of this process. Empty means unset.
     """
     environ = environment() if environ is None else environ
     found = []
-    for name, value in sorted(environ.items()):
-        if name.startswith(_PREFIXES) and value.strip() and name not in _BY_VARIABLE and name not in _OTHERS:
-            if name in _OF_THE_APP:
-                found.append(f"{name} is set, which the application reads and this package does not")
-            else:
-                newer = name.replace("CYMATIX_", "HELIX_", 1)  # of a knob that the app does not have
-                near = nearest(newer if newer in _BY_VARIABLE else name, [*_BY_VARIABLE, *_OTHERS[1:]])
-                found.append(f"{name} is set, which is no variable of helix-crawl and changes nothing{near}")
+    for name in sorted(name for name, value in environ.items() if value.strip()):
+        app = next((app for app in _APPS if name.upper().startswith(app)), "")
+        if name in _BY_VARIABLE or name in _OTHERS or name == _APPS[1] + _OF_THE_APP:
+            continue
+        if name == _APPS[0] + _OF_THE_APP:
+            found.append(f"{name} is set, which the application reads and this package does not")
+        elif (app and name[len(app) :].startswith(_PREFIXES)) or _is_misspelt(name):
+            newer = name.upper().replace("CYMATIX_", "HELIX_", 1)  # of a knob that the app does not have
+            near = nearest(newer if newer in _BY_VARIABLE else name.upper(), [*_BY_VARIABLE, *_OTHERS[1:]])
+            found.append(f"{name} is set, which is no variable of helix-crawl and changes nothing{near}")
+    for row in KNOBS:
+        given = {name: text for name in (row.variable, *row.aliases) if (text := environ.get(name, "").strip())}
+        if len(set(given.values())) > 1:
+            first, *others = given
+            said = " and ".join(f"{name} is {given[name][:80]!r}" for name in others)
+            found.append(f"{first} is {given[first][:80]!r} and {said}; {first} holds")
     return found
+
+
+def _is_misspelt(name: str) -> bool:
+    """Whether a name that begins otherwise is nearly one of ours, such as with a letter too few."""
+    ours = (*_BY_VARIABLE, *_OTHERS[1:])
+    if name.startswith("OTEL_") or name[:3].upper() not in {own[:3] for own in ours}:
+        return False
+    from difflib import get_close_matches  # late: few environments have such a name
+
+    return bool(get_close_matches(name.upper(), ours, n=1, cutoff=_SIMILAR))
 
 
 @dataclass(frozen=True)
@@ -391,7 +415,7 @@ class CrawlConfig(Settings):
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, strict: bool = False) -> CrawlConfig:
         """Read the knobs of the rule, see `read_knob`. What begins like one and is none is told of, once."""
-        for sentence in unknown_variables(environ):
+        for sentence in doubtful_variables(environ):
             if (sentence, "") not in _warned:
                 _warned.add((sentence, ""))
                 watchdog.warning("%s", sentence)

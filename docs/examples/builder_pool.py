@@ -60,23 +60,23 @@ def run(paths: Sequence[str], device: str) -> int:
     """Keep three builders at work until each shard is done, or has crashed three times without a new vector."""
     spawn = multiprocessing.get_context("spawn")  # no forked CUDA context
     waiting = [(path, device, 0) for path in paths]
-    builders: dict[BaseProcess, tuple[str, int, int]] = {}
+    builders: dict[BaseProcess, tuple[str, str, int, int]] = {}
     failed = 0
     while waiting or builders:
         while waiting and len(builders) < BUILDERS:
             path, place, tries = waiting.pop(0)
             builder = spawn.Process(target=build, args=(path, place))
             builder.start()
-            builders[builder] = path, tries, lacking(path)
+            builders[builder] = path, place, tries, lacking(path)
         wait([builder.sentinel for builder in builders])
         for builder in [one for one in builders if not one.is_alive()]:
-            path, tries, before = builders.pop(builder)
+            path, place, tries, before = builders.pop(builder)
             builder.join()
             tries = 0 if lacking(path) < before else tries + 1
             if builder.exitcode in (RECYCLE, TO_THE_CPU):
-                waiting.insert(0, (path, "cpu" if builder.exitcode == TO_THE_CPU else device, tries))
+                waiting.insert(0, (path, "cpu" if builder.exitcode == TO_THE_CPU else place, tries))
             elif builder.exitcode != 0 and tries < TRIES:
-                waiting.append((path, device, tries))
+                waiting.append((path, place, tries))
             elif builder.exitcode != 0:
                 failed += 1
     return 1 if failed else 0

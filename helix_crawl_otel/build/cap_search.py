@@ -59,7 +59,7 @@ SURE = 0.99999
 BESIDE = 4
 """Texts on each side of the boundary that show in which unit it is one."""
 
-MOST_TRIED = 400
+MOST_TRIED = 250
 """Caps that are tried between the longest text that is whole and the shortest that is not."""
 
 LETTERS, BYTES, TOKENS = "letters", "bytes", "tokens"
@@ -220,6 +220,8 @@ class _Search:
             least, most = max(self._measured(unit, whole)), min(self._measured(unit, cut))
             if least >= most or (unit != LETTERS and len(cut) < 2):
                 continue
+            if unit == BYTES and all(text.isascii() for _, text, _ in cut):
+                continue  # those are its letters
             found = self._between(prompt, unit, range(least, most), sorted(cut, key=_letters)[:BESIDE])
             if found is not None:
                 return found

@@ -21,6 +21,7 @@ from helix_crawl_otel.link.messages import Assignment, Message, WorkerSettings
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.policy.bad_batches import BadBatches
+from helix_crawl_otel.probes.cuda_order import without_cards
 from helix_crawl_otel.shards.damage import set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside
 from helix_crawl_otel.supervise import events
@@ -209,7 +210,7 @@ class BuildJob:
                 work.bad_batches.stuck(*work.batch)
             task = messages.BuildTask(self._settings(start.device, number), self._assignment(work))
         argv, environ = worker_command("helix_crawl_otel.build.worker", self._environ)
-        return Launch(argv, {**environ, **_device_variables(start)}, task, is_ours=True)
+        return Launch(argv, {**environ, **_device_variables(start, environ)}, task, is_ours=True)
 
     def _assignment(self, work: ShardWork) -> Assignment:
         """What a worker is told now: with a lease above every earlier one, and what is known of bad batches."""
@@ -314,7 +315,8 @@ class BuildJob:
             case messages.Encoding(shard, label, pending, vectors, cost) if work is not None:
                 self._pipeline.set_pending(shard, pending)
                 self._pipeline.set_quarantined(shard, work.quarantined)
-                self._pipeline.wait_for(shard, message.work_pending)
+                if message.work_pending is not None:
+                    self._pipeline.wait_for(shard, message.work_pending)
                 self._find_unsaid(slot, work, pending)
                 self._emit(events.ShardStarted(t, shard, slot, label, pending, vectors, cost))
                 for note in message.notes:
@@ -472,9 +474,9 @@ def _kept(shard: str, gone: int) -> str:
     return f"{where}; the genes stay until --prune"
 
 
-def _device_variables(start: WorkerStart) -> dict[str, str]:
+def _device_variables(start: WorkerStart, environ: Mapping[str, str]) -> dict[str, str]:
     """What the environment of a worker says of its device. A worker on the CPU does not even see a card."""
     if start.device == "cpu":
-        return {"BGEM3_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": "-1"}
+        return {**without_cards(environ), "BGEM3_DEVICE": "cpu"}
     # NVML numbers cards by the bus; with this torch does as well, so that both mean the same card.
     return {"BGEM3_DEVICE": start.device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

@@ -242,14 +242,15 @@ class ObjectStorage(Storage):
 
     def put(self, name: str, source: Path | bytes, *, expected: str | None, holder: str) -> str:
         """See `Storage`."""
-        place, digest = self.where(name), digest_of(source)
+        place = self.where(name)
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         if size > MOST_BYTES:
             raise StorageRefused(
                 f"{place} cannot be written: it has {size:,} bytes, and a store compares and swaps at most "
                 f"{MOST_BYTES:,}; accepted: smaller top-level folders, or an --out that is a folder"
             )
-        attributes, patience = {HOLDER: holder, DIGEST: digest}, _Patience(self)
+        digest, patience = digest_of(source), _Patience(self)
+        attributes = {HOLDER: holder, DIGEST: digest}
         with _mapped(source) as body:
             while True:
                 try:
@@ -291,7 +292,9 @@ class ObjectStorage(Storage):
 
         try:
             # Without the body, but with the attributes, which `obstore.head` leaves out.
-            found = self._ask("read", self.where(name), lambda: obstore.get(self._store, name, options={"head": True}))
+            found = self._ask(
+                "written", self.where(name), lambda: obstore.get(self._store, name, options={"head": True})
+            )
         except FileNotFoundError:
             return None, None, None
         return _version(found.meta["e_tag"]), found.attributes.get(HOLDER), found.attributes.get(DIGEST)

@@ -22,7 +22,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from helix_crawl_otel.fleet.storage import Storage, StorageError, StorageRefused, digest_of
+from helix_crawl_otel.fleet.storage import (
+    Storage,
+    StorageError,
+    StorageRefused,
+    Superseded,
+    digest_of,
+    superseded_sentence,
+)
 from helix_crawl_otel.formats import size as shown_size
 from helix_crawl_otel.shards import schema
 from helix_crawl_otel.shards.damage import judge, set_aside
@@ -230,6 +237,12 @@ class StagedShard:
         self.drop()
         return self.version
 
+    def require_held(self) -> None:
+        """Ask whether what this holder has put is still what is there. Raises as `checkpoint` does."""
+        now = self.storage.look(self.name)
+        if now is None or now.version != self.version:
+            raise Superseded(superseded_sentence(self.storage.where(self.name)))
+
     def drop(self) -> None:
         """Remove the copy."""
         shutil.rmtree(self.path.parent, ignore_errors=True)
@@ -243,6 +256,7 @@ class StagedShard:
                     _rename_tree(copy, self.tree)
             digest = digest_of(copy)
             if digest == self.digest:
+                self.require_held()
                 return False
             self.version = self.storage.put(self.name, copy, expected=expected, holder=self.holder)
             self.digest = digest

@@ -21,6 +21,7 @@ from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.instrument.moves import MovableModel, device_of
 from helix_crawl_otel.instrument.shard_names import on_left, shard_name
 from helix_crawl_otel.logs import watchdog
+from helix_crawl_otel.policy.model import ShardEnd
 from helix_crawl_otel.watch.backend import Backend
 from helix_crawl_otel.watch.shard import BatchScope, ShardWatch, boundary_within, is_in_batch, is_to_leave
 
@@ -209,7 +210,7 @@ class CallWatcher:
             self._watch = self._make_watch()
         return self._watch
 
-    def _leave(self, name: str, state: str = "done") -> None:
+    def _leave(self, name: str, state: ShardEnd = "done") -> None:
         """A block that has named a shard has ended."""
         with self._lock:
             left = [self._shards.pop(key) for key in list(self._shards) if key[0] == name]
@@ -217,7 +218,7 @@ class CallWatcher:
         for opened in left:
             opened.watch._leave(state)
 
-    def close(self, state: str = "done") -> None:
+    def close(self, state: ShardEnd = "done") -> None:
         """Leave all shards; the watch is its owner's to close."""
         for name in {key[0] for key in list(self._shards)}:
             self._leave(name, state)

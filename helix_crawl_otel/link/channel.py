@@ -89,11 +89,11 @@ class Channel:
 
         The channel is a copy; what was named stays open, and is the caller's.
         """
-        kind, _, number = text.partition(":")
+        kind, number, mark = (*text.split(":", 2), "", "")[:3]
         wanted = "handle" if sys.platform == "win32" else "fd"
         if kind != wanted or not _NUMBER.fullmatch(number):
-            raise ChannelError(f"{CHANNEL_VARIABLE} is {text[:80]!r}; accepted: {wanted}: and a number")
-        return cls(_open_inherited(int(number)))
+            raise ChannelError(f"{CHANNEL_VARIABLE} is {text[:80]!r}; accepted: {wanted}:, a number, and what is there")
+        return cls(_open_inherited(int(number), mark))
 
     def send(self, message: Mapping[str, object]) -> None:
         """Send one message.
@@ -268,7 +268,8 @@ class ChildEnd:
 
     def environment(self) -> dict[str, str]:
         """What the child's environment has to say."""
-        return {CHANNEL_VARIABLE: f"{'handle' if sys.platform == 'win32' else 'fd'}:{self._connection.fileno()}"}
+        kind, number = "handle" if sys.platform == "win32" else "fd", self._connection.fileno()
+        return {CHANNEL_VARIABLE: f"{kind}:{number}:{_mark_of(number)}"}
 
     def popen_arguments(self) -> dict[str, Any]:
         """Arguments of `subprocess.Popen` that hand this end over, and no other."""
@@ -289,11 +290,15 @@ def open_pair() -> tuple[Channel, ChildEnd]:
     return Channel(ours), ChildEnd(theirs)
 
 
-def _open_inherited(number: int) -> Connection:
-    """A connection of our own to it: should the number be somebody else's file, it is not we who close it."""
+def _open_inherited(number: int, mark: str) -> Connection:
+    """A connection of our own to it: should the number be somebody else's file, it is not we who close it.
+
+    It is neither read nor written unless it is what the supervisor has opened: the number may be another file's by now,
+    or that of a process in between.
+    """
     what = "handle" if sys.platform == "win32" else "descriptor"
     try:
-        return _own_connection(number)
+        return _own_connection(number, mark)
     except (OSError, OverflowError, ValueError) as error:
         why = "too large a number" if isinstance(error, OverflowError) else getattr(error, "strerror", "") or error
         raise ChannelError(f"{CHANNEL_VARIABLE} names {what} {number}, which is no channel: {why}") from None
@@ -301,19 +306,33 @@ def _open_inherited(number: int) -> Connection:
 
 if sys.platform == "win32":
 
-    def _own_connection(number: int) -> Connection:
+    def _mark_of(number: int) -> str:
+        """Who has made the pipe."""
+        pid = ctypes.c_ulong()
+        handle = ctypes.c_void_p(number)
+        if not ctypes.windll.kernel32.GetNamedPipeServerProcessId(handle, ctypes.byref(pid)):
+            raise ValueError("it is a pipe without a name")
+        return str(pid.value)
+
+    def _own_connection(number: int, mark: str) -> Connection:
         import _winapi
         from multiprocessing.connection import PipeConnection
         from multiprocessing.reduction import duplicate
 
-        os.set_handle_inheritable(number, False)
         if _winapi.GetFileType(number) != FILE_TYPE_PIPE:
             raise ValueError("it is no pipe")
+        if _mark_of(number) != mark:
+            raise ValueError("it is another pipe")
+        os.set_handle_inheritable(number, False)
         return PipeConnection(duplicate(number))  # type: ignore[no-any-return]  # typeshed has it on Windows only
 
 else:
 
-    def _own_connection(number: int) -> Connection:
+    def _mark_of(number: int) -> str:
+        """Its inode, which no other open socket has."""
+        return str(os.fstat(number).st_ino)
+
+    def _own_connection(number: int, mark: str) -> Connection:
         own = os.dup(number)
         try:
             looked_at = socket.socket(fileno=own)
@@ -321,6 +340,8 @@ else:
                 _check_pair(looked_at)
             finally:
                 looked_at.detach()
+            if _mark_of(own) != mark:
+                raise ValueError("it is another pair of sockets")
             os.set_inheritable(number, False)
         except BaseException:
             os.close(own)

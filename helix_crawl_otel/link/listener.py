@@ -20,12 +20,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing.connection import Client, Listener
+from multiprocessing.connection import Client
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from helix_crawl_otel.config import CHANNEL_VARIABLE, JOB_FILE
-from helix_crawl_otel.link.channel import Channel, ChannelError
+from helix_crawl_otel.link.channel import Channel, ChannelClosed, ChannelError
 from helix_crawl_otel.logs import watchdog
 
 __all__ = ["LinkListener", "connect"]
@@ -42,6 +42,10 @@ likes while nobody else does."""
 
 AGAIN_SECONDS = 0.5
 """After one that could not be let in, for want of descriptors say."""
+
+TRY_SECONDS, BETWEEN_SECONDS = 3.0, 0.1
+"""For how long a process tries again to come in, while the supervisor's file is there. One that was stopped a minute
+may have taken it for late, and where many come at once all the places may be taken."""
 
 CLOSING_SECONDS = 5.0
 
@@ -69,7 +73,7 @@ class LinkListener:
         try:
             address = rf"\\.\pipe\{self._folder.name}" if sys.platform == "win32" else str(self._folder / "socket")
             self._door = _Door(address, secrets.token_bytes(32))
-            self._listener = Listener(address, backlog=BACKLOG)
+            self._listener = _listen(address)
             with os.fdopen(os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 json.dump({"address": address, "key": self._door.key.hex()}, file)
         except BaseException:
@@ -83,10 +87,6 @@ class LinkListener:
     def environment(self) -> dict[str, str]:
         """What the environment of the job's processes has to say."""
         return {CHANNEL_VARIABLE: f"{JOB_FILE}{self._file}"}
-
-    def popen_arguments(self) -> dict[str, Any]:
-        """Arguments of `subprocess.Popen`: nothing is handed over."""
-        return {}
 
     def start(self, take: Callable[[Channel], object]) -> None:
         """Let processes in from now on.
@@ -134,10 +134,10 @@ class LinkListener:
         while True:
             try:
                 channel = Channel(self._listener.accept())
-            except (OSError, EOFError) as error:
+            except Exception as error:  # noqa: BLE001 - one that left too soon, say: nobody else could come in any more
                 if self._is_closed:
                     return
-                watchdog.warning("a process of the job cannot be linked: %s", error)
+                watchdog.warning("a process of the job cannot be linked: %r", error)
                 time.sleep(AGAIN_SECONDS)
                 continue
             thread = threading.Thread(target=self._prove, args=(channel, take), name="helix-crawl-proof", daemon=True)
@@ -186,13 +186,22 @@ def connect(path: str, seconds: float) -> Channel:
     Raises:
         ChannelError: There is none any more, or it is none of this user's.
     """
+    ends = time.monotonic() + TRY_SECONDS
+    while True:
+        try:
+            return _connect(path, seconds)
+        except (ChannelClosed, OSError, EOFError) as error:
+            if not Path(path).exists() or time.monotonic() >= ends:
+                why = getattr(error, "strerror", None) or error
+                raise ChannelError(f"the supervisor's address in {path} cannot be reached: {why}") from None
+        time.sleep(BETWEEN_SECONDS)
+
+
+def _connect(path: str, seconds: float) -> Channel:
     try:
         content = json.loads(Path(path).read_text("utf-8"))
         door = _Door(str(content["address"]), bytes.fromhex(content["key"]))
         channel = Channel(Client(door.address))
-    except (OSError, EOFError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ChannelError(f"the supervisor's address in {path} cannot be reached: {why}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ChannelError(f"{path} holds no address of a supervisor: {error!r}") from None
     try:
@@ -209,3 +218,92 @@ def _short_folder() -> str:
     folder = tempfile.gettempdir()
     is_short = len(os.fsencode(folder)) + len("/helix-crawl-12345678/socket") <= LONGEST_ADDRESS
     return folder if is_short or sys.platform == "win32" else "/tmp"
+
+
+if sys.platform == "win32":
+    import _winapi
+    import ctypes
+    from ctypes import wintypes
+    from multiprocessing.connection import BUFSIZE, PipeListener
+
+    _ONE_USER = "D:P(A;;GA;;;{})"
+    """Everything for this user, nothing for anybody else: what a pipe has by itself lets all others read."""
+
+    _REJECT_REMOTE_CLIENTS = 8
+    _TOKEN_QUERY, _TOKEN_USER = 8, 1
+
+    _kernel32, _advapi32 = (
+        ctypes.WinDLL("kernel32", use_last_error=True),
+        ctypes.WinDLL("advapi32", use_last_error=True),
+    )
+    _kernel32.GetCurrentProcess.restype = wintypes.HANDLE
+    _kernel32.LocalFree.argtypes = (ctypes.c_void_p,)
+    _advapi32.OpenProcessToken.argtypes = (wintypes.HANDLE, wintypes.DWORD, ctypes.POINTER(wintypes.HANDLE))
+    _advapi32.GetTokenInformation.argtypes = (
+        *(wintypes.HANDLE, ctypes.c_int, ctypes.c_void_p, wintypes.DWORD, ctypes.POINTER(wintypes.DWORD)),
+    )
+    _advapi32.ConvertSidToStringSidW.argtypes = (ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p))
+    _advapi32.ConvertStringSecurityDescriptorToSecurityDescriptorW.argtypes = (
+        *(wintypes.LPCWSTR, wintypes.DWORD, ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p),
+    )
+
+    class _Security(ctypes.Structure):
+        """SECURITY_ATTRIBUTES."""
+
+        _fields_ = (("length", wintypes.DWORD), ("descriptor", ctypes.c_void_p), ("inherit", wintypes.BOOL))
+
+    def _checked(done: int) -> None:
+        if not done:
+            raise ctypes.WinError(ctypes.get_last_error())
+
+    def _user() -> str:
+        """The security identifier of who runs this process."""
+        token, size, text = wintypes.HANDLE(), wintypes.DWORD(), ctypes.c_void_p()
+        _checked(_advapi32.OpenProcessToken(_kernel32.GetCurrentProcess(), _TOKEN_QUERY, ctypes.byref(token)))
+        try:
+            found = ctypes.create_string_buffer(256)  # TOKEN_USER: a pointer, and what is there
+            _checked(_advapi32.GetTokenInformation(token, _TOKEN_USER, found, len(found), ctypes.byref(size)))
+        finally:
+            _winapi.CloseHandle(token.value)
+        _checked(_advapi32.ConvertSidToStringSidW(ctypes.c_void_p.from_buffer(found).value, ctypes.byref(text)))
+        try:
+            return ctypes.wstring_at(text.value)
+        finally:
+            _kernel32.LocalFree(text)
+
+    class _OwnPipeListener(PipeListener):
+        """A named pipe that nobody else, and nobody from another machine, can open."""
+
+        def _new_handle(self, first: bool = False) -> int:
+            """As its base, with a security of our own. Called with the name set."""
+            security = _Security(ctypes.sizeof(_Security), None, False)
+            descriptor = ctypes.c_void_p()
+            text = _ONE_USER.format(_user())
+            _checked(
+                _advapi32.ConvertStringSecurityDescriptorToSecurityDescriptorW(text, 1, ctypes.byref(descriptor), None)
+            )
+            security.descriptor = descriptor.value
+            try:
+                return _winapi.CreateNamedPipe(
+                    self._address,
+                    _winapi.PIPE_ACCESS_DUPLEX
+                    | _winapi.FILE_FLAG_OVERLAPPED
+                    | (_winapi.FILE_FLAG_FIRST_PIPE_INSTANCE if first else 0),
+                    _winapi.PIPE_TYPE_MESSAGE
+                    | _winapi.PIPE_READMODE_MESSAGE
+                    | _winapi.PIPE_WAIT
+                    | _REJECT_REMOTE_CLIENTS,
+                    *(_winapi.PIPE_UNLIMITED_INSTANCES, BUFSIZE, BUFSIZE, _winapi.NMPWAIT_WAIT_FOREVER),
+                    ctypes.addressof(security),
+                )
+            finally:
+                _kernel32.LocalFree(descriptor)
+
+    def _listen(address: str) -> PipeListener:
+        return _OwnPipeListener(address)
+
+else:
+    from multiprocessing.connection import Listener
+
+    def _listen(address: str) -> Listener:
+        return Listener(address, backlog=BACKLOG)

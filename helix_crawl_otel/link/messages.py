@@ -19,7 +19,15 @@ from typing import Any, ClassVar, TypeVar
 from helix_crawl_otel.policy.batch import BatchInfo
 from helix_crawl_otel.policy.batch_limits import BATCH_TOKENS
 from helix_crawl_otel.policy.codec import decode, encode
-from helix_crawl_otel.policy.model import Action, ActionKind, MemoryReading, Outcome, ShardStatus
+from helix_crawl_otel.policy.model import (
+    Action,
+    ActionKind,
+    MemoryReading,
+    Outcome,
+    SampleProblem,
+    ShardEnd,
+    ShardStatus,
+)
 
 __all__ = [
     "FROM_SUPERVISOR",
@@ -71,7 +79,7 @@ __all__ = [
     "unpack",
 ]
 
-VERSION = 5
+VERSION = 6
 
 _BIG_LETTER = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -94,11 +102,6 @@ class Message:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.NAME = _BIG_LETTER.sub("_", cls.__name__).lower()
-
-
-def _one_of(name: str, given: str, *accepted: str) -> None:
-    if given not in accepted:
-        raise ValueError(f"{name} is {given!r:.80}; accepted: {', '.join(accepted)}")
 
 
 # -- a worker to its supervisor: who it is ----------------------------------------------------------------------------
@@ -163,10 +166,11 @@ class OpenShard(Message):
     Args:
         request: Of the answer.
         shard: Its name.
-        device: Where it is encoded.
+        device: Where it is encoded, as this process numbers its cards.
         can_take: Rungs that the driver can take.
         can_leave: The process can leave it to another one.
         is_child: Another process of the job waits for this one's end, as that of a pool does.
+        cards: What its environment says of that numbering; see `card_variables`.
     """
 
     request: int
@@ -175,6 +179,7 @@ class OpenShard(Message):
     can_take: list[ActionKind]
     can_leave: bool
     is_child: bool = False
+    cards: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -190,10 +195,7 @@ class CloseShard(Message):
     """A shard is left `done`, `paused`, `failed` or, for the next process, `left`."""
 
     shard: str
-    state: str
-
-    def __post_init__(self) -> None:
-        _one_of("state", self.state, "done", "paused", "failed", "left")
+    state: ShardEnd
 
 
 @dataclass(frozen=True)
@@ -272,11 +274,8 @@ class IgnoreBatch(Message):
     """
 
     shard: str
-    problem: str
+    problem: SampleProblem
     given: str
-
-    def __post_init__(self) -> None:
-        _one_of("problem", self.problem, "genes", "seconds", "work")
 
 
 @dataclass(frozen=True)
@@ -723,6 +722,7 @@ def unpack(table: tuple[type[Message], ...], content: Mapping[str, Any]) -> Mess
     if row is None:
         raise BadMessage(f"a message is called {name[:80]!r}; accepted: {', '.join(_BY_NAME[table])}")
     try:
-        return decode(row, fields)
+        message: Message = decode(row, fields)
     except ValueError as error:
         raise BadMessage(str(error)) from None
+    return message

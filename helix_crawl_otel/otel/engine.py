@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
@@ -52,6 +53,9 @@ class Pipeline:
         can_end_worker: Whether the owner ends workers when `on_forced` says so.
         on_forced: Called with each decision that needs the worker ended.
 
+    Attributes:
+        ask: Puts a question to the policy, such as `Policy.open_shards`; see `LockedPolicy.ask`.
+
     Threads: any. The owner guards the calls: what goes wrong in here must not reach the job.
     """
 
@@ -68,6 +72,7 @@ class Pipeline:
         can_end_worker: bool = False,
         on_forced: Callable[[Decision], None] | None = None,
     ) -> None:
+        self._hub = hub
         self._clock = clock
         self._can_end_worker = can_end_worker
         self._timeline = timeline
@@ -77,6 +82,7 @@ class Pipeline:
         self._has_told_of_corpus = False
         self._waiting: dict[str, dict[str, Any]] = {}  # of shards, as the timeline has it; by the reader of each
         self._feed = LockedPolicy(Policy(settings, tick_seconds=tick_seconds, state=state))
+        self.ask = self._feed.ask
         self._gauge_state = GaugeState(self._feed)
         self._measurements = Measurements(self._feed.apply, lambda error: self.error("policy", error))
         self._exported = ExportedMetrics(
@@ -141,10 +147,6 @@ class Pipeline:
         self._exported.begin_shard(shard, device)
         self._settle()
 
-    def open_shards(self, worker: str) -> dict[str, str]:
-        """Shards that a worker, or an earlier one of that name, has opened and not closed; and where each is."""
-        return self._feed.ask(Policy.open_shards, worker)
-
     def expect_shards(
         self,
         shards: Collection[str],
@@ -165,12 +167,10 @@ class Pipeline:
     def set_pending(self, shard: str, genes: int) -> None:
         """So many genes of a shard still lack a vector."""
         self._gauge_state.set_pending(shard, genes)
-        self._exported.changed()
+        self._exported.has_changed = True
 
-    def wait_for(self, shard: str, work: float | None) -> None:
-        """So much work of a shard still waits for a vector, `None` where nobody knows."""
-        if work is None:
-            return
+    def wait_for(self, shard: str, work: float) -> None:
+        """So much work of a shard still waits for a vector."""
         follow = self._gauge_state.has_pending_shards()
         self._waiting[shard] = {"work_pending": work if work > 0 else None, "shards_follow": follow}
         self._feed.tell(Policy.wait_for, shard, work, shards_follow=follow)
@@ -178,18 +178,18 @@ class Pipeline:
     def set_pending_in_all(self, genes: int) -> None:
         """So many genes of a job whose shards nobody has counted."""
         self._gauge_state.set_pending_in_all(genes)
-        self._exported.changed()
+        self._exported.has_changed = True
 
     def set_quarantined(self, shard: str, genes: int) -> None:
         """So many genes of a shard are left out because they cannot be encoded, those of earlier runs among them."""
         self._gauge_state.set_quarantined(shard, genes)
-        self._exported.changed()
+        self._exported.has_changed = True
 
     def set_shards(self, **counts: int) -> None:
         """How many shards are in states that no open shard tells: `pending`, or `done` by earlier runs."""
         for state, count in counts.items():
             self._gauge_state.set_shard_state(state, count)
-        self._exported.changed()
+        self._exported.has_changed = True
 
     def close_shard(self, shard: str, state: str) -> None:
         """A worker leaves a shard that is now `done`, `paused`, `failed` or `pending`."""
@@ -206,7 +206,7 @@ class Pipeline:
         """Keep the state. Nothing happens any more, and nobody reads memory; how it ended is shown until `hide`."""
         self.save_state()
         self._gauge_state.forget_readings()
-        self._exported.changed()
+        self._exported.has_changed = True
         self._measurements.close()
 
     def hide(self) -> None:
@@ -218,7 +218,7 @@ class Pipeline:
     def start_batch(self, info: BatchInfo) -> RunningBatch:
         """A batch begins now. Its numbers are looked at when it ends."""
         started = self._clock()
-        self._exported.stage(info.device, "read", info.read_seconds)
+        self._hub.time_stage(info.device, "read", info.read_seconds)
         if sample_problem(info.genes, work=info.work) is None:
             self._look_for_corpus(info, 0.0)
         self._feed.tell(Policy.start_batch, started, info)
@@ -236,8 +236,8 @@ class Pipeline:
 
     def _finish(self, info: BatchInfo, started: float, seconds: float) -> None:
         """The numbers of the batch are good."""
-        self._exported.genes(info.shard, info.device, info.genes)
-        self._exported.stage(info.device, "encode", seconds)
+        self._exported.count_shard("helix_dense_genes", info.genes, info.shard, device=info.device)
+        self._hub.time_stage(info.device, "encode", seconds)
         if self._timeline is not None:
             self._timeline.batch(started + seconds, seconds=seconds, **self._recorded(info))
         self._measurements.finish((info, started), seconds)
@@ -302,10 +302,11 @@ class Pipeline:
         work_pending: float | None,
     ) -> None:
         """All earlier batches of a shard are committed; see `link.messages.Boundary`."""
-        self._exported.stage(device, "commit", commit_seconds)
+        self._hub.time_stage(device, "commit", commit_seconds)
         if pending is not None:
             self.set_pending(shard, pending)
-        self.wait_for(shard, work_pending)
+        if work_pending is not None:
+            self.wait_for(shard, work_pending)
 
     # -- the world ----------------------------------------------------------------------------------------------------
 
@@ -321,7 +322,7 @@ class Pipeline:
     def read_card(self, device: str, card: CardReading) -> None:
         """A card has said of itself what is beside its memory: for the gauges alone."""
         self._gauge_state.set_card(device, card)
-        self._exported.changed()
+        self._exported.has_changed = True
 
     def use_processor(self, worker: str) -> None:
         """A worker has used the processor until now."""
@@ -344,19 +345,6 @@ class Pipeline:
         """A snapshot of a shard."""
         now = self._clock()
         return self._feed.ask(Policy.status, shard, now)
-
-    def is_demoted(self, shard: str) -> bool:
-        """Whether a shard has to be finished on the CPU, or has been."""
-
-        def found(policy: Policy) -> bool:
-            state = policy.state.shards.get(shard)
-            return state is not None and state.ladder.is_demoted
-
-        return self._feed.ask(found)
-
-    def pending_action(self, shard: str) -> ActionKind | None:
-        """The remedy that a shard has been asked for and has not come to yet, `None` for none."""
-        return self._feed.ask(Policy.pending, shard)
 
     def ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
         """Count a batch that cannot be judged: one of its numbers, `problem`, is none that is accepted."""
@@ -417,11 +405,12 @@ class Pipeline:
     def _settle(self) -> None:
         """After every change: carry out what was decided, save what must survive; what is shown is not as it was."""
         self._dispatcher.run()
-        while (reason := self._feed.next_ignored()) is not None:
-            self._exported.ignored(reason)
+        with suppress(IndexError):  # another thread has taken the last one
+            while self._feed.ignored:
+                self._exported.ignored(self._feed.ignored.popleft())
         if self._keep_state is not None and self._feed.durable_changed():
             self.save_state()
-        self._exported.changed()
+        self._exported.has_changed = True
 
     def _recorded(self, info: BatchInfo) -> dict[str, Any]:
         """What the timeline keeps of a batch beside its times."""

@@ -150,7 +150,8 @@ class ExportedMetrics:
         }  # Unix time by label set, which the labels of shards bound; single operations only
         self._looking = threading.Lock()  # an older snapshot must not replace a newer one, and stay
         self._snapshot = Snapshot()
-        self._has_changed = True
+        self.has_changed = True
+        """What the gauges show is not as it was. Set by whoever has changed it."""
         self._told: set[tuple[str, str]] = set()  # what has been logged, by kind; any thread, single operations only
         self._shard_gauges: dict[str, Callable[[str, ShardView], float | None]] = {
             "helix_dense_throughput": lambda _, view: view.rate,
@@ -196,16 +197,12 @@ class ExportedMetrics:
         self._hub.remove(self)
         self._hub.record_stages()
 
-    def changed(self) -> None:
-        """What the gauges show is not as it was."""
-        self._has_changed = True
-
     @property
     def snapshot(self) -> Snapshot:
         """Of what is now; the one before when that cannot be looked at: the clock is the caller's, and may fail."""
-        if self._has_changed:
+        if self.has_changed:
             with self._looking:
-                self._has_changed = False  # first: what changes while it is made is not in it
+                self.has_changed = False  # first: what changes while it is made is not in it
                 with suppress(Exception):
                     self._snapshot = self._look()
         return self._snapshot
@@ -247,23 +244,13 @@ class ExportedMetrics:
 
     def crawl(self, shard: str, device: str) -> None:
         """An episode opens."""
-        self._count_shard("helix_dense_crawl_detected", 1, shard, device=device)
+        self.count_shard("helix_dense_crawl_detected", 1, shard, device=device)
         self._note_time("helix_dense_last_crawl_timestamp", shard, device=device)
         self._zero_remedies(shard)
 
-    def genes(self, shard: str, device: str, genes: float) -> None:
-        """Genes have been encoded."""
-        counter = "helix_dense_genes"
-        self._hub.count(counter, genes, self._hub.labels.of(counter, shard, device=device))
-
-    def stage(self, device: str, stage: str, seconds: float | None) -> None:
-        """A stage of a batch has ended: `read`, `encode` or `commit`; `None` seconds are unknown, 0 are none."""
-        if seconds is not None and seconds > 0:
-            self._hub.time_stage(seconds, stage_labels(device, stage))
-
     def action(self, shard: str, kind: ActionKind, outcome: Outcome, times: int = 1) -> None:
         """An action has ended."""
-        self._count_shard("helix_dense_ladder_actions", times, shard, action=kind.value, outcome=outcome.value)
+        self.count_shard("helix_dense_ladder_actions", times, shard, action=kind.value, outcome=outcome.value)
         if times and outcome in CARRIED_OUT:
             self._note_time("helix_dense_last_action_timestamp", shard, action=kind.value)
 
@@ -305,12 +292,20 @@ class ExportedMetrics:
         self._told.add((what, kind))
         return is_first
 
-    def _count_shard(self, counter: str, amount: float, shard: str, **others: str) -> None:
+    def count_shard(self, counter: str, amount: float, shard: str, **others: str) -> None:
+        """Add to a counter that has a label for the shard.
+
+        Args:
+            counter: Its OpenTelemetry name.
+            amount: 0 or more.
+            shard: Of the shard.
+            others: Its other labels.
+        """
         self._hub.count(counter, amount, self._hub.labels.of(counter, shard, **others))
 
     def _zero_genes(self, shard: str, device: str) -> None:
-        self._count_shard("helix_dense_crawl_detected", 0, shard, device=device)
-        self._count_shard("helix_dense_genes", 0, shard, device=device)
+        self.count_shard("helix_dense_crawl_detected", 0, shard, device=device)
+        self.count_shard("helix_dense_genes", 0, shard, device=device)
 
     def _zero_remedies(self, shard: str) -> None:
         for kind in REMEDIES:

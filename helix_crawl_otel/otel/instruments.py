@@ -189,9 +189,11 @@ class Instruments:
             totals = self._totals[counter]
             totals[key] = totals.get(key, 0) + amount
 
-    def time_stage(self, seconds: float, attributes: dict[str, str]) -> None:
-        """A stage has taken so long, more than 0. `attributes` are of `stage_labels`, and are not copied."""
-        self._waiting.append((seconds, attributes, get_current()))  # its span may be an example of it
+    def time_stage(self, device: str, stage: str, seconds: float | None) -> None:
+        """A stage of a batch has ended: `read`, `encode` or `commit`; `None` seconds are unknown, 0 are none."""
+        if seconds is None or seconds <= 0:
+            return
+        self._waiting.append((seconds, stage_labels(device, stage), get_current()))  # its span may be an example of it
         if len(self._waiting) >= MOST_WAITING:
             self.record_stages()
 
@@ -364,6 +366,9 @@ def after_fork() -> None:
         hub.after_fork()
 
 
+HELD_SECONDS = 0.2
+"""For longer no thread of a child that has just been forked holds a lock of the SDK's: it collects, at most."""
+
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 _CONTAINERS = (dict, list, tuple, set, frozenset, MethodType)
 
@@ -395,6 +400,13 @@ def _free_locks(instruments: Iterable[object]) -> None:
 
 
 def _free(lock: Any) -> None:
+    """An exporter's thread that was started anew at the fork may hold it for a moment, or wait for it already: to who
+    waits for a lock that is made anew, nobody ever comes. One that was being taken is not marked as held yet."""
+    if isinstance(lock, _LOCKS[0]):
+        is_held = not lock.acquire(timeout=HELD_SECONDS if threading.active_count() > 1 else 0)
+        if not is_held or lock.locked():
+            lock.release()  # also for who held it in the parent, and is not here
+            return
     lock._at_fork_reinit()  # what the standard library calls for its own, in logging and threading
 
 

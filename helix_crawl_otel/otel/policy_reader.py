@@ -242,6 +242,7 @@ class LockedPolicy:
 
     Attributes:
         decisions: What was decided and has not been carried out, oldest first.
+        ignored: The reasons of samples that were ignored and have not been counted.
 
     Threads: any. The lock is held for pure computation only: no instrument, callback, hook or file is touched inside.
     """
@@ -250,7 +251,7 @@ class LockedPolicy:
         self._lock = threading.Lock()
         self._policy = policy  # guarded by _lock
         self.decisions: deque[Decision] = deque()  # appended under _lock, popped by who carries them out
-        self._ignored: deque[str] = deque()  # appended under _lock, popped anywhere
+        self.ignored: deque[str] = deque()  # likewise
         self._mark = durable_mark(policy.state)  # guarded by _lock
 
     def apply(
@@ -273,7 +274,7 @@ class LockedPolicy:
                 decisions, problem = self._policy.finish_batch(t, info, seconds)
                 self.decisions.extend(decisions)
                 if problem is not None:
-                    self._ignored.append(problem)
+                    self.ignored.append(problem)
             self.decisions.extend(self._policy.advance(now))
 
     def tell(
@@ -287,13 +288,6 @@ class LockedPolicy:
         """Read from the policy. What is returned must not be a part of its state."""
         with self._lock:
             return question(self._policy, *given, **named)
-
-    def next_ignored(self) -> str | None:
-        """Take the reason of an ignored sample, `None` when there is none."""
-        try:
-            return self._ignored.popleft() if self._ignored else None
-        except IndexError:  # another thread has taken the last one
-            return None
 
     def durable_changed(self) -> bool:
         """Whether what must survive this process has changed since the last time this was asked."""

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from enum import Enum
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 from helix_crawl_otel.policy.model import is_number
 
@@ -22,8 +22,6 @@ OPTIONAL = "optional"
 """Metadata of a field that a file of an earlier version does not have: its default stands in."""
 
 _AS_THEY_ARE = (str, int, bool)
-
-T = TypeVar("T")
 
 
 def encode(value: Any) -> Any:
@@ -39,14 +37,51 @@ def encode(value: Any) -> Any:
     return value
 
 
-def decode(kind: type[T], value: Any) -> T:
+def decode(kind: Any, value: Any, path: str = "") -> Any:
     """The value that `encode` was given.
+
+    Args:
+        kind: A type: of a dataclass, or of one of its fields.
+        value: As JSON has it.
+        path: Where it stands in the whole; empty for the whole.
 
     Raises:
         ValueError: A field is missing, or of another type than its annotation says; the message has its path. One that
             is not known here is passed over: a later version has added it, and what this one knows of a file is good.
     """
-    return typing.cast(T, _decode(kind, value, kind.__name__))
+    if type(value) is kind and kind in _AS_THEY_ARE:
+        return value
+    path = path or kind.__name__
+    origin, of = _shape(kind)
+    if origin is typing.Union:
+        choices = [choice for choice in of if choice is not type(None)]
+        if value is None and len(choices) < len(of):
+            return None
+        if len(choices) > 1:
+            return _decode_one_of(choices, value, path)
+        return decode(choices[0], value, path)
+    if origin is typing.Literal:
+        if value not in of:
+            raise _refused(path, value, ", ".join(of))
+        return value
+    if origin in (dict, Mapping):
+        if not isinstance(value, dict):
+            raise _refused(path, value, "an object")
+        item_kind = of[1]
+        items = {str(key): decode(item_kind, item, f"{path}[{key!r}]") for key, item in value.items()}
+        return items if origin is dict else types.MappingProxyType(items)
+    if origin is list:
+        if not isinstance(value, list):
+            raise _refused(path, value, "a list")
+        (item_kind,) = of
+        return [decode(item_kind, item, f"{path}[{n}]") for n, item in enumerate(value)]
+    if origin is tuple:
+        if not isinstance(value, list) or len(value) != len(of):
+            raise _refused(path, value, f"a list of {len(of)}")
+        return tuple(decode(of[n], item, f"{path}[{n}]") for n, item in enumerate(value))
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, value, path)
+    return _decode_scalar(kind, value, path)
 
 
 @cache
@@ -64,37 +99,6 @@ def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
     return {f.name: hints[f.name] for f in fields}, {f.name for f in fields if not f.metadata.get(OPTIONAL)}
 
 
-def _decode(kind: Any, value: Any, path: str) -> Any:
-    if type(value) is kind and kind in _AS_THEY_ARE:
-        return value
-    origin, of = _shape(kind)
-    if origin is typing.Union:
-        choices = [choice for choice in of if choice is not type(None)]
-        if value is None and len(choices) < len(of):
-            return None
-        if len(choices) > 1:
-            return _decode_one_of(choices, value, path)
-        return _decode(choices[0], value, path)
-    if origin in (dict, Mapping):
-        if not isinstance(value, dict):
-            raise _refused(path, value, "an object")
-        item_kind = of[1]
-        items = {str(key): _decode(item_kind, item, f"{path}[{key!r}]") for key, item in value.items()}
-        return items if origin is dict else types.MappingProxyType(items)
-    if origin is list:
-        if not isinstance(value, list):
-            raise _refused(path, value, "a list")
-        (item_kind,) = of
-        return [_decode(item_kind, item, f"{path}[{n}]") for n, item in enumerate(value)]
-    if origin is tuple:
-        if not isinstance(value, list) or len(value) != len(of):
-            raise _refused(path, value, f"a list of {len(of)}")
-        return tuple(_decode(of[n], item, f"{path}[{n}]") for n, item in enumerate(value))
-    if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(kind, value, path)
-    return _decode_scalar(kind, value, path)
-
-
 def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise _refused(path, value, "an object")
@@ -102,7 +106,7 @@ def _decode_dataclass(kind: Any, value: Any, path: str) -> Any:
     if not needed <= value.keys():
         raise _refused(path, value, f"an object with {', '.join(sorted(kinds))}")
     known = {name: item for name, item in value.items() if name in kinds}
-    fields = {name: _decode(kinds[name], item, f"{path}.{name}") for name, item in known.items()}
+    fields = {name: decode(kinds[name], item, f"{path}.{name}") for name, item in known.items()}
     try:
         return kind(**fields)
     except ValueError as error:
@@ -114,7 +118,7 @@ def _decode_one_of(choices: list[Any], value: Any, path: str) -> Any:
     own = [choice for choice in choices if choice is type(value)]
     for choice in (*own, *choices):
         try:
-            return _decode(choice, value, path)
+            return decode(choice, value, path)
         except ValueError:
             continue
     raise _refused(path, value, " or ".join(choice.__name__ for choice in choices))

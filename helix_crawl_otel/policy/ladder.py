@@ -35,11 +35,6 @@ class Pending:
     since: float
     overdue: bool = False
 
-    @property
-    def ends_worker(self) -> bool:
-        """Whether it ends the worker: while one of these is pending, nothing trips."""
-        return self.kind in (ActionKind.RECYCLE, ActionKind.DEMOTE_CPU)
-
     def deadline(self, slice_seconds: float | None) -> float:
         """When it is overdue, in seconds, for a batch with slices of this length."""
         return self.since + max(OVERDUE_SLICES * (slice_seconds or 0.0), OVERDUE_SECONDS)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 __all__ = [
     "REMEDIES",
@@ -25,6 +25,8 @@ __all__ = [
     "EvidenceValue",
     "MemoryReading",
     "Outcome",
+    "SampleProblem",
+    "ShardEnd",
     "ShardStatus",
     "Verdict",
     "is_number",
@@ -63,13 +65,12 @@ class ActionKind(str, Enum):
     RECYCLE = "RECYCLE"
     DEMOTE_CPU = "DEMOTE_CPU"
 
-    @property
-    def rung(self) -> int:
+    def __init__(self, name: str) -> None:
+        self.rung = len(type(self).__members__)  # those above
         """Height on the ladder: 0 for DETECT, 1 to 3 for the remedies."""
-        return _RUNGS[self]
+        self.ends_worker = name in ("RECYCLE", "DEMOTE_CPU")
+        """While one of these waits for its boundary, nothing trips."""
 
-
-_RUNGS = {kind: rung for rung, kind in enumerate(ActionKind)}
 
 REMEDIES = (ActionKind.EMPTY_CACHE, ActionKind.RECYCLE, ActionKind.DEMOTE_CPU)
 """The rungs, from below."""
@@ -221,6 +222,10 @@ class ShardStatus:
         return self.ema, self.baseline, self.memory_fraction, self.rung, self.episode_open
 
 
+ShardEnd = Literal["done", "paused", "failed", "left"]
+"""How a driver leaves a shard: `left` is for the next process to go on with."""
+
+
 class DecisionKind(str, Enum):
     """Kinds of what the policy hands back: things to do or to report."""
 
@@ -305,7 +310,11 @@ _PLAIN = (float, int)
 """Of these the comparison says it all: NaN and infinity fail it. `is_number` is for their subclasses."""
 
 
-def sample_problem(genes: Any, seconds: Any = 1.0, work: Any = None) -> str | None:
+SampleProblem = Literal["genes", "seconds", "work"]
+"""Which number of a batch cannot be judged."""
+
+
+def sample_problem(genes: Any, seconds: Any = 1.0, work: Any = None) -> SampleProblem | None:
     """The first thing wrong with a sample, as the label `reason` of `helix_dense_samples_ignored`.
 
     Args:

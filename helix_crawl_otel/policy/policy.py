@@ -263,6 +263,11 @@ class Policy:
         state = self.state.shards.get(shard)
         return state.ladder.pending.kind if state and state.ladder.pending else None
 
+    def is_demoted(self, shard: str) -> bool:
+        """Whether a shard has to be finished on the CPU, or has been."""
+        state = self.state.shards.get(shard)
+        return state is not None and state.ladder.is_demoted
+
     def status(self, shard: str, now: float) -> ShardStatus:
         """A snapshot of a shard on its newest device. An unknown shard is one that has seen nothing."""
         state = self.state.shards.get(shard) or ShardState()

@@ -228,7 +228,10 @@ class Rule:
         state = self.state.shards[batch.shard]
         detector = state.detector(batch.device)
         pending = state.ladder.pending
-        waits = batch.is_answered or (pending is not None and self._waits_for_boundary(batch))
+        # Rule 8, where nobody can end a batch: one rung a boundary, so that each is carried out and judged. So a batch
+        # in which a rung has been asked for brings no second one, nor do those beside it while that rung waits.
+        beside = self._running(batch.shard) if pending is not None else ()
+        waits = batch.is_answered or any(other.is_answered for other in beside)
         in_flight = inflight_seconds is not None
         if full is False and detector.streak > 0:
             full = self._is_near_full(t, batch)
@@ -236,16 +239,16 @@ class Rule:
             fits = full or detector.episode_open or (full is not None and self._has_been_full(t, batch))
             batch.full_slices = batch.full_slices + 1 if fits else 0
         elif baseline is not None and not baseline.is_slow(rate, self.settings.factor):
-            for beside in self.state.inflight.values():  # the card is well: what is stuck there is something else
-                if beside.full_slices and beside.shard == batch.shard:
-                    beside.full_slices = 0
+            for other in self.state.inflight.values():  # the card is well: what is stuck there is something else
+                if other.full_slices and other.shard == batch.shard:
+                    other.full_slices = 0
         fills_window = in_flight and batch.full_slices == self.settings.window
         finding = detector.observe(
             Observation(t, rate, genes_rate, fills_window or full, in_flight, fills_window),
             baseline,
             self.settings,
             hold_seconds=self.settings.window * self.tick_seconds,
-            may_trip=not (waits or (pending is not None and pending.ends_worker)),
+            may_trip=not (waits or (pending is not None and pending.kind.ends_worker)),
         )
         if waits:  # what is seen before the remedy is no evidence against it: the next window begins behind it
             detector.streak = batch.full_slices = 0
@@ -258,12 +261,6 @@ class Rule:
             evidence = explain.evidence(context, self.settings)
             return [self._decide(t, DecisionKind.RECOVERED, batch, None, reason, evidence)]
         return self._trip(t, batch, state, context, rate)
-
-    def _waits_for_boundary(self, batch: Batch) -> bool:
-        """Rule 8, where nobody can end a batch: one rung a boundary, so that each is carried out and judged. So a batch
-        in which a rung has been asked for brings no second one, nor do those beside it while that rung waits.
-        """
-        return any(other.is_answered for other in self._running(batch.shard))
 
     def _answer(self, batch: Batch, state: ShardState) -> None:
         """A rung has been asked for. Where nobody can end the shard's batches, all of them have their answer."""
@@ -350,7 +347,7 @@ class Rule:
         pending, state.ladder.pending = state.ladder.pending, None
         if pending is None or (pending.overdue and state.can_end_worker):
             return []
-        if not pending.ends_worker:
+        if not pending.kind.ends_worker:
             what = DecisionKind.SUPERSEDED
         return [Decision(t, what, shard, state.device, state.worker, pending.kind, pending.id, state.ladder.rung)]
 
@@ -360,7 +357,7 @@ class Rule:
         assert pending is not None
         pending.overdue = True
         evidence = self._evidence_now(t, batch)
-        ends_now = state.can_end_worker and pending.ends_worker
+        ends_now = state.can_end_worker and pending.kind.ends_worker
         overdue = self._decide(
             t, DecisionKind.OVERDUE, batch, pending.kind, why, evidence, forced=ends_now, action_id=pending.id
         )
@@ -368,7 +365,7 @@ class Rule:
         if ends_now:
             self.costs.end_worker(t, batch)
         is_left = self.settings.action == ADAPTIVE or state.ladder.rung < ActionKind.RECYCLE.rung
-        if state.can_end_worker and not pending.ends_worker and is_left:
+        if state.can_end_worker and not pending.kind.ends_worker and is_left:
             state.ladder.rung = max(state.ladder.rung, ActionKind.RECYCLE.rung)
             reason = f"recycle the worker: {why}"
             forced = self._decide(t, DecisionKind.ISSUE, batch, ActionKind.RECYCLE, reason, evidence, forced=True)

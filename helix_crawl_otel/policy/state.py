@@ -270,7 +270,7 @@ def restore_durable(content: Any, encoder: str) -> PolicyState:
     Raises:
         ValueError: The content is damaged or of another version; the message says where.
     """
-    durable = decode(DurableState, content)
+    durable: DurableState = decode(DurableState, content)
     if durable.version != VERSION:
         raise ValueError(f"DurableState.version is {durable.version}; accepted: {VERSION}")
     same_encoder = durable.encoder == encoder

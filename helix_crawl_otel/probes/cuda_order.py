@@ -3,22 +3,38 @@
 CUDA numbers what `CUDA_VISIBLE_DEVICES` leaves, in the order of `CUDA_DEVICE_ORDER`; NVML always sees every card, in
 the order of the PCI bus. Reading the wrong card could make a crawl of a healthy one, so what is not certain is unknown.
 
+A job may give each of its processes a card of its own by these variables: then each calls its own card `cuda:0`, and
+`same_card` says what the job calls it.
+
 Source: CUDA Programming Guide, "CUDA Environment Variables"; torch reads the variable the same way
 (`torch.cuda._parse_visible_devices`): like strtoul, cut at the first bad entry, nothing at all when one is repeated.
+ROCm, "GPU isolation techniques": HIP reads its own variable and else CUDA's, and counts what ROCR's has left.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.probes.probe import ProbeFailure
 
-__all__ = ["VISIBLE", "CardId", "place", "shown_variable", "visible"]
+__all__ = [
+    "VISIBLE",
+    "CardId",
+    "card_variables",
+    "place",
+    "same_card",
+    "shown_count",
+    "shown_variable",
+    "visible",
+    "without_cards",
+]
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+HIP_VISIBLE, ROCR_VISIBLE = "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"
 
 _LEADING_NUMBER = re.compile(r"\s*([+-]?)0*(\d{1,9})", re.ASCII)
 
@@ -84,7 +100,7 @@ def place(ordinal: int, cards: Sequence[CardId], environ: Mapping[str, str]) -> 
         left = count(len(found), "card") if found else "no card"
         raise ProbeFailure(f"there is no cuda:{ordinal}: {shown_variable(environ) or 'NVML lists'} {left}")
     names = {card.name for card in cards}
-    is_sorted_by_speed = environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID" and (len(names) > 1 or None in names)
+    is_sorted_by_speed = environ.get(ORDER) != "PCI_BUS_ID" and (len(names) > 1 or None in names)
     if len(cards) > 1 and is_sorted_by_speed and not environ.get(VISIBLE, "").startswith(("GPU-", "MIG-")):
         kind = "cards, of which not all answer," if None in names else "different cards"
         raise ProbeFailure(
@@ -97,6 +113,80 @@ def place(ordinal: int, cards: Sequence[CardId], environ: Mapping[str, str]) -> 
 def shown_variable(environ: Mapping[str, str]) -> str:
     """Such as `CUDA_VISIBLE_DEVICES='-1' leaves`, for what it leaves to be put behind; empty when it is not set."""
     return f"{VISIBLE}={environ[VISIBLE]!r} leaves" if VISIBLE in environ else ""
+
+
+def card_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment says which cards a process sees, and how it numbers them."""
+    return {name: environ[name] for name in (VISIBLE, ORDER, HIP_VISIBLE, ROCR_VISIBLE) if name in environ}
+
+
+def without_cards(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables with which a process that has this environment otherwise sees no card."""
+    return dict.fromkeys([VISIBLE, *({HIP_VISIBLE} & environ.keys())], "-1")
+
+
+def same_card(
+    ordinal: int, theirs: Mapping[str, str], ours: Mapping[str, str], cards: Sequence[CardId] = ()
+) -> int | None:
+    """What we call the card that another process on this machine calls `cuda:<ordinal>`.
+
+    Args:
+        ordinal: N of its `cuda:N`, 0 or more.
+        theirs: Its environment.
+        ours: Ours.
+        cards: What NVML lists, in its order; empty where nothing does: with AMD's cards the variables alone are known.
+
+    Returns:
+        Our ordinal; `None` for a card that ours does not show, or of which it is not certain. A number that theirs does
+        not show is no card, and stays what it is.
+    """
+    shown, ours_shown = _shown(theirs, cards), _shown(ours, cards)
+    if shown is not None and ordinal >= len(shown):
+        return ordinal
+    card = ordinal if shown is None else shown[ordinal]
+    if isinstance(card, str) or theirs.get(ORDER) == ours.get(ORDER):
+        if ours_shown is not None and card in ours_shown:
+            return ours_shown.index(card)
+        if ours_shown is None and isinstance(card, int):
+            return card
+    with suppress(ProbeFailure):
+        at = place(ordinal, cards, theirs)
+        for number in range(len(visible(cards, ours))):
+            with suppress(ProbeFailure):
+                if place(number, cards, ours) == at:
+                    return number
+    return None
+
+
+def shown_count(environ: Mapping[str, str], cards: Sequence[CardId] = ()) -> int:
+    """How many cards a process sees, as far as its environment and NVML tell."""
+    shown = _shown(environ, cards)
+    return len(cards) if shown is None else len(shown)
+
+
+def _shown(environ: Mapping[str, str], cards: Sequence[CardId]) -> list[int | str] | None:
+    """The cards that variables leave, as they name them; `None` for all. Where NVML lists cards they are NVIDIA's."""
+    cuda = _entries(environ.get(VISIBLE))
+    if cards:
+        return cuda
+    hip, below = _entries(environ.get(HIP_VISIBLE)), _entries(environ.get(ROCR_VISIBLE))
+    shown = cuda if hip is None else hip
+    if shown is None or below is None:
+        return below if shown is None else shown
+    return [below[entry] for entry in shown if isinstance(entry, int) and entry < len(below)]
+
+
+def _entries(value: str | None) -> list[int | str] | None:
+    if value is None:
+        return None
+    found: list[int | str] = []
+    for entry in value.split(","):
+        match = _LEADING_NUMBER.match(entry)
+        is_named = entry.startswith(("GPU-", "MIG-"))
+        if not is_named and (match is None or match[1] == "-"):
+            break
+        found.append(entry if match is None else int(match[2]))
+    return found if len(set(found)) == len(found) else []
 
 
 def _by_number(entry: str, cards: Sequence[CardId]) -> int | None:

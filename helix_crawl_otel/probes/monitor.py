@@ -23,9 +23,10 @@ from helix_crawl_otel.policy.memory import STALE_SECONDS
 from helix_crawl_otel.policy.model import UNKNOWN_DEVICE, Action, CardReading, MemoryReading
 from helix_crawl_otel.probes.cards import device_processes, listed
 from helix_crawl_otel.probes.cgroup import CgroupProbe
+from helix_crawl_otel.probes.cuda_order import card_variables, same_card, shown_count
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.probes.gpu_counters import GpuCounters
-from helix_crawl_otel.probes.nvml import NvmlProbe
+from helix_crawl_otel.probes.nvml import NvmlProbe, list_cards, within
 from helix_crawl_otel.probes.probe import UNKNOWN, CombinedProbe, Probe, ProbeFailure
 from helix_crawl_otel.probes.processes import Process, processes
 from helix_crawl_otel.probes.shared import COUNTERS, SharedSampler
@@ -212,6 +213,8 @@ class MemoryMonitor:
         self._lock = threading.Lock()
         self._passing_on: AbstractContextManager[object] = threading.Lock() if probe_of is None else nullcontext()
         self._devices: dict[str, _Device] = {}
+        self._hidden: dict[int, tuple[int, Mapping[str, str]]] = {}
+        """Cards that `environ` does not show, by number: that of a process that sees it, and its variables."""
         self._counts_shared = counters is not None  # else nobody's share is ever known
         self._shared = SharedSampler(counters, clock, tick_seconds, on_error, is_judged=judges_shared, table=table)
 
@@ -248,6 +251,28 @@ class MemoryMonitor:
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
+    def name_of(self, device: str, cards: Mapping[str, str]) -> str:
+        """What a device is called here that a process with these variables calls so; see `card_variables`.
+
+        A card that the environment of the workers does not show gets the next number behind those that it does.
+        """
+        if not device.startswith("cuda") or cards == card_variables(self._environ):
+            return device
+        name = parse_device(device)
+        try:
+            there = within(HOLDERS_SECONDS, list_cards)
+        except ProbeFailure:
+            there = []
+        number = same_card(name.index, cards, self._environ, there)
+        with self._lock:
+            for known, (index, theirs) in self._hidden.items():
+                if number is None and same_card(name.index, cards, theirs, there) == index:
+                    number = known
+            if number is None:
+                number = shown_count(self._environ, there) + len(self._hidden)
+                self._hidden[number] = name.index, dict(cards)
+        return f"cuda:{number}"
+
     def report(self, worker: str, device: str, reading: MemoryReading, source: str, up: bool) -> None:
         """Take what a worker has read."""
         if source == OWN:
@@ -282,8 +307,9 @@ class MemoryMonitor:
 
     def used(self, device: str) -> int | None:
         """Bytes in use at the newest reading, `None` when unknown."""
-        reading = self._known(device).newest
-        return reading.used_bytes if reading else None
+        with self._lock:
+            one = self._devices.get(device)
+        return one.newest.used_bytes if one and one.newest else None
 
     def describe(self, device: str) -> str:
         """Such as `11.2 GiB of 12.0 GiB in use, held by python.exe (pid 812) 6144 MiB`; empty where nothing is known.
@@ -296,7 +322,7 @@ class MemoryMonitor:
             known.append(f"{gib(reading.used_bytes)} of {gib(reading.limit_bytes)} in use")
         holders = self._shared.holders(device)
         if not holders and one.owner is None and device.startswith("cuda"):
-            holders = listed(device_processes(device, self._environ, HOLDERS_SECONDS).processes)
+            holders = listed(device_processes(*self._seen(device), HOLDERS_SECONDS).processes)
         if holders:
             known.append(f"held by {holders}")
         return ", ".join(known)
@@ -345,7 +371,12 @@ class MemoryMonitor:
             one.reported = ReportedProbe(name, FRESH_TICKS * self._tick_seconds, self._clock)
             return one.reported
 
-        return default_probe(device, self._environ, card=self._card_probe, framework=framework)
+        return default_probe(*self._seen(device), card=self._card_probe, framework=framework)
+
+    def _seen(self, device: str) -> tuple[str, Mapping[str, str]]:
+        """A device as a process with these variables calls it, which sees it."""
+        hidden = self._hidden.get(parse_device(device).index) if device.startswith("cuda") else None
+        return (device, self._environ) if hidden is None else (f"cuda:{hidden[0]}", hidden[1])
 
     def _read(self, device: str, one: _Device, probe: CombinedProbe) -> None:
         one.asked_at = self._clock()

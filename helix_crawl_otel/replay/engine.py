@@ -233,7 +233,7 @@ class ReplayEngine(PolicyInRuns):
         pending = self.policy.state.shards[info.shard].ladder.pending
         if pending is None:
             return
-        if pending.ends_worker:
+        if pending.kind.ends_worker:
             self._start_worker(t, info.worker, info.device)
         else:
             self.policy.resolve(info.shard, pending.id, Outcome.APPLIED)

@@ -159,7 +159,7 @@ def _is_shard(path: Path) -> bool:
     if is_no_file(path):
         return False
     try:
-        with reading(path):
+        with reading(path, leaves_log=True):
             return True
     except EmptyFile:
         return True

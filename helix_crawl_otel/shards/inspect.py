@@ -50,12 +50,15 @@ PAGE = 2000
 
 
 @contextmanager
-def reading(path: Path, lock_seconds: float = LOCK_SECONDS) -> Iterator[tuple[sqlite3.Connection, Table]]:
+def reading(
+    path: Path, lock_seconds: float = LOCK_SECONDS, *, leaves_log: bool = False
+) -> Iterator[tuple[sqlite3.Connection, Table]]:
     """Open a shard to read it, also a copy where nothing may be written.
 
     Args:
         path: The file.
         lock_seconds: How long to wait for another program that holds it.
+        leaves_log: Nothing of a log beside it is written into it: it may be another program's.
 
     Raises:
         StoreError: It cannot be read; the message says why.
@@ -71,14 +74,14 @@ def reading(path: Path, lock_seconds: float = LOCK_SECONDS) -> Iterator[tuple[sq
             )
         raise StoreError(f"{path} is not there")
     with store_errors(path):
-        connection, table = _opened(path, lock_seconds)
+        connection, table = _opened(path, lock_seconds, leaves_log)
         with closing(connection):
             yield connection, table
 
 
-def _opened(path: Path, lock_seconds: float) -> tuple[sqlite3.Connection, Table]:
+def _opened(path: Path, lock_seconds: float, leaves_log: bool) -> tuple[sqlite3.Connection, Table]:
     try:
-        return _looked_at(schema.connect(path, lock_seconds), path)
+        return _looked_at(schema.connect(path, lock_seconds, is_read_only=leaves_log), path)
     except sqlite3.Error as error:
         if not cannot_write(error):
             raise

@@ -239,8 +239,13 @@ def beside(path: Path) -> list[Path]:
     return [file.with_name(file.name + suffix) for suffix in BESIDE]
 
 
-def connect(path: Path, lock_seconds: float) -> sqlite3.Connection:
+def connect(path: Path, lock_seconds: float, *, is_read_only: bool = False) -> sqlite3.Connection:
     """Open a file that is there, and let SQLite recover what a killed writer has left in its log.
+
+    Args:
+        path: The file.
+        lock_seconds: How long to wait for another program that holds it.
+        is_read_only: The log stays as it is: it may be that of another program's file.
 
     Raises:
         NotAShard: It, or what SQLite would open beside it, is no file: a pipe would be waited for.
@@ -250,7 +255,8 @@ def connect(path: Path, lock_seconds: float) -> sqlite3.Connection:
             raise NotAShard(f"{path} cannot be used: {part.name} is no file, but a folder, a pipe or a device")
     # Where files cannot be locked SQLite would wait for a lock that nobody holds.
     timeout = 0.0 if _lacks_locks(path.parent) else lock_seconds
-    return _lenient(sqlite3.connect(path, timeout=timeout, isolation_level=None))
+    name = f"{path.absolute().as_uri()}?mode=ro" if is_read_only else path
+    return _lenient(sqlite3.connect(name, timeout=timeout, isolation_level=None, uri=is_read_only))
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from pathlib import Path
 from helix_crawl_otel.config import PROGRESS_VARIABLE, ConfigError
 from helix_crawl_otel.link.messages import Message
 from helix_crawl_otel.paths import typed_path
+from helix_crawl_otel.probes.cuda_order import without_cards
 from helix_crawl_otel.supervise.job import JobWorker, Launch, WorkerStart
 from helix_crawl_otel.supervise.process import python_command, worker_command
 
@@ -71,7 +72,7 @@ class RunJob:
         """See `Job`: the CPU is asked for by the variable that drivers read, and the cards are hidden."""
         environ = dict(self._environ)
         if start.demoted_shard is not None:
-            environ.update(BGEM3_DEVICE="cpu", CUDA_VISIBLE_DEVICES="-1")
+            environ.update(without_cards(environ), BGEM3_DEVICE="cpu")
         return Launch(self._argv, environ)
 
     def said(self, slot: str, worker: JobWorker, message: Message) -> bool:

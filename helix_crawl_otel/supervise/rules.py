@@ -125,8 +125,9 @@ def why_ended(ended_for: str | None, ending: Ending, code: int) -> str:
     """Why a worker ended, in words."""
     if ended_for is not None:
         return _REASONS.get(ended_for, f"it was ended for {ended_for}")
-    crash = exit_text(code) if code else "it ended as if it were done, with work left"
-    return crash if ending is Ending.CRASH else ending.value
+    if ending is not Ending.CRASH:
+        return str(ending.value)
+    return exit_text(code) if code else "it ended as if it were done, with work left"
 
 
 _REASONS = {

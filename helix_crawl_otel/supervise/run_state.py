@@ -10,6 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from helix_crawl_otel.otel.engine import Pipeline
+from helix_crawl_otel.policy.model import Evidence, ShardStatus, Verdict
 from helix_crawl_otel.probes.monitor import MemoryMonitor
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import Job, WorkerStart
@@ -54,7 +55,7 @@ class RunContext:
         demoted: Shards that have to be finished on the CPU; single operations only.
         spawn: Starts a worker's process; a seam for tests.
 
-    Threads: `wake` and `measured` from any; the rest is the supervisor's.
+    Threads: `wake`, `action` and `measured` from any; the rest is the supervisor's.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class RunContext:
         self.totals = Totals()
         self.inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._lock = threading.Lock()
+        pipeline.sinks.append(self)
         self.numbers = itertools.count(1)  # of workers and their processes
         self.names: dict[str, dict[str, None]] = {}  # that processes have had, by slot; single operations only
 
@@ -148,11 +150,17 @@ class RunContext:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def measured(self, genes: float, lost_seconds: float) -> None:
-        """A batch has been encoded."""
+    def action(self, t: float, shard: str, kind: str, outcome: str, evidence: Evidence) -> None:
+        """See `ActionSink`: an action has ended so."""
+        self.emit(events.ActionEnded(t, shard, kind, outcome, dict(evidence)))
+
+    def measured(self, genes: float, seconds: float, status: ShardStatus) -> None:
+        """A batch has been encoded. While its shard crawled, what it took beyond its share is lost."""
+        crawls = status.episode_open or status.verdict is Verdict.CRAWLING
+        lost = max(0.0, seconds - genes / status.baseline) if crawls and status.baseline else 0.0
         with self._lock:
             self.totals.encoded += int(genes)
-            self.totals.lost_seconds += lost_seconds
+            self.totals.lost_seconds += lost
 
     def lost(self, seconds: float) -> None:
         """A batch of a crawl was thrown away after so many seconds."""

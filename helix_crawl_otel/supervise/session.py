@@ -28,7 +28,7 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.exporters import Exporters, Exporting, present_provider
 from helix_crawl_otel.otel.instruments import instruments_of
 from helix_crawl_otel.paths import TIMELINE, job_folder
-from helix_crawl_otel.policy.model import Decision, Evidence
+from helix_crawl_otel.policy.model import Decision
 from helix_crawl_otel.policy.policy import TICK_SECONDS
 from helix_crawl_otel.probes.monitor import FIRST_SECONDS, MemoryMonitor
 from helix_crawl_otel.statefile import LadderFiles
@@ -345,7 +345,6 @@ class Session:
         (keep or self._closing.callback)(self.pipeline.hide)
         self._closing.callback(self.pipeline.close)
         self.pipeline.hooks.extend(self.timeline.hooks)
-        self.pipeline.sinks.append(self)
         self.memory = MemoryMonitor(
             self.pipeline.read_memory,
             self.clock,
@@ -394,10 +393,6 @@ class Session:
             return run, supervisor.run()
         finally:
             ticker.stop()
-
-    def action(self, t: float, shard: str, kind: str, outcome: str, evidence: Evidence) -> None:
-        """See `ActionSink`: an action has ended so."""
-        self._emit(events.ActionEnded(t, shard, kind, outcome, dict(evidence)))
 
     def _tick(self, supervisor: Supervisor) -> None:
         self.memory.tick()

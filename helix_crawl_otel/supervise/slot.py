@@ -15,6 +15,7 @@ from enum import Enum
 from helix_crawl_otel.lacks import is_passing
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.model import ActionKind, Decision, DecisionKind
+from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.supervise.job import WorkerStart
 from helix_crawl_otel.supervise.rules import (
     CrashBudget,
@@ -289,7 +290,7 @@ class Slot:
         assert start is not None
         worker.finish_reading(DRAIN_SECONDS)
         worker.drop()
-        leaving = worker.leaving
+        leaving = worker.shards.owed
         refused = worker.refused or self._demotes
         ending = judge_end(
             End(
@@ -371,7 +372,7 @@ class Slot:
 
     def _left(self) -> list[str]:
         """Shards that the workers of this slot have opened and not closed: the next one goes on with them."""
-        return sorted(shard for name in self._names() for shard in self._run.pipeline.open_shards(name))
+        return sorted(shard for name in self._names() for shard in self._run.pipeline.ask(Policy.open_shards, name))
 
     def _names(self) -> list[str]:
         """Of its workers: its own, and those of the processes that a driver of the user's own has started."""
@@ -395,7 +396,7 @@ class Slot:
         The policy takes the change of worker for the demotion, and no rung is left: so it has to be one.
         """
         for shard in self._left():
-            if self._run.pipeline.pending_action(shard) is ActionKind.DEMOTE_CPU:
+            if self._run.pipeline.ask(Policy.pending, shard) is ActionKind.DEMOTE_CPU:
                 self._run.demoted.add(shard)
                 return shard
         return None

@@ -21,7 +21,7 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,8 @@ from helix_crawl_otel.link.messages import Hello, LastWords, Message, Welcome
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.policy.batch import BatchInfo
-from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict, sample_problem
+from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, sample_problem
+from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.probes.processes import LOOK_EVERY_SECONDS, ProcessorUse
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import Launch, WorkerStart
@@ -114,19 +115,19 @@ class OutgoingActions:
         self._sent: dict[int, Action] = {}  # told and not acknowledged; guarded by _lock
         self._is_closed = False  # guarded by _lock
 
-    def push(self, shards: Iterable[str], told_name: Callable[[str], str] = str) -> None:
+    def push(self, shards: Iterable[str], told: Callable[[Action], Action] = lambda action: action) -> None:
         """Send the actions that wait for these shards. A later one makes an earlier one of its shard void.
 
         Args:
             shards: As the policy calls them.
-            told_name: What the worker calls a shard.
+            told: Gives an action the names that the worker knows.
         """
         with self._lock:
             if self._is_closed:
                 return  # they stay where they are: the policy settles them when the next worker starts
             for shard in shards:
                 for action in self._actions.drain(shard):
-                    self._send(action, told_name(shard))
+                    self._send(action, told)
 
     def take(self, action_id: int) -> Action | None:
         """The action that the worker acknowledges; `None` when it was void, or has been acknowledged before."""
@@ -139,14 +140,14 @@ class OutgoingActions:
             self._is_closed = True
             self._sent.clear()
 
-    def _send(self, action: Action, told_name: str) -> None:
+    def _send(self, action: Action, told: Callable[[Action], Action]) -> None:
         for earlier in list(self._sent.values()):
             if earlier.shard == action.shard and earlier.kind.rung < action.kind.rung:
                 del self._sent[earlier.id]
                 self._mail.send(messages.VoidAction(earlier.id))
         if action.kind is not ActionKind.DETECT:  # that one is done by being said
             self._sent[action.id] = action
-        self._mail.send(messages.GiveAction(replace(action, shard=told_name)))
+        self._mail.send(messages.GiveAction(told(action)))
 
 
 def original_name(shard: str) -> str:
@@ -251,7 +252,9 @@ class IncomingMessages:
         self._welcome = welcome
         self._trusts_boundaries = trusts_boundaries
         self._shards = JobShards() if shards is None else shards
-        self._names: dict[str, str] = {}  # of the shards that have another one here than in the worker; the reader's
+        self._names: dict[str, str] = {}  # of its shards: here, by that in the worker; the reader's
+        self._devices: dict[str, str] = {}  # likewise
+        self._cards: dict[str, str] | None = None  # how it numbers them, once it has said so; the reader's
         self._start = start
         self._handling = threading.Lock()
         self._lock = threading.Lock()
@@ -271,23 +274,30 @@ class IncomingMessages:
                 return
             if not isinstance(message, messages.Memory):  # told by a thread that lives on while the driver hangs
                 self.heard_at = self._run.clock()
-            self._take(self._named(message))
+            self._take(message if not self._trusts_boundaries else self._named(message))
             if self._run.job.said(self.worker, self, message):
                 self._has_progressed.set()
 
     def _named(self, message: Any) -> Any:
-        """A message with the name that its shard has here."""
-        if not self._trusts_boundaries:
-            return message
-        shard = getattr(message, "shard", None)
+        """A message with the names that its shard and its device have here."""
         if isinstance(message, messages.OpenShard):
             self._names[message.shard] = self._shards.take(message.shard, self)
-        name = self._names.get(shard, shard) if shard is not None else None
-        return message if name == shard else replace(message, shard=name)
+            if message.cards != self._cards:
+                self._cards, self._devices = message.cards, {}
+        names = {}
+        shard, device = getattr(message, "shard", None), getattr(message, "device", None)
+        if shard is not None and self._names.get(shard, shard) != shard:
+            names["shard"] = self._names[shard]
+        if device is not None and self._cards is not None:
+            if device not in self._devices:
+                self._devices[device] = self._run.memory.name_of(device, self._cards)
+            if self._devices[device] != device:
+                names["device"] = self._devices[device]
+        return replace(message, **names) if names else message
 
-    def _told_name(self, shard: str) -> str:
-        """What the worker calls a shard."""
-        return next((told for told, name in list(self._names.items()) if name == shard), shard)
+    def _as_told(self, action: Action) -> Action:
+        """An action with the names that the worker knows."""
+        return replace(action, shard=_told(self._names, action.shard), device=_told(self._devices, action.device))
 
     def _take(self, message: Message) -> None:
         match message:
@@ -317,7 +327,7 @@ class IncomingMessages:
                 self._record_batch(message)
             case messages.IgnoreBatch():
                 self._ignore_batch(message)
-            case messages.Memory(device, reading, source, up):
+            case messages.Memory(device, reading, source, up) if self._cards is not None or not self._trusts_boundaries:
                 self._run.memory.report(self.worker, device, reading, source, up)
             case messages.OpenShard():
                 self._open_shard(message)
@@ -363,7 +373,7 @@ class IncomingMessages:
 
     def _close_shard(self, message: messages.CloseShard) -> None:
         shard, state = message.shard, message.state
-        self._names.pop(self._told_name(shard), None)
+        self._names.pop(_told(self._names, shard), None)
         self._shards.leave(shard, is_done=state == "done")
         if not self.has_shard(shard) or state == "left" or (state == "paused" and self.leaving is not None):
             return  # it goes on in the next worker: its series must not end in between
@@ -421,7 +431,7 @@ class IncomingMessages:
         shard, device, genes = info.shard, info.device, info.genes
         status = self._pipeline.status(shard)
         self._uncommitted.add(shard)
-        self._run.measured(genes, _lost_seconds(genes, seconds, status))
+        self._run.measured(genes, seconds, status)
         if shard in self._encoded:
             self._encoded[shard] += int(genes)
             self._run.emit(
@@ -442,7 +452,7 @@ class IncomingMessages:
         action, outcome = self._outgoing.take(message.action), message.outcome
         if action is None:
             return
-        device = self._pipeline.open_shards(self.worker).get(action.shard)
+        device = self._pipeline.ask(Policy.open_shards, self.worker).get(action.shard)
         is_moved = device == "cpu"  # to the CPU in place, by a driver that can
         leaves = action.kind is ActionKind.RECYCLE or (action.kind is ActionKind.DEMOTE_CPU and not is_moved)
         if outcome is Outcome.APPLIED and leaves:
@@ -465,7 +475,7 @@ class IncomingMessages:
         with self._lock:
             if self.hello is None:
                 return
-        self._outgoing.push(self._pipeline.open_shards(self.worker), self._told_name)
+        self._outgoing.push(self._pipeline.ask(Policy.open_shards, self.worker), self._as_told)
 
     def tell(self, message: Message) -> None:
         """See `JobWorker`."""
@@ -479,7 +489,7 @@ class IncomingMessages:
 
     def has_shard(self, shard: str) -> bool:
         """Whether the worker has this shard open, or an earlier one of its slot has left it open to it."""
-        return shard in self._pipeline.open_shards(self.worker)
+        return shard in self._pipeline.ask(Policy.open_shards, self.worker)
 
     def has_batch(self) -> bool:
         """Whether a batch is in flight: the policy watches it then."""
@@ -516,11 +526,9 @@ class IncomingMessages:
         return self._pipeline.lose_batches(self.worker)
 
 
-def _lost_seconds(genes: float, seconds: float, status: ShardStatus) -> float:
-    """What a batch took beyond its share, while its shard crawled; 0 when it did not, or no baseline is known."""
-    if not status.baseline or not (status.episode_open or status.verdict is Verdict.CRAWLING):
-        return 0.0
-    return max(0.0, seconds - genes / status.baseline)
+def _told(names: Mapping[str, str], name: str) -> str:
+    """What a worker calls something, by its name here."""
+    return next((told for told, here in list(names.items()) if here == name), name)
 
 
 class ProcessLink:
@@ -646,7 +654,7 @@ class Worker:
         mail = SendQueue(channel, str(number))
         demoted = start.demoted_shard and original_name(start.demoted_shard)
         welcome = messages.Welcome(messages.VERSION, demoted, run.tick_seconds, run.clock_rate, self._task)
-        with self._lock:
+        with self._lock:  # until it is read: who waits for all that was said counts on that
             name = next(name for name in self._possible_names() if self._is_free(name))
             incoming = IncomingMessages(
                 run,
@@ -658,11 +666,16 @@ class Worker:
                 shards=self.shards,
                 start=self._start_of(name),
             )
-            link = self._links[name] = ProcessLink(channel, incoming, mail, run, self._ended)
-        run.names.setdefault(self._slot, {})[name] = None
-        if run.pausing:
-            incoming.pause()
-        link.start()
+            if run.pausing:
+                incoming.pause()
+            link = ProcessLink(channel, incoming, mail, run, self._ended)
+            run.names.setdefault(self._slot, {})[name] = None
+            try:
+                link.start()
+            except RuntimeError:
+                mail.close()
+                raise
+            self._links[name] = link
 
     def _possible_names(self) -> Iterator[str]:
         yield self._slot
@@ -742,11 +755,6 @@ class Worker:
     def last_words(self) -> LastWords | None:
         """Why it is about to end by itself."""
         return next((incoming.last_words for incoming in self._all if incoming.last_words is not None), None)
-
-    @property
-    def leaving(self) -> Action | None:
-        """For what a process of it has left a shard that no other one has taken up since."""
-        return self.shards.owed
 
     @property
     def refused(self) -> str | None:
@@ -834,20 +842,22 @@ def launch_worker(run: RunContext, slot: str, start: WorkerStart) -> Worker:
         channel: Channel | None = None
         listener: LinkListener | None = None
         with ExitStack() as stack:
+            inherited: dict[str, Any] = {}
             end: ChildEnd | LinkListener
             if launch.is_ours:
                 channel, end = open_pair()
+                inherited = end.popen_arguments()
                 stack.enter_context(closing(end))
                 undo.callback(channel.close)
             else:
-                end = listener = LinkListener()
+                end = listener = LinkListener()  # of which nothing is inherited
                 undo.callback(listener.close)
             path = _log_file(run.logs, slot) if launch.is_ours else None
             output = stack.enter_context(path.open("ab")) if path is not None else None
             process = run.spawn(
                 launch.argv,
                 env={**launch.environ, **end.environment()},
-                popen_arguments=end.popen_arguments(),
+                popen_arguments=inherited,
                 stdout=output,
                 stderr=output,
                 is_ours=launch.is_ours,

@@ -11,7 +11,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from helix_crawl_otel.actions import ActionQueue
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
-from helix_crawl_otel.policy.model import Action, ActionKind, ShardStatus
+from helix_crawl_otel.policy.model import Action, ActionKind, ShardEnd, ShardStatus
 from helix_crawl_otel.timing import SleepMeter
 
 __all__ = ["Backend", "ShardPipeline", "WatchedShard"]
@@ -50,7 +50,7 @@ class ShardPipeline(Protocol):
     def move_shard(self, shard: str, device: str) -> None:
         """An open shard goes on on another device."""
 
-    def close_shard(self, shard: str, state: str) -> None:
+    def close_shard(self, shard: str, state: ShardEnd) -> None:
         """The shard is left `done`, `paused`, `failed` or, for the next process, `left`."""
 
     def start_batch(self, info: BatchInfo) -> RunningBatch:

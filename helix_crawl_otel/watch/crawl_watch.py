@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -121,7 +120,9 @@ class CrawlWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(error)
+        paused = isinstance(error, (PauseRequested, KeyboardInterrupt))
+        state = "done" if error is None else "paused" if paused else "failed"
+        self._backend.guarded("driver", self._backend.close, state)
 
     async def __aenter__(self) -> CrawlWatch:
         return self.__enter__()
@@ -129,16 +130,11 @@ class CrawlWatch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(error)
+        self.__exit__(kind, error, trace)
 
     def close(self) -> None:
         """End the threads, keep the state, close the timeline. A second call does nothing."""
-        self._end(None)
-
-    def _end(self, error: BaseException | None) -> None:
-        paused = isinstance(error, (PauseRequested, KeyboardInterrupt))
-        state = "done" if error is None else "paused" if paused else "failed"
-        self._backend.guarded("driver", partial(self._backend.close, state))
+        self.__exit__(None, None, None)
 
     @property
     def actions(self) -> ActionQueue:

@@ -21,7 +21,7 @@ from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.otel.logline import action_line
 from helix_crawl_otel.otel.run_gauges import embedded_run
 from helix_crawl_otel.policy.model import Action, MemoryReading
-from helix_crawl_otel.policy.policy import TICK_SECONDS
+from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.policy.state import PolicyState
 from helix_crawl_otel.probes.gpu_counters import GpuCounters
 from helix_crawl_otel.probes.monitor import MemoryMonitor, default_probe
@@ -149,7 +149,7 @@ class LocalBackend(Backend):
 
     def belongs_on_cpu(self, shard: str) -> bool:
         """By what an earlier process, or this one, has kept."""
-        return self.pipeline.is_demoted(shard)
+        return self.pipeline.ask(Policy.is_demoted, shard)
 
     def arrive(self, shard: str, *, may_pause: bool = True) -> None:
         """What was decided on the last batch is in the queue already."""

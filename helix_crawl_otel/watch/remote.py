@@ -19,7 +19,17 @@ from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.client import Link
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
-from helix_crawl_otel.policy.model import UNKNOWN_DEVICE, Action, ActionKind, MemoryReading, ShardStatus, sample_problem
+from helix_crawl_otel.policy.model import (
+    UNKNOWN_DEVICE,
+    Action,
+    ActionKind,
+    MemoryReading,
+    SampleProblem,
+    ShardEnd,
+    ShardStatus,
+    sample_problem,
+)
+from helix_crawl_otel.probes.cuda_order import card_variables
 from helix_crawl_otel.probes.probe import UNKNOWN, CallableProbe, Probe
 from helix_crawl_otel.probes.torch_cuda import TorchProbe, may_have_card
 from helix_crawl_otel.timing import SleepMeter, Ticker, scaled_clock
@@ -62,7 +72,8 @@ class RemotePipeline(ShardPipeline):
         request = self._link.expect()
         kinds, is_child = list(can_take), not end_of_this_process().is_free
         may_leave = ActionKind.RECYCLE in kinds and _can_leave()  # never a job that does not resume
-        opened = messages.OpenShard(request, shard, device, kinds, may_leave, is_child)
+        cards = card_variables(environment())
+        opened = messages.OpenShard(request, shard, device, kinds, may_leave, is_child, cards)
         self._link.send(opened)
         answer = self._link.answer(request, ANSWER_SECONDS)
         if isinstance(answer, messages.ShardOpened) and answer.demote and _can_leave():
@@ -72,7 +83,7 @@ class RemotePipeline(ShardPipeline):
         """An open shard goes on on another device."""
         self._link.send(messages.MoveShard(shard, device))
 
-    def close_shard(self, shard: str, state: str) -> None:
+    def close_shard(self, shard: str, state: ShardEnd) -> None:
         """The shard is left."""
         self.unjudged.pop(shard, None)
         self._link.send(messages.CloseShard(shard, state))
@@ -108,7 +119,7 @@ class RemotePipeline(ShardPipeline):
         end = self.unjudged[info.shard] = next(self._ends)
         self._link.send(messages.RecordBatch(end, info.shard, info.device, info.genes, seconds, info.work))
 
-    def _ignore(self, problem: str, info: BatchInfo, seconds: object) -> None:
+    def _ignore(self, problem: SampleProblem, info: BatchInfo, seconds: object) -> None:
         given = repr({"genes": info.genes, "work": info.work, "seconds": seconds}[problem])[:80]
         self._link.send(messages.IgnoreBatch(info.shard, problem, given))
 

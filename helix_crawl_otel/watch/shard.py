@@ -16,7 +16,16 @@ from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.formats import mib, whole_seconds
 from helix_crawl_otel.logs import watchdog
 from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
-from helix_crawl_otel.policy.model import Action, ActionKind, Outcome, ShardStatus, Verdict, is_number, plain_number
+from helix_crawl_otel.policy.model import (
+    Action,
+    ActionKind,
+    Outcome,
+    ShardEnd,
+    ShardStatus,
+    Verdict,
+    is_number,
+    plain_number,
+)
 from helix_crawl_otel.probes.vram_cap import refresh_cap
 from helix_crawl_otel.watch.backend import Backend, ShardPipeline
 from helix_crawl_otel.watch.process_end import ProcessEnd, end_of_this_process
@@ -165,7 +174,7 @@ class BatchScope:
         self._first = first
         self._tokens = tokens
         self._used = False
-        self._thread: int | None = None
+        self._thread = 0  # in which it was entered
         self._running: tuple[ShardPipeline, RunningBatch] | None = None
 
     def __enter__(self) -> None:
@@ -180,7 +189,7 @@ class BatchScope:
         running, self._running = self._running, None
         if running is not None:
             self._shard._backend.guarded("driver", self._shard._end, *running, failed=kind is not None)
-        self._leave_gate()
+        self._shard._gate.leave(self._thread)
 
     async def __aenter__(self) -> None:
         read_seconds = self._begin()
@@ -208,13 +217,8 @@ class BatchScope:
             )
         except BaseException:  # the process has to end: the shard belongs to another one
             _in_batch.set(False)
-            self._leave_gate()
+            self._shard._gate.leave(self._thread)
             raise
-
-    def _leave_gate(self) -> None:
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._shard._gate.leave(thread)
 
 
 class ShardWatch:
@@ -270,7 +274,7 @@ class ShardWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        state = "done" if kind is None else "paused" if not issubclass(kind, Exception) else "failed"
+        state: ShardEnd = "done" if kind is None else "paused" if not issubclass(kind, Exception) else "failed"
         self._leave("left" if self._stays_open else state)
 
     async def __aenter__(self) -> ShardWatch:
@@ -502,19 +506,16 @@ class ShardWatch:
         if self._is_left:
             raise RuntimeError(f"shard {self.name!r} is closed; watch.shard({self.name!r}) begins it again")
 
-    def _leave(self, state: str) -> None:
+    def _leave(self, state: ShardEnd) -> None:
         self._is_left = True
         action, self._ends_for = self._ends_for, None
         if action is not None:
             self._backend.tell("applied", action, "the process ends after its task, and its pool starts another")
             self._backend.guarded("driver", self._backend.pipeline.actions.acknowledge, action, Outcome.APPLIED)
-        self._backend.guarded("driver", self._close, state)
-
-    def _close(self, state: str) -> None:
         pipeline = self._backend.pipeline
         if self._opened_by is pipeline:
             self._opened_by = None
-            pipeline.close_shard(self.name, state)
+            self._backend.guarded("driver", pipeline.close_shard, self.name, state)
 
     def _can_take(self) -> list[ActionKind]:
         if self._encodes_elsewhere:

@@ -8,13 +8,14 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +26,7 @@ from filelock import FileLock
 
 from helix_crawl_otel.cli import main
 from helix_crawl_otel.interrupts import TOGETHER_SECONDS
+from helix_crawl_otel.shards.schema import TREE_NOTE
 from tests.build.processes import MARK, kill, left_running, mark_process
 
 __all__ = [
@@ -50,6 +52,9 @@ NO_WINDOW = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
 COMMAND = [sys.executable, "-m", "helix_crawl_otel"]
 RUNS = ("backfill", "build", "demo", "run")
+
+VERIFIED = "verified.json"
+"""In the folder of a build that tests share: what `verify` has said of it. What has none was not built to its end."""
 
 
 EACH_BATCH = """
@@ -187,20 +192,41 @@ class Rig:
         return self.run(self.build_command(*more), seconds)
 
     def undisturbed(self) -> dict[str, Any]:
-        """What `verify` says of a build of this tree that nothing disturbs. It is built once, whoever asks for it."""
+        """What `verify` says of a build of this tree that nothing disturbs."""
+        found: dict[str, Any] = json.loads((self._built_once() / VERIFIED).read_text(encoding="utf-8"))
+        return found
+
+    def built(self) -> Rig:
+        """Put a build of this tree into `out`, a copy: for a test that needs one, and does not look at how it is made.
+
+        The copy says of itself where it lies, and where its sources do. What it says of its run is that of the other.
+        """
+        made = replace(self, folder=self._built_once())
+        for theirs, ours in ((made.source, self.source), (made.out, self.out)):  # times too, by which a change is seen
+            shutil.copytree(theirs, ours, dirs_exist_ok=True)
+        before, after = (json.dumps(str(rig.folder))[1:-1] for rig in (made, self))
+        for path in (self.out / ".helix-crawl").glob("*.json*"):
+            path.write_bytes(path.read_bytes().replace(before.encode(), after.encode()))
+        for path in self.out.glob("*.db"):
+            with closing(sqlite3.connect(path)) as shard, shard:
+                note = "UPDATE helix_crawl_meta SET value = replace(value, ?, ?) WHERE key = ?"
+                shard.execute(note, (before, after, TREE_NOTE))
+        return self
+
+    def _built_once(self) -> Path:
+        """The folder of a rig of this tree, built by whoever asks first in a run of the tests; nobody changes it."""
         digest = hashlib.sha256(repr(self.options).encode())
         for path in sorted(path for path in self.source.rglob("*") if path.is_file()):
             digest.update(repr((path.relative_to(self.source).as_posix(), path.read_bytes())).encode())
-        told = (self.shared or self.folder) / f"undisturbed-{digest.hexdigest()}.json"
-        with FileLock(told.with_suffix(".lock")):
-            if not told.exists():
-                plain = replace(self, folder=self.folder / "undisturbed")
-                shutil.copytree(self.source, plain.source)
+        plain = replace(self, folder=(self.shared or self.folder) / f"built-{digest.hexdigest()[:16]}")
+        plain.folder.mkdir(exist_ok=True)
+        with FileLock(plain.folder / "lock"):
+            if not (plain.folder / VERIFIED).exists():
+                shutil.copytree(self.source, plain.source, dirs_exist_ok=True)
                 done = plain.build()
                 assert done.code == 0, done.errors
-                told.write_text(json.dumps(plain.verify()), encoding="utf-8")
-        found: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
-        return found
+                (plain.folder / VERIFIED).write_text(json.dumps(plain.verify()), encoding="utf-8")
+        return plain.folder
 
     def run(self, command: list[str], seconds: float = SECONDS, **environ: str) -> Done:
         """Run a command to its end: one of ours in this process, where nothing but its arguments is asked for.

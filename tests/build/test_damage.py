@@ -20,9 +20,7 @@ from tests.shards.shards import encode_all, made, opened, sql
 @pytest.mark.parametrize("damage", [header, page, half])
 def test_a_damaged_shard_is_set_aside_and_built_again(rig: Rig, damage: Callable[[Path], None]) -> None:
     """Nothing is deleted, and at the end every gene is there with the digest of an undisturbed build."""
-    rig.write_shards(2, 3, 40)
-    assert rig.build().code == 0
-    whole = rig.verify()
+    whole = rig.write_shards(2, 3, 40).built().verify()
     path = rig.out / "shard-0.db"
     damage(path)
     damaged = path.read_bytes()
@@ -37,9 +35,7 @@ def test_a_damaged_shard_is_set_aside_and_built_again(rig: Rig, damage: Callable
 
 def test_a_log_full_of_garbage(rig: Rig) -> None:
     """SQLite takes nothing from a log that does not fit: the shard is what its own file says, and is whole."""
-    rig.write_shards(1, 3, 20)
-    assert rig.build().code == 0
-    whole = rig.verify()
+    whole = rig.write_shards(2, 3, 40).built().verify()
     (rig.out / "shard-0.db-wal").write_bytes(b"no log at all " * 4000)
     assert rig.build().code == 0
     assert rig.verify() == whole
@@ -176,8 +172,7 @@ def test_what_a_killed_build_has_begun_is_built_into(rig: Rig) -> None:
 
 def test_damage_that_a_worker_meets_is_set_aside_once(rig: Rig) -> None:
     """In an index, where a look at what is pending does not come: with a journal beside it, and built anew."""
-    rig.write_shards(2, 3, 40)
-    assert rig.build().code == 0
+    rig.write_shards(2, 3, 40).built()
     path = rig.out / "shard-0.db"
     root_of(path, "helix_crawl_by_source")
     path.with_name("shard-0.db-journal").write_bytes(b"")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -60,6 +64,33 @@ def test_the_sharded_layout_is_encoded_and_verified_as_one_folder(rig: Rig) -> N
     assert (root / ".helix-crawl/timeline.jsonl").is_file()  # where `status` and `report` look
 
 
+def test_a_database_that_is_no_shard_keeps_its_log(tmp_path: Path) -> None:
+    """It is left alone: what its own program has not written into it yet stays where it is."""
+    with closing(sqlite3.connect(tmp_path / "live")) as live:
+        live.execute("PRAGMA journal_mode = WAL")
+        live.execute("CREATE TABLE shards (path)")
+        for end in ("", "-wal", "-shm"):
+            shutil.copyfile(f"{tmp_path / 'live'}{end}", f"{tmp_path / 'main.genome.db'}{end}")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("main.genome.db*") if path.suffix != ".db-shm"}
+    assert len(before) == 2
+    with pytest.raises(NoShards, match=r"main\.genome\.db in .* is no shard and is left alone"):
+        find_shards([tmp_path])
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize(
+    "name", ["a%20b", "q#1", "sp ace", "ä", *(["q?x", "n\udcff"] if sys.platform == "linux" else [])]
+)
+def test_any_name_is_a_name(tmp_path: Path, name: str) -> None:
+    """Also of the folder, and in the address by which SQLite opens a file; a folder that leads back is not entered."""
+    (tmp_path / name).mkdir()
+    path = write_genome(tmp_path / "made.db")
+    path = path.rename(tmp_path / name / f"{name}.genome.db")
+    if sys.platform != "win32":
+        (tmp_path / name / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert find_shards([tmp_path]) == ([path], [])
+
+
 def test_a_damaged_file_of_the_app_is_no_other_program_s(tmp_path: Path) -> None:
     """By its name, however deep it lies: the command says that it is damaged."""
     folder = tmp_path / "a" / "b"
@@ -73,11 +104,10 @@ def test_a_damaged_file_of_the_app_is_no_other_program_s(tmp_path: Path) -> None
 
 def test_a_folder_of_a_build_has_its_shards_at_the_top(rig: Rig) -> None:
     """A copy that somebody keeps in it is not encoded or counted."""
-    rig.write_shards(1, 2, 1)
-    assert rig.build().code == 0
+    rig.write_shards(2, 3, 40).built()
     (rig.out / "copy").mkdir()
     write_genome(rig.out / "copy" / "a.genome.db", FEW)
-    assert [path.parent for path in find_shards([rig.out])[0]] == [rig.out]
+    assert {path.parent for path in find_shards([rig.out])[0]} == {rig.out}
 
 
 def test_a_folder_without_a_shard_says_what_is_in_it(tmp_path: Path) -> None:

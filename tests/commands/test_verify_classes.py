@@ -38,10 +38,7 @@ DAMAGES = {
 @pytest.fixture
 def built(rig: Rig) -> Rig:
     """A shard of a few genes."""
-    (rig.source / "a").mkdir(parents=True)
-    (rig.source / "a/one.txt").write_text(prose(1, 12), encoding="utf-8")
-    assert rig.build().code == 0
-    return rig
+    return rig.write({"a/one.txt": prose(1, 12)}).built()
 
 
 @pytest.mark.timeout(300)

@@ -17,11 +17,11 @@ from helix_crawl_otel.config import (
     ConfigError,
     CrawlConfig,
     Knob,
+    doubtful_variables,
     environment,
     knob,
     otel_disabled,
     read_knob,
-    unknown_variables,
 )
 from helix_crawl_otel.policy.settings import Settings
 from tests.rules.tree import ROOT
@@ -277,12 +277,17 @@ class TestUnknownVariables:
             ("HELIX_CRAWL_LINGERS", "HELIX_CRAWL_LINGER"),
             ("CYMATIX_BFM_CRAWL_WINDOWS", "CYMATIX_BFM_CRAWL_WINDOW"),
             ("CYMATIX_BFM_CRAWL_VRAM", "HELIX_BFM_CRAWL_VRAM"),
+            ("CYMATIX_DENSE_VRAM_CAP", "HELIX_DENSE_VRAM_CAP"),
+            ("CYMATIX_DENSE_VRAM_RELEASE", "CYMATIX_DENSE_VRAM_RELEASE_EVERY"),
+            ("CYMATIX_CRAWL_WINDOW", "CYMATIX_BFM_CRAWL_WINDOW"),
+            ("HELIX_DENS_VRAM_CAP", "HELIX_DENSE_VRAM_CAP"),
+            ("BGEM3_DEVICES", "BGEM3_DEVICE"),
         ],
     )
     def test_the_nearest_name_is_told(self, name: str, near: str) -> None:
         """Of our variables and of their aliases."""
         told = f"{name} is set, which is no variable of helix-crawl and changes nothing; did you mean {near}?"
-        assert unknown_variables({name: "1"}) == [told]
+        assert doubtful_variables({name: "1"}) == [told]
 
     def test_what_is_ours_or_empty_or_begins_otherwise_is_not_told(self) -> None:
         """Every variable that the package names is known."""
@@ -293,9 +298,19 @@ class TestUnknownVariables:
         other = {"HELIX_DENSE_X": " ", "HELIX_BFM_SPLADE": "1", "CYMATIX_DEVICE": "desk"}
         other |= {"CYMATIX_DENSE_MATRIX_DTYPE": "float16"}
         ours = dict.fromkeys(named - {"HELIX_DENSE_MATRIX_DTYPE"}, "1")
-        assert unknown_variables(ours | other) == []
-        (told,) = unknown_variables({"HELIX_DENSE_MATRIX_DTYPE": "float16"})
+        assert doubtful_variables(ours | other) == []
+        theirs = {"HELIX_DEVICE": "cpu", "CYMATIX_SHARE_DENSE_CODEC": "0", "CYMATIX_BFM_DENSE_BACKFILL": "1"}
+        assert doubtful_variables(theirs | {"CYMATIX_ENCODER_URL": "http://127.0.0.1:1", "BGEM3": "1"}) == []
+        (told,) = doubtful_variables({"HELIX_DENSE_MATRIX_DTYPE": "float16"})
         assert told.endswith("which the application reads and this package does not")
+
+    def test_an_alias_that_says_another_thing_is_told(self) -> None:
+        """With the one that holds; the same value twice is no doubt."""
+        older, newer = "CYMATIX_BFM_CRAWL_FACTOR", "HELIX_BFM_CRAWL_FACTOR"
+        told = f"{newer} is '4' and {older} is '6'; {newer} holds"
+        assert doubtful_variables({older: "6", newer: "4"}) == [told]
+        assert CrawlConfig.from_env({older: "6", newer: "4"}).factor == 4.0
+        assert doubtful_variables({older: " 4", newer: "4 "}) == []
 
     def test_it_is_told_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """In somebody's job, however often it asks."""

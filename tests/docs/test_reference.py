@@ -27,6 +27,8 @@ EVERY_PAGE = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
 OF_THE_APP = {"CYMATIX_DEVICE", "CYMATIX_DENSE_MATRIX_DTYPE", "CYMATIX_ENCODER_URL"}
+OF_THE_APP |= {"CYMATIX_BFM_DENSE_BACKFILL", "CYMATIX_SHARE_DENSE_CODEC", "CYMATIX_MEM_PROFILE"}
+OF_THE_APP |= {"CYMATIX_SQLITE_CACHE_SIZE"}
 """Variables that the application reads, and that pages for its operators speak of."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ from tests.watch.rig import CARD_BYTES, TICK, Clock
 
 __all__ = ["StepClock", "Watched", "is_moved", "rig", "watched"]
 
-for needed in ("wrapt", "opentelemetry.instrumentation", "sentence_transformers"):
-    pytest.importorskip(needed, reason="the extras `instrument` and `minilm` are not installed")
+NEEDED = ("wrapt", "opentelemetry.instrumentation", "sentence_transformers")
+if not all(map(importlib.util.find_spec, NEEDED)):  # not imported: that takes eight seconds of the processor
+    pytest.skip("the extras `instrument` and `minilm` are not installed", allow_module_level=True)
 
 
 class StepClock(Clock):

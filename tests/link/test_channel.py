@@ -179,6 +179,23 @@ def test_a_variable_that_names_no_channel(text: str) -> None:
         Channel.from_inherited(text)
 
 
+def test_another_pair_under_the_number_of_ours_is_neither_read_nor_written() -> None:
+    """Of asyncio, say, in a process that was started in between and has closed what it inherited; on Windows a pipe of
+    another program's."""
+    channel, end = open_pair()
+    text = end.environment()["HELIX_CRAWL_CHANNEL"]
+    ours, theirs = Pipe(duplex=True)
+    kind, _, mark = text.split(":")
+    mark = str(int(mark) + 1) if sys.platform == "win32" else mark  # there both are of this process
+    with pytest.raises(ChannelError, match="which is no channel: it is another p"):
+        Channel.from_inherited(f"{kind}:{theirs.fileno()}:{mark}")
+    assert not ours.poll()
+    ours.send_bytes(b"x")
+    assert theirs.recv_bytes() == b"x"
+    for one in (ours, theirs, channel, end):
+        one.close()
+
+
 @posix
 @pytest.mark.parametrize("what", ["file", "closed", "listening", "internet", "datagrams"])
 def test_a_descriptor_of_something_else(tmp_path: Path, what: str) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Client
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -67,8 +70,9 @@ def served() -> Iterator[Served]:
 
 
 def test_each_process_has_a_channel_of_its_own(served: Served) -> None:
-    """Eight at once: what one says, and what it is told, is no other's."""
+    """A hundred at once, beside ten that never say a word: what one says, and what it is told, is no other's."""
     heard: dict[int, object] = {}
+    silent = [Client(served.door["address"]) for _ in range(10)]
 
     def visit(number: int) -> None:
         channel = connect(str(served.file), SECONDS)
@@ -76,7 +80,7 @@ def test_each_process_has_a_channel_of_its_own(served: Served) -> None:
         heard[number] = channel.receive()["n"]
         channel.close()
 
-    threads = [threading.Thread(target=visit, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=visit, args=(number,)) for number in range(100)]
     for thread in threads:
         thread.start()
     for _ in threads:
@@ -84,7 +88,69 @@ def test_each_process_has_a_channel_of_its_own(served: Served) -> None:
         channel.send({"type": "n", "n": channel.receive()["n"] * 10})
     for thread in threads:
         thread.join(SECONDS)
-    assert heard == {number: number * 10 for number in range(8)}
+    assert heard == {number: number * 10 for number in range(100)}
+    for stranger in silent:
+        stranger.close()
+
+
+class Unsteady:
+    """Does something else the first times that it is asked, and counts them.
+
+    Args:
+        does: What it does in the end.
+        fails: What it raises before that.
+    """
+
+    def __init__(self, does: Callable[..., Any], *fails: Exception) -> None:
+        self.calls = 0
+        self._does = does
+        self._fails = list(fails)
+
+    def __call__(self, *given: Any) -> Any:
+        self.calls += 1
+        if self._fails:
+            raise self._fails.pop(0)
+        return self._does(*given)
+
+
+def test_who_is_sent_away_tries_again(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a listener that is full, or one that was stopped and took it for late; not once its supervisor has gone."""
+    tries = Unsteady(Client, ConnectionRefusedError(111, "Connection refused"), EOFError())
+    monkeypatch.setattr(module, "Client", tries)
+    connect(str(served.file), SECONDS).close()
+    assert tries.calls == 3
+    served.next()
+    served.file.rename(served.file.with_name("elsewhere"))
+    with pytest.raises(ChannelError, match="cannot be reached"):
+        connect(str(served.file), SECONDS)
+    assert tries.calls == 3
+
+
+def test_one_that_leaves_too_soon_keeps_nobody_outside(caplog: pytest.LogCaptureFixture) -> None:
+    """On Windows that is an AssertionError of the standard library's."""
+    served = Served()
+    accept = Unsteady(served.listener._listener.accept, AssertionError())
+    served.listener._listener.accept = accept  # type: ignore[method-assign]  # of this one alone
+    served.start()
+    connect(str(served.file), SECONDS).close()
+    served.next().close()
+    served.listener.close()
+    assert "a process of the job cannot be linked: AssertionError" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="named pipes")
+def test_the_pipe_is_this_users_alone(served: Served) -> None:
+    """One entry: this user; none of what a pipe has by itself, with which everybody may read."""
+    libraries: Any = ctypes
+    pipe: Any = served.listener._listener
+    of_windows: Any = module
+    advapi32 = libraries.WinDLL("advapi32")
+    content, text = ctypes.create_string_buffer(4096), ctypes.c_wchar_p()
+    handle = ctypes.c_void_p(pipe._handle_queue[0])
+    assert advapi32.GetKernelObjectSecurity(handle, 4, content, len(content), ctypes.byref(ctypes.c_ulong()))
+    convert = advapi32.ConvertSecurityDescriptorToStringSecurityDescriptorW
+    assert convert(content, 1, 4, ctypes.byref(text), None)
+    assert re.fullmatch(rf"D:P\(A;;\w+;;;{re.escape(of_windows._user())}\)", text.value or ""), text.value
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
@@ -141,6 +207,7 @@ def test_a_file_that_leads_nowhere(
 ) -> None:
     """The supervisor has gone, or the variable is of another job: one sentence, and the job runs all the same."""
     path = tmp_path / "link"
+    monkeypatch.setattr(module, "TRY_SECONDS", 0.0)
     if content is not None:
         path.write_text(content)
     with pytest.raises(ChannelError, match=why):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+from typing import Any
 
 import pytest
 
+from helix_crawl_otel.otel.instruments import _free
 from tests.otel.fresh import run_fresh
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
@@ -303,3 +307,27 @@ def test_a_provider_set_in_the_child_shows_the_child() -> None:
         warnings=IGNORE,
     )
     assert out == "0\n"
+
+
+def test_a_lock_that_an_exporter_waits_for_in_the_child() -> None:
+    """Its thread is started anew at the fork, before we are asked: it is not left waiting, nor loses what it holds."""
+    for held_for, is_waited_for in ((0.0, True), (0.05, False)):
+        lock, waits, got = threading.Lock(), threading.Event(), threading.Event()
+
+        def exporter(lock: Any, seconds: float, waits: threading.Event, got: threading.Event) -> None:
+            if not seconds:
+                waits.set()
+            with lock:
+                waits.set()
+                time.sleep(seconds)
+            got.set()
+
+        if is_waited_for:
+            lock.acquire()  # by a thread of the parent's, which is not here
+        thread = threading.Thread(target=exporter, args=(lock, held_for, waits, got))
+        thread.start()
+        waits.wait(60)
+        _free(lock)
+        assert got.wait(60)
+        thread.join()
+        assert not lock.locked()

@@ -169,7 +169,7 @@ class Shown:
 
     def series(self, name: str) -> Series:
         """What a scrape sees now."""
-        self.exported.changed()
+        self.exported.has_changed = True
         return collected(self._reader).get(name, {})
 
 

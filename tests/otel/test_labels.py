@@ -69,13 +69,13 @@ def test_no_overflow_series_when_every_one_of_1200_shards_crawls() -> None:
         shard = f"s{n}"
         for device in ("cuda:0", "cpu"):
             exported.begin_shard(shard, device)
-            exported.genes(shard, device, 64)
+            exported.count_shard("helix_dense_genes", 64, shard, device=device)
             exported.crawl(shard, device)
         for kind in ActionKind:
             exported.action(shard, kind, Outcome.APPLIED)
             exported.action(shard, kind, Outcome.FAILED)
         shown = Snapshot({shard: ShardView("cuda:0", status, 7), f"{shard}b": ShardView("cpu", status, 1)})
-        exported.changed()
+        exported.has_changed = True
         if n % 100 == 0:
             reader.get_metrics_data()
     seen = collected(reader)

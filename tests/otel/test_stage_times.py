@@ -9,7 +9,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from helix_crawl_otel.otel.instruments import MOST_WAITING, Instruments, stage_labels
+from helix_crawl_otel.otel.instruments import MOST_WAITING, Instruments
 from tests.otel.fresh import run_fresh
 from tests.watch.rig import Rig, collected, make_provider
 
@@ -50,7 +50,7 @@ def test_where_nobody_collects_they_do_not_become_more_and_more() -> None:
     hub = Instruments(provider.get_meter("a job's"))
     most = 0
     for _ in range(3 * MOST_WAITING + 1):
-        hub.time_stage(4.0, stage_labels("cuda:0", "encode"))
+        hub.time_stage("cuda:0", "encode", 4.0)
         most = max(most, len(hub._waiting))
     assert most < MOST_WAITING
     assert len(hub._waiting) == 1
@@ -62,8 +62,8 @@ def test_a_stage_is_an_example_of_the_span_it_was_in() -> None:
     provider, reader = make_provider()
     hub = Instruments(provider.get_meter("a job's"))
     with trace.use_span(span_of(7)):
-        hub.time_stage(4.0, stage_labels("cuda:0", "encode"))
-    hub.time_stage(40.0, stage_labels("cuda:0", "encode"))
+        hub.time_stage("cuda:0", "encode", 4.0)
+    hub.time_stage("cuda:0", "encode", 40.0)
     with trace.use_span(span_of(8)):
         assert examples(reader) == {4.0: 7}
         assert trace.get_current_span().get_span_context().span_id == 8

@@ -170,6 +170,22 @@ def test_a_context_that_lasts_ever_so_long_is_recycled_again_and_again() -> None
     assert Played(world, Settings()).play().issued[-1] is DEMOTE_CPU
 
 
+BLOB = World(spans=(250,), slow=0.02, cpu=0.2, start_seconds=45.0, batches=3_000)
+"""A file whose contexts end a good many times, as that of 947,000 genes would on a card of 12 GB; the CPU has a
+fifth of the card's pace."""
+
+
+def test_a_blob_is_recycled_as_often_as_its_work_left_is_worth_it() -> None:
+    """The ladder leaves it to the CPU, which takes four times as long: the recipe for such a file says `adaptive`."""
+    on_cpu = BLOB.batches * SECONDS / BLOB.cpu
+    counted, climbed = Played(BLOB).play(), Played(BLOB, Settings(action="ladder")).play()
+    assert DEMOTE_CPU not in counted.issued
+    assert counted.issued.count(RECYCLE) >= BLOB.batches // BLOB.spans[0] - 1
+    assert counted.t < 0.3 * on_cpu
+    assert climbed.device == "cpu"
+    assert climbed.t > 0.8 * on_cpu
+
+
 def test_contexts_that_crawl_at_once_end_on_the_cpu() -> None:
     """One trial is free; what the last two contexts did says what the next one will. It is the shard's last word."""
     job = Played(World(spans=(100, 2), slow=0.01, cpu=0.5, start_seconds=45.0, batches=400)).play()

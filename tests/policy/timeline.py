@@ -50,7 +50,8 @@ def reading(
 
 def copied(state: PolicyState) -> PolicyState:
     """The state after a trip through a JSON file."""
-    return decode(PolicyState, json.loads(json.dumps(encode(state), allow_nan=False)))
+    back: PolicyState = decode(PolicyState, json.loads(json.dumps(encode(state), allow_nan=False)))
+    return back
 
 
 class Job:

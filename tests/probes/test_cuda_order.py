@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_crawl_otel.probes.cuda_order import CardId, place, visible
+from helix_crawl_otel.probes.cuda_order import CardId, card_variables, place, same_card, visible, without_cards
 from helix_crawl_otel.probes.probe import ProbeFailure
 
 SAME = [CardId(index, f"GPU-{index}aaa-bbb", "RTX 3090") for index in range(3)]
@@ -140,3 +140,49 @@ def test_a_number_without_an_end_is_no_card() -> None:
     """Python refuses to read one of thousands of digits, with an exception of its own."""
     assert visible(SAME, leaving("9" * 5000)) == []
     assert visible(SAME, leaving("0" * 5000 + "2")) == [2]
+
+
+HIP, ROCR = "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"
+
+
+@pytest.mark.parametrize(
+    ("ordinal", "theirs", "ours", "cards", "number"),
+    [
+        pytest.param(0, leaving("1"), {}, [], 1, id="each process a card of its own"),
+        pytest.param(0, leaving("1"), {}, SAME, 1, id="the same with NVML"),
+        pytest.param(0, leaving("2,0,1"), {}, [], 2, id="a list that is turned"),
+        pytest.param(2, leaving("2,0,1"), {}, [], 1, id="its last one"),
+        pytest.param(0, leaving("2"), leaving("0,2"), [], 1, id="some of ours"),
+        pytest.param(0, leaving("1"), leaving("0"), SAME, None, id="hidden from us"),
+        pytest.param(0, leaving("1"), leaving("-1"), [], None, id="we see none"),
+        pytest.param(1, leaving("1"), {}, SAME, 1, id="a number that it does not see is no card"),
+        pytest.param(0, leaving("GPU-2"), {}, SAME, 2, id="by the beginning of its UUID"),
+        pytest.param(0, leaving("GPU-2"), leaving("0,2"), SAME, 1, id="which we name by number"),
+        pytest.param(0, leaving("1"), leaving("GPU-2aaa,GPU-1aaa"), SAME, 1, id="and the other way round"),
+        pytest.param(0, leaving("GPU-2"), {}, [], None, id="where nobody knows the number"),
+        pytest.param(0, leaving("GPU-2"), leaving("GPU-1,GPU-2"), [], 1, id="but we name it so"),
+        pytest.param(0, leaving("MIG-5"), {}, SAME, None, id="a part of a card"),
+        pytest.param(0, leaving("GPU-1"), {}, MIXED, None, id="CUDA alone knows our numbers"),
+        pytest.param(0, leaving("GPU-1"), PCI, MIXED, 1, id="NVML knows them"),
+        pytest.param(0, leaving("1"), {}, MIXED, 1, id="both numbered alike, whatever the order"),
+        pytest.param(0, {**PCI, **leaving("1")}, {}, MIXED, None, id="numbered in two ways"),
+        pytest.param(0, {**PCI, **leaving("1")}, {}, SAME, 1, id="which comes to the same"),
+        pytest.param(0, {HIP: "1"}, {}, [], 1, id="AMD"),
+        pytest.param(0, {HIP: "1", **leaving("0")}, {}, [], 1, id="HIP's own goes first"),
+        pytest.param(0, {HIP: "1", **leaving("0")}, {}, SAME, 0, id="and is nothing to CUDA"),
+        pytest.param(0, {ROCR: "3,2", HIP: "1"}, {}, [], 2, id="HIP counts what ROCR leaves"),
+        pytest.param(1, {ROCR: "3,2"}, {ROCR: "2,3"}, [], 0, id="ROCR alone"),
+    ],
+)
+def test_what_we_call_the_card_of_another_process(
+    ordinal: int, theirs: dict[str, str], ours: dict[str, str], cards: list[CardId], number: int | None
+) -> None:
+    """By the variables of both where those tell, else by NVML; what is not certain is none of ours."""
+    assert same_card(ordinal, theirs, ours, cards) == number
+
+
+def test_the_variables_of_cards() -> None:
+    """What concerns no card is nobody's business; HIP would go on with a variable of its own."""
+    assert card_variables({"PATH": "x", **PCI, HIP: ""}) == {**PCI, HIP: ""}
+    assert without_cards({HIP: "0", "PATH": "x"}) == {**leaving("-1"), HIP: "-1"}
+    assert without_cards({}) == leaving("-1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.probes.monitor import default_probe
 from helix_crawl_otel.probes.probe import UNKNOWN
+from tests.standins.nvml import Answers, Card
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,39 @@ def test_the_environment_reaches_the_probe_of_the_card(nvml_environ: dict[str, s
     )
     done = subprocess.run([sys.executable, "-c", program], env=nvml_environ, check=True, capture_output=True, text=True)
     assert done.stdout == f"{12 * 1024**3} True\nNone False\n"
+
+
+OF_PROCESSES = """
+import json, os
+from helix_crawl_otel.probes.monitor import MemoryMonitor
+
+found = []
+deliver = lambda device, reading, sources: found.append((device, reading.used_bytes and reading.used_bytes // 1024**3))
+memory = MemoryMonitor(deliver, lambda: 0.0, tick_seconds=5.0, on_error=print, environ=os.environ, has_threads=False)
+for visible in ("0", "1", "1,0", "GPU-3", "2"):
+    memory.watch(memory.name_of("cuda:0", {"CUDA_VISIBLE_DEVICES": visible}))
+memory.tick()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize(
+    ("ours", "found"),
+    [
+        (None, [["cuda:0", 2], ["cuda:1", 3], ["cuda:3", 5], ["cuda:2", 4]]),
+        ("1,0", [["cuda:1", 2], ["cuda:0", 3], ["cuda:2", 5], ["cuda:3", 4]]),
+        ("-1", [["cuda:0", 2], ["cuda:1", 3], ["cuda:2", 5], ["cuda:3", 4]]),
+    ],
+)
+def test_the_card_of_each_process_is_read(
+    answers: Answers, nvml_environ: dict[str, str], ours: str | None, found: list[object]
+) -> None:
+    """Each calls its own `cuda:0`. One that the job itself does not see is read under a number behind the others."""
+    answers.cards = [Card(uuid=f"GPU-{number}", used=(number + 2) * 1024**3) for number in range(4)]
+    answers.write()
+    environ = nvml_environ if ours is None else {**nvml_environ, "CUDA_VISIBLE_DEVICES": ours}
+    done = subprocess.run([sys.executable, "-c", OF_PROCESSES], env=environ, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == found
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ GIB = 1024**3
 SHARDS, BATCHES, GENES = ("north", "south", "west"), 6, 16
 LONG = 30
 """Batches of a shard in which a RECYCLE is asked for."""
-BUILT, KILLS = tuple(f"{wind} {number}" for wind in SHARDS for number in range(4)), 10
+BUILT, KILLS = tuple(f"{wind} {number}" for wind in SHARDS for number in range(8)), 20
 """Shards of the three builders, and how often one of these is killed."""
 FAST_BATCHES = 8
 HEALTHY_SECONDS, SLOW_SECONDS = 0.02, 0.24

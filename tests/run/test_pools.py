@@ -106,5 +106,5 @@ def test_three_builders_are_killed_and_recycled_twenty_times(rig: Rig) -> None:
     demoted = [row for row in remedies(done) if row[1:] == ("DEMOTE_CPU", "applied")]
     assert f"killed {KILLS}" in done.errors
     print(f"{len(recycled)} recycled, {len(demoted)} demoted, {KILLS} killed")
-    assert len(recycled) + KILLS >= 20
+    assert len(recycled) >= KILLS
     assert [event["code"] for event in done.of("worker_ended")][-1] == 0

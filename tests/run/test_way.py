@@ -6,15 +6,17 @@ import pytest
 
 from tests.run.way import files, measured
 
-MOST_FUNCTIONS, MOST_FILES = 220, 37
-"""198 to 200 in 35 when this was written, which is the goal; 214 where a report of memory falls in, more where a tick
-does."""
+MOST_FUNCTIONS, MOST_FILES = 200, 35
+"""As many as there were when this was written. A report of memory or a tick that falls in makes it 215, and the trip
+itself 280 where the machine is so busy that it comes with the end of the batch: of a few runs the shortest counts."""
 
 
 @pytest.mark.slow
 def test_the_way_of_a_batch() -> None:
-    """Of one real run: the driver's functions and the supervisor's."""
-    both = measured()["both"]
-    print(f"{len(both)} functions in {files(both)} files")
-    assert len(both) <= MOST_FUNCTIONS
-    assert files(both) <= MOST_FILES
+    """Of a real run: the driver's functions and the supervisor's."""
+    ways = [measured()["both"] for _ in range(3)]
+    for way in ways:
+        print(f"{len(way)} functions in {files(way)} files")
+    shortest = min(ways, key=len)
+    assert len(shortest) <= MOST_FUNCTIONS
+    assert files(shortest) <= MOST_FILES

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 
+from tests.build.conftest import rig as empty_rig
 from tests.build.rig import COMMAND, Rig, prose
 from tests.shards.shards import rows
 
+__all__ = ["empty_rig"]
+
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Rig:
+def rig(empty_rig: Rig) -> Rig:
     """Two folders, built."""
-    rig = Rig(tmp_path).write({"a/one.txt": prose(1, 6), "b/two.txt": prose(2, 6)})
-    assert rig.build().code == 0
-    return rig
+    return empty_rig.write({"a/one.txt": prose(1, 6), "b/two.txt": prose(2, 6)}).built()
 
 
 def test_a_folder_that_is_gone_is_told_of_and_pruned_when_asked(rig: Rig) -> None:

@@ -13,7 +13,7 @@ from helix_crawl_otel.link import messages
 from helix_crawl_otel.link.channel import Channel
 from helix_crawl_otel.link.listener import connect
 from helix_crawl_otel.link.messages import FROM_SUPERVISOR, Message, pack, unpack
-from helix_crawl_otel.policy.model import REMEDIES, Action, ActionKind, Outcome
+from helix_crawl_otel.policy.model import REMEDIES, Action, ActionKind, Outcome, ShardEnd
 
 __all__ = ["SECONDS", "PlayedWorker"]
 
@@ -132,7 +132,7 @@ class PlayedWorker:
         """Begin a shard; whether it has to be left to a worker on the CPU."""
         return bool(self.ask(messages.OpenShard, shard, device, list(can_take), True).demote)
 
-    def close(self, shard: str, state: str = "done") -> None:
+    def close(self, shard: str, state: ShardEnd = "done") -> None:
         """Leave a shard."""
         self.say(messages.CloseShard(shard, state))
         self.sync()
@@ -189,9 +189,10 @@ def _inherited(text: str) -> Channel:
         import _winapi
         from multiprocessing import reduction
 
-        copy = reduction.duplicate(int(text.partition(":")[2]))
+        _, number, mark = text.split(":")
+        copy = reduction.duplicate(int(number))
         try:
-            return Channel.from_inherited(f"handle:{copy}")
+            return Channel.from_inherited(f"handle:{copy}:{mark}")
         finally:
             _winapi.CloseHandle(copy)
     return Channel.from_inherited(text)

@@ -9,11 +9,12 @@ import pytest
 from helix_crawl_otel.exit_codes import DEMOTED, PAUSED
 from helix_crawl_otel.link import messages
 from helix_crawl_otel.policy.model import REMEDIES
+from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.slot import Phase
 from tests.supervise.played import PlayedWorker
 from tests.supervise.stage import Stage
-from tests.watch.rig import GENES
+from tests.watch.rig import GENES, LOW, SLOW
 
 
 class Family(Stage):
@@ -33,7 +34,7 @@ class Family(Stage):
     def open_shards(self) -> set[str]:
         """Of all of them, as the policy calls them."""
         names = ("slot0", "slot0/2", "slot0/3")
-        return {shard for name in names for shard in self.pipeline.open_shards(name)}
+        return {shard for name in names for shard in self.pipeline.ask(Policy.open_shards, name)}
 
     def gone(self, *children: PlayedWorker) -> None:
         """They have ended, and that was seen."""
@@ -127,6 +128,43 @@ def test_a_shard_that_a_process_has_left_for_a_recycle_is_not_done(family: Famil
     else:
         family.next_worker(2)
         assert family.of(events.WorkerStarted)[-1].reason == "recycle"
+
+
+def test_a_process_with_a_card_of_its_own(family: Family) -> None:
+    """It calls its card `cuda:0`, as the others do theirs: its memory, its ladder and its CPU are its own."""
+    family.memory.watch("cuda:1", is_modelled=True)
+    child = family.child()
+    family.worker.open("a")
+    cards = {"CUDA_VISIBLE_DEVICES": "1"}
+    child.ask(messages.OpenShard, "b", "cuda:0", list(REMEDIES), True, False, cards)
+    begun = [(event.shard, event.device) for event in family.of(events.ShardStarted)]
+    assert begun == [("a", "cuda:0"), ("b", "cuda:1")]
+    family.healthy(family.worker, "a")
+    family.healthy(child, "b")
+    assert family.pipeline.status("a").memory_fraction == LOW
+    action = family.crawl(child, "b", "EMPTY_CACHE")
+    assert (action.shard, action.device) == ("b", "cuda:0"), "as the process itself calls them"
+    family.fraction = LOW
+    for _ in range(20):
+        family.tell_memory(family.worker)
+        family.start_batch(family.worker, "a")
+        family.clock.now += SLOW
+        family.worker.finish(SLOW)
+        family.worker.boundary("a")
+    assert family.worker.actions() == [], "a slow one beside a card that another one has filled"
+    child.acknowledge(action)
+    child.acknowledge(family.crawl(child, "b", "RECYCLE"))
+    child.close("b", "paused")
+    family.gone(child)
+    second = family.child()
+    assert family.starts()[-1] == ("cuda:1", "recycle")
+    second.ask(messages.OpenShard, "b", "cuda:0", list(REMEDIES), True, False, cards)
+    second.acknowledge(family.crawl(second, "b", "DEMOTE_CPU"))
+    assert family.run.demoted == {"b"}
+    second.say(messages.MoveShard("b", "cpu"))
+    second.sync()
+    assert family.pipeline.ask(Policy.open_shards, "slot0/2") == {"b": "cpu"}
+    assert family.pipeline.ask(Policy.open_shards, "slot0") == {"a": "cuda:0"}
 
 
 def test_a_stuck_process_has_its_whole_job_ended(family: Family) -> None:
