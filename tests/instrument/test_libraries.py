@@ -61,13 +61,13 @@ class Training:
     def __init__(self, rig: Watched, crawls_after: int | None = None) -> None:
         from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
-        steps = self.steps = []  # type: ignore[var-annotated]  # what `global_step` was before each
+        steps: list[int] = []
 
-        class Slow(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+        class Slow(TrainerCallback):
             def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
                 steps.append(state.global_step)
 
-        class Crawling(Trainer):  # type: ignore[misc]
+        class Crawling(Trainer):
             def training_step(self, *given: Any, **more: Any) -> Any:
                 is_slow = crawls_after is not None and len(steps) > crawls_after
                 rig.fraction = 0.99 if is_slow else 0.5
@@ -76,6 +76,7 @@ class Training:
                     rig.watch.tick()
                 return super().training_step(*given, **more)
 
+        self.steps = steps  # what `global_step` was before each
         self.folder = rig.path.parent
         rows = [{"input_ids": [2, 7 + n % 30, 9, 3], "labels": n % 2} for n in range(60)]
         arguments = TrainingArguments(
