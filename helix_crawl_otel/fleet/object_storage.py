@@ -299,14 +299,18 @@ class ObjectStorage(Storage):
             return None, None, None
         return _version(found.meta["e_tag"]), found.attributes.get(HOLDER), found.attributes.get(DIGEST)
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: Path | bytes) -> None:
         """See `Storage`."""
         import obstore
 
-        def request() -> object:
-            return obstore.put(self._store, name, content, attributes={DIGEST: digest_of(content)}, use_multipart=False)
-
-        self._ask("written", self.where(name), request)
+        attributes = {DIGEST: digest_of(content)}
+        with _mapped(content) as body:
+            store = self._store_for(len(body))
+            self._ask(
+                "written",
+                self.where(name),
+                lambda: obstore.put(store, name, body, attributes=attributes, use_multipart=False),
+            )
 
     def remove(self, name: str) -> None:
         """See `Storage`."""

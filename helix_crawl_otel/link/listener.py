@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Client
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +69,10 @@ class LinkListener:
     """
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="helix-crawl-", dir=_short_folder()))  # of this user alone
+        place = tempfile.gettempdir()
+        is_short = len(os.fsencode(place)) + len("/helix-crawl-12345678/socket") <= LONGEST_ADDRESS
+        place = place if is_short or sys.platform == "win32" else "/tmp"  # a socket's path would be too long in it
+        self._folder = Path(tempfile.mkdtemp(prefix="helix-crawl-", dir=place))  # of this user alone
         self._file = self._folder / "link"
         try:
             address = rf"\\.\pipe\{self._folder.name}" if sys.platform == "win32" else str(self._folder / "socket")
@@ -213,13 +217,6 @@ def _connect(path: str, seconds: float) -> Channel:
     return channel
 
 
-def _short_folder() -> str:
-    """Where the folder is made: that for temporary files, unless a socket's path would be too long in it."""
-    folder = tempfile.gettempdir()
-    is_short = len(os.fsencode(folder)) + len("/helix-crawl-12345678/socket") <= LONGEST_ADDRESS
-    return folder if is_short or sys.platform == "win32" else "/tmp"
-
-
 if sys.platform == "win32":
     import _winapi
     import ctypes
@@ -299,11 +296,9 @@ if sys.platform == "win32":
             finally:
                 _kernel32.LocalFree(descriptor)
 
-    def _listen(address: str) -> PipeListener:
-        return _OwnPipeListener(address)
+    _listen = _OwnPipeListener
 
 else:
     from multiprocessing.connection import Listener
 
-    def _listen(address: str) -> Listener:
-        return Listener(address, backlog=BACKLOG)
+    _listen = partial(Listener, backlog=BACKLOG)
