@@ -161,8 +161,8 @@ class ObjectStorage(Storage):
             of = next((name.removesuffix(end) for end in LOGS if name.endswith(end)), "")
             if entry.size and of in found:
                 raise StorageRefused(
-                    f"{self.where(name)} belongs into {of}, as SQLite leaves it of a build that has not ended; accepted: "
-                    "shards that were copied when nobody had them open (end that build, and copy both again)"
+                    f"{self.where(name)} belongs into {of}, as SQLite leaves it of an open shard; accepted: "
+                    "shards that were copied when nobody had them open (end that run, and copy both again)"
                 )
         return found
 

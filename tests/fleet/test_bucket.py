@@ -240,7 +240,9 @@ def test_a_log_beside_a_shard_is_refused(storage: ObjectStorage) -> None:
     storage.write(f"{NAME}-wal", b"")
     assert len(storage.list()) == 3
     storage.write(f"{NAME}-wal", b"log")
-    with pytest.raises(StorageRefused, match="-wal belongs into .*; accepted: shards that were copied when nobody had"):
+    with pytest.raises(
+        StorageRefused, match=r"-wal belongs into .*; accepted: shards that were copied when nobody had"
+    ):
         storage.list()
 
 
