@@ -59,7 +59,9 @@ def test_results_of_a_moved_model_are_of_the_kind_that_was_asked_for(
     def kinds(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: kinds(each) for name, each in value.items()}
-        return [kinds(each) for each in value] if isinstance(value, list) else (type(value), value.dtype, value.shape)
+        if isinstance(value, list):
+            return [kinds(each) for each in value]
+        return type(value), getattr(value, "dtype", None), getattr(value, "shape", None)
 
     model, given = sentence_model().to(getattr(torch, kind)), texts(60)
     plain = kinds(model.encode(given, batch_size=2, **asked))
