@@ -34,6 +34,7 @@ __all__ = [
     "Knob",
     "Value",
     "add_options",
+    "change_environment",
     "config_from_options",
     "doubtful_variables",
     "environment",
@@ -340,6 +341,24 @@ _warned: set[tuple[str, str]] = set()
 def environment() -> Mapping[str, str]:
     """The environment of this process, for whoever has to pass one on."""
     return os.environ
+
+
+def change_environment(values: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Change variables of this process, for the processes that it starts and for a library that reads them.
+
+    Args:
+        values: By name; `None` removes one.
+
+    Returns:
+        What they were before, to be given to this once more.
+    """
+    before = {name: os.environ.get(name) for name in values}
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    return before
 
 
 def read_knob(variable: str, environ: Mapping[str, str] | None = None, *, strict: bool = False) -> Value:

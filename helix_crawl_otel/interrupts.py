@@ -32,14 +32,14 @@ TOGETHER_SECONDS = 1.0
 
 
 class Interrupts:
-    """Takes the signals over while its `with` block lasts.
+    """Takes the signals over while its `with` block lasts. In another thread than the main one it hears nothing.
 
     Args:
         heard: Called with how many there have been, in the main thread, between two of its instructions: it must only
             put something into a queue that may be put to from there (`queue.SimpleQueue`).
         clock: Seconds of the world; may be read from a handler.
 
-    Threads: the main thread's.
+    Threads: the main thread's, if it is to hear anything.
     """
 
     def __init__(self, heard: Callable[[int], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,7 +51,7 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        for name in INTERRUPTS:
+        for name in INTERRUPTS if threading.current_thread() is threading.main_thread() else ():
             number = getattr(signal, name, None)
             # What was ignored stays so: under nohup a closed terminal is no reason to stop.
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:

@@ -445,6 +445,10 @@ class BuildJob:
         text = f"shard {shard_name(work.assignment.shard)}: {reason}; {way_on}"
         self._emit(events.Note(self._clock(), "warning", text))
 
+    def hands_over(self, slot: str) -> bool:
+        """See `Job`: one machine finishes its shards by itself."""
+        return False
+
     def gave_up(self, slot: str, why: str) -> bool:
         """See `Job`: the shard has failed, the slot goes on with the next one."""
         with self._lock:

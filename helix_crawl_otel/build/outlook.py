@@ -186,7 +186,7 @@ class Look:
 
     def count(self, shard: str, path: Path, *, reencode: bool) -> None:
         """Look what the file of a shard holds already, where nobody plans it."""
-        genes = expected(self.tree.shards[shard], path, reencode=reencode)
+        genes = expected(self.tree.shards[shard], held(path), reencode=reencode)
         self.complete += genes == 0 and path.is_file()
         self.pending += genes or 0
 
@@ -253,16 +253,15 @@ def rule_of(known: Salvage | Held | None) -> str | None:
     return None if known is None else known.rule or ChunkRule(version=1).fingerprint
 
 
-def expected(seen: ShardLook, path: Path, *, reencode: bool) -> int | None:
+def expected(seen: ShardLook, known: Held | None, *, reencode: bool) -> int | None:
     """About how many genes of a shard are to be encoded, by what its file holds already; `None` where the file is too
     large to count them. What the shard was seen to hold is put right by it.
 
     Args:
         seen: The shard's files.
-        path: Its file, there or not.
+        known: What its file holds, as far as that can be told.
         reencode: Everything is encoded again.
     """
-    known = held(path)
     if known is None:
         return seen.passages
     kept, new = known.genes, 0

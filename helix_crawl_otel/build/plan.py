@@ -23,6 +23,7 @@ from helix_crawl_otel.build.resume import (
     settle_model,
     settle_sources,
 )
+from helix_crawl_otel.build.shard_files import ShardFiles
 from helix_crawl_otel.corpus.cut import ChunkRule
 from helix_crawl_otel.corpus.filters import Filters
 from helix_crawl_otel.corpus.look import ShardLook, TreeLook
@@ -33,17 +34,11 @@ from helix_crawl_otel.encoders.truncation import Truncation
 from helix_crawl_otel.formats import count
 from helix_crawl_otel.link.messages import Assignment
 from helix_crawl_otel.paths import on_disk, same_place
-from helix_crawl_otel.shards.build_record import (
-    BuildRecord,
-    RecordUnusable,
-    label_of,
-    read_record,
-    recovered,
-)
+from helix_crawl_otel.shards.build_record import BuildRecord, RecordUnusable, label_of, read_record
 from helix_crawl_otel.shards.damage import judge, set_aside
 from helix_crawl_otel.shards.errors import CannotSetAside, EmptyFile, ShardCorrupt, StoreError
 from helix_crawl_otel.shards.find import names_by_file, notes_of_links
-from helix_crawl_otel.shards.inspect import Salvage, Unread, held, lease_of_sources, salvage, stored_identity
+from helix_crawl_otel.shards.inspect import Salvage, Unread
 from helix_crawl_otel.shards.schema import LOCK_SECONDS, beside
 
 __all__ = ["BuildPlan", "is_one_folder", "name_in_folder", "plan_backfill", "plan_build", "shard_of"]
@@ -54,6 +49,8 @@ MOST_LOOKED_INTO = 16
 """Shards whose vectors are compared before the first gene is encoded; of each some texts are encoded for that."""
 
 ANOTHER_OUT = "another --out"
+
+ON_DISK = ShardFiles()
 
 
 @dataclass
@@ -118,6 +115,7 @@ def plan_build(
     words: Sequence[str] = (),
     filters: Filters | None = None,
     progress: Callable[[int, int], None] = lambda files, size: None,
+    files: ShardFiles = ON_DISK,
 ) -> BuildPlan:
     """The shards of trees.
 
@@ -130,6 +128,7 @@ def plan_build(
         words: Of the command, for the record: see `BuildRecord.options`.
         filters: What of the trees is not wanted; `None` for what was not the last time.
         progress: See `TreeLook`.
+        files: How the shards are looked at.
 
     Raises:
         NotThisBuild: The folder was built of other trees, or with another model.
@@ -137,13 +136,13 @@ def plan_build(
         UnreadableSource: A tree cannot be read.
     """
     again = options.reencode
-    begun = _settle(sources, output, options.lock_seconds, moved, options.model, filters, again)
+    begun = _settle(sources, output, options.lock_seconds, moved, options.model, filters, again, files)
     settled, before, model, wanted = begun.sources, begun.before, begun.model, begun.filters
     dtype, must_agree = settle_dtype(
         options.dtype, begun.identities, str(output), reencode=again, elsewhere=ANOTHER_OUT
     )
     salvaged: dict[str, Salvage | StoreError] = {}
-    looked = TreeLook(lambda plan: _rule_of(plan, salvaged, options), progress)
+    looked = TreeLook(lambda plan: _rule_of(plan, salvaged, options, files), progress)
     plans = []
     for label, root in sorted(settled.taken.items()):
         loose, found = plan_tree(root, output, wanted, label=label, known=before)
@@ -159,7 +158,7 @@ def plan_build(
     for name, file in before.items():
         if label_of(name) not in settled.taken:
             shards[name] = file
-        elif name not in shards and (epoch := lease_of_sources(output / file, options.lock_seconds)) is not None:
+        elif name not in shards and (epoch := files.lease_of_sources(output / file, options.lock_seconds)) is not None:
             gone[name] = output / file, epoch
     shards |= {name: path.name for name, (path, _) in gone.items()}
     places = {**settled.left, **{label: str(root) for label, root in settled.taken.items()}}
@@ -175,7 +174,7 @@ def plan_build(
 
     for plan in plans:
         if plan.name not in planned.failures:
-            _plan_shard(planned, plan, looked.shards[plan.name], salvaged, options, assigned, looks_into=prune)
+            _plan_shard(planned, plan, looked.shards[plan.name], salvaged, options, assigned, files, looks_into=prune)
     if planned.old:
         planned.notes.append(
             f"{count(planned.old, 'shard')} cut by an earlier version, which counted no tokens, go on so; --reencode "
@@ -225,9 +224,9 @@ def look_before(
     Returns:
         What was seen, and what is to be said of it.
     """
-    begun = _settle(sources, output, LOCK_SECONDS, moved, model, filters, reencode)
+    begun = _settle(sources, output, LOCK_SECONDS, moved, model, filters, reencode, ON_DISK)
     taken = begun.sources.taken
-    looked = TreeLook(lambda plan: rule_of(held(output / plan.file)), progress)
+    looked = TreeLook(lambda plan: rule_of(ON_DISK.held(output / plan.file)), progress)
     look = Look(looked, tuple(map(str, taken.values())), begun.filters)
     for label, root in sorted(taken.items()):
         loose, found = plan_tree(root, output, begun.filters, label=label, known=begun.before)
@@ -266,48 +265,51 @@ def _settle(
     model: str | None,
     filters: Filters | None,
     reencode: bool,
+    files: ShardFiles,
 ) -> _Begun:
     """What a plan and a look ahead begin with; the arguments and what is raised as of `plan_build`."""
-    known, notes = _record(output, lock_seconds)
+    known, notes = _record(output, lock_seconds, files)
     settled = settle_sources(sources, known, output, moved=moved)
     before, begun = (known.shards, known.model) if known else ({}, None)
-    identities = _identities([output / file for file in before.values()], lock_seconds)
+    identities = _identities([output / file for file in before.values()], lock_seconds, files)
     chosen, said = settle_model(model, identities, begun, str(output), reencode=reencode, elsewhere=ANOTHER_OUT)
     wanted, told = settle_filters(filters, known)
     return _Begun(settled, before, identities, chosen, wanted, [*notes, *settled.notes, *told, *said])
 
 
-def _record(output: Path, lock_seconds: float) -> tuple[BuildRecord | None, list[str]]:
+def _record(output: Path, lock_seconds: float, files: ShardFiles) -> tuple[BuildRecord | None, list[str]]:
     """What the folder was built of, and what is to be said of that.
 
     Raises:
         RecordUnusable: A newer version knows.
     """
     try:
-        return read_record(output) or recovered(output, lock_seconds), []
+        return read_record(output) or files.recovered(output, lock_seconds), []
     except RecordUnusable as error:
         if error.is_newer:
             raise
-        return recovered(output, lock_seconds), [f"{error}; it is made anew from what the shards say"]
+        return files.recovered(output, lock_seconds), [f"{error}; it is made anew from what the shards say"]
 
 
-def _identities(paths: Sequence[Path], lock_seconds: float) -> list[Mapping[str, object]]:
+def _identities(paths: Sequence[Path], lock_seconds: float, files: ShardFiles) -> list[Mapping[str, object]]:
     """Of the encoders that the shards that are there name."""
     identities: list[Mapping[str, object]] = []
     for path in paths:
         with suppress(StoreError):  # the plan says what is wrong with it
-            if (identity := stored_identity(path, lock_seconds)) is not None:
+            if (identity := files.stored_identity(path, lock_seconds)) is not None:
                 identities.append(identity)
     return identities
 
 
-def _rule_of(plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], options: EncodeOptions) -> str | None:
+def _rule_of(
+    plan: ShardPlan, salvaged: dict[str, Salvage | StoreError], options: EncodeOptions, files: ShardFiles
+) -> str | None:
     """Look at the file of a shard, and say by which rule it was cut, `None` where there is none."""
     path = Path(str(plan.output)) / plan.file
-    if not path.exists():
+    if not files.is_there(path):
         return None
     try:
-        salvaged[plan.name] = found = salvage(path, options.lock_seconds, is_built=True, deep=options.reencode)
+        salvaged[plan.name] = found = files.salvage(path, options.lock_seconds, is_built=True, deep=options.reencode)
     except StoreError as error:
         salvaged[plan.name] = error
         return None
@@ -321,6 +323,7 @@ def _plan_shard(
     salvaged: Mapping[str, Salvage | StoreError],
     options: EncodeOptions,
     assigned: Callable[..., Assignment],
+    files: ShardFiles,
     *,
     looks_into: bool,
 ) -> None:
@@ -371,7 +374,7 @@ def _plan_shard(
             return
     again = {"reencode": options.reencode, "retry_quarantined": options.retry_quarantined}
     assignment = assigned(plan.name, str(path), epoch, str(plan.root), **again)
-    guess = expected(seen, path, reencode=options.reencode)
+    guess = expected(seen, files.held(path), reencode=options.reencode)
     planned.works.append(ShardWork(assignment, pending, guess, quarantined))
 
 
@@ -388,7 +391,11 @@ def _linked(shards: Sequence[tuple[str, Path]]) -> dict[str, str]:
 
 
 def plan_backfill(
-    paths: Sequence[Path], options: EncodeOptions, notes: Sequence[str] = (), given: Sequence[Path] = ()
+    paths: Sequence[Path],
+    options: EncodeOptions,
+    notes: Sequence[str] = (),
+    given: Sequence[Path] = (),
+    files: ShardFiles = ON_DISK,
 ) -> BuildPlan:
     """Existing shards.
 
@@ -397,6 +404,7 @@ def plan_backfill(
         options: Of the command.
         notes: What should be said of them.
         given: Files and folders that the command names, absolute: one folder alone gives its shards short names.
+        files: How the shards are looked at.
 
     Raises:
         NotThisBuild: Some are of another model.
@@ -405,7 +413,7 @@ def plan_backfill(
     begun = {known.model for folder in folders for known in [_known(folder)] if known and known.model}
     place = str(paths[0] if len(paths) == 1 else " and ".join(map(str, folders)))
     own = begun.pop() if len(begun) == 1 else None
-    identities = _identities(paths, options.lock_seconds)
+    identities = _identities(paths, options.lock_seconds, files)
     model, said = settle_model(options.model, identities, own, place, reencode=options.reencode)
     dtype, must_agree = settle_dtype(options.dtype, identities, place, reencode=options.reencode)
     planned = BuildPlan(model, dtype, must_agree, notes=[*notes, *said])
@@ -414,7 +422,7 @@ def plan_backfill(
     for path in paths:
         name = shard_of(path) if top is None else name_below(top, path)
         try:
-            found = salvage(path, options.lock_seconds, deep=options.reencode)
+            found = files.salvage(path, options.lock_seconds, deep=options.reencode)
         except ShardCorrupt as error:
             planned.failures[name] = judge(error, path, is_built=False, lock_seconds=options.lock_seconds).reason
             continue

@@ -48,7 +48,7 @@ from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.session import RunOptions, Session
 
-__all__ = ["run_build"]
+__all__ = ["announce", "plan_devices", "run_build", "worker_settings"]
 
 FIRST_OF_A_KIND, MOST_FIRST = 3, 12
 """Sources left out that the summary names."""
@@ -106,7 +106,7 @@ def run_build(
             find_model(planned.model)
             check_dim(planned.model, options.truncation.dim)
         cards = worker_cards(options.common.environ)
-        devices = _devices(options, planned.model, cards)
+        devices = plan_devices(options, planned.model, cards, cores())
         if planned.look is not None:
             hearing(partial(planned.look.measure, folders[0], planned.model))
         if planned.record is not None:
@@ -128,10 +128,20 @@ def run_build(
             Session(run_options, metrics.exported, console.emit, console.refresh, metrics.keep)
         )
         console.start(session.clock, session.folder)
-        _announce(console, session, command, folders[0], options, devices, planned)
+        names = [work.assignment.shard for work in planned.works]
+        places = tuple(device for _, device in devices.slots)
+        waiting = announce(
+            console.emit, session.clock(), command, str(folders[0]), places, devices.why, devices.warnings, planned
+        )
+        session.pipeline.expect_shards(names, waiting, set(places))
+        for shard, genes in planned.quarantined.items():
+            session.pipeline.set_quarantined(shard, genes)
+        for work in planned.works:
+            session.pipeline.set_quarantined(work.assignment.shard, work.quarantined)
+        session.pipeline.set_shards(done=len(planned.complete), failed=len(planned.failures))
         job = BuildJob(
             planned.works,
-            lambda device, number: _settings(options, planned, devices, cards, device, number),
+            lambda device, number: worker_settings(options, planned, devices, cards, device, number),
             options.common.environ,
             session.demoted,
             session.pipeline,
@@ -155,26 +165,28 @@ def _place(path: Path) -> tuple[Path, str]:
     return path.parent / STATE_FOLDER, name_in_folder(path)
 
 
-def _devices(options: EncodeOptions, model: str, cards: Description) -> DevicePlan:
+def plan_devices(options: EncodeOptions, model: str, cards: Description, core_count: int) -> DevicePlan:
+    """Where workers encode: see `choose_devices`, or on modelled cards."""
     if has_card(options.parsed_faults()):
         count = options.workers or 1
         slots = tuple((f"cuda:{n}", f"cuda:{n}") for n in range(count))
-        return DevicePlan(slots, "a modelled card is laid over the CPU (--fault card)", max(1, cores() // count))
+        return DevicePlan(slots, "a modelled card is laid over the CPU (--fault card)", max(1, core_count // count))
     return choose_devices(
         options.device,
         options.workers,
         options.cpu_below_gib,
         cards,
-        cores(),
+        core_count,
         torch_build(),
         needs_no_card=model == HASHING,
         count_torch=partial(count_torch_devices, options.common.environ),
     )
 
 
-def _settings(
+def worker_settings(
     options: EncodeOptions, planned: BuildPlan, devices: DevicePlan, cards: Description, device: str, number: int
 ) -> WorkerSettings:
+    """What a worker on a device is told; `number` counts the workers of the run from 1."""
     is_modelled = has_card(options.parsed_faults()) and device != "cpu"
     on_cpu = device == "cpu" or is_modelled
     return WorkerSettings(
@@ -198,40 +210,44 @@ def _settings(
     )
 
 
-def _announce(
-    console: Console,
-    session: Session,
+def announce(
+    emit: Callable[[events.Event], None],
+    t: float,
     command: str,
-    output: Path,
-    options: EncodeOptions,
-    devices: DevicePlan,
+    output: str,
+    places: tuple[str, ...],
+    why: str,
+    warnings: Sequence[str],
     planned: BuildPlan,
-) -> None:
-    t = session.clock()
-    places = tuple(device for _, device in devices.slots)
+) -> dict[str, int]:
+    """Tell the displays what the run begins with. Returns how many genes are likely to wait in each shard.
+
+    Args:
+        emit: Takes events.
+        t: Now.
+        command: As it was typed.
+        output: Where the shards are.
+        places: Where they are encoded.
+        why: There.
+        warnings: What should be said of that.
+        planned: What there is to do.
+    """
     done = len(planned.complete)
     counts = planned.shards, done, planned.complete_genes
-    started = events.RunStarted(t, command, str(output), planned.model, places, devices.why, *counts)
-    console.emit(started)
-    for text in (*devices.warnings, *planned.notes):
-        console.emit(events.Note(t, "warning", text))
+    emit(events.RunStarted(t, command, output, planned.model, places, why, *counts))
+    for text in (*warnings, *planned.notes):
+        emit(events.Note(t, "warning", text))
     waiting = {}
     for work in planned.works:
         genes = work.expected if work.pending is None else work.pending
         if genes is not None:
             waiting[work.assignment.shard] = genes
-            console.emit(events.ShardCounted(t, work.assignment.shard, genes, is_estimate=work.pending is None))
+            emit(events.ShardCounted(t, work.assignment.shard, genes, is_estimate=work.pending is None))
     if planned.look is not None:
-        console.emit(planned.look.event(t, complete=done, pending=sum(waiting.values()), devices=places))
+        emit(planned.look.event(t, complete=done, pending=sum(waiting.values()), devices=places))
     for shard, reason in planned.failures.items():
-        console.emit(events.ShardEnded(t, shard, "failed", 0, reason))
-    names = [work.assignment.shard for work in planned.works]
-    session.pipeline.expect_shards(names, waiting, set(places))
-    for shard, genes in planned.quarantined.items():
-        session.pipeline.set_quarantined(shard, genes)
-    for work in planned.works:
-        session.pipeline.set_quarantined(work.assignment.shard, work.quarantined)
-    session.pipeline.set_shards(done=done, failed=len(planned.failures))
+        emit(events.ShardEnded(t, shard, "failed", 0, reason))
+    return waiting
 
 
 def _summary(

@@ -19,6 +19,7 @@ from helix_crawl_otel.commands.common import (
     typed_command,
     typed_options,
 )
+from helix_crawl_otel.commands.ray import RAY, add_ray_options, read_ray_options
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.exit_codes import DONE
 from helix_crawl_otel.formats import shown_command, size
@@ -75,6 +76,7 @@ def register(commands: Commands) -> None:
     )
     add_build_options(parser)
     _add_filters(parser)
+    add_ray_options(parser)
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
@@ -101,6 +103,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 def add_build_options(parser: argparse.ArgumentParser) -> None:
     """Offer what `build` reads beside its sources and its output; no filter is named without `_add_filters`."""
     parser.set_defaults(exclude=None, include=None, no_gitignore=False, max_file_size=None, dry_run=False)
+    parser.set_defaults(ray=None, stage=None, checkpoint=None, lease=None)
     parser.add_argument("--prune", action="store_true", help="remove the genes of sources that are gone")
     parser.add_argument(
         "--moved", action="store_true", help="SRC is a tree that --out was built of, in another place than it was"
@@ -154,11 +157,12 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
     from helix_crawl_otel.build.plan import look_before, plan_build
     from helix_crawl_otel.build.resume import absolute_model
     from helix_crawl_otel.build.run import run_build
+    from helix_crawl_otel.build.shard_files import ShardFiles
     from helix_crawl_otel.console.text import look_lines
     from helix_crawl_otel.corpus.tree import plan_shards
     from helix_crawl_otel.interrupts import hearing
 
-    options, filters = read_encode_options(args), _filters(args)
+    options, filters, fleet = read_encode_options(args), _filters(args), read_ray_options(args)
     sources, out = [_absolute(source) for source in sources], _absolute(out)
     if out.is_file() or any(same_place(out, source) for source in sources):
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
@@ -185,12 +189,12 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
         hearing(lambda: [plan_shards(source, out, filters) for source in sources])
     command = typed_command()
     done = shown_command(["helix-crawl", "verify", str(out)])
-    once = ("--moved", "--reencode", "--retry-quarantined", "--prune", "--fault")
+    once = ("--moved", "--reencode", "--retry-quarantined", "--prune", "--fault", *RAY)
     words = typed_options(args, but=("--out", "--model", *once))
     if args.model is not None:
         words = ("--model", absolute_model(args.model), *words)
 
-    def make_plan() -> BuildPlan:
+    def make_plan(files: ShardFiles | None = None) -> BuildPlan:
         try:
             return plan_build(
                 sources,
@@ -201,19 +205,19 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
                 words=words,
                 filters=filters,
                 progress=_looking,
+                files=files or ShardFiles(),
             )
         finally:
             say_over("")
 
-    return run_build(
-        args.command,
-        command,
-        [out],
-        options,
-        make_plan,
-        next_steps=(done, f"{command}   # goes on where it was"),
-        look_back=look_back,
-    )
+    steps = (done, f"{command}   # goes on where it was")
+    if fleet is not None:
+        from helix_crawl_otel.fleet.places import open_storage
+        from helix_crawl_otel.fleet.run import run_fleet
+
+        storage = open_storage(str(out))
+        return run_fleet(args.command, command, storage, out, options, fleet, vars(args), make_plan, steps)
+    return run_build(args.command, command, [out], options, make_plan, next_steps=steps, look_back=look_back)
 
 
 def _absolute(path: Path) -> Path:

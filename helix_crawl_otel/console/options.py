@@ -21,7 +21,7 @@ from helix_crawl_otel.console.notify import check_target
 if TYPE_CHECKING:
     from helix_crawl_otel.otel.exporters import Exporters
 
-__all__ = ["CommonOptions", "add_common_options", "read_common_options"]
+__all__ = ["NOTIFY", "CommonOptions", "add_common_options", "read_common_options"]
 
 NOTIFY = "HELIX_CRAWL_NOTIFY"
 HOST, PORT = "OTEL_EXPORTER_PROMETHEUS_HOST", "OTEL_EXPORTER_PROMETHEUS_PORT"

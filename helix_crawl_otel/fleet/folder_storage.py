@@ -254,13 +254,15 @@ class FolderStorage(Storage):
         except OSError as error:
             raise self._trouble("read", self.where(name), error) from None
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: Path | bytes) -> None:
         """See `Storage`."""
         target = self._path(name)
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content)
+            with part.open("wb") as file:
+                for piece in pieces(content):
+                    file.write(piece)
             part.replace(target)
         except OSError as error:
             _unlink(part)

@@ -186,8 +186,8 @@ class Storage(abc.ABC):
         """A small file whole, with its version; `None` where it is not there."""
 
     @abc.abstractmethod
-    def write(self, name: str, content: bytes) -> None:
-        """Replace a small file, whole or not at all, whatever is there. Where two do so, the last one wins."""
+    def write(self, name: str, content: Path | bytes) -> None:
+        """Replace a file, whole or not at all, whatever is there. Where two do so, the last one wins."""
 
     @abc.abstractmethod
     def remove(self, name: str) -> None:

@@ -25,7 +25,7 @@ from helix_crawl_otel.policy.batch import BatchInfo, RunningBatch
 from helix_crawl_otel.policy.model import ActionKind, CardReading, Decision, MemoryReading, ShardStatus, sample_problem
 from helix_crawl_otel.policy.policy import TICK_SECONDS, Policy
 from helix_crawl_otel.policy.settings import Settings
-from helix_crawl_otel.policy.state import PolicyState
+from helix_crawl_otel.policy.state import PolicyState, durable_shard, take_durable
 from helix_crawl_otel.timeline import TimelineWriter
 
 __all__ = ["Pipeline"]
@@ -140,6 +140,18 @@ class Pipeline:
         self._gauge_state.open_shard(shard)
         self._exported.begin_shard(shard, device)
         self._settle()
+
+    def give_shard(self, shard: str) -> dict[str, Any] | None:
+        """What another supervisor has to know of a shard to go on with it, as JSON; `None` where there is nothing."""
+        return self._feed.ask(lambda policy: durable_shard(policy.state, shard))
+
+    def take_shard(self, shard: str, content: Any) -> None:
+        """Go on with a shard from what another supervisor's `give_shard` has told.
+
+        Raises:
+            ValueError: The content is damaged.
+        """
+        self._feed.ask(lambda policy: take_durable(policy.state, shard, content))
 
     def move_shard(self, shard: str, device: str) -> None:
         """An open shard goes on on another device, in the same process."""

@@ -31,8 +31,10 @@ __all__ = [
     "dump_durable",
     "dump_within",
     "durable_mark",
+    "durable_shard",
     "forget_closed",
     "restore_durable",
+    "take_durable",
 ]
 
 VERSION = 1
@@ -276,25 +278,43 @@ def restore_durable(content: Any, encoder: str) -> PolicyState:
     same_encoder = durable.encoder == encoder
     state = PolicyState(encoder=encoder, cards=durable.cards, costs=durable.costs)
     for name, kept in durable.shards.items():
-        if not 0 <= kept.rung <= 3:
-            raise ValueError(f"DurableState.shards[{name!r}].rung is {kept.rung}; accepted: 0 to 3")
-        if kept.unit not in UNITS:
-            raise ValueError(
-                f"DurableState.shards[{name!r}].unit is {kept.unit[:80]!r}; accepted: one of {list(UNITS)}"
-            )
-        meters: dict[str, BaselineMeter] = kept.meters if same_encoder else {}
-        unit = kept.unit if same_encoder else ""
-        if kept.is_spared and ActionKind.DEMOTE_CPU not in kept.refused:
-            kept.refused.append(ActionKind.DEMOTE_CPU)
-        state.shards[name] = ShardState(
-            unit=unit,
-            is_open=False,
-            is_done=False,
-            ladder=Ladder(rung=kept.rung, refused=kept.refused),
-            meters=meters,
-            costs=kept.costs if same_encoder else ShardCosts(recycles=kept.costs.recycles),
-        )
+        state.shards[name] = _restored(name, kept, same_encoder=same_encoder)
     return state
+
+
+def _restored(name: str, kept: DurableShard, *, same_encoder: bool) -> ShardState:
+    if not 0 <= kept.rung <= 3:
+        raise ValueError(f"DurableState.shards[{name!r}].rung is {kept.rung}; accepted: 0 to 3")
+    if kept.unit not in UNITS:
+        raise ValueError(f"DurableState.shards[{name!r}].unit is {kept.unit[:80]!r}; accepted: one of {list(UNITS)}")
+    if kept.is_spared and ActionKind.DEMOTE_CPU not in kept.refused:
+        kept.refused.append(ActionKind.DEMOTE_CPU)
+    return ShardState(
+        unit=kept.unit if same_encoder else "",
+        is_open=False,
+        is_done=False,
+        ladder=Ladder(rung=kept.rung, refused=kept.refused),
+        meters=kept.meters if same_encoder else {},
+        costs=kept.costs if same_encoder else ShardCosts(recycles=kept.costs.recycles),
+    )
+
+
+def durable_shard(state: PolicyState, shard: str) -> dict[str, Any] | None:
+    """What is kept of one shard, as `dump_durable` has it; `None` where there is nothing to keep."""
+    known = state.shards.get(shard)
+    if known is None or not _is_durable(known):
+        return None
+    kept: dict[str, Any] = encode(_kept(known))
+    return kept
+
+
+def take_durable(state: PolicyState, shard: str, content: Any) -> None:
+    """Go on with a shard that another process had, from what `durable_shard` told there of the same encoder.
+
+    Raises:
+        ValueError: The content is damaged; the message says where.
+    """
+    state.shards[shard] = _restored(shard, decode(DurableShard, content), same_encoder=True)
 
 
 def durable_mark(state: PolicyState) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from helix_crawl_otel.policy.model import EvidenceValue
@@ -39,16 +39,20 @@ __all__ = [
     "TreeLooked",
     "WorkerEnded",
     "WorkerStarted",
+    "event_of",
 ]
+
+_KINDS: dict[str, type[Event]] = {}
 
 _BIG_LETTER = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened at `t`."""
+    """Something that happened at `t`; in a fleet on a node, else that is empty."""
 
     t: float
+    node: str = field(default="", kw_only=True)
 
     KIND: ClassVar[str] = "event"
 
@@ -56,6 +60,7 @@ class Event:
         """Take its name from the class's, or as it is given: scripts know it, classes may be renamed."""
         super().__init_subclass__()
         cls.KIND = kind or _BIG_LETTER.sub("_", cls.__name__).lower()
+        _KINDS[cls.KIND] = cls
 
     @property
     def kind(self) -> str:
@@ -64,7 +69,9 @@ class Event:
 
     def to_json(self, since: float = 0.0) -> dict[str, Any]:
         """A JSON object; `t` counts from `since`."""
-        return {"event": self.kind, **dataclasses.asdict(self), "t": round(self.t - since, 3)}
+        fields = dataclasses.asdict(self)
+        where = {"node": node} if (node := fields.pop("node")) else {}
+        return {"event": self.kind, **where, **fields, "t": round(self.t - since, 3)}
 
 
 @dataclass(frozen=True)
@@ -337,3 +344,15 @@ class Interrupted(Event):
     """The operator has asked to stop, so many times."""
 
     times: int
+
+
+def event_of(content: Mapping[str, Any], *, t: float, node: str) -> Event:
+    """The event that `to_json` was of, on another machine of the same version.
+
+    Args:
+        content: What it said.
+        t: When it came here.
+        node: Where it happened.
+    """
+    fields = {**content, "t": t, "node": node}
+    return _KINDS[fields.pop("event")](**fields)

@@ -87,6 +87,10 @@ class RunJob:
         """See `Job`: nothing is known of the driver's shards."""
         return None
 
+    def hands_over(self, slot: str) -> bool:
+        """See `Job`."""
+        return False
+
     def gave_up(self, slot: str, why: str) -> bool:
         """See `Job`: that is the end."""
         return False

@@ -95,5 +95,9 @@ class Job(Protocol):
         """Workers of a slot have failed with a card again and again. Returns the shard that is to be finished on the
         CPU, `None` where there is none."""
 
+    def hands_over(self, slot: str) -> bool:
+        """The shard of a slot has to be finished on the CPU. Returns whether somebody else does that, so that the slot
+        goes on with the next one."""
+
     def gave_up(self, slot: str, why: str) -> bool:
         """The crash budget is spent. Returns whether the slot goes on with something else."""

@@ -27,7 +27,16 @@ from helix_crawl_otel.file_locks import NO_LOCKS, lacks_locks, no_locks
 from helix_crawl_otel.paths import is_no_file
 from helix_crawl_otel.probes.processes import process_mark
 
-__all__ = ["HOLDER", "FolderLock", "FolderLocked", "LockHolder", "read_holder"]
+__all__ = [
+    "HOLDER",
+    "FolderLock",
+    "FolderLocked",
+    "LockHolder",
+    "held_sentence",
+    "holder_of",
+    "holder_text",
+    "read_holder",
+]
 
 HOLDER = "lock.json"
 
@@ -67,15 +76,44 @@ def read_holder(folder: Path) -> LockHolder | None:
     if not path.is_file():  # a pipe would be waited for
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return holder_of(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # nobody holds it, or it is just being written
+
+
+def holder_of(text: str) -> LockHolder | None:
+    """What `holder_text` gave; `None` for anything else."""
+    try:
+        content = json.loads(text)
         given: Mapping[str, Any] = content if isinstance(content, dict) else {}
         pid = given.get("pid")
         words = {name: given.get(name, "") for name in ("command", "process", "host", "since", "home")}
         if type(pid) is int and all(isinstance(word, str) for word in words.values()):
             return LockHolder(pid=pid, **words)
-    except (OSError, ValueError, RecursionError):
-        pass  # nobody holds it, or it is just being written
+    except (ValueError, RecursionError):
+        pass
     return None
+
+
+def holder_text(command: str, home: Path | None = None) -> str:
+    """This process as a holder, a line of JSON; the arguments as those of `FolderLock`."""
+    content = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "command": command,
+        "since": local_time(time.time()),
+        "process": process_mark(os.getpid()) or "",
+        "home": "" if home is None else str(home),
+    }
+    return json.dumps(content) + "\n"
+
+
+def held_sentence(place: str, holder: LockHolder | None) -> str:
+    """What is said to the one who comes second."""
+    who = "another process"  # it is just writing who it is, or could not
+    if holder is not None and holder.command:
+        who = f"`{holder.command}` (process {holder.pid} on {holder.host}, since {holder.since})"
+    return f"{place} is in use by {who}; wait for it, or end it: what it has done is kept"
 
 
 class FolderLock:
@@ -108,7 +146,7 @@ class FolderLock:
                 self._lock.release()
                 raise OSError(errno.ENOLCK, why)
         except Timeout:
-            raise FolderLocked(self._sentence()) from None
+            raise FolderLocked(held_sentence(str(self._folder.parent), read_holder(self._folder))) from None
         except NotImplementedError as error:
             raise OSError(errno.ENOLCK, no_locks(self._folder, str(error))) from None
         except OSError as error:
@@ -117,16 +155,8 @@ class FolderLock:
                 raise OSError(error.errno, no_locks(self._folder, why)) from None
             accepted = "a folder in which files can be made, or a place where one can be"
             raise OSError(error.errno, f"{self._folder} cannot be written: {why}; accepted: {accepted}") from None
-        content = {
-            "pid": os.getpid(),
-            "host": platform.node(),
-            "command": self._command,
-            "since": local_time(time.time()),
-            "process": process_mark(os.getpid()) or "",
-            "home": "" if self._home is None else str(self._home),
-        }
         try:
-            self._holder.write_text(json.dumps(content) + "\n", encoding="utf-8")
+            self._holder.write_text(holder_text(self._command, self._home), encoding="utf-8")
         except BaseException as error:
             self._lock.release()
             if isinstance(error, OSError):  # a full disk is told when the file is closed, without its name
@@ -147,10 +177,3 @@ class FolderLock:
             if is_no_file(path) and not path.is_dir():
                 why = "is a pipe, a socket or a device; accepted: a file, or nothing there"
                 raise OSError(errno.EINVAL, f"{path} {why}")
-
-    def _sentence(self) -> str:
-        holder = read_holder(self._folder)
-        who = "another process"  # it is just writing who it is, or could not
-        if holder is not None and holder.command:
-            who = f"`{holder.command}` (process {holder.pid} on {holder.host}, since {holder.since})"
-        return f"{self._folder.parent} is in use by {who}; wait for it, or end it: what it has done is kept"

@@ -204,7 +204,7 @@ class Supervisor:
         devices: Name and device of each slot.
         refresh: Called at every turn, for the display.
 
-    Threads: `run` is the main thread's, `force` and `tick` any.
+    Threads: `run` is the main thread's where it is to hear interrupts, `force`, `pause` and `tick` any.
     """
 
     def __init__(self, run: RunContext, devices: Sequence[tuple[str, str]], refresh: Callable[[], None]) -> None:
@@ -220,6 +220,10 @@ class Supervisor:
     def _force(self, decision: Decision) -> None:
         for slot in self.slots:
             slot.force(decision)
+
+    def pause(self) -> None:
+        """Somebody who is no signal wants a pause."""
+        self._run.wake(self._pause)
 
     def tick(self) -> None:
         """The policy has looked at the clock: tell the workers what it wants."""
@@ -393,6 +397,14 @@ class Session:
             return run, supervisor.run()
         finally:
             ticker.stop()
+
+    def pause(self) -> None:
+        """Have the workers of a job that is supervised finish their batches and leave; as an interrupt does.
+
+        Threads: any.
+        """
+        if self._supervisor is not None:
+            self._supervisor.pause()
 
     def _tick(self, supervisor: Supervisor) -> None:
         self.memory.tick()

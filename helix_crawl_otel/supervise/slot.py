@@ -250,6 +250,12 @@ class Slot:
         elif worker.last_words is not None:
             if self._run.clock() - worker.heard_at > self._run.scaled(GRACE_SECONDS):
                 self.end_worker(LINGERS)
+        elif (lost := worker.waits_for_ever) is not None:
+            if self._run.clock() - worker.heard_at > self._run.scaled(LEAVE_SECONDS):
+                watchdog.error(
+                    "worker %s: a process of its pool died in shard %s; the pool waits for ever", self.name, lost
+                )
+                self.end_worker("lost")
         elif worker.is_ours and not worker.has_batch():
             has_left = self._run.job.has_finished(self.name, None)
             seconds = LEAVE_SECONDS if has_left or self._run.pausing else SILENT_SECONDS
@@ -300,13 +306,16 @@ class Slot:
                 refused=refused is not None,
                 demoted=start.demoted_shard is not None,
                 pausing=self._run.pausing,
-                finished=self._run.job.has_finished(self.name, code if self._ended_for is None else None),
+                finished=worker.shards.lost is None
+                and self._run.job.has_finished(self.name, code if self._ended_for is None else None),
             )
         )
         if ending is Ending.DONE and self._run.pausing and (worker.has_paused or self._left()):
             ending = Ending.PAUSED  # its driver has made a success of the pause
         words = worker.last_words if ending is Ending.CRASH and self._ended_for in (None, LINGERS) else None
         why = words.reason if words else why_ended(self._ended_for, ending, code)
+        if code == 0 and ending is Ending.CRASH and worker.shards.lost is not None:
+            why = f"one of its processes died in shard {worker.shards.lost}, and it ended as if it were done"
         budget = self._breaks if self._ended_for == "broken" else self._budget
         shard = refused or (leaving.shard if leaving else None)
         if worker.progressed():
@@ -322,11 +331,11 @@ class Slot:
     ) -> None:
         owed = self._owed_demotion()
         if ending is Ending.RECYCLE:
-            self._wait(self._placed("recycle", owed))
+            self._resume("recycle", owed)
         elif ending is Ending.DEMOTE:
-            self._wait(self._placed("demote", owed or shard))
+            self._resume("demote", owed or shard)
         elif ending is Ending.RETURN:
-            self._wait(self._placed("resume", owed))
+            self._resume("resume", owed)
         elif ending is Ending.DONE:
             self._close_done()
             self._next(is_first=False)
@@ -352,10 +361,10 @@ class Slot:
             self._budget = budget = self._new_budget()
         self._run.crashed(self.name, shard, why, budget.left, after)
         if retry is not None:
-            self._wait(self._placed("crash", demoted), retry.after_seconds)
+            self._resume("crash", demoted, retry.after_seconds)
             return
         if demoted_now is not None:
-            self._wait(self._placed("demote", demoted_now))
+            self._resume("demote", demoted_now)
             return
         self._budget, self._breaks = self._new_budget(), self._new_budget()
         self._close_left("failed")
@@ -400,6 +409,14 @@ class Slot:
                 self._run.demoted.add(shard)
                 return shard
         return None
+
+    def _resume(self, reason: str, shard: str | None, after_seconds: float = 0.0) -> None:
+        """Go on with the shard, see `_placed`; or with the next one, where somebody else finishes those on the CPU."""
+        start = self._placed(reason, shard)
+        if start.demoted_shard is not None and self._run.job.hands_over(self.name):
+            self._next(is_first=False)
+        else:
+            self._wait(start, after_seconds)
 
     def _placed(self, reason: str, shard: str | None) -> WorkerStart:
         """The next start: on the slot's own device, or on the CPU for a shard that was demoted.

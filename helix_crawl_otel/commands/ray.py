@@ -1,0 +1,81 @@
+"""Options of the commands that can have a cluster do their work. Nothing of Ray is imported before it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from helix_crawl_otel.config import ConfigError
+
+if TYPE_CHECKING:
+    from helix_crawl_otel.fleet.run import FleetOptions
+
+__all__ = ["RAY", "add_ray_options", "read_ray_options"]
+
+CHECKPOINT_SECONDS, LEASE_SECONDS = "300", "60"
+
+RAY = ("--ray", "--stage", "--checkpoint", "--lease")
+"""Words of a command that say where it is done, not what."""
+
+_SECONDS = re.compile(r"[0-9]{1,5}(\.[0-9]{1,3})?")
+
+_ONLY_WITH_RAY = ("stage", "checkpoint", "lease")
+
+
+def add_ray_options(parser: argparse.ArgumentParser) -> None:
+    """Offer them."""
+    group = parser.add_argument_group(
+        "several machines", "placed by Ray (extra `ray`); see docs/how-to/several-machines.md"
+    )
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="have a cluster do it: auto (the one that this machine has joined), HOST:PORT of its head, or local (one "
+        "is started here, and ended)",
+    )
+    group.add_argument(
+        "--stage",
+        metavar="DIR",
+        help="with --ray: where each node keeps its copies of the shards that it works on, on a disk of its own "
+        "(default: its folder of temporary files)",
+    )
+    group.add_argument(
+        "--checkpoint",
+        metavar="S",
+        help=f"with --ray: put back what is done of a shard every so many seconds (default {CHECKPOINT_SECONDS}): a "
+        "node that is lost costs that much",
+    )
+    group.add_argument(
+        "--lease",
+        metavar="S",
+        help="with --ray: a slot that has said nothing for so many seconds is taken for lost (default "
+        f"{LEASE_SECONDS})",
+    )
+
+
+def read_ray_options(args: argparse.Namespace) -> FleetOptions | None:
+    """What was asked for, `None` where it is one machine.
+
+    Raises:
+        ConfigError: A value is not accepted, or options make no sense together.
+        ClusterError: There is no such cluster, or Ray is not installed.
+    """
+    if args.ray is None:
+        given = [f"--{name}" for name in _ONLY_WITH_RAY if getattr(args, name) is not None]
+        if given:
+            raise ConfigError(f"{given[0]} is given without --ray; accepted: with --ray ADDRESS, for several machines")
+        return None
+    from helix_crawl_otel.fleet.cluster import check_cluster
+    from helix_crawl_otel.fleet.run import FleetOptions
+
+    checkpoint = _seconds("--checkpoint", args.checkpoint or CHECKPOINT_SECONDS, 1.0)
+    lease = _seconds("--lease", args.lease or LEASE_SECONDS, 5.0)
+    check_cluster(args.ray)
+    return FleetOptions(args.ray, args.stage, checkpoint, lease)
+
+
+def _seconds(option: str, text: str, least: float) -> float:
+    if not _SECONDS.fullmatch(text) or float(text) < least:
+        raise ConfigError(f"{option} is {text!r}; accepted: seconds, a number from {least:g} to 99999")
+    return float(text)

@@ -1,0 +1,150 @@
+"""What is known of the shards in a storage without a look into them: one small file, `.helix-crawl/fleet.json`.
+
+Its driver writes it, from what the nodes told of the shards as they put them. An entry is true where the version that
+it tells of is the one that is there; of another one a copy is looked at.
+
+Source: DESIGN.md, section 8, "Salvage".
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from helix_crawl_otel.build.shard_files import ShardFiles
+from helix_crawl_otel.fleet.host import look_of_shard
+from helix_crawl_otel.fleet.storage import Storage
+from helix_crawl_otel.paths import STATE_FOLDER
+from helix_crawl_otel.shards.build_record import BuildRecord, recovered
+from helix_crawl_otel.shards.errors import ShardCorrupt, StoreError
+from helix_crawl_otel.shards.inspect import Held, Salvage, Unread
+
+__all__ = ["IndexedFiles", "salvage_of"]
+
+FILE = f"{STATE_FOLDER}/fleet.json"
+
+FORMAT = 1
+
+SUFFIX = ".db"
+
+
+class IndexedFiles(ShardFiles):
+    """The shards of a storage, as a plan looks at them: by their names there, whatever folder is before those.
+
+    Args:
+        storage: Where they live.
+
+    Raises:
+        StorageError: It does not answer.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.versions = {name: entry.version for name, entry in storage.list().items() if name.endswith(SUFFIX)}
+        self._looks: dict[str, dict[str, Any]] = {}
+        self._written = ""
+        found = storage.read(FILE)
+        for name, look in _read(found[0] if found else b"").items():
+            if self.versions.get(name) == look.get("version"):
+                self._looks[name] = look
+
+    # -- what is known ------------------------------------------------------------------------------------------------
+
+    def look(self, name: str) -> Mapping[str, Any]:
+        """What `look_of_shard` tells of a shard, from what is known or from a copy.
+
+        Raises:
+            StoreError: It cannot be read.
+            StorageError: It cannot be copied.
+        """
+        if name not in self._looks:
+            with tempfile.TemporaryDirectory(prefix="helix-crawl-") as folder:
+                copy = Path(folder) / name
+                version = self._storage.get(name, copy)
+                try:
+                    self._looks[name] = {**look_of_shard(copy), "version": version}
+                except StoreError as error:
+                    raise type(error)(str(error).replace(str(copy), self._storage.where(name))) from error
+        return self._looks[name]
+
+    def known(self, name: str) -> Mapping[str, Any]:
+        """The same of one that is known already; empty where it is not."""
+        return self._looks.get(name, {})
+
+    def put(self, name: str, version: str, look: Mapping[str, Any]) -> None:
+        """A node has put a shard and told of it."""
+        self.versions[name] = version
+        self._looks[name] = {**look, "version": version}
+
+    def save(self) -> None:
+        """Write what is known, if that is not what is there.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        text = json.dumps({"format": FORMAT, "shards": self._looks}, separators=(",", ":"), sort_keys=True)
+        if text != self._written:
+            self._storage.write(FILE, text.encode())
+            self._written = text
+
+    # -- as a plan asks -----------------------------------------------------------------------------------------------
+
+    def is_there(self, path: Path) -> bool:
+        """See `ShardFiles`."""
+        return path.name in self.versions
+
+    def salvage(self, path: Path, lock_seconds: float, *, is_built: bool = False, deep: bool = False) -> Salvage:
+        """See `ShardFiles`. A damaged one is told as one of which nothing is known: who takes it puts it right."""
+        try:
+            return salvage_of(self.look(path.name))
+        except ShardCorrupt:
+            return Salvage(False, 0, None, None, 0, pending=None)
+
+    def held(self, path: Path) -> Held | None:
+        """See `ShardFiles`."""
+        now = self.known(path.name).get("held")
+        return None if now is None else Held(**now)
+
+    def stored_identity(self, path: Path, lock_seconds: float) -> dict[str, object] | None:
+        """See `ShardFiles`."""
+        return self.salvage(path, lock_seconds).identity if self.is_there(path) else None
+
+    def lease_of_sources(self, path: Path, lock_seconds: float) -> int | None:
+        """See `ShardFiles`."""
+        return self.salvage(path, lock_seconds).epoch if self.is_there(path) else None
+
+    def recovered(self, folder: Path, lock_seconds: float) -> BuildRecord | None:
+        """See `ShardFiles`: the record is gone, and all shards are copied to be asked."""
+        if not self.versions:
+            return None
+        with tempfile.TemporaryDirectory(prefix="helix-crawl-") as copies:
+            for name in self.versions:
+                self._storage.get(name, Path(copies) / name)
+            return recovered(Path(copies), lock_seconds)
+
+
+def salvage_of(look: Mapping[str, Any]) -> Salvage:
+    """What a look says in place of `inspect.salvage`."""
+    found: dict[str, Any] = look["salvage"]
+    return Salvage(**{**found, "unread": Unread(**found["unread"])})
+
+
+def _read(content: bytes) -> dict[str, dict[str, Any]]:
+    """What the file says; nothing where it is damaged or of another version, for it only saves looks."""
+    try:
+        found = json.loads(content or b"{}")
+        if found.get("format") != FORMAT:
+            return {}
+        shards: dict[str, dict[str, Any]] = found["shards"]
+        for look in shards.values():
+            salvage_of(look)
+            if look["held"] is not None:
+                Held(**look["held"])
+        return shards
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}

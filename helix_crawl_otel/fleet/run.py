@@ -1,0 +1,257 @@
+"""A build or a backfill on a cluster: its plan, its nodes, its display, its summary.
+
+Source: DESIGN.md, sections 3.3 and 3.7.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from helix_crawl_otel.build.options import EncodeOptions
+from helix_crawl_otel.build.plan import BuildPlan
+from helix_crawl_otel.build.run import announce
+from helix_crawl_otel.config import environment
+from helix_crawl_otel.console.console import Console
+from helix_crawl_otel.console.notify import Notice
+from helix_crawl_otel.console.options import NOTIFY
+from helix_crawl_otel.console.output import StandardOutput
+from helix_crawl_otel.console.run_metrics import RunMetrics
+from helix_crawl_otel.console.text import Summary
+from helix_crawl_otel.encoders.load import find_model
+from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
+from helix_crawl_otel.faults.faults import has_card
+from helix_crawl_otel.fleet.cluster import check_cluster, connected
+from helix_crawl_otel.fleet.driver import Fleet, RunFacts
+from helix_crawl_otel.fleet.host import digest_of_names, facts_of
+from helix_crawl_otel.fleet.index import IndexedFiles, salvage_of
+from helix_crawl_otel.fleet.storage import Storage
+from helix_crawl_otel.interrupts import hearing
+from helix_crawl_otel.paths import STATE_FOLDER
+from helix_crawl_otel.shards.build_record import write_record
+from helix_crawl_otel.supervise.lock import FolderLock
+from helix_crawl_otel.timing import awake_clock
+
+__all__ = ["FleetOptions", "run_fleet"]
+
+TOKEN = f"{STATE_FOLDER}/fleet-token"
+
+OURS = ("BGEM3_", "CYMATIX_", "HELIX_")
+"""What variables begin with that hold on all nodes as they are here."""
+
+
+@dataclass(frozen=True)
+class FleetOptions:
+    """What is asked for beside a build on one machine.
+
+    Args:
+        address: Of the cluster.
+        stage: Folder of the nodes for their copies, `None` for their own of temporary files.
+        checkpoint_seconds: After which what is done of a shard is put.
+        lease_seconds: See `Placement`.
+    """
+
+    address: str
+    stage: str | None
+    checkpoint_seconds: float
+    lease_seconds: float
+
+
+def run_fleet(
+    word: str,
+    command: str,
+    storage: Storage,
+    folder: Path,
+    options: EncodeOptions,
+    fleet_options: FleetOptions,
+    given: Mapping[str, Any],
+    make_plan: Callable[[IndexedFiles], BuildPlan],
+    next_steps: tuple[str, str],
+) -> int:
+    """Plan a build or a backfill, and have a cluster do it.
+
+    Args:
+        word: Name of the command.
+        command: As it was typed.
+        storage: Where the shards live.
+        folder: Where the run keeps what it tells of itself.
+        options: Of the command.
+        fleet_options: Likewise.
+        given: The options as they were parsed, for the nodes to read them again.
+        make_plan: Finds out what there is to do; called once the folder is locked.
+        next_steps: What to type when all is done, and when it was paused.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        Refusal: See `run_build`; and there is no such cluster, its nodes cannot work together, or the storage will not
+            do.
+        OSError: The folder cannot be written.
+    """
+    check_cluster(fleet_options.address)
+    clock = awake_clock()
+    state = folder / STATE_FOLDER
+    with ExitStack() as stack:
+        standard_output = stack.enter_context(StandardOutput(options.common.as_json))
+        metrics = stack.enter_context(RunMetrics(options.common, storage.address, word, folder, options.model or ""))
+        notice = stack.enter_context(Notice(options.common.notify))
+        stack.enter_context(FolderLock(state, command))
+        hearing(storage.check)
+        metrics.open(standard_output.shown)
+        index = hearing(partial(IndexedFiles, storage))
+        planned = hearing(lambda: make_plan(index))
+        metrics.says(planned.model)
+        console = stack.enter_context(Console(options.common, metrics, standard_output.shown, notice))
+        facts: Mapping[str, str] = {}
+        if planned.works:
+            find_model(planned.model)
+            facts = facts_of(planned.model)
+        if planned.record is not None:
+            write_record(folder, planned.record)
+        console.start(clock, state)
+        fleet, code = None, DONE
+        announce(
+            console.emit,
+            clock(),
+            command,
+            storage.address,
+            ("ray",),
+            f"the cluster at {fleet_options.address}",
+            (),
+            planned,
+        )
+        if planned.works:
+            on_cards = options.device != "cpu"
+            cards = (options.workers or 1) if has_card(options.parsed_faults()) and on_cards else None
+            cluster = stack.enter_context(connected(fleet_options.address, cards=cards))
+            run = _facts(word, storage, options, fleet_options, given, planned, facts)
+            fleet = Fleet(cluster, storage, planned.works, run, index, console.emit, console.refresh, clock)
+            try:
+                code = fleet.run()
+            finally:
+                storage.remove(TOKEN)
+        retry = "" if options.retry_quarantined else f"{command} --retry-quarantined"
+        mended = f"{command}   # when that is mended; what is done is kept"
+        summary = _summary(code, fleet, planned, index, console, (*next_steps, retry, mended))
+        console.end(summary)
+        standard_output.hurries = summary.exit_code == INTERRUPTED
+    return summary.exit_code
+
+
+def _facts(
+    word: str,
+    storage: Storage,
+    options: EncodeOptions,
+    fleet_options: FleetOptions,
+    given: Mapping[str, Any],
+    planned: BuildPlan,
+    facts: Mapping[str, str],
+) -> RunFacts:
+    token = secrets.token_hex(16)
+    storage.write(TOKEN, token.encode())
+    kinds = (str, int, float, list, type(None))
+    args = {name: value for name, value in given.items() if isinstance(value, kinds)} | {"notify": None, "json": False}
+    environ = {name: value for name, value in environment().items() if name.startswith(OURS) and name != NOTIFY}
+    trees = {work.assignment.source for work in planned.works if work.assignment.source is not None}
+    begin = {
+        "word": word,
+        "out": storage.address if storage.folder is None else str(storage.folder),
+        "stage": fleet_options.stage,
+        "checkpoint": fleet_options.checkpoint_seconds,
+        "model": planned.model,
+        "dtype": planned.dtype,
+        "must_agree": planned.must_agree,
+        "args": args,
+        "environ": environ,
+        "tree": None,
+    }
+    return RunFacts(
+        begin=begin,
+        describe={
+            "model": planned.model,
+            "out": begin["out"],
+            "token_name": TOKEN,
+            "token": token,
+            "sources": {tree: digest_of_names(Path(tree)) for tree in trees if Path(tree).exists()},
+        },
+        facts=facts,
+        files={work.assignment.shard: Path(work.assignment.path).name for work in planned.works},
+        on_cards=options.device != "cpu",
+        slots=options.workers,
+        lease_seconds=fleet_options.lease_seconds,
+        linger_seconds=options.common.linger if options.common.serves_metrics else 0.0,
+    )
+
+
+def _summary(
+    code: int,
+    fleet: Fleet | None,
+    planned: BuildPlan,
+    index: IndexedFiles,
+    console: Console,
+    next_steps: tuple[str, str, str, str],
+) -> Summary:
+    results = fleet.results if fleet is not None else {}
+    totals = fleet.totals if fleet is not None else Counter[str]()
+    for result in results.values():
+        if result.state not in ("done", "failed"):
+            is_begun = Path(result.work.assignment.path).name in index.versions or result.encoded
+            result.state = "paused" if is_begun or result.state in ("paused", "running") else "not begun"
+    if code == PAUSED and not {"paused", "not begun"} & {result.state for result in results.values()}:
+        code = DONE  # the interrupt came when nothing was left to do
+    failed = {name: result.reason for name, result in results.items() if result.state == "failed"} | planned.failures
+    looks = [index.known(Path(work.assignment.path).name) for work in planned.works]
+    salvaged = [salvage_of(look) for look in looks if look]
+    quarantined = sum(planned.quarantined.values()) + sum(one.quarantined for one in salvaged)
+    unread = sum((one.unread for one in salvaged), planned.unread)
+    problems = sum(result.problems for result in results.values())
+    if code in (DONE, FAILED):
+        code = FAILED if failed or quarantined or problems else DONE
+    states = Counter(result.state for result in results.values())
+    counts = {state: states[state] for state in ("done", "failed", "paused", "not begun")}
+    counts["failed"] += len(planned.failures)
+    verify, resume, retry, mended = next_steps
+    next_step = verify if code in (DONE, FAILED) else resume
+    if code == NEVER or (code == FAILED and (failed or problems)):
+        next_step = mended
+    elif code == FAILED and quarantined and retry:
+        next_step = retry
+    notes = [look["notes"] for path in planned.complete if (look := index.known(path.name))]
+    notes += [look["notes"] for look in looks if look]
+    kinds, read_as = Counter[str](), Counter[str]()
+    for note in notes:
+        kinds.update(note["kinds"])
+        read_as.update(note["read_as"])
+    progress = console.progress
+    return Summary(
+        exit_code=code,
+        seconds=console.seconds(),
+        encoded=sum(result.encoded for result in results.values()),
+        skipped=planned.complete_genes,
+        quarantined=quarantined,
+        unread=unread,
+        can_cut=planned.can_cut,
+        shards={**counts, "complete before": len(planned.complete)},
+        failed=failed,
+        quarantines=progress.quarantines,
+        source_problems=problems,
+        unreadable=progress.troubles,
+        left_out=planned.look.unwanted() if planned.look else (),
+        skipped_sources=dict(kinds.most_common()),
+        skipped_first=[row for note in notes for row in note["first"]][:12],
+        read_as=dict(read_as.most_common()),
+        actions=dict(progress.actions),
+        crashes=progress.crashes,
+        starts={name.removeprefix("starts "): n for name, n in totals.items() if name.startswith("starts ")},
+        lost_seconds=totals["lost_ms"] / 1000,
+        gate_seconds=totals["gate_ms"] / 1000,
+        next_step=next_step,
+        reason=fleet.reason if fleet is not None else "",
+    )
