@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from helix_crawl_otel.build.plan import BuildPlan
 from helix_crawl_otel.build.shard_files import ShardFiles
 from helix_crawl_otel.fleet.host import look_of_shard
 from helix_crawl_otel.fleet.storage import Storage
@@ -128,6 +129,27 @@ class IndexedFiles(ShardFiles):
     def record(self, folder: Path) -> BuildRecord | None:
         """See `ShardFiles`."""
         return renamed(super().record(folder), self.roots)
+
+    def told_by_address(self, planned: BuildPlan, problems: Sequence[str]) -> BuildPlan:
+        """A plan that tells of trees by their addresses; the folders that its shards are cut from stay as they are.
+
+        Args:
+            planned: Of the folders that stand for them.
+            problems: What of the trees is left out.
+        """
+        names = {root: address for address, root in self.roots.items()}
+
+        def told(text: str) -> str:
+            for root, address in names.items():
+                text = text.replace(root, address)
+            return text
+
+        planned.record = renamed(planned.record, names)
+        planned.notes = [*problems, *map(told, planned.notes)]
+        planned.failures = {name: told(reason) for name, reason in planned.failures.items()}
+        if planned.look is not None:
+            planned.look = replace(planned.look, sources=tuple(map(told, planned.look.sources)))
+        return planned
 
     def recovered(self, folder: Path, lock_seconds: float) -> BuildRecord | None:
         """See `ShardFiles`: the record is gone, and all shards are copied to be asked."""
