@@ -88,7 +88,7 @@ def known_truncation(
     said = as_said(store.app_provenance(), encoder)
     if said.max_chars is not None:
         return cut.settled(said)
-    made = others.made(encoder)
+    made = {} if others.is_alone(store.path) else others.made(encoder)
     ways = {cut.settled(one) for one in made}
     if len(ways) > 1 and not store.has_foreign_vectors():
         raise EncoderRefused(

@@ -53,6 +53,10 @@ class BegunShards:
         """The names of shards that are cut off so, a few; empty for none."""
         return _named(self.known.get(truncation, []))
 
+    def is_alone(self, path: Path) -> bool:
+        """Whether there is no other one than this."""
+        return all(one == path for one in self._paths)
+
     def made(self, encoder: TruncatedEncoder) -> Mapping[Truncation, Sequence[Path]]:
         """With what they are made, each with its shards. Where a cap would not show, it is that of the others.
 

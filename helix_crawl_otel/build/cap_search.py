@@ -8,6 +8,7 @@ bytes or in tokens, whichever tells the two kinds apart. What lies between is tr
 from __future__ import annotations
 
 import bisect
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,9 @@ BESIDE = 4
 
 MOST_TRIED = 250
 """Caps that are tried between the longest text that is whole and the shortest that is not."""
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+"""A part of a word may make more tokens than the whole of it."""
 
 LETTERS, BYTES, TOKENS = "letters", "bytes", "tokens"
 
@@ -222,7 +226,8 @@ class _Search:
                 continue
             if unit == BYTES and all(text.isascii() for _, text, _ in cut):
                 continue  # those are its letters
-            found = self._between(prompt, unit, range(least, most), sorted(cut, key=_letters)[:BESIDE])
+            rows = sorted(cut, key=_letters)
+            found = self._between(prompt, unit, range(least, most), rows if unit == TOKENS else rows[:BESIDE])
             if found is not None:
                 return found
         return self._several(prompt, cut)
@@ -231,11 +236,12 @@ class _Search:
         """The cap among these that explains the texts best, up to the first that does it without any doubt."""
         best: tuple[float, int] | None = None
         for cap in sorted(caps, key=lambda cap: -_roundness(cap))[:MOST_TRIED]:
-            if self._of(rows[:1], prompt, unit, cap) < LEAST_COSINE:
-                continue
-            cosines = sorted(self._of([row], prompt, unit, cap) for row in rows)
-            # The letters of the first tokens may make other tokens at their end.
-            worst = cosines[len(cosines) // 2] if unit == TOKENS else cosines[0]
+            if unit == TOKENS:
+                # Words end where tokens do in some texts only; two that agree without any doubt are no chance.
+                worst = sorted(self._of([row], prompt, unit, cap) for row in rows)[-2]
+                worst = worst if worst >= SURE else 0.0
+            elif (worst := self._of(rows[:1], prompt, unit, cap)) >= LEAST_COSINE:
+                worst = self._of(rows, prompt, unit, cap)
             if best is None or worst > best[0]:
                 best = worst, cap
             if worst >= SURE:
@@ -304,7 +310,8 @@ class _Search:
             return _bytes(text)[:cap].decode("utf-8", "ignore")
         self._encoder.truncate(Truncation(None, self._dim))
         counts = self._encoder.token_counts
-        return text[: bisect.bisect_right(range(len(text) + 1), cap, key=lambda end: counts([text[:end]])[0]) - 1]
+        ends = [0, *(word.end() for word in _WORD.finditer(text))]
+        return text[: ends[bisect.bisect_right(ends, cap, key=lambda end: counts([text[:end]])[0]) - 1]]
 
     def _cosine(self, rows: Sample, prompt: str | None, cap: int | None) -> float:
         self._encoder.truncate(Truncation(cap, self._dim))

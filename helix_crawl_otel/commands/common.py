@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from helix_crawl_otel.formats import fitted, printable, shown_command, without_secrets
 from helix_crawl_otel.interrupts import hearing
 from helix_crawl_otel.paths import STATE_FOLDER, TIMELINE, looked_at, typed_path
-from helix_crawl_otel.timeline import TimelineError, TimelineReader, read_timeline
 
 if TYPE_CHECKING:
     from helix_crawl_otel.console.progress import Progress
     from helix_crawl_otel.supervise.session import Session
+    from helix_crawl_otel.timeline import TimelineReader
 
 __all__ = [
     "Commands",
@@ -235,6 +235,8 @@ def timeline_path(args: argparse.Namespace) -> Path | None:
     for place in PLACES:
         if (path / place).is_file():
             return path / place
+    from helix_crawl_otel.timeline import TimelineError  # late, as below: most commands read none
+
     raise TimelineError(
         f"{path} is a folder without a timeline; accepted: a file of JSON lines, or the folder of a job"
     )
@@ -242,4 +244,6 @@ def timeline_path(args: argparse.Namespace) -> Path | None:
 
 def timeline_reader(path: Path | None) -> TimelineReader:
     """A reader of what `timeline_path` found. It opens the file when it is iterated."""
+    from helix_crawl_otel.timeline import read_timeline
+
     return read_timeline(sys.stdin.buffer if path is None else path)

@@ -17,13 +17,14 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pathspec import GitIgnoreSpec
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 __all__ = ["GITIGNORE", "Filters", "FolderRules", "check_pattern", "parse_size", "pattern_of", "rules_of_tree"]
 
@@ -43,9 +44,15 @@ class Patterns:
         lines: Without the ends of lines.
     """
 
-    def __init__(self, lines: Iterable[str]) -> None:
+    def __init__(self, lines: Sequence[str]) -> None:
         self.lines: list[str] = []
-        compiled: list[Any] = []
+        self._compiled: list[Any] = []
+        self._spec = self._read(lines) if lines else None
+        self._any = _any_of(self._compiled)
+
+    def _read(self, lines: Sequence[str]) -> GitIgnoreSpec:
+        from pathspec import GitIgnoreSpec  # late: few trees have patterns
+
         for line in lines:
             try:
                 parsed = GitIgnoreSpec.from_lines([_composed(line)]).patterns
@@ -54,10 +61,8 @@ class Patterns:
             for pattern in parsed:
                 if pattern.include is not None:
                     self.lines.append(line)
-                    compiled.append(pattern)
-        self._spec = GitIgnoreSpec(compiled)
-        self._compiled = compiled
-        self._any = _any_of(compiled)
+                    self._compiled.append(pattern)
+        return GitIgnoreSpec(self._compiled)
 
     def __bool__(self) -> bool:
         return bool(self._compiled)
@@ -79,7 +84,7 @@ class Patterns:
 
     def has(self, name: str) -> bool:
         """Whether a file is meant, by itself or by a folder that it lies in."""
-        return bool(self._spec.match_file(name))
+        return self._spec is not None and bool(self._spec.match_file(name))
 
 
 def _means(pattern: re.Pattern[str], name: str) -> bool:

@@ -34,6 +34,7 @@ from helix_crawl_otel.fleet.storage import (
     superseded_sentence,
 )
 from helix_crawl_otel.formats import printable
+from helix_crawl_otel.shards.schema import BESIDE
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -42,6 +43,9 @@ __all__ = ["ObjectStorage"]
 
 HOLDER, DIGEST = "helix-holder", "helix-sha256"
 """What an object says of itself: who has put it, and the sha256 of what it holds."""
+
+LOGS = BESIDE[:2]
+"""Ends of the names of what SQLite leaves beside a shard, and would read back into it."""
 
 SMALL_BYTES = 8 * 1024**2
 ANSWER_SECONDS = 30.0
@@ -148,11 +152,19 @@ class ObjectStorage(Storage):
             self.remove(name)
 
     def list(self) -> dict[str, Entry]:
-        """See `Storage`."""
+        """See `Storage`. A log beside a shard is a part of it that no put could take in with it: it is refused."""
         import obstore
 
-        found = self._ask("listed", self.address, lambda: obstore.list_with_delimiter(self._store))
-        return {meta["path"]: _entry(meta) for meta in found["objects"]}
+        listed = self._ask("listed", self.address, lambda: obstore.list_with_delimiter(self._store))
+        found = {meta["path"]: _entry(meta) for meta in listed["objects"]}
+        for name, entry in found.items():
+            of = next((name.removesuffix(end) for end in LOGS if name.endswith(end)), "")
+            if entry.size and of in found:
+                raise StorageRefused(
+                    f"{self.where(name)} belongs into {of}, as SQLite leaves it of an open shard; accepted: "
+                    "shards that were copied when nobody had them open (end that run, and copy both again)"
+                )
+        return found
 
     def walk(self, below: str = "") -> Iterator[tuple[str, Entry]]:
         """See `Storage`."""

@@ -10,10 +10,13 @@ Source: DESIGN.md, section 8.
 from __future__ import annotations
 
 import contextlib
+import errno
+import getpass
 import json
 import shutil
 import sqlite3
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -22,6 +25,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from helix_crawl_otel.file_locks import lacks_locks
 from helix_crawl_otel.fleet.storage import (
     Storage,
     StorageError,
@@ -49,6 +53,8 @@ ROOM = 3
 
 LEAST_ROOM_BYTES = 64 * 1024**2
 
+YOUNG_SECONDS = 60.0
+
 CHECKPOINT = "checkpoint.part"
 
 
@@ -66,14 +72,17 @@ class Stage:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.home = (folder or Path(tempfile.gettempdir()) / "helix-crawl-stage").absolute()
+        self.home = (folder or Path(tempfile.gettempdir()) / f"helix-crawl-stage-{getpass.getuser()}").absolute()
         self.folder = self.home / uuid.uuid4().hex
         self._lock = FileLock(self.folder / "lock")
 
     def __enter__(self) -> Stage:
         try:
-            self.folder.mkdir(parents=True)
+            self.home.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700)
             self._lock.acquire(timeout=0)
+            if (why := lacks_locks(self.folder)) is not None:
+                raise OSError(errno.ENOLCK, why)
             self._sweep()
         except (OSError, NotImplementedError) as error:
             why = getattr(error, "strerror", None) or str(error)
@@ -88,13 +97,11 @@ class Stage:
 
     def _sweep(self) -> None:
         for other in self.home.iterdir():
-            if other == self.folder or not (other / "lock").is_file():
-                continue
-            lock = FileLock(other / "lock")
             with contextlib.suppress(Timeout, OSError):
-                lock.acquire(timeout=0)
-                lock.release()
-                shutil.rmtree(other, ignore_errors=True)
+                # A young one may just be about to lock its own.
+                if other != self.folder and time.time() - (other / "lock").stat().st_mtime > YOUNG_SECONDS:
+                    FileLock(other / "lock").acquire(timeout=0).lock.release()
+                    shutil.rmtree(other, ignore_errors=True)
 
     def require_room(self, size: int, what: str) -> None:
         """Make sure that there is room for a copy.
@@ -177,7 +184,10 @@ class StagedShard:
         try:
             yield
         except StoreError as error:
-            raise type(error)(str(error).replace(str(self.path), self.storage.where(self.name))) from error
+            raise type(error)(self._as_there(str(error))) from error
+
+    def _as_there(self, text: str) -> str:
+        return text.replace(str(self.path), self.storage.where(self.name))
 
     def _raise_epoch(self, *, create: bool) -> None:
         stored = 0
@@ -208,7 +218,7 @@ class StagedShard:
             number += 1
             name = f"{self.name}.corrupt-{number}"
         self.storage.put(name, kept, expected=None, holder=self.holder)
-        self.notes.append(f"{judgement.reason}; it is now {self.storage.where(name)} and is made again")
+        self.notes.append(f"{self._as_there(judgement.reason)}; it is now {self.storage.where(name)} and is made again")
 
     def checkpoint(self) -> bool:
         """Put what is there by now, while the worker goes on.

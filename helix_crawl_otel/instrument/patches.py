@@ -135,30 +135,41 @@ def _imported(module: ModuleType) -> None:
 
 
 def _install(module: ModuleType) -> None:
+    version = str(getattr(module, "__version__", ""))
     for target in TARGETS:
-        if target.module != module.__name__:
+        owner = getattr(module, target.name, None)
+        if target.module != module.__name__ or owner is None or not target.is_in(version):
             continue
         try:
-            owner = getattr(module, target.name, None)
-            passing = getattr(module, target.pass_class, None) if target.pass_class else owner
-            if owner is None or passing is None:
-                continue
             for name in target.calls:
                 _lay_over(owner, name, _around_call(target))
-            for name in target.passes_of(str(getattr(module, "__version__", ""))):
-                _lay_over(passing, name, _around_pass(target))
+            if not target.of_model:
+                _lay_over_passes(owner, target)
         except Exception as error:  # noqa: BLE001 - a version of the library that we do not know
             say_once(target.name, error)
 
 
+def _lay_over_passes(owner: type, target: Target) -> None:
+    for name in target.passes:
+        _lay_over(owner, name, _around_pass(target))
+
+
 def _lay_over(owner: type, name: str, around: Callable[..., Any]) -> None:
-    found = getattr(owner, name, None)
-    if found is None or (owner, name) in _patches:
+    found, laid, original = getattr(owner, name, None), _patches.get((owner, name)), vars(owner).get(name, _MISSING)
+    if found is None or (laid is not None and _goes_through(original, laid.ours)):
         return
-    original = vars(owner).get(name, _MISSING)
     ours = _wrapt().FunctionWrapper(found if original is _MISSING else original, around)
     setattr(owner, name, ours)
     _patches[owner, name] = _Patch(owner, name, original, ours)
+
+
+def _goes_through(found: Any, ours: Any) -> bool:
+    """Whether what is called now comes to ours: somebody may have laid theirs over it, or put back what was there."""
+    while found is not None:
+        if found is ours or getattr(found, "_self_parent", None) is ours:  # ours, as it is fetched from its class
+            return True
+        found = getattr(found, "__wrapped__", None)
+    return False
 
 
 def _around_call(target: Target) -> Callable[..., Any]:
@@ -166,7 +177,7 @@ def _around_call(target: Target) -> Callable[..., Any]:
         watcher = watcher_of(instance)
         if watcher is None:
             return step(*args, **kwargs)
-        call = begin_call(watcher, lambda: target.model(instance), may_move=target.may_move)
+        call = begin_call(watcher, lambda: _model_of(instance, target), may_move=target.may_move)
         if call is None:
             return step(*args, **kwargs)
         try:
@@ -178,6 +189,14 @@ def _around_call(target: Target) -> Callable[..., Any]:
         return result
 
     return around
+
+
+def _model_of(instance: Any, target: Target) -> Any:
+    model = target.model(instance)
+    if target.of_model:
+        with _lock:
+            _lay_over_passes(type(model), target)
+    return model
 
 
 def _around_pass(target: Target) -> Callable[..., Any]:

@@ -170,6 +170,8 @@ class OpenShard(Message):
         can_take: Rungs that the driver can take.
         can_leave: The process can leave it to another one.
         is_child: Another process of the job waits for this one's end, as that of a pool does.
+        is_of_pool: That one is a `multiprocessing.Pool`: who waits for its result would wait for ever.
+        is_held: The end of a block leaves it: a process that is gone before that has died in it.
         cards: What its environment says of that numbering; see `card_variables`.
     """
 
@@ -179,6 +181,8 @@ class OpenShard(Message):
     can_take: list[ActionKind]
     can_leave: bool
     is_child: bool = False
+    is_of_pool: bool = False
+    is_held: bool = False
     cards: dict[str, str] = field(default_factory=dict)
 
 

@@ -24,7 +24,8 @@ STALE_SECONDS = 60.0
 """With no reading since the batch began, the last one counts for so long."""
 
 SAME_MOMENT_SECONDS = 0.001
-"""A reading made when a batch began counts for it, although its start may be a time less a duration, and rounded."""
+"""A reading made when a batch began counts for it, although its start may be a time less a duration, and rounded; and
+one that is 60 s old in the job is so in its timeline, whose times are rounded."""
 
 RISE_BYTES = 512 * MIB
 """A rise by more than that counts as full. What a driver shifts about on its own is less, what an encoder spills more:
@@ -90,7 +91,7 @@ class Peaks:
 
     def newest(self, now: float) -> float | None:
         """The last known value if it is at most 60 s old at `now`, else `None`."""
-        if self.known_at is None or now - self.known_at > STALE_SECONDS:
+        if self.known_at is None or now - self.known_at > STALE_SECONDS + SAME_MOMENT_SECONDS:
             return None
         return self.peaks[-1][1]
 

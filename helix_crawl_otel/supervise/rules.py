@@ -78,8 +78,8 @@ class End:
 
     Args:
         code: Exit code; negative for a signal on POSIX.
-        ended_for: Why we ended it: an action's name, `hang`, `silent`, `lingers`, `broken`, `return` or `interrupt`;
-            `None` when it ended by itself.
+        ended_for: Why we ended it: an action's name, `hang`, `silent`, `lingers`, `lost`, `broken`, `return` or
+            `interrupt`; `None` when it ended by itself.
         leaving: The action that it said it exits for, if any.
         refused: It entered a shard that belongs on the CPU.
         demoted: It ran on the CPU for one shard.
@@ -134,6 +134,7 @@ _REASONS = {
     "hang": "a batch hung and its worker was ended",
     "silent": "it had not been heard from and was ended",
     "lingers": "it had nothing left to do, did not end, and was ended",
+    "lost": "a process of its pool died in a task, for which the pool would wait for ever, and it was ended",
     "broken": "its channel broke and it was ended",
     "return": "its shard is done on the CPU, and it was ended to go on with the others on the card",
     "interrupt": "it was ended by the operator",

@@ -250,6 +250,12 @@ class Slot:
         elif worker.last_words is not None:
             if self._run.clock() - worker.heard_at > self._run.scaled(GRACE_SECONDS):
                 self.end_worker(LINGERS)
+        elif (lost := worker.waits_for_ever) is not None:
+            if self._run.clock() - worker.heard_at > self._run.scaled(LEAVE_SECONDS):
+                watchdog.error(
+                    "worker %s: a process of its pool died in shard %s; the pool waits for ever", self.name, lost
+                )
+                self.end_worker("lost")
         elif worker.is_ours and not worker.has_batch():
             has_left = self._run.job.has_finished(self.name, None)
             seconds = LEAVE_SECONDS if has_left or self._run.pausing else SILENT_SECONDS
@@ -300,13 +306,16 @@ class Slot:
                 refused=refused is not None,
                 demoted=start.demoted_shard is not None,
                 pausing=self._run.pausing,
-                finished=self._run.job.has_finished(self.name, code if self._ended_for is None else None),
+                finished=worker.shards.lost is None
+                and self._run.job.has_finished(self.name, code if self._ended_for is None else None),
             )
         )
         if ending is Ending.DONE and self._run.pausing and (worker.has_paused or self._left()):
             ending = Ending.PAUSED  # its driver has made a success of the pause
         words = worker.last_words if ending is Ending.CRASH and self._ended_for in (None, LINGERS) else None
         why = words.reason if words else why_ended(self._ended_for, ending, code)
+        if code == 0 and ending is Ending.CRASH and worker.shards.lost is not None:
+            why = f"one of its processes died in shard {worker.shards.lost}, and it ended as if it were done"
         budget = self._breaks if self._ended_for == "broken" else self._budget
         shard = refused or (leaving.shard if leaving else None)
         if worker.progressed():
@@ -402,24 +411,22 @@ class Slot:
         return None
 
     def _resume(self, reason: str, shard: str | None, after_seconds: float = 0.0) -> None:
-        """Go on with the shard, see `_placed`; or with the next one, where somebody else finishes those on the CPU."""
-        start = self._placed(reason, shard)
-        if start.demoted_shard is not None and self._run.job.hands_over(self.name):
-            self._next(is_first=False)
-        else:
-            self._wait(start, after_seconds)
-
-    def _placed(self, reason: str, shard: str | None) -> WorkerStart:
-        """The next start: on the slot's own device, or on the CPU for a shard that was demoted.
+        """Go on with the shard: on the slot's own device, or on the CPU where it was demoted. Where somebody else
+        finishes those on the CPU, with the next one.
 
         Args:
             reason: Of the start.
-            shard: What it goes on with, as far as the last worker told, `None` for unknown; the job may know better.
+            shard: As far as the last worker told, `None` for unknown; the job may know better.
+            after_seconds: Backoff, 0 for none.
         """
         shard = self._run.job.next_shard(self.name) or shard
         if shard not in self._run.demoted or self.device == "cpu":
-            return WorkerStart(reason, self.device)
-        return WorkerStart("demote" if reason == "resume" else reason, "cpu", demoted_shard=shard)
+            self._wait(WorkerStart(reason, self.device), after_seconds)
+        elif self._run.job.hands_over(self.name):
+            self._next(is_first=False)
+        else:
+            reason = "demote" if reason == "resume" else reason
+            self._wait(WorkerStart(reason, "cpu", demoted_shard=shard), after_seconds)
 
     def _wait(self, start: WorkerStart, after_seconds: float = 0.0) -> None:
         """Start when the backoff is over and the memory of the card that the last worker was on has come back."""

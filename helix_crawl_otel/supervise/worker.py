@@ -168,6 +168,7 @@ class JobShards:
         self._lock = threading.Lock()
         self._holders: dict[str, object] = {}
         self._owed: dict[str, Action] = {}
+        self._lost: dict[str, bool] = {}
         self.newest_done = ""  # the shard that was done last
 
     @property
@@ -175,6 +176,18 @@ class JobShards:
         """For what a process has left a shard that nobody has taken up since."""
         with self._lock:
             return next(iter(self._owed.values()), None)
+
+    @property
+    def lost(self) -> str | None:
+        """A shard in which a process has died, and that nobody has taken up since."""
+        with self._lock:
+            return next(iter(self._lost), None)
+
+    @property
+    def lost_by_pool(self) -> str | None:
+        """The same of a process of a `Pool`, which waits for its result for ever."""
+        with self._lock:
+            return next((shard for shard, is_of_pool in self._lost.items() if is_of_pool), None)
 
     def take(self, shard: str, holder: object) -> str:
         """A process begins a shard. Returns the name that it has here: the first that no other process has."""
@@ -185,6 +198,7 @@ class JobShards:
                 name = f"{shard} ({number})"
             self._holders[name] = holder
             self._owed.pop(name, None)
+            self._lost.pop(shard, None)
             return name
 
     def leave(self, name: str, *, is_done: bool) -> None:
@@ -195,9 +209,11 @@ class JobShards:
                 self._owed.pop(name, None)
                 self.newest_done = name
 
-    def leave_all(self, holder: object) -> None:
-        """A process has gone."""
+    def leave_all(self, holder: object, died_in: str | None, *, is_of_pool: bool) -> None:
+        """A process has gone, in the middle of a shard perhaps."""
         with self._lock:
+            if died_in is not None:
+                self._lost[original_name(died_in)] = is_of_pool
             self._holders = {name: other for name, other in self._holders.items() if other is not holder}
 
     def owe(self, action: Action) -> None:
@@ -245,6 +261,7 @@ class IncomingMessages:
         self.refused: str | None = None  # a shard that it has to leave to one on the CPU; set by the reader thread
         self.has_paused = False  # it left a shard before its end; set by the reader thread
         self.is_child = False  # the driver's own processes have started it; likewise
+        self.is_of_pool = False  # a `Pool` of theirs; likewise
         self.heard_at = run.clock()  # when its driver last said anything; set by the reader thread
         self._run = run
         self._pipeline = run.pipeline
@@ -262,6 +279,7 @@ class IncomingMessages:
         self._is_pausing = False  # guarded by _lock
         self._is_dropped = False  # guarded by _handling
         self._uncommitted: set[str] = set()  # shards with a batch since their last boundary; the reader's
+        self._held: set[str] = set()  # shards that a block ends, and that it has not ended yet; likewise
         self._encoded: dict[str, int] = {}  # of a driver's own shards, how many genes so far; the reader's
         self._has_progressed = threading.Event()
 
@@ -358,10 +376,13 @@ class IncomingMessages:
     def _open_shard(self, message: messages.OpenShard) -> None:
         shard, device = message.shard, message.device
         self.is_child = self.is_child or message.is_child
+        self.is_of_pool = self.is_of_pool or message.is_of_pool
         leave = message.can_leave and shard in self._run.demoted and device != "cpu"
         if leave:
             self.refused = shard
         else:
+            if message.is_held:
+                self._held.add(shard)
             if self._trusts_boundaries:  # our own workers tell their job, which knows more of it
                 self._encoded[shard] = 0
                 if device != self.device:
@@ -374,6 +395,7 @@ class IncomingMessages:
     def _close_shard(self, message: messages.CloseShard) -> None:
         shard, state = message.shard, message.state
         self._names.pop(_told(self._names, shard), None)
+        self._held.discard(shard)
         self._shards.leave(shard, is_done=state == "done")
         if not self.has_shard(shard) or state == "left" or (state == "paused" and self.leaving is not None):
             return  # it goes on in the next worker: its series must not end in between
@@ -495,6 +517,10 @@ class IncomingMessages:
         """Whether a batch is in flight: the policy watches it then."""
         return self._pipeline.has_batch(self.worker)
 
+    def has_own_shard(self) -> bool:
+        """Whether the driver's process itself is in a shard."""
+        return bool(self._encoded)
+
     def understands(self) -> bool:
         """Whether the worker takes messages: it has said hello, and in our version. Another one runs by itself."""
         with self._lock:
@@ -513,7 +539,7 @@ class IncomingMessages:
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def drop(self) -> float:
+    def drop(self, *, by_itself: bool = False) -> float:
         """Nothing counts any more that this worker says: it is gone, or about to be ended.
 
         Returns:
@@ -522,7 +548,8 @@ class IncomingMessages:
         with self._handling:
             self._is_dropped = True
         self._outgoing.close()
-        self._shards.leave_all(self)
+        died_in = next(iter(self._held), None) if by_itself else None
+        self._shards.leave_all(self, died_in, is_of_pool=self.is_of_pool)
         return self._pipeline.lose_batches(self.worker)
 
 
@@ -697,7 +724,8 @@ class Worker:
         incoming = link.incoming
         if not self.is_ours:
             link.close()
-            incoming.drop()
+            # Of the process that was started here the exit code tells whether its work is done.
+            incoming.drop(by_itself=incoming.hello is not None and incoming.hello.pid != self.process.pid)
             if incoming.worker != self._slot and incoming.hello is not None:
                 why = "its channel is closed" if incoming.leaving is None else "recycle"
                 device = incoming.device or self._start.device
@@ -778,6 +806,13 @@ class Worker:
         demoted, done = self._start.demoted_shard, self.shards.newest_done
         is_done = demoted is not None and original_name(done) == original_name(demoted)
         return is_done and any(link.incoming.is_child for link in self.links if not link.has_ended)
+
+    @property
+    def waits_for_ever(self) -> str | None:
+        """The shard that a pool of it waits for in vain, once its other processes are in none."""
+        shard = self.shards.lost_by_pool
+        is_at_work = any(link.incoming.has_own_shard() for link in self.links if not link.has_ended)
+        return None if is_at_work else shard
 
     def progressed(self) -> bool:
         """Whether a gene has been committed since this was last asked."""

@@ -160,6 +160,9 @@ class Backend(Protocol):
     def add_shard(self, shard: WatchedShard) -> None:
         """Know a shard for as long as the driver holds it."""
 
+    def hold_shard(self, shard: str) -> None:
+        """A driver enters the block that leaves this shard, in this process."""
+
     def tick(self) -> None:
         """Look at the clock and the memory."""
 

@@ -177,6 +177,9 @@ class LocalBackend(Backend):
         """See `Backend`."""
         self._shards.add(shard)
 
+    def hold_shard(self, shard: str) -> None:
+        """Nobody waits for its end."""
+
     def leave_device(self, device: str) -> None:
         """A shard's encoder has moved away. When it was the last there and comes back, it counts as a new worker."""
         with self._devices:

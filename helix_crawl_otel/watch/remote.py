@@ -51,6 +51,7 @@ class RemotePipeline(ShardPipeline):
 
     Attributes:
         unjudged: The newest end of a batch of each shard whose judgement nobody has waited for yet.
+        held: Shards that the end of a block leaves, in this process.
 
     Threads: any.
     """
@@ -62,6 +63,7 @@ class RemotePipeline(ShardPipeline):
         self._clock = clock
         self._ends = itertools.count(1)
         self.unjudged: dict[str, int] = {}  # single operations only
+        self.held: set[str] = set()  # likewise
 
     def open_shard(self, shard: str, worker: str, device: str, can_take: Iterable[ActionKind]) -> None:
         """Begin a shard.
@@ -70,10 +72,12 @@ class RemotePipeline(ShardPipeline):
             PauseRequested: It belongs on the CPU, and this process is on a card.
         """
         request = self._link.expect()
-        kinds, is_child = list(can_take), not end_of_this_process().is_free
+        kinds, end = list(can_take), end_of_this_process()
         may_leave = ActionKind.RECYCLE in kinds and _can_leave()  # never a job that does not resume
         cards = card_variables(environment())
-        opened = messages.OpenShard(request, shard, device, kinds, may_leave, is_child, cards)
+        is_child, is_of_pool = not end.is_free, end.tasks is not None
+        is_held = shard in self.held
+        opened = messages.OpenShard(request, shard, device, kinds, may_leave, is_child, is_of_pool, is_held, cards)
         self._link.send(opened)
         answer = self._link.answer(request, ANSWER_SECONDS)
         if isinstance(answer, messages.ShardOpened) and answer.demote and _can_leave():
@@ -86,6 +90,7 @@ class RemotePipeline(ShardPipeline):
     def close_shard(self, shard: str, state: ShardEnd) -> None:
         """The shard is left."""
         self.unjudged.pop(shard, None)
+        self.held.discard(shard)
         self._link.send(messages.CloseShard(shard, state))
 
     def start_batch(self, info: BatchInfo) -> RunningBatch:
@@ -245,6 +250,10 @@ class RemoteBackend(Backend):
     def add_shard(self, shard: WatchedShard) -> None:
         """See `Backend`."""
         self._shards.add(shard)
+
+    def hold_shard(self, shard: str) -> None:
+        """See `Backend`."""
+        self.pipeline.held.add(shard)
 
     def leave_device(self, device: str) -> None:
         """See `Backend`."""

@@ -268,6 +268,7 @@ class ShardWatch:
 
     def __enter__(self) -> ShardWatch:
         self._check_usable()
+        self._backend.hold_shard(self.name)
         self._backend.guarded("driver", self._open)
         return self
 

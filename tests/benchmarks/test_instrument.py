@@ -6,6 +6,8 @@ import importlib.util
 import logging
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -21,36 +23,76 @@ pytestmark = [
     ),
 ]
 
-PAIRS = 15
-MOST = 1.01
+PAIRS = 24
+PASSES = 400
+MOST = 0.01
+"""Of a pass: what is said of it."""
+
+ROWS, TOKENS = 32, 32
 
 
-def test_encode_with_and_without() -> None:
-    """Processor seconds with over without, the median of the pairs, each of which begins with the other."""
+def test_encode_with_and_without(benchmark: Any) -> None:
+    """Processor seconds with over without, by pairs, each of which begins with the other; and what a pass costs more,
+    on a model that does nothing, over what one of MiniLM takes. The second is what is asserted: the first has the noise
+    of the machine in it."""
+    import torch
     from sentence_transformers import SentenceTransformer
 
+    from helix_crawl_otel.instrument import calls
     from helix_crawl_otel.instrument.instrumentor import HelixCrawlInstrumentor
 
-    logging.getLogger("helix_crawl_otel").setLevel(logging.ERROR)
-    model = SentenceTransformer(str(minilm_folder()), device="cpu")
-    texts = [f"word {'of a passage ' * (2 + n % 10)}" for n in range(96)]
-    instrumentor, ratios = HelixCrawlInstrumentor(), []
+    base: Any = SentenceTransformer
 
-    def seconds() -> float:
+    class Idle(base):  # type: ignore[misc]  # mypy sees its type only where the library is installed
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+
+        def forward(self, given: Any) -> Any:
+            return given
+
+    logging.getLogger("helix_crawl_otel").setLevel(logging.ERROR)
+    model, idle, instrumentor = (
+        SentenceTransformer(str(minilm_folder()), device="cpu"),
+        Idle(),
+        HelixCrawlInstrumentor(),
+    )
+    texts = [f"word {'of a passage ' * (2 + n % 10)}" for n in range(ROWS * (1 if benchmark.disabled else 8))]
+    given = {"input_ids": torch.ones(ROWS, TOKENS, dtype=torch.int64)}
+
+    def encode() -> None:
+        model.encode(texts, batch_size=ROWS)
+
+    def seconds(step: Callable[[], object], times: int = 1) -> float:
         began = time.process_time()
-        model.encode(texts, batch_size=32)
+        for _ in range(times):
+            step()
         return time.process_time() - began
 
-    seconds()
+    encode()
+    ratios: list[float] = []
+    bare: list[float] = []
+    idles: dict[bool, list[float]] = {False: [], True: []}
     with CrawlWatch() as watch:
-        for pair in range(PAIRS):
+        for pair in range(2 if benchmark.disabled else PAIRS):
             took: dict[bool, float] = {}
             for is_watched in (pair % 2 == 0, pair % 2 == 1):
                 if is_watched:
                     instrumentor.instrument(watch=watch)
-                took[is_watched] = seconds()
-                if is_watched:
+                took[is_watched] = seconds(encode)
+                call = calls.begin_call(instrumentor._watcher, lambda: idle) if is_watched else None
+                idles[is_watched].append(seconds(lambda: idle(given), PASSES) / PASSES)
+                if call is not None:
+                    calls.end_call(call, None)
                     instrumentor.uninstrument()
             ratios.append(took[True] / took[False])
-    print(f"with over without: median {statistics.median(ratios):.4f}, {sorted(round(each, 3) for each in ratios)}")
-    assert statistics.median(ratios) <= MOST
+            bare.append(took[False] / (len(texts) / ROWS))
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    more = statistics.median(idles[True]) - statistics.median(idles[False])
+    a_pass = statistics.median(bare)
+    print(
+        f"with over without: median {middle:.4f}, quartiles {low:.3f} and {high:.3f}, "
+        f"{min(ratios):.3f} to {max(ratios):.3f}"
+    )
+    print(f"a pass of MiniLM {a_pass * 1e3:.1f} ms, watched {more * 1e6:.0f} us more: {more / a_pass:.3%}")
+    assert more / a_pass <= MOST
+    benchmark.pedantic(encode, rounds=1)

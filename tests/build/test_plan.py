@@ -54,9 +54,9 @@ def test_a_shard_that_another_program_holds_is_waited_for_as_told(shard: Path, m
     """Then it has failed: which lease was taken on it cannot be read, and is not guessed."""
     waits, connect = [], schema.connect
 
-    def noted(path: Path, lock_seconds: float) -> sqlite3.Connection:
+    def noted(path: Path, lock_seconds: float, *, is_read_only: bool = False) -> sqlite3.Connection:
         waits.append(lock_seconds)
-        return connect(path, 0.01)
+        return connect(path, 0.01, is_read_only=is_read_only)
 
     monkeypatch.setattr(schema, "connect", noted)
     with closing(sqlite3.connect(shard, isolation_level=None)) as other:

@@ -233,6 +233,19 @@ def test_bad_places_are_refused_in_one_sentence(bucket: Bucket, monkeypatch: pyt
     assert "give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in refusal(f"s3://{BUCKET}/x")
 
 
+def test_a_log_beside_a_shard_is_refused(storage: ObjectStorage) -> None:
+    """It was copied out of a running build: what is in the log is a part of the shard."""
+    storage.write(NAME, b"shard")
+    storage.write("other.db-wal", b"of nothing that is there")
+    storage.write(f"{NAME}-wal", b"")
+    assert len(storage.list()) == 3
+    storage.write(f"{NAME}-wal", b"log")
+    with pytest.raises(
+        StorageRefused, match=r"-wal belongs into .*; accepted: shards that were copied when nobody had"
+    ):
+        storage.list()
+
+
 def test_a_probe_leaves_nothing(bucket: Bucket, storage: ObjectStorage) -> None:
     """What was put to find out whether it can be is removed."""
     storage.check()

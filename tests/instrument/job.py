@@ -27,16 +27,16 @@ def lay_card_over(model: Any) -> None:
     """Have its passes take as long as on a card, while it is there; and have that card's memory read."""
     from helix_crawl_otel.instrument.instrumentor import HelixCrawlInstrumentor
 
-    passes = 0
+    passes, is_full = 0, False
 
     def take_time(module: Any, *given: Any) -> None:
-        nonlocal passes
+        nonlocal passes, is_full
         passes += 1
-        on_card = next(module.parameters()).dtype == half
-        time.sleep(SLOW_SECONDS if passes > FAST_PASSES and on_card else HEALTHY_SECONDS)
+        is_full = passes > FAST_PASSES and next(module.parameters()).dtype == half  # full: it was moved away
+        time.sleep(SLOW_SECONDS if is_full else HEALTHY_SECONDS)
 
     def memory() -> MemoryReading:
-        return MemoryReading(int((11.9 if passes > FAST_PASSES else 6.0) * GIB), 12 * GIB)
+        return MemoryReading(int((11.9 if is_full else 6.0) * GIB), 12 * GIB)
 
     half = next(model.half().parameters()).dtype
     model.register_forward_pre_hook(take_time)

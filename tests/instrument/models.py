@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -46,21 +47,31 @@ def texts(count: int) -> list[str]:
     return [" ".join(WORDS[(n + k) % 40] for k in range(2 + n % 10)) for n in range(count)]
 
 
+def _modules(new: str, old: str) -> Any:
+    """Where they are, and where they were before sentence-transformers 5.4."""
+    try:
+        return import_module(f"sentence_transformers.{new}")
+    except ModuleNotFoundError:
+        return import_module(f"sentence_transformers.{old}")
+
+
 def sentence_model() -> Any:
     """A `SentenceTransformer`."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    transformer = Transformer(str(folder()))
-    return SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu")
+    modules = _modules("sentence_transformer.modules", "models")
+
+    transformer = modules.Transformer(str(folder()))
+    return SentenceTransformer(modules=[transformer, modules.Pooling(16)], device="cpu")
 
 
 def sparse_model() -> Any:
     """A `SparseEncoder`."""
     from sentence_transformers import SparseEncoder
-    from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 
-    return SparseEncoder(modules=[MLMTransformer(str(folder())), SpladePooling()], device="cpu")
+    modules = _modules("sparse_encoder.modules", "sparse_encoder.models")
+
+    return SparseEncoder(modules=[modules.MLMTransformer(str(folder())), modules.SpladePooling()], device="cpu")
 
 
 def cross_model() -> Any:

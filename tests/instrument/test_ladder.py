@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from helix_crawl_otel.instrument import calls
 from tests.instrument.conftest import Watched, is_moved
 from tests.instrument.models import sentence_model, texts
@@ -44,6 +46,28 @@ def test_one_long_call_is_released_and_then_finished_on_the_cpu(watched: Watched
         assert torch.equal(value, weights[name]), name
     seen = [(kind, outcome) for _, kind, outcome in actions(watched) if kind != "DETECT"]
     assert seen == [("EMPTY_CACHE", "applied"), ("RECYCLE", "passed_over"), ("DEMOTE_CPU", "applied")]
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("asked", [{"precision": "int8"}, {"output_value": None}], ids=["int8", "all outputs"])
+def test_results_of_a_moved_model_are_of_the_kind_that_was_asked_for(
+    watched: Watched, kind: str, asked: dict[str, Any]
+) -> None:
+    """Full precision is the model's while it is away, and nobody else's."""
+    import torch
+
+    def kinds(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: kinds(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [kinds(each) for each in value]
+        return type(value), getattr(value, "dtype", None), getattr(value, "shape", None)
+
+    model, given = sentence_model().to(getattr(torch, kind)), texts(60)
+    plain = kinds(model.encode(given, batch_size=2, **asked))
+    watched.slow_down(model, HEALTHY, SLOW, after=8)
+    assert kinds(model.encode(given, batch_size=2, **asked)) == plain
+    assert ("DEMOTE_CPU", "applied") in [(kind, outcome) for _, kind, outcome in actions(watched)]
 
 
 def test_calls_within_the_cool_down_are_encoded_on_the_cpu_and_later_ones_on_the_card(watched: Watched) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helix_crawl_otel import CrawlWatch, HelixCrawlCallback
+from helix_crawl_otel import CrawlWatch, HelixCrawlCallback, PauseRequested
 from tests.instrument.conftest import Watched
 from tests.instrument.models import folder, sentence_model, texts
+
+needs_accelerate = pytest.mark.skipif(find_spec("accelerate") is None, reason="the extra `trainer` is not installed")
 
 QUIET: dict[str, Any] = {"report_to": [], "dataloader_pin_memory": False, "disable_tqdm": True, "use_cpu": True}
 
@@ -47,17 +50,72 @@ def test_a_pipeline_by_step(watched: Watched) -> None:
     assert (made(texts(4)), list(made(text for text in texts(2)))) == seen
 
 
-def test_a_callback_of_a_trainer(tmp_path: Path) -> None:
-    """Each step is a batch, by its rows and its tokens; a checkpoint is a boundary."""
-    pytest.importorskip("accelerate", reason="the Trainer of transformers needs it")
-    from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+class Training:
+    """A Trainer of six steps whose card crawls from one on, in the first process only.
 
+    Args:
+        rig: What watches.
+        crawls_after: The first slow step, `None` for none.
+    """
+
+    def __init__(self, rig: Watched, crawls_after: int | None = None) -> None:
+        from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
+
+        steps: list[int] = []
+
+        class Slow(TrainerCallback):
+            def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+                steps.append(state.global_step)
+
+        class Crawling(Trainer):
+            def training_step(self, *given: Any, **more: Any) -> Any:
+                is_slow = crawls_after is not None and len(steps) > crawls_after
+                rig.fraction = 0.99 if is_slow else 0.5
+                for _ in range(7 if is_slow else 1):
+                    rig.clock.now += 4.0
+                    rig.watch.tick()
+                return super().training_step(*given, **more)
+
+        self.steps = steps  # what `global_step` was before each
+        self.folder = rig.path.parent
+        rows = [{"input_ids": [2, 7 + n % 30, 9, 3], "labels": n % 2} for n in range(60)]
+        arguments = TrainingArguments(
+            str(self.folder), per_device_train_batch_size=2, num_train_epochs=1, save_strategy="no", **QUIET
+        )
+        model = AutoModelForSequenceClassification.from_pretrained(folder(), num_labels=2)
+        callbacks: list[Any] = [Slow(), HelixCrawlCallback(rig.watch, exit_to_recycle=True)]
+        self.trainer = Crawling(model, arguments, train_dataset=rows, callbacks=callbacks)
+
+    def run(self) -> None:
+        """From the newest checkpoint on, where there is one."""
+        saved = [str(path) for path in self.folder.glob("checkpoint-*")]
+        self.trainer.train(resume_from_checkpoint=saved[-1] if saved else None)
+
+
+@needs_accelerate
+def test_a_callback_of_a_trainer(tmp_path: Path) -> None:
+    """Each step is a batch, by its rows and its tokens."""
     rig = Watched(tmp_path)
     rig.instrumentor.uninstrument()
-    rows = [{"input_ids": [2, 7 + n, 9, 3], "labels": n % 2} for n in range(6)]
-    arguments = TrainingArguments(str(tmp_path), per_device_train_batch_size=2, num_train_epochs=1, **QUIET)
-    model = AutoModelForSequenceClassification.from_pretrained(folder(), num_labels=2)
-    callbacks: list[Any] = [HelixCrawlCallback(rig.watch)]
-    trainer = Trainer(model, arguments, train_dataset=rows, callbacks=callbacks)
-    trainer.train()
-    assert [(genes, work) for _, genes, work in rig.batches()] == [(2, 8)] * 3
+    Training(rig).run()
+    assert [(genes, work) for _, genes, work in rig.batches()] == [(2, 8)] * 30
+
+
+@needs_accelerate
+def test_a_trainer_is_recycled_after_a_checkpoint_and_does_each_step_once(tmp_path: Path) -> None:
+    """Where the process is to end, the next step saves; the next process goes on behind it."""
+    first_folder, steps = tmp_path, []
+    for crawls_after in (10, None):
+        rig = Watched(first_folder)
+        rig.instrumentor.uninstrument()
+        training = Training(rig, crawls_after)
+        if crawls_after is None:
+            training.run()
+        else:
+            with pytest.raises(PauseRequested) as raised:
+                training.run()
+            assert raised.value.code == 75
+            assert [path.name for path in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{len(training.steps)}"]
+        rig.close()
+        steps += training.steps
+    assert steps == list(range(30))

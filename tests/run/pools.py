@@ -9,8 +9,10 @@ that is long enough for that; or `steady`.
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -65,21 +67,31 @@ def _commit(path: Path, number: int) -> None:
         file.write(f"{number} {os.getpid()}\n")
 
 
-def _pool(method: str, out: str, pace: str, *, processes: int = 3) -> None:
-    with multiprocessing.get_context(method).Pool(processes) as pool:
+def _pool(method: str, out: str, pace: str, *, processes: int = 3, **given: Any) -> None:
+    with multiprocessing.get_context(method).Pool(processes, **given) as pool:
         print(pool.map(partial(build, out, pace), SHARDS, chunksize=1), file=sys.stderr)
 
 
-def _executor(method: str, out: str, pace: str) -> None:
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context(method)) as pool:
+def _executor(method: str, out: str, pace: str, **given: Any) -> None:
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context(method), **given) as pool:
         print(list(pool.map(partial(build, out, pace), SHARDS)), file=sys.stderr)
 
 
-def joblib(out: str, pace: str) -> None:
-    """Joblib's own pool, loky."""
+def _in_a_pool(out: str, pace: str, shard: str) -> list[str]:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.map(partial(build, out, pace), [shard])
+
+
+def nested(out: str, pace: str) -> None:
+    """A pool in each process of an executor: the children of children."""
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+        print(list(pool.map(partial(_in_a_pool, out, pace), SHARDS)), file=sys.stderr)
+
+
+def _joblib(out: str, pace: str, backend: str) -> None:
     from joblib import Parallel, delayed
 
-    print(Parallel(n_jobs=3)(delayed(build)(out, pace, shard) for shard in SHARDS), file=sys.stderr)
+    print(Parallel(n_jobs=3, backend=backend)(delayed(build)(out, pace, shard) for shard in SHARDS), file=sys.stderr)
 
 
 class _Shards:
@@ -103,15 +115,53 @@ def loader(out: str, pace: str) -> None:
     print(list(DataLoader(shards, num_workers=3, batch_size=None)), file=sys.stderr)
 
 
+class _Numbers:
+    """A data set that its workers only read: they have nothing to say."""
+
+    def __len__(self) -> int:
+        return BATCHES * GENES
+
+    def __getitem__(self, number: int) -> int:
+        return number
+
+
+def _readers(method: str, out: str, pace: str) -> None:
+    """Workers of a DataLoader that are kept, inside of a job that encodes itself."""
+    from torch.utils.data import DataLoader
+
+    numbers: Any = _Numbers()
+    options: dict[str, Any] = {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": method}
+    loader: Any = DataLoader(numbers, batch_size=GENES, **options)
+    for shard in SHARDS:
+        with CrawlWatch() as watch, watch.shard(shard, device="cpu") as held:
+            for number, genes in enumerate(loader):
+                with held.batch(genes=len(genes)):
+                    time.sleep(HEALTHY_SECONDS)
+                _commit(Path(out) / shard, number)
+                held.boundary()
+
+
 def rank(out: str, pace: str) -> None:
     """One process of `accelerate launch` or `torchrun`: its share of the shards."""
-    number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    import torch.distributed as ranks
+
+    ranks.init_process_group("gloo")
+    number, count = ranks.get_rank(), ranks.get_world_size()
     print([build(out, pace, shard) for shard in SHARDS[number::count]], file=sys.stderr)
+    ranks.barrier()
+    ranks.destroy_process_group()
+
+
+def torchrun(out: str, pace: str) -> None:
+    """Two processes started by `torchrun`."""
+    options = ["--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *options]
+    sys.exit(subprocess.run([*launcher, "-m", "tests.run.pools", "rank", out, pace], check=False).returncode)
 
 
 def accelerate(out: str, pace: str) -> None:
-    """Three processes started by `accelerate launch`."""
-    options = ["--multi_gpu", "--num_processes", "3", "--num_machines", "1", "--mixed_precision", "no"]
+    """Two processes started by `accelerate launch`."""
+    options = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     options += ["--dynamo_backend", "no", "--main_process_port", "0"]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *options]
     sys.exit(subprocess.run([*launcher, "-m", "tests.run.pools", "rank", out, pace], check=False).returncode)
@@ -158,11 +208,45 @@ def programs(out: str, pace: str) -> None:
     sys.exit(max(process.wait() for process in started))
 
 
+def awaited(out: str, pace: str) -> None:
+    """Each shard by a program that an event loop waits for; a Python without this package beside them."""
+    code = f"from tests.run.pools import build; build({out!r}, {pace!r}, {{!r}})"
+    commands = [["-c", code.format(shard)] for shard in SHARDS] + [["-I", "-S", "-c", "import time; time.sleep(0.5)"]]
+
+    async def start_all() -> list[int]:
+        started = [await asyncio.create_subprocess_exec(sys.executable, *command) for command in commands]
+        return [await process.wait() for process in started]
+
+    codes = asyncio.run(start_all())
+    print(codes, file=sys.stderr)
+
+
+def last_killed(out: str, pace: str) -> None:
+    """A pool that a process of is killed, the first time; a driver that would not see it."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        results = pool.map_async(partial(build, out, pace), SHARDS, chunksize=1)
+        killed = Path(out) / "killed"
+        while not killed.exists() and not results.ready():
+            committed = [line for path in Path(out).iterdir() for line in path.read_text().splitlines()]
+            if len(committed) > BATCHES:
+                killed.touch()
+                os.kill(int(committed[-1].split()[1]), signal.SIGTERM)  # which is TerminateProcess on Windows
+            time.sleep(0.01)
+        print(results.get(), file=sys.stderr)
+
+
 WAYS: dict[str, Callable[[str, str], None]] = {
     **{f"{method}-pool": partial(_pool, method) for method in ("fork", "spawn", "forkserver")},
+    "replaced-pool": partial(_pool, "spawn", maxtasksperchild=1),
+    "replaced-executor": partial(_executor, "spawn", max_tasks_per_child=1),
     "one-process-pool": partial(_pool, "spawn", processes=1),
-    **{f"{method}-executor": partial(_executor, method) for method in ("fork", "spawn")},
-    **{way.__name__: way for way in (joblib, loader, rank, accelerate, builders, programs)},
+    **{f"{method}-executor": partial(_executor, method) for method in ("fork", "spawn", "forkserver")},
+    **{f"joblib-{backend}": partial(_joblib, backend=backend) for backend in ("loky", "multiprocessing")},
+    **{f"{method}-readers": partial(_readers, method) for method in ("fork", "spawn")},
+    **{
+        way.__name__: way
+        for way in (*(nested, loader, rank, torchrun, accelerate, builders, programs, awaited, last_killed),)
+    },
 }
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.skipif(not FINDS_PROCESSES, reason="what is left runnin
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 
+since_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="an executor keeps its processes")
+
 ALL = len(SHARDS) * BATCHES * GENES
 
 
@@ -46,9 +48,18 @@ def needs(*modules: str) -> pytest.MarkDecorator:
         pytest.param("forkserver-pool", marks=[posix, pytest.mark.slow]),
         pytest.param("fork-executor", marks=[posix, pytest.mark.slow]),
         pytest.param("spawn-executor", marks=pytest.mark.slow),
+        pytest.param("forkserver-executor", marks=[posix, pytest.mark.slow]),
+        pytest.param("replaced-pool", marks=pytest.mark.slow),
+        pytest.param("replaced-executor", marks=[since_3_11, pytest.mark.slow]),
+        pytest.param("nested", marks=pytest.mark.slow),
         pytest.param("programs", marks=pytest.mark.slow),
-        pytest.param("joblib", marks=[needs("joblib"), pytest.mark.slow]),
+        pytest.param("awaited", marks=pytest.mark.slow),
+        pytest.param("joblib-loky", marks=[needs("joblib"), pytest.mark.slow]),
+        pytest.param("joblib-multiprocessing", marks=[needs("joblib"), posix, pytest.mark.slow]),
         pytest.param("loader", marks=[needs("torch"), pytest.mark.slow]),
+        pytest.param("fork-readers", marks=[needs("torch"), posix, pytest.mark.slow]),
+        pytest.param("spawn-readers", marks=[needs("torch"), pytest.mark.slow]),
+        pytest.param("torchrun", marks=[needs("torch"), posix, pytest.mark.slow]),
         pytest.param("accelerate", marks=[needs("accelerate"), posix, pytest.mark.slow]),
     ],
 )
@@ -63,6 +74,17 @@ def test_every_process_of_a_job_is_heard(rig: Rig, way: str) -> None:
     ended = {event["shard"]: (event["state"], event["encoded"]) for event in done.of("shard_ended")}
     assert ended == dict.fromkeys(SHARDS, ("done", BATCHES * GENES))
     assert "no supervisor can be reached" not in done.errors
+
+
+@pytest.mark.slow
+def test_a_pool_that_a_process_is_killed_of_is_gone_on_with(rig: Rig) -> None:
+    """It would wait for ever, also where its driver does not look: each batch is there once."""
+    done = run(rig, "last_killed", "steady")
+    assert done.code == 0, done.errors
+    (rig.out / "killed").unlink()
+    assert encoded(rig) == {shard: list(range(BATCHES)) for shard in SHARDS}
+    (crash,) = done.of("crash")
+    assert "for which the pool would wait for ever" in crash["why"]
 
 
 def remedies(done: Done) -> list[tuple[str, str, str]]:

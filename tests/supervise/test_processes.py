@@ -11,7 +11,7 @@ from helix_crawl_otel.link import messages
 from helix_crawl_otel.policy.model import REMEDIES
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.slot import Phase
+from helix_crawl_otel.supervise.slot import LEAVE_SECONDS, Phase
 from tests.supervise.played import PlayedWorker
 from tests.supervise.stage import Stage
 from tests.watch.rig import GENES, LOW, SLOW
@@ -55,9 +55,9 @@ def family() -> Iterator[Family]:
             child.hang_up()
 
 
-def opened(worker: PlayedWorker, shard: str) -> None:
+def opened(worker: PlayedWorker, shard: str, *, is_of_pool: bool = False) -> None:
     """It begins a shard, as a process that its parent waits for."""
-    worker.ask(messages.OpenShard, shard, "cuda:0", list(REMEDIES), False, True)
+    worker.ask(messages.OpenShard, shard, "cuda:0", list(REMEDIES), False, True, is_of_pool, True)
 
 
 def test_each_process_is_a_worker_and_a_free_name_is_taken_again(family: Family) -> None:
@@ -136,7 +136,7 @@ def test_a_process_with_a_card_of_its_own(family: Family) -> None:
     child = family.child()
     family.worker.open("a")
     cards = {"CUDA_VISIBLE_DEVICES": "1"}
-    child.ask(messages.OpenShard, "b", "cuda:0", list(REMEDIES), True, False, cards)
+    child.ask(messages.OpenShard, "b", "cuda:0", list(REMEDIES), True, False, False, True, cards)
     begun = [(event.shard, event.device) for event in family.of(events.ShardStarted)]
     assert begun == [("a", "cuda:0"), ("b", "cuda:1")]
     family.healthy(family.worker, "a")
@@ -158,7 +158,7 @@ def test_a_process_with_a_card_of_its_own(family: Family) -> None:
     family.gone(child)
     second = family.child()
     assert family.starts()[-1] == ("cuda:1", "recycle")
-    second.ask(messages.OpenShard, "b", "cuda:0", list(REMEDIES), True, False, cards)
+    second.ask(messages.OpenShard, "b", "cuda:0", list(REMEDIES), True, False, False, True, cards)
     second.acknowledge(family.crawl(second, "b", "DEMOTE_CPU"))
     assert family.run.demoted == {"b"}
     second.say(messages.MoveShard("b", "cpu"))
@@ -182,6 +182,48 @@ def test_a_stuck_process_has_its_whole_job_ended(family: Family) -> None:
     family.next_worker(2)
     assert family.workers[0].exit_code is not None
     assert family.of(events.WorkerStarted)[-1].reason == "recycle"
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_process_that_dies_in_a_shard(family: Family, *, goes_on: bool) -> None:
+    """Its job ends with 0 all the same: it is started again, unless somebody has taken the shard up meanwhile."""
+    child = family.child()
+    opened(child, "a")
+    family.start_batch(child, "a")
+    family.gone(child)
+    if goes_on:
+        other = family.child()
+        opened(other, "a")
+        other.close("a")
+        family.gone(other)
+    family.worker.leave(0)
+    family.until(lambda: len(family.workers) == 2 or family.slot.phase is not Phase.RUNNING)
+    if goes_on:
+        assert family.slot.phase is Phase.OVER
+        assert family.of(events.Crash) == []
+    else:
+        (crash,) = family.of(events.Crash)
+        assert crash.why == "one of its processes died in shard a, and it ended as if it were done"
+
+
+def test_a_pool_whose_process_dies_waits_for_ever(family: Family) -> None:
+    """Once its other processes are in no shard, and nothing was said for half a minute, the job is started again."""
+    child, other = family.child(), family.child()
+    opened(child, "a", is_of_pool=True)
+    opened(other, "b", is_of_pool=True)
+    family.start_batch(child, "a")
+    family.gone(child)
+    family.clock.now += LEAVE_SECONDS + 1.0
+    family.turn()
+    assert family.slot.phase is Phase.RUNNING, "the other one is at work"
+    other.close("b")
+    family.clock.now += LEAVE_SECONDS - 1.0
+    family.turn()
+    assert family.slot.phase is Phase.RUNNING, "it has just spoken"
+    family.clock.now += 2.0
+    family.until(lambda: family.of(events.Crash))
+    other.hang_up()  # it ends with its parent
+    assert "for which the pool would wait for ever" in family.of(events.Crash)[0].why
 
 
 def test_a_job_of_several_that_was_started_on_the_cpu_for_a_shard_comes_back(family: Family) -> None:
