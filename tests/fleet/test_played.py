@@ -13,7 +13,6 @@ from tests.fleet.nodes import OPTIONS
 from tests.fleet.played import node, played
 
 
-
 @pytest.fixture
 def rig(tmp_path: Path) -> Rig:
     """A tree and its output."""
