@@ -14,7 +14,7 @@ from tests.fleet.nodes import FleetNodes, FleetRig, nodes_of
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetNodes]:
     """Three nodes."""
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="needs the extra `ray`")
     with nodes_of(tmp_path_factory.mktemp("fleet")) as fleet:
         yield fleet
     assert left_running(fleet.mark) == []

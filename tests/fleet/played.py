@@ -15,7 +15,7 @@ from helix_crawl_otel.fleet import run
 from helix_crawl_otel.fleet.cluster import Node
 from helix_crawl_otel.fleet.host import Host
 
-__all__ = ["PlayedActor", "PlayedCluster", "played"]
+__all__ = ["PlayedActor", "PlayedCluster", "node", "played"]
 
 
 class Killed(Exception):
@@ -93,6 +93,8 @@ class PlayedCluster:
     machines: list[Node]
     changes: dict[str, dict[str, Callable[[Any], Any]]] = field(default_factory=dict)
     actors: dict[str, list[PlayedActor]] = field(default_factory=dict)
+    dies: set[tuple[str, int]] = field(default_factory=set)
+    """Nodes and the numbers of their actors, from 1, which end as they begin."""
 
     def nodes(self) -> list[Node]:
         """See there."""
@@ -100,9 +102,16 @@ class PlayedCluster:
 
     def start(self, node: Node, *, cards: float) -> PlayedActor:
         """See there."""
-        actor = PlayedActor(Host(), self.changes.get(node.name, {}))
-        self.actors.setdefault(node.name, []).append(actor)
-        return actor
+        others = self.actors.setdefault(node.name, [])
+        changes = self.changes.get(node.name, {})
+        if (node.name, len(others) + 1) in self.dies:
+            changes = {**changes, "begin": _fail}
+        others.append(PlayedActor(Host(), changes))
+        return others[-1]
+
+
+def _fail(told: Any) -> Any:
+    raise Killed("it ended as it began")
 
 
 def node(name: str, cards: int = 1) -> Node:
