@@ -127,6 +127,7 @@ class Host:
         self._held: dict[str, _HeldShard] = {}  # by the thread that copies, and read by the others
         self._session: Session | None = None
         self._job: FedJob | None = None
+        self._has_begun = threading.Event()  # there is a session, or there will be none
         self._is_paused = False
         self._is_ending = False
         self._put_at = time.monotonic()
@@ -285,7 +286,7 @@ class Host:
                 # Only now: a shard that was given before the job is there would be taken for one that is too late.
                 threading.Thread(target=self._copy_shards, name="helix-crawl-stage", daemon=True).start()
                 stack.callback(self._stop_copying)
-                self._said.put({"say": "ready"})
+                self._has_begun.set()
                 if self._is_ending:
                     job.close()
                 while not (self._is_paused or self._is_ending):
@@ -304,6 +305,7 @@ class Host:
         except BaseException as error:  # noqa: BLE001 - whatever it is, the driver is told
             code = error.exit_code if isinstance(error, Refusal) else FAILED
             reason = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+        self._has_begun.set()
         logger.removeHandler(handler)
         code = NEVER if self._never is not None else code
         self._said.put({"say": "over", "code": code, "reason": reason, "totals": dict(totals)})
@@ -365,6 +367,7 @@ class Host:
         began = time.monotonic()
         assignment = decode(Assignment, order["assignment"])
         name = assignment.shard
+        self._has_begun.wait()
         if self._is_paused or self._job is None or self._session is None:
             self._tell_shard(name, "paused")
             return
