@@ -48,6 +48,8 @@ _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
 _OF_LOCAL = {
     # Every port on loopback; the name is of the systems where that is Ray's default.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # No process that waits for work which never comes.
+    "RAY_prestart_worker_first_driver": "0",
     # And nobody on this machine can join: the token is in no file.
     "RAY_AUTH_MODE": "token",
 }

@@ -122,21 +122,18 @@ class LinkListener:
             with suppress(OSError, EOFError):
                 Client(self._door.address).close()  # nothing else wakes it on every system
             self._accepting.join(CLOSING_SECONDS)
-        while proving := self._waiting(ends):
-            proving[0].join(max(0.0, ends - time.monotonic()))
+        while True:
+            with self._lock:
+                proving = dict(self._proving)
+            left = ends - time.monotonic()
+            if not proving or left <= 0:
+                break
+            next(iter(proving)).join(left)
+        for channel, _ in proving.values():  # too late: they are sent away
+            channel.close()
         with suppress(OSError):
             self._listener.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _waiting(self, ends: float) -> list[threading.Thread]:
-        """Those that are proving themselves. Too late, they are sent away."""
-        with self._lock:
-            proving = dict(self._proving)
-        if time.monotonic() >= ends:
-            for channel, _ in proving.values():
-                channel.close()
-            return []
-        return list(proving)
 
     def _accept(self, take: Callable[[Channel], object]) -> None:
         while True:
