@@ -54,8 +54,12 @@ def add_ray_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_ray_options(args: argparse.Namespace) -> FleetOptions | None:
+def read_ray_options(args: argparse.Namespace, device: str = "auto") -> FleetOptions | None:
     """What was asked for, `None` where it is one machine.
+
+    Args:
+        args: As they were parsed.
+        device: That was asked for.
 
     Raises:
         ConfigError: A value is not accepted, or options make no sense together.
@@ -66,6 +70,12 @@ def read_ray_options(args: argparse.Namespace) -> FleetOptions | None:
         if given:
             raise ConfigError(f"{given[0]} is given without --ray; accepted: with --ray ADDRESS, for several machines")
         return None
+    if getattr(args, "dry_run", False):
+        raise ConfigError("--dry-run and --ray are given; accepted: one of them, for a look places nothing")
+    if device.startswith("cuda:"):
+        raise ConfigError(
+            f"--device is {device!r} with --ray; accepted: auto, cpu or cuda, for Ray gives slots their cards"
+        )
     from helix_crawl_otel.fleet.cluster import check_cluster
     from helix_crawl_otel.fleet.run import FleetOptions
 

@@ -54,7 +54,7 @@ from helix_crawl_otel.shards.sources import notes_of
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.session import LADDER, RunOptions, Session
 
-__all__ = ["Host", "facts_of", "look_of_shard"]
+__all__ = ["Host", "digest_of_names", "facts_of", "look_of_shard"]
 
 TOGETHER_SECONDS = 0.2
 """What happens in so long is told at once, unless a shard has ended."""
