@@ -42,6 +42,7 @@ from helix_crawl_otel.exit_codes import DONE, FAILED, NEVER, Refusal
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.fleet.feed import FedJob
 from helix_crawl_otel.fleet.places import open_storage
+from helix_crawl_otel.fleet.sources import SourceTree
 from helix_crawl_otel.fleet.stage import Stage, StagedShard
 from helix_crawl_otel.fleet.storage import StorageBusy, StorageError, Superseded
 from helix_crawl_otel.link.messages import Assignment
@@ -192,11 +193,8 @@ class Host:
             devices = plan_devices(options, planned.model, cards, core_count)
         device = devices.slots[0][1]
         settings = partial(worker_settings, options, planned, devices, cards)
-        for name, body in (
-            ("helix-crawl-host", lambda: self._run(asked, options, planned, device, settings)),
-            ("helix-crawl-stage", self._copy_shards),
-        ):
-            threading.Thread(target=body, name=name, daemon=True).start()
+        run = partial(self._run, asked, options, planned, device, settings)
+        threading.Thread(target=run, name="helix-crawl-host", daemon=True).start()
         shown = "cpu" if asked["is_spare"] else device
         return json.dumps({"device": shown, "why": devices.why, "warnings": devices.warnings})
 
@@ -249,7 +247,7 @@ class Host:
                 self._storage = open_storage(asked["out"])
                 self._where = f"{STATE_FOLDER}/nodes/{asked['node']}/{asked['place']}"
                 self._checkpoint_seconds = asked["checkpoint"]
-                self._tree = asked["tree"]
+                self._trees = asked["trees"]
                 folder = self._stage.folder / "state"
                 folder.mkdir()
                 self._bring_ladder(folder)
@@ -285,6 +283,8 @@ class Host:
                     clock=session.clock,
                     memory=session.memory.describe,
                 )
+                # Only now: a shard that was given before the job is there would be taken for one that is too late.
+                threading.Thread(target=self._copy_shards, name="helix-crawl-stage", daemon=True).start()
                 stack.callback(self._stop_copying)
                 self._has_begun.set()
                 if self._is_ending:
@@ -373,7 +373,11 @@ class Host:
             return
         try:
             create = assignment.source is not None
-            staged = StagedShard.take(self._storage, order["file"], self._stage, create=create, tree=self._tree)
+            tree = self._trees.get(assignment.source)
+            staged = StagedShard.take(self._storage, order["file"], self._stage, create=create, tree=tree)
+            if tree is not None:
+                sources = SourceTree(open_storage(tree, what="SRC"), staged.path.parent, self._storage.address)
+                assignment = sources.fetch(assignment)
         except (StorageError, StoreError, OSError) as error:
             self._tell_shard(name, _how(error), reason=str(error))
             return

@@ -29,13 +29,13 @@ from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import has_card
 from helix_crawl_otel.fleet.cluster import check_cluster, connected
 from helix_crawl_otel.fleet.driver import Fleet, RunFacts
+from helix_crawl_otel.fleet.home import RunHome
 from helix_crawl_otel.fleet.host import digest_of_names, facts_of
 from helix_crawl_otel.fleet.index import IndexedFiles, salvage_of
 from helix_crawl_otel.fleet.storage import Storage
 from helix_crawl_otel.interrupts import hearing
 from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.shards.build_record import write_record
-from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.timing import awake_clock
 
 __all__ = ["FleetOptions", "run_fleet"]
@@ -80,7 +80,7 @@ def run_fleet(
         word: Name of the command.
         command: As it was typed.
         storage: Where the shards live.
-        folder: Where the run keeps what it tells of itself.
+        folder: Where the run keeps what it tells of itself; see `RunHome`.
         options: Of the command.
         fleet_options: Likewise.
         given: The options as they were parsed, for the nodes to read them again.
@@ -102,7 +102,7 @@ def run_fleet(
         standard_output = stack.enter_context(StandardOutput(options.common.as_json))
         metrics = stack.enter_context(RunMetrics(options.common, storage.address, word, folder, options.model or ""))
         notice = stack.enter_context(Notice(options.common.notify))
-        stack.enter_context(FolderLock(state, command))
+        home = stack.enter_context(RunHome(storage, folder, command))
         hearing(storage.check)
         metrics.open(standard_output.shown)
         index = hearing(partial(IndexedFiles, storage))
@@ -115,6 +115,7 @@ def run_fleet(
             facts = facts_of(planned.model)
         if planned.record is not None:
             write_record(folder, planned.record)
+            home.keep()
         console.start(clock, state)
         fleet, code = None, DONE
         announce(
@@ -131,7 +132,8 @@ def run_fleet(
             on_cards = options.device != "cpu"
             cards = (options.workers or 1) if has_card(options.parsed_faults()) and on_cards else None
             cluster = stack.enter_context(connected(fleet_options.address, cards=cards))
-            run = _facts(word, storage, options, fleet_options, given, planned, facts)
+            trees = {root: address for address, root in index.roots.items()}
+            run = _facts(word, storage, options, fleet_options, given, planned, facts, trees)
             fleet = Fleet(cluster, storage, planned.works, run, index, console.emit, console.refresh, clock)
             try:
                 code = fleet.run()
@@ -153,6 +155,7 @@ def _facts(
     given: Mapping[str, Any],
     planned: BuildPlan,
     facts: Mapping[str, str],
+    addresses: Mapping[str, str],
 ) -> RunFacts:
     token = secrets.token_hex(16)
     storage.write(TOKEN, token.encode())
@@ -170,7 +173,7 @@ def _facts(
         "must_agree": planned.must_agree,
         "args": args,
         "environ": environ,
-        "tree": None,
+        "trees": dict(addresses),
     }
     return RunFacts(
         begin=begin,
@@ -179,7 +182,7 @@ def _facts(
             "out": begin["out"],
             "token_name": TOKEN,
             "token": token,
-            "sources": {tree: digest_of_names(Path(tree)) for tree in trees if Path(tree).exists()},
+            "sources": {tree: digest_of_names(Path(tree)) for tree in trees - addresses.keys() if Path(tree).exists()},
         },
         facts=facts,
         files={work.assignment.shard: Path(work.assignment.path).name for work in planned.works},

@@ -36,18 +36,18 @@ class SourceTree:
     Args:
         storage: The tree.
         home: A folder of this process, for that folder.
-        without: A name in the tree below which nothing is a source: where the shards are put.
+        out: Where the shards are put, as it was typed: nothing below it is a source.
 
     Attributes:
         address: What the tree is called, on each node.
         root: The folder that stands for it. Its last name is the tree's.
     """
 
-    def __init__(self, storage: Storage, home: Path, without: str | None = None) -> None:
+    def __init__(self, storage: Storage, home: Path, out: str = "") -> None:
         self.address = storage.address
-        self.root = home / "sources" / (storage.address.rstrip("/").rpartition("/")[2] or "tree")
+        self.root = home / "sources" / (storage.address.rpartition("/")[2] or "tree")
         self._storage = storage
-        self._without = without
+        self._without = out.removeprefix(f"{self.address}/") if out.startswith(f"{self.address}/") else None
 
     def outline(self) -> list[str]:
         """Make it for the whole tree.

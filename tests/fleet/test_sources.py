@@ -53,7 +53,7 @@ def genes(folder: Path, root: Path, name: str) -> list[tuple[str, str, str]]:
 
 def test_the_outline_gives_the_same_plan(tree: Path, tmp_path: Path) -> None:
     """Shards, sources and fingerprints are those of the files, though nothing of them has been read."""
-    bucket = SourceTree(FolderStorage(tree), tmp_path / "home", without="OUT")
+    bucket = SourceTree(FolderStorage(tree), tmp_path / "home", out=str(tree / "OUT"))
     assert bucket.outline() == []
     assert bucket.root.name == "tree"
     there, here = (plan_shards(root, tree / "OUT", Filters()) for root in (tree, bucket.root))
@@ -67,7 +67,7 @@ def test_the_outline_gives_the_same_plan(tree: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [".", "notes"])
 def test_a_node_fetches_one_shard(tree: Path, tmp_path: Path, name: str) -> None:
     """The files that it takes and no others; its genes are those of a build from the folder."""
-    bucket = SourceTree(FolderStorage(tree), tmp_path / "home", without="OUT")
+    bucket = SourceTree(FolderStorage(tree), tmp_path / "home", out=str(tree / "OUT"))
     assignment = bucket.fetch(Assignment(name, "shard.db", source="elsewhere", gitignore=True))
     assert assignment.source == str(bucket.root)
     assert not (bucket.root / "other").exists()
