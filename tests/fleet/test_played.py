@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import socket
+import sqlite3
+import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helix_crawl_otel.exit_codes import DONE, USAGE
+from helix_crawl_otel.exit_codes import DONE, FAILED, USAGE
 from helix_crawl_otel.fleet.host import Host, digest_of_names
-from tests.build.rig import Rig, run_here
+from helix_crawl_otel.fleet.jobs import JobHost
+from tests.build.rig import COMMAND, Rig, run_here
 from tests.fleet.nodes import OPTIONS
 from tests.fleet.played import node, played
 
@@ -158,4 +162,50 @@ def test_the_timelines_of_the_nodes_are_one_report(rig: Rig, tmp_path: Path) -> 
     code, said, errors = run_here("status", str(rig.out), "--json")
     told = json.loads(said)
     assert (code, told["state"]) == (DONE, "done"), errors
-    assert told["shards"]["done"] == 4
+    assert told["run"]["standing"]["shards"]["done"] == 4
+
+
+def test_a_backfill_on_two_nodes_is_one_machines(rig: Rig) -> None:
+    """What is no shard is left alone."""
+    assert rig.build().code == DONE
+    whole = rig.verify()["digest"]
+    for path in rig.out.glob("*.db"):
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE genes SET embedding_dense_v2 = NULL")
+    with closing(sqlite3.connect(rig.out / "other.db")) as connection, connection:
+        connection.execute("CREATE TABLE other (name TEXT)")
+    with played(node("a"), node("b")):
+        done = rig.run([*COMMAND, "backfill", str(rig.out), *OPTIONS, "--json", "--ray", "auto"])
+        assert done.code == DONE, (done.errors, done.summary)
+        assert done.summary["shards"]["done"] == 4
+        again = rig.run([*COMMAND, "backfill", str(rig.out), *OPTIONS, "--json", "--ray", "auto"])
+        assert again.summary["shards"]["complete before"] == 4
+        several = rig.run([*COMMAND, "backfill", str(rig.out), str(rig.source), *OPTIONS, "--json", "--ray", "auto"])
+    assert (several.code, len(several.errors.splitlines())) == (USAGE, 1)
+    (rig.out / "other.db").unlink()
+    assert rig.verify()["digest"] == whole
+
+
+JOB = """
+import os, sys
+number, of = os.environ["HELIX_CRAWL_SLOT"], os.environ["HELIX_CRAWL_SLOTS"]
+with open(f"copy-{number}-of-{of}", "a") as file:
+    file.write("x")
+sys.exit(3 if number == sys.argv[1] else 0)
+"""
+
+
+@pytest.mark.parametrize(("fails", "code"), [("none", DONE), ("1", FAILED)])
+def test_a_copy_of_a_driver_runs_on_each_slot(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, code: int
+) -> None:
+    """With its number, and how many there are; one that fails does not stop the others."""
+    monkeypatch.setattr(JobHost, "_write_to", lambda host, path: None)  # it is this process's own output here
+    (tmp_path / "job.py").write_text(JOB)
+    words = ["run", "--ray", "auto", "--no-metrics", "--json", "--", sys.executable, "job.py", fails]
+    with played(node("a"), node("b", cards=2)):
+        done = rig.run([*COMMAND, *words])
+    assert done.code == code, (done.errors, done.summary)
+    assert sorted(path.name for path in tmp_path.glob("copy-*")) == [f"copy-{n}-of-3" for n in range(3)]
+    assert {event["node"] for event in done.of("worker_started")} == {"a", "b"}
+    assert (tmp_path / ".helix-crawl" / "slot-2" / "timeline.jsonl").is_file()
