@@ -6,6 +6,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -272,7 +273,7 @@ def build(
 
         def plan_fleet(files: IndexedFiles) -> BuildPlan:
             files.roots = {address: root for root, address in addresses.items()}
-            return files.told_by_address(make_plan(files), problems)
+            return files.told_by_address(partial(make_plan, files), out, problems)
 
         storage = storage or open_storage(str(out))
         return run_fleet(args.command, command, storage, out, options, fleet, vars(args), plan_fleet, steps)

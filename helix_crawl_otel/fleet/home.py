@@ -48,7 +48,7 @@ class RunHome:
 
     Raises:
         FolderLocked: At `__enter__`: another driver is at work there.
-        StorageError: At `__enter__`: a bucket does not answer.
+        StorageError: At `__enter__`: a bucket does not answer, or the place will not do; see `Storage.check`.
         OSError: At `__enter__`: a folder cannot be written, or its file system knows no locks.
     """
 
@@ -71,7 +71,13 @@ class RunHome:
         if self._storage.folder is not None:
             self._lock = FolderLock(self._folder / STATE_FOLDER, self._command)
             self._lock.__enter__()
+            try:
+                self._storage.check()
+            except BaseException:
+                self._lock.__exit__(None, None, None)
+                raise
             return self
+        self._storage.check()
         self._take()
         try:
             self._fetch()

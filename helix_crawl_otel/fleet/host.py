@@ -412,6 +412,7 @@ class Host(Speaker):
         name, began = shard.work.assignment.shard, time.monotonic()
         try:
             look = look_of_shard(shard.staged.path)
+            look["salvage"]["tree"] = shard.staged.tree or look["salvage"]["tree"]
             version = shard.staged.finish()
         except (StorageError, StoreError, OSError) as error:
             self._drop(shard, _how(error), str(error))

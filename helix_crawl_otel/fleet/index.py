@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.build.plan import BuildPlan
 from helix_crawl_otel.build.shard_files import ShardFiles
+from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.fleet.host import look_of_shard
 from helix_crawl_otel.fleet.storage import Storage
 from helix_crawl_otel.paths import STATE_FOLDER
@@ -140,20 +141,27 @@ class IndexedFiles(ShardFiles):
         """See `ShardFiles`."""
         return renamed(super().record(folder), self.roots)
 
-    def told_by_address(self, planned: BuildPlan, problems: Sequence[str]) -> BuildPlan:
-        """A plan that tells of trees by their addresses; the folders that its shards are cut from stay as they are.
+    def told_by_address(self, make_plan: Callable[[], BuildPlan], out: Path, problems: Sequence[str]) -> BuildPlan:
+        """A plan that tells of places by their addresses; the folders that its shards are cut from stay as they are.
 
         Args:
-            planned: Of the folders that stand for them.
+            make_plan: Makes it of the folders that stand for them, and raises as it likes.
+            out: The one that stands for the storage.
             problems: What of the trees is left out.
         """
         names = {root: address for address, root in self.roots.items()}
+        if self._storage.folder is None:
+            names[str(out)] = self._storage.address
 
         def told(text: str) -> str:
-            for root, address in names.items():
-                text = text.replace(root, address)
+            for folder, address in names.items():
+                text = text.replace(folder, address)
             return text
 
+        try:
+            planned = make_plan()
+        except Refusal as error:
+            raise type(error)(told(str(error))) from error
         planned.record = renamed(planned.record, names)
         planned.notes = [*problems, *map(told, planned.notes)]
         planned.failures = {name: told(reason) for name, reason in planned.failures.items()}

@@ -107,7 +107,6 @@ def run_fleet(
         metrics = stack.enter_context(RunMetrics(options.common, storage.address, word, folder, options.model or ""))
         notice = stack.enter_context(Notice(options.common.notify))
         home = stack.enter_context(RunHome(storage, folder, command))
-        hearing(storage.check)
         metrics.open(standard_output.shown)
         index = hearing(partial(IndexedFiles, storage))
         planned = hearing(lambda: make_plan(index))

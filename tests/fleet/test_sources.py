@@ -91,17 +91,21 @@ def test_what_can_be_no_file_is_told(tmp_path: Path) -> None:
     class Odd(FolderStorage):
         def walk(self, below: str = ""):  # type: ignore[no-untyped-def]  # a listing as a bucket may have it
             entry = Entry("1@0", 1, 0)
-            yield from ((name, entry) for name in ("a", "a/b", "c//d", "../e", "x" * 300, "fine/f"))
+            yield from ((name, entry) for name in ("k/a", "k/a/b", "c//d", "../e", "k/" + "x" * 300, "fine/f"))
+            yield "fine", Entry("0@0", 0, 0)
+            yield "fine/deep", Entry("0@0", 0, 0)
+            yield "fine/deep/f", entry
 
     bucket = SourceTree(Odd(tmp_path / "tree"), tmp_path / "home")
     problems = bucket.outline()
     assert [problem.split(" can be no file: ")[0].rpartition("tree/")[2][:5] for problem in problems] == [
-        "a/b",
+        "k/a/b",
         "c//d",
         "../e",
-        "xxxxx",
+        "k/xxx",
     ]
     assert (bucket.root / "fine" / "f").stat().st_size == 1
+    assert (bucket.root / "fine" / "deep" / "f").stat().st_size == 1, "an empty object may stand for a folder"
     assert not (tmp_path / "home" / "e").exists()
 
 
