@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from helix_crawl_otel.build.options import add_encode_options, add_truncation_options, read_encode_options
 from helix_crawl_otel.commands.common import Commands, add_command, look_back, typed_command
+from helix_crawl_otel.commands.ray import add_ray_options, read_ray_options
+from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import typed_folder
 from helix_crawl_otel.shards.find import find_shards
+
+if TYPE_CHECKING:
+    from helix_crawl_otel.build.options import EncodeOptions
+    from helix_crawl_otel.build.plan import BuildPlan
+    from helix_crawl_otel.fleet.index import IndexedFiles
+    from helix_crawl_otel.fleet.run import FleetOptions
 
 __all__ = ["register"]
 
@@ -22,6 +32,7 @@ examples:
   helix-crawl backfill ~/helix/genomes                  every .db file of the folder, and of the folders in it
   helix-crawl backfill a.db b.db --model BAAI/bge-m3    these two
   helix-crawl backfill genomes --max-chars 2000         as the app encodes: the first 2,000 letters of a gene
+  helix-crawl backfill /mnt/genomes --ray auto          on a cluster: the shards right in one folder, or in a bucket
 
 Vectors that say nothing of their encoder are adopted when a few of them, encoded again, agree, with a cap of letters
 where they were made with one; else the shard is refused unless --reencode is given."""
@@ -37,6 +48,7 @@ def register(commands: Commands) -> None:
     )
     add_truncation_options(parser)
     add_encode_options(parser)
+    add_ray_options(parser)
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -45,6 +57,8 @@ def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.interrupts import hearing
 
     options = read_encode_options(args)
+    if (fleet := read_ray_options(args, options.device)) is not None:
+        return _on_cluster(args, options, fleet)
     given = [typed_folder(text, "PATH").absolute() for text in args.paths]
     paths, notes = hearing(lambda: find_shards(given))
     command = typed_command()
@@ -58,3 +72,39 @@ def _command(args: argparse.Namespace) -> int:
         next_steps=(shown_command(["helix-crawl", "verify", *args.paths]), f"{command}   # goes on where it was"),
         look_back=look_back,
     )
+
+
+def _on_cluster(args: argparse.Namespace, options: EncodeOptions, fleet: FleetOptions) -> int:
+    """The shards right in one folder or bucket: their names are what the nodes know them by."""
+    import tempfile
+
+    from helix_crawl_otel.build.plan import plan_backfill
+    from helix_crawl_otel.fleet.places import is_address, open_storage
+    from helix_crawl_otel.fleet.run import run_fleet
+
+    text = args.paths[0]
+    if len(args.paths) > 1:
+        raise ConfigError(
+            f"{len(args.paths)} PATHs are given with --ray; accepted: one folder, or the address of a bucket"
+        )
+    if not is_address(text):
+        folder = typed_folder(text, "PATH").absolute()
+        if not folder.is_dir():
+            raise ConfigError(
+                f"PATH is {text!r} with --ray; accepted: a folder that is there, or the address of a bucket"
+            )
+        text = str(folder)
+    storage = open_storage(text, what="PATH")
+    command = typed_command()
+    done = shown_command(["helix-crawl", "verify", text])
+    if storage.folder is None:
+        done = f"copy {storage.address} to a folder, and there: helix-crawl verify FOLDER"
+
+    def make_plan(files: IndexedFiles) -> BuildPlan:
+        paths = [home / name for name in sorted(files.versions) if files.is_shard(name)]
+        return plan_backfill(paths, options, given=[home], files=files)
+
+    with tempfile.TemporaryDirectory(prefix="helix-crawl-") as instead:
+        home = storage.folder or Path(instead)
+        steps = (done, f"{command}   # goes on where it was")
+        return run_fleet(args.command, command, storage, home, options, fleet, vars(args), make_plan, steps)

@@ -167,12 +167,12 @@ class FolderStorage(Storage):
 
     def put(self, name: str, source: Path | bytes, *, expected: str | None, holder: str) -> str:
         """See `Storage`."""
-        target, version, digest = self._path(name), "", digest_of(source)
+        target, version, digest = self._path(name), "", ""
         for turn in range(TURNS):
             self._require(name, expected)
             part = self._path(f"{PARTS}/{_short(name)}.{uuid.uuid4().hex}.part")
             try:
-                version = self._write_part(part, source, digest, expected)
+                version, digest = self._write_part(part, source, expected)
                 self._take_away_others(name, part)
                 self._require(name, expected)
                 part.replace(target)
@@ -195,21 +195,24 @@ class FolderStorage(Storage):
             self._wait(min(1.0, WAIT_SECONDS * turn) * random.random())
         raise StorageError(f"{self.where(name)} cannot be written: others put it at the same time, again and again")
 
-    def _write_part(self, part: Path, source: Path | bytes, digest: str, expected: str | None) -> str:
+    def _write_part(self, part: Path, source: Path | bytes, expected: str | None) -> tuple[str, str]:
+        """Returns the version that it will be, and its digest."""
+        digest = hashlib.sha256()
         part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
             for piece in pieces(source):
+                digest.update(piece)
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
             _forget_cached(file.fileno())
-        if digest_of(part) != digest:
+        if digest_of(part) != digest.hexdigest():
             raise OSError(errno.EIO, f"what was read back of {part} is not what was written to it")
         about = part.stat()
         before = int(expected.partition("@")[2]) if expected else 0
         for later in LATER_NS:
             if about.st_mtime_ns > before:
-                return _entry(about).version
+                return _entry(about).version, digest.hexdigest()
             os.utime(part, ns=(before + later, before + later))
             about = part.stat()
         raise OSError(errno.EINVAL, "the file system does not keep the times of files")
