@@ -46,7 +46,7 @@ while :; do sleep 0.05; done
 
 def test_the_manifest_has_fields_that_the_operator_knows() -> None:
     """And both groups are of one image, with the same environment."""
-    yaml = pytest.importorskip("yaml")
+    yaml = pytest.importorskip("yaml", reason="comes with the extras of the models")
     manifest: dict[str, Any] = yaml.safe_load((EXAMPLES / "kuberay.yaml").read_text(encoding="utf-8"))
     assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayCluster")
     spec = manifest["spec"]
