@@ -250,21 +250,25 @@ class Call:
         watcher: Whose.
         module: The model.
         may_move: It can be moved to the CPU meanwhile.
-
-    Raises:
-        PauseRequested: The process has to end, and its job resumes.
     """
 
     def __init__(self, watcher: CallWatcher, module: Any, *, may_move: bool) -> None:
         self.model = watcher.movable(module)
         self.is_passing = False
         self._scope: BatchScope | None = None
-        self._opened = opened = watcher.shard_of(self.model, may_move=may_move)
-        with opened.lock:
-            if opened.was_moved and not self.model.is_cooling and not self.model.is_away:
-                opened.begin_again()
+        self._opened = watcher.shard_of(self.model, may_move=may_move)
         self._watcher = watcher
-        if opened.has_batch:
+
+    def begin(self) -> None:
+        """The thread's call is this one: what the ladder asks for since the last one is applied first.
+
+        Raises:
+            PauseRequested: The process has to end, and its job resumes.
+        """
+        with self._opened.lock:
+            if self._opened.was_moved and not self.model.is_cooling and not self.model.is_away:
+                self._opened.begin_again()
+        if self._opened.has_batch:
             self._boundary()
         self.model.begin_call()
 
@@ -277,7 +281,7 @@ class Call:
         """All that the call has done so far is put away: what ends the process may be applied.
 
         Raises:
-            PauseRequested: See the class.
+            PauseRequested: See `begin`.
         """
         self._end_pass(None)
         self._boundary()
@@ -343,16 +347,20 @@ def begin_call(watcher: CallWatcher, module_of: Callable[[], Any], *, may_move: 
         The call, for `end_call`; `None` where it is not watched: it is part of one that is, or its driver tells of it.
 
     Raises:
-        PauseRequested: See `Call`.
+        PauseRequested: See `Call.begin`.
     """
     if current_call() is not None or is_in_batch():
         return None
+    begun: Call | None = None
     try:
         call = _thread.call = Call(watcher, module_of(), may_move=may_move)
+        call.begin()
+        begun = call
     except Exception as error:  # noqa: BLE001 - the call goes on as without us
         say_once("call", error)
-        return None
-    return call
+    finally:
+        _thread.call = begun
+    return begun
 
 
 def begin_pass(call: Call, given: Any) -> None:

@@ -89,10 +89,10 @@ class MovableModel:
     def begin_call(self) -> None:
         """A call begins; within the cool-down it is encoded on the CPU."""
         with self._lock:
-            self._calls += 1
             if self.is_cooling and not self.is_away:
                 with self._gate.closed_to_others():
                     self._leave()
+            self._calls += 1
 
     def end_call(self) -> None:
         """A call has ended. After the last one the model is where the job has put it."""

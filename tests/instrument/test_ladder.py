@@ -48,6 +48,20 @@ def test_one_long_call_is_released_and_then_finished_on_the_cpu(watched: Watched
     assert seen == [("EMPTY_CACHE", "applied"), ("RECYCLE", "passed_over"), ("DEMOTE_CPU", "applied")]
 
 
+def test_short_calls_are_finished_on_the_cpu_as_well(watched: Watched) -> None:
+    """A loop of calls of one pass, as LlamaIndex makes them: what is asked for between two calls moves the next one."""
+    model = half_model()
+    moved: list[bool] = []
+    watched.slow_down(model, HEALTHY, SLOW, after=8)
+    model[0].register_forward_pre_hook(lambda module, given: moved.append(is_moved(module)))
+    for _ in range(30):
+        model.encode(texts(2))
+        assert not is_moved(model)
+    assert moved == sorted(moved)
+    assert moved[-5:] == [True] * 5
+    assert ("DEMOTE_CPU", "applied") in [(kind, outcome) for _, kind, outcome in actions(watched)]
+
+
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 @pytest.mark.parametrize("asked", [{"precision": "int8"}, {"output_value": None}], ids=["int8", "all outputs"])
 def test_results_of_a_moved_model_are_of_the_kind_that_was_asked_for(
