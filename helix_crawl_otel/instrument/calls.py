@@ -33,6 +33,7 @@ __all__ = [
     "begin_pass",
     "current_call",
     "end_call",
+    "is_any_call",
     "say_once",
     "size_of",
 ]
@@ -42,6 +43,9 @@ COOL_DOWN_SECONDS = 600.0
 
 _thread = threading.local()
 """`call`: the outermost call of the thread."""
+
+_calls: set[Call] = set()
+"""Those that go on, in all threads. Single operations only."""
 
 _told: set[tuple[str, str]] = set()
 """Where something went wrong, and how. Single operations only."""
@@ -139,6 +143,7 @@ class CallWatcher:
 
     Attributes:
         has_left: The process ends so that another goes on.
+        is_closed: Nothing is told any more; a call that goes on ends as it would have.
 
     Threads: any. `_lock` guards the watch, the shards and the models.
     """
@@ -150,6 +155,7 @@ class CallWatcher:
         device_of: Callable[[Any], str] = device_of,
     ) -> None:
         self.has_left = False
+        self.is_closed = False
         self._make_watch = make_watch
         self._exit_to_recycle = exit_to_recycle
         self._device_of = device_of
@@ -220,6 +226,7 @@ class CallWatcher:
 
     def close(self, state: ShardEnd = "done") -> None:
         """Leave all shards; the watch is its owner's to close."""
+        self.is_closed = True
         for name in {key[0] for key in list(self._shards)}:
             self._leave(name, state)
 
@@ -300,6 +307,8 @@ class Call:
     def begin_pass(self, given: Mapping[str, Any]) -> None:
         """A pass begins, and with it the last one ends."""
         self._end_pass(None)
+        if self._watcher.is_closed:
+            return
         if self._opened.has_batch:
             boundary_within(self._opened.watch)
         if self.model.is_away and not self._opened.was_moved:
@@ -335,6 +344,11 @@ def current_call() -> Call | None:
     return getattr(_thread, "call", None)
 
 
+def is_any_call() -> bool:
+    """Whether a call goes on, in any thread: its model may be away, and its passes have to follow it."""
+    return bool(_calls)
+
+
 def begin_call(watcher: CallWatcher, module_of: Callable[[], Any], *, may_move: bool = True) -> Call | None:
     """A call begins.
 
@@ -356,6 +370,7 @@ def begin_call(watcher: CallWatcher, module_of: Callable[[], Any], *, may_move: 
         call = _thread.call = Call(watcher, module_of(), may_move=may_move)
         call.begin()
         begun = call
+        _calls.add(call)
     except Exception as error:  # noqa: BLE001 - the call goes on as without us
         say_once("call", error)
     finally:
@@ -379,10 +394,12 @@ def end_call(call: Call, error: BaseException | None) -> None:
         say_once("call", problem)
     finally:
         _thread.call = None
+        _calls.discard(call)
 
 
 def _after_fork_in_child() -> None:
     _thread.call = None
+    _calls.clear()
     for watcher in list(_watchers):
         watcher.after_fork()
 

@@ -2,9 +2,9 @@
 
 python -m tests.instrument.job LIBRARY FILE CALLS PASSES
 
-It encodes so many calls of so many passes, and adds a line to FILE once the results of a call are there: its number, its
-results, and how many passes of the process were slow so far. Started again it goes on behind the last line. The card is laid over the model before anything is encoded; what follows is a job as
-anybody would write it.
+It encodes so many calls of so many passes, and adds a line to FILE once the results of a call are there: its number,
+its results, and how many passes of the process were slow so far. Started again it goes on behind the last line. The
+card is laid over the model before anything is encoded; what follows is a job as anybody would write it.
 """
 
 from __future__ import annotations
