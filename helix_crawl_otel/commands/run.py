@@ -119,7 +119,7 @@ def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.otel.run_gauges import job_name
     from helix_crawl_otel.supervise.session import RunOptions, Session
 
-    options = read_common_options(args)
+    options = replace(read_common_options(args), is_plain=True)  # bars would be drawn over what the job writes there
     command = job_command(args.command)
     if not 0 < args.clock_rate <= 10_000:
         raise ConfigError(f"--clock-rate is {args.clock_rate!r}; accepted: a number > 0 and <= 10000")
