@@ -41,6 +41,7 @@ from helix_crawl_otel.fleet.storage import (
 )
 from helix_crawl_otel.lacks import is_full_disk
 from helix_crawl_otel.paths import STATE_FOLDER, on_disk
+from helix_crawl_otel.shards.damage import is_held
 from helix_crawl_otel.shards.inspect import has_log
 from helix_crawl_otel.shards.schema import beside
 
@@ -133,6 +134,7 @@ class FolderStorage(Storage):
             if found is None:
                 return None
             before(found.size)
+            self._require_free(name)
             try:
                 logs = self._logs(name, found.version)
                 _copy(self._path(name), to)
@@ -170,6 +172,7 @@ class FolderStorage(Storage):
         target, version, digest = self._path(name), "", ""
         for turn in range(TURNS):
             self._require(name, expected)
+            self._require_free(name)
             part = self._path(f"{PARTS}/{_short(name)}.{uuid.uuid4().hex}.part")
             try:
                 version, digest = self._write_part(part, source, expected)
@@ -236,6 +239,14 @@ class FolderStorage(Storage):
         now = self.look(name)
         if (None if now is None else now.version) != expected:
             raise Superseded(superseded_sentence(self.where(name)))
+
+    def _require_free(self, name: str) -> None:
+        """A program that has the shard open would go on in the file that is replaced, or in a log that is moved."""
+        if is_held(self._path(name)):
+            raise StorageError(
+                f"{self.where(name)} is open in another program; close it there and start the same command again: what "
+                "that has written is kept"
+            )
 
     def _forget_logs(self, name: str, version: str | None) -> None:
         """What belonged into the version that has been replaced: it is in the new one."""
