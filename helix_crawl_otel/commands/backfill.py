@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from helix_crawl_otel.commands.ray import add_ray_options, read_ray_options
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.formats import shown_command
 from helix_crawl_otel.paths import STATE_FOLDER, typed_folder
-from helix_crawl_otel.shards.errors import NoShards, NotAShard, StoreError
+from helix_crawl_otel.shards.errors import NoShards
 from helix_crawl_otel.shards.find import find_shards
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ examples:
   helix-crawl backfill ~/helix/genomes                  every .db file of the folder, and of the folders in it
   helix-crawl backfill a.db b.db --model BAAI/bge-m3    these two
   helix-crawl backfill genomes --max-chars 2000         as the app encodes: the first 2,000 letters of a gene
+  helix-crawl backfill /mnt/genomes --ray auto          on a cluster: the shards right in one folder, or in a bucket
 
 Vectors that say nothing of their encoder are adopted when a few of them, encoded again, agree, with a cap of letters
 where they were made with one; else the shard is refused unless --reencode is given."""
@@ -59,8 +59,8 @@ def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.build.run import run_build
     from helix_crawl_otel.interrupts import hearing
 
-    options, fleet = read_encode_options(args), read_ray_options(args)
-    if fleet is not None:
+    options = read_encode_options(args)
+    if (fleet := read_ray_options(args, options.device)) is not None:
         return _on_cluster(args, options, fleet)
     if far := [text for text in args.paths if "://" in text]:
         raise ConfigError(f"{far[0]} is given without --ray; accepted: a folder or a shard, or --ray ADDRESS")
@@ -80,44 +80,42 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def _on_cluster(args: argparse.Namespace, options: EncodeOptions, fleet: FleetOptions) -> int:
-    """The shards that lie right in one folder or bucket, each worked on by a node's copy."""
+    """The shards right in one folder or bucket: their names are what the nodes know them by."""
+    import tempfile
+
     from helix_crawl_otel.build.plan import plan_backfill
-    from helix_crawl_otel.fleet.places import open_storage
+    from helix_crawl_otel.fleet.places import is_address, open_storage
     from helix_crawl_otel.fleet.run import run_fleet
     from helix_crawl_otel.interrupts import hearing
 
+    text = args.paths[0]
     if len(args.paths) > 1:
-        raise ConfigError("several PATH are given with --ray; accepted: one folder, or one address of a bucket")
-    [text] = args.paths
-    storage = open_storage(text if "://" in text else str(typed_folder(text, "PATH")), what="PATH")
-    if storage.folder is not None and not storage.folder.is_dir():
-        raise ConfigError(f"{storage.address} is given with --ray; accepted: a folder of shards that is there")
-    deep = [name for name, _ in hearing(lambda: list(storage.walk())) if name.endswith(SUFFIX) and "/" in name]
-    if deep and not all(name.startswith(STATE_FOLDER) for name in deep):
         raise ConfigError(
-            f"{storage.where(deep[0])} lies in a folder of {text}; with --ray give the one folder it is in"
+            f"{len(args.paths)} PATHs are given with --ray; accepted: one folder, or the address of a bucket"
         )
+    if not is_address(text):
+        folder = typed_folder(text, "PATH").absolute()
+        if not folder.is_dir():
+            raise ConfigError(
+                f"PATH is {text!r} with --ray; accepted: a folder that is there, or the address of a bucket"
+            )
+        text = str(folder)
+    storage = open_storage(text, what="PATH")
+    names = hearing(lambda: [name for name, _ in storage.walk() if name.endswith(SUFFIX)])
+    if deep := [name for name in names if "/" in name and not name.startswith(f"{STATE_FOLDER}/")]:
+        raise ConfigError(f"{storage.where(deep[0])} lies deeper than {text}; accepted with --ray: the folder it is in")
     command = typed_command()
-    verify = shown_command(["helix-crawl", "verify", text])
+    done = shown_command(["helix-crawl", "verify", text])
     if storage.folder is None:
-        verify = f"copy {storage.address} to a folder, and there: helix-crawl verify FOLDER"
-    with tempfile.TemporaryDirectory(prefix="helix-crawl-") as name:
-        out = storage.folder or Path(name) / "OUT"
+        done = f"copy {storage.address} to a folder, and there: helix-crawl verify FOLDER"
 
-        def make_plan(files: IndexedFiles) -> BuildPlan:
-            paths, notes = [], []
-            for name in sorted(files.versions):
-                try:
-                    files.look(name)
-                except NotAShard as error:
-                    notes.append(f"{error}; it is left alone")
-                    continue
-                except StoreError:
-                    pass  # whoever takes it says what is wrong with it
-                paths.append(out / name)
-            if not paths:
-                raise NoShards(f"{text} holds no shard; accepted: a folder with .db files that have a table `genes`")
-            return files.told_by_address(lambda: plan_backfill(paths, options, notes, [out], files), out, ())
+    def make_plan(files: IndexedFiles) -> BuildPlan:
+        paths = [home / name for name in sorted(files.versions) if files.is_shard(name)]
+        if not paths:
+            raise NoShards(f"{text} holds no shard; accepted: a folder with .db files that have a table `genes`")
+        return files.told_by_address(lambda: plan_backfill(paths, options, given=[home], files=files), home, ())
 
-        steps = verify, f"{command}   # goes on where it was"
-        return run_fleet(args.command, command, storage, out, options, fleet, vars(args), make_plan, steps)
+    with tempfile.TemporaryDirectory(prefix="helix-crawl-") as instead:
+        home = storage.folder or Path(instead)
+        steps = (done, f"{command}   # goes on where it was")
+        return run_fleet(args.command, command, storage, home, options, fleet, vars(args), make_plan, steps)

@@ -31,7 +31,7 @@ from typing import Any
 from helix_crawl_otel.config import change_environment, environment
 from helix_crawl_otel.console.options import NOTIFY
 from helix_crawl_otel.exit_codes import Refusal
-from helix_crawl_otel.fleet.host import Host
+from helix_crawl_otel.fleet.host import Host, Speaker
 
 __all__ = ["LOCAL", "Actor", "Cluster", "ClusterError", "Node", "check_cluster", "connected"]
 
@@ -159,11 +159,11 @@ class Cluster:
             for row in found
         ]
 
-    def start(self, node: Node, *, cards: float) -> Actor:
+    def start(self, node: Node, *, cards: float, host: type[Speaker] = Host) -> Actor:
         """Have a process started on a node, with a card or a part of one, or with a CPU."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        made = self._ray.remote(Host).options(
+        made = self._ray.remote(host).options(
             num_cpus=0 if cards else min(1, node.cores),
             num_gpus=cards,
             max_concurrency=4,
