@@ -459,12 +459,12 @@ def option_or_knob(variable: str, options: Mapping[str, str], environ: Mapping[s
 
 
 def take_channel() -> str | None:
-    """What a supervisor has told this process of its channel; where that is this process's alone, once: what it starts
-    must not see it."""
-    text = os.environ.get(CHANNEL_VARIABLE)
-    if text is not None and not text.startswith(JOB_FILE):
+    """What a supervisor has told this process of its channel, `None` for nothing. Where that is this process's alone,
+    it is told once: what it starts must not see it."""
+    text = os.environ.get(CHANNEL_VARIABLE, "").strip()
+    if text and not text.startswith(JOB_FILE):
         del os.environ[CHANNEL_VARIABLE]
-    return text
+    return text or None
 
 
 def job_resumes() -> bool:

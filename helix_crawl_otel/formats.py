@@ -294,8 +294,9 @@ def shown_command(words: Iterable[str], platform: str = sys.platform) -> str:
 def without_secrets(words: Iterable[str]) -> Iterator[str]:
     """Words of a command as others may see them: `...` stands for what may be a secret.
 
-    Of a URL all that is not its host: the address of a chat's hook is one. Of `--notify` the arguments of a command.
-    The value of what is named like a secret, such as `--api-key`, `--token=` or `HF_TOKEN=`, and of an Authorization.
+    Of a URL all that is not its host: the address of a chat's hook is one, and a bucket's is none. Of `--notify` the
+    arguments of a command. The value of what is named like a secret, such as `--api-key`, `--token=` or `HF_TOKEN=`,
+    and of an Authorization.
     """
     hides_next = ""
     for word in words:
@@ -316,8 +317,13 @@ def _notified(target: str) -> str:
     return _URL.sub(_host_alone, first) + (" ..." if others else "")
 
 
+_OF_BUCKETS = ("s3://", "gs://", "az://", "file://")
+
+
 def _host_alone(url: re.Match[str]) -> str:
     scheme, user, host, rest = url.groups()
+    if scheme.lower() in _OF_BUCKETS and not user and "?" not in rest:
+        return url[0]  # the command is to be typed again, and a bucket's name opens nothing
     return url[0] if not user and rest in ("", "/") else f"{scheme}{host}/..."
 
 

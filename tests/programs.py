@@ -56,10 +56,11 @@ def require_module(name: str, extra: str, environ: Mapping[str, str] | None = No
 
 
 def require_installed(name: str, extra: str, environ: Mapping[str, str] | None = None) -> None:
-    """The same for what only another process imports: to import torch is seconds of a processor.
+    """The same without the import, which of torch is seconds of a processor: at the top of a file, and for what only
+    another process imports.
 
     Args:
-        name: a module of no package, such as `torch`.
+        name: a module of no package, such as `torch`, or of one that is there.
         extra: what installs it: an extra of this package, or a distribution.
         environ: where HELIX_TEST_REQUIRE_PROGRAMS is read; `None` means the process's own environment.
 

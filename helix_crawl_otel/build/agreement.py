@@ -66,7 +66,7 @@ def refuse_another(store: ShardStore, model: str, cut: TruncationWish) -> None:
 
 
 def known_truncation(
-    store: ShardStore, cut: TruncationWish, encoder: TruncatedEncoder, others: BegunShards
+    store: ShardStore, cut: TruncationWish, encoder: TruncatedEncoder, others: BegunShards, *, is_anew: bool = False
 ) -> Truncation:
     """What is cut off in this shard, before its vectors are looked at: as it was, else as its application says, else
     as in the other shards.
@@ -76,6 +76,7 @@ def known_truncation(
         cut: What the operator has asked for.
         encoder: Of the run. It cuts off as before when this returns.
         others: Shards of the run that say something.
+        is_anew: Vectors of unknown origin are encoded again: they say nothing.
 
     Raises:
         EncoderRefused: Nothing in this shard says it, and the others differ.
@@ -90,7 +91,7 @@ def known_truncation(
         return cut.settled(said)
     made = {} if others.is_alone(store.path) else others.made(encoder)
     ways = {cut.settled(one) for one in made}
-    if len(ways) > 1 and not store.has_foreign_vectors():
+    if len(ways) > 1 and (is_anew or not store.has_foreign_vectors()):
         raise EncoderRefused(
             f"nothing in {store.path} says how much of a text to encode, and the other shards differ: "
             f"{others_shown(made)}; accepted: --max-chars N (or off), and --dim N where vectors are shortened"
@@ -132,30 +133,32 @@ def adopt_or_refuse(
         EncoderRefused: They are not; with what would explain them.
     """
     sample = store.sample_with_longest(SAMPLED, MOST_LETTERS)
-    size, dim = len(sample[0][2]) // 4 if sample else 0, int(str(encoder.identity["dim"]))
-    if size != dim and cut.dim is None and size:
-        shortened = size if size < encoder.own_dim else None
-        encoder.truncate(replace(encoder.truncation, dim=shortened))
-    worst = least_cosine(sample, encoder) or 0.0
+    size, asked = len(sample[0][2]) // 4 if sample else 0, int(str(encoder.identity["dim"]))
+    if size != asked and size:
+        encoder.truncate(replace(encoder.truncation, dim=size if size < encoder.own_dim else None))
+    is_dim = cut.dim in (None, size)
+    worst = (least_cosine(sample, encoder) or 0.0) if is_dim else 0.0
     if worst >= LEAST_COSINE:
         return _goes_on(store, encoder, cut, others) + _may_be_capped(store, encoder, cut, sample)
     found = explained(sample, store.sample(LOOKED_AT), encoder)
-    if found is not None and found.explains and found.is_truncation and cut.max_chars is None:
+    if found is not None and found.explains and found.is_truncation and is_dim and cut.max_chars is None:
         encoder.truncate(found.truncation)
         return _goes_on(store, encoder, cut, others)
     said = (
         f"the vectors in this shard say nothing of their encoder, and {encoder.identity['model']} makes others (cosine "
         f"{worst:.4f}, accepted: {LEAST_COSINE} or more)"
     )
+    if not is_dim:
+        said += f"; they have {size} numbers, and --dim is {cut.dim}"
+    elif size != int(str(encoder.identity["dim"])):
+        said += f"; they have {size} numbers, and its own have {encoder.identity['dim']}"
     if found is not None and found.explains:
-        ways = _ways(found, cut)
+        ways = _ways(found, cut, size)
         raise EncoderRefused(
             f"{said}; {found} explains them (cosine {found.cosine:.4f}); accepted: "
             f"{f'{ways}, or ' if ways else ''}--reencode"
         )
-    if size != int(str(encoder.identity["dim"])):
-        said += f"; they have {size} numbers, and its own have {encoder.identity['dim']}"
-    else:
+    if size == int(str(encoder.identity["dim"])):
         prompts = len(prompts_to_try(encoder)) - 1
         said += f"; every cap of letters and {prompts} other prompts were looked for, and none explains them"
         if found is not None and (found.truncation.max_chars or found.prompt is not None):
@@ -163,8 +166,8 @@ def adopt_or_refuse(
     raise EncoderRefused(f"{said}; name their model with --model, or encode everything again with --reencode")
 
 
-def _ways(found: Explanation, cut: TruncationWish) -> str:
-    """What makes vectors so; empty where nothing does."""
+def _ways(found: Explanation, cut: TruncationWish, dim: int) -> str:
+    """What makes vectors so, of so many numbers; empty where nothing does."""
     ways = []
     if len(found.caps) > 1 or found.unit == BYTES:
         return ""
@@ -173,6 +176,8 @@ def _ways(found: Explanation, cut: TruncationWish) -> str:
         ways.append(f"{config}, with --max-chars off")
     elif cut.max_chars is None or (cut.max_chars or None) != found.truncation.max_chars:
         ways.append(f"--max-chars {found.truncation.max_chars or 'off'}")
+    if cut.dim not in (None, dim):
+        ways.append(f"--dim {dim}")
     if found.prompt is not None:
         config = "a copy of the model whose config_sentence_transformers.json names it as its `document` prompt"
         ways.append(f"{config} (the prompt is {found.prompt!r})")

@@ -103,7 +103,7 @@ class Explanation:
         parts = [f"a cap of {caps} {self.unit}"] if len(self.caps) == 1 else []
         parts += [f"caps of {caps} {self.unit}, each for some of them"] if len(self.caps) > 1 else []
         parts += [] if self.prompt is None else [f"the prompt {self.prompt!r} before each text"]
-        return " with ".join(parts) or "no cap of letters"
+        return " with ".join(parts) or "the whole text"
 
 
 def least_cosine(sample: Sample, encoder: Encoder, prompt: str | None = None) -> float | None:

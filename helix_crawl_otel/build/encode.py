@@ -112,7 +112,7 @@ def work_on(
 
         def encoder() -> CheckedEncoder:
             loaded = load(wish)
-            loaded.truncate(known_truncation(store, cut, loaded, others))
+            loaded.truncate(known_truncation(store, cut, loaded, others, is_anew=assignment.reencode))
             return loaded
 
         room = TokenRoom(encoder)
@@ -121,13 +121,16 @@ def work_on(
             rule = _rule(store, settings.model, room, anew=assignment.reencode)
             is_cut = rule.tokens is not None
             _ingest(store, assignment, rule, report, pausing)
+        notes: list[str] = []
         if assignment.reencode:
-            claim_as_made(store, encoder(), reencode=True)
+            again = encoder()
+            notes = told_of_truncation(store, again, cut, others)  # as soon as it is claimed, nothing is left to tell
+            claim_as_made(store, again, reencode=True)
         plan = BatchPlan(store)
         seen = plan.look()
         if seen.pending:
             unread = None if is_cut else room
-            _encode(store, assignment, settings, encoder(), others, watch, releases, report, plan, seen, unread)
+            _encode(store, assignment, settings, encoder(), others, watch, releases, report, plan, seen, unread, notes)
         else:
             plan.drop()  # of a worker that was killed before it could
             counts = 0, seen.vectors, 0.0, store.quarantined_count()
@@ -208,13 +211,14 @@ def _encode(
     plan: BatchPlan,
     seen: SeenGenes,
     room: TokenRoom | None,
+    notes: Sequence[str],
 ) -> None:
     cut = TruncationWish(settings.max_chars, settings.dim)
     if store.has_foreign_vectors() and not assignment.reencode:
-        notes = adopt_or_refuse(store, encoder, cut, others)
+        told = adopt_or_refuse(store, encoder, cut, others)
         store.adopt(encoder.identity)
     else:
-        notes = told_of_truncation(store, encoder, cut, others)
+        told = told_of_truncation(store, encoder, cut, others)
     claim_as_made(store, encoder, reencode=False)
     limits = BatchLimits(settings.batch_size, settings.batch_tokens)
     if settings.label == "cpu":
@@ -222,7 +226,7 @@ def _encode(
     plan.prepare(settings.batch_size)
     made_with = encoder.device, encoder.versions, encoder.threads, settings.batch_size, encoder.dtype
     store.note_session(*made_with, batch_tokens=int(limits.tokens))
-    notes += _note_provenance(store, encoder, settings, seen.pending)
+    told = [*notes, *told, *_note_provenance(store, encoder, settings, seen.pending)]
 
     def look_at(genes: Sequence[PendingGene]) -> None:
         # A worker has died of a text before its batch had begun: of counting its tokens, perhaps.
@@ -232,7 +236,7 @@ def _encode(
     batches = ShardBatches(plan, encoder, limits, assignment, look_at)
     waiting = batches.work_pending()
     counts = seen.pending, seen.vectors, waiting, store.quarantined_count()
-    report(messages.Encoding(assignment.shard, settings.label, *counts, notes))
+    report(messages.Encoding(assignment.shard, settings.label, *counts, told))
     with watch.shard(assignment.shard, device=settings.label) as shard:
         session = _Session(store, assignment, encoder, shard, releases, report, seen.pending, room, batches, look_at)
         try:

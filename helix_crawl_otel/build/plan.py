@@ -284,7 +284,7 @@ def _record(output: Path, lock_seconds: float, files: ShardFiles) -> tuple[Build
         RecordUnusable: A newer version knows.
     """
     try:
-        return read_record(output) or files.recovered(output, lock_seconds), []
+        return files.record(output) or files.recovered(output, lock_seconds), []
     except RecordUnusable as error:
         if error.is_newer:
             raise

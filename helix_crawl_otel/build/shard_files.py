@@ -37,6 +37,10 @@ class ShardFiles:
         """See `inspect.lease_of_sources`."""
         return inspect.lease_of_sources(path, lock_seconds)
 
+    def record(self, folder: Path) -> BuildRecord | None:
+        """See `build_record.read_record`."""
+        return build_record.read_record(folder)
+
     def recovered(self, folder: Path, lock_seconds: float) -> BuildRecord | None:
         """See `build_record.recovered`."""
         return build_record.recovered(folder, lock_seconds)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,8 @@ from helix_crawl_otel.paths import same_place, typed_folder, typed_path
 if TYPE_CHECKING:
     from helix_crawl_otel.build.plan import BuildPlan
     from helix_crawl_otel.corpus.filters import Filters
+    from helix_crawl_otel.fleet.sources import SourceTree
+    from helix_crawl_otel.fleet.storage import Storage
 
 __all__ = ["add_build_options", "build", "register"]
 
@@ -143,6 +147,8 @@ def _looking(files: int, number_of_bytes: int) -> None:
 
 
 def _command(args: argparse.Namespace) -> int:
+    if any("://" in text for text in (*args.sources, args.out or "")):
+        return _build_by_address(args)
     sources = [_absolute(typed_path(text, "SRC")) for text in args.sources]
     if args.out is not None:
         return build(args, sources, typed_folder(args.out, "--out"))
@@ -152,8 +158,49 @@ def _command(args: argparse.Namespace) -> int:
     return build(args, sources, typed_folder(f"{sources[0]}.shards", "--out"))
 
 
-def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
-    """Build `out` from `sources`, with the options that `register` offers. Returns the exit code."""
+def _build_by_address(args: argparse.Namespace) -> int:
+    """SRC or --out is in a bucket, or written as the address of a folder."""
+    from helix_crawl_otel.fleet.places import open_storage
+    from helix_crawl_otel.fleet.sources import SourceTree
+
+    out_text = args.out
+    if out_text is None:
+        if len(args.sources) > 1:
+            raise ConfigError("--out is not given; accepted: with the shards of several SRC, a place for them")
+        out_text = f"{args.sources[0].rstrip('/')}.shards"
+    places = [open_storage(text, what="SRC") for text in args.sources]
+    storage = open_storage(out_text)
+    if args.ray is None and (far := [place.address for place in (*places, storage) if place.folder is None]):
+        raise ConfigError(
+            f"{far[0]} is given without --ray; accepted: a folder, or --ray ADDRESS (also of one machine)"
+        )
+    with tempfile.TemporaryDirectory(prefix="helix-crawl-") as name:
+        trees: list[SourceTree] = []
+        sources: list[Path] = []
+        for number, place in enumerate(places):
+            if place.folder is None:
+                trees.append(SourceTree(place, Path(name) / str(number), storage.address))
+            sources.append(place.folder or trees[-1].root)
+        return build(args, sources, storage.folder or Path(name) / "OUT", storage=storage, trees=trees)
+
+
+def build(
+    args: argparse.Namespace,
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    storage: Storage | None = None,
+    trees: Sequence[SourceTree] = (),
+) -> int:
+    """Build `out` from `sources`, with the options that `register` offers. Returns the exit code.
+
+    Args:
+        args: As they were parsed.
+        sources: The trees.
+        out: Where the shards are; where `storage` is a bucket, a folder in its place.
+        storage: The same, `None` for that folder.
+        trees: Those of the sources that stand for trees in buckets.
+    """
     from helix_crawl_otel.build.plan import look_before, plan_build
     from helix_crawl_otel.build.resume import absolute_model
     from helix_crawl_otel.build.run import run_build
@@ -162,10 +209,16 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
     from helix_crawl_otel.corpus.tree import plan_shards
     from helix_crawl_otel.interrupts import hearing
 
-    options, filters, fleet = read_encode_options(args), _filters(args), read_ray_options(args)
+    options, filters = read_encode_options(args), _filters(args)
+    fleet = read_ray_options(args, options.device)
     sources, out = [_absolute(source) for source in sources], _absolute(out)
     if out.is_file() or any(same_place(out, source) for source in sources):
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")
+    is_far = storage is not None and storage.folder is None
+    if args.dry_run and is_far:
+        raise ConfigError("--dry-run is given with an --out in a bucket; accepted: an --out that is a folder")
+    problems = [problem for tree in trees for problem in hearing(tree.outline)]
+    addresses = {str(tree.root): tree.address for tree in trees}
     if args.dry_run:
         look, notes = hearing(
             lambda: look_before(
@@ -189,6 +242,8 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
         hearing(lambda: [plan_shards(source, out, filters) for source in sources])
     command = typed_command()
     done = shown_command(["helix-crawl", "verify", str(out)])
+    if storage is not None and is_far:
+        done = f"copy {storage.address} to a folder, and there: helix-crawl verify FOLDER"
     once = ("--moved", "--reencode", "--retry-quarantined", "--prune", "--fault", *RAY)
     words = typed_options(args, but=("--out", "--model", *once))
     if args.model is not None:
@@ -212,11 +267,16 @@ def build(args: argparse.Namespace, sources: Sequence[Path], out: Path) -> int:
 
     steps = (done, f"{command}   # goes on where it was")
     if fleet is not None:
+        from helix_crawl_otel.fleet.index import IndexedFiles
         from helix_crawl_otel.fleet.places import open_storage
         from helix_crawl_otel.fleet.run import run_fleet
 
-        storage = open_storage(str(out))
-        return run_fleet(args.command, command, storage, out, options, fleet, vars(args), make_plan, steps)
+        def plan_fleet(files: IndexedFiles) -> BuildPlan:
+            files.roots = {address: root for root, address in addresses.items()}
+            return files.told_by_address(partial(make_plan, files), out, problems)
+
+        storage = storage or open_storage(str(out))
+        return run_fleet(args.command, command, storage, out, options, fleet, vars(args), plan_fleet, steps)
     return run_build(args.command, command, [out], options, make_plan, next_steps=steps, look_back=look_back)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,14 +98,15 @@ def verify(paths: list[Path], *, as_json: bool, quick: bool = False) -> int:
     shards += [path for one in folders.given for path in one.no_files]
     for note in notes:
         say(f"helix-crawl: {note}", to_stderr=True)
-    rows = [_Row(path, name, NOT_BEGUN) for one in folders.given for name, path in one.not_begun]
-    missing = {row.path for row in rows}
+    missing = {path: name for one in folders.given for name, path in one.not_begun}
+    shown = _shown_names({*shards, *missing})
+    rows = [_Row(path, name, shown[path], NOT_BEGUN) for path, name in missing.items()]
     planned = sum(len(one.states) for one in folders.given)
     for path in shards:
         if path not in missing:
             standing = folders.of(path.parent)
             name = standing.name_of(path)
-            row = _look_at(path, name, quick=quick)
+            row = _look_at(path, name, shown[path], quick=quick)
             rows.append(row)
             if standing in folders.given and row.name in standing.states:
                 standing.states[row.name] = row.state
@@ -156,6 +158,7 @@ class _Row:
     Args:
         path: Its file.
         name: As its build has it.
+        shown: See `_shown_names`.
         state: See `standing`.
         accounts: Of its genes, where it is there and can be read.
         made: Who has encoded it.
@@ -164,6 +167,7 @@ class _Row:
 
     path: Path
     name: str
+    shown: str
     state: str
     accounts: Accounts | None = None
     made: Provenance | None = None
@@ -181,6 +185,7 @@ class _Row:
         return {
             "name": self.name,
             "file": self.path.name,
+            "path": str(self.path),
             "state": self.state,
             **counts,
             "encoder": self.made.encoder if self.made else None,
@@ -190,21 +195,33 @@ class _Row:
         }
 
 
-def _look_at(path: Path, planned: str | None, *, quick: bool) -> _Row:
+def _shown_names(paths: Collection[Path]) -> dict[Path, str]:
+    """The name of each file; with the folders in which it lies below the one that has all of them, if there is such."""
+    parents = {path.absolute().parent for path in paths}
+    if len(parents) < 2:
+        return {path: path.name for path in paths}
+    try:
+        top = os.path.commonpath(parents)
+    except ValueError:  # drives of Windows
+        return {path: str(path) for path in paths}
+    return {path: path.absolute().relative_to(top).as_posix() for path in paths}
+
+
+def _look_at(path: Path, planned: str | None, shown: str, *, quick: bool) -> _Row:
     name = planned or path.stem
 
     def tell(genes: int) -> None:
         looked_at.answers += 1
-        say_over(f"{path.name}: {count(genes, 'gene')}")
+        say_over(f"{printable(shown)}: {count(genes, 'gene')}")
 
     try:
         made, accounts = provenance(path, planned=planned), account(path, tell, quick=quick)
     except StoreError as error:
         say_over("")
         say(f"helix-crawl: error: {error}", to_stderr=True)
-        return _Row(path, name, UNREADABLE, reason=str(error))
+        return _Row(path, name, shown, UNREADABLE, reason=str(error))
     is_done = made.is_ingested and not accounts.is_pending
-    return _Row(path, name, DONE if is_done else BEGUN, accounts, made)
+    return _Row(path, name, shown, DONE if is_done else BEGUN, accounts, made)
 
 
 def _encoders(rows: Sequence[_Row]) -> list[dict[str, Any]]:
@@ -268,7 +285,7 @@ def _tell_mixed(rows: Sequence[_Row], folders: _Folders, *, as_json: bool) -> bo
 
 def _print_table(shards: Sequence[_Row], total: Accounts) -> None:
     columns = (*_COLUMNS, *(column for column in _RARE_COLUMNS if getattr(total, column)))
-    counted = [(row.path.name, row.accounts) for row in shards if row.accounts is not None]
+    counted = [(row.shown, row.accounts) for row in shards if row.accounts is not None]
     rows = [(printable(name), *(f"{getattr(one, column):,}" for column in columns)) for name, one in counted]
     rows.append((count(total.shards, "shard"), *(f"{getattr(total, column):,}" for column in columns)))
     say(*table_lines(("shard", *map(_words, columns)), [rows], terminal_columns(), names=1))
@@ -312,7 +329,7 @@ def _which(row: _Row, which: Mapping[str, object]) -> str:
     if gene is None and "source_id" in which and len(which) == 1:
         return str(source)
     why = f" ({which['reason']})" if "reason" in which else ""
-    return f"{gene} of {row.path.name if source is None else source}{why}"
+    return f"{gene} of {row.shown if source is None else source}{why}"
 
 
 def _mending(row: _Row, folders: _Folders, options: Sequence[str]) -> str:

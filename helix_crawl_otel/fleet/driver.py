@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED, Refusal
 from helix_crawl_otel.fleet.cluster import Actor, Node
+from helix_crawl_otel.fleet.host import Host, Speaker
 from helix_crawl_otel.fleet.index import IndexedFiles
 from helix_crawl_otel.fleet.placement import PlacedShard, Placement, SlotKind
 from helix_crawl_otel.fleet.storage import Storage, StorageError
@@ -37,7 +38,7 @@ from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.rules import backoff_seconds
 
-__all__ = ["Fleet", "FleetRefused", "Ladders", "RunFacts"]
+__all__ = ["Fleet", "FleetRefused", "Ladders", "Nodes", "RunFacts", "why_lost"]
 
 LOOK_SECONDS = 0.1
 NODES_SECONDS = 2.0
@@ -72,7 +73,7 @@ class Nodes(Protocol):
     def nodes(self) -> list[Node]:
         """Those that are alive."""
 
-    def start(self, node: Node, *, cards: float) -> Actor:
+    def start(self, node: Node, *, cards: float, host: type[Speaker] = Host) -> Actor:
         """Have a slot's process started there."""
 
 
@@ -164,6 +165,7 @@ class _Slot:
         since: When it was begun.
         told: What it has told of its node, once it has.
         is_begun: It takes shards.
+        leaves: It pauses by itself, and gets nothing more.
         is_over: It has said that it ends.
         ended_at: When it was told to end.
         metrics: Where its metrics are served.
@@ -176,6 +178,7 @@ class _Slot:
     since: float
     told: Mapping[str, Any] | None = None
     is_begun: bool = False
+    leaves: bool = False
     is_over: bool = False
     metrics: str = ""
 
@@ -419,7 +422,7 @@ class Fleet:
             try:
                 content = json.loads(answer.result())
             except Exception as error:  # noqa: BLE001 - Ray's; whatever it is, the process is lost
-                self._lost(slot, _why(error))
+                self._lost(slot, why_lost(error))
             else:
                 step(slot, content)
 
@@ -528,7 +531,7 @@ class Fleet:
     # -- shards -------------------------------------------------------------------------------------------------------
 
     def _feed(self, slot: _Slot) -> None:
-        while (shard := self._placement.next_for(slot.name)) is not None:
+        while not slot.leaves and (shard := self._placement.next_for(slot.name)) is not None:
             result = self.results[shard.name]
             result.state = "running"
             order = {
@@ -595,7 +598,9 @@ class Fleet:
         elif how == "paused":
             result.state = "paused"
             if self._code is None:  # its slot ends by itself, and others go on
-                self._give_back(shard, "its slot has ended")
+                slot.leaves = True
+                self._placement.wait_again(shard)
+                result.state = "pending"
             else:
                 self._placement.end(shard)
         elif how == "failed":
@@ -666,7 +671,7 @@ class Fleet:
             logger.warning("Prometheus is not told where the metrics are: %s", error)
 
 
-def _why(error: Exception) -> str:
+def why_lost(error: Exception) -> str:
     """What Ray says of a process that is gone, in a line."""
     kind = type(error).__name__
     if kind == "ActorUnschedulableError":

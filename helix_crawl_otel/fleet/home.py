@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-import shutil
-import tempfile
 import threading
 import uuid
 from pathlib import Path
@@ -44,19 +42,19 @@ class RunHome:
 
     Args:
         storage: Where the shards live.
+        folder: That folder; of a bucket, one for a copy of what lies in its `.helix-crawl`.
         command: What drives, for the message to a second one.
         beat_seconds: See `BEAT_SECONDS`; `None` starts no thread, and the owner calls `beat`.
 
-    Attributes:
-        folder: What a build on one machine would have as its output, for everything but the shards.
-
     Raises:
         FolderLocked: At `__enter__`: another driver is at work there.
-        StorageError: At `__enter__`: a bucket does not answer.
+        StorageError: At `__enter__`: a bucket does not answer, or the place will not do; see `Storage.check`.
         OSError: At `__enter__`: a folder cannot be written, or its file system knows no locks.
     """
 
-    def __init__(self, storage: Storage, command: str, *, beat_seconds: float | None = BEAT_SECONDS) -> None:
+    def __init__(
+        self, storage: Storage, folder: Path, command: str, *, beat_seconds: float | None = BEAT_SECONDS
+    ) -> None:
         self._storage = storage
         self._command = command
         self._beat_seconds = beat_seconds
@@ -67,15 +65,20 @@ class RunHome:
         self._thread: threading.Thread | None = None
         self._lock: FolderLock | None = None
         self.is_lost = False
-        self.folder = storage.folder or Path()
+        self._folder = folder
 
     def __enter__(self) -> RunHome:
         if self._storage.folder is not None:
-            self._lock = FolderLock(self._storage.folder / STATE_FOLDER, self._command)
+            self._lock = FolderLock(self._folder / STATE_FOLDER, self._command)
             self._lock.__enter__()
+            try:
+                self._storage.check()
+            except BaseException:
+                self._lock.__exit__(None, None, None)
+                raise
             return self
+        self._storage.check()
         self._take()
-        self.folder = Path(tempfile.mkdtemp(prefix="helix-crawl-home-"))
         try:
             self._fetch()
         except BaseException:
@@ -109,7 +112,7 @@ class RunHome:
             return
         if self.is_lost:
             raise Superseded(f"{self._storage.address} has been taken over by another driver")
-        for path in sorted((self.folder / STATE_FOLDER).glob("*")):
+        for path in sorted((self._folder / STATE_FOLDER).glob("*")):
             if not path.is_file() or path.name.startswith(_NEVER_BACK) or path.suffix == ".tmp":
                 continue
             about = path.stat()
@@ -119,8 +122,8 @@ class RunHome:
                 self._kept[path.name] = mark
 
     def _fetch(self) -> None:
-        state = self.folder / STATE_FOLDER
-        state.mkdir()
+        state = self._folder / STATE_FOLDER
+        state.mkdir(parents=True, exist_ok=True)
         for name, _ in self._storage.walk(STATE_FOLDER):
             own = name.removeprefix(f"{STATE_FOLDER}/")
             if "/" not in own and not own.startswith(_NEVER_BACK):
@@ -135,7 +138,6 @@ class RunHome:
         with contextlib.suppress(StorageError):
             if not self.is_lost:
                 self._storage.remove(RECORD)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- the record of a bucket ---------------------------------------------------------------------------------------
 

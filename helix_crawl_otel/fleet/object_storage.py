@@ -124,7 +124,10 @@ class ObjectStorage(Storage):
         if isinstance(error, refusals) or _REFUSED.search(said):
             why = f"the store refuses it ({_short(said)})"
             return StorageRefused(f"{place} cannot be {what}: {why}; {CREDENTIALS[self._kind]}")
-        if isinstance(error, (exceptions.NotSupportedError, exceptions.InvalidPathError)):
+        if isinstance(error, exceptions.InvalidPathError):
+            accepted = "keys without an empty part, . or .. between their slashes, and without control characters"
+            return StorageRefused(f"{place} cannot be {what}: {_short(said)}; accepted: {accepted}")
+        if isinstance(error, exceptions.NotSupportedError):
             return StorageRefused(f"{place} cannot be {what}: {_short(said)}")
         return StorageBusy(
             f"{place} cannot be {what}: the store does not answer as it should ({_short(said)}); nothing is lost, the "
@@ -174,7 +177,7 @@ class ObjectStorage(Storage):
             pages = obstore.list(self._store, below.strip("/") or None, chunk_size=1000)
             return [(meta["path"], _entry(meta)) for page in pages for meta in page]
 
-        yield from self._ask("listed", self.where(below), all_of_it)
+        yield from self._ask("listed", self.where(below) if below else self.address, all_of_it)
 
     def look(self, name: str) -> Entry | None:
         """See `Storage`."""

@@ -56,7 +56,12 @@ def open_storage(text: str, *, what: str = "--out", patience_seconds: float = PA
             f"{what} is an address of {kind}:// with a user, a password or a port in it; accepted: "
             f"{kind}://BUCKET/PREFIX, with the credentials and the endpoint in the environment"
         )
-    if not bucket or "?" in bucket or "#" in bucket:
+    if "?" in rest:
+        raise StorageRefused(
+            f"{what} is an address of {kind}:// with a ? in it; accepted: {kind}://BUCKET/PREFIX, with the credentials "
+            "in the environment"
+        )
+    if not bucket:
         raise StorageRefused(f"{what} is {text!r}, which names no bucket; accepted: {kind}://BUCKET/PREFIX")
     if any(part in (".", "..") for part in prefix.split("/")):
         raise StorageRefused(f"{what} is {text!r}; accepted: {kind}://BUCKET/PREFIX without . and .. in it")

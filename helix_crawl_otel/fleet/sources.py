@@ -9,7 +9,7 @@ object's are, on each node and in each run.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -36,18 +36,18 @@ class SourceTree:
     Args:
         storage: The tree.
         home: A folder of this process, for that folder.
-        without: A name in the tree below which nothing is a source: where the shards are put.
+        out: Where the shards are put, as it was typed: nothing below it is a source.
 
     Attributes:
         address: What the tree is called, on each node.
         root: The folder that stands for it. Its last name is the tree's.
     """
 
-    def __init__(self, storage: Storage, home: Path, without: str | None = None) -> None:
+    def __init__(self, storage: Storage, home: Path, out: str = "") -> None:
         self.address = storage.address
-        self.root = home / "sources" / (storage.address.rstrip("/").rpartition("/")[2] or "tree")
+        self.root = home / "sources" / (storage.address.rpartition("/")[2] or "tree")
         self._storage = storage
-        self._without = without
+        self._without = out.removeprefix(f"{self.address}/") if out.startswith(f"{self.address}/") else None
 
     def outline(self) -> list[str]:
         """Make it for the whole tree.
@@ -59,7 +59,8 @@ class SourceTree:
             StorageError: The tree cannot be listed, or the folder cannot be written.
             UnreadableSource: There is nothing in it.
         """
-        entries = dict(self._wanted(self._storage.walk()))
+        entries = self._wanted((name, entry) for name, entry in self._storage.walk() if "/" in name)
+        entries |= self._wanted(self._storage.list().items())
         if not entries:
             raise UnreadableSource(f"{self.address} holds no file; accepted: a prefix of a bucket with files below it")
         problems = self._make(entries)
@@ -80,9 +81,9 @@ class SourceTree:
         """
         folder = assignment.shard.rpartition("/")[2]
         if folder == ROOT_SHARD:
-            entries = dict(self._wanted(self._storage.list().items()))
+            entries = self._wanted(self._storage.list().items())
         else:
-            entries = dict(self._wanted(self._storage.walk(folder)))
+            entries = self._wanted(self._storage.walk(folder))
             if (rule := self._storage.look(GITIGNORE)) is not None:
                 entries[GITIGNORE] = rule
         on_disk(self.root).mkdir(parents=True, exist_ok=True)
@@ -100,10 +101,15 @@ class SourceTree:
             self._fill((Path(place).relative_to(on_disk(self.root)).as_posix() for place in taken), entries)
         return replace(assignment, source=str(self.root))
 
-    def _wanted(self, found: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, Entry]]:
+    def _wanted(self, found: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
+        """Without what lies where the shards are put, and without the empty objects that stand for folders."""
+        entries, folders = {}, set()
         for name, entry in found:
             if self._without is None or not f"{name}/".startswith(f"{self._without}/"):
-                yield name, entry
+                entries[name] = entry
+                while name := name.rpartition("/")[0]:
+                    folders.add(name)
+        return {name: entry for name, entry in entries.items() if entry.size or name not in folders}
 
     def _make(self, entries: dict[str, Entry]) -> list[str]:
         problems, made = [], ""

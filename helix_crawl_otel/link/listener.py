@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 import threading
@@ -33,6 +34,9 @@ __all__ = ["LinkListener", "connect"]
 
 LONGEST_ADDRESS = 100
 """Bytes. A socket's path has 108 on Linux and 104 on macOS; a folder for temporary files may be deep."""
+
+LONGEST_FILE = 4096
+"""Bytes. An address and a secret are some 200."""
 
 BACKLOG = 128
 """Processes that connect at once: a pool's. Where it is full, macOS refuses the next one."""
@@ -118,21 +122,18 @@ class LinkListener:
             with suppress(OSError, EOFError):
                 Client(self._door.address).close()  # nothing else wakes it on every system
             self._accepting.join(CLOSING_SECONDS)
-        while proving := self._waiting(ends):
-            proving[0].join(max(0.0, ends - time.monotonic()))
+        while True:
+            with self._lock:
+                proving = dict(self._proving)
+            left = ends - time.monotonic()
+            if not proving or left <= 0:
+                break
+            next(iter(proving)).join(left)
+        for channel, _ in proving.values():  # too late: they are sent away
+            channel.close()
         with suppress(OSError):
             self._listener.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _waiting(self, ends: float) -> list[threading.Thread]:
-        """Those that are proving themselves. Too late, they are sent away."""
-        with self._lock:
-            proving = dict(self._proving)
-        if time.monotonic() >= ends:
-            for channel, _ in proving.values():
-                channel.close()
-            return []
-        return list(proving)
 
     def _accept(self, take: Callable[[Channel], object]) -> None:
         while True:
@@ -195,19 +196,31 @@ def connect(path: str, seconds: float) -> Channel:
         try:
             return _connect(path, seconds)
         except (ChannelClosed, OSError, EOFError) as error:
-            if not Path(path).exists() or time.monotonic() >= ends:
+            if not _is_there(path) or time.monotonic() >= ends:
                 why = getattr(error, "strerror", None) or error
                 raise ChannelError(f"the supervisor's address in {path} cannot be reached: {why}") from None
         time.sleep(BETWEEN_SECONDS)
 
 
+def _is_there(path: str) -> bool:
+    """As far as this process may see it: a file of another user's is none. `Path.exists` would raise that."""
+    try:
+        Path(path).stat()
+    except OSError:
+        return False
+    return True
+
+
 def _connect(path: str, seconds: float) -> Channel:
     try:
-        content = json.loads(Path(path).read_text("utf-8"))
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise ValueError  # a pipe or a device might be read for ever
+        with Path(path).open("rb") as file:
+            content = json.loads(file.read(LONGEST_FILE))
         door = _Door(str(content["address"]), bytes.fromhex(content["key"]))
         channel = Channel(Client(door.address))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ChannelError(f"{path} holds no address of a supervisor: {error!r}") from None
+    except (ValueError, KeyError, TypeError):
+        raise ChannelError(f"{path[:80]!r} holds no address of a supervisor") from None
     try:
         with channel.closed_after(seconds):
             channel.prove(door.key, asks_first=False)

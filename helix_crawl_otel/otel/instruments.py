@@ -253,14 +253,17 @@ class Instruments:
         if not self._waiting:
             return
         token = attach(Context())  # the span of whoever records has nothing to do with these stages
-        while self._waiting:
-            try:
-                self._batch_duration.record(*self._waiting.popleft())
-            except IndexError:  # another thread has taken the last one
-                break
-            except Exception as error:  # noqa: BLE001 - the app's provider; detection goes on
-                self._tell_once(error)
-        detach(token)
+        try:
+            while self._waiting:
+                seconds, attributes, context = self._waiting.popleft()
+                try:
+                    self._batch_duration.record(seconds, attributes, context)
+                except Exception as error:  # noqa: BLE001 - the app's provider; detection goes on
+                    self._tell_once(error)
+        except IndexError:  # another thread has taken the last one
+            pass
+        finally:
+            detach(token)
 
     def _tell_once(self, error: Exception) -> None:
         kind = type(error).__name__

@@ -411,24 +411,22 @@ class Slot:
         return None
 
     def _resume(self, reason: str, shard: str | None, after_seconds: float = 0.0) -> None:
-        """Go on with the shard, see `_placed`; or with the next one, where somebody else finishes those on the CPU."""
-        start = self._placed(reason, shard)
-        if start.demoted_shard is not None and self._run.job.hands_over(self.name):
-            self._next(is_first=False)
-        else:
-            self._wait(start, after_seconds)
-
-    def _placed(self, reason: str, shard: str | None) -> WorkerStart:
-        """The next start: on the slot's own device, or on the CPU for a shard that was demoted.
+        """Go on with the shard: on the slot's own device, or on the CPU where it was demoted. Where somebody else
+        finishes those on the CPU, with the next one.
 
         Args:
             reason: Of the start.
-            shard: What it goes on with, as far as the last worker told, `None` for unknown; the job may know better.
+            shard: As far as the last worker told, `None` for unknown; the job may know better.
+            after_seconds: Backoff, 0 for none.
         """
         shard = self._run.job.next_shard(self.name) or shard
         if shard not in self._run.demoted or self.device == "cpu":
-            return WorkerStart(reason, self.device)
-        return WorkerStart("demote" if reason == "resume" else reason, "cpu", demoted_shard=shard)
+            self._wait(WorkerStart(reason, self.device), after_seconds)
+        elif self._run.job.hands_over(self.name):
+            self._next(is_first=False)
+        else:
+            reason = "demote" if reason == "resume" else reason
+            self._wait(WorkerStart(reason, "cpu", demoted_shard=shard), after_seconds)
 
     def _wait(self, start: WorkerStart, after_seconds: float = 0.0) -> None:
         """Start when the backoff is over and the memory of the card that the last worker was on has come back."""

@@ -157,6 +157,27 @@ def test_a_shard_that_says_nothing_is_refused_where_the_others_differ(rig: Rig) 
     assert vectors_of(silent) == made(LONG, ENCODER, 1000)
 
 
+def test_vectors_that_are_encoded_again_say_nothing_of_a_cap(rig: Rig) -> None:
+    """So a shard of such is refused where the others differ, with its vectors as they are; else it gets their cap, and
+    that is told."""
+    folder = rig.folder / "genomes"
+    folder.mkdir()
+    foreign = write_genome(folder / "a.db", encoded=20, prompt="unheard of: ")
+    before = vectors_of(foreign)
+    claimed(folder / "b.db", Truncation(1000))
+    others = claimed(folder / "c.db", Truncation(500))
+    again = ("backfill", str(folder), *rig.options, "--json", "--reencode")
+    done = rig.run([*COMMAND, *again])
+    assert done.code == 1
+    assert f"nothing in {foreign} says how much of a text to encode" in str(done.summary["failed"])
+    assert vectors_of(foreign) == before
+    others.unlink()
+    code, output, errors = run_here(*again)
+    assert code == 0, errors
+    assert f"the first 1,000 letters of each text are encoded, as in {folder / 'b.db'}" in output
+    assert vectors_of(foreign) == made(LONG, ENCODER, 1000)
+
+
 @pytest.mark.parametrize(("model", "own"), [("hashing", 256), ("minilm", 384)])
 def test_more_numbers_than_the_model_makes_are_refused_before_a_shard_is_touched(
     rig: Rig, model: str, own: int

@@ -12,10 +12,10 @@ import pytest
 
 from helix_crawl_otel.policy.instruments import INSTRUMENTS, Kind
 from tests.build.rig import COMMAND, Done, Rig, run_here
-from tests.programs import require_module
+from tests.programs import require_installed
 from tests.standins.collector import Collector, attributes_of
 
-require_module("opentelemetry.distro", "opentelemetry-distro")
+require_installed("opentelemetry.distro", "opentelemetry-distro")
 
 INSTRUMENT = [
     *(sys.executable, "-c", "from opentelemetry.instrumentation.auto_instrumentation import run; run()"),

@@ -47,9 +47,11 @@ def opened(path: Path) -> ShardStore:
     return ShardStore.open(path, epoch=1, create=False)
 
 
-def adopted(path: Path, encoder: Encoder, max_chars: int | None = None) -> tuple[Truncation, list[str]]:
+def adopted(
+    path: Path, encoder: Encoder, max_chars: int | None = None, dim: int | None = None
+) -> tuple[Truncation, list[str]]:
     """What is cut off from then on, and what is told."""
-    cut = TruncationWish(max_chars)
+    cut = TruncationWish(max_chars, dim)
     with closing(opened(path)) as store:
         truncated = TruncatedEncoder(encoder)
         truncated.truncate(known_truncation(store, cut, truncated, BegunShards()))
@@ -85,7 +87,7 @@ def test_a_dimension_is_seen_on_the_vectors(work: Path) -> None:
         (QUESTION, None, None, f"the prompt {QUESTION!r} before each text explains them"),
         ("passage: ", 2000, None, "a cap of 2,000 letters with the prompt 'passage: ' before each text explains them"),
         ("", 2000, 1000, "a cap of 2,000 letters explains them (cosine 1.0000); accepted: --max-chars 2000, or"),
-        ("", None, 1000, "no cap of letters explains them (cosine 1.0000); accepted: --max-chars off, or --reencode"),
+        ("", None, 1000, "the whole text explains them (cosine 1.0000); accepted: --max-chars off, or --reencode"),
         ("unheard of: ", None, None, "every cap of letters and 7 other prompts were looked for, and none explains"),
         ("query: ", 777, None, "a cap of 777 letters with the prompt 'query: ' before each text explains them"),
     ],
@@ -97,6 +99,26 @@ def test_what_explains_vectors_is_named_where_it_cannot_be_taken(
     write_genome(work, encoded=24, prompt=prompt, cap=cap)
     with pytest.raises(EncoderRefused) as refused:
         adopted(work, HashingEncoder(), asked)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("stored", "cap", "asked", "says"),
+    [
+        (64, 2000, (None, 128), "64 numbers, and --dim is 128; a cap of 2,000 letters explains them (cosine 1.0000);"),
+        (64, 2000, (None, 128), "accepted: --max-chars 2000 and --dim 64, or --reencode"),
+        (64, 2000, (2000, 256), "accepted: --dim 64, or --reencode"),
+        (64, None, (0, 32), "the whole text explains them (cosine 1.0000); accepted: --dim 64, or --reencode"),
+        (None, None, (None, 64), "they have 256 numbers, and --dim is 64; the whole text explains them"),
+    ],
+)
+def test_a_dimension_that_would_explain_vectors_is_named(
+    work: Path, stored: int | None, cap: int | None, asked: tuple[int | None, int], says: str
+) -> None:
+    """They are not made by another model: it is the option that differs, alone or with the cap."""
+    write_genome(work, encoded=24, cap=cap, dim=stored)
+    with pytest.raises(EncoderRefused) as refused:
+        adopted(work, HashingEncoder(), *asked)
     assert says in str(refused.value)
 
 

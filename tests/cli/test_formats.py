@@ -88,6 +88,8 @@ def test_windows_reads_what_was_meant(command: list[str]) -> None:
         ("build a '--notify=https://h/x y'", "build a '--notify=https://h/... ...'"),
         ("run -- job --api-key x --to https://h/?k=x", "run -- job --api-key ... --to https://h/..."),
         ("run -- env HF_TOKEN=x job --password=x", "run -- env HF_TOKEN=... job --password=..."),
+        ("build s3://b/a --out 's3://b/c d' --ray h:1", "build s3://b/a --out 's3://b/c d' --ray h:1"),
+        ("build s3://k:x@b/a --out 'az://b/c?sig=x'", "build s3://b/... --out az://b/..."),
         ("run -- job postgres://u:x@db/notes", "run -- job postgres://db/..."),
         ("run -- curl -H 'Authorization: Bearer x'", "run -- curl -H 'Authorization: ...'"),
     ],

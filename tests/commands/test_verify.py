@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -205,3 +206,17 @@ def test_a_corrupt_shard_is_named_and_left_where_it_is(tmp_path: Path) -> None:
     assert found["shards"] == 1
     assert damaged.read_bytes() == before
     assert sorted(path.name for path in tmp_path.glob("*.db*")) == ["a.db", "b.db"]
+
+
+def test_shards_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:
+    """In the table, where a gene is named, and for scripts; of one folder the names alone are shown."""
+    for folder in ("north", "south"):
+        (tmp_path / folder).mkdir()
+        mixed_shard(tmp_path / folder / "docs.genome.db")
+    shown = verify(tmp_path).stdout
+    for folder in ("north", "south"):
+        assert re.search(rf"^{folder}/docs\.genome\.db +6 ", shown, re.MULTILINE)
+        assert f"bad of {folder}/docs.genome.db" in shown
+    paths = [row["path"] for row in json.loads(verify(tmp_path, "--json").stdout)["by_shard"]]
+    assert paths == [str(tmp_path / folder / "docs.genome.db") for folder in ("north", "south")]
+    assert re.search(r"^docs\.genome\.db +6 ", verify(tmp_path / "north").stdout, re.MULTILINE)

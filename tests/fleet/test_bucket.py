@@ -20,10 +20,10 @@ from helix_crawl_otel.fleet.storage import StorageBusy, StorageError, StorageRef
 from tests.fleet.bucket import BUCKET, Bucket, served
 from tests.fleet.genes import add_gene, genes_in
 from tests.fleet.holders import Holders, holders_at
-from tests.programs import require_module
+from tests.programs import require_installed
 
-require_module("obstore", "obstore")
-require_module("moto", "moto[server,s3]")
+require_installed("obstore", "obstore")
+require_installed("moto", "moto[server,s3]")
 
 pytestmark = [pytest.mark.fleet, pytest.mark.xdist_group("moto")]
 

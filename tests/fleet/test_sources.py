@@ -53,7 +53,7 @@ def genes(folder: Path, root: Path, name: str) -> list[tuple[str, str, str]]:
 
 def test_the_outline_gives_the_same_plan(tree: Path, tmp_path: Path) -> None:
     """Shards, sources and fingerprints are those of the files, though nothing of them has been read."""
-    bucket = SourceTree(FolderStorage(tree), tmp_path / "home", without="OUT")
+    bucket = SourceTree(FolderStorage(tree), tmp_path / "home", out=str(tree / "OUT"))
     assert bucket.outline() == []
     assert bucket.root.name == "tree"
     there, here = (plan_shards(root, tree / "OUT", Filters()) for root in (tree, bucket.root))
@@ -67,7 +67,7 @@ def test_the_outline_gives_the_same_plan(tree: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [".", "notes"])
 def test_a_node_fetches_one_shard(tree: Path, tmp_path: Path, name: str) -> None:
     """The files that it takes and no others; its genes are those of a build from the folder."""
-    bucket = SourceTree(FolderStorage(tree), tmp_path / "home", without="OUT")
+    bucket = SourceTree(FolderStorage(tree), tmp_path / "home", out=str(tree / "OUT"))
     assignment = bucket.fetch(Assignment(name, "shard.db", source="elsewhere", gitignore=True))
     assert assignment.source == str(bucket.root)
     assert not (bucket.root / "other").exists()
@@ -91,17 +91,21 @@ def test_what_can_be_no_file_is_told(tmp_path: Path) -> None:
     class Odd(FolderStorage):
         def walk(self, below: str = ""):  # type: ignore[no-untyped-def]  # a listing as a bucket may have it
             entry = Entry("1@0", 1, 0)
-            yield from ((name, entry) for name in ("a", "a/b", "c//d", "../e", "x" * 300, "fine/f"))
+            yield from ((name, entry) for name in ("k/a", "k/a/b", "c//d", "../e", "k/" + "x" * 300, "fine/f"))
+            yield "fine", Entry("0@0", 0, 0)
+            yield "fine/deep", Entry("0@0", 0, 0)
+            yield "fine/deep/f", entry
 
     bucket = SourceTree(Odd(tmp_path / "tree"), tmp_path / "home")
     problems = bucket.outline()
     assert [problem.split(" can be no file: ")[0].rpartition("tree/")[2][:5] for problem in problems] == [
-        "a/b",
+        "k/a/b",
         "c//d",
         "../e",
-        "xxxxx",
+        "k/xxx",
     ]
     assert (bucket.root / "fine" / "f").stat().st_size == 1
+    assert (bucket.root / "fine" / "deep" / "f").stat().st_size == 1, "an empty object may stand for a folder"
     assert not (tmp_path / "home" / "e").exists()
 
 

@@ -219,6 +219,37 @@ def test_a_file_that_leads_nowhere(
     assert "the watch runs in this process" in caplog.text
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices that are files")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "unseen", "noise"])
+def test_what_is_no_file_of_a_supervisors_ends_no_job(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing of it is read for ever or shown, and a path that this process may not even look at raises nothing."""
+    path = tmp_path / "link"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path = Path("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "unseen":  # as of another user's folder, which holds for no test that root runs
+        path = tmp_path / ("x" * 300)
+    else:
+        path.write_bytes(b"\xff" * 100_000)
+    monkeypatch.setenv(CHANNEL_VARIABLE, f"{JOB_FILE}{path}")
+    assert _connect() is None
+    (said,) = caplog.messages
+    assert "cannot be reached" in said if kind == "unseen" else "holds no address of a supervisor" in said
+    assert len(said) < 1000
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_a_variable_without_anything_in_it_is_unset(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As every other one of ours."""
+    monkeypatch.setenv(CHANNEL_VARIABLE, text)
+    assert take_channel() is None
+
+
 def test_the_variable_stays_for_the_processes_that_this_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """That of a build's worker, which is this process's alone, does not."""
     for text, left in ((f"{JOB_FILE}x", f"{JOB_FILE}x"), ("fd:3", None)):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from tests.programs import require_module, require_program
+from tests.programs import require_installed, require_program
 from tests.report.stories import job_with_a_recycle, page_of, recorded, story_of
 
-require_module("playwright", "'.[test]'")
+require_installed("playwright", "'.[test]'")
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -6,7 +6,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 
 def imported_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -41,6 +41,32 @@ def forbidden_imports(source: str, forbidden: Container[str]) -> list[str]:
         if isinstance(node, ast.Call) and dotted(node.func).split(".")[-1] in {"import_module", "__import__"}:
             imports += [(node.lineno, text) for arg in node.args for text in _texts(arg)]
     return [f"line {line}: imports {name}" for line, name in imports if name.split(".")[0] in forbidden]
+
+
+def imports_at_collection(source: str, heavy: Container[str]) -> list[str]:
+    """Find heavy modules that a test's file imports as it is read, by statement or by a function that is given a name:
+    each process of pytest reads every file, and most of them run none of its tests.
+    """
+
+    def read(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+        for node in nodes:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                continue  # it runs later, if at all
+            if isinstance(node, ast.If) and dotted(node.test) == "TYPE_CHECKING":
+                continue
+            yield node
+            yield from read(ast.iter_child_nodes(node))
+
+    imports: list[tuple[int, str]] = []
+    for node in read(ast.parse(source).body):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            imports += imported_names(node)
+        elif isinstance(node, ast.Call) and dotted(node.func).split(".")[-1] in IMPORTING:
+            imports += [(node.lineno, text) for each in node.args for text in _texts(each)]
+    return [f"line {line}: imports {name}" for line, name in imports if name.split(".")[0] in heavy]
+
+
+IMPORTING = {"import_module", "importorskip", "require_module"}
 
 
 def environment_readers(source: str) -> list[str]:

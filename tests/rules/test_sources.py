@@ -13,6 +13,7 @@ from tests.rules.checks import (
     forbidden_imports,
     hand_made_units,
     html_makers,
+    imports_at_collection,
     log_prefixes,
     machine_traces,
     print_calls,
@@ -30,6 +31,22 @@ IMPURE = {"asyncio", "concurrent", "datetime", "multiprocessing", "os", "pathlib
     "uuid",
 }
 HEAVY = {"numpy", "opentelemetry", "prometheus_client", "pynvml", "torch"}
+SLOW_TO_IMPORT = {
+    "FlagEmbedding",
+    "accelerate",
+    "boto3",
+    "datasets",
+    "matplotlib",
+    "moto",
+    "playwright",
+    "ray",
+    "scipy",
+} | {
+    "sentence_transformers",
+    "sklearn",
+    "torch",
+    "transformers",
+}
 
 # What writes to stdout or stderr: what all commands print with, and programs that the supervisor starts.
 PRINTS = {
@@ -107,6 +124,17 @@ def test_every_skip_has_a_reason() -> None:
     assert findings(unreasoned_skips, python_files(ROOT / "tests")) == []
 
 
+def heavy_at_collection(source: str) -> list[str]:
+    """What no file of the tests may import as it is read."""
+    return imports_at_collection(source, SLOW_TO_IMPORT)
+
+
+def test_what_is_slow_to_import_is_imported_by_the_tests_that_need_it() -> None:
+    """`find_spec` and `require_installed` look without importing. One import of sentence-transformers cost every
+    process of every run eight seconds of the processor."""
+    assert findings(heavy_at_collection, python_files(ROOT / "tests")) == []
+
+
 def test_no_file_names_a_machine_or_a_registry() -> None:
     """The tree works anywhere: no path of one machine, no host of a package registry."""
     found = []
@@ -146,6 +174,10 @@ BAD = [
     (html_makers, "from html import escape"),
     (html_makers, "import html"),
     (print_calls, "def f():\n    print('x')"),
+    (heavy_at_collection, "import pytest\nx = pytest.importorskip('torch', reason='x')"),
+    (heavy_at_collection, "for name in names:\n    import sklearn.base"),
+    (heavy_at_collection, "require_module('moto', 'moto[server]')"),
+    (heavy_at_collection, "class A:\n    from ray import train"),
     (unreasoned_skips, "import pytest\npytest.skip()"),
     (unreasoned_skips, "import pytest\npytest.skip('  ')"),
     (unreasoned_skips, "import pytest\n@pytest.mark.skip\ndef test_a(): ..."),
@@ -174,6 +206,10 @@ GOOD = [
     (hand_made_units, "x = f'{a:.1f} genes/s, {gib(b)} free, {count:,} shards, {x:.0f} B/s, {y:.1f}'"),
     (html_makers, "from html.parser import HTMLParser"),
     (print_calls, "log.info('print(x)')\nself.print(x)"),
+    (
+        heavy_at_collection,
+        "def f():\n    import torch\nif TYPE_CHECKING:\n    import torch\nrequire_installed('torch', 'x')",
+    ),
     (unreasoned_skips, "import pytest\npytest.skip('no card')\npytest.skip(reason=f'{x}')\nselector.skip()"),
     (unreasoned_skips, "import pytest\n@pytest.mark.skipif(a, reason='no cgroup v2 here')\ndef test_a(): ..."),
     (unreasoned_skips, "import pytest\npytest.importorskip('torch', reason='needs the real allocator')"),
