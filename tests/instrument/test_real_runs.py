@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 
 import pytest
@@ -28,9 +29,17 @@ LIBRARIES = {
 ON_CPU = ["DETECT", "EMPTY_CACHE", "DEMOTE_CPU"]
 
 
+def need(module: str) -> None:
+    """Leave the test out where a library is not there, or does not go with those that it is installed beside."""
+    try:
+        import_module(module)
+    except ImportError as error:
+        pytest.skip(f"{module} cannot be imported: {error}")
+
+
 def job(rig: Rig, library: str, calls: int, passes: int) -> list[str]:
     """The command of the job."""
-    pytest.importorskip(LIBRARIES[library], exc_type=ImportError)  # or it lacks what it is installed beside
+    need(LIBRARIES[library])
     return [sys.executable, "-m", "tests.instrument.job", library, str(rig.folder / "done"), str(calls), str(passes)]
 
 
@@ -88,7 +97,7 @@ NotebookClient(nbformat.v4.new_notebook(cells=cells), timeout=120, kernel_name="
 def notebook(rig: Rig) -> list[str]:
     """The command that runs a notebook, as many do it."""
     for needed in ("nbclient", "ipykernel"):
-        pytest.importorskip(needed)
+        need(needed)
     return [sys.executable, "-c", NOTEBOOK, str(rig.folder / "done")]
 
 
@@ -141,7 +150,7 @@ def test_under_opentelemetry_instrument(rig: Rig, command: Callable[[Rig], list[
 @pytest.mark.parametrize("calls", ["1", "none"])
 def test_accelerate_launch_of_one_process_keeps_its_exit_code(rig: Rig, calls: str) -> None:
     """Watched, it ends as it does without us."""
-    pytest.importorskip("accelerate")
+    need("accelerate")
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
     told = ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "tests.instrument.job", "sentence"]
     done = rig.run([*RUN, "--instrument", "--", sys.executable, *launch, *told, str(rig.folder / "done"), calls, "60"])
