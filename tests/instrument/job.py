@@ -31,7 +31,8 @@ def lay_card_over(model: Any, device: str = "cuda:0") -> list[int]:
     """
     from helix_crawl_otel.instrument.instrumentor import HelixCrawlInstrumentor
 
-    passes, is_full, slow = 0, False, []
+    passes, is_full = 0, False
+    slow: list[int] = []
 
     def take_time(module: Any, *given: Any) -> None:
         nonlocal passes, is_full

@@ -115,37 +115,31 @@ def _cross() -> Encoder:
 
 
 def _langchain() -> Encoder:
-    from langchain_huggingface import HuggingFaceEmbeddings
-
-    embeddings = HuggingFaceEmbeddings(
-        model_name=_saved(), model_kwargs={"device": "cpu"}, encode_kwargs={"batch_size": 2}
-    )
+    made = import_module("langchain_huggingface").HuggingFaceEmbeddings
+    embeddings = made(model_name=_saved(), model_kwargs={"device": "cpu"}, encode_kwargs={"batch_size": 2})
     return embeddings._client, embeddings.embed_documents
 
 
 def _llama_index() -> Encoder:
-    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
-
-    embedding = HuggingFaceEmbedding(model_name=_saved(), device="cpu", embed_batch_size=2)
+    made = import_module("llama_index.embeddings.huggingface").HuggingFaceEmbedding
+    embedding = made(model_name=_saved(), device="cpu", embed_batch_size=2)
     return embedding._model, embedding.get_text_embedding_batch
 
 
 def _haystack() -> Encoder:
-    from haystack import Document, Pipeline
-    from haystack.utils import ComponentDevice
-
+    haystack = import_module("haystack")
     try:  # a package of its own since Haystack 3
         embedders = import_module("haystack_integrations.components.embedders.sentence_transformers")
     except ModuleNotFoundError:
         embedders = import_module("haystack.components.embedders")
-    device = ComponentDevice.from_str("cpu")
+    device = import_module("haystack.utils").ComponentDevice.from_str("cpu")
     embedder = embedders.SentenceTransformersDocumentEmbedder(model=_saved(), device=device, batch_size=2)
     embedder.warm_up()
-    pipeline = Pipeline()
+    pipeline = haystack.Pipeline()
     pipeline.add_component("embedder", embedder)
 
     def encode(given: Sequence[str]) -> Sequence[Any]:
-        done = pipeline.run({"embedder": {"documents": [Document(content=text) for text in given]}})
+        done = pipeline.run({"embedder": {"documents": [haystack.Document(content=text) for text in given]}})
         return [document.embedding for document in done["embedder"]["documents"]]
 
     return embedder.embedding_backend.model, encode
@@ -153,14 +147,13 @@ def _haystack() -> Encoder:
 
 def _flag_embedding() -> Encoder:
     import torch
-    from FlagEmbedding import BGEM3FlagModel
 
     place = Path(mkdtemp(prefix="helix-tiny-m3-"))
     for file in folder().iterdir():
         (place / file.name).write_bytes(file.read_bytes())
     torch.save(torch.nn.Linear(16, 16).state_dict(), place / "colbert_linear.pt")
     torch.save(torch.nn.Linear(16, 1).state_dict(), place / "sparse_linear.pt")
-    model = BGEM3FlagModel(str(place), use_fp16=False, devices="cpu")
+    model = import_module("FlagEmbedding").BGEM3FlagModel(str(place), use_fp16=False, devices="cpu")
     model.model.to("cpu")
 
     def encode(given: Sequence[str]) -> Sequence[Any]:

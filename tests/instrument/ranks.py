@@ -26,7 +26,7 @@ def main(file: str) -> None:
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     slow = job.lay_card_over(model, f"cuda:{rank}")
     vectors = model.encode(models.texts(PASSES * 2 * ranks)[rank::ranks], batch_size=2)
-    gathered = [None] * ranks
+    gathered: list[tuple[int, int]] = [(0, 0)] * ranks
     distributed.all_gather_object(gathered, (len(vectors), len(slow)))
     if rank == 0:
         Path(file).write_text("\n".join(f"{at} {rows} {late}" for at, (rows, late) in enumerate(gathered)))

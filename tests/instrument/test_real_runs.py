@@ -140,8 +140,8 @@ def test_under_opentelemetry_instrument(rig: Rig, command: Callable[[Rig], list[
     """Without a supervisor, on its own clock: each process of the job watches itself."""
     if not entry_points(group="opentelemetry_instrumentor", name="helix_crawl"):
         pytest.skip("the package is not installed, and has no entry point")
-    quiet = {f"OTEL_{what}_EXPORTER": "none" for what in ("TRACES", "METRICS", "LOGS")}
-    done = rig.run([*ALONE, *command(rig)], HELIX_CRAWL_WINDOW="4", **quiet)
+    quiet = [part for what in ("traces", "metrics", "logs") for part in (f"--{what}_exporter", "none")]
+    done = rig.run([*ALONE, *quiet, *command(rig)], HELIX_CRAWL_WINDOW="4")
     assert done.code == 0, done.errors
     assert [line[:2] for line in lines(rig)] == [[at, 120] for at in range(1 + (command is ranks))]
     assert all(0 < slow < 48 for _, _, slow in lines(rig))
