@@ -165,6 +165,7 @@ class _Slot:
         since: When it was begun.
         told: What it has told of its node, once it has.
         is_begun: It takes shards.
+        leaves: It pauses by itself, and gets nothing more.
         is_over: It has said that it ends.
         ended_at: When it was told to end.
         metrics: Where its metrics are served.
@@ -177,6 +178,7 @@ class _Slot:
     since: float
     told: Mapping[str, Any] | None = None
     is_begun: bool = False
+    leaves: bool = False
     is_over: bool = False
     metrics: str = ""
 
@@ -529,7 +531,7 @@ class Fleet:
     # -- shards -------------------------------------------------------------------------------------------------------
 
     def _feed(self, slot: _Slot) -> None:
-        while (shard := self._placement.next_for(slot.name)) is not None:
+        while not slot.leaves and (shard := self._placement.next_for(slot.name)) is not None:
             result = self.results[shard.name]
             result.state = "running"
             order = {
@@ -596,7 +598,9 @@ class Fleet:
         elif how == "paused":
             result.state = "paused"
             if self._code is None:  # its slot ends by itself, and others go on
-                self._give_back(shard, "its slot has ended")
+                slot.leaves = True
+                self._placement.wait_again(shard)
+                result.state = "pending"
             else:
                 self._placement.end(shard)
         elif how == "failed":
