@@ -138,12 +138,16 @@ class Cluster:
         ray: The module.
         address: As it was typed.
 
+    Attributes:
+        own_node: The id of this machine's node. Without it no call of Ray's comes back.
+
     Threads: any.
     """
 
     def __init__(self, ray: Any, address: str) -> None:
         self._ray = ray
         self.address = address
+        self.own_node = str(ray.get_runtime_context().get_node_id())
         self._names: dict[str, str] = {}  # by Ray's id: a node keeps its name
 
     def nodes(self) -> list[Node]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.exit_codes import DONE, FAILED, USAGE
+from helix_crawl_otel.exit_codes import DONE, FAILED, PAUSED, USAGE
 from helix_crawl_otel.fleet.host import Host, digest_of_names
 from helix_crawl_otel.fleet.jobs import JobHost
 from helix_crawl_otel.fleet.stage import StagedShard
@@ -65,6 +65,20 @@ def test_a_slot_that_leaves_by_itself_gets_nothing_more(rig: Rig, monkeypatch: p
         done = rig.build("--ray", "auto")
     assert done.code == DONE, (done.errors, done.summary)
     assert len(cluster.actors["a"]) == 2
+    assert_whole(rig)
+
+
+def test_without_rays_process_here_the_run_ends_as_paused(rig: Rig) -> None:
+    """Ray ends what hangs on it, also on other nodes."""
+    with played(node("a")) as cluster:
+        cluster.own_node = "id-gone"
+        done = rig.build("--ray", "auto")
+        assert (done.code, done.summary["reason"]) == (
+            PAUSED,
+            "Ray has ended on the machine where the command was typed",
+        )
+        cluster.own_node = "id-a"
+        assert rig.build("--ray", "auto").code == DONE
     assert_whole(rig)
 
 
