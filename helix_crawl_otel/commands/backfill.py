@@ -11,7 +11,8 @@ from helix_crawl_otel.commands.common import Commands, add_command, look_back, t
 from helix_crawl_otel.commands.ray import add_ray_options, read_ray_options
 from helix_crawl_otel.config import ConfigError
 from helix_crawl_otel.formats import shown_command
-from helix_crawl_otel.paths import typed_folder
+from helix_crawl_otel.paths import STATE_FOLDER, typed_folder
+from helix_crawl_otel.shards.errors import NoShards
 from helix_crawl_otel.shards.find import find_shards
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from helix_crawl_otel.fleet.run import FleetOptions
 
 __all__ = ["register"]
+
+SUFFIX = ".db"
 
 _DESCRIPTION = """\
 Encodes the genes that lack a vector in existing shards, in place: SQLite files with a table `genes`, as `helix-crawl
@@ -59,6 +62,8 @@ def _command(args: argparse.Namespace) -> int:
     options = read_encode_options(args)
     if (fleet := read_ray_options(args, options.device)) is not None:
         return _on_cluster(args, options, fleet)
+    if far := [text for text in args.paths if "://" in text]:
+        raise ConfigError(f"{far[0]} is given without --ray; accepted: a folder or a shard, or --ray ADDRESS")
     given = [typed_folder(text, "PATH").absolute() for text in args.paths]
     paths, notes = hearing(lambda: find_shards(given))
     command = typed_command()
@@ -81,6 +86,7 @@ def _on_cluster(args: argparse.Namespace, options: EncodeOptions, fleet: FleetOp
     from helix_crawl_otel.build.plan import plan_backfill
     from helix_crawl_otel.fleet.places import is_address, open_storage
     from helix_crawl_otel.fleet.run import run_fleet
+    from helix_crawl_otel.interrupts import hearing
 
     text = args.paths[0]
     if len(args.paths) > 1:
@@ -95,6 +101,9 @@ def _on_cluster(args: argparse.Namespace, options: EncodeOptions, fleet: FleetOp
             )
         text = str(folder)
     storage = open_storage(text, what="PATH")
+    names = hearing(lambda: [name for name, _ in storage.walk() if name.endswith(SUFFIX)])
+    if deep := [name for name in names if "/" in name and not name.startswith(f"{STATE_FOLDER}/")]:
+        raise ConfigError(f"{storage.where(deep[0])} lies deeper than {text}; accepted with --ray: the folder it is in")
     command = typed_command()
     done = shown_command(["helix-crawl", "verify", text])
     if storage.folder is None:
@@ -102,7 +111,9 @@ def _on_cluster(args: argparse.Namespace, options: EncodeOptions, fleet: FleetOp
 
     def make_plan(files: IndexedFiles) -> BuildPlan:
         paths = [home / name for name in sorted(files.versions) if files.is_shard(name)]
-        return plan_backfill(paths, options, given=[home], files=files)
+        if not paths:
+            raise NoShards(f"{text} holds no shard; accepted: a folder with .db files that have a table `genes`")
+        return files.told_by_address(lambda: plan_backfill(paths, options, given=[home], files=files), home, ())
 
     with tempfile.TemporaryDirectory(prefix="helix-crawl-") as instead:
         home = storage.folder or Path(instead)

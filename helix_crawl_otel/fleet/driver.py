@@ -68,7 +68,13 @@ class FleetRefused(Refusal):
 
 
 class Nodes(Protocol):
-    """What a fleet needs of a cluster."""
+    """What a fleet needs of a cluster.
+
+    Attributes:
+        own_node: The id of this machine's, empty where nobody knows.
+    """
+
+    own_node: str
 
     def nodes(self) -> list[Node]:
         """Those that are alive."""
@@ -165,6 +171,7 @@ class _Slot:
         since: When it was begun.
         told: What it has told of its node, once it has.
         is_begun: It takes shards.
+        leaves: It pauses by itself, and gets nothing more.
         is_over: It has said that it ends.
         ended_at: When it was told to end.
         metrics: Where its metrics are served.
@@ -177,6 +184,7 @@ class _Slot:
     since: float
     told: Mapping[str, Any] | None = None
     is_begun: bool = False
+    leaves: bool = False
     is_over: bool = False
     metrics: str = ""
 
@@ -192,6 +200,7 @@ class ShardResult:
         encoded: Genes that got a vector in this run, and are kept.
         kept: Those among them that the slot which has it now has put.
         problems: Sources that cannot be read.
+        is_begun: There is a file of it.
     """
 
     work: ShardWork
@@ -200,6 +209,7 @@ class ShardResult:
     encoded: int = 0
     kept: int = 0
     problems: int = 0
+    is_begun: bool = False
 
 
 class Fleet:
@@ -354,15 +364,19 @@ class Fleet:
         """Ask the head which nodes there are, in a thread of its own: of one that is gone no answer comes."""
         if self._asks_nodes:
             if now - self._answered_at > HEAD_SECONDS and self._code is None:
-                self._code, self.reason = PAUSED, "the cluster's head does not answer"
-                self._ends_at = now  # nobody is left to be asked
-                for slot in self.slots.values():
-                    slot.is_over = True
+                self._cut_off("the cluster's head does not answer")
             return
         if now - self._asked_at < NODES_SECONDS and self._nodes:
             return
         self._asked_at, self._asks_nodes = now, True
         threading.Thread(target=self._ask_nodes, name="helix-crawl-nodes", daemon=True).start()
+
+    def _cut_off(self, reason: str) -> None:
+        """Nobody is left who could be asked to end: Ray ends what hangs on this process."""
+        self._code, self.reason = PAUSED, reason
+        self._ends_at = self._clock()
+        for slot in self.slots.values():
+            slot.is_over = True
 
     def _ask_nodes(self) -> None:
         try:
@@ -375,6 +389,9 @@ class Fleet:
         now = self._clock()
         self._nodes, self._asks_nodes, self._answered_at = nodes, False, now
         alive = {node.id for node in nodes}
+        if self._cluster.own_node not in ("", *alive) and self._ends_at is None:
+            self._cut_off("Ray has ended on the machine where the command was typed")
+            return
         for slot in list(self.slots.values()):
             if slot.node.id not in alive and not slot.is_over:
                 self._lost(slot, "its node is gone")
@@ -529,7 +546,7 @@ class Fleet:
     # -- shards -------------------------------------------------------------------------------------------------------
 
     def _feed(self, slot: _Slot) -> None:
-        while (shard := self._placement.next_for(slot.name)) is not None:
+        while not slot.leaves and (shard := self._placement.next_for(slot.name)) is not None:
             result = self.results[shard.name]
             result.state = "running"
             order = {
@@ -572,6 +589,7 @@ class Fleet:
             self.placed_seconds.append((how, said["seconds"]))
         self._ladders.put(shard, slot.name, said.get("ladder"))
         if how == "taken":
+            result.is_begun = True
             # Once a run: who goes on with it must not try again what the one before has just quarantined.
             result.work.assignment = replace(result.work.assignment, retry_quarantined=False)
             return
@@ -596,7 +614,9 @@ class Fleet:
         elif how == "paused":
             result.state = "paused"
             if self._code is None:  # its slot ends by itself, and others go on
-                self._give_back(shard, "its slot has ended")
+                slot.leaves = True
+                self._placement.wait_again(shard)
+                result.state = "pending"
             else:
                 self._placement.end(shard)
         elif how == "failed":
@@ -674,4 +694,4 @@ def why_lost(error: Exception) -> str:
         return "its node is gone"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("Worker exit detail")] or lines[-1:] or [kind]
-    return f"its process has ended ({told[0][:200]})"
+    return f"its process has ended ({told[0].partition('. ')[0][:200]})"

@@ -163,6 +163,7 @@ class Host(Speaker):
         self._session: Session | None = None
         self._job: FedJob | None = None
         self._is_paused = False
+        self._leaves = ""  # why it ends by itself, so that another process takes its place
         self._is_ending = False
         self._put_at = time.monotonic()
         self._has_changed = False  # a worker has ended since
@@ -322,7 +323,10 @@ class Host(Speaker):
         except BaseException as error:  # noqa: BLE001 - whatever it is, the driver is told
             code = error.exit_code if isinstance(error, Refusal) else FAILED
             reason = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
-        code = NEVER if self._never is not None else code
+        if self._never is not None:
+            code = NEVER
+        elif self._leaves:
+            code, reason = FAILED, self._leaves
         self._said.put({"say": "over", "code": code, "reason": reason, "totals": dict(totals)})
 
     def _pause(self) -> None:
@@ -366,6 +370,7 @@ class Host(Speaker):
             except Exception as error:  # noqa: BLE001 - the thread goes on: what is there has still to be put back
                 text = f"an error of our own: {type(error).__name__}: {error}"
                 self._said.put({"say": "log", "level": logging.ERROR, "text": text})
+                self._leaves = text
                 self._pause()
         self._copied.set()
 
@@ -447,7 +452,7 @@ class Host(Speaker):
                     self._told(shard, "checkpoint", version=shard.staged.version)
             except Superseded as error:
                 # Whoever has it now has begun anew. This slot was taken for lost: it leaves, and another one begins.
-                self._said.put({"say": "log", "level": logging.WARNING, "text": str(error)})
+                self._leaves = str(error)
                 self._pause()
                 return
             except (StorageError, StoreError, OSError) as error:

@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from helix_crawl_otel.build.plan import BuildPlan
 from helix_crawl_otel.build.shard_files import ShardFiles
 from helix_crawl_otel.exit_codes import Refusal
@@ -23,7 +25,7 @@ from helix_crawl_otel.fleet.storage import Storage
 from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.shards.build_record import BuildRecord, recovered
 from helix_crawl_otel.shards.errors import NotAShard, ShardCorrupt, StoreError
-from helix_crawl_otel.shards.inspect import Held, Salvage, Unread
+from helix_crawl_otel.shards.inspect import Held, Salvage
 
 __all__ = ["IndexedFiles", "renamed", "salvage_of"]
 
@@ -188,8 +190,7 @@ def renamed(record: BuildRecord | None, names: Mapping[str, str]) -> BuildRecord
 
 def salvage_of(look: Mapping[str, Any]) -> Salvage:
     """What a look says in place of `inspect.salvage`."""
-    found: dict[str, Any] = look["salvage"]
-    return Salvage(**{**found, "unread": Unread(**found["unread"])})
+    return msgspec.convert(look["salvage"], Salvage)
 
 
 def _read(content: bytes) -> dict[str, dict[str, Any]]:
@@ -204,5 +205,5 @@ def _read(content: bytes) -> dict[str, dict[str, Any]]:
             if look["held"] is not None:
                 Held(**look["held"])
         return shards
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, msgspec.MsgspecError):
         return {}

@@ -269,6 +269,9 @@ class JobFleet:
     def _look_at_nodes(self) -> None:
         self._looked_at = self._clock()
         nodes = self._cluster.nodes()
+        if self._cluster.own_node not in ("", *(node.id for node in nodes)):
+            self._ends_at = self._clock()  # nobody is left who could be asked to end
+            self.reasons[-1] = "Ray has ended on the machine where the command was typed"
         has_cards = self._on_cards and any(node.cards for node in nodes)
         self._places = {}
         for node in nodes:

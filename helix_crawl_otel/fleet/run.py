@@ -205,8 +205,8 @@ def _summary(
     totals = fleet.totals if fleet is not None else Counter[str]()
     for result in results.values():
         if result.state not in ("done", "failed"):
-            is_begun = Path(result.work.assignment.path).name in index.versions or result.encoded
-            result.state = "paused" if is_begun or result.state in ("paused", "running") else "not begun"
+            is_begun = Path(result.work.assignment.path).name in index.versions
+            result.state = "paused" if is_begun or result.is_begun else "not begun"
     if code == PAUSED and not {"paused", "not begun"} & {result.state for result in results.values()}:
         code = DONE  # the interrupt came when nothing was left to do
     failed = {name: result.reason for name, result in results.items() if result.state == "failed"} | planned.failures

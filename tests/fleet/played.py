@@ -94,6 +94,7 @@ class PlayedCluster:
     machines: list[Node]
     changes: dict[str, dict[str, Callable[[Any], Any]]] = field(default_factory=dict)
     actors: dict[str, list[PlayedActor]] = field(default_factory=dict)
+    own_node: str = ""
     dies: set[tuple[str, int]] = field(default_factory=set)
     """Nodes and the numbers of their actors, from 1, which end as they begin."""
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from helix_crawl_otel.exit_codes import DONE, FAILED, USAGE
+from helix_crawl_otel.exit_codes import DONE, FAILED, PAUSED, USAGE
 from helix_crawl_otel.fleet.host import Host, digest_of_names
 from helix_crawl_otel.fleet.jobs import JobHost
+from helix_crawl_otel.fleet.stage import StagedShard
 from tests.build.rig import COMMAND, Rig, run_here
 from tests.fleet.nodes import OPTIONS
 from tests.fleet.played import node, played
@@ -48,6 +49,37 @@ def test_a_build_on_two_nodes_is_one_machines(rig: Rig) -> None:
     assert sum(map(len, cluster.actors.values())) == 2
     plain = rig.build()
     assert plain.summary["shards"]["complete before"] == 4, "one machine goes on with it"
+
+
+def test_a_slot_that_leaves_by_itself_gets_nothing_more(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one takes its place, and no shard has failed for it."""
+    finish, errors = StagedShard.finish, iter([RuntimeError("of our own")])
+
+    def fails_once(staged: StagedShard) -> str:
+        for error in errors:
+            raise error
+        return finish(staged)
+
+    monkeypatch.setattr(StagedShard, "finish", fails_once)
+    with played(node("a")) as cluster:
+        done = rig.build("--ray", "auto")
+    assert done.code == DONE, (done.errors, done.summary)
+    assert len(cluster.actors["a"]) == 2
+    assert_whole(rig)
+
+
+def test_without_rays_process_here_the_run_ends_as_paused(rig: Rig) -> None:
+    """Ray ends what hangs on it, also on other nodes."""
+    with played(node("a")) as cluster:
+        cluster.own_node = "id-gone"
+        done = rig.build("--ray", "auto")
+        assert (done.code, done.summary["reason"]) == (
+            PAUSED,
+            "Ray has ended on the machine where the command was typed",
+        )
+        cluster.own_node = "id-a"
+        assert rig.build("--ray", "auto").code == DONE
+    assert_whole(rig)
 
 
 def changed(name: str, value: Any) -> dict[str, Any]:
