@@ -53,6 +53,11 @@ _SHARD_STATE = (
     f' or group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}, device="cpu"}} == 3)'
     f" or 0 * group by ({_SHARD}) (helix_dense_ladder_rung{{{SHARDS}}})"
 )
+_RUN = "job, instance, run"
+_SLOT_INFO = f'helix_dense_run_info{{{JOBS}, node!="", slot!=""}}'
+# One target may have been another slot's earlier that day.
+_SLOTS = f"0 * topk by ({_RUN}) (1, max by ({_RUN}, node, slot) (max_over_time(timestamp({_SLOT_INFO})[1d:15s])))"
+"""The slot that a run was seen on last, by the labels that the targets of a fleet have (`targets.json`)."""
 _FIRING = 'ALERTS{alertname=~"HelixCrawl.*", alertstate="firing", job=~"$job", instance=~"$instance|"}'
 _FOR_THE_BOARD = 'ALERTS{severity="info", job=~"$job", instance=~"$instance|"}'
 _FIRES_SINCE = 'ALERTS_FOR_STATE{alertname=~"HelixCrawl.*", job=~"$job", instance=~"$instance|"}'
@@ -67,6 +72,7 @@ def fleet_board() -> dashboard.Dashboard:
     )
     row(made, "Now", *_now())
     row(made, "What is wrong", _alert_table(), _run_table())
+    row(made, "Nodes of a fleet", _node_table())
     row(made, "Shards", _shard_table())
     row(made, "Over time", *_over_time())
     return made
@@ -219,6 +225,34 @@ def _run_table() -> table.Panel:
     labels = {"job": "Job", "instance": "Instance", "run": "Run"}
     says = "One line a run that was seen within a day, the worst first; also those that are gone."
     return _table("Runs", says, columns, labels, "contents").height(8)
+
+
+def _on_slots(expr: str) -> str:
+    """A value of each run of a slot, from an expression with one for each run."""
+    return f"({expr}) + on ({_RUN}) group_left (node, slot) ({_SLOTS})"
+
+
+def _node_table() -> table.Panel:
+    by_instance = "by (job, instance)"
+    used = f"helix_dense_vram_used_bytes{{{JOBS}}} / helix_dense_vram_limit_bytes{{{JOBS}}}"
+    columns = (
+        _Column("State", _on_slots(STATE), texts=of_state("text")),
+        _Column("Ladder", _on_slots(of_runs(rung_by("job, instance"))), texts=RUNG_TEXTS),
+        _Column(
+            "Of baseline",
+            _on_slots(of_runs(f"min {by_instance} (helix_dense_crawl_ratio{{{SHARDS}}})")),
+            "percentunit",
+        ),
+        _Column(
+            "Rate", _on_slots(of_runs(f"max {by_instance} (helix_dense_throughput_per_second{{{SHARDS}}})")), GENES
+        ),
+        _Column("Memory", _on_slots(of_runs(f"max {by_instance} ({used})")), "percentunit"),
+        _Column("Since", _on_slots(SINCE), "dateTimeFromNow"),
+    )
+    labels = {"node": "Node", "slot": "Slot", "job": "Job", "instance": "Instance"}
+    says = "One line a slot of a build on several machines, the worst first; also those that are gone."
+    panel = _table("Nodes and their slots", says, columns, labels, "contents").height(8)
+    return panel.no_value("no target has the labels node and slot")
 
 
 def _shard_table() -> table.Panel:

@@ -209,7 +209,8 @@ def build(
     from helix_crawl_otel.corpus.tree import plan_shards
     from helix_crawl_otel.interrupts import hearing
 
-    options, filters, fleet = read_encode_options(args), _filters(args), read_ray_options(args)
+    options, filters = read_encode_options(args), _filters(args)
+    fleet = read_ray_options(args, options.device)
     sources, out = [_absolute(source) for source in sources], _absolute(out)
     if out.is_file() or any(same_place(out, source) for source in sources):
         raise ConfigError(f"--out is {str(out)!r}; accepted: a folder other than SRC, there or not")

@@ -7,6 +7,7 @@ Source: DESIGN.md, sections 3.3 and 3.6.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import shutil
@@ -47,6 +48,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `ArgumentParser.add_subparsers` returns."""
 
 STANDARD_INPUT = "-"
+
+NODES = "nodes"
+"""Folder of the state in which a fleet keeps a timeline for each slot of its nodes, and for each time it began."""
 
 PLACES = (Path(STATE_FOLDER) / TIMELINE, Path(TIMELINE))
 """In a folder: of the shards that `build` made, and of the state that `run` kept."""
@@ -220,7 +224,7 @@ def add_timeline(parser: argparse.ArgumentParser) -> None:
 
 
 def timeline_path(args: argparse.Namespace) -> Path | None:
-    """The file, which need not be there; `None` for standard input.
+    """The file, which need not be there, or the folder of a fleet's nodes; `None` for standard input.
 
     Raises:
         ConfigError: It is the name of a device.
@@ -232,6 +236,9 @@ def timeline_path(args: argparse.Namespace) -> Path | None:
     looked_at.place = str(path)
     if not path.is_dir():
         return path
+    nodes = path / STATE_FOLDER / NODES
+    if _timelines_of(nodes):
+        return nodes
     for place in PLACES:
         if (path / place).is_file():
             return path / place
@@ -244,6 +251,15 @@ def timeline_path(args: argparse.Namespace) -> Path | None:
 
 def timeline_reader(path: Path | None) -> TimelineReader:
     """A reader of what `timeline_path` found. It opens the file when it is iterated."""
-    from helix_crawl_otel.timeline import read_timeline
+    from helix_crawl_otel.timeline import JoinedFiles, read_timeline
 
+    if path is not None and path.is_dir():
+        own = path.parent / TIMELINE  # of one machine, before the fleet came
+        paths = [*([own] if own.is_file() else []), *_timelines_of(path)]
+        return read_timeline(io.BufferedReader(JoinedFiles(paths, str(path))))
     return read_timeline(sys.stdin.buffer if path is None else path)
+
+
+def _timelines_of(nodes: Path) -> list[Path]:
+    """Of the slots of a fleet, by when they began."""
+    return sorted(nodes.glob("*/*/timeline-*.jsonl"), key=lambda path: (path.name, path))

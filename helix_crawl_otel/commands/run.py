@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from helix_crawl_otel.commands.common import Commands, add_command, look_back, typed_command
+from helix_crawl_otel.commands.ray import JobPlaces, add_job_options, read_job_options
 from helix_crawl_otel.config import RESUMABLE_VARIABLE, ConfigError, option_or_knob
-from helix_crawl_otel.console.options import add_common_options, read_common_options
+from helix_crawl_otel.console.options import CommonOptions, add_common_options, read_common_options
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED
 from helix_crawl_otel.import_path import VARIABLE, instrumented_variable
@@ -19,7 +20,7 @@ from helix_crawl_otel.policy.model import UNKNOWN_DEVICE
 from helix_crawl_otel.probes.device import parse_device
 from helix_crawl_otel.probes.torch_cuda import may_have_card
 from helix_crawl_otel.supervise import events
-from helix_crawl_otel.supervise.external import RunJob, job_command, watched_by_bar
+from helix_crawl_otel.supervise.external import JobCommand, RunJob, job_command, watched_by_bar
 from helix_crawl_otel.supervise.lock import FolderLock
 
 __all__ = ["register"]
@@ -39,6 +40,7 @@ examples:
   helix-crawl run --instrument -- python embed.py             a job without a line of ours
   helix-crawl run --progress tqdm -- accelerate launch train.py    any program, by its bar
   helix-crawl run --state ~/jobs/notes -- ./embed.sh          where timeline and ladder state are kept
+  helix-crawl run --ray auto --state /mnt/jobs/a -- python my_job.py    a copy on each slot of a cluster
 
 exit codes: 0 the job is done; 1 it crashed again and again; 2 wrong usage; 75 it was paused, and the same command
 resumes it; 78 it can never start; 130 a second interrupt."""
@@ -86,6 +88,7 @@ def register(commands: Commands) -> None:
         "be, with --instrument between two calls of its models; else it is never ended nor started again",
     )
     add_common_options(parser, (DEVICE,))
+    add_job_options(parser)
     faults = parser.add_argument_group("fault injection", "for tests and demonstrations, never for a real job")
     faults.add_argument(
         "--clock-rate",
@@ -119,8 +122,10 @@ def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.otel.run_gauges import job_name
     from helix_crawl_otel.supervise.session import RunOptions, Session
 
-    options = read_common_options(args)
+    options = replace(read_common_options(args), is_plain=True)  # bars would be drawn over what the job writes there
     command = job_command(args.command)
+    if (fleet := read_job_options(args)) is not None:
+        return _on_cluster(args, options, command, fleet)
     if not 0 < args.clock_rate <= 10_000:
         raise ConfigError(f"--clock-rate is {args.clock_rate!r}; accepted: a number > 0 and <= 10000")
     if args.total is not None and not 0 < args.total < MOST_GENES:
@@ -190,3 +195,27 @@ def _command(args: argparse.Namespace) -> int:
         console.end(summary)
         standard_output.hurries = summary.exit_code == INTERRUPTED
     return summary.exit_code
+
+
+def _on_cluster(args: argparse.Namespace, options: CommonOptions, command: JobCommand, fleet: JobPlaces) -> int:
+    """A copy of the driver on each slot of a cluster."""
+    from helix_crawl_otel.fleet.run import run_jobs
+
+    for option in ("instrument", "progress", "total"):
+        if getattr(args, option):
+            raise ConfigError(f"--{option} is given with --ray; accepted: one of them")
+    asked = str(option_or_knob(DEVICE, options.knobs, options.environ))
+    if asked not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device is {asked!r} with --ray; accepted: auto, cpu or cuda, for Ray hands out the cards")
+    folder = typed_path(args.state, "--state").absolute()
+    return run_jobs(
+        typed_command(),
+        folder,
+        command,
+        options,
+        address=fleet.address,
+        slots=fleet.slots,
+        lease_seconds=fleet.lease_seconds,
+        given=vars(args),
+        on_cards=asked != "cpu",
+    )

@@ -31,7 +31,7 @@ from typing import Any
 from helix_crawl_otel.config import change_environment, environment
 from helix_crawl_otel.console.options import NOTIFY
 from helix_crawl_otel.exit_codes import Refusal
-from helix_crawl_otel.fleet.host import Host
+from helix_crawl_otel.fleet.host import Host, Speaker
 
 __all__ = ["LOCAL", "Actor", "Cluster", "ClusterError", "Node", "check_cluster", "connected"]
 
@@ -43,9 +43,16 @@ KNOCK_SECONDS = 5.0
 OBJECT_STORE_BYTES = 80 * 1024**2
 """The least that Ray takes: nothing of ours is in it."""
 
+NOT_JOINED = (
+    "--ray is auto, but this machine has joined no cluster; accepted: after `ray start --address=HEAD:PORT` here, "
+    "HOST:PORT of the head, or local"
+)
+
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
 
 _OF_LOCAL = {
+    # As on one machine; Ray's default is 15, so that whatever else runs here is served first.
+    "RAY_worker_niceness": "0",
     # Every port on loopback; the name is of the systems where that is Ray's default.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # No process that waits for work which never comes.
@@ -95,7 +102,9 @@ def check_cluster(address: str) -> None:
             "--ray needs Ray, which is not installed; `pip install 'helix-crawl-otel[ray]'` brings it; on one machine "
             "--workers needs none"
         )
-    if address not in (AUTO, LOCAL):
+    if address == AUTO:
+        _knock_at_joined()
+    elif address != LOCAL:
         _knock(address)
 
 
@@ -131,12 +140,16 @@ class Cluster:
         ray: The module.
         address: As it was typed.
 
+    Attributes:
+        own_node: The id of this machine's node. Without it no call of Ray's comes back.
+
     Threads: any.
     """
 
     def __init__(self, ray: Any, address: str) -> None:
         self._ray = ray
         self.address = address
+        self.own_node = str(ray.get_runtime_context().get_node_id())
         self._names: dict[str, str] = {}  # by Ray's id: a node keeps its name
 
     def nodes(self) -> list[Node]:
@@ -159,11 +172,11 @@ class Cluster:
             for row in found
         ]
 
-    def start(self, node: Node, *, cards: float) -> Actor:
+    def start(self, node: Node, *, cards: float, host: type[Speaker] = Host) -> Actor:
         """Have a process started on a node, with a card or a part of one, or with a CPU."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        made = self._ray.remote(Host).options(
+        made = self._ray.remote(host).options(
             num_cpus=0 if cards else min(1, node.cores),
             num_gpus=cards,
             max_concurrency=4,
@@ -245,15 +258,28 @@ def _knock(address: str) -> None:
         ) from None
 
 
+def _knock_at_joined() -> None:
+    """Of a cluster that this machine had joined and that is gone a file may be left."""
+    services = importlib.import_module("ray._private.services")
+    try:
+        found = services.get_ray_address_from_environment(AUTO, None)
+    except Exception:  # noqa: BLE001 - it is Ray's own way to find out, and may be another one in the next version
+        return
+    if found is None:
+        raise ClusterError(NOT_JOINED)
+    host, _, port = str(found).rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+    except (OSError, ValueError):
+        raise ClusterError(f"{NOT_JOINED}; the last one was at {found}, and does not answer") from None
+
+
 def _why_not(address: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     if "ersion mismatch" in text:
         return f"--ray is {address!r}, a cluster of other versions than here: {text}"
     if isinstance(error, ConnectionError) and address == AUTO:
-        return (
-            "--ray is auto, but this machine has joined no cluster; accepted: after `ray start --address=HEAD:PORT` "
-            "here, HOST:PORT of the head, or local"
-        )
+        return NOT_JOINED
     if "uthent" in text:
         return f"--ray is {address!r}, a cluster that asks for a token which this machine does not have: {text}"
     return f"--ray is {address!r}, and Ray cannot join that cluster ({type(error).__name__}): {text[:400]}"

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from helix_crawl_otel.build.job import ShardWork
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED, Refusal
 from helix_crawl_otel.fleet.cluster import Actor, Node
+from helix_crawl_otel.fleet.host import Host, Speaker
 from helix_crawl_otel.fleet.index import IndexedFiles
 from helix_crawl_otel.fleet.placement import PlacedShard, Placement, SlotKind
 from helix_crawl_otel.fleet.storage import Storage, StorageError
@@ -37,7 +38,7 @@ from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.rules import backoff_seconds
 
-__all__ = ["Fleet", "FleetRefused", "Ladders", "RunFacts"]
+__all__ = ["Fleet", "FleetRefused", "Ladders", "Nodes", "RunFacts", "why_lost"]
 
 LOOK_SECONDS = 0.1
 NODES_SECONDS = 2.0
@@ -67,12 +68,18 @@ class FleetRefused(Refusal):
 
 
 class Nodes(Protocol):
-    """What a fleet needs of a cluster."""
+    """What a fleet needs of a cluster.
+
+    Attributes:
+        own_node: The id of this machine's, empty where nobody knows.
+    """
+
+    own_node: str
 
     def nodes(self) -> list[Node]:
         """Those that are alive."""
 
-    def start(self, node: Node, *, cards: float) -> Actor:
+    def start(self, node: Node, *, cards: float, host: type[Speaker] = Host) -> Actor:
         """Have a slot's process started there."""
 
 
@@ -164,6 +171,7 @@ class _Slot:
         since: When it was begun.
         told: What it has told of its node, once it has.
         is_begun: It takes shards.
+        leaves: It pauses by itself, and gets nothing more.
         is_over: It has said that it ends.
         ended_at: When it was told to end.
         metrics: Where its metrics are served.
@@ -176,6 +184,7 @@ class _Slot:
     since: float
     told: Mapping[str, Any] | None = None
     is_begun: bool = False
+    leaves: bool = False
     is_over: bool = False
     metrics: str = ""
 
@@ -191,6 +200,7 @@ class ShardResult:
         encoded: Genes that got a vector in this run, and are kept.
         kept: Those among them that the slot which has it now has put.
         problems: Sources that cannot be read.
+        is_begun: There is a file of it.
     """
 
     work: ShardWork
@@ -199,6 +209,7 @@ class ShardResult:
     encoded: int = 0
     kept: int = 0
     problems: int = 0
+    is_begun: bool = False
 
 
 class Fleet:
@@ -353,15 +364,19 @@ class Fleet:
         """Ask the head which nodes there are, in a thread of its own: of one that is gone no answer comes."""
         if self._asks_nodes:
             if now - self._answered_at > HEAD_SECONDS and self._code is None:
-                self._code, self.reason = PAUSED, "the cluster's head does not answer"
-                self._ends_at = now  # nobody is left to be asked
-                for slot in self.slots.values():
-                    slot.is_over = True
+                self._cut_off("the cluster's head does not answer")
             return
         if now - self._asked_at < NODES_SECONDS and self._nodes:
             return
         self._asked_at, self._asks_nodes = now, True
         threading.Thread(target=self._ask_nodes, name="helix-crawl-nodes", daemon=True).start()
+
+    def _cut_off(self, reason: str) -> None:
+        """Nobody is left who could be asked to end: Ray ends what hangs on this process."""
+        self._code, self.reason = PAUSED, reason
+        self._ends_at = self._clock()
+        for slot in self.slots.values():
+            slot.is_over = True
 
     def _ask_nodes(self) -> None:
         try:
@@ -374,6 +389,9 @@ class Fleet:
         now = self._clock()
         self._nodes, self._asks_nodes, self._answered_at = nodes, False, now
         alive = {node.id for node in nodes}
+        if self._cluster.own_node not in ("", *alive) and self._ends_at is None:
+            self._cut_off("Ray has ended on the machine where the command was typed")
+            return
         for slot in list(self.slots.values()):
             if slot.node.id not in alive and not slot.is_over:
                 self._lost(slot, "its node is gone")
@@ -419,7 +437,7 @@ class Fleet:
             try:
                 content = json.loads(answer.result())
             except Exception as error:  # noqa: BLE001 - Ray's; whatever it is, the process is lost
-                self._lost(slot, _why(error))
+                self._lost(slot, why_lost(error))
             else:
                 step(slot, content)
 
@@ -528,7 +546,7 @@ class Fleet:
     # -- shards -------------------------------------------------------------------------------------------------------
 
     def _feed(self, slot: _Slot) -> None:
-        while (shard := self._placement.next_for(slot.name)) is not None:
+        while not slot.leaves and (shard := self._placement.next_for(slot.name)) is not None:
             result = self.results[shard.name]
             result.state = "running"
             order = {
@@ -571,6 +589,7 @@ class Fleet:
             self.placed_seconds.append((how, said["seconds"]))
         self._ladders.put(shard, slot.name, said.get("ladder"))
         if how == "taken":
+            result.is_begun = True
             # Once a run: who goes on with it must not try again what the one before has just quarantined.
             result.work.assignment = replace(result.work.assignment, retry_quarantined=False)
             return
@@ -595,7 +614,9 @@ class Fleet:
         elif how == "paused":
             result.state = "paused"
             if self._code is None:  # its slot ends by itself, and others go on
-                self._give_back(shard, "its slot has ended")
+                slot.leaves = True
+                self._placement.wait_again(shard)
+                result.state = "pending"
             else:
                 self._placement.end(shard)
         elif how == "failed":
@@ -666,11 +687,11 @@ class Fleet:
             logger.warning("Prometheus is not told where the metrics are: %s", error)
 
 
-def _why(error: Exception) -> str:
+def why_lost(error: Exception) -> str:
     """What Ray says of a process that is gone, in a line."""
     kind = type(error).__name__
     if kind == "ActorUnschedulableError":
         return "its node is gone"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("Worker exit detail")] or lines[-1:] or [kind]
-    return f"its process has ended ({told[0][:200]})"
+    return f"its process has ended ({told[0].partition('. ')[0][:200]})"

@@ -41,8 +41,9 @@ from helix_crawl_otel.fleet.storage import (
 )
 from helix_crawl_otel.lacks import is_full_disk
 from helix_crawl_otel.paths import STATE_FOLDER, on_disk
+from helix_crawl_otel.shards.damage import is_held
 from helix_crawl_otel.shards.inspect import has_log
-from helix_crawl_otel.shards.schema import beside
+from helix_crawl_otel.shards.schema import BESIDE, beside
 
 __all__ = ["FolderStorage"]
 
@@ -133,6 +134,7 @@ class FolderStorage(Storage):
             if found is None:
                 return None
             before(found.size)
+            self._require_free(name)
             try:
                 logs = self._logs(name, found.version)
                 _copy(self._path(name), to)
@@ -151,30 +153,36 @@ class FolderStorage(Storage):
         raise StorageError(f"{self.where(name)} cannot be copied: it is replaced again and again while it is read")
 
     def _logs(self, name: str, version: str) -> dict[str, Path]:
-        """What a killed program has left beside the file belongs into it, and to this version only: SQLite would read
-        it into the next one as well. So it is moved to a name that says of which version it is."""
-        path, found = self._path(name), {}
-        for log in beside(path)[:2]:
-            suffix = log.name[len(path.name) :]
-            kept = self._path(f"{PARTS}/{_short(name)}.{version}{suffix}")
-            if log.is_file() and has_log(path):
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(FileNotFoundError):
-                    log.replace(kept)
-            if kept.is_file():
-                found[suffix] = kept
-        return found
+        """What a killed program has left beside the file belongs into it, by its suffix."""
+        path = self._path(name)
+        if has_log(path):
+            return {log.name[len(path.name) :]: log for log in beside(path)[:2] if log.is_file()}
+        kept = {end: self._kept_log(name, version, end) for end in BESIDE[:2]}
+        return {end: log for end, log in kept.items() if log.is_file()}
+
+    def _kept_log(self, name: str, version: str | None, end: str) -> Path:
+        return self._path(f"{PARTS}/{_short(name)}.{version or 'gone'}{end}")
+
+    def _move_logs(self, name: str, version: str | None) -> None:
+        """Away from the file that is about to be replaced: SQLite would read them into the next one. Their names say to
+        which version they belong, should this one be killed right now."""
+        path = self._path(name)
+        for end, log in zip(BESIDE[:2], beside(path), strict=False):
+            if log.is_file():
+                log.replace(self._kept_log(name, version, end))
 
     def put(self, name: str, source: Path | bytes, *, expected: str | None, holder: str) -> str:
         """See `Storage`."""
         target, version, digest = self._path(name), "", ""
         for turn in range(TURNS):
             self._require(name, expected)
+            self._require_free(name)
             part = self._path(f"{PARTS}/{_short(name)}.{uuid.uuid4().hex}.part")
             try:
                 version, digest = self._write_part(part, source, expected)
                 self._take_away_others(name, part)
                 self._require(name, expected)
+                self._move_logs(name, expected)
                 part.replace(target)
             except FileNotFoundError:
                 if not target.parent.is_dir():
@@ -236,6 +244,14 @@ class FolderStorage(Storage):
         now = self.look(name)
         if (None if now is None else now.version) != expected:
             raise Superseded(superseded_sentence(self.where(name)))
+
+    def _require_free(self, name: str) -> None:
+        """A program that has the shard open would go on in the file that is replaced, or in a log that is moved."""
+        if is_held(self._path(name)):
+            raise StorageError(
+                f"{self.where(name)} is open in another program; close it there and start the same command again: what "
+                "that has written is kept"
+            )
 
     def _forget_logs(self, name: str, version: str | None) -> None:
         """What belonged into the version that has been replaced: it is in the new one."""

@@ -19,8 +19,8 @@ import platform
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,7 @@ from helix_crawl_otel.shards.sources import notes_of
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.session import LADDER, RunOptions, Session
 
-__all__ = ["Host", "facts_of", "look_of_shard"]
+__all__ = ["Host", "Speaker", "digest_of_names", "facts_of", "look_of_shard"]
 
 TOGETHER_SECONDS = 0.2
 """What happens in so long is told at once, unless a shard has ended."""
@@ -115,20 +115,55 @@ class _HeldShard:
     has_ended: bool = False
 
 
-class Host:
+class Speaker:
+    """What an actor's process has to say, until the driver asks for it.
+
+    Threads: any.
+    """
+
+    def __init__(self) -> None:
+        self._said: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def exchange(self, text: str) -> str:
+        """Wait for something to tell, and tell it; after so many `seconds` that is nothing. It is a sign of life."""
+        said: list[dict[str, Any]] = []
+        until = time.monotonic() + json.loads(text)["seconds"]
+        while (left := until - time.monotonic()) > 0:
+            try:
+                item = self._said.get(timeout=left)
+            except Empty:
+                break
+            said.append(item)
+            if item["say"] in ("shard", "over"):
+                break
+            until = min(until, time.monotonic() + TOGETHER_SECONDS)
+        return json.dumps(said)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Bring this process's log to the driver while the block lasts."""
+        handler = _Tell(self._said)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+
+class Host(Speaker):
     """See the module. Every method takes and returns JSON.
 
     Threads: the methods are called from several; the session has a thread of its own, and so has what copies shards.
     """
 
     def __init__(self) -> None:
-        self._said: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        super().__init__()
         self._tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._held: dict[str, _HeldShard] = {}  # by the thread that copies, and read by the others
         self._session: Session | None = None
         self._job: FedJob | None = None
-        self._has_begun = threading.Event()  # there is a session, or there will be none
         self._is_paused = False
+        self._leaves = ""  # why it ends by itself, so that another process takes its place
         self._is_ending = False
         self._put_at = time.monotonic()
         self._has_changed = False  # a worker has ended since
@@ -198,21 +233,6 @@ class Host:
         shown = "cpu" if asked["is_spare"] else device
         return json.dumps({"device": shown, "why": devices.why, "warnings": devices.warnings})
 
-    def exchange(self, text: str) -> str:
-        """Wait for something to tell, and tell it; after so many `seconds` that is nothing. It is a sign of life."""
-        said: list[dict[str, Any]] = []
-        until = time.monotonic() + json.loads(text)["seconds"]
-        while (left := until - time.monotonic()) > 0:
-            try:
-                item = self._said.get(timeout=left)
-            except Empty:
-                break
-            said.append(item)
-            if item["say"] in ("shard", "over"):
-                break
-            until = min(until, time.monotonic() + TOGETHER_SECONDS)
-        return json.dumps(said)
-
     def tell(self, text: str) -> str:
         """Take an order: `give` a shard, `pause`, `checkpoint`, or `end` once what is there is done."""
         order = json.loads(text)
@@ -238,11 +258,10 @@ class Host:
         device: str,
         settings: Callable[[str, int], Any],
     ) -> None:
-        handler = _Tell(self._said)
-        logger.addHandler(handler)
         code, reason, totals = DONE, "", Counter[str]()
         try:
             with ExitStack() as stack:
+                stack.enter_context(self._listening())
                 self._stage = stack.enter_context(Stage(Path(asked["stage"]) if asked["stage"] else None))
                 self._storage = open_storage(asked["out"])
                 self._where = f"{STATE_FOLDER}/nodes/{asked['node']}/{asked['place']}"
@@ -286,7 +305,6 @@ class Host:
                 # Only now: a shard that was given before the job is there would be taken for one that is too late.
                 threading.Thread(target=self._copy_shards, name="helix-crawl-stage", daemon=True).start()
                 stack.callback(self._stop_copying)
-                self._has_begun.set()
                 if self._is_ending:
                     job.close()
                 while not (self._is_paused or self._is_ending):
@@ -305,9 +323,10 @@ class Host:
         except BaseException as error:  # noqa: BLE001 - whatever it is, the driver is told
             code = error.exit_code if isinstance(error, Refusal) else FAILED
             reason = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
-        self._has_begun.set()
-        logger.removeHandler(handler)
-        code = NEVER if self._never is not None else code
+        if self._never is not None:
+            code = NEVER
+        elif self._leaves:
+            code, reason = FAILED, self._leaves
         self._said.put({"say": "over", "code": code, "reason": reason, "totals": dict(totals)})
 
     def _pause(self) -> None:
@@ -351,6 +370,7 @@ class Host:
             except Exception as error:  # noqa: BLE001 - the thread goes on: what is there has still to be put back
                 text = f"an error of our own: {type(error).__name__}: {error}"
                 self._said.put({"say": "log", "level": logging.ERROR, "text": text})
+                self._leaves = text
                 self._pause()
         self._copied.set()
 
@@ -367,7 +387,6 @@ class Host:
         began = time.monotonic()
         assignment = decode(Assignment, order["assignment"])
         name = assignment.shard
-        self._has_begun.wait()
         if self._is_paused or self._job is None or self._session is None:
             self._tell_shard(name, "paused")
             return
@@ -433,7 +452,7 @@ class Host:
                     self._told(shard, "checkpoint", version=shard.staged.version)
             except Superseded as error:
                 # Whoever has it now has begun anew. This slot was taken for lost: it leaves, and another one begins.
-                self._said.put({"say": "log", "level": logging.WARNING, "text": str(error)})
+                self._leaves = str(error)
                 self._pause()
                 return
             except (StorageError, StoreError, OSError) as error:

@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from helix_crawl_otel.build.plan import BuildPlan
 from helix_crawl_otel.build.shard_files import ShardFiles
 from helix_crawl_otel.exit_codes import Refusal
@@ -22,8 +24,8 @@ from helix_crawl_otel.fleet.host import look_of_shard
 from helix_crawl_otel.fleet.storage import Storage
 from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.shards.build_record import BuildRecord, recovered
-from helix_crawl_otel.shards.errors import ShardCorrupt, StoreError
-from helix_crawl_otel.shards.inspect import Held, Salvage, Unread
+from helix_crawl_otel.shards.errors import NotAShard, ShardCorrupt, StoreError
+from helix_crawl_otel.shards.inspect import Held, Salvage
 
 __all__ = ["IndexedFiles", "renamed", "salvage_of"]
 
@@ -83,6 +85,16 @@ class IndexedFiles(ShardFiles):
     def known(self, name: str) -> Mapping[str, Any]:
         """The same of one that is known already; empty where it is not."""
         return self._looks.get(name, {})
+
+    def is_shard(self, name: str) -> bool:
+        """Whether a file holds genes. One that cannot be read is told of by who plans it."""
+        try:
+            self.look(name)
+        except NotAShard:
+            return False
+        except StoreError:
+            pass
+        return True
 
     def put(self, name: str, version: str, look: Mapping[str, Any]) -> None:
         """A node has put a shard and told of it."""
@@ -178,8 +190,7 @@ def renamed(record: BuildRecord | None, names: Mapping[str, str]) -> BuildRecord
 
 def salvage_of(look: Mapping[str, Any]) -> Salvage:
     """What a look says in place of `inspect.salvage`."""
-    found: dict[str, Any] = look["salvage"]
-    return Salvage(**{**found, "unread": Unread(**found["unread"])})
+    return msgspec.convert(look["salvage"], Salvage)
 
 
 def _read(content: bytes) -> dict[str, dict[str, Any]]:
@@ -194,5 +205,5 @@ def _read(content: bytes) -> dict[str, dict[str, Any]]:
             if look["held"] is not None:
                 Held(**look["held"])
         return shards
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, msgspec.MsgspecError):
         return {}

@@ -154,10 +154,13 @@ class Placement:
 
     def demote(self, name: str) -> None:
         """A slot has left a shard to the CPU."""
-        shard = self.shards[name]
-        shard.is_demoted = True
-        self._take_away(shard)
-        self._wait(shard)
+        self.shards[name].is_demoted = True
+        self.wait_again(name)
+
+    def wait_again(self, name: str) -> None:
+        """A slot leaves, and a shard with it: no fault of the shard's."""
+        self._take_away(self.shards[name])
+        self._wait(self.shards[name])
 
     def give_back(self, name: str) -> bool:
         """A slot could not go on with a shard, which others may. Returns whether it waits again; else it is over."""

@@ -20,7 +20,7 @@ from helix_crawl_otel.build.run import announce
 from helix_crawl_otel.config import environment
 from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.notify import Notice
-from helix_crawl_otel.console.options import NOTIFY
+from helix_crawl_otel.console.options import NOTIFY, CommonOptions
 from helix_crawl_otel.console.output import StandardOutput
 from helix_crawl_otel.console.run_metrics import RunMetrics
 from helix_crawl_otel.console.text import Summary
@@ -32,13 +32,17 @@ from helix_crawl_otel.fleet.driver import Fleet, RunFacts
 from helix_crawl_otel.fleet.home import RunHome
 from helix_crawl_otel.fleet.host import digest_of_names, facts_of
 from helix_crawl_otel.fleet.index import IndexedFiles, salvage_of
+from helix_crawl_otel.fleet.jobs import JobFleet
 from helix_crawl_otel.fleet.storage import Storage
 from helix_crawl_otel.interrupts import hearing
-from helix_crawl_otel.paths import STATE_FOLDER
+from helix_crawl_otel.paths import STATE_FOLDER, job_folder
 from helix_crawl_otel.shards.build_record import write_record
+from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.external import JobCommand
+from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.timing import awake_clock
 
-__all__ = ["FleetOptions", "run_fleet"]
+__all__ = ["FleetOptions", "run_fleet", "run_jobs"]
 
 TOKEN = f"{STATE_FOLDER}/fleet-token"
 
@@ -158,9 +162,6 @@ def _facts(
 ) -> RunFacts:
     token = secrets.token_hex(16)
     storage.write(TOKEN, token.encode())
-    kinds = (str, int, float, list, type(None))
-    args = {name: value for name, value in given.items() if isinstance(value, kinds)} | {"notify": None, "json": False}
-    environ = {name: value for name, value in environment().items() if name.startswith(OURS) and name != NOTIFY}
     trees = {work.assignment.source for work in planned.works if work.assignment.source is not None}
     begin = {
         "word": word,
@@ -170,8 +171,8 @@ def _facts(
         "model": planned.model,
         "dtype": planned.dtype,
         "must_agree": planned.must_agree,
-        "args": args,
-        "environ": environ,
+        "args": _plain(given),
+        "environ": _ours(),
         "trees": dict(addresses),
     }
     return RunFacts(
@@ -204,8 +205,8 @@ def _summary(
     totals = fleet.totals if fleet is not None else Counter[str]()
     for result in results.values():
         if result.state not in ("done", "failed"):
-            is_begun = Path(result.work.assignment.path).name in index.versions or result.encoded
-            result.state = "paused" if is_begun or result.state in ("paused", "running") else "not begun"
+            is_begun = Path(result.work.assignment.path).name in index.versions
+            result.state = "paused" if is_begun or result.is_begun else "not begun"
     if code == PAUSED and not {"paused", "not begun"} & {result.state for result in results.values()}:
         code = DONE  # the interrupt came when nothing was left to do
     failed = {name: result.reason for name, result in results.items() if result.state == "failed"} | planned.failures
@@ -257,3 +258,97 @@ def _summary(
         next_step=next_step,
         reason=fleet.reason if fleet is not None else "",
     )
+
+
+def run_jobs(
+    command: str,
+    folder: Path,
+    job: JobCommand,
+    options: CommonOptions,
+    *,
+    address: str,
+    slots: int | None,
+    lease_seconds: float,
+    given: Mapping[str, Any],
+    on_cards: bool,
+) -> int:
+    """Start a copy of a driver on each slot of a cluster, and supervise all.
+
+    Args:
+        command: As it was typed.
+        folder: Of the run's state, which every node reaches.
+        job: The driver.
+        options: Of the command.
+        address: Of the cluster.
+        slots: On a node without cards; `None` for one.
+        lease_seconds: See `JobFleet`.
+        given: The options as they were parsed, for the nodes to read them again.
+        on_cards: A slot is a card, where there is one.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        Refusal: There is no such cluster.
+        OSError: The folder cannot be written.
+    """
+    clock = awake_clock()
+    with ExitStack() as stack:
+        standard_output = stack.enter_context(StandardOutput(options.as_json))
+        metrics = stack.enter_context(RunMetrics(options, job.name, "run", job_folder(folder)))
+        notice = stack.enter_context(Notice(options.notify))
+        stack.enter_context(FolderLock(folder, command))
+        metrics.open(standard_output.shown)
+        console = stack.enter_context(Console(options, metrics, standard_output.shown, notice))
+        cluster = stack.enter_context(connected(address))
+        console.start(clock, folder)
+        counts = 0, 0, 0, None
+        why = f"the cluster at {address}"
+        console.emit(events.RunStarted(clock(), command, str(job_folder(folder)), job.name, ("ray",), why, *counts))
+        begin = {
+            "argv": list(job.argv),
+            "args": _plain(given),
+            "command": command,
+            "cwd": str(Path.cwd()),
+            "environ": {**_ours(), **job.added},
+            "name": job.name,
+        }
+        fleet = JobFleet(
+            cluster,
+            begin,
+            folder,
+            on_cards=on_cards,
+            slots=slots,
+            lease_seconds=lease_seconds,
+            emit=console.emit,
+            refresh=console.refresh,
+            clock=clock,
+        )
+        code = fleet.run()
+        totals = fleet.totals
+        summary = Summary(
+            exit_code=code,
+            seconds=console.seconds(),
+            encoded=totals["encoded"],
+            actions=dict(console.progress.actions),
+            crashes=console.progress.crashes,
+            starts={name.removeprefix("starts "): n for name, n in totals.items() if name.startswith("starts ")},
+            lost_seconds=totals["lost_ms"] / 1000,
+            gate_seconds=totals["gate_ms"] / 1000,
+            reason="; ".join(fleet.reasons.values()),
+            next_step="" if code == DONE else command,
+        )
+        console.end(summary)
+        standard_output.hurries = code == INTERRUPTED
+    return code
+
+
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they were parsed, as JSON: without what only the command itself is concerned with."""
+    kinds = (str, int, float, list, type(None))
+    return {name: value for name, value in given.items() if isinstance(value, kinds)} | {"notify": None, "json": False}
+
+
+def _ours() -> dict[str, str]:
+    """Variables that hold on all nodes as they are here."""
+    return {name: value for name, value in environment().items() if name.startswith(OURS) and name != NOTIFY}

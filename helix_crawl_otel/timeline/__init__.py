@@ -13,7 +13,7 @@ from helix_crawl_otel.timeline.events import (
     UnfinishedEvent,
     WorkerEvent,
 )
-from helix_crawl_otel.timeline.reader import SkippedLine, TimelineError, TimelineReader, read_timeline
+from helix_crawl_otel.timeline.reader import JoinedFiles, SkippedLine, TimelineError, TimelineReader, read_timeline
 from helix_crawl_otel.timeline.stages import STORAGE_ADVICE, ShardStages, StageTimes
 from helix_crawl_otel.timeline.writer import TimelineWriter
 
@@ -22,6 +22,7 @@ __all__ = [
     "ActionEvent",
     "BatchEvent",
     "Event",
+    "JoinedFiles",
     "MemoryEvent",
     "RunEvent",
     "ShardStages",

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
@@ -20,7 +20,7 @@ from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.paths import looked_at
 from helix_crawl_otel.timeline.events import BadLine, Event, FutureVersion, parse_event, usual_event
 
-__all__ = ["SkippedLine", "TimelineError", "TimelineReader", "read_timeline"]
+__all__ = ["JoinedFiles", "SkippedLine", "TimelineError", "TimelineReader", "read_timeline"]
 
 MAX_LINE_BYTES = 1 << 20
 SKIPPED_KEPT = 100
@@ -185,6 +185,53 @@ class TimelineReader:
         if self.torn_line is not None:
             self._refuse("is not a timeline: it has no whole line")
         self._refuse("is empty; accepted: a file of JSON lines, see the timeline's reference")
+
+
+class JoinedFiles(io.RawIOBase):
+    """Timelines of several nodes as one stream: the runs of the one after those of the other. Plain files alone.
+
+    Args:
+        paths: In order.
+        name: What the stream is called.
+
+    Raises:
+        OSError: While it is read: one cannot be.
+    """
+
+    def __init__(self, paths: Iterable[Path], name: str) -> None:
+        self.name = name
+        self._paths = iter(paths)
+        self._file: BinaryIO | None = None
+        self._ends_line = True
+
+    def readable(self) -> bool:
+        """See `io.RawIOBase`."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See `io.RawIOBase`."""
+        while True:
+            if self._file is None:
+                path = next(self._paths, None)
+                if path is None:
+                    return 0
+                self._file = path.open("rb")
+            data = self._file.read(len(buffer))
+            if not data:
+                self._file.close()
+                self._file = None
+                if self._ends_line:
+                    continue
+                data = b"\n"  # the last line of a job that was killed
+            self._ends_line = data.endswith(b"\n")
+            buffer[: len(data)] = data
+            return len(data)
+
+    def close(self) -> None:
+        """See `io.IOBase`."""
+        if self._file is not None:
+            self._file.close()
+        super().close()
 
 
 class _NotJson(BadLine):

@@ -44,7 +44,9 @@ def resolve(name: str) -> object:
     return found
 
 
-@pytest.mark.parametrize("title", ["The way of a batch", "The way of a file to a vector"])
+@pytest.mark.parametrize(
+    "title", ["The way of a batch", "The way of a file to a vector", "The way of a shard in a fleet"]
+)
 def test_each_way_has_at_most_twelve_named_steps(title: str) -> None:
     """Each step names a piece of the code that is there."""
     found = steps(sections()[title])

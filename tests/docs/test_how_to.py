@@ -43,7 +43,7 @@ NOT_RUN = {
     "export-metrics": 3,
     "operations-for-helix": 3,
     "resume-and-verify": 1,
-    "several-machines": 1,
+    "several-machines": 8,
     "supervise-your-own-job": 1,
     "watch-a-job-without-code": 2,
 }

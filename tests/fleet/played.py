@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from helix_crawl_otel.fleet import run
 from helix_crawl_otel.fleet.cluster import Node
-from helix_crawl_otel.fleet.host import Host
+from helix_crawl_otel.fleet.host import Host, Speaker
 
 __all__ = ["PlayedActor", "PlayedCluster", "node", "played"]
 
@@ -30,7 +30,7 @@ class PlayedActor:
         changes: What it tells of itself in place of the truth, by the name of the method.
     """
 
-    def __init__(self, host: Host, changes: dict[str, Callable[[Any], Any]]) -> None:
+    def __init__(self, host: Any, changes: dict[str, Callable[[Any], Any]]) -> None:
         self.host = host
         self.is_dead = False
         self.is_frozen = threading.Event()
@@ -70,7 +70,8 @@ class PlayedActor:
     def kill(self) -> None:
         """End it, as far as a thread can be: its worker is ended, and nothing is put any more."""
         self.is_dead = True
-        self.host._tasks.put(None)
+        if isinstance(self.host, Host):
+            self.host._tasks.put(None)
         session = self.host._session
         if session is not None and session._supervisor is not None:
             for slot in session._supervisor.slots:
@@ -93,6 +94,7 @@ class PlayedCluster:
     machines: list[Node]
     changes: dict[str, dict[str, Callable[[Any], Any]]] = field(default_factory=dict)
     actors: dict[str, list[PlayedActor]] = field(default_factory=dict)
+    own_node: str = ""
     dies: set[tuple[str, int]] = field(default_factory=set)
     """Nodes and the numbers of their actors, from 1, which end as they begin."""
 
@@ -100,13 +102,13 @@ class PlayedCluster:
         """See there."""
         return list(self.machines)
 
-    def start(self, node: Node, *, cards: float) -> PlayedActor:
+    def start(self, node: Node, *, cards: float, host: type[Speaker] = Host) -> PlayedActor:
         """See there."""
         others = self.actors.setdefault(node.name, [])
         changes = self.changes.get(node.name, {})
         if (node.name, len(others) + 1) in self.dies:
             changes = {**changes, "begin": _fail}
-        others.append(PlayedActor(Host(), changes))
+        others.append(PlayedActor(host(), changes))
         return others[-1]
 
 

@@ -56,6 +56,7 @@ def test_a_build_on_three_nodes_is_one_machines(rig: FleetRig) -> None:
     assert done.errors == "", "nothing of Ray's is shown"
 
 
+@pytest.mark.slow  # in the gate `test_kills` does it at random
 @pytest.mark.parametrize("what", ["worker", "host", "node"])
 def test_what_is_killed_is_begun_again(rig: FleetRig, what: str) -> None:
     """Nothing is lost or doubled."""
@@ -78,6 +79,7 @@ def test_what_is_killed_is_begun_again(rig: FleetRig, what: str) -> None:
         assert any("is lost: " in event["text"] for event in done.of("note")), done.of("note")
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_goes_on_by_the_same_command(rig: FleetRig) -> None:
     """Its slots end with it; what was put is not encoded again."""
     rig.write_shards(6, 2, 25)

@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +24,12 @@ from helix_crawl_otel.shards.store import ShardStore
 from tests.fleet.genes import TREE, add_gene, genes_in
 
 NAME = "a b#%ü.db"
+
+
+def genes_of(path: Path) -> list[str]:
+    """With what is in the log beside it."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute("SELECT gene_id FROM genes ORDER BY rowid")]
 
 
 @pytest.fixture
@@ -76,8 +84,14 @@ def test_what_a_killed_build_left_in_the_log_comes_along(out: FolderStorage, sha
             shutil.copy(f"{made}{end}", f"{shard_file}{end}")
     assert genes_in(shard_file) == ["one"]
     copy = tmp_path / "copy.db"
-    assert out.get(NAME, copy) is not None, "whoever takes it may be killed at once"
-    assert not shard_file.with_name(f"{NAME}-wal").exists()
+    assert out.get(NAME, copy) is not None
+    assert genes_of(copy) == ["one", "in the log"]
+    log = shard_file.with_name(f"{NAME}-wal")
+    assert log.exists(), "a mere look takes nothing away"
+    entry = out.look(NAME)
+    assert entry is not None
+    out._move_logs(NAME, entry.version)  # whoever takes it is killed before its rename
+    assert not log.exists()
     with Stage(tmp_path / "stage") as stage:
         shard = StagedShard.take(out, NAME, stage, create=True)
         assert genes_in(shard_file) == ["one", "in the log"]
@@ -86,6 +100,44 @@ def test_what_a_killed_build_left_in_the_log_comes_along(out: FolderStorage, sha
         shard.finish()
     assert genes_in(shard_file) == ["one", "in the log", "later"]
     assert list((out.folder / ".helix-crawl" / "parts").iterdir()) == []
+
+
+def test_a_log_without_its_file_is_read_into_no_new_one(out: FolderStorage, shard_file: Path, tmp_path: Path) -> None:
+    """The shard is gone, and its log was left: it is kept, out of the way."""
+    shard_file.rename(tmp_path / "moved.db")
+    log = shard_file.with_name(f"{NAME}-wal")
+    log.write_bytes(b"of the one that is gone")
+    with Stage(tmp_path / "stage") as stage:
+        StagedShard.take(out, NAME, stage, create=True).finish()
+    assert genes_in(shard_file) == []
+    assert not log.exists()
+    [kept] = (out.folder / ".helix-crawl" / "parts").iterdir()
+    assert kept.read_bytes() == b"of the one that is gone"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be replaced there anyway")
+def test_one_that_another_program_has_open_is_left_alone(out: FolderStorage, shard_file: Path, tmp_path: Path) -> None:
+    """It would go on in a file that is no longer there."""
+    program = f"""
+import sqlite3, sys
+with sqlite3.connect({str(shard_file)!r}) as connection:
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    connection.execute("SELECT count(*) FROM genes").fetchall()
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+    pipe = subprocess.PIPE
+    version = out.look(NAME)
+    assert version is not None
+    with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with Stage(tmp_path / "stage") as stage, pytest.raises(StorageError, match="is open in another program; close"):
+            StagedShard.take(out, NAME, stage, create=True)
+        with pytest.raises(StorageError, match="is open in another program; close"):
+            out.put(NAME, b"", expected=version.version, holder="a")
+        process.communicate()
+    assert genes_in(shard_file) == ["one"]
 
 
 def test_a_damaged_shard_is_kept_under_another_name(out: FolderStorage, shard_file: Path, tmp_path: Path) -> None:
