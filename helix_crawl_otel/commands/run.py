@@ -122,7 +122,7 @@ def _command(args: argparse.Namespace) -> int:
     from helix_crawl_otel.otel.run_gauges import job_name
     from helix_crawl_otel.supervise.session import RunOptions, Session
 
-    options = read_common_options(args)
+    options = replace(read_common_options(args), is_plain=True)  # bars would be drawn over what the job writes there
     command = job_command(args.command)
     if (fleet := read_job_options(args)) is not None:
         return _on_cluster(args, options, command, fleet)

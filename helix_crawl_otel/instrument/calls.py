@@ -33,6 +33,7 @@ __all__ = [
     "begin_pass",
     "current_call",
     "end_call",
+    "is_any_call",
     "say_once",
     "size_of",
 ]
@@ -42,6 +43,9 @@ COOL_DOWN_SECONDS = 600.0
 
 _thread = threading.local()
 """`call`: the outermost call of the thread."""
+
+_calls: set[Call] = set()
+"""Those that go on, in all threads. Single operations only."""
 
 _told: set[tuple[str, str]] = set()
 """Where something went wrong, and how. Single operations only."""
@@ -139,6 +143,7 @@ class CallWatcher:
 
     Attributes:
         has_left: The process ends so that another goes on.
+        is_closed: Nothing is told any more; a call that goes on ends as it would have.
 
     Threads: any. `_lock` guards the watch, the shards and the models.
     """
@@ -150,6 +155,7 @@ class CallWatcher:
         device_of: Callable[[Any], str] = device_of,
     ) -> None:
         self.has_left = False
+        self.is_closed = False
         self._make_watch = make_watch
         self._exit_to_recycle = exit_to_recycle
         self._device_of = device_of
@@ -220,6 +226,7 @@ class CallWatcher:
 
     def close(self, state: ShardEnd = "done") -> None:
         """Leave all shards; the watch is its owner's to close."""
+        self.is_closed = True
         for name in {key[0] for key in list(self._shards)}:
             self._leave(name, state)
 
@@ -250,21 +257,25 @@ class Call:
         watcher: Whose.
         module: The model.
         may_move: It can be moved to the CPU meanwhile.
-
-    Raises:
-        PauseRequested: The process has to end, and its job resumes.
     """
 
     def __init__(self, watcher: CallWatcher, module: Any, *, may_move: bool) -> None:
         self.model = watcher.movable(module)
         self.is_passing = False
         self._scope: BatchScope | None = None
-        self._opened = opened = watcher.shard_of(self.model, may_move=may_move)
-        with opened.lock:
-            if opened.was_moved and not self.model.is_cooling and not self.model.is_away:
-                opened.begin_again()
+        self._opened = watcher.shard_of(self.model, may_move=may_move)
         self._watcher = watcher
-        if opened.has_batch:
+
+    def begin(self) -> None:
+        """The thread's call is this one: what the ladder asks for since the last one is applied first.
+
+        Raises:
+            PauseRequested: The process has to end, and its job resumes.
+        """
+        with self._opened.lock:
+            if self._opened.was_moved and not self.model.is_cooling and not self.model.is_away:
+                self._opened.begin_again()
+        if self._opened.has_batch:
             self._boundary()
         self.model.begin_call()
 
@@ -277,7 +288,7 @@ class Call:
         """All that the call has done so far is put away: what ends the process may be applied.
 
         Raises:
-            PauseRequested: See the class.
+            PauseRequested: See `begin`.
         """
         self._end_pass(None)
         self._boundary()
@@ -296,6 +307,8 @@ class Call:
     def begin_pass(self, given: Mapping[str, Any]) -> None:
         """A pass begins, and with it the last one ends."""
         self._end_pass(None)
+        if self._watcher.is_closed:
+            return
         if self._opened.has_batch:
             boundary_within(self._opened.watch)
         if self.model.is_away and not self._opened.was_moved:
@@ -331,6 +344,11 @@ def current_call() -> Call | None:
     return getattr(_thread, "call", None)
 
 
+def is_any_call() -> bool:
+    """Whether a call goes on, in any thread: its model may be away, and its passes have to follow it."""
+    return bool(_calls)
+
+
 def begin_call(watcher: CallWatcher, module_of: Callable[[], Any], *, may_move: bool = True) -> Call | None:
     """A call begins.
 
@@ -343,16 +361,21 @@ def begin_call(watcher: CallWatcher, module_of: Callable[[], Any], *, may_move: 
         The call, for `end_call`; `None` where it is not watched: it is part of one that is, or its driver tells of it.
 
     Raises:
-        PauseRequested: See `Call`.
+        PauseRequested: See `Call.begin`.
     """
     if current_call() is not None or is_in_batch():
         return None
+    begun: Call | None = None
     try:
         call = _thread.call = Call(watcher, module_of(), may_move=may_move)
+        call.begin()
+        begun = call
+        _calls.add(call)
     except Exception as error:  # noqa: BLE001 - the call goes on as without us
         say_once("call", error)
-        return None
-    return call
+    finally:
+        _thread.call = begun
+    return begun
 
 
 def begin_pass(call: Call, given: Any) -> None:
@@ -371,10 +394,12 @@ def end_call(call: Call, error: BaseException | None) -> None:
         say_once("call", problem)
     finally:
         _thread.call = None
+        _calls.discard(call)
 
 
 def _after_fork_in_child() -> None:
     _thread.call = None
+    _calls.clear()
     for watcher in list(_watchers):
         watcher.after_fork()
 

@@ -89,17 +89,17 @@ class MovableModel:
     def begin_call(self) -> None:
         """A call begins; within the cool-down it is encoded on the CPU."""
         with self._lock:
-            self._calls += 1
             if self.is_cooling and not self.is_away:
-                with self._gate.closed_to_others():
+                with self._alone():
                     self._leave()
+            self._calls += 1
 
     def end_call(self) -> None:
         """A call has ended. After the last one the model is where the job has put it."""
         with self._lock:
             self._calls -= 1
             if self._calls == 0 and self.is_away:
-                with self._gate.closed_to_others():
+                with self._alone():
                     self._try_to_return()
 
     def move_to_cpu(self) -> None:
@@ -107,11 +107,21 @@ class MovableModel:
 
         Raises:
             RuntimeError, MemoryError: It cannot be moved; it is where it was.
+            TimeoutError: A pass of another thread has not ended within a minute; likewise.
         """
-        with self._lock, self._gate.closed_to_others():
-            self._cool_down_again()
+        with self._lock, self._alone():
             if not self.is_away:
                 self._leave()
+            self._cool_down_again()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread is in a pass, and weights are moved as outside of the job's `torch.inference_mode`, in which
+        they would become tensors that can never be trained again."""
+        import torch
+
+        with self._gate.closed_to_others(insists=False), torch.inference_mode(False), torch.no_grad():
+            yield
 
     def _cool_down_again(self) -> None:
         self._cool_at = self._clock() + self._cool_down

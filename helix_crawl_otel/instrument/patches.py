@@ -12,10 +12,20 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import product, takewhile
 from types import ModuleType
 from typing import Any
 
-from helix_crawl_otel.instrument.calls import CallWatcher, begin_call, begin_pass, current_call, end_call, say_once
+from helix_crawl_otel.instrument.calls import (
+    Call,
+    CallWatcher,
+    begin_call,
+    begin_pass,
+    current_call,
+    end_call,
+    is_any_call,
+    say_once,
+)
 from helix_crawl_otel.instrument.targets import TARGETS, Target
 
 __all__ = ["add_instance", "install_all", "install_for", "remove_all"]
@@ -81,13 +91,26 @@ def add_instance(instance: Any, watcher: CallWatcher) -> None:
         ValueError: It is of no class that is known.
         ModuleNotFoundError: The extra `instrument` is not installed.
     """
-    if not any(target.name in {one.__name__ for one in type(instance).__mro__} for target in TARGETS):
-        accepted = ", ".join(target.name for target in TARGETS)
-        raise ValueError(f"model is {type(instance).__name__}; accepted: an instance of one of {accepted}")
-    _wrapt()
+    classes = type(instance).__mro__
+    found = [target for target in TARGETS if target.name in {one.__name__ for one in classes}]
+    if not found:
+        accepted = ", ".join(dict.fromkeys(target.name for target in TARGETS))
+        given = f"the class {instance.__name__}" if isinstance(instance, type) else type(instance).__name__
+        raise ValueError(f"model is {given}; accepted: an instance of one of {accepted}")
+    install_for(*(target.module for target in found))
     _instances[instance] = watcher
-    for one in type(instance).__mro__:
-        install_for(*(target.module for target in TARGETS if target.name == one.__name__))
+    for target in found:
+        if target.module in sys.modules and target in _targets_of(sys.modules[target.module]):
+            _lay_over_own_calls(classes, target)
+
+
+def _lay_over_own_calls(classes: tuple[type, ...], target: Target) -> None:
+    """Of a class of the job's, whose methods need not call those of the library's."""
+    own = takewhile(lambda one: one.__name__ != target.name, classes)
+    with _lock:
+        for owner, name in product(own, target.calls):
+            if name in vars(owner):
+                _lay_over(owner, name, _around_call(target))
 
 
 def install_for(*modules: str) -> None:
@@ -116,7 +139,13 @@ def remove_all(watcher: CallWatcher) -> None:
             _everybody.remove(watcher)
         for instance in [one for one, by in _instances.items() if by is watcher]:
             del _instances[instance]
-        if _instances or _everybody:
+        _remove_unused()
+
+
+def _remove_unused() -> None:
+    """Take the patches away where nobody watches; a call that goes on needs them until it ends, and does it then."""
+    with _lock:
+        if _instances or _everybody or is_any_call():
             return
         for key, patch in list(_patches.items()):
             if vars(patch.owner).get(patch.name) is not patch.ours:
@@ -134,11 +163,16 @@ def _imported(module: ModuleType) -> None:
             _install(module)
 
 
-def _install(module: ModuleType) -> None:
+def _targets_of(module: ModuleType) -> list[Target]:
+    """What is watched of a library, in the version that it has."""
     version = str(getattr(module, "__version__", ""))
-    for target in TARGETS:
+    return [target for target in TARGETS if target.module == module.__name__ and target.is_in(version)]
+
+
+def _install(module: ModuleType) -> None:
+    for target in _targets_of(module):
         owner = getattr(module, target.name, None)
-        if target.module != module.__name__ or owner is None or not target.is_in(version):
+        if owner is None:
             continue
         try:
             for name in target.calls:
@@ -183,12 +217,18 @@ def _around_call(target: Target) -> Callable[..., Any]:
         try:
             result = step(*args, **kwargs)
         except BaseException as error:
-            end_call(call, error)
+            _end(call, error)
             raise
-        end_call(call, None)
+        _end(call, None)
         return result
 
     return around
+
+
+def _end(call: Call, error: BaseException | None) -> None:
+    end_call(call, error)
+    if not (_everybody or _instances):  # meanwhile nobody watches any more
+        _remove_unused()
 
 
 def _model_of(instance: Any, target: Target) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["BarReader", "BarState"]
+__all__ = ["BarReader", "BarState", "without_numbers"]
 
 LONGEST_LINE = 4096
 """Bytes. What is longer is no bar."""
@@ -27,6 +27,8 @@ _RICH = re.compile(
 )
 _PERCENT = re.compile(r"^(?P<name>.*?)\s*[━╸╺╶╴─]{4,}.*?(?P<done>[0-9]{1,3})%")
 """As rich draws one that is asked for no counts."""
+_NUMBERS = re.compile(r"(?<![\w.])[-+]?[0-9][0-9.,:/eE+%-]*(?!\w)|\b(?:nan|inf)\b")
+
 _SCALES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
@@ -82,6 +84,18 @@ def read_bar(line: bytes) -> BarState | None:
     if done is None:
         return None
     return BarState((found["name"] or "").strip(), done, _number(total) if total and total != "?" else None)
+
+
+def without_numbers(name: str) -> str:
+    """What stands before a bar, without what may change in it from one drawing to the next.
+
+    >>> without_numbers("Epoch 3/10 loss=0.0912")
+    'Epoch loss'
+    >>> without_numbers("my_lora_v1")
+    'my_lora_v1'
+    """
+    words = (word.strip("=:,;[]()|-") for word in _NUMBERS.sub(" ", name).split())
+    return " ".join(word for word in words if word)
 
 
 def _number(text: str) -> float | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -22,8 +23,9 @@ from typing import Any
 
 from helix_crawl_otel.actions import PauseRequested
 from helix_crawl_otel.config import CHANNEL_VARIABLE, environment, take_progress_job
-from helix_crawl_otel.instrument.progress_bars import BarReader, BarState
+from helix_crawl_otel.instrument.progress_bars import BarReader, BarState, without_numbers
 from helix_crawl_otel.logs import watchdog
+from helix_crawl_otel.policy.model import ShardEnd
 from helix_crawl_otel.watch.crawl_watch import CrawlWatch
 from helix_crawl_otel.watch.shard import BatchScope, ShardWatch, of_other_process
 
@@ -51,17 +53,24 @@ class BarWatch:
         resumes: The command goes on where it was when it is started again.
         clock: Seconds.
 
+    Attributes:
+        has_seen_bar: One was drawn.
+        has_seen_step: And one was drawn again, a step further.
+
     Threads: one; the main thread, where the process is to be ended.
     """
 
     def __init__(self, watch: CrawlWatch, name: str, resumes: bool, clock: Callable[[], float]) -> None:
         self.has_seen_bar = False
+        self.has_seen_step = False
         self._watch = watch
         self._name = name
         self._resumes = resumes
         self._clock = clock
         self._shards: dict[str, ShardWatch] = {}
         self._last: dict[str, tuple[float, float]] = {}  # of each bar, steps and when
+        self._names: dict[str, str] = {}  # of each bar without numbers, how it was drawn last
+        self._several: set[str] = set()  # names without numbers that several bars have
         self._scope: BatchScope | None = None
         self._began = 0.0  # when the batch in flight did
         self._expected = 0.0  # its steps
@@ -74,7 +83,7 @@ class BarWatch:
             PauseRequested: The command has to end.
         """
         self.has_seen_bar = True
-        now, name = at, state.name or self._name
+        now, name = at, self._name_of(state)
         done, since = self._last.get(name, (state.done, now))
         steps = state.done - done
         if name not in self._last or steps < 0:  # a bar that begins, or begins anew
@@ -83,6 +92,7 @@ class BarWatch:
             return
         if steps == 0 or now - since < LEAST_SECONDS:
             return
+        self.has_seen_step = True
         self._last[name] = state.done, now
         shard = self._shard(name)
         most = LATE_SHARE * (now - since)  # what was read late is timed by when it was drawn
@@ -99,11 +109,20 @@ class BarWatch:
             self._scope.__enter__()
             self._began = self._clock()
 
-    def close(self) -> None:
+    def close(self, state: ShardEnd = "done") -> None:
         """The command has ended."""
         self._abandon()
         for shard in self._shards.values():
-            shard.close()
+            shard._leave(state)
+
+    def _name_of(self, state: BarState) -> str:
+        """Which bar it is. The numbers in what stands before it change with an epoch or a loss; bars that are told
+        apart by them, as of several cards, are seen by their counts, which go up and down."""
+        name = without_numbers(state.name) or self._name
+        drawn, self._names[name] = self._names.get(name, state.name), state.name
+        if drawn != state.name and name in self._last and 0 < state.done < self._last[name][0]:
+            self._several.add(name)
+        return state.name if name in self._several else name
 
     def _shard(self, name: str) -> ShardWatch:
         if name not in self._shards:
@@ -146,9 +165,7 @@ class _Command:
             while piece := os.read(source, 65536):
                 at = self._clock()
                 with suppress(OSError):  # nobody reads what we write: the command must not be held up by that
-                    left = piece
-                    while left:
-                        left = left[os.write(2, left) :]
+                    _write(piece)
                 self.pieces.put((at, piece))
 
     def end(self, *, interrupts: bool) -> None:
@@ -162,6 +179,15 @@ class _Command:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def _write(left: bytes) -> None:
+    """To standard error, all of it, also where another program has made that one that does not wait."""
+    while left:
+        try:
+            left = left[os.write(2, left) :]
+        except BlockingIOError:
+            select.select([], [2], [])
 
 
 if sys.platform == "win32":
@@ -206,10 +232,15 @@ def main() -> int:
         except PauseRequested as asked:
             command.end(interrupts=asked.action is None)
             raise
-        bars.close()
+        code = command.process.returncode
+        bars.close("failed" if code else "done")
     if not bars.has_seen_bar:
         watchdog.warning("no progress bar was seen on standard error; nothing was watched")
-    code = command.process.returncode
+    elif not bars.has_seen_step:
+        watchdog.warning(
+            "no progress bar on standard error was drawn a second time, a step further and a second later; nothing "
+            "was watched: rich draws one on a terminal only"
+        )
     return code if code >= 0 else 128 - code
 
 

@@ -122,8 +122,15 @@ class EncodeGate:
                 self._changed.notify_all()
 
     @contextmanager
-    def closed_to_others(self) -> Iterator[None]:
-        """No other thread is in a batch of the shard inside of this block, as far as that can be waited for."""
+    def closed_to_others(self, *, insists: bool = True) -> Iterator[None]:
+        """No other thread is in a batch of the shard inside of this block, as far as that can be waited for.
+
+        Args:
+            insists: Go on all the same after that.
+
+        Raises:
+            TimeoutError: A batch of another thread has not ended, and not `insists`.
+        """
         thread = threading.get_ident()
         with self._changed:
             self._demoting = thread
@@ -132,6 +139,10 @@ class EncodeGate:
             except BaseException:  # an interrupt of the main thread
                 self._open()
                 raise
+        if not alone and not insists:
+            with self._changed:
+                self._open()
+            raise TimeoutError(f"a pass of another thread has not ended within {whole_seconds(BATCHES_SECONDS)}")
         if not alone:
             watchdog.warning(
                 "shard %r: a batch of another thread has not ended within %s; on_demote is called all the same",

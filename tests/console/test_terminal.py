@@ -154,3 +154,36 @@ def test_a_driver_of_the_users_own_is_shown_as_well(rig: Rig) -> None:
     assert committed[-1]["baseline"] > 0
     assert [(event["state"], event["encoded"]) for event in done.of("shard_ended")] == [("done", 96)]
     assert done.summary["encoded"] == 96
+
+
+@needs_posix
+def test_what_a_job_writes_on_a_terminal_is_not_drawn_over(rig: Rig) -> None:
+    """It is the job's as well as ours: bars would erase its lines, and its own bar."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    program = "import time; print('of the job'); time.sleep(1)"
+    command = [
+        *COMMAND,
+        "run",
+        "--no-metrics",
+        "--state",
+        str(rig.folder / "state"),
+        "--",
+        sys.executable,
+        "-c",
+        program,
+    ]
+    environ = {**rig.environ, "TERM": "xterm-256color"}
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True)
+    try:
+        seen = _read_until(ours, process, b"done after")
+        assert process.wait(DEADLINE_SECONDS) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        os.close(ours)
+        os.close(theirs)
+    assert b"of the job" in seen
+    assert b"\x1b[" not in seen

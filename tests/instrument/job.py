@@ -2,9 +2,9 @@
 
 python -m tests.instrument.job LIBRARY FILE CALLS PASSES
 
-It encodes so many calls of so many passes, and adds a line to FILE once the results of a call are there; started again
-it goes on behind the last line. The card is laid over the model before anything is encoded; what follows is a job as
-anybody would write it.
+It encodes so many calls of so many passes, and adds a line to FILE once the results of a call are there: its number,
+its results, and how many passes of the process were slow so far. Started again it goes on behind the last line. The
+card is laid over the model before anything is encoded; what follows is a job as anybody would write it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,22 @@ HEALTHY_SECONDS, SLOW_SECONDS = 0.02, 0.8
 """Of the world; the run's clock is twenty-five times as fast."""
 
 
-def lay_card_over(model: Any) -> None:
-    """Have its passes take as long as on a card, while it is there; and have that card's memory read."""
+def lay_card_over(model: Any, device: str = "cuda:0") -> list[int]:
+    """Have its passes take as long as on a card, while it is there; and have that card's memory read.
+
+    Returns:
+        The slow passes so far, by number.
+    """
     from helix_crawl_otel.instrument.instrumentor import HelixCrawlInstrumentor
 
     passes, is_full = 0, False
+    slow: list[int] = []
 
     def take_time(module: Any, *given: Any) -> None:
         nonlocal passes, is_full
         passes += 1
         is_full = passes > FAST_PASSES and next(module.parameters()).dtype == half  # full: it was moved away
+        slow.extend([passes] * is_full)
         time.sleep(SLOW_SECONDS if is_full else HEALTHY_SECONDS)
 
     def memory() -> MemoryReading:
@@ -43,21 +49,20 @@ def lay_card_over(model: Any) -> None:
     instrumentor = HelixCrawlInstrumentor()
     if instrumentor.is_instrumented_by_opentelemetry:  # else the job is to be seen without us
         instrumentor.uninstrument()
-        instrumentor.instrument(watch=CrawlWatch(memory=memory), device_of=lambda module: "cuda:0")
+        instrumentor.instrument(watch=CrawlWatch(memory=memory), device_of=lambda module: device)
+    return slow
 
 
 def main(library: str, file: str, calls: int, passes: int) -> None:
     """The job."""
     done, texts = Path(file), models.texts(passes * 2)
     first = len(done.read_text().splitlines()) if done.exists() else 0
-    model: Any = getattr(models, f"{library}_model")()
-    lay_card_over(model)
-    encode = model.predict if library == "cross" else model.encode
-    given = [(text, "w1") for text in texts] if library == "cross" else texts
+    model, encode = models.encoder(library)
+    slow = lay_card_over(model)
     for number in range(first, calls):
-        results = encode(given, batch_size=2)
+        results = encode(texts)
         with done.open("a", encoding="utf-8") as lines:
-            lines.write(f"{number} {len(results)}\n")
+            lines.write(f"{number} {len(results)} {len(slow)}\n")
 
 
 if __name__ == "__main__":

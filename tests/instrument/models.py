@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -79,3 +80,86 @@ def cross_model() -> Any:
     from sentence_transformers import CrossEncoder
 
     return CrossEncoder(str(folder()), num_labels=1, device="cpu")
+
+
+Encoder = tuple[Any, Callable[[Sequence[str]], Sequence[Any]]]
+"""The `torch.nn.Module` whose passes take the time, and what a job calls, two texts a pass."""
+
+
+def encoder(library: str) -> Encoder:
+    """As each library's own example loads and calls it."""
+    made: Encoder = globals()[f"_{library}"]()
+    return made
+
+
+@lru_cache(maxsize=1)
+def _saved() -> str:
+    place = mkdtemp(prefix="helix-tiny-encoder-")
+    sentence_model().save(place)
+    return place
+
+
+def _sentence() -> Encoder:
+    model = sentence_model()
+    return model, lambda given: model.encode(given, batch_size=2)
+
+
+def _sparse() -> Encoder:
+    model = sparse_model()
+    return model, lambda given: model.encode(given, batch_size=2)
+
+
+def _cross() -> Encoder:
+    model = cross_model()
+    return model, lambda given: model.predict([(text, "w1") for text in given], batch_size=2)
+
+
+def _langchain() -> Encoder:
+    made = import_module("langchain_huggingface").HuggingFaceEmbeddings
+    embeddings = made(model_name=_saved(), model_kwargs={"device": "cpu"}, encode_kwargs={"batch_size": 2})
+    return embeddings._client, embeddings.embed_documents
+
+
+def _llama_index() -> Encoder:
+    made = import_module("llama_index.embeddings.huggingface").HuggingFaceEmbedding
+    embedding = made(model_name=_saved(), device="cpu", embed_batch_size=2)
+    return embedding._model, embedding.get_text_embedding_batch
+
+
+def _haystack() -> Encoder:
+    haystack = import_module("haystack")
+    try:  # a package of its own since Haystack 3
+        embedders = import_module("haystack_integrations.components.embedders.sentence_transformers")
+    except ModuleNotFoundError:
+        embedders = import_module("haystack.components.embedders")
+    device = import_module("haystack.utils").ComponentDevice.from_str("cpu")
+    embedder = embedders.SentenceTransformersDocumentEmbedder(model=_saved(), device=device, batch_size=2)
+    embedder.warm_up()
+    pipeline = haystack.Pipeline()
+    pipeline.add_component("embedder", embedder)
+
+    def encode(given: Sequence[str]) -> Sequence[Any]:
+        done = pipeline.run({"embedder": {"documents": [haystack.Document(content=text) for text in given]}})
+        return [document.embedding for document in done["embedder"]["documents"]]
+
+    return embedder.embedding_backend.model, encode
+
+
+def _flag_embedding() -> Encoder:
+    import torch
+
+    place = Path(mkdtemp(prefix="helix-tiny-m3-"))
+    for file in folder().iterdir():
+        (place / file.name).write_bytes(file.read_bytes())
+    torch.save(torch.nn.Linear(16, 16).state_dict(), place / "colbert_linear.pt")
+    torch.save(torch.nn.Linear(16, 1).state_dict(), place / "sparse_linear.pt")
+    model = import_module("FlagEmbedding").BGEM3FlagModel(str(place), use_fp16=False, devices="cpu")
+    model.model.to("cpu")
+
+    def encode(given: Sequence[str]) -> Sequence[Any]:
+        results = model.encode(given, batch_size=2, return_sparse=True, return_colbert_vecs=True)
+        assert len(results["dense_vecs"]) == len(results["lexical_weights"]) == len(results["colbert_vecs"])
+        vectors: Sequence[Any] = results["dense_vecs"]
+        return vectors
+
+    return model.model, encode

@@ -144,6 +144,25 @@ def test_what_somebody_else_has_laid_over_ours_stays(watched: Watched) -> None:
     assert type(vars(SentenceTransformer)["encode"]) is FunctionWrapper  # theirs took ours away with it: laid anew
 
 
+def test_what_is_uninstrumented_in_a_call_is_taken_away_when_it_ends(watched: Watched) -> None:
+    """Its model may be on the CPU, and what it is given on the card: its passes have to follow it to the end."""
+    from sentence_transformers import SentenceTransformer
+
+    model, given = sentence_model(), texts(8)
+    plain = model.encode(given, batch_size=2).tobytes()
+    calls_seen: list[bool] = []
+
+    def uninstrument(*given: Any) -> None:
+        if watched.instrumentor.is_instrumented_by_opentelemetry:
+            watched.instrumentor.uninstrument()
+        calls_seen.append(calls.current_call() is not None)
+
+    model[0].register_forward_pre_hook(uninstrument)
+    assert model.encode(given, batch_size=2).tobytes() == plain
+    assert calls_seen == [True] * 4
+    assert not any(type(value).__name__ == "FunctionWrapper" for value in vars(SentenceTransformer).values())
+
+
 MADE = """
 import torch
 class Model(torch.nn.Linear):

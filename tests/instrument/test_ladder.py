@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -46,6 +47,20 @@ def test_one_long_call_is_released_and_then_finished_on_the_cpu(watched: Watched
         assert torch.equal(value, weights[name]), name
     seen = [(kind, outcome) for _, kind, outcome in actions(watched) if kind != "DETECT"]
     assert seen == [("EMPTY_CACHE", "applied"), ("RECYCLE", "passed_over"), ("DEMOTE_CPU", "applied")]
+
+
+def test_short_calls_are_finished_on_the_cpu_as_well(watched: Watched) -> None:
+    """A loop of calls of one pass, as LlamaIndex makes them: what is asked for between two calls moves the next one."""
+    model = half_model()
+    moved: list[bool] = []
+    watched.slow_down(model, HEALTHY, SLOW, after=8)
+    model[0].register_forward_pre_hook(lambda module, given: moved.append(is_moved(module)))
+    for _ in range(30):
+        model.encode(texts(2))
+        assert not is_moved(model)
+    assert moved == sorted(moved)
+    assert moved[-5:] == [True] * 5
+    assert ("DEMOTE_CPU", "applied") in [(kind, outcome) for _, kind, outcome in actions(watched)]
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
@@ -101,6 +116,44 @@ def test_a_model_that_cannot_be_moved_stays(watched: Watched) -> None:
     model.encode(texts(60), batch_size=2)
     assert not is_moved(model)
     assert {(kind, outcome) for _, kind, outcome in actions(watched)} >= {("DEMOTE_CPU", "passed_over")}
+
+
+def test_a_model_that_was_moved_in_inference_mode_can_be_trained(watched: Watched) -> None:
+    """Tensors that are made there could not, and nobody would know why."""
+    import torch
+
+    model = half_model()
+    watched.slow_down(model, HEALTHY, SLOW, after=8)
+    with torch.inference_mode():
+        model.encode(texts(60), batch_size=2)
+    assert ("DEMOTE_CPU", "applied") in [(kind, outcome) for _, kind, outcome in actions(watched)]
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+def test_a_model_is_not_moved_under_a_pass_of_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that crawls may take an hour: it would go on on weights that are elsewhere."""
+    from helix_crawl_otel.instrument.moves import MovableModel
+
+    monkeypatch.setattr("helix_crawl_otel.watch.shard.BATCHES_SECONDS", 0.01)
+    model, entered, over = half_model(), Event(), Event()
+    movable = MovableModel(model, lambda: 0.0, 1.0)
+
+    def run() -> None:
+        with movable.passing():
+            entered.set()
+            over.wait(60)
+
+    thread = Thread(target=run)
+    thread.start()
+    entered.wait(60)
+    with pytest.raises(TimeoutError, match="a pass of another thread has not ended within"):
+        movable.move_to_cpu()
+    assert not is_moved(model)
+    assert not movable.is_cooling
+    over.set()
+    thread.join(60)
+    movable.move_to_cpu()
+    assert is_moved(model)
 
 
 def test_a_trained_model_is_not_moved() -> None:

@@ -28,10 +28,31 @@ def test_one_model_is_watched_alone(tmp_path: Path) -> None:
     assert [genes for _, genes, _ in rig.batches()] == [2, 1]
 
 
-def test_what_cannot_be_wrapped_is_named() -> None:
-    """With what can."""
-    with CrawlWatch(tick_seconds=None) as watch, pytest.raises(ValueError, match=r"model is dict; accepted: an inst"):
-        watch.wrap({})
+def test_a_class_of_the_jobs_own_is_watched_in_its_own_methods(tmp_path: Path) -> None:
+    """Which need not call those of the library's."""
+    from sentence_transformers import SentenceTransformer
+
+    base: Any = SentenceTransformer
+
+    class Own(base):  # type: ignore[misc]  # whatever it is
+        def encode(self, given: Any, **more: Any) -> Any:
+            tokens = (self.preprocess if hasattr(self, "preprocess") else self.tokenize)(given)
+            return self(tokens)["sentence_embedding"].detach().numpy()
+
+    rig = Watched(tmp_path)
+    rig.instrumentor.uninstrument()
+    model = rig.watch.wrap(Own(modules=list(sentence_model().children()), device="cpu"))
+    model.encode(texts(3))
+    assert [genes for _, genes, _ in rig.batches()] == [3]
+
+
+@pytest.mark.parametrize(("given", "called"), [({}, "dict"), (None, "NoneType"), (CrawlWatch, "the class CrawlWatch")])
+def test_what_cannot_be_wrapped_is_named(given: object, called: str) -> None:
+    """With what can, each once."""
+    accepted = "SentenceTransformer, SparseEncoder, MultiVectorEncoder, CrossEncoder, M3Embedder, Pipeline, Trainer"
+    with CrawlWatch(tick_seconds=None) as watch, pytest.raises(ValueError, match=r"^model is ") as raised:
+        watch.wrap(given)
+    assert str(raised.value) == f"model is {called}; accepted: an instance of one of {accepted}"
 
 
 def pipe() -> Any:

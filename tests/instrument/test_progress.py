@@ -86,6 +86,31 @@ def test_a_bar_that_ends_and_one_that_begins_anew(tmp_path: Path) -> None:
         bars.close()
 
 
+LOSSES = [(f"Epoch {step // 5} loss={1 / (step + 1):.3f}", step % 5) for step in range(15)]
+CARDS = [(f"GPU {step % 2}", step // 2 + 5 * (step % 2)) for step in range(1, 30)]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "shards", "rate"), [(LOSSES, {"Epoch loss"}, 0.5), (CARDS, {"GPU 0", "GPU 1"}, 0.25)]
+)
+def test_a_bar_whose_description_changes_is_one_and_two_bars_are_two(
+    drawn: list[tuple[str, int]], shards: set[str], rate: float
+) -> None:
+    """A loss is told before it at each step, or its epoch; bars of two cards differ by a number as well."""
+    from helix_crawl_otel.instrument.progress_driver import BarWatch
+
+    clock = Clock()
+    with CrawlWatch(CrawlConfig(warmup=0), memory=lambda: MemoryReading(1, 2), clock=clock, tick_seconds=None) as watch:
+        bars = BarWatch(watch, "train.py", False, clock)
+        for name, step in drawn:
+            bars.feed(BarState(name, step, 100), clock.now)
+            clock.now += 2.0
+        assert shards <= set(bars._shards)
+        for name in shards:
+            assert bars._shards[name].status().ema == pytest.approx(rate)
+        bars.close()
+
+
 def test_what_is_read_late_is_timed_by_when_it_was_drawn() -> None:
     """Steps that wait in a pipe while the supervisor is asked took as long as they took."""
     from helix_crawl_otel.instrument.progress_driver import BarWatch
