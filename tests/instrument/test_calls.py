@@ -98,6 +98,7 @@ def test_results_are_the_same_bytes_and_uninstrument_gives_back_the_same_attribu
             model.encode(given, batch_size=8, normalize_embeddings=True).tobytes(),
             tensors.numpy().tobytes(),
             cross.predict(pairs).tobytes(),
+            repr(cross.rank("w1 w2", given, batch_size=4)).encode(),
             sparse.encode(given).to_dense().numpy().tobytes(),
         ]
 
