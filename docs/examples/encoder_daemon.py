@@ -52,7 +52,7 @@ def serve(port: int, watch: CrawlWatch, device: str) -> None:
 def main() -> None:
     """Take the device that the supervisor names: after a demotion it is `cpu`."""
     parser = argparse.ArgumentParser(description="Encodes what it is asked to.")
-    parser.add_argument("--port", type=int, default=11440)
+    parser.add_argument("--port", type=int, default=11440, help="of loopback, 11440 unless said otherwise")
     device = os.environ.get("BGEM3_DEVICE") or "auto"
     with CrawlWatch() as watch:
         serve(parser.parse_args().port, watch, "cuda:0" if device == "auto" else device)

@@ -49,7 +49,7 @@ class Encoder:
 def genes_of(folder: Path) -> Iterator[Gene]:
     """Id, content and source of each paragraph, file by file: an iterator, so that no tree is held in memory."""
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".md", ".txt"):
+        if path.suffix in (".md", ".txt") and path.is_file():
             source = path.relative_to(folder).as_posix()
             for text in filter(str.strip, path.read_text(encoding="utf-8", errors="replace").split("\n\n")):
                 yield hashlib.sha256(f"{source}\n{text}".encode()).hexdigest()[:16], text, source

@@ -5,10 +5,10 @@
 The encoder is a stand-in: put your own in its place, on the device that it is told.
 """
 
+import argparse
 import hashlib
 import os
 import sqlite3
-import sys
 
 from helix_crawl_otel import CrawlWatch
 
@@ -45,4 +45,6 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description="Gives a vector to each passage that lacks one.")
+    parser.add_argument("path", help="a SQLite file with a table `passages`: shard, id, text, vector")
+    main(parser.parse_args().path)

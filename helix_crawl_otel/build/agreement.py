@@ -103,10 +103,17 @@ def told_of_truncation(
     store: ShardStore, encoder: TruncatedEncoder, cut: TruncationWish, others: BegunShards
 ) -> list[str]:
     """What is to be told of what is cut off in a shard that names no encoder yet, where nobody has asked for it."""
-    now = encoder.truncation
-    if now == cut.settled(Truncation()) or store.identity() is not None:
+    now, said = encoder.truncation, store.app_provenance()
+    if store.identity() is not None:
         return []
-    if now.max_chars is not None and now.max_chars == store.app_provenance().cap:
+    if now == cut.settled(Truncation()):
+        if not said.unread or cut.max_chars is not None:
+            return []
+        return [
+            f"{store.path}: the application's table of provenance says {said.unread!r} where the number of letters "
+            "stands; all letters are encoded (--max-chars N for the first N)"
+        ]
+    if now.max_chars is not None and now.max_chars == said.cap:
         why = ", as the application's table of provenance says"
     else:
         why = f", as in {others.of(now)}" if others.of(now) else ""

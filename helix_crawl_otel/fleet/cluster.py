@@ -51,6 +51,8 @@ NOT_JOINED = (
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
 
 _OF_LOCAL = {
+    # As on one machine; Ray's default is 15, so that whatever else runs here is served first.
+    "RAY_worker_niceness": "0",
     # Every port on loopback; the name is of the systems where that is Ray's default.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # No process that waits for work which never comes.

@@ -50,10 +50,12 @@ class VectorProvenance:
     Args:
         cap: Letters of a text that were encoded; `None` where it is not said, or there is no cap.
         dim: Numbers of a vector; `None` where it is not said.
+        unread: What stands there for the cap and is no number, such as `2 k`; empty for nothing.
     """
 
     cap: int | None = None
     dim: int | None = None
+    unread: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class _Column:
     name: str
     kind: str
     is_needed: bool  # a row cannot be without
+    refers: bool = False  # to a row of another table
 
     def is_of(self, ends: tuple[str, ...]) -> bool:
         words = self.name.lower()
@@ -74,14 +77,16 @@ def read_provenance(connection: sqlite3.Connection) -> VectorProvenance:
     Raises:
         sqlite3.Error: The file cannot be read.
     """
-    for table, columns in _tables(connection):
-        cap, dim = (_count(_last(connection, table, columns, _MEANINGS[name])) for name in ("cap", "dim"))
-        if cap is not None:
-            return VectorProvenance(cap, dim)
-        named = _keys_and_values(connection, table, columns)
-        if (cap := _named(named, _CAPS)) is not None:
-            return VectorProvenance(cap, _named(named, _MEANINGS["dim"]))
-    return VectorProvenance()
+    unread = ""
+    for table, columns in _tables(connection, ("table", "view")):
+        cap, dim = (_last(connection, table, columns, _MEANINGS[name]) for name in ("cap", "dim"))
+        if _count(cap) is None:
+            named = _keys_and_values(connection, table, columns)
+            cap, dim = (cap or _named(named, _CAPS)), _named(named, _MEANINGS["dim"])
+        if (number := _count(cap)) is not None:
+            return VectorProvenance(number, _count(dim))
+        unread = unread or ("" if cap is None or _is_none(cap) else str(cap)[:40])
+    return VectorProvenance(unread=unread)
 
 
 def append_provenance(connection: sqlite3.Connection, values: Mapping[str, object]) -> str:
@@ -95,13 +100,16 @@ def append_provenance(connection: sqlite3.Connection, values: Mapping[str, objec
     Returns:
         What stood in the way; empty where there is no such table, or the row is there.
     """
-    for table, columns in _tables(connection):
+    for table, columns in _tables(connection, ("table",)):
         if not any(column.is_of(_CAPS) for column in columns):
             continue
-        row = {column.name: value for column in columns if (value := _value(column, values)) is not None}
+        own = [column for column in columns if not column.refers]
+        row = {column.name: value for column in own if (value := _value(column, values)) is not None}
         lacking = [column.name for column in columns if column.is_needed and column.name not in row]
         if lacking:
             return f"its table {table} needs a {' and a '.join(lacking)} in each row, which only the app can say"
+        if not row:
+            return ""  # it has a column for the cap alone, and there is none
         names, marks = ", ".join(map(_quoted, row)), ", ".join("?" * len(row))
         try:
             connection.execute(f"INSERT INTO {_quoted(table)} ({names}) VALUES ({marks})", tuple(row.values()))
@@ -111,16 +119,24 @@ def append_provenance(connection: sqlite3.Connection, values: Mapping[str, objec
     return ""
 
 
-def _tables(connection: sqlite3.Connection) -> Iterator[tuple[str, list[_Column]]]:
-    sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND lower(name) LIKE '%provenance%' ORDER BY name"
-    for (name,) in connection.execute(sql).fetchall():
-        rows = connection.execute(f"PRAGMA table_info({_quoted(name)})").fetchall()
+def _tables(connection: sqlite3.Connection, kinds: tuple[str, ...]) -> Iterator[tuple[str, list[_Column]]]:
+    sql = "SELECT name, type FROM sqlite_master WHERE lower(name) LIKE '%provenance%' ORDER BY name"
+    for name, kind in connection.execute(sql).fetchall():
+        if kind not in kinds:
+            continue
+        try:
+            rows = connection.execute(f"PRAGMA table_info({_quoted(name)})").fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such" not in str(error):
+                raise
+            continue  # a view of a table that is gone, a module that only the app has
+        referring = {row[3] for row in connection.execute(f"PRAGMA foreign_key_list({_quoted(name)})")}
         columns = []
-        for _, column, kind, not_null, default, key in rows:
+        for _, column, type_of, not_null, default, key in rows:
             # SQLite numbers a row itself where its only key is an integer.
-            is_number = key and str(kind).upper() == "INTEGER" and sum(row[5] > 0 for row in rows) == 1
+            is_number = key and str(type_of).upper() == "INTEGER" and sum(row[5] > 0 for row in rows) == 1
             is_needed = bool(not_null or key) and default is None and not is_number
-            columns.append(_Column(str(column), str(kind).upper(), is_needed))
+            columns.append(_Column(str(column), str(type_of).upper(), is_needed, column in referring))
         yield str(name), columns
 
 
@@ -156,17 +172,25 @@ def _keys_and_values(connection: sqlite3.Connection, table: str, columns: list[_
     return found
 
 
-def _named(found: Mapping[str, object], ends: tuple[str, ...]) -> int | None:
-    return next((_count(value) for key, value in found.items() if _Column(str(key), "", False).is_of(ends)), None)
+def _named(found: Mapping[str, object], ends: tuple[str, ...]) -> object:
+    return next((value for key, value in found.items() if _Column(str(key), "", False).is_of(ends)), None)
 
 
 def _count(value: object) -> int | None:
     """A number of letters, or of a vector's numbers; `None` for what is none."""
     try:
-        number = int(str(value))
+        number = float(str(value).strip())
     except ValueError:
         return None
-    return number if 0 < number <= _MOST else None
+    return int(number) if 0 < number <= _MOST and number.is_integer() else None
+
+
+def _is_none(value: object) -> bool:
+    """Whether it says that there is no cap: a number below 1, or a word."""
+    try:
+        return float(str(value).strip()) < 1
+    except ValueError:
+        return str(value).strip().lower() in ("", "none", "null", "off")
 
 
 def _value(column: _Column, values: Mapping[str, object]) -> Any:

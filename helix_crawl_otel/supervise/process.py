@@ -48,6 +48,9 @@ class ProcessHandle(Protocol):
     def poll(self) -> int | None:
         """Its code, `None` while it runs."""
 
+    def end_rest(self) -> None:
+        """It has ended by itself: end what it has left running."""
+
     def interrupt(self) -> None:
         """What a terminal sends it on Ctrl-C."""
 
@@ -101,15 +104,16 @@ class WorkerProcess:
         return self._popen.returncode
 
     def poll(self) -> int | None:
-        """Its code, `None` while it runs. What it left running in its group is ended with it."""
-        code = self._popen.poll()
-        if code is not None:
-            if self._job is not None:
-                self._job.close()
-            elif sys.platform != "win32":
-                self._signal_group(signal.SIGKILL)
-            self._dismiss_guard()
-        return code
+        """Its code, `None` while it runs."""
+        return self._popen.poll()
+
+    def end_rest(self) -> None:
+        """End what it has left running in its group, once it has ended by itself."""
+        if self._job is not None:
+            self._job.close()
+        elif sys.platform != "win32":
+            self._signal_group(signal.SIGKILL)
+        self._dismiss_guard()
 
     def interrupt(self) -> None:
         """What a terminal sends it on Ctrl-C."""

@@ -188,7 +188,7 @@ class Slot:
             return
         if decision.t < worker.started_at or not worker.has_shard(decision.shard):
             return
-        if worker.process.poll() is not None:
+        if worker.exit_code is not None:
             return  # it has just ended by itself
         kind = decision.kind
         if decision.what is DecisionKind.HANG or kind is None:
@@ -237,8 +237,8 @@ class Slot:
         assert worker is not None
         if worker.progressed():
             self._budget.progressed()
-        code = worker.process.poll()
-        if code is not None:
+        if (code := worker.exit_code) is not None:
+            worker.process.end_rest()
             self._ended(worker, code)
         elif self._hang is not None:
             self._look_at_hang(worker, self._hang)

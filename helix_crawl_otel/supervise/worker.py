@@ -51,6 +51,17 @@ JOIN_SECONDS = 0.5
 
 LONGEST_REASON = 500
 
+IDLE_SECONDS = 30.0
+"""For so long a process that outlives its job may be in no batch; a daemon that nobody asks any more is ended then."""
+
+_AT_WORK = (
+    messages.OpenShard,
+    messages.StartBatch,
+    messages.FinishBatch,
+    messages.RecordBatch,
+    messages.CloseShard,
+)
+
 _NUMBERED = re.compile(r" \([2-9]\d*\)\Z")
 
 
@@ -263,6 +274,7 @@ class IncomingMessages:
         self.is_child = False  # the driver's own processes have started it; likewise
         self.is_of_pool = False  # a `Pool` of theirs; likewise
         self.heard_at = run.clock()  # when its driver last said anything; set by the reader thread
+        self.encoded_at = self.heard_at  # when it began or ended a shard or a batch last; likewise
         self._run = run
         self._pipeline = run.pipeline
         self._mail = mail
@@ -292,6 +304,8 @@ class IncomingMessages:
                 return
             if not isinstance(message, messages.Memory):  # told by a thread that lives on while the driver hangs
                 self.heard_at = self._run.clock()
+            if isinstance(message, _AT_WORK):
+                self.encoded_at = self.heard_at
             self._take(message if not self._trusts_boundaries else self._named(message))
             if self._run.job.said(self.worker, self, message):
                 self._has_progressed.set()
@@ -366,7 +380,7 @@ class IncomingMessages:
                     if self._is_pausing:
                         self._mail.send(messages.Pause())
             case messages.StartWorker(device, reason):
-                pid = self.hello.pid if self.hello else 0
+                pid = self.pid or 0
                 self._pipeline.start_worker(self.worker, device, reason, pid)
             case messages.LastWords(reason):
                 self.last_words = replace(message, reason=reason[:LONGEST_REASON])
@@ -387,7 +401,7 @@ class IncomingMessages:
                 self._encoded[shard] = 0
                 if device != self.device:
                     self.device = device
-                    self._run.worker_placed(self.worker, device, self.hello.pid if self.hello else 0)
+                    self._run.worker_placed(self.worker, device, self.pid or 0)
                 self._run.emit(events.ShardStarted(self._run.clock(), shard, self.worker, device, None))
             self._pipeline.open_shard(shard, self.worker, device, message.can_take)
         self._mail.send(messages.ShardOpened(message.request, leave))
@@ -520,6 +534,15 @@ class IncomingMessages:
     def has_own_shard(self) -> bool:
         """Whether the driver's process itself is in a shard."""
         return bool(self._encoded)
+
+    def is_at_work(self, since: float) -> bool:
+        """Whether it is in a batch, or has begun or ended one or a shard since then."""
+        return self.encoded_at >= since or self.has_batch()
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process, once it has said hello."""
+        return self.hello.pid if self.hello else None
 
     def understands(self) -> bool:
         """Whether the worker takes messages: it has said hello, and in our version. Another one runs by itself."""
@@ -725,7 +748,7 @@ class Worker:
         if not self.is_ours:
             link.close()
             # Of the process that was started here the exit code tells whether its work is done.
-            incoming.drop(by_itself=incoming.hello is not None and incoming.hello.pid != self.process.pid)
+            incoming.drop(by_itself=incoming.pid not in (None, self.process.pid))
             if incoming.worker != self._slot and incoming.hello is not None:
                 why = "its channel is closed" if incoming.leaving is None else "recycle"
                 device = incoming.device or self._start.device
@@ -753,6 +776,20 @@ class Worker:
             link.is_read(1.0)
 
     # -- what they have said ------------------------------------------------------------------------------------------
+
+    @property
+    def exit_code(self) -> int | None:
+        """The code of the process that was started here, `None` while the worker runs.
+
+        A job that has ended well may have left others at work, as a shell script does that waits for none of them. It
+        is over when they have ended as well, or have encoded nothing for a while.
+        """
+        code = self.process.poll()
+        since = self._run.clock() - self._run.scaled(IDLE_SECONDS)
+        left = (link.incoming for link in self.links if not link.has_ended)
+        if code == 0 and any(incoming.pid != self.process.pid and incoming.is_at_work(since) for incoming in left):
+            return None
+        return code
 
     @property
     def links(self) -> list[ProcessLink]:

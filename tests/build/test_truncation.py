@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from helix_crawl_otel.build.agreement import adopt_or_refuse, known_truncation, refuse_another
+from helix_crawl_otel.build.agreement import (
+    adopt_or_refuse,
+    known_truncation,
+    refuse_another,
+    told_of_truncation,
+)
 from helix_crawl_otel.build.begun_shards import BegunShards
 from helix_crawl_otel.encoders.base import Encoder, ModelError
 from helix_crawl_otel.encoders.hashing import HashingEncoder
@@ -122,6 +127,42 @@ def test_a_dimension_that_would_explain_vectors_is_named(
     assert says in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "tells"), [("2,000", True), ("2 k", True), ("off", False), ("0", False), ("-1", False)]
+)
+def test_a_cap_that_cannot_be_read_is_told_of(work: Path, said: str, *, tells: bool) -> None:
+    """All letters are encoded then, which the application may not have meant."""
+    sql(write_genome(work), "CREATE TABLE provenance (char_cap TEXT)", f"INSERT INTO provenance VALUES ({said!r})")
+    encoder = TruncatedEncoder(HashingEncoder())
+    with closing(opened(work)) as store:
+        assert known_truncation(store, TruncationWish(), encoder, BegunShards()) == Truncation()
+        notes = told_of_truncation(store, encoder, TruncationWish(), BegunShards())
+        assert [f"says {said!r} where the number of letters stands" in note for note in notes] == [True] * tells
+        assert told_of_truncation(store, encoder, TruncationWish(0), BegunShards()) == [], "the operator has said it"
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "row"),
+    [
+        ("CREATE TABLE provenance (char_cap INTEGER)", {"model": "m"}, None),
+        ("CREATE TABLE provenance (model TEXT REFERENCES models (name), char_cap INTEGER)", {"model": "m"}, None),
+        (
+            "CREATE TABLE provenance (model TEXT REFERENCES models (name), char_cap INTEGER)",
+            {"model": "m", "cap": 5},
+            (None, 5),
+        ),
+    ],
+)
+def test_a_row_of_provenance_says_nothing_of_another_table(
+    work: Path, table: str, values: Mapping[str, object], row: tuple[object, ...] | None
+) -> None:
+    """And where nothing is left to be said there is none."""
+    sql(write_genome(work), table)
+    with closing(opened(work)) as store:
+        assert store.note_app_provenance(values) == ""
+    assert rows(work, "SELECT * FROM provenance") == ([] if row is None else [row])
+
+
 def test_a_shard_goes_on_with_its_own_cap_and_refuses_another(work: Path) -> None:
     """It is part of the encoder's identity."""
     with closing(opened(write_genome(work))) as store:
@@ -177,6 +218,23 @@ KEYS = "CREATE TABLE vector_provenance (key TEXT PRIMARY KEY, value_json TEXT)"
                 "INSERT INTO dense_provenance VALUES ('64')",
             ),
             64,
+        ),
+        (("CREATE TABLE provenance (char_cap REAL)", "INSERT INTO provenance VALUES (2000.0)"), 2000),
+        (
+            (
+                "CREATE TABLE made (cap INTEGER)",
+                "INSERT INTO made VALUES (700)",
+                "CREATE VIEW provenance AS SELECT cap AS char_cap FROM made",
+            ),
+            700,
+        ),
+        (
+            (
+                "CREATE TABLE made (cap INTEGER)",
+                "CREATE VIEW provenance AS SELECT cap AS char_cap FROM made",
+                "DROP TABLE made",
+            ),
+            None,
         ),
         (("CREATE TABLE provenance (gene_id TEXT, source TEXT)",), None),
         (("CREATE TABLE provenance (char_cap INTEGER)",), None),

@@ -133,6 +133,7 @@ def nodes_of(folder: Path, names: tuple[str, ...] = ("n1", "n2", "n3")) -> Itera
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
             "RAY_prestart_worker_first_driver": "0",
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "1000",

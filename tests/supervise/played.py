@@ -68,6 +68,9 @@ class PlayedWorker:
         """See `ProcessHandle`."""
         return self.exit_code
 
+    def end_rest(self) -> None:
+        """See `ProcessHandle`."""
+
     def interrupt(self) -> None:
         """See `ProcessHandle`."""
         self.interrupts += 1

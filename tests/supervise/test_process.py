@@ -59,12 +59,14 @@ def test_what_a_worker_has_started_ends_with_it(tmp_path: Path, where: str) -> N
 
 @finds
 def test_what_a_worker_leaves_behind_in_its_group_is_ended(tmp_path: Path) -> None:
-    """It has ended by itself; its child holds memory that the next worker needs."""
+    """It has ended by itself; its child holds memory that the next worker needs. Not before that is asked for."""
     told = tmp_path / "pid"
     process = _start("-c", FAMILY, str(told), "beside", "leaves")
     _wait(lambda: process.poll() is not None)
     child = int(told.read_text())
     assert process.exit_code == 0
+    assert is_running(child)
+    process.end_rest()
     _wait(lambda: not is_running(child))
 
 

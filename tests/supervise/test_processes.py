@@ -12,6 +12,7 @@ from helix_crawl_otel.policy.model import REMEDIES
 from helix_crawl_otel.policy.policy import Policy
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.slot import LEAVE_SECONDS, Phase
+from helix_crawl_otel.supervise.worker import IDLE_SECONDS
 from tests.supervise.played import PlayedWorker
 from tests.supervise.stage import Stage
 from tests.watch.rig import GENES, LOW, SLOW
@@ -204,6 +205,40 @@ def test_a_process_that_dies_in_a_shard(family: Family, *, goes_on: bool) -> Non
     else:
         (crash,) = family.of(events.Crash)
         assert crash.why == "one of its processes died in shard a, and it ended as if it were done"
+
+
+def test_a_process_that_outlives_its_job_is_waited_for(family: Family) -> None:
+    """A script that waits for none of them has ended well: they are not ended with it, also between two shards."""
+    child = family.child()
+    opened(child, "a")
+    family.worker.leave(0)
+    for shard in ("a", "b"):
+        family.batch(child, shard)
+        family.turn()
+        assert family.slot.phase is Phase.RUNNING, shard
+        child.close(shard)
+        family.turn()
+        assert family.slot.phase is Phase.RUNNING, "it may begin another one"
+        if shard == "a":
+            opened(child, "b")
+    child.leave(0)
+    family.until(lambda: family.slot.phase is Phase.OVER)
+    assert len(family.workers) == 1
+    assert family.of(events.Crash) == []
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(0, IDLE_SECONDS + 1.0), (1, 0.0)])
+def test_a_process_that_outlives_its_job_and_does_nothing_is_ended(family: Family, code: int, seconds: float) -> None:
+    """A daemon that nobody asks any more; and whatever a job leaves that has failed."""
+    child = family.child()
+    opened(child, "a")
+    family.batch(child, "a")
+    family.worker.leave(code)
+    family.clock.now += seconds
+    child.say(messages.Boundary("a", "cuda:0", None, None, None))
+    child.sync()
+    family.until(lambda: family.of(events.Crash))
+    child.hang_up()
 
 
 def test_a_pool_whose_process_dies_waits_for_ever(family: Family) -> None:
