@@ -30,7 +30,16 @@ from helix_crawl_otel.console.options import read_common_options
 from helix_crawl_otel.console.run_metrics import RunMetrics
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, PAUSED, Refusal
 from helix_crawl_otel.fleet.cluster import Actor, Node
-from helix_crawl_otel.fleet.driver import END_SECONDS, LOOK_SECONDS, NODES_SECONDS, WAIT_SECONDS, Nodes, why_lost
+from helix_crawl_otel.fleet.driver import (
+    END_SECONDS,
+    HEAD_SECONDS,
+    LOOK_SECONDS,
+    NODES_SECONDS,
+    START_SECONDS,
+    WAIT_SECONDS,
+    Nodes,
+    why_lost,
+)
 from helix_crawl_otel.fleet.host import Speaker
 from helix_crawl_otel.formats import count, duration
 from helix_crawl_otel.interrupts import Interrupts
@@ -148,6 +157,7 @@ class _Copy:
         node: Where it is.
         actor: Its process.
         heard_at: When it last said anything.
+        is_begun: Its process is there.
     """
 
     number: int
@@ -155,6 +165,7 @@ class _Copy:
     node: Node
     actor: Actor
     heard_at: float
+    is_begun: bool = False
 
 
 class JobFleet:
@@ -242,8 +253,9 @@ class JobFleet:
             pass
         now = self._clock()
         for copy in list(self._running.values()):
-            if now - copy.heard_at > self._lease_seconds:
-                self._lost(copy, f"nothing was heard of it for {duration(self._lease_seconds)}")
+            most = self._lease_seconds if copy.is_begun else max(START_SECONDS, self._lease_seconds)
+            if now - copy.heard_at > most:
+                self._lost(copy, f"nothing was heard of it for {duration(most)}")
         if now - self._looked_at > NODES_SECONDS:
             self._look_at_nodes()
         if self._ends_at is not None and now > self._ends_at:
@@ -263,15 +275,23 @@ class JobFleet:
         self._times = times
         self._emit(events.Interrupted(self._clock(), times))
         self._ends_at = self._ends_at or self._clock() + END_SECONDS
-        for copy in self._running.values():
-            copy.actor.call("tell", {"do": "pause"}, lambda told: None)
+        for copy in list(self._running.values()):
+            if copy.is_begun:
+                copy.actor.call("tell", {"do": "pause"}, lambda told: None)
+            else:
+                copy.actor.kill()
+                del self._running[copy.place]
+                self._codes[copy.number] = PAUSED
 
     def _look_at_nodes(self) -> None:
         self._looked_at = self._clock()
-        nodes = self._cluster.nodes()
+        nodes = self._nodes()
+        if nodes is None:
+            self._cut_off("the cluster's head does not answer")
+            return
         if self._cluster.own_node not in ("", *(node.id for node in nodes)):
-            self._ends_at = self._clock()  # nobody is left who could be asked to end
-            self.reasons[-1] = "Ray has ended on the machine where the command was typed"
+            self._cut_off("Ray has ended on the machine where the command was typed")
+            return
         has_cards = self._on_cards and any(node.cards for node in nodes)
         self._places = {}
         for node in nodes:
@@ -282,6 +302,24 @@ class JobFleet:
         for copy in list(self._running.values()):
             if all(node.id != copy.node.id for node in nodes):
                 self._lost(copy, "its node is gone")
+
+    def _nodes(self) -> list[Node] | None:
+        """Those that are alive; `None` where the head does not say."""
+        found: list[list[Node]] = []
+        thread = threading.Thread(
+            target=lambda: found.append(self._cluster.nodes()), name="helix-crawl-nodes", daemon=True
+        )
+        thread.start()
+        thread.join(HEAD_SECONDS)
+        return found[0] if found else None
+
+    def _cut_off(self, reason: str) -> None:
+        """Nobody is left who could be asked to end."""
+        self._ends_at = self._ends_at or self._clock()
+        self.reasons[-1] = reason
+        for copy in self._running.values():
+            self._codes[copy.number] = PAUSED
+        self._running.clear()
 
     def _start(self, number: int, place: str) -> None:
         node = self._places[place]
@@ -295,7 +333,11 @@ class JobFleet:
             "device": "cuda:0" if is_card else "cpu",
             "environ": {**self._begin["environ"], SLOT: str(number), SLOTS: str(self._number)},
         }
-        actor.call("begin", begin, self._hear(copy, lambda copy, nothing: self._listen(copy)))
+        actor.call("begin", begin, self._hear(copy, lambda copy, nothing: self._has_begun(copy)))
+
+    def _has_begun(self, copy: _Copy) -> None:
+        copy.is_begun = True
+        self._listen(copy)
 
     def _listen(self, copy: _Copy) -> None:
         copy.actor.call("exchange", {"seconds": WAIT_SECONDS}, self._hear(copy, self._heard))

@@ -98,6 +98,7 @@ def test_results_are_the_same_bytes_and_uninstrument_gives_back_the_same_attribu
             model.encode(given, batch_size=8, normalize_embeddings=True).tobytes(),
             tensors.numpy().tobytes(),
             cross.predict(pairs).tobytes(),
+            repr(cross.rank("w1 w2", given, batch_size=4)).encode(),
             sparse.encode(given).to_dense().numpy().tobytes(),
         ]
 
@@ -271,7 +272,10 @@ def test_calls_of_several_threads(watched: Watched) -> None:
         ("/tmp/ipykernel_4242/1234567.py", "cell 1234567"),
         ("<ipython-input-3-0123456789ab>", "cell 3"),
         ("<stdin>", "stdin"),
+        ("<string>", "string"),
         ("<frozen runpy>", ""),
+        ("/usr/lib/python3/dist-packages/library/encode.py", ""),
+        (str(Path.cwd() / "job.pyz" / "__main__.py"), "job.pyz/__main__.py"),
         (threading.__file__, ""),
         (pytest.__file__, ""),
         (calls.__file__, ""),

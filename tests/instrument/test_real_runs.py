@@ -11,7 +11,7 @@ import pytest
 
 from tests.build.rig import COMMAND, Done, Rig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 RUN = [*COMMAND, "run", "--no-metrics", "--json", "--window", "4", "--clock-rate", "25"]
 
