@@ -230,7 +230,8 @@ def test_a_process_that_outlives_its_job_is_waited_for(family: Family) -> None:
 @pytest.mark.parametrize("comes", [True, False])
 def test_a_process_that_has_not_come_in_when_its_job_ends_gets_time_for_it(comes: bool) -> None:
     """On a busy machine it takes a while to import what it needs; what never comes is ended with the job."""
-    with Family() as family:
+    family = Family()
+    with family:
         driver = family.begin()
         driver.leaves_rest = True
         driver.leave(0)
