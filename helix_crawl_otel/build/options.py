@@ -76,19 +76,21 @@ def add_truncation_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("as the application encodes")
     group.add_argument(
         "--max-chars",
-        "--dense-passage-char-cap",
         metavar="N|off",
         help="encode the first N letters of a gene, as the Helix/Cymatix app does with its dense_passage_char_cap "
-        "(2000); off: all of them; default: what the shard says, else the cap with which its vectors agree, else a "
-        "table of provenance, else what the other shards say, else off",
+        "(2000; also --dense-passage-char-cap); off: all of them; default: what the shard says, else the cap with "
+        "which its vectors agree, else a table of provenance, else what the other shards say, else off",
     )
     group.add_argument(
         "--dim",
-        "--dense-embedding-dim",
         metavar="N",
-        help="keep the first N numbers of a vector, of length 1 again, as the app does with its dense_embedding_dim; "
-        "default: what the shard says, else as many as its vectors have, else those of the other shards, else all",
+        help="keep the first N numbers of a vector, of length 1 again, as the app does with its dense_embedding_dim "
+        "(also --dense-embedding-dim); default: what the shard says, else as many as its vectors have, else those of "
+        "the other shards, else all",
     )
+    # The application's names, where a line of its own in the help would be wider than a narrow terminal.
+    for alias, option in (("--dense-passage-char-cap", "max_chars"), ("--dense-embedding-dim", "dim")):
+        group.add_argument(alias, dest=option, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 class _FaultOption(argparse.Action):
