@@ -410,11 +410,19 @@ def doubtful_variables(environ: Mapping[str, str] | None = None) -> list[str]:
             found.append(f"{name} is set, which is no variable of helix-crawl and changes nothing{near}")
     for row in KNOBS:
         given = {name: text for name in (row.variable, *row.aliases) if (text := environ.get(name, "").strip())}
-        if len(set(given.values())) > 1:
+        if len({_meant(row, name, text) for name, text in given.items()}) > 1:
             first, *others = given
             said = " and ".join(f"{name} is {given[name][:80]!r}" for name in others)
             found.append(f"{first} is {given[first][:80]!r} and {said}; {first} holds")
     return found
+
+
+def _meant(row: Knob, name: str, text: str) -> Value:
+    """The value of a variable; of one that is not accepted its text."""
+    try:
+        return row.parse(name, text)
+    except ConfigError:
+        return text
 
 
 def _is_misspelt(name: str) -> bool:

@@ -48,6 +48,9 @@ class ProcessHandle(Protocol):
     def poll(self) -> int | None:
         """Its code, `None` while it runs."""
 
+    def has_rest(self) -> bool:
+        """It has ended by itself: whether something that it has started runs on, as far as that is known."""
+
     def end_rest(self) -> None:
         """It has ended by itself: end what it has left running."""
 
@@ -106,6 +109,18 @@ class WorkerProcess:
     def poll(self) -> int | None:
         """Its code, `None` while it runs."""
         return self._popen.poll()
+
+    def has_rest(self) -> bool:
+        """Whether something of its group runs on, once it has ended by itself. Windows does not tell."""
+        if sys.platform == "win32":
+            return False
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # of another user by now
+            pass
+        return True
 
     def end_rest(self) -> None:
         """End what it has left running in its group, once it has ended by itself."""

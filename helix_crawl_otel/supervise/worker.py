@@ -687,6 +687,7 @@ class Worker:
         self._listener = listener
         self._lock = threading.Lock()
         self._links: dict[str, ProcessLink] = {}  # the newest of each name
+        self._over_at: float | None = None  # when it was seen to have ended, with others of it that nobody knows yet
 
     # -- its processes ------------------------------------------------------------------------------------------------
 
@@ -782,10 +783,14 @@ class Worker:
         """The code of the process that was started here, `None` while the worker runs.
 
         A job that has ended well may have left others at work, as a shell script does that waits for none of them. It
-        is over when they have ended as well, or have encoded nothing for a while.
+        is over when they have ended as well, or have encoded nothing for a while. Where nobody has come in yet they get
+        as long for that.
         """
-        code = self.process.poll()
-        since = self._run.clock() - self._run.scaled(IDLE_SECONDS)
+        code, now = self.process.poll(), self._run.clock()
+        since = now - self._run.scaled(IDLE_SECONDS)
+        if code == 0 and not self.is_ours and not self.has_said_hello and self.process.has_rest():
+            self._over_at = now if self._over_at is None else self._over_at
+            return None if self._over_at >= since else code
         left = (link.incoming for link in self.links if not link.has_ended)
         if code == 0 and any(incoming.pid != self.process.pid and incoming.is_at_work(since) for incoming in left):
             return None

@@ -43,7 +43,14 @@ OF_A_SHELL = re.compile(
 )
 """What has no place in a block for PowerShell, 5.1 included."""
 
-WITHOUT = {("resume-and-verify", "kill -TERM"): "Windows has no such signal, and the page says so"}
+_LINUX = "clusters of several machines are of Linux, and the page says so"
+WITHOUT = {
+    ("resume-and-verify", "kill -TERM"): "Windows has no such signal, and the page says so",
+    ("several-machines", "pip install"): _LINUX,
+    ("several-machines", "export RAY_"): _LINUX,
+    ("several-machines", "kubectl create"): "typed where kubectl is; the commands are those of the pods",
+    ("several-machines", "sbatch"): _LINUX,
+}
 """Blocks that have no other form, by page and beginning, with the reason."""
 
 OTHER_PROGRAM = ("--notify",)

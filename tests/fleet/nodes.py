@@ -30,6 +30,9 @@ OPTIONS = (
 
 NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 1024**2, "include_dashboard": False}
 
+TOKEN = secrets.token_hex(32)
+"""Of all clusters of this process: Ray reads it once."""
+
 
 @dataclass
 class FleetNodes:
@@ -131,7 +134,7 @@ def nodes_of(folder: Path, names: tuple[str, ...] = ("n1", "n2", "n3")) -> Itera
         variables = {
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_AUTH_TOKEN": TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
             "RAY_prestart_worker_first_driver": "0",

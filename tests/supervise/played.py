@@ -37,6 +37,7 @@ class PlayedWorker:
         ended_code: Its exit code when it is ended.
         may_end: What `end` waits for.
         interrupts: How often it got what a terminal sends.
+        leaves_rest: What it has started runs on once it has ended.
         processor: Seconds that it has used of the processor.
     """
 
@@ -46,6 +47,7 @@ class PlayedWorker:
         self.environ = dict(environ)
         self.told: list[Message] = []
         self.survives = False
+        self.leaves_rest = False
         self.ended_code = -15
         self.may_end = threading.Event()
         self.may_end.set()
@@ -67,6 +69,10 @@ class PlayedWorker:
     def poll(self) -> int | None:
         """See `ProcessHandle`."""
         return self.exit_code
+
+    def has_rest(self) -> bool:
+        """See `ProcessHandle`."""
+        return self.leaves_rest
 
     def end_rest(self) -> None:
         """See `ProcessHandle`."""

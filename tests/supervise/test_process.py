@@ -66,6 +66,7 @@ def test_what_a_worker_leaves_behind_in_its_group_is_ended(tmp_path: Path) -> No
     child = int(told.read_text())
     assert process.exit_code == 0
     assert is_running(child)
+    assert process.has_rest() == (sys.platform != "win32")
     process.end_rest()
     _wait(lambda: not is_running(child))
 

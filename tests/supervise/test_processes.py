@@ -227,6 +227,30 @@ def test_a_process_that_outlives_its_job_is_waited_for(family: Family) -> None:
     assert family.of(events.Crash) == []
 
 
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_process_that_has_not_come_in_when_its_job_ends_gets_time_for_it(comes: bool) -> None:
+    """On a busy machine it takes a while to import what it needs; what never comes is ended with the job."""
+    family = Family()
+    with family:
+        driver = family.begin()
+        driver.leaves_rest = True
+        driver.leave(0)
+        family.turn()
+        assert family.slot.phase is Phase.RUNNING
+        family.clock.now += IDLE_SECONDS - 1.0
+        if comes:
+            child = family.child()
+            opened(child, "a")
+            family.clock.now += IDLE_SECONDS - 1.0
+            family.turn()
+            assert family.slot.phase is Phase.RUNNING
+            child.close("a")
+            child.leave(0)
+        family.clock.now += 2.0
+        family.until(lambda: family.slot.phase is Phase.OVER)
+        assert family.of(events.Crash) == []
+
+
 @pytest.mark.parametrize(("code", "seconds"), [(0, IDLE_SECONDS + 1.0), (1, 0.0)])
 def test_a_process_that_outlives_its_job_and_does_nothing_is_ended(family: Family, code: int, seconds: float) -> None:
     """A daemon that nobody asks any more; and whatever a job leaves that has failed."""
