@@ -52,9 +52,10 @@ def test_what_answers_there_is_no_head(
     answer: bytes | None, why: str, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Typed, or left behind by a cluster that this machine had joined."""
-    with something_at(answer) as address, pytest.raises(ClusterError, match=why) as caught:
+    with something_at(answer) as address:
         monkeypatch.setenv("RAY_ADDRESS", address)
-        check_cluster("auto" if by == "auto" else address)
+        with pytest.raises(ClusterError, match=why) as caught:
+            check_cluster("auto" if by == "auto" else address)
     assert address in str(caught.value)
 
 
