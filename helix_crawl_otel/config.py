@@ -316,7 +316,13 @@ RESUMABLE_VARIABLE = "HELIX_CRAWL_RESUMABLE"
 PROGRESS_VARIABLE = "HELIX_CRAWL_PROGRESS_JOB"
 """What the process that watches a progress bar is to start, as JSON. Set by the supervisor."""
 
-_OTHERS = (CHANNEL_VARIABLE, "HELIX_CRAWL_NOTIFY", SHARD_VARIABLE, RESUMABLE_VARIABLE, PROGRESS_VARIABLE)
+_OF_A_FLEET = ("HELIX_CRAWL_SLOT", "HELIX_CRAWL_SLOTS")
+"""Which copy of a job under `run --ray` a process is, and of how many."""
+
+_OTHERS = (
+    *(CHANNEL_VARIABLE, "HELIX_CRAWL_NOTIFY", SHARD_VARIABLE, RESUMABLE_VARIABLE, PROGRESS_VARIABLE),
+    *_OF_A_FLEET,
+)
 """Variables of ours that are no knobs."""
 
 _PREFIXES = ("DENSE_", "BFM_CRAWL_", "CRAWL_")
