@@ -316,7 +316,13 @@ RESUMABLE_VARIABLE = "HELIX_CRAWL_RESUMABLE"
 PROGRESS_VARIABLE = "HELIX_CRAWL_PROGRESS_JOB"
 """What the process that watches a progress bar is to start, as JSON. Set by the supervisor."""
 
-_OTHERS = (CHANNEL_VARIABLE, "HELIX_CRAWL_NOTIFY", SHARD_VARIABLE, RESUMABLE_VARIABLE, PROGRESS_VARIABLE)
+_OF_A_FLEET = ("HELIX_CRAWL_SLOT", "HELIX_CRAWL_SLOTS")
+"""Which copy of a job under `run --ray` a process is, and of how many."""
+
+_OTHERS = (
+    *(CHANNEL_VARIABLE, "HELIX_CRAWL_NOTIFY", SHARD_VARIABLE, RESUMABLE_VARIABLE, PROGRESS_VARIABLE),
+    *_OF_A_FLEET,
+)
 """Variables of ours that are no knobs."""
 
 _PREFIXES = ("DENSE_", "BFM_CRAWL_", "CRAWL_")
@@ -410,11 +416,19 @@ def doubtful_variables(environ: Mapping[str, str] | None = None) -> list[str]:
             found.append(f"{name} is set, which is no variable of helix-crawl and changes nothing{near}")
     for row in KNOBS:
         given = {name: text for name in (row.variable, *row.aliases) if (text := environ.get(name, "").strip())}
-        if len(set(given.values())) > 1:
+        if len({_meant(row, name, text) for name, text in given.items()}) > 1:
             first, *others = given
             said = " and ".join(f"{name} is {given[name][:80]!r}" for name in others)
             found.append(f"{first} is {given[first][:80]!r} and {said}; {first} holds")
     return found
+
+
+def _meant(row: Knob, name: str, text: str) -> Value:
+    """The value of a variable; of one that is not accepted its text."""
+    try:
+        return row.parse(name, text)
+    except ConfigError:
+        return text
 
 
 def _is_misspelt(name: str) -> bool:

@@ -98,8 +98,10 @@ def read_ray_options(args: argparse.Namespace, device: str = "auto") -> FleetOpt
     from helix_crawl_otel.fleet.cluster import check_cluster
     from helix_crawl_otel.fleet.run import FleetOptions
 
-    checkpoint = _seconds("--checkpoint", args.checkpoint or CHECKPOINT_SECONDS, 1.0)
-    lease = _seconds("--lease", args.lease or LEASE_SECONDS, 5.0)
+    checkpoint = _seconds("--checkpoint", args.checkpoint, CHECKPOINT_SECONDS, 1.0)
+    lease = _seconds("--lease", args.lease, LEASE_SECONDS, 5.0)
+    if args.stage == "":
+        raise ConfigError("--stage is ''; accepted: a folder of the nodes, on a disk of their own")
     check_cluster(args.ray)
     return FleetOptions(args.ray, args.stage, checkpoint, lease)
 
@@ -135,12 +137,13 @@ def read_job_options(args: argparse.Namespace) -> JobPlaces | None:
 
     if args.slots is not None and not (_COUNT.fullmatch(args.slots) and 1 <= int(args.slots) <= MOST_SLOTS):
         raise ConfigError(f"--slots is {args.slots!r}; accepted: an integer from 1 to {MOST_SLOTS}")
-    lease = _seconds("--lease", args.lease or LEASE_SECONDS, 5.0)
+    lease = _seconds("--lease", args.lease, LEASE_SECONDS, 5.0)
     check_cluster(args.ray)
     return JobPlaces(args.ray, None if args.slots is None else int(args.slots), lease)
 
 
-def _seconds(option: str, text: str, least: float) -> float:
+def _seconds(option: str, given: str | None, default: str, least: float) -> float:
+    text = default if given is None else given
     if not _SECONDS.fullmatch(text) or float(text) < least:
         raise ConfigError(f"{option} is {text!r}; accepted: seconds, a number from {least:g} to 99999")
     return float(text)

@@ -38,7 +38,7 @@ __all__ = ["LOCAL", "Actor", "Cluster", "ClusterError", "Node", "check_cluster",
 AUTO, LOCAL = "auto", "local"
 
 KNOCK_SECONDS = 5.0
-"""For a head to take a connection."""
+"""For a head to take a connection, and to answer."""
 
 OBJECT_STORE_BYTES = 80 * 1024**2
 """The least that Ray takes: nothing of ours is in it."""
@@ -47,6 +47,10 @@ NOT_JOINED = (
     "--ray is auto, but this machine has joined no cluster; accepted: after `ray start --address=HEAD:PORT` here, "
     "HOST:PORT of the head, or local"
 )
+
+_FRAME = b"\0\0\0\4\0\0\0\0\0"
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _FRAME
+"""What a client of gRPC says first, and the frame (of settings) that the server answers with."""
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
 
@@ -102,10 +106,17 @@ def check_cluster(address: str) -> None:
             "--ray needs Ray, which is not installed; `pip install 'helix-crawl-otel[ray]'` brings it; on one machine "
             "--workers needs none"
         )
+    if address == LOCAL:
+        return
+    at = _joined() if address == AUTO else address
+    if at is None or (why := _knock(at)) is None:
+        return
     if address == AUTO:
-        _knock_at_joined()
-    elif address != LOCAL:
-        _knock(address)
+        raise ClusterError(f"{NOT_JOINED}; the last one was at {at}: {why}")
+    raise ClusterError(
+        f"--ray is {address!r}, but no cluster is there: {why}; accepted: the address that `ray start --head` has "
+        "printed, auto on a machine that has joined a cluster, or local"
+    )
 
 
 class Actor:
@@ -219,11 +230,10 @@ def connected(address: str, *, cards: int | None = None) -> Iterator[Cluster]:
                 "_node_ip_address": "127.0.0.1",
                 "_temp_dir": str(folder),
             }
-        import ray
-
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        ray = _imported()
         try:
-            ray.init(address, log_to_driver=False, configure_logging=False, runtime_env=None, **more)
+            with _quiet():
+                ray.init(address, log_to_driver=False, configure_logging=False, runtime_env=None, **more)
         except Exception as error:  # noqa: BLE001 - of many kinds, and each is told in one sentence
             raise ClusterError(_why_not(address, error)) from None
         stack.callback(ray.shutdown)
@@ -245,33 +255,61 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
         change_environment(before)
 
 
-def _knock(address: str) -> None:
-    """Ray itself tries for a minute and more where nobody is."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What Ray writes past Python's log, while it tries to join, is kept from the terminal: the error says it too."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _imported() -> Any:
+    """Ray, which is to say nothing by itself. It sets up its log when it is imported."""
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    return ray
+
+
+def _knock(address: str) -> str | None:
+    """Why no head is there, `None` where one may be. Ray itself tries for minutes, and heeds no interrupt meanwhile."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
-    except OSError as error:
-        why = "it does not answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
-        raise ClusterError(
-            f"--ray is {address!r}, but no cluster is there: {why}; accepted: the address that `ray start --head` has "
-            "printed, auto on a machine that has joined a cluster, or local"
-        ) from None
+        with socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS) as connection:
+            if environment().get("RAY_USE_TLS", "0") == "0":  # else only Ray has the keys to go on
+                connection.settimeout(KNOCK_SECONDS)
+                connection.sendall(_HELLO)
+                if connection.recv(len(_FRAME))[3:4] != _FRAME[3:4]:
+                    return "what answers there is no head of Ray"
+    except TimeoutError:
+        return "it does not answer"
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
 
 
-def _knock_at_joined() -> None:
-    """Of a cluster that this machine had joined and that is gone a file may be left."""
+def _joined() -> str | None:
+    """Address of the cluster that this machine has joined, `None` where only Ray's own way to join one will tell.
+
+    Raises:
+        ClusterError: It has joined none.
+    """
+    _imported()
     services = importlib.import_module("ray._private.services")
     try:
         found = services.get_ray_address_from_environment(AUTO, None)
+    except ConnectionError:
+        raise ClusterError(NOT_JOINED) from None
     except Exception:  # noqa: BLE001 - it is Ray's own way to find out, and may be another one in the next version
-        return
+        return None
     if found is None:
         raise ClusterError(NOT_JOINED)
-    host, _, port = str(found).rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
-    except (OSError, ValueError):
-        raise ClusterError(f"{NOT_JOINED}; the last one was at {found}, and does not answer") from None
+    return str(found)
 
 
 def _why_not(address: str, error: Exception) -> str:

@@ -310,7 +310,9 @@ class TestUnknownVariables:
         told = f"{newer} is '4' and {older} is '6'; {newer} holds"
         assert doubtful_variables({older: "6", newer: "4"}) == [told]
         assert CrawlConfig.from_env({older: "6", newer: "4"}).factor == 4.0
-        assert doubtful_variables({older: " 4", newer: "4 "}) == []
+        assert doubtful_variables({older: " 4", newer: "4.0 "}) == []
+        assert doubtful_variables({"CYMATIX_BFM_CRAWL_ACTION": "CPU", "HELIX_BFM_CRAWL_ACTION": "cpu"}) == []
+        assert len(doubtful_variables({older: "many", newer: "4"})) == 1
 
     def test_it_is_told_once(self, caplog: pytest.LogCaptureFixture) -> None:
         """In somebody's job, however often it asks."""

@@ -137,14 +137,15 @@ ALONE = [sys.executable, "-c", "from opentelemetry.instrumentation.auto_instrume
 
 @pytest.mark.parametrize("command", [notebook, ranks])
 def test_under_opentelemetry_instrument(rig: Rig, command: Callable[[Rig], list[str]]) -> None:
-    """Without a supervisor, on its own clock: each process of the job watches itself."""
+    """Without a supervisor, on its own clock, too slow for the last rung: each process of the job watches itself."""
     if not entry_points(group="opentelemetry_instrumentor", name="helix_crawl"):
         pytest.skip("the package is not installed, and has no entry point")
     quiet = [part for what in ("traces", "metrics", "logs") for part in (f"--{what}_exporter", "none")]
-    done = rig.run([*ALONE, *quiet, *command(rig)], HELIX_CRAWL_WINDOW="4")
+    done = rig.run([*ALONE, *quiet, *command(rig)], HELIX_BFM_CRAWL_WINDOW="4")
     assert done.code == 0, done.errors
     assert [line[:2] for line in lines(rig)] == [[at, 120] for at in range(1 + (command is ranks))]
-    assert all(0 < slow < 48 for _, _, slow in lines(rig))
+    if command is ranks:  # what a kernel logs is in its notebook
+        assert done.errors.count("crawl detected") == 2
 
 
 @pytest.mark.parametrize("calls", ["1", "none"])
