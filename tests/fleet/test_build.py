@@ -129,7 +129,7 @@ def test_a_demoted_shard_is_finished_on_a_cpu_slot(rig: FleetRig) -> None:
     assert all(slot.endswith("/cpu") for slot in spares), spares
 
 
-@pytest.mark.slow  # most of a minute, for its lease has to pass; a holder that is frozen at each step: `test_folder_races`
+@pytest.mark.slow  # most of a minute: its lease has to pass; frozen at each step of a put: `test_folder_races`
 def test_a_node_that_freezes_past_its_lease_writes_nothing_when_it_wakes(rig: FleetRig) -> None:
     """Its shards are finished elsewhere, and are not overwritten."""
     rig.write_shards(6, 2, 25)
