@@ -26,12 +26,14 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from helix_crawl_otel.config import change_environment, environment
 from helix_crawl_otel.console.options import NOTIFY
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.fleet.host import Host, Speaker
+from helix_crawl_otel.interrupts import Interrupts, PausedEarly
 
 __all__ = ["LOCAL", "Actor", "Cluster", "ClusterError", "Node", "check_cluster", "connected"]
 
@@ -47,6 +49,8 @@ NOT_JOINED = (
     "--ray is auto, but this machine has joined no cluster; accepted: after `ray start --address=HEAD:PORT` here, "
     "HOST:PORT of the head, or local"
 )
+
+INTERRUPTED_EARLY = "interrupted while Ray started; nothing was begun, and the same command begins it"
 
 _FRAME = b"\0\0\0\4\0\0\0\0\0"
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _FRAME
@@ -213,9 +217,11 @@ def connected(address: str, *, cards: int | None = None) -> Iterator[Cluster]:
 
     Raises:
         ClusterError: It is not there, is of other versions, or Ray is not installed.
+        PausedEarly: An interrupt came meanwhile. Ray cannot be stopped halfway, so it is ended once it has started.
 
     Threads: the main thread's.
     """
+    heard: SimpleQueue[int] = SimpleQueue()
     change_environment({"RAY_USAGE_STATS_ENABLED": environment().get("RAY_USAGE_STATS_ENABLED", "0")})
     with contextlib.ExitStack() as stack:
         more: dict[str, Any] = {}
@@ -230,13 +236,21 @@ def connected(address: str, *, cards: int | None = None) -> Iterator[Cluster]:
                 "_node_ip_address": "127.0.0.1",
                 "_temp_dir": str(folder),
             }
+        stack.enter_context(Interrupts(heard.put))
         ray = _imported()
         try:
             with _quiet():
                 ray.init(address, log_to_driver=False, configure_logging=False, runtime_env=None, **more)
         except Exception as error:  # noqa: BLE001 - of many kinds, and each is told in one sentence
+            if not heard.empty():
+                raise PausedEarly(INTERRUPTED_EARLY) from None
             raise ClusterError(_why_not(address, error)) from None
+        except SystemExit:  # its handler of SIGTERM, which has ended what it had started
+            raise PausedEarly(INTERRUPTED_EARLY) from None
         stack.callback(ray.shutdown)
+        stack.enter_context(Interrupts(heard.put))  # Ray has laid a handler of its own over it
+        if not heard.empty():
+            raise PausedEarly(INTERRUPTED_EARLY)
         yield Cluster(ray, address)
 
 

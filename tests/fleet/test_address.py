@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from helix_crawl_otel.fleet import cluster
-from helix_crawl_otel.fleet.cluster import ClusterError, check_cluster
+from helix_crawl_otel.fleet.cluster import ClusterError, check_cluster, connected
+from helix_crawl_otel.interrupts import PausedEarly
 
 pytestmark = pytest.mark.fleet
 
@@ -63,3 +65,29 @@ def test_a_server_of_grpc_may_be_a_head() -> None:
     """Its settings come first, with or without some in them."""
     with something_at(b"\0\0\6\4\0\0\0\0\0\0\5\0\0\x40\0") as address:
         check_cluster(address)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("fails", [None, ConnectionError("no head"), SystemExit(1)], ids=repr)
+def test_an_interrupt_while_ray_starts_ends_it_again(
+    number: signal.Signals, fails: BaseException | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray heeds none meanwhile: it is heard, and nothing is begun."""
+    ended: list[str] = []
+
+    class Ray:
+        def init(self, *args: object, **more: object) -> None:
+            signal.raise_signal(number)
+            if fails is not None:
+                raise fails
+
+        def shutdown(self) -> None:
+            ended.append("shutdown")
+
+        def get_runtime_context(self) -> object:
+            raise AssertionError("it was begun")
+
+    monkeypatch.setattr(cluster, "_imported", Ray)
+    with pytest.raises(PausedEarly), connected("local"):
+        raise AssertionError("it was begun")
+    assert ended == ([] if fails else ["shutdown"])
