@@ -43,7 +43,7 @@ def test_encode_with_and_without(benchmark: Any) -> None:
 
     base: Any = SentenceTransformer
 
-    class Idle(base):  # type: ignore[misc]  # mypy sees its type only where the library is installed
+    class Idle(base):
         def __init__(self) -> None:
             torch.nn.Module.__init__(self)
 

@@ -34,7 +34,7 @@ def test_a_class_of_the_jobs_own_is_watched_in_its_own_methods(tmp_path: Path) -
 
     base: Any = SentenceTransformer
 
-    class Own(base):  # type: ignore[misc]  # whatever it is
+    class Own(base):
         def encode(self, given: Any, **more: Any) -> Any:
             tokens = (self.preprocess if hasattr(self, "preprocess") else self.tokenize)(given)
             return self(tokens)["sentence_embedding"].detach().numpy()
