@@ -300,7 +300,7 @@ class Summary:
         left_out: Files and folders left out by the user's wish: `why`, `files`, `folders`.
         skipped_sources: Sources that were skipped, in all shards of the run, by what they are.
         skipped_first: The first of each kind: `shard`, `source`, `what`, `reason`.
-        skipped_list: The file that names all of them, empty where there are none.
+        skipped_list: The file that names all of them, empty where there is none.
         read_as: Sources that were not read as they stand, by what they were read as.
     """
 
@@ -399,10 +399,9 @@ class Summary:
         if self.skipped_sources:
             rows.append(("skipped", ", ".join(count(number, kind) for kind, number in self.skipped_sources.items())))
             rows += [("", f"{row['source']}: {row['reason']}") for row in self.skipped_first]
-            named = len(self.skipped_first)
-            rows += (
-                [("", f"all are named in {self.skipped_list}")] if sum(self.skipped_sources.values()) > named else []
-            )
+            hidden = sum(self.skipped_sources.values()) - len(self.skipped_first)
+            more = f"all are named in {self.skipped_list}" if self.skipped_list else f"and {hidden:,} more"
+            rows += [("", more)] if hidden > 0 else []
         if self.read_as:
             rows.append(("read as", ", ".join(f"{kind} {number:,}" for kind, number in self.read_as.items())))
         return rows

@@ -35,7 +35,7 @@ from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.fleet.host import Host, Speaker
 from helix_crawl_otel.interrupts import Interrupts, PausedEarly
 
-__all__ = ["LOCAL", "Actor", "Cluster", "ClusterError", "Node", "check_cluster", "connected"]
+__all__ = ["AUTO", "LOCAL", "Actor", "Cluster", "ClusterError", "Node", "check_cluster", "connected"]
 
 AUTO, LOCAL = "auto", "local"
 

@@ -27,7 +27,7 @@ from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.encoders.load import find_model
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import has_card
-from helix_crawl_otel.fleet.cluster import check_cluster, connected
+from helix_crawl_otel.fleet.cluster import AUTO, LOCAL, check_cluster, connected
 from helix_crawl_otel.fleet.driver import Fleet, RunFacts
 from helix_crawl_otel.fleet.home import RunHome
 from helix_crawl_otel.fleet.host import digest_of_names, facts_of
@@ -127,7 +127,7 @@ def run_fleet(
             command,
             storage.address,
             ("ray",),
-            f"the cluster at {fleet_options.address}",
+            _cluster(fleet_options.address),
             (),
             planned,
         )
@@ -303,7 +303,7 @@ def run_jobs(
         cluster = stack.enter_context(connected(address))
         console.start(clock, folder)
         counts = 0, 0, 0, None
-        why = f"the cluster at {address}"
+        why = _cluster(address)
         console.emit(events.RunStarted(clock(), command, str(job_folder(folder)), job.name, ("ray",), why, *counts))
         begin = {
             "argv": list(job.argv),
@@ -341,6 +341,12 @@ def run_jobs(
         console.end(summary)
         standard_output.hurries = code == INTERRUPTED
     return code
+
+
+def _cluster(address: str) -> str:
+    """Where the work goes, for people."""
+    known = {AUTO: "the cluster that this machine has joined", LOCAL: "one of its own on this machine"}
+    return known.get(address, f"the cluster at {address}")
 
 
 def _plain(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -354,5 +354,5 @@ def event_of(content: Mapping[str, Any], *, t: float, node: str) -> Event:
         t: When it came here.
         node: Where it happened.
     """
-    fields = {**content, "t": t, "node": node}
-    return _KINDS[fields.pop("event")](**fields)
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    return _KINDS[fields.pop("event")](**{**fields, "t": t, "node": node})
