@@ -185,7 +185,7 @@ class _Row:
         return {
             "name": self.name,
             "file": self.path.name,
-            "path": str(self.path),
+            "path": self.shown,
             "state": self.state,
             **counts,
             "encoder": self.made.encoder if self.made else None,

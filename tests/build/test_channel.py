@@ -41,7 +41,7 @@ if "helix_crawl_otel.build.worker" in sys.orig_argv:
     except FileExistsError:
         pass
     else:
-        inherited = int(os.environ["HELIX_CRAWL_CHANNEL"].partition(":")[2])
+        inherited = int(os.environ["HELIX_CRAWL_CHANNEL"].split(":")[1])
         if sys.platform == "win32":
             number = reduction.duplicate(inherited)
             sender = connection.PipeConnection(number)

@@ -218,5 +218,5 @@ def test_shards_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) ->
         assert re.search(rf"^{folder}/docs\.genome\.db +6 ", shown, re.MULTILINE)
         assert f"bad of {folder}/docs.genome.db" in shown
     paths = [row["path"] for row in json.loads(verify(tmp_path, "--json").stdout)["by_shard"]]
-    assert paths == [str(tmp_path / folder / "docs.genome.db") for folder in ("north", "south")]
+    assert paths == ["north/docs.genome.db", "south/docs.genome.db"]  # the same wherever they are copied to
     assert re.search(r"^docs\.genome\.db +6 ", verify(tmp_path / "north").stdout, re.MULTILINE)
