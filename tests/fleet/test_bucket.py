@@ -22,9 +22,6 @@ from tests.fleet.genes import add_gene, genes_in
 from tests.fleet.holders import Holders, holders_at
 from tests.programs import require_installed
 
-require_installed("obstore", "obstore")
-require_installed("moto", "moto[server,s3]")
-
 pytestmark = [pytest.mark.fleet, pytest.mark.xdist_group("moto")]
 
 NAME = "a b#%ü?&+.db"
@@ -33,6 +30,8 @@ NAME = "a b#%ü?&+.db"
 @pytest.fixture(scope="module")
 def server() -> Iterator[Bucket]:
     """One for all tests here: each has a prefix of its own."""
+    require_installed("obstore", "obstore")
+    require_installed("moto", "moto[server,s3]")
     with served() as bucket:
         yield bucket
 

@@ -115,6 +115,7 @@ def test_a_slot_that_is_lost_is_begun_again(rig: Rig) -> None:
     assert_whole(rig)
 
 
+@pytest.mark.fleet  # without Ray it is that which is told
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -130,7 +131,6 @@ def test_a_slot_that_is_lost_is_begun_again(rig: Rig) -> None:
 )
 def test_what_makes_no_sense_is_one_sentence(rig: Rig, words: tuple[str, ...], said: str) -> None:
     """And nothing is made."""
-    pytest.importorskip("ray", reason="needs the extra `ray`")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         done = rig.build(*(word.format(closed=closed.getsockname()[1]) for word in words))

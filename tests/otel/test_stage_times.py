@@ -121,10 +121,11 @@ def test_a_forked_child_leaves_to_its_parent_what_waited() -> None:
             shard.record(64, 4.0)
         pid = os.fork()
         shard.record(64, 4.0)
+        if pid:
+            os.waitpid(pid, 0)  # or their lines stand in each other
         print(collected(reader)["helix_dense_batch_duration"], flush=True)
         if pid == 0:
             os._exit(0)
-        os.waitpid(pid, 0)
         """,
         warnings="ignore:This process:DeprecationWarning",
     )
