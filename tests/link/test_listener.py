@@ -194,7 +194,7 @@ def test_a_supervisor_that_does_not_know_the_secret_is_none(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (None, "cannot be reached: No such file"),
+        (None, "cannot be reached: (No such file|File not found|The system cannot find)"),
         ("", "holds no address of a supervisor"),
         ("[]", "holds no address of a supervisor"),
         ('{"address": "x"}', "holds no address of a supervisor"),
