@@ -128,10 +128,8 @@ def _llama_index() -> Encoder:
 
 def _haystack() -> Encoder:
     haystack = import_module("haystack")
-    try:  # a package of its own since Haystack 3
-        embedders = import_module("haystack_integrations.components.embedders.sentence_transformers")
-    except ModuleNotFoundError:
-        embedders = import_module("haystack.components.embedders")
+    # A package of its own since Haystack 3: sentence-transformers-haystack.
+    embedders = import_module("haystack_integrations.components.embedders.sentence_transformers")
     device = import_module("haystack.utils").ComponentDevice.from_str("cpu")
     embedder = embedders.SentenceTransformersDocumentEmbedder(model=_saved(), device=device, batch_size=2)
     embedder.warm_up()

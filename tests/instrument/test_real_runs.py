@@ -21,7 +21,7 @@ LIBRARIES = {
     "cross": "sentence_transformers",
     "langchain": "langchain_huggingface",
     "llama_index": "llama_index.embeddings.huggingface",
-    "haystack": "haystack",
+    "haystack": "haystack_integrations.components.embedders.sentence_transformers",
     "flag_embedding": "FlagEmbedding",
 }
 """And the module that has to be there."""
