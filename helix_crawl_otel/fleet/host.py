@@ -175,7 +175,7 @@ class Host(Speaker):
         """What this node is, and what keeps it from the run.
 
         Args:
-            text: `model`, `out`, `token` and `sources` of the run.
+            text: `model`, `out`, `mark` (see `Storage.mark`) and `sources` of the run.
         """
         asked = json.loads(text)
         told: dict[str, Any] = {"host": platform.node(), "pid": os.getpid(), "cores": cores(), "facts": {}}
@@ -187,12 +187,7 @@ class Host(Speaker):
         try:
             storage = open_storage(asked["out"])
             storage.check()
-            found = storage.read(asked["token_name"])
-            if found is None or found[0].decode() != asked["token"]:
-                troubles.append(
-                    f"{asked['out']} is another folder there than where the command was typed; accepted: one that "
-                    "every node reaches under the same name, or the address of a bucket"
-                )
+            storage.require_mark(asked["mark"])
         except Refusal as error:
             troubles.append(str(error))
         for source, digest in asked["sources"].items():

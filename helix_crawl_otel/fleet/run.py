@@ -5,7 +5,6 @@ Source: DESIGN.md, sections 3.3 and 3.7.
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -43,8 +42,6 @@ from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.timing import awake_clock
 
 __all__ = ["FleetOptions", "run_fleet", "run_jobs"]
-
-TOKEN = f"{STATE_FOLDER}/fleet-token"
 
 OURS = ("BGEM3_", "CYMATIX_", "HELIX_")
 """What variables begin with that hold on all nodes as they are here."""
@@ -138,10 +135,7 @@ def run_fleet(
             trees = {root: address for address, root in index.roots.items()}
             run = _facts(word, storage, options, fleet_options, given, planned, facts, trees)
             fleet = Fleet(cluster, storage, planned.works, run, index, console.emit, console.refresh, clock)
-            try:
-                code = fleet.run()
-            finally:
-                storage.remove(TOKEN)
+            code = fleet.run()
         retry = "" if options.retry_quarantined else f"{command} --retry-quarantined"
         mended = f"{command}   # when that is mended; what is done is kept"
         summary = _summary(code, fleet, planned, index, console, (*next_steps, retry, mended))
@@ -160,8 +154,6 @@ def _facts(
     facts: Mapping[str, str],
     addresses: Mapping[str, str],
 ) -> RunFacts:
-    token = secrets.token_hex(16)
-    storage.write(TOKEN, token.encode())
     trees = {work.assignment.source for work in planned.works if work.assignment.source is not None}
     begin = {
         "word": word,
@@ -180,8 +172,7 @@ def _facts(
         describe={
             "model": planned.model,
             "out": begin["out"],
-            "token_name": TOKEN,
-            "token": token,
+            "mark": storage.mark(),
             "sources": {tree: digest_of_names(Path(tree)) for tree in trees - addresses.keys() if Path(tree).exists()},
         },
         facts=facts,

@@ -14,14 +14,13 @@ from typing import Any
 import pytest
 
 from helix_crawl_otel.exit_codes import DONE, FAILED, PAUSED, USAGE
+from helix_crawl_otel.fleet.folder_storage import FolderStorage
 from helix_crawl_otel.fleet.host import Host, digest_of_names
 from helix_crawl_otel.fleet.jobs import JobHost
 from helix_crawl_otel.fleet.stage import StagedShard
 from tests.build.rig import COMMAND, Rig, run_here
 from tests.fleet.nodes import OPTIONS
 from tests.fleet.played import node, played
-
-TOKEN = ".helix-crawl/fleet-token"
 
 
 @pytest.fixture
@@ -158,16 +157,14 @@ def test_a_node_tells_what_it_lacks(tmp_path: Path, lacks: str) -> None:
     (source / "a.txt").write_text("a")
     digest = digest_of_names(source)
     out.mkdir()
-    (out / TOKEN).parent.mkdir()
-    (out / TOKEN).write_text("x" if lacks == "another out" else "token")
+    mark = FolderStorage(out).mark()
     if lacks == "other sources":
         (source / "b.txt").write_text("b")
     (tmp_path / "file").touch()
     asked = {
         "model": str(tmp_path / "gone" / "model") if lacks == "model" else "hashing",
         "out": str(tmp_path / "file" / "out" if lacks == "out" else out),
-        "token_name": TOKEN,
-        "token": "token",
+        "mark": "another" if lacks == "another out" else mark,
         "sources": {str(tmp_path / "gone" if lacks == "sources" else source): digest},
     }
     told = json.loads(Host().describe(json.dumps(asked)))
@@ -175,7 +172,7 @@ def test_a_node_tells_what_it_lacks(tmp_path: Path, lacks: str) -> None:
         "nothing": [],
         "model": ["no model"],
         "out": ["cannot be written"],
-        "another out": ["another folder there than where the command was typed"],
+        "another out": ["another place on this machine than where the command was typed"],
         "sources": ["gone cannot be read there: No such file or directory"],
         "other sources": ["holds other files there"],
     }[lacks]
