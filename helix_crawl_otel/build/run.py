@@ -5,7 +5,6 @@ Source: DESIGN.md, sections 3.3, 3.7 and 7.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -42,16 +41,13 @@ from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.probes.cards import Description
 from helix_crawl_otel.shards.build_record import write_record
 from helix_crawl_otel.shards.inspect import count_quarantined, count_unread
-from helix_crawl_otel.shards.sources import notes_of
+from helix_crawl_otel.shards.sources import SourceCounts, notes_of
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.session import RunOptions, Session
 
 __all__ = ["announce", "plan_devices", "run_build", "worker_settings"]
-
-FIRST_OF_A_KIND, MOST_FIRST = 3, 12
-"""Sources left out that the summary names."""
 
 
 def run_build(
@@ -283,7 +279,11 @@ def _summary(
         next_step = mended
     elif code == FAILED and quarantined and retry:
         next_step = retry
-    skipped = _Skipped([*planned.complete, *(Path(work.assignment.path) for work in job.shards)], lock_seconds)
+    paths = sorted([*planned.complete, *(Path(work.assignment.path) for work in job.shards)])
+    sources = SourceCounts()
+    for path in paths:
+        sources.count(path, lock_seconds)
+    has_notes = bool(sources.kinds or sources.read_as)
     logs = _logs(session.folder) if progress.crashes or failed or job.never else []
     return Summary(
         exit_code=code,
@@ -299,10 +299,10 @@ def _summary(
         source_problems=problems,
         unreadable=progress.troubles,
         left_out=planned.look.unwanted() if planned.look else (),
-        skipped_sources=dict(skipped.kinds.most_common()),
-        skipped_first=skipped.first,
-        skipped_list=skipped.write(session.folder / "skipped.txt"),
-        read_as=dict(skipped.read_as.most_common()),
+        skipped_sources=dict(sources.kinds.most_common()),
+        skipped_first=sources.first,
+        skipped_list=_name_skipped(paths, lock_seconds, session.folder / "skipped.txt", is_any=has_notes),
+        read_as=dict(sources.read_as.most_common()),
         actions=dict(progress.actions),
         crashes=progress.crashes,
         starts=dict(run.totals.starts),
@@ -322,39 +322,29 @@ def _logs(folder: Path) -> list[str]:
         return []
 
 
-class _Skipped:
-    """The sources that were left out or read otherwise, as the shards have them: also those of earlier runs.
+def _name_skipped(paths: Sequence[Path], lock_seconds: float, file: Path, *, is_any: bool) -> str:
+    """Name in a file, one a line, all sources that were left out or read otherwise.
 
     Args:
         paths: The shards' files.
         lock_seconds: How long to wait for another program that holds one.
+        file: Where to.
+        is_any: Whether there are any.
+
+    Returns:
+        Where it is; empty where there are none, or no room.
     """
-
-    def __init__(self, paths: Sequence[Path], lock_seconds: float) -> None:
-        self._paths = sorted(paths)
-        self._lock_seconds = lock_seconds
-        self.kinds, self.read_as = Counter[str](), Counter[str]()
-        self.first: list[dict[str, str]] = []
-        for path in self._paths:
-            for source, note in notes_of(path, lock_seconds):
-                counter = self.kinds if note.reason else self.read_as
-                counter[note.kind] += 1
-                if note.reason and counter[note.kind] <= FIRST_OF_A_KIND and len(self.first) < MOST_FIRST:
-                    self.first.append({"shard": path.stem, "source": source, "what": note.kind, "reason": note.reason})
-
-    def write(self, file: Path) -> str:
-        """Name all of them in a file, one a line. Returns where it is; empty where there are none, or no room."""
-        try:
-            if not (self.kinds or self.read_as):
-                file.unlink(missing_ok=True)
-                return ""
-            new = file.with_name(f"{file.name}.new")
-            with new.open("w", encoding="utf-8", errors="backslashreplace") as out:
-                for path in self._paths:
-                    for source, note in notes_of(path, self._lock_seconds):
-                        what = note.reason or f"read as {note.kind}"
-                        out.write(f"{printable(source)}: {printable(what)}\n")
-            new.replace(file)
-        except OSError:
+    try:
+        if not is_any:
+            file.unlink(missing_ok=True)
             return ""
-        return str(file)
+        new = file.with_name(f"{file.name}.new")
+        with new.open("w", encoding="utf-8", errors="backslashreplace") as out:
+            for path in paths:
+                for source, note in notes_of(path, lock_seconds):
+                    what = note.reason or f"read as {note.kind}"
+                    out.write(f"{printable(source)}: {printable(what)}\n")
+        new.replace(file)
+    except OSError:
+        return ""
+    return str(file)

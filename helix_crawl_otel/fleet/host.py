@@ -51,7 +51,7 @@ from helix_crawl_otel.paths import STATE_FOLDER, TIMELINE
 from helix_crawl_otel.policy.codec import decode, encode
 from helix_crawl_otel.shards.errors import StoreError
 from helix_crawl_otel.shards.inspect import held, salvage
-from helix_crawl_otel.shards.sources import notes_of
+from helix_crawl_otel.shards.sources import SourceCounts
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.session import LADDER, RunOptions, Session
 
@@ -62,9 +62,6 @@ TOGETHER_SECONDS = 0.2
 
 SPARE = "cuda:0"
 """What a slot is said to be on that gets demoted shards alone: none is ever encoded there."""
-
-FIRST_OF_A_KIND = 3
-"""Sources left out that are named."""
 
 
 def facts_of(model: str) -> dict[str, str]:
@@ -88,14 +85,13 @@ def facts_of(model: str) -> dict[str, str]:
 def look_of_shard(path: Path) -> dict[str, Any]:
     """What a plan and a summary have to know of a shard that is not where they could look at it, as JSON."""
     found, now = salvage(path), held(path)
-    kinds, read_as, first = Counter[str](), Counter[str](), []
-    for source, note in notes_of(path, 0.0):
-        counter = kinds if note.reason else read_as
-        counter[note.kind] += 1
-        if note.reason and counter[note.kind] <= FIRST_OF_A_KIND:
-            first.append({"shard": path.stem, "source": source, "what": note.kind, "reason": note.reason})
-    notes = {"kinds": dict(kinds), "read_as": dict(read_as), "first": first}
-    return {"salvage": encode(found), "held": None if now is None else asdict(now), "notes": notes}
+    sources = SourceCounts()
+    sources.count(path, 0.0)
+    return {
+        "salvage": encode(found),
+        "held": None if now is None else asdict(now),
+        "notes": sources.to_json(),
+    }
 
 
 @dataclass

@@ -36,6 +36,7 @@ from helix_crawl_otel.fleet.storage import Storage
 from helix_crawl_otel.interrupts import hearing
 from helix_crawl_otel.paths import STATE_FOLDER, job_folder
 from helix_crawl_otel.shards.build_record import write_record
+from helix_crawl_otel.shards.sources import SourceCounts
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.external import JobCommand
 from helix_crawl_otel.supervise.lock import FolderLock
@@ -217,12 +218,10 @@ def _summary(
         next_step = mended
     elif code == FAILED and quarantined and retry:
         next_step = retry
-    notes = [look["notes"] for path in planned.complete if (look := index.known(path.name))]
-    notes += [look["notes"] for look in looks if look]
-    kinds, read_as = Counter[str](), Counter[str]()
-    for note in notes:
-        kinds.update(note["kinds"])
-        read_as.update(note["read_as"])
+    sources = SourceCounts()
+    for look in (*(index.known(path.name) for path in planned.complete), *looks):
+        if look:
+            sources.add(look["notes"])
     progress = console.progress
     return Summary(
         exit_code=code,
@@ -238,9 +237,9 @@ def _summary(
         source_problems=problems,
         unreadable=progress.troubles,
         left_out=planned.look.unwanted() if planned.look else (),
-        skipped_sources=dict(kinds.most_common()),
-        skipped_first=[row for note in notes for row in note["first"]][:12],
-        read_as=dict(read_as.most_common()),
+        skipped_sources=dict(sources.kinds.most_common()),
+        skipped_first=sources.first,
+        read_as=dict(sources.read_as.most_common()),
         actions=dict(progress.actions),
         crashes=progress.crashes,
         starts={name.removeprefix("starts "): n for name, n in totals.items() if name.startswith("starts ")},

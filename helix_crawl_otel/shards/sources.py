@@ -9,9 +9,11 @@ Source: DESIGN.md, section 8.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from helix_crawl_otel.shards.errors import StoreError
 from helix_crawl_otel.shards.genes import SourceMark, SourceNote, content_hash, gene_id
@@ -20,10 +22,13 @@ from helix_crawl_otel.shards.inspect import reading
 from helix_crawl_otel.shards.schema import PLAN, VECTOR
 from helix_crawl_otel.shards.store import ShardStore
 
-__all__ = ["SourceTable", "notes_of"]
+__all__ = ["SourceCounts", "SourceTable", "notes_of"]
 
 NOTES = "helix_crawl_source_notes"
 """A file of an older version has no such table."""
+
+FIRST_OF_A_KIND, MOST_FIRST = 3, 12
+"""Sources left out that are named."""
 
 _SEEN = """
     CREATE TEMP TABLE IF NOT EXISTS helix_crawl_seen (gene_id TEXT PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID
@@ -166,3 +171,41 @@ def notes_of(path: Path, lock_seconds: float) -> list[tuple[str, SourceNote]]:
     except StoreError:
         return []
     return [(str(row[0]), SourceNote(str(row[1]), str(row[2]))) for row in rows]
+
+
+class SourceCounts:
+    """How many sources of shards were left out or read otherwise, as the shards have it: also in earlier runs.
+
+    Attributes:
+        kinds: Of those left out, how many of each kind.
+        read_as: Of those read otherwise.
+        first: The first ones left out of each kind.
+    """
+
+    def __init__(self) -> None:
+        self.kinds, self.read_as = Counter[str](), Counter[str]()
+        self.first: list[dict[str, str]] = []
+
+    def count(self, path: Path, lock_seconds: float) -> None:
+        """Count those of a shard's file. See `notes_of`."""
+        for source, note in notes_of(path, lock_seconds):
+            counter = self.kinds if note.reason else self.read_as
+            counter[note.kind] += 1
+            if note.reason and counter[note.kind] <= FIRST_OF_A_KIND:
+                self._name({"shard": path.stem, "source": source, "what": note.kind, "reason": note.reason})
+
+    def add(self, told: Mapping[str, Any]) -> None:
+        """Add what `to_json` of others has told."""
+        self.kinds.update(told["kinds"])
+        self.read_as.update(told["read_as"])
+        for row in told["first"]:
+            self._name(row)
+
+    def to_json(self) -> dict[str, Any]:
+        """For another machine."""
+        return {"kinds": dict(self.kinds), "read_as": dict(self.read_as), "first": self.first}
+
+    def _name(self, row: dict[str, str]) -> None:
+        alike = sum(1 for one in self.first if one["what"] == row["what"])
+        if alike < FIRST_OF_A_KIND and len(self.first) < MOST_FIRST:
+            self.first.append(row)

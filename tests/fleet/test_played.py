@@ -50,6 +50,21 @@ def test_a_build_on_two_nodes_is_one_machines(rig: Rig) -> None:
     assert plain.summary["shards"]["complete before"] == 4, "one machine goes on with it"
 
 
+def test_sources_left_out_are_told_as_on_one_machine(rig: Rig) -> None:
+    """So many of a kind are named, of the whole run."""
+    for number in range(8):
+        (rig.source / f"shard-{number % 4}" / f"picture-{number}.png").write_bytes(
+            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(32)
+        )
+    with played(node("a"), node("b")):
+        done = rig.build("--ray", "auto")
+    alone = rig.build("--out", str(rig.folder / "alone"))
+    assert done.code == alone.code == DONE, (done.errors, alone.errors)
+    for key in ("skipped_sources", "skipped_first", "read_as"):
+        assert done.summary[key] == alone.summary[key]
+    assert len(done.summary["skipped_first"]) == 3
+
+
 def test_a_slot_that_leaves_by_itself_gets_nothing_more(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another one takes its place, and no shard has failed for it."""
     finish, errors = StagedShard.finish, iter([RuntimeError("of our own")])
