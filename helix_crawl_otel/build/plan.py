@@ -100,6 +100,11 @@ class BuildPlan:
         self.unread += found.unread
 
     @property
+    def encoder(self) -> str:
+        """Of the baselines: one of one precision says nothing of the pace of another."""
+        return self.model if self.dtype == AUTO else f"{self.model} in {self.dtype}"
+
+    @property
     def shards(self) -> int:
         """How many shards there are."""
         return len(self.works) + len(self.complete) + len(self.failures)

@@ -31,7 +31,6 @@ from helix_crawl_otel.console.progress import Progress
 from helix_crawl_otel.console.run_metrics import RunMetrics
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.encoders.load import HASHING, check_dim, check_model, find_model
-from helix_crawl_otel.encoders.precision import AUTO
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.formats import printable
@@ -111,8 +110,7 @@ def run_build(
         run_options = RunOptions(
             config=options.common.config,
             folder=folders[0] / STATE_FOLDER,
-            # A baseline of one precision says nothing of the pace of another.
-            encoder=planned.model if planned.dtype == AUTO else f"{planned.model} in {planned.dtype}",
+            encoder=planned.encoder,
             slots=devices.slots,
             environ=options.common.environ,
             keeps_logs=True,

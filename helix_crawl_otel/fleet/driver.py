@@ -89,6 +89,7 @@ class Ladders:
     Args:
         storage: Where the shards live.
         files: Of the shards, by name.
+        encoder: Of the baselines; what another one has shown is not taken.
     """
 
     FILE = f"{STATE_FOLDER}/ladder.json"
@@ -142,6 +143,7 @@ class RunFacts:
         begin: What each slot is told at its beginning, but for its own name and place.
         describe: What each is asked before.
         facts: What is alike on all nodes, as it is here; see `host.facts_of`.
+        encoder: Of the baselines.
         files: Of the shards in the storage, by name.
         on_cards: Slots are cards where there are any.
         slots: On a node without cards; or that share its cards.
@@ -152,6 +154,7 @@ class RunFacts:
     begin: Mapping[str, Any]
     describe: Mapping[str, Any]
     facts: Mapping[str, str]
+    encoder: str
     files: Mapping[str, str]
     on_cards: bool
     slots: int | None
@@ -250,8 +253,7 @@ class Fleet:
         self._emit = emit
         self._refresh = refresh
         self._clock = clock
-        encoder = facts.begin["model"] if facts.begin["dtype"] == "auto" else ""
-        self._ladders = Ladders(storage, facts.files, encoder)
+        self._ladders = Ladders(storage, facts.files, facts.encoder)
         self._placement = Placement([self._placed(work) for work in works], facts.lease_seconds)
         self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._nodes: list[Node] = []

@@ -37,7 +37,6 @@ from helix_crawl_otel.config import change_environment, environment
 from helix_crawl_otel.console.run_metrics import RunMetrics
 from helix_crawl_otel.encoders.base import ModelError
 from helix_crawl_otel.encoders.load import HASHING, find_model, tokens_id
-from helix_crawl_otel.encoders.precision import AUTO
 from helix_crawl_otel.exit_codes import DONE, FAILED, NEVER, Refusal
 from helix_crawl_otel.faults.faults import clock_rate, has_card
 from helix_crawl_otel.fleet.feed import FedJob
@@ -272,7 +271,7 @@ class Host(Speaker):
                 run_options = RunOptions(
                     config=options.common.config,
                     folder=folder,
-                    encoder=planned.model if planned.dtype == AUTO else f"{planned.model} in {planned.dtype}",
+                    encoder=planned.encoder,
                     slots=[(asked["slot"], device)],
                     environ=options.common.environ,
                     keeps_logs=True,

@@ -177,6 +177,7 @@ def _facts(
             "sources": {tree: digest_of_names(Path(tree)) for tree in trees - addresses.keys() if Path(tree).exists()},
         },
         facts=facts,
+        encoder=planned.encoder,
         files={work.assignment.shard: Path(work.assignment.path).name for work in planned.works},
         on_cards=options.device != "cpu",
         slots=options.workers,

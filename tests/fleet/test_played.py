@@ -65,6 +65,18 @@ def test_sources_left_out_are_told_as_on_one_machine(rig: Rig) -> None:
     assert len(done.summary["skipped_first"]) == 3
 
 
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_the_ladders_of_a_fleet_are_those_of_one_machine(rig: Rig, dtype: str) -> None:
+    """In the same file, of the same encoder: baselines of another precision would be thrown away."""
+    with played(node("a")):
+        assert rig.build("--ray", "auto", "--dtype", dtype).code == DONE
+    alone = rig.folder / "alone"
+    assert rig.build("--out", str(alone), "--dtype", dtype).code == DONE
+    kept, expected = (json.loads((out / ".helix-crawl" / "ladder.json").read_text()) for out in (rig.out, alone))
+    assert kept["encoder"] == expected["encoder"]
+    assert set(kept["shards"]) == set(expected["shards"])
+
+
 def test_a_slot_that_leaves_by_itself_gets_nothing_more(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another one takes its place, and no shard has failed for it."""
     finish, errors = StagedShard.finish, iter([RuntimeError("of our own")])
