@@ -5,6 +5,7 @@ Source: DESIGN.md, sections 3.3, 3.7 and 7.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -39,14 +40,14 @@ from helix_crawl_otel.link.messages import WorkerSettings
 from helix_crawl_otel.paths import STATE_FOLDER
 from helix_crawl_otel.probes.cards import Description
 from helix_crawl_otel.shards.build_record import write_record
-from helix_crawl_otel.shards.inspect import count_quarantined, count_unread
+from helix_crawl_otel.shards.inspect import Unread, count_quarantined, count_unread
 from helix_crawl_otel.shards.sources import SourceCounts, notes_of
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.session import RunOptions, Session
 
-__all__ = ["announce", "plan_devices", "run_build", "worker_settings"]
+__all__ = ["announce", "plan_devices", "run_build", "summary_of", "worker_settings"]
 
 
 def run_build(
@@ -265,50 +266,99 @@ def _summary(
         count_quarantined(Path(work.assignment.path), lock_seconds) for work in job.shards
     )
     unread = sum((count_unread(Path(work.assignment.path), lock_seconds) for work in job.shards), planned.unread)
-    problems = sum(work.problems for work in job.shards)
-    if code == DONE and (failed or quarantined or problems):
-        code = FAILED
-    counts = {state: states.count(state) for state in ("done", "failed", "paused", "not begun")}
-    counts["failed"] += len(planned.failures)
-    progress = console.progress
-    verify, resume, retry, mended = next_steps
-    next_step = verify if code in (DONE, FAILED) else resume
-    if job.never is not None or code == NEVER or (code == FAILED and (failed or problems)):
-        next_step = mended
-    elif code == FAILED and quarantined and retry:
-        next_step = retry
     paths = sorted([*planned.complete, *(Path(work.assignment.path) for work in job.shards)])
     sources = SourceCounts()
     for path in paths:
         sources.count(path, lock_seconds)
-    has_notes = bool(sources.kinds or sources.read_as)
-    logs = _logs(session.folder) if progress.crashes or failed or job.never else []
+    summary = summary_of(
+        code,
+        planned,
+        console,
+        states=Counter(states),
+        encoded=sum(work.encoded for work in job.shards),
+        failed=failed,
+        quarantined=quarantined,
+        unread=unread,
+        problems=sum(work.problems for work in job.shards),
+        sources=sources,
+        is_never=job.never is not None,
+        next_steps=next_steps,
+    )
+    is_any = bool(sources.kinds or sources.read_as)
+    return replace(
+        summary,
+        skipped_list=_name_skipped(paths, lock_seconds, session.folder / "skipped.txt", is_any=is_any),
+        starts=dict(run.totals.starts),
+        lost_seconds=run.totals.lost_seconds,
+        gate_seconds=run.totals.gate_seconds,
+        reason=job.never or "; ".join(why for ending, why in run.endings if why != ending.value),
+        logs=_logs(session.folder) if summary.crashes or failed or job.never else [],
+    )
+
+
+def summary_of(
+    code: int,
+    planned: BuildPlan,
+    console: Console,
+    *,
+    states: Counter[str],
+    encoded: int,
+    failed: Mapping[str, str],
+    quarantined: int,
+    unread: Unread,
+    problems: int,
+    sources: SourceCounts,
+    next_steps: tuple[str, str, str, str],
+    is_never: bool = False,
+) -> Summary:
+    """What is told of a run's end, wherever its workers were.
+
+    Args:
+        code: As far as workers and interrupts decide it.
+        planned: What there was to do.
+        console: Has shown the run.
+        states: Of the shards that there was something to do for, how many of each.
+        encoded: Genes that got a vector.
+        failed: The shards that did not become whole, with the reason.
+        quarantined: Genes that have none for ever.
+        unread: What the encoder has not read.
+        problems: Sources that cannot be read.
+        sources: Those that were left out or read otherwise.
+        next_steps: What to type when all is done, when it was paused, to try the quarantined again (or nothing), and
+            when what failed is mended.
+        is_never: No worker could ever start.
+    """
+    if code == DONE and (failed or quarantined or problems):
+        code = FAILED
+    counts = {state: states[state] for state in ("done", "failed", "paused", "not begun")}
+    counts["failed"] += len(planned.failures)
+    verify, resume, retry, mended = next_steps
+    next_step = verify if code in (DONE, FAILED) else resume
+    if is_never or code == NEVER or (code == FAILED and (failed or problems)):
+        next_step = mended
+    elif code == FAILED and quarantined and retry:
+        next_step = retry
+    progress = console.progress
     return Summary(
         exit_code=code,
         seconds=console.seconds(),
-        encoded=sum(work.encoded for work in job.shards),
+        encoded=encoded,
         skipped=planned.complete_genes,
         quarantined=quarantined,
         unread=unread,
         can_cut=planned.can_cut,
         shards={**counts, "complete before": len(planned.complete)},
-        failed=failed,
+        failed=dict(failed),
         quarantines=progress.quarantines,
         source_problems=problems,
         unreadable=progress.troubles,
         left_out=planned.look.unwanted() if planned.look else (),
         skipped_sources=dict(sources.kinds.most_common()),
         skipped_first=sources.first,
-        skipped_list=_name_skipped(paths, lock_seconds, session.folder / "skipped.txt", is_any=has_notes),
         read_as=dict(sources.read_as.most_common()),
         actions=dict(progress.actions),
         crashes=progress.crashes,
-        starts=dict(run.totals.starts),
-        lost_seconds=run.totals.lost_seconds,
         next_step=next_step,
-        gate_seconds=run.totals.gate_seconds,
-        reason=job.never or "; ".join(why for ending, why in run.endings if why != ending.value),
-        logs=logs,
     )
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.plan import BuildPlan
-from helix_crawl_otel.build.run import announce
+from helix_crawl_otel.build.run import announce, summary_of
 from helix_crawl_otel.config import environment
 from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.notify import Notice
@@ -24,7 +24,7 @@ from helix_crawl_otel.console.output import StandardOutput
 from helix_crawl_otel.console.run_metrics import RunMetrics
 from helix_crawl_otel.console.text import Summary
 from helix_crawl_otel.encoders.load import find_model
-from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, NEVER, PAUSED
+from helix_crawl_otel.exit_codes import DONE, INTERRUPTED, PAUSED
 from helix_crawl_otel.faults.faults import has_card
 from helix_crawl_otel.fleet.cluster import AUTO, LOCAL, check_cluster, connected
 from helix_crawl_otel.fleet.driver import Fleet, RunFacts
@@ -207,48 +207,33 @@ def _summary(
     salvaged = [salvage_of(look) for look in looks if look]
     quarantined = sum(planned.quarantined.values()) + sum(one.quarantined for one in salvaged)
     unread = sum((one.unread for one in salvaged), planned.unread)
-    problems = sum(result.problems for result in results.values())
-    if code in (DONE, FAILED):
-        code = FAILED if failed or quarantined or problems else DONE
-    states = Counter(result.state for result in results.values())
-    counts = {state: states[state] for state in ("done", "failed", "paused", "not begun")}
-    counts["failed"] += len(planned.failures)
-    verify, resume, retry, mended = next_steps
-    next_step = verify if code in (DONE, FAILED) else resume
-    if code == NEVER or (code == FAILED and (failed or problems)):
-        next_step = mended
-    elif code == FAILED and quarantined and retry:
-        next_step = retry
     sources = SourceCounts()
     for look in (*(index.known(path.name) for path in planned.complete), *looks):
         if look:
             sources.add(look["notes"])
-    progress = console.progress
-    return Summary(
-        exit_code=code,
-        seconds=console.seconds(),
+    summary = summary_of(
+        code,
+        planned,
+        console,
+        states=Counter(result.state for result in results.values()),
         encoded=sum(result.encoded for result in results.values()),
-        skipped=planned.complete_genes,
+        failed=failed,
         quarantined=quarantined,
         unread=unread,
-        can_cut=planned.can_cut,
-        shards={**counts, "complete before": len(planned.complete)},
-        failed=failed,
-        quarantines=progress.quarantines,
-        source_problems=problems,
-        unreadable=progress.troubles,
-        left_out=planned.look.unwanted() if planned.look else (),
-        skipped_sources=dict(sources.kinds.most_common()),
-        skipped_first=sources.first,
-        read_as=dict(sources.read_as.most_common()),
-        actions=dict(progress.actions),
-        crashes=progress.crashes,
-        starts={name.removeprefix("starts "): n for name, n in totals.items() if name.startswith("starts ")},
-        lost_seconds=totals["lost_ms"] / 1000,
-        gate_seconds=totals["gate_ms"] / 1000,
-        next_step=next_step,
-        reason=fleet.reason if fleet is not None else "",
+        problems=sum(result.problems for result in results.values()),
+        sources=sources,
+        next_steps=next_steps,
     )
+    return replace(summary, **_of_slots(totals), reason=fleet.reason if fleet is not None else "")
+
+
+def _of_slots(totals: Counter[str]) -> dict[str, Any]:
+    """What a summary tells of workers, from what `Speaker` has counted on each slot."""
+    return {
+        "starts": {name.removeprefix("starts "): n for name, n in totals.items() if name.startswith("starts ")},
+        "lost_seconds": totals["lost_ms"] / 1000,
+        "gate_seconds": totals["gate_ms"] / 1000,
+    }
 
 
 def run_jobs(
@@ -323,9 +308,7 @@ def run_jobs(
             encoded=totals["encoded"],
             actions=dict(console.progress.actions),
             crashes=console.progress.crashes,
-            starts={name.removeprefix("starts "): n for name, n in totals.items() if name.startswith("starts ")},
-            lost_seconds=totals["lost_ms"] / 1000,
-            gate_seconds=totals["gate_ms"] / 1000,
+            **_of_slots(totals),
             reason="; ".join(fleet.reasons.values()),
             next_step="" if code == DONE else command,
         )
