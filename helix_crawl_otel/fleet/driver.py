@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -37,10 +37,10 @@ from helix_crawl_otel.policy.codec import encode
 from helix_crawl_otel.policy.model import ActionKind
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.rules import backoff_seconds
+from helix_crawl_otel.supervise.run_state import do_what_came
 
-__all__ = ["Fleet", "FleetRefused", "Ladders", "Nodes", "RunFacts", "why_lost"]
+__all__ = ["Fleet", "FleetRefused", "Ladders", "Nodes", "RunFacts", "hear", "places_on"]
 
-LOOK_SECONDS = 0.1
 NODES_SECONDS = 2.0
 """Between two looks at the nodes."""
 
@@ -318,12 +318,7 @@ class Fleet:
                 self._forget(slot)
 
     def _turn(self) -> None:
-        try:
-            self._inbox.get(timeout=LOOK_SECONDS)()
-            while True:
-                self._inbox.get_nowait()()
-        except Empty:
-            pass
+        do_what_came(self._inbox)
         now = self._clock()
         for name in self._placement.silent(now):
             quiet = duration(self._facts.lease_seconds)
@@ -413,9 +408,8 @@ class Fleet:
         has_cards = self._facts.on_cards and any(node.cards for node in self._nodes)
         wanted = []
         for node in self._nodes:
-            number = node.cards if has_cards else self._facts.slots or 1
-            what = "cuda:{}" if has_cards else "cpu" if number == 1 else "cpu#{}"
-            wanted += [(node, what.format(n if has_cards else n + 1), SlotKind.HOME) for n in range(number)]
+            places = places_on(node, has_cards=has_cards, slots=self._facts.slots)
+            wanted += [(node, place, SlotKind.HOME) for place in places]
         if has_cards:
             missing = self._placement.wants_spares
             free = [node for node in self._nodes if f"{node.name}/cpu" not in self.slots]
@@ -432,18 +426,12 @@ class Fleet:
 
     def _hear(self, slot: _Slot, step: Callable[[_Slot, Any], None]) -> Callable[[Future[str]], None]:
         """Takes an answer of a slot's process to the thread that decides, unless the slot is another one by then."""
-
-        def take(answer: Future[str]) -> None:
-            if self.slots.get(slot.name) is not slot:
-                return
-            try:
-                content = json.loads(answer.result())
-            except Exception as error:  # noqa: BLE001 - Ray's; whatever it is, the process is lost
-                self._lost(slot, why_lost(error))
-            else:
-                step(slot, content)
-
-        return lambda answer: self._inbox.put(partial(take, answer))
+        return hear(
+            self._inbox,
+            lambda: self.slots.get(slot.name) is slot,
+            lost=partial(self._lost, slot),
+            step=partial(step, slot),
+        )
 
     def _order(self, slot: _Slot, order: Mapping[str, Any]) -> None:
         slot.actor.call("tell", order, self._hear(slot, lambda slot, nothing: None))
@@ -689,7 +677,44 @@ class Fleet:
             logger.warning("Prometheus is not told where the metrics are: %s", error)
 
 
-def why_lost(error: Exception) -> str:
+def places_on(node: Node, *, has_cards: bool, slots: int | None) -> list[str]:
+    """The names of a node's slots: each card is one where the cluster has any; else so many share its CPU."""
+    if has_cards:
+        return [f"cuda:{n}" for n in range(node.cards)]
+    number = slots or 1
+    return ["cpu"] if number == 1 else [f"cpu#{n + 1}" for n in range(number)]
+
+
+def hear(
+    inbox: SimpleQueue[Callable[[], object]],
+    is_awaited: Callable[[], bool],
+    *,
+    lost: Callable[[str], object],
+    step: Callable[[Any], object],
+) -> Callable[[Future[str]], None]:
+    """What to do with the answer of a process: it is taken to the thread that works off the inbox.
+
+    Args:
+        inbox: Of that thread.
+        is_awaited: Whether the process is still the one that is meant, once the answer is there.
+        lost: Called with why, where the process is gone.
+        step: Called with what it says.
+    """
+
+    def take(answer: Future[str]) -> None:
+        if not is_awaited():
+            return
+        try:
+            content = json.loads(answer.result())
+        except Exception as error:  # noqa: BLE001 - Ray's; whatever it is, the process is lost
+            lost(_why_lost(error))
+        else:
+            step(content)
+
+    return lambda answer: inbox.put(partial(take, answer))
+
+
+def _why_lost(error: Exception) -> str:
     """What Ray says of a process that is gone, in a line."""
     kind = type(error).__name__
     if kind == "ActorUnschedulableError":

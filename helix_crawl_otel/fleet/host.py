@@ -52,9 +52,10 @@ from helix_crawl_otel.shards.errors import StoreError
 from helix_crawl_otel.shards.inspect import held, salvage
 from helix_crawl_otel.shards.sources import SourceCounts
 from helix_crawl_otel.supervise import events
+from helix_crawl_otel.supervise.run_state import RunContext
 from helix_crawl_otel.supervise.session import LADDER, RunOptions, Session
 
-__all__ = ["Host", "Speaker", "digest_of_names", "facts_of", "look_of_shard"]
+__all__ = ["Host", "Speaker", "counted", "digest_of_names", "facts_of", "look_of_shard", "told_of"]
 
 TOGETHER_SECONDS = 0.2
 """What happens in so long is told at once, unless a shard has ended."""
@@ -143,6 +144,20 @@ class Speaker:
             yield
         finally:
             logger.removeHandler(handler)
+
+
+def counted(run: RunContext) -> dict[str, int]:
+    """What is told of the workers of a slot, in numbers that can be added."""
+    totals = run.totals
+    times = {"lost_ms": int(1000 * totals.lost_seconds), "gate_ms": int(1000 * totals.gate_seconds)}
+    return {f"starts {name}": number for name, number in totals.starts.items()} | times
+
+
+def told_of(error: BaseException) -> tuple[int, str]:
+    """The exit code and the reason of what has ended a slot."""
+    if isinstance(error, Refusal):
+        return error.exit_code, str(error)
+    return FAILED, f"{type(error).__name__}: {error}"
 
 
 class Host(Speaker):
@@ -302,17 +317,14 @@ class Host(Speaker):
                     if self._is_paused or (self._is_ending and not job.has_work(asked["slot"])):
                         break
                     run, code = session.supervise(job)
-                    totals.update({f"starts {name}": number for name, number in run.totals.starts.items()})
-                    totals.update(lost_ms=int(1000 * run.totals.lost_seconds))
-                    totals.update(gate_ms=int(1000 * run.totals.gate_seconds))
+                    totals.update(counted(run))
                     if code != DONE and not run.failures:
                         reason = job.never or "; ".join(why for ending, why in run.endings if why != ending.value)
                         break
                 self._never = job.never
                 metrics.end(code)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the driver is told
-            code = error.exit_code if isinstance(error, Refusal) else FAILED
-            reason = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+            code, reason = told_of(error)
         if self._never is not None:
             code = NEVER
         elif self._leaves:

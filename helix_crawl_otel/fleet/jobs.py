@@ -22,31 +22,32 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from helix_crawl_otel.config import change_environment, environment
 from helix_crawl_otel.console.options import read_common_options
 from helix_crawl_otel.console.run_metrics import RunMetrics
-from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, PAUSED, Refusal
+from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, PAUSED
 from helix_crawl_otel.fleet.cluster import Actor, Node
 from helix_crawl_otel.fleet.driver import (
     END_SECONDS,
     HEAD_SECONDS,
-    LOOK_SECONDS,
     NODES_SECONDS,
     START_SECONDS,
     WAIT_SECONDS,
     Nodes,
-    why_lost,
+    hear,
+    places_on,
 )
-from helix_crawl_otel.fleet.host import Speaker
+from helix_crawl_otel.fleet.host import Speaker, counted, told_of
 from helix_crawl_otel.formats import count, duration
 from helix_crawl_otel.interrupts import Interrupts
 from helix_crawl_otel.logs import logger
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.external import RunJob
 from helix_crawl_otel.supervise.lock import FolderLock
+from helix_crawl_otel.supervise.run_state import do_what_came
 from helix_crawl_otel.supervise.session import RunOptions, Session
 
 __all__ = ["SLOT", "SLOTS", "JobFleet", "JobHost"]
@@ -126,13 +127,10 @@ class JobHost(Speaker):
                         code = FAILED if code == DONE and run.failures else code
                         reason = "; ".join([*run.failures, *(why for _, why in run.endings)]) if code else ""
                         totals["encoded"] = run.totals.encoded
-                        totals["lost_ms"] = int(1000 * run.totals.lost_seconds)
-                        totals["gate_ms"] = int(1000 * run.totals.gate_seconds)
-                        totals.update({f"starts {name}": number for name, number in run.totals.starts.items()})
+                        totals.update(counted(run))
                     metrics.end(code)
             except BaseException as error:  # noqa: BLE001 - whatever it is, the driver is told
-                code = error.exit_code if isinstance(error, Refusal) else FAILED
-                reason = str(error) if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+                code, reason = told_of(error)
         self._said.put({"say": "over", "code": code, "reason": reason, "totals": dict(totals)})
 
     def _emit(self, event: events.Event) -> None:
@@ -245,12 +243,7 @@ class JobFleet:
         return max(codes, default=DONE)
 
     def _turn(self) -> None:
-        try:
-            self._inbox.get(timeout=LOOK_SECONDS)()
-            while True:
-                self._inbox.get_nowait()()
-        except Empty:
-            pass
+        do_what_came(self._inbox)
         now = self._clock()
         for copy in list(self._running.values()):
             most = self._lease_seconds if copy.is_begun else max(START_SECONDS, self._lease_seconds)
@@ -295,9 +288,7 @@ class JobFleet:
         has_cards = self._on_cards and any(node.cards for node in nodes)
         self._places = {}
         for node in nodes:
-            number = node.cards if has_cards else self._slots or 1
-            cpus = ["cpu"] if number == 1 else [f"cpu#{n + 1}" for n in range(number)]
-            names = [f"cuda:{n}" for n in range(number)] if has_cards else cpus
+            names = places_on(node, has_cards=has_cards, slots=self._slots)
             self._places |= {f"{node.name}/{name}": node for name in names}
         for copy in list(self._running.values()):
             if all(node.id != copy.node.id for node in nodes):
@@ -343,18 +334,15 @@ class JobFleet:
         copy.actor.call("exchange", {"seconds": WAIT_SECONDS}, self._hear(copy, self._heard))
 
     def _hear(self, copy: _Copy, step: Callable[[_Copy, Any], None]) -> Callable[[Future[str]], None]:
-        def take(answer: Future[str]) -> None:
-            if self._running.get(copy.place) is not copy:
-                return
-            try:
-                content = json.loads(answer.result())
-            except Exception as error:  # noqa: BLE001 - Ray's; whatever it is, the process is lost
-                self._lost(copy, why_lost(error))
-            else:
-                copy.heard_at = self._clock()
-                step(copy, content)
+        def take(content: Any) -> None:
+            copy.heard_at = self._clock()
+            step(copy, content)
 
-        return lambda answer: self._inbox.put(partial(take, answer))
+        is_awaited = partial(self._is_running, copy)
+        return hear(self._inbox, is_awaited, lost=partial(self._lost, copy), step=take)
+
+    def _is_running(self, copy: _Copy) -> bool:
+        return self._running.get(copy.place) is copy
 
     def _heard(self, copy: _Copy, said: list[dict[str, Any]]) -> None:
         for item in said:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from helix_crawl_otel.otel.engine import Pipeline
 from helix_crawl_otel.policy.model import Evidence, ShardStatus, Verdict
@@ -17,7 +17,20 @@ from helix_crawl_otel.supervise.job import Job, WorkerStart
 from helix_crawl_otel.supervise.process import Spawn, spawn
 from helix_crawl_otel.supervise.rules import Ending, GateState
 
-__all__ = ["RunContext", "Totals"]
+__all__ = ["RunContext", "Totals", "do_what_came"]
+
+LOOK_SECONDS = 0.1
+"""How often a process is asked whether it has ended, where its channel does not say so at once; the world's seconds."""
+
+
+def do_what_came(inbox: SimpleQueue[Callable[[], object]]) -> None:
+    """Wait a moment for what threads and signals put there, and do all of it in this thread."""
+    try:
+        inbox.get(timeout=LOOK_SECONDS)()
+        while True:
+            inbox.get_nowait()()
+    except Empty:
+        pass
 
 
 @dataclass

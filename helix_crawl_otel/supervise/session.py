@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import platform
-import queue
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -35,7 +34,7 @@ from helix_crawl_otel.statefile import LadderFiles
 from helix_crawl_otel.supervise import events
 from helix_crawl_otel.supervise.job import Job
 from helix_crawl_otel.supervise.rules import Ending
-from helix_crawl_otel.supervise.run_state import RunContext
+from helix_crawl_otel.supervise.run_state import RunContext, do_what_came
 from helix_crawl_otel.supervise.slot import Phase, Slot
 from helix_crawl_otel.timeline import TimelineWriter
 from helix_crawl_otel.timing import RunningClock, Ticker, awake_clock, scaled_clock
@@ -192,10 +191,6 @@ class RunOptions:
     places: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
 
 
-LOOK_SECONDS = 0.1
-"""How often a process is asked whether it has ended, where its channel does not say so at once; the world's seconds."""
-
-
 class Supervisor:
     """Runs slots until their work is done.
 
@@ -249,12 +244,7 @@ class Supervisor:
         return self._exit_code()
 
     def _turn(self) -> None:
-        try:
-            self._run.inbox.get(timeout=LOOK_SECONDS)()
-            while True:
-                self._run.inbox.get_nowait()()
-        except queue.Empty:
-            pass
+        do_what_came(self._run.inbox)
         for slot in self.slots:
             slot.advance()
         if self._run.ends_early() and not self._run.pausing:
