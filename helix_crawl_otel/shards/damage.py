@@ -12,11 +12,13 @@ from __future__ import annotations
 import enum
 import errno
 import os
+import random
 import re
 import shlex
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +30,9 @@ from helix_crawl_otel.shards.errors import CORRUPT, NOTADB, CannotSetAside, Shar
 from helix_crawl_otel.shards.schema import LOCK_SECONDS, TREE_NOTE
 
 __all__ = ["Condition", "Judgement", "condition", "is_held", "is_ours", "judge", "set_aside"]
+
+ASKED_AGAIN_SECONDS = (0.01, 0.05, 0.2)
+"""At most so long after each other a lock is asked for again: another one that only asks has it for a moment, too."""
 
 LOOK_SECONDS = 5.0
 """For an application's file: while that is checked, the application may not be able to write to it."""
@@ -258,7 +263,12 @@ def is_held(path: Path) -> bool:
     Returns:
         False also where nobody can tell. On Windows always: there a file that is open cannot be renamed anyway.
     """
-    return any(_is_locked(path.with_name(path.name + suffix), first, count) for suffix, first, count in _LOCKS)
+    files = [(path.with_name(path.name + suffix), first, count) for suffix, first, count in _LOCKS]
+    for seconds in ASKED_AGAIN_SECONDS:
+        if not any(_is_locked(*file) for file in files):
+            return False
+        time.sleep(seconds * random.random())
+    return any(_is_locked(*file) for file in files)
 
 
 def _is_locked(path: Path, first: int, count: int) -> bool:
