@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,21 @@ def _command(rig: Rig, *more: str) -> list[str]:
     return [*COMMAND, "build", str(rig.source), "--out", str(rig.out), *rig.options, *more]
 
 
+@contextlib.contextmanager
+def _on_terminal(rig: Rig, command: list[str], ours: int, theirs: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that has a terminal for all its streams; both ends are closed with the block."""
+    environ = {**rig.environ, "TERM": "xterm-256color"}
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        os.close(ours)
+        os.close(theirs)
+
+
 @needs_posix
 def test_a_terminal_is_left_as_it_was_after_an_interrupt(rig: Rig) -> None:
     """Bars are drawn; Ctrl-C pauses; the cursor is shown again, the settings are the old ones, the summary is last."""
@@ -37,21 +54,13 @@ def test_a_terminal_is_left_as_it_was_after_an_interrupt(rig: Rig) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     before = termios.tcgetattr(theirs)
-    environ = {**rig.environ, "TERM": "xterm-256color"}
     command = _command(rig, "--fault", "slow:seconds=0.3", "--batch-size", "4")
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True)
-    try:
+    with _on_terminal(rig, command, ours, theirs) as process:
         seen = _read_until(ours, process, b"genes/s")
         process.send_signal(signal.SIGINT)
         seen += _read_until(ours, process, b"goes on where it was")
         assert process.wait(DEADLINE_SECONDS) == 75
         after = termios.tcgetattr(theirs)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        os.close(ours)
-        os.close(theirs)
     assert after == before
     assert seen.count(b"\x1b[?25l") == seen.count(b"\x1b[?25h") > 0
     assert "━".encode() in seen
@@ -174,16 +183,8 @@ def test_what_a_job_writes_on_a_terminal_is_not_drawn_over(rig: Rig) -> None:
         "-c",
         program,
     ]
-    environ = {**rig.environ, "TERM": "xterm-256color"}
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, start_new_session=True)
-    try:
+    with _on_terminal(rig, command, ours, theirs) as process:
         seen = _read_until(ours, process, b"done after")
         assert process.wait(DEADLINE_SECONDS) == 0
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        os.close(ours)
-        os.close(theirs)
     assert b"of the job" in seen
     assert b"\x1b[" not in seen

@@ -287,12 +287,7 @@ def test_a_frozen_one_that_wakes_beside_its_replacement_writes_nothing(
 def test_of_eight_that_put_at_once_one_does(holders: Holders, storage: ObjectStorage, tmp_path: Path) -> None:
     """From the same version on: the others are told."""
     for turn in range(3):
-        start = tmp_path / f"start-{turn}"
-        racing = [holders.start("race", NAME, start=str(start)) for _ in range(8)]
-        for holder in racing:
-            holder.until(lambda lines: "ready" in lines)
-        start.touch()
-        ended = [holders.ended().lines() for _ in racing]
+        ended = holders.race(NAME, tmp_path / f"start-{turn}")
         entry = storage.look(NAME)
         assert entry is not None
         assert sorted(lines[-1] for lines in ended) == ["done", *["superseded"] * 7]

@@ -64,12 +64,7 @@ def test_of_eight_that_put_at_once_one_does(holders: Holders, folder: Path) -> N
     """From the same version on: the others are told, and what is there is the one's."""
     storage = FolderStorage(folder / "OUT")
     for turn in range(12):
-        start = folder / f"start-{turn}"
-        racing = [holders.start("race", NAME, start=str(start)) for _ in range(8)]
-        for holder in racing:
-            holder.until(lambda lines: "ready" in lines)
-        start.touch()
-        ended = [holders.ended().lines() for _ in racing]
+        ended = holders.race(NAME, folder / f"start-{turn}")
         winners = [lines for lines in ended if lines[-1] == "done"]
         assert [lines[-1] for lines in ended if lines not in winners] == ["superseded"] * 7
         entry = storage.look(NAME)

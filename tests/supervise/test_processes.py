@@ -61,6 +61,14 @@ def opened(worker: PlayedWorker, shard: str, *, is_of_pool: bool = False) -> Non
     worker.ask(messages.OpenShard, shard, "cuda:0", list(REMEDIES), False, True, is_of_pool, True)
 
 
+def taken_up(family: Family, shard: str) -> None:
+    """Another process of the job brings a shard to its end."""
+    other = family.child()
+    opened(other, shard)
+    other.close(shard)
+    family.gone(other)
+
+
 def test_each_process_is_a_worker_and_a_free_name_is_taken_again(family: Family) -> None:
     """So the names stay few, whatever comes and goes."""
     first, second = family.child(), family.child()
@@ -117,10 +125,7 @@ def test_a_shard_that_a_process_has_left_for_a_recycle_is_not_done(family: Famil
     child.close("a", "paused")
     family.gone(child)
     if goes_on:
-        other = family.child()
-        opened(other, "a")
-        other.close("a")
-        family.gone(other)
+        taken_up(family, "a")
         assert family.starts()[-1] == ("cuda:0", "recycle")
     family.worker.leave(0)
     if goes_on:
@@ -193,10 +198,7 @@ def test_a_process_that_dies_in_a_shard(family: Family, *, goes_on: bool) -> Non
     family.start_batch(child, "a")
     family.gone(child)
     if goes_on:
-        other = family.child()
-        opened(other, "a")
-        other.close("a")
-        family.gone(other)
+        taken_up(family, "a")
     family.worker.leave(0)
     family.until(lambda: len(family.workers) == 2 or family.slot.phase is not Phase.RUNNING)
     if goes_on:
