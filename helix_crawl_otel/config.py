@@ -25,10 +25,14 @@ from helix_crawl_otel.policy.settings import ACTION_MODES, Settings
 __all__ = [
     "CHANNEL_VARIABLE",
     "KNOBS",
+    "NOTIFY_VARIABLE",
+    "OTHER_VARIABLES",
     "PROGRESS_VARIABLE",
     "RESUMABLE_VARIABLE",
     "RULE_KNOBS",
     "SHARD_VARIABLE",
+    "SLOTS_VARIABLE",
+    "SLOT_VARIABLE",
     "ConfigError",
     "CrawlConfig",
     "Knob",
@@ -302,8 +306,8 @@ def knob(variable: str) -> Knob:
 
 
 CHANNEL_VARIABLE = "HELIX_CRAWL_CHANNEL"
-"""Tells a worker where its end of the channel is: `fd:N` on POSIX, `handle:N` on Windows; and every process of a driver
-of the user's own, `file:PATH`, where it comes to a channel of its own. Set by the supervisor."""
+"""Tells a worker where its end of the channel is: `fd:N:INODE` on POSIX, `handle:N:PID` on Windows; and every process
+of a driver of the user's own, `file:PATH`, where it comes to a channel of its own. Set by the supervisor."""
 
 JOB_FILE = "file:"
 
@@ -316,12 +320,15 @@ RESUMABLE_VARIABLE = "HELIX_CRAWL_RESUMABLE"
 PROGRESS_VARIABLE = "HELIX_CRAWL_PROGRESS_JOB"
 """What the process that watches a progress bar is to start, as JSON. Set by the supervisor."""
 
-_OF_A_FLEET = ("HELIX_CRAWL_SLOT", "HELIX_CRAWL_SLOTS")
-"""Which copy of a job under `run --ray` a process is, and of how many."""
+SLOT_VARIABLE, SLOTS_VARIABLE = "HELIX_CRAWL_SLOT", "HELIX_CRAWL_SLOTS"
+"""Which copy of a job under `run --ray` a process is, and of how many. Set by the supervisor."""
 
-_OTHERS = (
-    *(CHANNEL_VARIABLE, "HELIX_CRAWL_NOTIFY", SHARD_VARIABLE, RESUMABLE_VARIABLE, PROGRESS_VARIABLE),
-    *_OF_A_FLEET,
+NOTIFY_VARIABLE = "HELIX_CRAWL_NOTIFY"
+"""Who is told of a run's end. It may be a secret, so that no child has it."""
+
+OTHER_VARIABLES = (
+    *(CHANNEL_VARIABLE, NOTIFY_VARIABLE, SHARD_VARIABLE, RESUMABLE_VARIABLE, PROGRESS_VARIABLE),
+    *(SLOT_VARIABLE, SLOTS_VARIABLE),
 )
 """Variables of ours that are no knobs."""
 
@@ -406,13 +413,13 @@ def doubtful_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     found = []
     for name in sorted(name for name, value in environ.items() if value.strip()):
         app = next((app for app in _APPS if name.upper().startswith(app)), "")
-        if name in _BY_VARIABLE or name in _OTHERS or name == _APPS[1] + _OF_THE_APP:
+        if name in _BY_VARIABLE or name in OTHER_VARIABLES or name == _APPS[1] + _OF_THE_APP:
             continue
         if name == _APPS[0] + _OF_THE_APP:
             found.append(f"{name} is set, which the application reads and this package does not")
         elif (app and name[len(app) :].startswith(_PREFIXES)) or _is_misspelt(name):
             newer = name.upper().replace("CYMATIX_", "HELIX_", 1)  # of a knob that the app does not have
-            near = nearest(newer if newer in _BY_VARIABLE else name.upper(), [*_BY_VARIABLE, *_OTHERS[1:]])
+            near = nearest(newer if newer in _BY_VARIABLE else name.upper(), [*_BY_VARIABLE, *OTHER_VARIABLES[1:]])
             found.append(f"{name} is set, which is no variable of helix-crawl and changes nothing{near}")
     for row in KNOBS:
         given = {name: text for name in (row.variable, *row.aliases) if (text := environ.get(name, "").strip())}
@@ -433,7 +440,7 @@ def _meant(row: Knob, name: str, text: str) -> Value:
 
 def _is_misspelt(name: str) -> bool:
     """Whether a name that begins otherwise is nearly one of ours, such as with a letter too few."""
-    ours = (*_BY_VARIABLE, *_OTHERS[1:])
+    ours = (*_BY_VARIABLE, *OTHER_VARIABLES[1:])
     if name.startswith("OTEL_") or name[:3].upper() not in {own[:3] for own in ours}:
         return False
     from difflib import get_close_matches  # late: few environments have such a name

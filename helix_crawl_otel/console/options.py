@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from helix_crawl_otel.config import (
+    NOTIFY_VARIABLE,
     RULE_KNOBS,
     CrawlConfig,
     add_options,
@@ -21,9 +22,8 @@ from helix_crawl_otel.console.notify import check_target
 if TYPE_CHECKING:
     from helix_crawl_otel.otel.exporters import Exporters
 
-__all__ = ["NOTIFY", "CommonOptions", "add_common_options", "read_common_options"]
+__all__ = ["CommonOptions", "add_common_options", "read_common_options"]
 
-NOTIFY = "HELIX_CRAWL_NOTIFY"
 HOST, PORT = "OTEL_EXPORTER_PROMETHEUS_HOST", "OTEL_EXPORTER_PROMETHEUS_PORT"
 LINGER = "HELIX_CRAWL_LINGER"
 
@@ -78,7 +78,7 @@ def add_common_options(parser: argparse.ArgumentParser, knobs: Sequence[str] = (
         "--notify",
         metavar="URL_OR_COMMAND",
         help="told of the end: an http(s) URL gets the summary by POST, a command gets it on standard input, as JSON; "
-        f"{NOTIFY} is the same, and in no list of processes",
+        f"{NOTIFY_VARIABLE} is the same, and in no list of processes",
     )
     group.add_argument("--no-metrics", action="store_true", help="serve no metrics endpoint")
     add_options(parser, (*knobs, HOST, PORT, LINGER, *(row.variable for row in RULE_KNOBS)))
@@ -94,9 +94,9 @@ def read_common_options(args: argparse.Namespace) -> CommonOptions:
 
     environ = dict(environment())
     knobs = option_values(args)
-    kept = environ.pop(NOTIFY, None) or None  # a secret may be in it: it is no child's affair
+    kept = environ.pop(NOTIFY_VARIABLE, None) or None  # a secret may be in it: it is no child's affair
     notify = args.notify if args.notify is not None else kept
-    check_target(notify, "--notify" if args.notify is not None else NOTIFY)
+    check_target(notify, "--notify" if args.notify is not None else NOTIFY_VARIABLE)
     exporters = read_exporters(environ)
     asks = "prometheus" in exporters.metrics or HOST in knobs or PORT in knobs
     return CommonOptions(

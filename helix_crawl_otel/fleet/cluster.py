@@ -29,8 +29,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from helix_crawl_otel.config import change_environment, environment
-from helix_crawl_otel.console.options import NOTIFY
+from helix_crawl_otel.config import NOTIFY_VARIABLE, change_environment, environment
 from helix_crawl_otel.exit_codes import Refusal
 from helix_crawl_otel.fleet.host import Host, Speaker
 from helix_crawl_otel.interrupts import Interrupts, PausedEarly
@@ -262,7 +261,7 @@ def _short_folder() -> str | None:
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
     """What the processes of a local cluster are started with; a secret of ours is no affair of theirs."""
-    before = change_environment({**values, NOTIFY: None})
+    before = change_environment({**values, NOTIFY_VARIABLE: None})
     try:
         yield
     finally:

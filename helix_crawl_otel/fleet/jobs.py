@@ -25,7 +25,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from helix_crawl_otel.config import change_environment, environment
+from helix_crawl_otel.config import SLOT_VARIABLE, SLOTS_VARIABLE, change_environment, environment
 from helix_crawl_otel.console.options import read_common_options
 from helix_crawl_otel.console.run_metrics import RunMetrics
 from helix_crawl_otel.exit_codes import DONE, FAILED, INTERRUPTED, PAUSED
@@ -50,9 +50,8 @@ from helix_crawl_otel.supervise.lock import FolderLock
 from helix_crawl_otel.supervise.run_state import do_what_came
 from helix_crawl_otel.supervise.session import RunOptions, Session
 
-__all__ = ["SLOT", "SLOTS", "JobFleet", "JobHost"]
+__all__ = ["JobFleet", "JobHost"]
 
-SLOT, SLOTS = "HELIX_CRAWL_SLOT", "HELIX_CRAWL_SLOTS"
 """What a copy finds in its environment: its number, from 0, and how many there are."""
 
 MOST_LOSSES = 5
@@ -322,7 +321,7 @@ class JobFleet:
             "slot": f"{number}@{place}",
             "folder": str(self._state / f"slot-{number}"),
             "device": "cuda:0" if is_card else "cpu",
-            "environ": {**self._begin["environ"], SLOT: str(number), SLOTS: str(self._number)},
+            "environ": {**self._begin["environ"], SLOT_VARIABLE: str(number), SLOTS_VARIABLE: str(self._number)},
         }
         actor.call("begin", begin, self._hear(copy, lambda copy, nothing: self._has_begun(copy)))
 

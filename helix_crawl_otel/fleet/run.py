@@ -16,10 +16,10 @@ from typing import Any
 from helix_crawl_otel.build.options import EncodeOptions
 from helix_crawl_otel.build.plan import BuildPlan
 from helix_crawl_otel.build.run import announce, summary_of
-from helix_crawl_otel.config import environment
+from helix_crawl_otel.config import NOTIFY_VARIABLE, environment
 from helix_crawl_otel.console.console import Console
 from helix_crawl_otel.console.notify import Notice
-from helix_crawl_otel.console.options import NOTIFY, CommonOptions
+from helix_crawl_otel.console.options import CommonOptions
 from helix_crawl_otel.console.output import StandardOutput
 from helix_crawl_otel.console.run_metrics import RunMetrics
 from helix_crawl_otel.console.text import Summary
@@ -331,4 +331,4 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ours() -> dict[str, str]:
     """Variables that hold on all nodes as they are here."""
-    return {name: value for name, value in environment().items() if name.startswith(OURS) and name != NOTIFY}
+    return {name: value for name, value in environment().items() if name.startswith(OURS) and name != NOTIFY_VARIABLE}

@@ -13,7 +13,7 @@ import pytest
 
 import helix_crawl_otel
 from helix_crawl_otel import exit_codes
-from helix_crawl_otel.config import KNOBS
+from helix_crawl_otel.config import KNOBS, OTHER_VARIABLES
 from helix_crawl_otel.policy.instruments import INSTRUMENTS, Kind
 from helix_crawl_otel.simulate.compare import Row
 from helix_crawl_otel.watch.shard import ShardWatch
@@ -75,8 +75,9 @@ def test_variables_in_the_docs_exist(path: Path) -> None:
 
 
 def test_every_knob_is_documented() -> None:
-    """Variable, option and alias."""
+    """Variable, option and alias; and what is a variable of ours and no knob."""
     text = page("knobs").text
+    assert [name for name in OTHER_VARIABLES if f"`{name}`" not in text] == []
     assert [name for row in KNOBS for name in (row.variable, row.option, *row.aliases) if f"`{name}`" not in text] == []
 
 
